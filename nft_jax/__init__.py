@@ -1,0 +1,29 @@
+"""Negative-aware Fine-Tuning in JAX (H. Chen et al., arXiv 2505.18116).
+
+The names below are the public face. They are loaded on first use (PEP 562), so that `import nft_jax` is instant, a
+verifier worker never loads jax, and `--help` answers at once.
+"""
+from importlib import import_module
+
+_HOME = {
+    "Policy": "policy", "load": "policy", "save": "policy", "sample": "policy", "logits": "policy",
+    "logprobs": "policy",
+    "verify": "verify",
+    "token_loss": "train.objectives", "coefficients": "train.objectives", "OBJECTIVES": "train.objectives",
+    "Config": "config", "ObjectiveConfig": "config",
+    "train": "train.loop",
+    "Group": "types", "InputError": "types", "Prompt": "types", "Rollout": "types", "Verdict": "types",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'nft_jax' has no attribute {name!r}")
+    value = getattr(import_module(f"nft_jax.{_HOME[name]}"), name)
+    globals()[name] = value       # `nft_jax.verify` is also a subpackage: the function is what the name means
+    return value
+
+
+def __dir__():
+    return __all__

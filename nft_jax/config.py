@@ -1,0 +1,296 @@
+"""The settings of a run: frozen dataclasses, one per room. An experiment composes them into a `Config`.
+
+The string under a field is its help on the command line. Batch sizes are global (over all devices and hosts), and
+each names its unit. Values that contradict each other are refused in `__post_init__`, before anything heavy starts.
+"""
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+from nft_jax.types import InputError
+
+PromptWeight = Literal["1", "1-r", "sqrt", "maxrl"]
+LossAgg = Literal["token_mean", "seq_mean_token_mean", "constant"]
+
+
+def _require(holds: bool, name: str, value: object, remedy: str) -> None:
+    if not holds:
+        raise InputError(f"{name} is {value!r}: {remedy}")
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """The model to train."""
+    path: str = "experiments/assets/nano"
+    """Folder in Hugging Face layout (config.json, *.safetensors, tokenizer files), or the name of a hub model."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of activations and matrix products. Parameters, logits, log-probs and reductions are float32."""
+    remat: Literal["none", "block"] = "none"
+    """What the backward pass recomputes: nothing, or every decoder block (less memory, a third more compute)."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where questions come from, and how a question becomes a prompt."""
+    source: str = "arithmetic"
+    """"arithmetic" (our generator), "reasoning-gym:TASK", a .jsonl or .parquet file, a folder saved by datasets, or
+    the name of a data set on the hub."""
+    split: str = "train"
+    """Split of a hub data set, or of the generator: base, train or heldout (disjoint by construction)."""
+    template: str = "{problem}"
+    """User message; {problem} is replaced by the question. Chat messages in the data are taken as they are."""
+    system: str = ""
+    """System message put before the question when not empty."""
+    thinking: bool | None = None
+    """Passed to the chat template as enable_thinking (Qwen3); None leaves it to the template."""
+    max_prompt_tokens: int = 512
+    """Longer prompts are skipped and counted."""
+    limit: int = 0
+    """Use only the first so many questions; 0 = all of them (the generator makes 20,000)."""
+    seed: int = 0
+    """Seed of the order (a new permutation every epoch) and of generated questions."""
+
+    def __post_init__(self):
+        _require("{problem}" in self.template, "data.template", self.template, "it must contain {problem}.")
+        _require(self.max_prompt_tokens >= 1, "data.max_prompt_tokens", self.max_prompt_tokens, "use 1 or more.")
+        _require(self.limit >= 0, "data.limit", self.limit, "use 0 for all questions, or a positive number.")
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """Sampling answers. Slots and block size are speed settings: the samples do not depend on them."""
+    prompts_per_step: int = 64
+    """Groups with unequal rewards that one step trains on (and prompts of one generation batch)."""
+    samples_per_prompt: int = 16
+    """K: answers per prompt."""
+    max_new_tokens: int = 3584
+    """An answer that reaches it is cut (finish_reason "length"), keeps its tokens and is judged as it is."""
+    temperature: float = 1.0
+    """Divides the logits; log-probs are those of the tempered distribution."""
+    top_k: int = 0
+    """Sample from the k most likely tokens; 0 = off."""
+    top_p: float = 1.0
+    """Sample from the smallest set of tokens with this probability; 1 = off."""
+    slots: int = 256
+    """Answers decoded at the same time."""
+    block_size: int = 16
+    """Decode steps between two looks of the host at what has finished."""
+    max_generation_batches: int = 10
+    """A step generates at most so many batches of prompts_per_step prompts while it collects groups with unequal
+    rewards, then trains on those there are (on none: the step is skipped and counted)."""
+    old_logprobs: Literal["auto", "trainer", "sampler", "truncated"] = "auto"
+    """Which log-probs are pi_old in the ratio: recomputed by the trainer's own graph, the sampler's, or the sampler's
+    after truncation. "auto" is trainer, and refuses top_k / top_p, where you must choose."""
+
+    def __post_init__(self):
+        for name in ("prompts_per_step", "samples_per_prompt", "max_new_tokens", "slots", "block_size",
+                     "max_generation_batches"):
+            _require(getattr(self, name) >= 1, f"rollout.{name}", getattr(self, name), "use 1 or more.")
+        _require(self.samples_per_prompt >= 2, "rollout.samples_per_prompt", self.samples_per_prompt,
+                 "a group needs at least 2 answers to have a right and a wrong one.")
+        _require(self.temperature > 0, "rollout.temperature", self.temperature,
+                 "use a positive number (for greedy text, nft_jax.sample takes temperature=0).")
+        _require(0 < self.top_p <= 1, "rollout.top_p", self.top_p, "use a number in (0, 1]; 1 is off.")
+        _require(self.top_k >= 0, "rollout.top_k", self.top_k, "use 0 (off) or a positive number.")
+        _require(not (self.truncates and self.old_logprobs == "auto"), "rollout.old_logprobs", self.old_logprobs,
+                 f"with top_k={self.top_k}, top_p={self.top_p} the sampled distribution is not the trained one "
+                 "(top-p 0.8 alone moves the mean ratio to 0.9). Switch truncation off (top_k 0, top_p 1), or choose "
+                 "old_logprobs: trainer, sampler or truncated.")
+
+    @property
+    def truncates(self) -> bool:
+        return self.top_k > 0 or self.top_p < 1
+
+
+@dataclass(frozen=True)
+class VerifierConfig:
+    """Judging answers."""
+    mode: Literal["equivalent", "strict", "lenient"] = "equivalent"
+    """equivalent: the last complete \\boxed{} means the same as the gold. strict: the very same string in the last
+    100 characters (the official NFT training reward). lenient: as equivalent, or the last number without a box."""
+    workers: int = 2
+    """Processes that run math-verify. Most answers are decided without them."""
+    deadline: float = 3.0
+    """Seconds of wall clock after which a worker is killed and its answer is a timeout."""
+    memory_mb: int = 2048
+    """Address space of a worker, in MiB."""
+
+    def __post_init__(self):
+        _require(self.workers >= 1, "verifier.workers", self.workers, "use 1 or more.")
+        _require(self.deadline > 0, "verifier.deadline", self.deadline, "use a positive number of seconds.")
+        _require(self.memory_mb >= 256, "verifier.memory_mb", self.memory_mb, "a worker needs at least 256 MiB.")
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """Parameters of the token loss. None = the objective's own default (see `nft_jax.train.objectives`)."""
+    epsilon: float = 1.0
+    """NFT: lower clamp of the implicit negative policy's ratio (paper Eq. 10)."""
+    prompt_weight: PromptWeight | None = None
+    """omega(q), from the group accuracy r: 1, 1-r, sqrt((1-r)/r) or (1-r)/r ("maxrl")."""
+    pos_weight: float = 1.0
+    """Weight of right answers; 0 trains on negatives only."""
+    neg_weight: float | None = None
+    """Weight of wrong answers; 0 is rejection-sampling fine-tuning."""
+    ratio: Literal["token", "sequence"] = "token"
+    """Importance ratio of each token, or of the whole answer."""
+    clip_low: float | None = None
+    """GRPO family: the ratio is clipped below 1 - clip_low."""
+    clip_high: float | None = None
+    """GRPO family: the ratio is clipped above 1 + clip_high."""
+    std_ddof: Literal[0, 1] = 0
+    """GRPO, DAPO: degrees of freedom of the group's standard deviation (1 as in verl and TRL)."""
+    overlong_buffer: int = 0
+    """DAPO's soft penalty: the reward falls by up to 1 over the last so many tokens before max_new_tokens. 0 = off."""
+    loss_agg: LossAgg | None = None
+    """Reduction: mean over tokens, mean over sequences of their token means, or sum / constant_length."""
+    constant_length: float = 1000.0
+    """Denominator of loss_agg "constant" (Dr. GRPO and the official NFT code use 1000)."""
+
+    def __post_init__(self):
+        _require(self.epsilon > 0, "loss.epsilon", self.epsilon,
+                 "the clamp of the negative ratio must be positive; the paper uses 1 and tries 0.1 to 4.")
+        for name in ("pos_weight", "neg_weight", "clip_low", "clip_high"):
+            value = getattr(self, name)
+            _require(value is None or value >= 0, f"loss.{name}", value, "use 0 or more.")
+        _require(self.overlong_buffer >= 0, "loss.overlong_buffer", self.overlong_buffer, "use 0 (off) or more tokens.")
+        _require(self.constant_length > 0, "loss.constant_length", self.constant_length, "use a positive number.")
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """How the groups of a step become optimizer steps and packed rows."""
+    updates_per_step: int = 16
+    """Optimizer steps per rollout; whole groups are dealt to them evenly."""
+    row_length: int = 0
+    """Tokens of a packed row; 0 = the longest prompt and answer allowed, rounded up to 64."""
+    rows_per_micro_batch: int = 8
+    """Rows in one forward and backward, over all devices. Set it to what fits; it does not change the result."""
+
+    def __post_init__(self):
+        for name in ("updates_per_step", "rows_per_micro_batch"):
+            _require(getattr(self, name) >= 1, f"batch.{name}", getattr(self, name), "use 1 or more.")
+        _require(self.row_length >= 0, "batch.row_length", self.row_length, "use 0 (automatic) or a positive number.")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with a linear warm-up from a tenth of the rate, then constant (the paper's settings)."""
+    learning_rate: float = 1e-6
+    warmup_updates: int = 160
+    """Optimizer steps of the warm-up."""
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+    """Gradients are scaled down to this global norm."""
+
+    def __post_init__(self):
+        for name in ("learning_rate", "eps", "clip_norm"):
+            _require(getattr(self, name) > 0, f"optimizer.{name}", getattr(self, name), "use a positive number.")
+        for name in ("b1", "b2"):
+            _require(0 <= getattr(self, name) < 1, f"optimizer.{name}", getattr(self, name), "use a number in [0, 1).")
+        for name in ("warmup_updates", "weight_decay"):
+            _require(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "use 0 or more.")
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the device mesh; their product is the number of devices. -1 on at most one axis takes what is left."""
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+    context: int = 1
+
+    def __post_init__(self):
+        sizes = (self.data, self.fsdp, self.tensor, self.context)
+        _require(all(size >= 1 or size == -1 for size in sizes) and sizes.count(-1) <= 1, "mesh", sizes,
+                 "each of data, fsdp, tensor, context is 1 or more, and one of them may be -1.")
+        _require(self.context == 1, "mesh.context", self.context, "sequence sharding is not available yet; use 1.")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Saving and resuming."""
+    every: int = 10
+    """Steps between two checkpoints; the last step is always saved."""
+    keep: int = 2
+    """How many checkpoints stay on disk."""
+
+    def __post_init__(self):
+        for name in ("every", "keep"):
+            _require(getattr(self, name) >= 1, f"checkpoint.{name}", getattr(self, name), "use 1 or more.")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Accuracy on held-out questions (avg@k), before the first step, during the run and after the last step."""
+    source: str = ""
+    """As data.source; empty = no evaluation, except that the generator evaluates on its own held-out split."""
+    split: str = "heldout"
+    """As data.split."""
+    questions: int = 128
+    """The first so many questions of the source."""
+    samples: int = 8
+    """k: answers per question."""
+    every: int = 10
+    """Steps between two evaluations; 0 = only before the first and after the last step."""
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+    def __post_init__(self):
+        for name in ("questions", "samples"):
+            _require(getattr(self, name) >= 1, f"evaluation.{name}", getattr(self, name), "use 1 or more.")
+        _require(self.every >= 0, "evaluation.every", self.every, "use 0 or more steps.")
+        _require(self.temperature >= 0, "evaluation.temperature", self.temperature, "use 0 (greedy) or more.")
+        _require(0 < self.top_p <= 1, "evaluation.top_p", self.top_p, "use a number in (0, 1]; 1 is off.")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run."""
+    name: str = "run"
+    """Name of the run; the default folder is runs/NAME."""
+    workdir: str = ""
+    """Folder of the run. The same folder again continues the run; --fresh starts over."""
+    seed: int = 0
+    """Seed of sampling."""
+    steps: int = 320
+    """Rollouts, each followed by batch.updates_per_step optimizer steps."""
+    objective: str = "nft"
+    """Name of the token loss: nft, rft, grpo, dr_grpo, dapo."""
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    verifier: VerifierConfig = field(default_factory=VerifierConfig)
+    loss: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self):
+        _require(self.steps >= 1, "steps", self.steps, "use 1 or more.")
+        longest = self.data.max_prompt_tokens + self.rollout.max_new_tokens
+        _require(self.batch.row_length in (0,) or self.batch.row_length >= longest, "batch.row_length",
+                 self.batch.row_length, f"the longest prompt and answer allowed (data.max_prompt_tokens + "
+                 f"rollout.max_new_tokens = {longest}) must fit in one row; use 0 or at least {longest}.")
+        _require(self.batch.updates_per_step <= self.rollout.prompts_per_step, "batch.updates_per_step",
+                 self.batch.updates_per_step, "every optimizer step takes whole groups, so use at most "
+                 f"rollout.prompts_per_step = {self.rollout.prompts_per_step}.")
+
+    @property
+    def row_length(self) -> int:
+        """Tokens of a packed row."""
+        longest = self.data.max_prompt_tokens + self.rollout.max_new_tokens
+        return self.batch.row_length or -(-longest // 64) * 64
+
+    @property
+    def folder(self) -> str:
+        return self.workdir or f"runs/{self.name}"
+
+    def to_dict(self) -> dict:
+        return asdict(self)

@@ -1,0 +1,111 @@
+"""What the rooms hand to each other, and nothing else. No jax here: verifier workers import this module.
+
+The life of a sample: a `Prompt` leaves the prompt stream; the sampler answers it K times (`Rollout`); the verifier
+judges every answer (`Verdict`); a prompt with its judged answers is a `Group`; groups are packed into a `TrainBatch`.
+"""
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+Outcome = Literal["right", "wrong", "no_answer", "timeout", "too_large", "error"]
+OUTCOMES: tuple[Outcome, ...] = ("right", "wrong", "no_answer", "timeout", "too_large", "error")
+FinishReason = Literal["stop", "length"]
+
+
+class InputError(ValueError):
+    """Input the user can mend: the message names the field, the value found and the way out, in one paragraph."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One question, rendered and tokenised.
+
+    `index` is its position in the prompt stream (it grows for ever: a second epoch goes on counting) and, with the
+    seed, decides the random numbers of its answers.
+    """
+    index: int
+    problem: str
+    gold: str
+    text: str
+    tokens: np.ndarray                # [n] int32
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One sampled answer. `tokens` are the ids that were sampled, the end-of-sequence id included when
+    `finish_reason` is "stop"; they are trained on as they are, nothing is re-tokenised."""
+    prompt: Prompt
+    sample: int                       # 0 .. K-1
+    text: str                         # decoded without special tokens
+    tokens: np.ndarray                # [n] int32
+    logprobs: np.ndarray              # [n] float32, at the sampling temperature, before truncation
+    truncated_logprobs: np.ndarray    # [n] float32, after top-k / top-p; equal to logprobs when both are off
+    entropies: np.ndarray             # [n] float32, nats, of the distribution of `logprobs`
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The verifier's word on one answer. `reward` is in [0, 1], or None when the verifier itself failed
+    (outcome "error"): such a sample is left out and counted, never trained on."""
+    outcome: Outcome
+    reward: float | None
+    extracted: str | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """A prompt with its K judged answers. `old_logprobs` are those of the parameters that sampled them."""
+    prompt: Prompt
+    rollouts: tuple[Rollout, ...]
+    verdicts: tuple[Verdict, ...]
+    old_logprobs: tuple[np.ndarray, ...] | None = None
+
+    @cached_property
+    def judged(self) -> tuple[int, ...]:
+        """Indices of the answers that have a reward."""
+        return tuple(i for i, verdict in enumerate(self.verdicts) if verdict.reward is not None)
+
+    @cached_property
+    def rewards(self) -> np.ndarray:
+        """[len(judged)] float32."""
+        return np.array([self.verdicts[i].reward for i in self.judged], np.float32)
+
+    @property
+    def accuracy(self) -> float:
+        """Mean reward r(q) over the full group (answers without a reward left out); nan when there is none."""
+        return float(self.rewards.mean()) if len(self.rewards) else float("nan")
+
+    @property
+    def has_signal(self) -> bool:
+        """Whether the rewards differ. A group whose rewards are all equal teaches nothing under any objective."""
+        return len(self.rewards) > 0 and bool(self.rewards.min() != self.rewards.max())
+
+    @property
+    def outcomes(self) -> Counter[str]:
+        return Counter(verdict.outcome for verdict in self.verdicts)
+
+
+class TrainBatch(NamedTuple):
+    """The packed sequences of one optimizer step: M micro-batches of R rows of T tokens, of which the first
+    `num_micro` are in use. Several sequences share a row and are told apart by `segment_ids` (0 = padding).
+
+    Everything stands at the token it speaks of: `old_logprobs[m, i, t]` is the log-prob of `tokens[m, i, t]` given
+    what precedes it in its segment. `weight` is 0 outside the responses; inside it carries the reduction
+    (`loss_agg`) with its one global denominator, so that the loss is sum(weight * token loss) whatever the layout.
+    """
+    tokens: Any                       # [M, R, T] int32
+    segment_ids: Any                  # [M, R, T] int32
+    positions: Any                    # [M, R, T] int32, from 0 in each segment
+    weight: Any                       # [M, R, T] float32
+    rewards: Any                      # [M, R, T] float32, the sequence's reward at each of its tokens
+    group_accuracy: Any               # [M, R, T] float32
+    group_std: Any                    # [M, R, T] float32
+    old_logprobs: Any                 # [M, R, T] float32
+    num_micro: Any                    # [] int32
