@@ -1,0 +1,31 @@
+"""Judging answers: was it right? No jax in here; sympy lives in worker processes only."""
+from __future__ import annotations
+
+import atexit
+import threading
+from collections.abc import Sequence
+
+from nft_jax.config import VerifierConfig
+from nft_jax.types import InputError, Verdict
+from nft_jax.verify.math import MODES, Mode, check_gold
+from nft_jax.verify.pool import Verifier
+
+__all__ = ["Verifier", "check_gold", "verify"]
+
+_shared: dict[str, Verifier] = {}
+_lock = threading.Lock()
+
+
+def verify(responses: Sequence[str], golds: Sequence[str], mode: Mode = "equivalent") -> list[Verdict]:
+    """Verdicts on responses against their golds, in order, one for each.
+
+    Workers start when the first answer needs one and stay until the process ends. For a pool of your own settings and
+    lifetime use `Verifier`. Raises InputError on lengths that differ, elements that are no strings, and unknown modes.
+    """
+    if mode not in MODES:
+        raise InputError(f"mode is {mode!r}: use one of {', '.join(MODES)}.")
+    with _lock:
+        if mode not in _shared:
+            _shared[mode] = Verifier(VerifierConfig(mode=mode))
+            atexit.register(_shared[mode].close)
+    return _shared[mode].judge(responses, golds)

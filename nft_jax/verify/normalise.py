@@ -1,0 +1,217 @@
+"""One spelling for what means the same in LaTeX: styling away, Unicode to commands, arguments in braces.
+
+Everything here is string to string, and passes over the text a fixed number of times.
+"""
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+
+MAX_NESTING = 60
+"""Deeper brackets than this are left as they are (nothing readable nests so deep)."""
+
+_SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "0123456789+-()ni", strict=True))
+_SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₙ", "0123456789+-()n", strict=True))
+_VULGAR = {"½": (1, 2), "⅓": (1, 3), "⅔": (2, 3), "¼": (1, 4), "¾": (3, 4), "⅕": (1, 5), "⅖": (2, 5), "⅗": (3, 5),
+           "⅘": (4, 5), "⅙": (1, 6), "⅚": (5, 6), "⅛": (1, 8), "⅜": (3, 8), "⅝": (5, 8), "⅞": (7, 8)}
+_GREEK = {name: unicodedata.lookup(f"GREEK SMALL LETTER {name.upper()}") for name in (
+    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "kappa", "mu", "nu", "xi", "pi",
+    "rho", "sigma", "tau", "phi", "chi", "psi", "omega")} | {"lambda": "λ"}
+_SYMBOLS = {
+    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ",
+    "∙": r"\cdot ", "÷": r"\div ", "∞": r"\infty ", "°": r"^{\circ}", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ",
+    "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm ", "∓": r"\mp ", "∪": r"\cup ", "∩": r"\cap ",
+    "∈": r"\in ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "…": r"\ldots ",
+    "⋯": r"\ldots ", "′": "'", "’": "'", "″": "''", "⟨": r"\langle ", "⟩": r"\rangle ", "Ω": r"\Omega ",
+    "Δ": r"\Delta ", "“": '"', "”": '"', "\u200b": "", "\u200e": "", "\u200f": "", "\ufeff": "", "\u2060": "",
+    "∛": r"\sqrt[3]", "ϕ": r"\phi ", "µ": r"\mu ", "∠": r"\angle ", "△": r"\triangle ", "⁄": "/", "∕": "/",
+} | {letter: f"\\{name} " for name, letter in _GREEK.items()}
+
+_UNICODE = re.compile("[" + re.escape("".join([*_SYMBOLS, *_VULGAR])) + "]|[" + re.escape("".join(_SUPERSCRIPTS))
+                      + "]+|[" + re.escape("".join(_SUBSCRIPTS)) + "]+")
+
+
+def _from_unicode(match: re.Match) -> str:
+    found = match.group()
+    if found in _SYMBOLS:
+        return _SYMBOLS[found]
+    if found in _VULGAR:
+        top, bottom = _VULGAR[found]
+        return rf"\frac{{{top}}}{{{bottom}}}"
+    if found[0] in _SUPERSCRIPTS:
+        return "^{" + "".join(_SUPERSCRIPTS[c] for c in found) + "}"
+    return "_{" + "".join(_SUBSCRIPTS[c] for c in found) + "}"
+
+
+_ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|\{([^{}]*)\}|([0-9]+(?:\.[0-9]+)?|[a-zA-Z]))|√")
+
+
+def _unicode(text: str) -> str:
+    if text.isascii():
+        return text
+    text = _ROOT.sub(lambda m: r"\sqrt" + ("{" + next(g for g in m.groups() if g is not None) + "}"
+                                           if m.lastindex else ""), text)
+    return unicodedata.normalize("NFKC", _UNICODE.sub(_from_unicode, text))
+
+
+_COMMAND_END = r"(?![a-zA-Z])"
+_SIZES = (r"left|right|middle|[bB]ig{1,2}[lrm]?|displaystyle|textstyle|scriptstyle|tiny|small|normalsize|large|Large|"
+          r"LARGE|huge|Huge|bf|it|rm|sf|tt|bfseries|itshape|mathstrut|strut|limits|nolimits|nobreak|centering|"
+          r"boldmath|checkmark|blacksquare|square(?=\s*$)|Box(?=\s*$)|qed")
+_GROUPING = re.compile(r"(?<=[0-9])(?:\s*,?\s*\\!\s*|\{,\}\s*\\?!?\s*|\\,\s*|\\[;:]\s*|\\\s\s*|~|\s)"
+                       r"(?=[0-9]{3}(?![0-9]))")
+_PASSES: tuple[tuple[re.Pattern, str], ...] = tuple((re.compile(pattern), new) for pattern, new in (
+    (r"\\(?:text)?color\s*(?:\[[^\]\[{}]*\])?\{[^{}]*\}", ""),
+    (r"\\\\\s*\[[^\]]*\]", r"\\\\"),
+    (rf"\\(?:{_SIZES}){_COMMAND_END}", " "),
+    (r"\\(?:hspace|vspace|phantom|hphantom|vphantom|tag|label)\*?\s*\{[^{}]*\}", " "),
+    (rf"\\(?:quad|qquad|enspace|thinspace|medspace|thickspace|negthinspace|hfill|newline){_COMMAND_END}", " "),
+    (r"(?<!\\)\\(?:[,;:>]|\s)|~", " "),
+    (r"(?<!\\)\\!", ""),
+    (rf"\\[dtc]frac{_COMMAND_END}", r"\\frac"),
+    (rf"\\[dt]binom{_COMMAND_END}", r"\\binom"),
+    (rf"\\(?:leq|leqslant|lessapprox){_COMMAND_END}|<=|=<", r"\\le "),
+    (rf"\\(?:geq|geqslant){_COMMAND_END}|>=", r"\\ge "),
+    (rf"\\lt{_COMMAND_END}", "<"),
+    (rf"\\gt{_COMMAND_END}", ">"),
+    (rf"\\neq{_COMMAND_END}|!=", r"\\ne "),
+    (rf"\\(?:dots[bcmio]?|cdots){_COMMAND_END}|\.\.\.+", r"\\ldots "),
+    (rf"\\lbrace{_COMMAND_END}", r"\\{"),
+    (rf"\\rbrace{_COMMAND_END}", r"\\}"),
+    (rf"\\lbrack{_COMMAND_END}", "["),
+    (rf"\\rbrack{_COMMAND_END}", "]"),
+    (rf"\\[lr]?vert{_COMMAND_END}", "|"),
+    (rf"\\(?:varnothing|O){_COMMAND_END}", r"\\emptyset "),
+    (rf"\\(?:mathbb\s*R|R|Reals?){_COMMAND_END}", r"\\mathbb{R}"),
+    (rf"\\(?:imath|jmath){_COMMAND_END}", "i"),
+    (r"\\operatorname\*?\s*\{\s*([a-zA-Z]+)\s*\}", r"\\\1 "),
+    (r"\\(?:mathrm|textrm|rm|text|mathit|mathbf|mathsf)\s*\{\s*([eid]|\\pi|\\infty)\s*\}", r"{\1}"),
+    (r"\\(?:mathrm|mbox|hbox|textrm|textnormal|textbf|textit|textsf|texttt|emph|mathsf|mathtt|textsc|unit)\s*\{",
+     r"\\text{"),
+    (r"\\(?:mathbf|boldsymbol|bm|pmb|mathit|underline|underbar|fbox|framebox|ensuremath|mathnormal|boxed|fcolorbox"
+     r"|colorbox|mathord|mathop|mathclose|mathopen|operatorname)\s*\{", "{"),
+    (r"\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![a-zA-Z]))|\\degrees?(?![a-zA-Z])", r"\\text{degrees}"),
+    (r"\\(?:percent)(?![a-zA-Z])|(?<!\\)%", r"\\%"),
+    (r"\^\s*\{\s*\\prime\s*\}|\^\s*\\prime(?![a-zA-Z])", "'"),
+    (r"\^\s*\{\s*\\prime\s*\\prime\s*\}", "''"),
+    (r"(?<![a-zA-Z\\])(?:infinity|inf|oo)(?![a-zA-Z])", r"\\infty "),
+    (r"(?<![a-zA-Z\\])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+    (r"(?<![a-zA-Z\\])pi(?![a-zA-Z])", r"\\pi "),
+    (r"\*\*", "^"),
+    (r"\*", r"\\cdot "),
+    (r"\+\s*\\infty", r"\\infty"),
+    (r"\\text\{\s*\}", ""),
+    (r"\^\s*([+-]?[0-9]+(?![0-9.]))", r"^{\1}"),
+    (r"_\s*([0-9]+)", r"_{\1}"),
+    (r"\\text\{([^{}]*)\^\{(-?[0-9])\}([^{}]*)\}", r"\\text{\1^\2\3}"),
+    (r"\\text\{degrees\}\s*(?:\\text\{\s*)?([CF])\b\s*\}?", r"\\text{degrees \1}"),
+    (r"(?:\{\}\s*)?[_^]\{([0-9]+)\}\s*C\s*_\{([0-9]+)\}", r"\\binom{\1}{\2}"),
+))
+_NUMBER_IN_TEXT = re.compile(r"\\text\{\s*[-+$]?\.?[0-9]")
+_ANNOUNCEMENT = re.compile(r"^\\text\{(?:(?!\bnot\b)[^{}])*\b(?:is|are|equals|be)\s*:?\s*\}(?=.)")
+_TRIGONOMETRIC_DEGREES = re.compile(r"\\(sin|cos|tan|sec|csc|cot)\s*(\^\{[^{}]*\})?\s*[({]?\s*([0-9]+(?:\.[0-9]+)?)\s*"
+                                    r"\\text\{degrees\}\s*[)}]?")
+_DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"), ('"', '"'))
+_DOTS = re.compile(r"\.\.\.+")
+_LEADING_BREAK = re.compile(r"^(?:\\\\)+(?=[^a-zA-Z])")
+_SPACES = re.compile(r"\s+")
+_ARGUMENT = re.compile(r"\s*(\\[a-zA-Z]+|[0-9a-zA-Z])")
+_ROOT_INDEX = re.compile(r"\s*\[[^\[\]]*\]")
+_TAKES = re.compile(r"\\(?:frac|binom|sqrt)(?![a-zA-Z])")
+
+
+def closing(text: str, start: int) -> int:
+    """Index of the bracket that closes the `{` at `start`, or -1; `\\{` and `\\}` are not braces."""
+    depth, i = 0, start
+    while i < len(text):
+        c = text[i]
+        if c == "\\":
+            i += 2
+            continue
+        depth += (c == "{") - (c == "}")
+        if depth == 0:
+            return i
+        i += 1
+    return -1
+
+
+def nesting(text: str) -> int:
+    """Deepest level of any bracket."""
+    depth = deepest = 0
+    for c in text:
+        if c in "({[":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif c in ")}]":
+            depth = max(0, depth - 1)
+    return deepest
+
+
+def _brace_arguments(text: str) -> str:
+    """`\\frac12`, `\\frac\\pi2`, `\\sqrt3` with their arguments in braces, at every level."""
+    out, i = [], 0
+    while (match := _TAKES.search(text, i)) is not None:
+        out.append(text[i:match.end()])
+        i, wanted = match.end(), 1 if match.group() == r"\sqrt" else 2
+        if wanted == 1 and (index := _ROOT_INDEX.match(text, i)):
+            out.append(index.group().strip())
+            i = index.end()
+        for _ in range(wanted):
+            single = _ARGUMENT.match(text, i)
+            if single:
+                out.append("{" + single.group(1) + "}")
+                i = single.end()
+                continue
+            start = len(text) - len(text[i:].lstrip())
+            if start >= len(text) or text[start] != "{" or (end := closing(text, start)) < 0:
+                break
+            out.append("{" + _brace_arguments(text[start + 1:end]) + "}")
+            i = end + 1
+    out.append(text[i:])
+    return "".join(out)
+
+
+def _unwrap(text: str) -> str:
+    """Without delimiters ($...$, \\(...\\), **...**), a pair of braces around everything, and final punctuation."""
+    while True:
+        before = text
+        text = text.strip().rstrip(".,;:\\ \n\t")
+        for left, right in _DELIMITERS:
+            inside = text[len(left):-len(right)]
+            if text.startswith(left) and text.endswith(right) and len(text) > len(left + right) and left not in inside \
+                    and not inside.endswith("\\"):
+                text = inside
+        if text.startswith("{") and closing(text, 0) == len(text) - 1:
+            text = text[1:-1]
+        if text == before:
+            return text
+
+
+@lru_cache(maxsize=16384)
+def normalise(text: str) -> str:
+    """The usual spelling of an answer. Spaces inside `\\text{}` and between digits stay; the rest is collapsed."""
+    if nesting(text) > MAX_NESTING:
+        return text
+    text = _unwrap(_LEADING_BREAK.sub("", _DOTS.sub(lambda _: r"\ldots ", _unicode(text))))
+    text = _GROUPING.sub("", text) if not re.search(r"[0-9]\s*/", text) or "\\" in text else text
+    if r"\begin" not in text:
+        text = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", text)
+    if (dollars := re.findall(r"(?<!\\)\$", text)) and len(dollars) % 2 == 0:
+        text = re.sub(r"(?<!\\)\$", " ", text)
+    for pattern, new in _PASSES:
+        text = pattern.sub(new, text)
+    text = _unwrap(_SPACES.sub(" ", _brace_arguments(text)))
+    if _NUMBER_IN_TEXT.match(text) and closing(text, 5) == len(text) - 1:
+        text = _unwrap(text[6:-1])
+    text = _ANNOUNCEMENT.sub("", text)
+    text = _TRIGONOMETRIC_DEGREES.sub(lambda m: rf"\{m[1]}{m[2] or ''}(\frac{{{m[3]}\pi}}{{180}})", text)
+    return _unwrap(re.sub(r"\{\{([^{}]*)\}\}", r"{\1}", text))
+
+
+@lru_cache(maxsize=16384)
+def key(text: str) -> str:
+    """What two answers that are spelled alike share: a normalised answer without the spaces that carry nothing."""
+    text = re.sub(r"(?<=\\text\{)\s+|\s+(?=\})", "", text)
+    text = re.sub(r"(?<![0-9])\.(?=[0-9])", "0.", text)
+    return re.sub(r"(?<![0-9a-zA-Z])\s+|\s+(?![0-9a-zA-Z])", "", text)

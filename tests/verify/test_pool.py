@@ -1,0 +1,319 @@
+"""The pool: one verdict per answer, in order, whatever happens to the processes."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+from corpus import CORPUS
+from hostile import HOSTILE
+
+pytest.importorskip("math_verify")
+
+from nft_jax.config import VerifierConfig
+from nft_jax.types import OUTCOMES, InputError
+from nft_jax.verify import Verifier, verify
+from nft_jax.verify.math import judge as judge_in_worker
+
+SANE = [
+    (r"2\sqrt{2}", r"\sqrt{8}", True),
+    ("(x+1)(x-1)", "x^2-1", True),
+    (r"\frac{\pi}{6}", r"\frac{\pi}{3}", False),
+    ("7", "7", True),
+    ("7", "8", False),
+    (r"\frac{1}{\sqrt{3}}", r"\frac{\sqrt3}{3}", True),
+    ("e^{-t}", "e^{t}", False),
+    ("1,-2", "-2,1", True),
+    (r"\sqrt{2}", r"\sqrt{3}", False),
+    (r"\cot x", r"\frac{1}{\tan x}", True),
+]
+SLOW = r"\prod_{k=1}^{n} (x^{k}+\sin(kx))"  # sympy looks for a closed form, and takes minutes over it
+
+
+def box(answer: str) -> str:
+    return f"Hence $\\boxed{{{answer}}}$."
+
+
+def rewards(verdicts) -> list:
+    return [found.reward for found in verdicts]
+
+
+def alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
+
+
+def eventually(holds, seconds: float = 20.0) -> bool:
+    end = time.monotonic() + seconds
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.02)
+    return holds()
+
+
+@pytest.fixture(scope="module")
+def verifier():
+    with Verifier(VerifierConfig(workers=2)) as pool:
+        yield pool
+
+
+def test_labelled_corpus(verifier):
+    """At least 98 % right, and nothing wrong is ever rewarded."""
+    cases = [case for cases in CORPUS.values() for case in cases]
+    verdicts = verifier.judge([box(answer) for _, answer, _ in cases], [gold for gold, _, _ in cases])
+    missed = [
+        (case, found) for case, found in zip(cases, verdicts, strict=True) if (found.outcome == "right") != case[2]
+    ]
+    assert [case for case, found in missed if found.outcome == "right"] == []
+    assert len(missed) <= 0.02 * len(cases), missed
+    assert verifier.counts["error"] == 0
+
+
+def test_verdicts_do_not_depend_on_the_batch():
+    cases = random.Random(1).sample(
+        [case for name in ("algebra", "radicals", "equations", "constants") for case in CORPUS[name]], 24
+    )
+    with Verifier(VerifierConfig(workers=2)) as pool:
+        together = pool.judge([box(answer) for _, answer, _ in cases], [gold for gold, _, _ in cases])
+    with Verifier(VerifierConfig(workers=1)) as pool:
+        order = random.Random(2).sample(range(len(cases)), len(cases))
+        alone = {i: pool.judge([box(cases[i][1])], [cases[i][0]])[0] for i in order}
+    assert together == [alone[i] for i in range(len(cases))]
+
+
+def test_hostile_answers_change_no_other_verdict():
+    work = [(gold, answer, right, True) for gold, answer, right in SANE * 4]
+    work += [(r"\sqrt{2}+\pi", answer, False, False) for answer in HOSTILE.values()]
+    random.Random(3).shuffle(work)
+    with Verifier(VerifierConfig(workers=2)) as pool:
+        verdicts = pool.judge([box(answer) for _, answer, _, _ in work], [gold for gold, _, _, _ in work])
+    assert len(verdicts) == len(work) == sum(pool.counts.values())
+    for (_, answer, right, sane), found in zip(work, verdicts, strict=True):
+        assert found.outcome in OUTCOMES
+        assert found.outcome != "error" and found.reward == float(right), (answer[:60], found)
+        assert not sane or found.outcome == ("right" if right else "wrong")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_killed_workers_change_nothing():
+    cases = [case for name in ("algebra", "radicals", "constants", "complex") for case in CORPUS[name]]
+    with Verifier(VerifierConfig(workers=2)) as pool:
+        expected = pool.judge([box(answer) for _, answer, _ in cases], [gold for gold, _, _ in cases])
+    with Verifier(VerifierConfig(workers=2)) as pool:
+        pending = pool.submit([box(answer) for _, answer, _ in cases], [gold for gold, _, _ in cases])
+        killed = 0
+        while killed < 3 and not pending.done():
+            left = len(pool._tasks)
+            if eventually(lambda: pool.worker_pids or pending.done()) and not pending.done():
+                victim = pool.worker_pids[0]
+                os.kill(victim, signal.SIGKILL)
+                killed += 1
+                # on to another task before the next kill: a task may lose its worker once, not twice
+                assert eventually(lambda left=left: len(pool._tasks) < left - 3 or pending.done())
+        assert pending.result() == expected
+        assert killed > 0 and pool.restarts >= killed
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_nursery_may_die_too():
+    with Verifier(VerifierConfig(workers=2)) as pool:
+        assert rewards(pool.judge([box(r"\sqrt{8}")], [r"2\sqrt2"])) == [1.0]
+        workers = pool.worker_pids
+        parent = int(Path(f"/proc/{workers[0]}/stat").read_text().rpartition(")")[2].split()[1])
+        os.kill(parent, signal.SIGKILL)
+        assert rewards(pool.judge([box(r"\sqrt{12}"), box("9")], [r"2\sqrt3", "9"])) == [1.0, 1.0]
+        assert eventually(lambda: not any(alive(pid) for pid in workers))
+
+
+def test_a_task_that_kills_its_worker_twice_is_an_error():
+    """The worker is killed whenever it holds the task: no reward, and the others keep theirs."""
+    with Verifier(VerifierConfig(workers=1, deadline=30.0)) as pool:
+        assert rewards(pool.judge([box(r"\sqrt{8}")], [r"2\sqrt2"])) == [1.0]
+        gold = rf"{SLOW}+1"
+        pending = pool.submit([box(SLOW), box("5"), box(r"\sqrt{12}")], [gold, "5", r"2\sqrt3"])
+        for _ in range(2):
+            assert eventually(
+                lambda: any(
+                    worker.task is not None and pool._tasks[worker.task].answer == SLOW
+                    for worker in list(pool._workers)
+                )
+            )
+            victim = pool.worker_pids[0]
+            os.kill(victim, signal.SIGKILL)
+            assert eventually(lambda victim=victim: victim not in pool.worker_pids)
+        verdicts = pending.result()
+    assert [found.outcome for found in verdicts] == ["error", "right", "right"]
+    assert rewards(verdicts) == [None, 1.0, 1.0]
+
+
+def test_all_outcomes_are_reachable():
+    answers = {"right": "5", "wrong": "6", "too_large": r"9^{9^{9^9}}", "timeout": SLOW}
+    with Verifier(VerifierConfig(workers=2)) as pool:
+        verdicts = pool.judge(
+            [box(answer) for answer in answers.values()] + ["no box"], ["5", "5", "5", rf"{SLOW}+1", "5"]
+        )
+        assert [found.outcome for found in verdicts] == [*answers, "no_answer"]
+        assert rewards(verdicts) == [1.0, 0.0, 0.0, 0.0, 0.0]
+        assert pool.counts == {**dict.fromkeys(answers, 1), "no_answer": 1}
+
+
+def test_a_deadline_kills_what_ignores_the_cpu_clock():
+    """A deadline shorter than the CPU limit: only SIGKILL from outside can end the task."""
+    with Verifier(VerifierConfig(workers=1, deadline=0.2)) as pool:
+        found, after = pool.judge([box(SLOW), box("5")], [rf"{SLOW}+1", "5"])
+        assert (found.outcome, found.reward, after.outcome) == ("timeout", 0.0, "right")
+        assert eventually(lambda: pool.restarts >= 1)
+
+
+def test_bombs_that_the_gold_lets_through():
+    """A gold with a tower or a factorial exempts its answers from that guard: limits in the worker remain."""
+    golds, answers = [r"3^{2^{40}}", r"123456789!+\sqrt{2}"] * 2, [r"9^{9^{9^{9}}}", r"987654321!+\sqrt{3}"] * 2
+    with Verifier(VerifierConfig(workers=2)) as pool:
+        verdicts = pool.judge([box(answer) for answer in [*answers, r"\sqrt{8}"]], [*golds, r"2\sqrt2"])
+    assert all(found.outcome in ("wrong", "timeout", "too_large") for found in verdicts[:-1]), verdicts
+    assert verdicts[-1].outcome == "right"
+
+
+def test_memory_is_limited():
+    with Verifier(VerifierConfig(workers=1, memory_mb=256, deadline=20.0)) as pool:
+        found, sane = pool.judge(
+            [box(r"(x+y+z+t+1)^{900}-1"), box(r"\sqrt{8}")], [r"(x+y+z+t)^{900}+\sum_{k=1}^{n}\binom{n}{k}", r"2\sqrt2"]
+        )
+    assert found.outcome in ("wrong", "too_large", "timeout") and sane.outcome == "right"
+
+
+def test_from_any_thread(verifier):
+    results: dict[int, list] = {}
+    threads = [
+        threading.Thread(
+            target=lambda i=i: results.update(
+                {i: verifier.judge([box(a) for _, a, _ in SANE], [g for g, _, _ in SANE])}
+            )
+        )
+        for i in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [rewards(results[i]) for i in range(4)] == [[float(right) for _, _, right in SANE]] * 4
+
+
+def test_futures_stream(verifier):
+    slow = verifier.submit([box(SLOW)], [rf"{SLOW}+2"])
+    quick = verifier.submit([box("5"), "nothing"], ["5", "5"])
+    assert isinstance(slow, Future) and quick.done()  # cheap answers never wait for workers
+    assert rewards(quick.result()) == [1.0, 0.0]
+    assert slow.result()[0].outcome == "timeout"
+
+
+def test_the_response_never_reaches_a_worker(verifier, monkeypatch):
+    sent = []
+    connection = type(verifier._workers[0].connection) if verifier._workers else None
+    assert verifier.judge([box(r"\sqrt{8}")], [r"2\sqrt{2}"]) and connection is not None
+    original = connection.send_bytes
+    monkeypatch.setattr(connection, "send_bytes", lambda self, data: (sent.append(data), original(self, data))[1])
+    verifier.judge(["A SECRET CHAIN OF THOUGHT " + box(r"\sqrt{20}")], [r"2\sqrt{5}"])
+    assert len(sent) == 1 and b"SECRET" not in sent[0] and rb"\\sqrt{20}" in sent[0]
+
+
+def test_repeated_answers_are_judged_once(verifier):
+    before = verifier._issued
+    verdicts = verifier.judge([box(r"\sqrt{50}")] * 16, [r"5\sqrt{2}"] * 16)
+    again = verifier.judge([box(r"\sqrt{50}")] * 3, [r"5\sqrt{2}"] * 3)
+    assert rewards(verdicts + again) == [1.0] * 19 and verifier._issued - before == 1
+
+
+def test_close_and_start_again():
+    pool = Verifier(VerifierConfig(workers=1)).start()
+    pending = pool.submit([box(SLOW)], [rf"{SLOW}+3"])
+    pids = pool.worker_pids
+    pool.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        pending.result()
+    assert pool.worker_pids == () and not any(alive(pid) for pid in pids)
+    assert rewards(pool.judge([box(r"\sqrt{8}")], [r"2\sqrt2"])) == [1.0]
+    pool.close()
+    pool.close()
+
+
+def test_modes_and_errors():
+    assert rewards(verify([box("8.0"), "it is 8"], ["8", "8"])) == [1.0, 0.0]
+    assert rewards(verify([box("8.0"), box("8")], ["8", "8"], mode="strict")) == [0.0, 1.0]
+    assert rewards(verify(["it is 8", "none"], ["8", "8"], mode="lenient")) == [1.0, 0.0]
+    assert verify([], []) == []
+    with pytest.raises(InputError, match="2 responses and 1 golds"):
+        verify(["a", "b"], ["a"])
+    with pytest.raises(InputError, match=r"golds\[0\] is 8"):
+        verify(["a"], [8])
+    with pytest.raises(InputError, match="mode is 'fuzzy'"):
+        verify(["a"], ["a"], mode="fuzzy")
+
+
+def test_reasons_and_extracted(verifier):
+    found, missing = verifier.judge([box(" 5 "), "I think it is 5"], ["5", "5"])
+    assert found.extracted == "5" and found.reason
+    assert missing.extracted is None and "box" in missing.reason
+
+
+def run(code: str, **kwargs) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
+    return subprocess.run(
+        [sys.executable, *kwargs.pop("arguments", ["-c", code])],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=60,
+        check=False,
+        **kwargs,
+    )
+
+
+def test_importing_is_light():
+    heavy = "jax transformers datasets sympy math_verify latex2sympy2_extended"
+    done = run(f"import sys, nft_jax.verify; print([name for name in '{heavy}'.split() if name in sys.modules])")
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_no_jax_in_workers_and_main_without_a_file():
+    """From a program on standard input, as in a notebook: `__main__` has no file to import again."""
+    code = r"""
+from nft_jax.verify import Verifier
+pool = Verifier().start()
+print(pool.judge(["\\boxed{\\sqrt{8}}"], ["2\\sqrt2"])[0].reward)
+maps = [open(f"/proc/{pid}/maps").read() for pid in pool.worker_pids]
+print(len(maps), [name for name in ("jax", "transformers", "datasets") for text in maps if f"/{name}" in text])
+"""
+    done = run(code, arguments=["-"], input=code)
+    assert done.stdout.split("\n")[:2] == ["1.0", "2 []"], done.stderr
+
+
+def test_worker_modules_import_no_jax():
+    heavy = "{'jax', 'jaxlib', 'transformers', 'datasets'}"
+    done = run(f"import sys, nft_jax.verify.worker, nft_jax.verify.symbolic; print(sorted({heavy} & set(sys.modules)))")
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_workers_die_with_their_parent():
+    code = (
+        "import os, signal\nfrom nft_jax.verify import Verifier\npool = Verifier().start()\n"
+        rf"pool.judge(['\\boxed{{\\sqrt{{8}}}}'], ['2\\sqrt2']); pool.submit([{box(SLOW)!r}], [{SLOW + '+4'!r}])"
+        "\n"
+        "print(*pool.worker_pids, flush=True); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = run(code)
+    pids = [int(pid) for pid in done.stdout.split()]
+    assert done.returncode == -signal.SIGKILL and len(pids) == 2, done.stderr
+    assert eventually(lambda: not any(alive(pid) for pid in pids))
+
+
+def test_judging_is_a_pure_function():
+    for gold, answer, right in SANE:
+        assert judge_in_worker(gold, answer)[0] == ("right" if right else "wrong")
