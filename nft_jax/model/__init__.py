@@ -1,0 +1,1 @@
+"""The decoder as pure functions of a plain parameter dict: config, forward passes, log-probs, Hugging Face folders."""

@@ -1,0 +1,175 @@
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nft_jax.model import decoder
+from nft_jax.model.config import ModelConfig
+from nft_jax.model.hf import load_params, read_config
+
+FIXTURES = Path(__file__).parent / "fixtures"
+CASES = sorted(folder.name for folder in FIXTURES.iterdir())
+TINY = ModelConfig("qwen3", vocab_size=31, hidden_size=12, intermediate_size=20, num_layers=2, num_heads=6,
+                   num_kv_heads=2, head_dim=6, max_positions=64, rope_theta=100.0, qk_norm=True, initializer_range=0.3)
+
+
+def rows(lengths, width):
+    """positions and segment_ids of one sequence per row, padded on the right."""
+    index = np.arange(width)[None].repeat(len(lengths), 0)
+    return index.astype(np.int32), (index < np.asarray(lengths)[:, None]).astype(np.int32)
+
+
+@partial(jax.jit, static_argnames=("config", "dtype", "remat"))
+def all_logits(params, config, tokens, positions, segment_ids, **options):
+    return decoder.logits(params, decoder.hidden_states(params, config, tokens, positions, segment_ids, **options))
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request):
+    folder = FIXTURES / request.param
+    config = read_config(folder)
+    with np.load(folder / "reference.npz") as reference:
+        return config, load_params(folder, config), {key: reference[key] for key in reference.files}
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return decoder.init(TINY, jax.random.key(0))
+
+
+def test_fixtures_cover_both_families_tied_and_untied():
+    configs = [read_config(FIXTURES / name) for name in CASES]
+    assert sorted((config.family, config.tie_embeddings) for config in configs) == [
+        ("qwen2", False), ("qwen2", True), ("qwen3", False), ("qwen3", True)]
+
+
+def test_logits_match_transformers(case):
+    config, params, reference = case
+    tokens, lengths = reference["tokens"], reference["lengths"]
+    ours = np.asarray(all_logits(params, config, tokens, *rows(lengths, tokens.shape[1])))
+    for row, length in enumerate(lengths):
+        np.testing.assert_allclose(ours[row, :length], reference["logits"][row, :length], atol=1e-4, rtol=0)
+    assert np.isfinite(ours).all()
+
+
+def test_prefill_and_decode_steps_match_one_forward(case):
+    config, params, reference = case
+    tokens = reference["tokens"][[0, 3]]
+    length, prompt, capacity = 16, 7, 20
+    tokens = tokens[:, :length]
+    positions, segment_ids = rows([length, length], length)
+    expected = np.asarray(all_logits(params, config, tokens, positions, segment_ids))
+    keys, values = decoder.prefill(params, config, tokens[:, :prompt], positions[:, :prompt], segment_ids[:, :prompt])
+    empty = jnp.zeros((2, config.num_kv_heads, capacity, config.head_dim))
+    cache = [(empty.at[:, :, :prompt].set(keys[i]), empty.at[:, :, :prompt].set(values[i]))
+             for i in range(config.num_layers)]
+    step = jax.jit(partial(decoder.decode, params, config))
+    for t in range(prompt, length):
+        valid = np.arange(capacity)[None].repeat(2, 0) <= t
+        logits, cache = step(tokens[:, t], positions[:, t], cache, t, valid)
+        np.testing.assert_allclose(logits, expected[:, t], atol=2e-5, rtol=0)
+
+
+def test_decode_ignores_what_is_not_valid_and_where_it_is_written(tiny):
+    """Slots keep their own positions: a shared write index and holes in the cache change nothing."""
+    tokens = np.arange(8, dtype=np.int32)[None] % TINY.vocab_size
+    positions, segment_ids = rows([8], 8)
+    expected = all_logits(tiny, TINY, tokens, positions, segment_ids)[0, -1]
+    keys, values = decoder.prefill(tiny, TINY, tokens[:, :7], positions[:, :7], segment_ids[:, :7])
+    noise = jnp.asarray(np.random.default_rng(5).normal(0, 1e3, (1, TINY.num_kv_heads, 24, TINY.head_dim)), jnp.float32)
+    cache = [(noise.at[:, :, 9:16].set(keys[i]), noise.at[:, :, 9:16].set(values[i])) for i in range(TINY.num_layers)]
+    valid = np.zeros((1, 24), bool)
+    valid[0, 9:16] = valid[0, 20] = True
+    logits, _ = jax.jit(partial(decoder.decode, tiny, TINY))(tokens[:, 7], positions[:, 7], cache, 20, valid)
+    np.testing.assert_allclose(logits[0], expected, atol=2e-5, rtol=0)
+
+
+def test_packed_rows_equal_separate_rows(case):
+    config, params, reference = case
+    tokens = reference["tokens"]
+    lengths = [9, 5, 7]
+    separate = all_logits(params, config, tokens[:3, :9], *rows(lengths, 9))
+    packed = np.concatenate([tokens[i, :n] for i, n in enumerate(lengths)] + [np.zeros(4, np.int32)])[None]
+    positions = np.concatenate([np.arange(n) for n in [*lengths, 4]]).astype(np.int32)[None]
+    segment_ids = np.repeat([1, 2, 3, 0], [*lengths, 4]).astype(np.int32)[None]
+    together = all_logits(params, config, packed, positions, segment_ids)[0]
+    for i, n in enumerate(lengths):
+        start = sum(lengths[:i])
+        np.testing.assert_allclose(together[start:start + n], separate[i, :n], atol=2e-5, rtol=0)
+
+
+def test_padding_on_the_right_changes_nothing(tiny):
+    tokens = np.asarray(jax.random.randint(jax.random.key(1), (1, 12), 0, TINY.vocab_size))
+    short = all_logits(tiny, TINY, tokens[:, :7], *rows([7], 7))
+    for filler in (0, 30):
+        padded = np.concatenate([tokens[:, :7], np.full((1, 6), filler, np.int32)], axis=1)
+        long = all_logits(tiny, TINY, padded, *rows([7], 13))
+        np.testing.assert_allclose(long[:, :7], short, atol=1e-5, rtol=0)
+
+
+def test_a_token_sees_what_precedes_it_and_nothing_else(tiny):
+    tokens = np.asarray(jax.random.randint(jax.random.key(2), (1, 10), 0, TINY.vocab_size - 1))
+    changed = tokens.copy()
+    changed[0, 5] = TINY.vocab_size - 1
+    positions, segment_ids = rows([10], 10)
+    before, after = (np.asarray(all_logits(tiny, TINY, t, positions, segment_ids))[0] for t in (tokens, changed))
+    np.testing.assert_array_equal(before[:5], after[:5])
+    assert (np.abs(before[5:] - after[5:]).max(axis=-1) > 1e-4).all()
+
+
+def test_bfloat16_is_close_to_float32(case):
+    config, params, reference = case
+    tokens, lengths = reference["tokens"], reference["lengths"]
+    layout = rows(lengths, tokens.shape[1])
+    full, half = (np.asarray(all_logits(params, config, tokens, *layout, dtype=dtype), np.float64)
+                  for dtype in (jnp.float32, jnp.bfloat16))
+    real = layout[1].astype(bool)
+    error = np.sqrt(np.mean((full - half)[real] ** 2)) / np.std(full[real])
+    assert 0 < error < 0.05
+
+
+def test_remat_gives_the_same_gradients():
+    config = replace(TINY, qkv_bias=True)               # biases and norms: no family has both, the decoder does
+    params = decoder.init(config, jax.random.key(3))
+    tokens = np.asarray(jax.random.randint(jax.random.key(4), (2, 9), 0, config.vocab_size))
+    layout = rows([9, 6], 9)
+
+    def gradients(remat):
+        def loss(p):
+            return jnp.sum(jnp.sin(all_logits(p, config, tokens, *layout, remat=remat)))
+        return jax.jit(jax.grad(loss))(params)
+
+    kept, recomputed = gradients("none"), gradients("block")
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), recomputed, kept)
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(kept))
+
+
+def test_gradient_matches_a_finite_difference(tiny):
+    tokens = np.asarray(jax.random.randint(jax.random.key(6), (2, 9), 0, TINY.vocab_size))
+    layout = (np.array([[0, 1, 2, 3, 0, 1, 2, 3, 4]] * 2, np.int32), np.array([[1] * 4 + [2] * 5, [1] * 4 + [0] * 5]))
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda w: jnp.asarray(np.asarray(w, np.float64)), tiny)
+        loss = jax.jit(lambda p: jnp.sum(jnp.sin(all_logits(p, TINY, tokens, *layout, dtype=jnp.float64))))
+        random = np.random.default_rng(7)
+        direction = jax.tree.map(lambda w: jnp.asarray(random.normal(size=w.shape)), params)
+        step = 1e-3     # the sums inside are float32
+        ahead, behind = (loss(jax.tree.map(lambda w, d, s=s: w + s * d, params, direction)) for s in (step, -step))
+        slope = sum(jnp.vdot(g, d) for g, d in zip(jax.tree.leaves(jax.jit(jax.grad(loss))(params)),
+                                                   jax.tree.leaves(direction), strict=True))
+        np.testing.assert_allclose(slope, (ahead - behind) / (2 * step), rtol=5e-2)
+
+
+def test_parameter_count_and_initial_values():
+    params = decoder.init(TINY, jax.random.key(0))
+    assert decoder.count_parameters(TINY) == sum(leaf.size for leaf in jax.tree.leaves(params))
+    for name, leaf in params["layers"].items():
+        assert leaf.shape[0] == TINY.num_layers
+        if name.endswith("norm"):
+            assert (leaf == 1).all()
+        else:
+            np.testing.assert_allclose(leaf.std(), TINY.initializer_range, rtol=0.2)
+            assert (leaf[0] != leaf[1]).any()
