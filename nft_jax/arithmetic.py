@@ -1,0 +1,195 @@
+"""A seeded generator of short arithmetic questions, in three splits that share no question by construction.
+
+A question is drawn as a *plan* (the steps that solve it); its text, its answer and its canonical form follow from the
+plan. A stable hash of the canonical form decides the split, so that one question, or the same question with its
+commuting operands exchanged, is in exactly one of "base" (what the embedded model was made from), "train" and
+"heldout", for any seed and count.
+"""
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable
+from typing import NamedTuple
+
+from nft_jax.types import InputError
+
+SPLITS = ("base", "train", "heldout")
+PATIENCE = 10_000        # draws in a row without a new question, after which repeats are allowed
+
+
+class Ref(int):
+    """An operand that is the result of an earlier step."""
+
+
+class Step(NamedTuple):
+    """`left op right`, where an operand is a number or the result of an earlier step."""
+    left: int | Ref
+    op: str
+    right: int | Ref
+
+
+class Question(NamedTuple):
+    """A problem with the steps that solve it; the answer is the result of the last one."""
+    kind: str
+    problem: str
+    plan: tuple[Step, ...]
+
+    @property
+    def answer(self) -> str:
+        return str(solve(self.plan)[-1])
+
+
+def calculate(left: int, op: str, right: int) -> int:
+    """The result of one step. Division and remainder are those of whole numbers."""
+    return {"+": left + right, "-": left - right, "*": left * right,
+            "/": left // right if right else 0, "%": left % right if right else 0}[op]
+
+
+def solve(plan: tuple[Step, ...]) -> list[int]:
+    """The results of all steps."""
+    results: list[int] = []
+    for left, op, right in plan:
+        left, right = (results[x] if isinstance(x, Ref) else x for x in (left, right))
+        results.append(calculate(left, op, right))
+    return results
+
+
+def canonical(plan: tuple[Step, ...]) -> str:
+    """The plan as one bracketed expression in which the operands of + and * stand in a fixed order."""
+    texts: list[str] = []
+    for left, op, right in plan:
+        operands = [texts[x] if isinstance(x, Ref) else str(x) for x in (left, right)]
+        if op in "+*":
+            operands.sort()
+        texts.append(f"({operands[0]}{op}{operands[1]})")
+    return texts[-1]
+
+
+def split_of(plan: tuple[Step, ...]) -> str:
+    """The one split a question belongs to. The hash does not depend on the process or the platform."""
+    digest = hashlib.blake2b(canonical(plan).encode(), digest_size=4).digest()
+    return SPLITS[int.from_bytes(digest, "big") % len(SPLITS)]
+
+
+Drawn = tuple[str, tuple[Step, ...]]
+
+
+def _sum(rng: random.Random, terms: int) -> Drawn:
+    """a + b - c ..., every partial sum within 0..99."""
+    total = rng.randint(2, 99)
+    text, plan = str(total), []
+    for index in range(terms - 1):
+        op = rng.choice([op for op, possible in (("+", total <= 97), ("-", total >= 2)) if possible])
+        term = rng.randint(2, 99 - total if op == "+" else total)
+        plan.append(Step(Ref(index - 1) if index else total, op, term))
+        text += f"{op}{term}"
+        total = calculate(total, op, term)
+    return text, tuple(plan)
+
+
+def _precedence(rng: random.Random) -> Drawn:
+    """a+b*c, b*c+a, a-b*c, b*c-a or b*c+d*e: products come first."""
+    b, c = rng.randint(2, 9), rng.randint(2, 9)
+    product, first = Ref(0), Step(b, "*", c)
+    match rng.randrange(5):
+        case 0:
+            a = rng.randint(2, 99)
+            return f"{a}+{b}*{c}", (first, Step(a, "+", product))
+        case 1:
+            a = rng.randint(2, 99)
+            return f"{b}*{c}+{a}", (first, Step(product, "+", a))
+        case 2:
+            a = rng.randint(b * c, 99)
+            return f"{a}-{b}*{c}", (first, Step(a, "-", product))
+        case 3:
+            a = rng.randint(1, b * c)
+            return f"{b}*{c}-{a}", (first, Step(product, "-", a))
+        case _:
+            d, e = rng.randint(2, 9), rng.randint(2, 9)
+            return f"{b}*{c}+{d}*{e}", (first, Step(d, "*", e), Step(product, "+", Ref(1)))
+
+
+def _bracket(rng: random.Random) -> Drawn:
+    """(a+b)*c, (a-b)*c or c*(a+b), c*(a-b): the bracket, within 2..20, comes first."""
+    inner, c = rng.randint(2, 20), rng.randint(2, 9)
+    if rng.random() < 0.3:
+        b = rng.randint(1, inner - 1)
+        first = Step(inner - b, "+", b)
+    else:
+        b = rng.randint(1, 99 - inner)
+        first = Step(inner + b, "-", b)
+    bracket = f"({first.left}{first.op}{first.right})"
+    if rng.random() < 0.5:
+        return f"{bracket}*{c}", (first, Step(Ref(0), "*", c))
+    return f"{c}*{bracket}", (first, Step(c, "*", Ref(0)))
+
+
+def _equation(rng: random.Random) -> Drawn:
+    """ax+b=c, b+ax=c or ax-b=c with a whole solution x within 1..12."""
+    a, x = rng.randint(2, 9), rng.randint(1, 12)
+    form = rng.randrange(3)
+    b = rng.randint(1, 60) if form < 2 else rng.randint(1, a * x)
+    c = a * x + b if form < 2 else a * x - b
+    text = (f"{a}x+{b}={c}", f"{b}+{a}x={c}", f"{a}x-{b}={c}")[form]
+    return text, (Step(c, "-" if form < 2 else "+", b), Step(Ref(0), "/", a))
+
+
+def _remainder(rng: random.Random) -> Drawn:
+    """(a+b)%c or (a-b)%c, the bracket within 10..98 and below 10c."""
+    c = rng.randint(3, 9)
+    inner = rng.randint(10, min(98, 10 * c - 1))
+    if rng.random() < 0.5:
+        b = rng.randint(1, inner - 1)
+        first = Step(inner - b, "+", b)
+    else:
+        b = rng.randint(1, 99 - inner)
+        first = Step(inner + b, "-", b)
+    return f"({first.left}{first.op}{first.right})%{c}", (first, Step(Ref(0), "%", c))
+
+
+KINDS: dict[str, Callable[[random.Random], Drawn]] = {
+    "sum3": lambda rng: _sum(rng, 3),
+    "sum4": lambda rng: _sum(rng, 4),
+    "precedence": _precedence,
+    "bracket": _bracket,
+    "equation": _equation,
+    "remainder": _remainder,
+}
+
+
+def draw(rng: random.Random) -> Question:
+    """One question of any split, each kind as likely as another."""
+    kind = rng.choice(tuple(KINDS))
+    return Question(kind, *KINDS[kind](rng))
+
+
+def generate(split: str, count: int, seed: int) -> list[Question]:
+    """`count` questions of a split, in a seeded order; the first n do not depend on `count`.
+
+    No problem comes twice while new ones are found within PATIENCE draws. Raises InputError for an
+    unknown split or a negative count.
+    """
+    if split not in SPLITS:
+        raise InputError(f"data.split is {split!r}: the arithmetic generator has the splits {', '.join(SPLITS)}; "
+                         "choose one of them.")
+    if count < 0:
+        raise InputError(f"count is {count}: ask for 0 or more questions.")
+    rng, chosen = random.Random(f"{split}/{seed}"), []
+    seen, failures = set(), 0
+    while len(chosen) < count:
+        question = draw(rng)
+        if split_of(question.plan) != split:
+            continue
+        repeated = question.problem in seen
+        failures = failures + 1 if repeated else 0
+        if repeated and failures < PATIENCE:
+            continue
+        seen.add(question.problem)
+        chosen.append(question)
+    return chosen
+
+
+def questions(split: str, count: int, seed: int) -> list[tuple[str, str]]:
+    """`count` (problem, answer) pairs of a split; see `generate`."""
+    return [(question.problem, question.answer) for question in generate(split, count, seed)]
