@@ -1,0 +1,91 @@
+"""Device meshes, and the one table that says which logical axis lives on which mesh axis."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from nft_jax.config import MeshConfig
+from nft_jax.types import InputError
+
+AXES = ("data", "fsdp", "tensor", "context")
+
+# Logical axis -> mesh axes. No two logical axes of one array may meet on a mesh axis (checked in `partition_spec`).
+RULES: dict[str | None, tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),        # rows of a train batch, slots of the sampler
+    "embed": ("fsdp",),
+    "vocab": ("tensor",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "mlp": ("tensor",),
+    None: (),
+}
+
+# Parameter name -> logical axes. Layer parameters have the layer axis in front, which is never sharded.
+PARAMETER_AXES: dict[str, tuple[str | None, ...]] = {
+    "embed": ("vocab", "embed"),
+    "head": ("embed", "vocab"),
+    "final_norm": (None,),
+    "attention_norm": (None, None),
+    "mlp_norm": (None, None),
+    "query": (None, "embed", "heads", None),
+    "key": (None, "embed", "kv_heads", None),
+    "value": (None, "embed", "kv_heads", None),
+    "query_bias": (None, "heads", None),
+    "key_bias": (None, "kv_heads", None),
+    "value_bias": (None, "kv_heads", None),
+    "query_norm": (None, None),
+    "key_norm": (None, None),
+    "out": (None, "heads", None, "embed"),
+    "gate": (None, "embed", "mlp"),
+    "up": (None, "embed", "mlp"),
+    "down": (None, "mlp", "embed"),
+}
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh of a run over all devices (or those given). Raises InputError when the sizes do not fit them."""
+    devices = jax.devices() if devices is None else devices
+    sizes = [config.data, config.fsdp, config.tensor, config.context]
+    known = int(np.prod([size for size in sizes if size != -1]))
+    if -1 in sizes and len(devices) % known == 0:
+        sizes[sizes.index(-1)] = len(devices) // known
+    if int(np.prod(sizes)) != len(devices):
+        raise InputError(
+            f"mesh (data, fsdp, tensor, context) is {(config.data, config.fsdp, config.tensor, config.context)}, but "
+            f"there are {len(devices)} devices: make the product of the four sizes {len(devices)}, or set one to -1.")
+    return jax.make_mesh(tuple(sizes), AXES, (AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def partition_spec(axes: Sequence[str | None]) -> PartitionSpec:
+    """Logical axes of an array -> its PartitionSpec, by `RULES`."""
+    used = [mesh_axis for axis in axes for mesh_axis in RULES[axis]]
+    if len(used) != len(set(used)):
+        raise ValueError(f"logical axes {tuple(axes)} put two dimensions on one mesh axis ({used})")
+    return PartitionSpec(*(RULES[axis] or None for axis in axes))
+
+
+def sharding(mesh: Mesh, *axes: str | None) -> NamedSharding:
+    """`sharding(mesh, "batch", None)`; without axes, replicated."""
+    return NamedSharding(mesh, partition_spec(axes))
+
+
+def parameter_shardings(params, mesh: Mesh):
+    """Shardings of a parameter dict (arrays or shapes). kv heads are replicated where `tensor` does not divide them
+    and exceeds them; any other size that its mesh axes do not divide is an InputError naming both."""
+    def leaf(path, value):
+        name = path[-1].key
+        axes = list(PARAMETER_AXES[name])
+        for dimension, axis in enumerate(axes):
+            shards = int(np.prod([mesh.shape[mesh_axis] for mesh_axis in RULES[axis]]))
+            size = value.shape[dimension]
+            if axis == "kv_heads" and shards > size:
+                axes[dimension] = None
+            elif size % shards:
+                raise InputError(f"mesh.{'/'.join(RULES[axis])} is {shards}, which does not divide the {size} of "
+                                 f"{name!r} ({axis}): choose a size that divides {size}.")
+        return sharding(mesh, *axes)
+
+    return jax.tree_util.tree_map_with_path(leaf, params)

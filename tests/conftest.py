@@ -1,0 +1,101 @@
+"""Eight virtual CPU devices for every test, set before jax is imported; small models made from nothing."""
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from nft_jax.model import decoder
+from nft_jax.model.config import ModelConfig
+from nft_jax.types import Group, Prompt, Rollout, Verdict
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder with real questions and tokenizers, named by NFT_TEST_DATA."""
+    folder = os.environ.get("NFT_TEST_DATA")
+    if not folder:
+        pytest.skip("NFT_TEST_DATA is not set")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> ModelConfig:
+    """Two layers, sizes that divide by 1, 2, 4 and 8 where a mesh would split them."""
+    return ModelConfig("qwen3", vocab_size=32, hidden_size=16, intermediate_size=32, num_layers=2, num_heads=4,
+                       num_kv_heads=2, head_dim=8, max_positions=64, tie_embeddings=True, qk_norm=True,
+                       initializer_range=0.3)
+
+
+@pytest.fixture(scope="session")
+def tiny_params(tiny_model):
+    return decoder.init(tiny_model, jax.random.key(0))
+
+
+def make_group(index: int, rewards, *, rng: np.random.Generator, vocabulary: int = 32, longest: int = 12,
+               old: bool = True) -> Group:
+    """A judged group of random tokens. A reward of None is an answer whose verification failed."""
+    prompt = Prompt(index, f"question {index}", "1", f"<{index}>",
+                    rng.integers(1, vocabulary, rng.integers(2, 6)).astype(np.int32))
+    rollouts = []
+    for sample in range(len(rewards)):
+        n = int(rng.integers(1, longest + 1))
+        numbers = [rng.normal(-1, 0.3, n).astype(np.float32) for _ in range(3)]
+        rollouts.append(Rollout(prompt, sample, f"answer {sample}", rng.integers(1, vocabulary, n).astype(np.int32),
+                                *numbers, finish_reason="stop"))
+    verdicts = tuple(Verdict("error", None) if r is None else Verdict("right" if r > 0.5 else "wrong", float(r))
+                     for r in rewards)
+    old_logprobs = tuple(r.logprobs + 0.01 for r in rollouts) if old else None
+    return Group(prompt, tuple(rollouts), verdicts, old_logprobs)
+
+
+@pytest.fixture
+def group_maker():
+    return make_group
+
+
+class NumberTokenizer:
+    """Decodes ids to their decimal numbers: enough of a tokenizer for the sampler."""
+
+    def batch_decode(self, sequences, skip_special_tokens):
+        return [" ".join(map(str, sequence)) for sequence in sequences]
+
+
+@pytest.fixture
+def number_tokenizer():
+    return NumberTokenizer()
+
+
+@pytest.fixture(scope="session")
+def small_run():
+    """`small_run(workdir, **changes)`: a run of the embedded model that takes seconds."""
+    from nft_jax.config import (
+        BatchConfig,
+        CheckpointConfig,
+        Config,
+        DataConfig,
+        EvaluationConfig,
+        OptimizerConfig,
+        PolicyConfig,
+        RolloutConfig,
+    )
+    nano = Path(__file__).parents[1] / "experiments" / "assets" / "nano"
+
+    def make(workdir, **changes) -> Config:
+        return Config(**{
+            "workdir": str(workdir), "steps": 2, "policy": PolicyConfig(path=str(nano)),
+            "data": DataConfig(source="arithmetic", max_prompt_tokens=24, limit=200),
+            "rollout": RolloutConfig(prompts_per_step=8, samples_per_prompt=4, max_new_tokens=32, slots=16,
+                                     block_size=8),
+            "batch": BatchConfig(updates_per_step=2, row_length=64, rows_per_micro_batch=8),
+            "optimizer": OptimizerConfig(learning_rate=1e-4, warmup_updates=4),
+            "evaluation": EvaluationConfig(questions=4, samples=2, every=1),
+            "checkpoint": CheckpointConfig(every=1, keep=2), **changes})
+
+    return make
