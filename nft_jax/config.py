@@ -27,7 +27,8 @@ class PolicyConfig:
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations and matrix products. Parameters, logits, log-probs and reductions are float32."""
     remat: Literal["none", "block"] = "none"
-    """What the backward pass recomputes: nothing, or every decoder block (less memory, a third more compute)."""
+    """What the backward pass recomputes: only the cheap work between the products with weights, or every decoder
+    block (less memory, a third more compute)."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,116 @@
+"""A model in the hand: load, sample, score, save. What notebooks and scripts use, and what `import nft_jax` shows."""
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nft_jax.config import MeshConfig
+from nft_jax.model import decoder
+from nft_jax.model.config import ModelConfig
+from nft_jax.model.hf import eos_token_ids, load_params, load_tokenizer, read_config, resolve_folder, save_params
+from nft_jax.model.logprobs import token_logprobs
+from nft_jax.parallel import make_mesh
+from nft_jax.prompts import render
+from nft_jax.rollout.engine import Sampler
+from nft_jax.rollout.sampling import SamplingParams
+from nft_jax.types import InputError, Prompt, Rollout
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A model with its tokenizer. `params` is a plain dict of arrays: transform it as you like, and put the result
+    back with `dataclasses.replace(policy, params=...)`."""
+    config: ModelConfig
+    params: Any
+    tokenizer: Any
+    eos: tuple[int, ...]              # ids that end an answer
+    _samplers: dict = field(default_factory=dict, repr=False, compare=False)
+
+
+def load(path: str | os.PathLike) -> Policy:
+    """Policy of a folder in Hugging Face layout, or of a hub name. Parameters are float32.
+
+    Raises InputError: no such folder, an architecture or feature that is not implemented, tensors that are missing or
+    of the wrong shape, a tokenizer without chat template or end-of-sequence token.
+    """
+    folder = resolve_folder(path)
+    config = read_config(folder)
+    tokenizer = load_tokenizer(folder)
+    return Policy(config, load_params(folder, config), tokenizer, eos_token_ids(folder, tokenizer))
+
+
+def save(policy: Policy, path: str | os.PathLike) -> None:
+    """Write a folder that transformers (and `load`) reads: weights, config, tokenizer, generation config."""
+    folder = Path(path)
+    save_params(policy.params, policy.config, folder)
+    policy.tokenizer.save_pretrained(folder)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": list(policy.eos)}, indent=2) + "\n")
+
+
+def sample(policy: Policy, prompts: Sequence[str | list[dict]], *, num_samples: int = 1, max_new_tokens: int = 256,
+           temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, seed: int = 0,
+           slots: int = 64) -> list[Rollout]:
+    """`num_samples` answers to every prompt (a question, or chat messages; rendered by the chat template).
+
+    Returns len(prompts) * num_samples rollouts, those of a prompt side by side. An answer depends on the policy, its
+    prompt and the prompt's position, the seed and the sample number, not on `slots` (answers decoded at a time).
+    temperature 0 is greedy.
+    """
+    if num_samples < 1 or max_new_tokens < 1:
+        raise InputError(f"num_samples is {num_samples} and max_new_tokens {max_new_tokens}: both must be at least 1.")
+    made = []
+    for index, prompt in enumerate(prompts):
+        text = render(policy.tokenizer, prompt)
+        tokens = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
+        problem = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+        made.append(Prompt(index, problem, "", text, np.asarray(tokens, np.int32)))
+    if not made:
+        return []
+    room = 64
+    while room < max(len(prompt.tokens) for prompt in made):
+        room *= 2
+    room = min(room, policy.config.max_positions - max_new_tokens)
+    key = room, max_new_tokens, slots
+    if key not in policy._samplers:
+        policy._samplers[key] = Sampler(
+            policy.config, policy.tokenizer, policy.eos, mesh=make_mesh(MeshConfig(), jax.devices()[:1]), slots=slots,
+            block_size=16, max_prompt_tokens=room, max_new_tokens=max_new_tokens)
+    groups = dict(policy._samplers[key].sample(policy.params, made, num_samples, jax.random.key(seed), 0,
+                                               SamplingParams(temperature, top_k, top_p)))
+    return [rollout for index in range(len(made)) for rollout in groups[index]]
+
+
+def _positions(tokens, lengths):
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    return positions, (positions < jnp.asarray(lengths)[:, None]).astype(jnp.int32)
+
+
+def logits(policy: Policy, tokens, lengths) -> jax.Array:
+    """tokens [B, T] int, right-padded, lengths [B] -> logits [B, T, V] float32. For small inputs: all of it is in
+    memory at once. What stands at and after a row's length is meaningless."""
+    tokens = jnp.asarray(tokens, jnp.int32)
+    hidden = decoder.hidden_states(policy.params, policy.config, tokens, *_positions(tokens, lengths))
+    return decoder.logits(policy.params, hidden)
+
+
+def logprobs(policy: Policy, rollouts: Sequence[Rollout], *, temperature: float = 1.0) -> list[np.ndarray]:
+    """Log-probs [n] float32 of each rollout's tokens under the policy, by the training graph."""
+    if not rollouts:
+        return []
+    sequences = [np.concatenate([r.prompt.tokens, r.tokens]) for r in rollouts]
+    lengths = np.array([len(s) for s in sequences])
+    tokens = np.zeros((len(sequences), lengths.max()), np.int32)
+    for row, sequence in zip(tokens, sequences, strict=True):
+        row[:len(sequence)] = sequence
+    values, _ = token_logprobs(policy.params, policy.config, jnp.asarray(tokens), *_positions(tokens, lengths),
+                               temperature=temperature)
+    values = np.asarray(values)
+    return [row[len(r.prompt.tokens):n] for row, r, n in zip(values, rollouts, lengths, strict=True)]

@@ -1,0 +1,236 @@
+"""A run, opened: everything that training needs, read and checked in the order of its cost.
+
+Settings and files first (seconds), then devices, then the disk's room, and only then weights and compilation, so that
+bad input ends the run before anything heavy has started.
+"""
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pyarrow.parquet as pq
+
+from nft_jax.checkpoint import Checkpoints, check_room
+from nft_jax.config import Config
+from nft_jax.console import Console
+from nft_jax.metrics import CompileCounter, MetricsWriter
+from nft_jax.model import decoder
+from nft_jax.model.config import ModelConfig
+from nft_jax.model.hf import eos_token_ids, load_params, load_tokenizer, read_config, resolve_folder
+from nft_jax.parallel import make_mesh
+from nft_jax.prompts import PromptStream, load_questions
+from nft_jax.rollout.engine import Sampler
+from nft_jax.rollout.table import groups_to_table
+from nft_jax.train.batch import BatchShape
+from nft_jax.train.objectives import resolve
+from nft_jax.train.state import TrainState, init_state, make_optimizer, state_shardings
+from nft_jax.train.step import compile_score, compile_step
+from nft_jax.types import Group, InputError, Prompt
+from nft_jax.verify import Verifier
+
+# Fields that may differ when a run folder is continued: they do not change what is computed, or only how far it goes.
+MAY_CHANGE = ("name", "workdir", "steps", "mesh", "checkpoint", "rollout.slots", "rollout.block_size",
+              "batch.rows_per_micro_batch", "verifier.workers")
+
+
+@dataclass
+class Progress:
+    """Where a run stands, beside its train state: saved with every checkpoint."""
+    step: int = 0
+    updates: int = 0
+    cursor: int = 0                    # prompts taken from the stream
+    tokens_generated: int = 0
+    tokens_kept: int = 0               # tokens of answers that were trained on
+    skipped_steps: int = 0             # steps without a single group to learn from
+    seconds: float = 0.0
+    base_accuracy: float | None = None
+    accuracy: float | None = None      # of the latest evaluation
+    carried: list[Group] = field(default_factory=list)
+
+    def counters(self) -> dict:
+        """The JSON part; `carried` is saved apart."""
+        return {name: value for name, value in asdict(replace(self, carried=[])).items() if name != "carried"}
+
+
+@dataclass
+class Run:
+    """The parts of an open run. `stop` is set by SIGINT and SIGTERM."""
+    config: Config
+    folder: Path
+    model: ModelConfig
+    tokenizer: Any
+    sampler: Sampler
+    verifier: Verifier
+    stream: PromptStream
+    held_out: list[Prompt]
+    shape: BatchShape
+    groups_per_update: int
+    score: Any
+    train_step: Any
+    checkpoints: Checkpoints
+    writer: MetricsWriter
+    compiles: CompileCounter
+    console: Console
+    stop: threading.Event
+
+    def write_rollouts(self, step: int, groups: list[Group], kept: list[Group]) -> None:
+        """`rollouts/step_NNNNNN.parquet`: every answer that the step generated or trained on."""
+        seen = {group.prompt.index: group for group in kept} | {group.prompt.index: group for group in groups}
+        table = groups_to_table([seen[index] for index in sorted(seen)], frozenset(g.prompt.index for g in kept))
+        path = self.folder / "rollouts" / f"step_{step:06d}.parquet"
+        pq.write_table(table, path.with_suffix(".partial"), compression="zstd")
+        path.with_suffix(".partial").replace(path)
+
+
+def settle(config: Config) -> Config:
+    """The configuration with every default decided that depends on another field."""
+    evaluation = config.evaluation
+    if not evaluation.source and config.data.source == "arithmetic":
+        evaluation = replace(evaluation, source="arithmetic")
+    return replace(config, loss=resolve(config.objective, config.loss), evaluation=evaluation)
+
+
+def read_inputs(config: Config):
+    """Model configuration, tokenizer, end-of-sequence ids, prompt stream, held-out prompts, and what was skipped."""
+    model_folder = resolve_folder(config.policy.path)
+    model = read_config(model_folder)
+    tokenizer = load_tokenizer(model_folder)
+    questions, report = load_questions(config.data, tokenizer)
+    skipped = {"data": report.to_json()}
+    held_out: list[Prompt] = []
+    if config.evaluation.source:
+        data = replace(config.data, source=config.evaluation.source, split=config.evaluation.split,
+                       limit=config.evaluation.questions)
+        chosen, report = load_questions(data, tokenizer, room="evaluation")
+        held_out = [question.prompt(index) for index, question in enumerate(chosen)]
+        skipped["evaluation"] = report.to_json()
+    return model, tokenizer, eos_token_ids(model_folder, tokenizer), PromptStream(questions, config.data.seed), \
+        held_out, skipped
+
+
+def claim_folder(folder: Path, config: Config, fresh: bool) -> None:
+    """Make the run folder and write config.json; refuse to go on with another configuration."""
+    path = folder / "config.json"
+    wanted = config.to_dict()
+    if fresh and folder.exists():
+        _remove_run(folder)
+    if path.exists():
+        differences = [f"{name}: {old!r} there, {new!r} now" for name, old, new in
+                       _differences(json.loads(path.read_text()), wanted) if not name.startswith(MAY_CHANGE)]
+        if differences:
+            raise InputError(f"workdir {str(folder)!r} holds a run of another configuration ({'; '.join(differences)})"
+                             ": set these fields back to continue it, choose another workdir, or start over with "
+                             "--fresh.")
+    (folder / "rollouts").mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(wanted, indent=2) + "\n")
+
+
+def _remove_run(folder: Path) -> None:
+    """Delete what a run writes, and nothing else that may lie in the folder."""
+    import shutil
+    for name in ("rollouts", "checkpoints", "tensorboard", "model"):
+        shutil.rmtree(folder / name, ignore_errors=False) if (folder / name).exists() else None
+    for name in ("config.json", "metrics.jsonl", "curves.png", "summary.json", "skipped.json"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _differences(old: dict, new: dict, prefix: str = "") -> Iterator[tuple[str, object, object]]:
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            yield prefix + key, a, b
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[threading.Event]:
+    """An event that the first SIGINT or SIGTERM sets; a second one ends the process as usual. (Outside the main
+    thread Python allows no handlers: the event is then never set.)"""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number, frame):
+        stop.set()
+        for each in previous:
+            signal.signal(each, previous[each] if each == number else signal.getsignal(each))
+
+    for number in previous:
+        signal.signal(number, handle)
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None,
+             quiet: bool = False) -> Iterator[tuple[Run, TrainState, Progress]]:
+    """Everything of a run, its state restored from the newest checkpoint or made from the model folder. A `verifier`
+    that is given stays open."""
+    config = settle(config)
+    folder = Path(config.folder)
+    model, tokenizer, eos, stream, held_out, skipped = read_inputs(config)
+    mesh = make_mesh(config.mesh)
+    dtype = jnp.dtype(config.policy.compute_dtype)
+    sampler = Sampler(model, tokenizer, eos, mesh=mesh, slots=config.rollout.slots,
+                      block_size=config.rollout.block_size, max_prompt_tokens=config.data.max_prompt_tokens,
+                      max_new_tokens=config.rollout.max_new_tokens, dtype=dtype)
+    optimizer = make_optimizer(config.optimizer)
+    param_shapes = jax.eval_shape(partial(decoder.init, model), jax.random.key(0))
+    placements = state_shardings(param_shapes, optimizer, mesh)
+    shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+                          jax.eval_shape(partial(init_state, optimizer=optimizer), param_shapes), placements)
+    groups_per_update = math.ceil(config.rollout.prompts_per_step / config.batch.updates_per_step)
+    data_parallel = mesh.shape["data"] * mesh.shape["fsdp"]
+    rows = -(-config.batch.rows_per_micro_batch // data_parallel) * data_parallel
+    shape = BatchShape.for_sequences(groups_per_update * config.rollout.samples_per_prompt, rows, config.row_length)
+    claim_folder(folder, config, fresh)
+    check_room(folder, shapes, config.checkpoint.keep)
+    (folder / "skipped.json").write_text(json.dumps(skipped, indent=1) + "\n")
+
+    forward = {"model": model, "dtype": dtype, "remat": config.policy.remat}
+    checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint)
+    own_verifier = Verifier(config.verifier) if verifier is None else None
+    try:
+        latest = checkpoints.latest
+        if latest is None:
+            params = load_params(resolve_folder(config.policy.path), model, shardings=placements.params)
+            state = jax.jit(partial(init_state, optimizer=optimizer), out_shardings=placements)(params)
+            progress = Progress()
+        else:
+            state, counters, carried = checkpoints.restore(latest, shapes)
+            progress = Progress(**counters, carried=carried)
+        stream.restore({"index": progress.cursor})
+        for path in (folder / "rollouts").glob("step_*"):
+            if int(path.stem.removeprefix("step_")) > progress.step:
+                path.unlink()
+        writer = MetricsWriter(folder, progress.step if latest is not None else -1)
+        with stop_on_signals() as stop, Console(config.steps, progress.step, quiet) as console:
+            yield Run(
+                config=config, folder=folder, model=model, tokenizer=tokenizer, sampler=sampler,
+                verifier=verifier or own_verifier.start(), stream=stream, held_out=held_out, shape=shape,
+                groups_per_update=groups_per_update, score=compile_score(mesh, placements.params, **forward),
+                train_step=compile_step(mesh, placements, optimizer, objective=config.objective,
+                                        loss_config=config.loss, **forward),
+                checkpoints=checkpoints, writer=writer, compiles=CompileCounter(), console=console, stop=stop,
+            ), state, progress
+        writer.close()
+    finally:
+        checkpoints.close()
+        if own_verifier is not None:
+            own_verifier.close()

@@ -1,0 +1,53 @@
+"""The state of training, and the optimizer."""
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from nft_jax.config import OptimizerConfig
+from nft_jax.parallel import parameter_shardings, sharding
+
+
+class TrainState(NamedTuple):
+    """Everything that an optimizer step reads and writes; donated to it."""
+    params: Any
+    opt_state: Any
+    updates: jax.Array                # [] int32: optimizer steps taken
+
+
+def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Clip by global norm, then AdamW. The learning rate is applied by the step, as a value: changing it compiles
+    nothing. Like torch's AdamW, and so the official code, decay reaches every parameter."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.scale_by_adam(config.b1, config.b2, config.eps),
+        optax.add_decayed_weights(config.weight_decay),
+    )
+
+
+def learning_rate(config: OptimizerConfig, update: int) -> float:
+    """Rate of optimizer step `update` (from 0): linear from a tenth of the rate over the warm-up, then constant. The
+    official code starts at 0, which wastes the first rollout."""
+    if update >= config.warmup_updates:
+        return config.learning_rate
+    return config.learning_rate * (0.1 + 0.9 * update / config.warmup_updates)
+
+
+def init_state(params, optimizer: optax.GradientTransformation) -> TrainState:
+    """State at the start, from parameters (of any sharding, which the moments take over; traced: see below)."""
+    return TrainState(params, optimizer.init(params), jnp.int32(0))
+
+
+def state_shardings(param_shapes, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Shardings of the state for parameters of these shapes: the moments lie where their parameters lie."""
+    placements = parameter_shardings(param_shapes, mesh)
+    shapes = jax.eval_shape(partial(init_state, optimizer=optimizer), param_shapes)
+    moments = optax.tree_utils.tree_map_params(
+        optimizer, lambda _, placement: placement, shapes.opt_state, placements,
+        transform_non_params=lambda _: sharding(mesh))
+    return TrainState(placements, moments, sharding(mesh))

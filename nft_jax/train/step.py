@@ -1,0 +1,90 @@
+"""The two compiled programs of training: `score` (old log-probs) and `train_step` (one optimizer step).
+
+Both walk over the micro-batches of a TrainBatch on the device, `num_micro` of them, a value: how full a batch is
+compiles nothing. Gradients of the micro-batches are added; the denominators are already in the token weights.
+"""
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from nft_jax.config import ObjectiveConfig
+from nft_jax.model.config import ModelConfig
+from nft_jax.model.logprobs import token_logprobs
+from nft_jax.parallel import sharding
+from nft_jax.train.objectives import Objective, coefficients, token_loss
+from nft_jax.train.state import TrainState
+from nft_jax.train.tally import combine, tally
+from nft_jax.types import TrainBatch
+
+
+def batch_shardings(mesh: Mesh) -> TrainBatch:
+    """Rows over the data-parallel axes."""
+    rows = sharding(mesh, None, "batch", None)
+    return TrainBatch(*(rows,) * (len(TrainBatch._fields) - 1), num_micro=sharding(mesh))
+
+
+def micro_batch(batch: TrainBatch, index) -> TrainBatch:
+    """Micro-batch `index`: the same fields without the leading axis."""
+    return TrainBatch(*(x[index] for x in batch[:-1]), num_micro=batch.num_micro)
+
+
+def micro_loss(params, batch: TrainBatch, temperature, *, model: ModelConfig, objective: str | Objective,
+               loss_config: ObjectiveConfig, dtype, remat: str):
+    """Weighted loss of one micro-batch, and its tally."""
+    logprobs, entropy = token_logprobs(params, model, batch.tokens, batch.positions, batch.segment_ids,
+                                       temperature=temperature, dtype=dtype, remat=remat)
+    inputs = (batch.old_logprobs, batch.weight > 0, batch.rewards, batch.group_accuracy, loss_config,
+              {"segment_ids": batch.segment_ids, "group_std": batch.group_std})
+    loss, metrics = token_loss(objective, logprobs, *inputs)
+    coefficient = coefficients(objective, jax.lax.stop_gradient(logprobs), *inputs)
+    return (batch.weight * loss).sum(), jax.lax.stop_gradient(
+        tally(loss, metrics, coefficient, entropy, batch.weight, batch.rewards))
+
+
+def train_step(state: TrainState, batch: TrainBatch, learning_rate, temperature, *,
+               optimizer: optax.GradientTransformation, **loss_arguments):
+    """One optimizer step -> the new state, the tally of the batch, and the gradient's norm before clipping."""
+    gradient_of = jax.grad(partial(micro_loss, **loss_arguments), has_aux=True)
+
+    def add(index, carry):
+        gradient, total = carry
+        more, counts = gradient_of(state.params, micro_batch(batch, index), temperature)
+        return jax.tree.map(jnp.add, gradient, more), combine(total, counts)
+
+    shapes = jax.eval_shape(gradient_of, state.params, micro_batch(batch, 0), temperature)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    gradient, total = jax.lax.fori_loop(0, batch.num_micro, add, zeros)
+    direction, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, direction)
+    return TrainState(params, opt_state, state.updates + 1), total, optax.tree.norm(gradient)
+
+
+def score(params, batch: TrainBatch, temperature, *, model: ModelConfig, dtype, remat: str):
+    """Log-probs [M, R, T] of the batch's tokens by the trainer's own graph."""
+    def one(index, out):
+        m = micro_batch(batch, index)
+        logprobs, _ = token_logprobs(params, model, m.tokens, m.positions, m.segment_ids, temperature=temperature,
+                                     dtype=dtype, remat=remat)
+        return out.at[index].set(logprobs)
+
+    return jax.lax.fori_loop(0, batch.num_micro, one, jnp.zeros(batch.tokens.shape, jnp.float32))
+
+
+def compile_step(mesh: Mesh, placements: TrainState, optimizer: optax.GradientTransformation, **loss_arguments):
+    """`train_step` jitted over the mesh, its state donated."""
+    step = partial(train_step, optimizer=optimizer, **loss_arguments)
+    return jax.jit(step, donate_argnums=0,
+                   in_shardings=(placements, batch_shardings(mesh), sharding(mesh), sharding(mesh)),
+                   out_shardings=(placements, sharding(mesh), sharding(mesh)))
+
+
+def compile_score(mesh: Mesh, placements, **arguments):
+    """`score` jitted over the mesh; `placements` are the parameters' shardings."""
+    return jax.jit(partial(score, **arguments),
+                   in_shardings=(placements, batch_shardings(mesh), sharding(mesh)),
+                   out_shardings=sharding(mesh, None, "batch", None))

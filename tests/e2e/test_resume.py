@@ -1,0 +1,128 @@
+"""Exact resume: a run that was killed, and killed again, ends like one that was not. SIGTERM saves and exits with 0."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from nft_jax.metrics import comparable, read_metrics
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["--steps", "5", "--checkpoint.every", "2", "--rollout.prompts-per-step", "6", "--rollout.samples-per-prompt",
+         "4", "--rollout.max-new-tokens", "32", "--rollout.slots", "16", "--batch.updates-per-step", "2",
+         "--batch.row-length", "64", "--batch.rows-per-micro-batch", "8", "--evaluation.questions", "6",
+         "--evaluation.samples", "2", "--evaluation.every", "2"]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """One device, and a compilation cache that the runs of this module share."""
+    return os.environ | {"JAX_NUM_CPU_DEVICES": "1",
+                         "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled"))}
+
+
+def start(workdir, environment, *more):
+    return subprocess.Popen([sys.executable, "-m", "experiments.quickstart", "--workdir", str(workdir), *SMALL, *more],
+                            cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output
+    return output
+
+
+def wait_until(process, condition):
+    """Poll until the run has come so far; fail with its output when it ends before."""
+    while not condition():
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.02)
+
+
+def steps_done(workdir):
+    path = workdir / "metrics.jsonl"
+    return max((row["step"] for row in read_metrics(path)), default=-1) if path.exists() else -1
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, environment):
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    finish(start(workdir, environment))
+    return workdir
+
+
+def assert_same_run(workdir, expected):
+    rows, wanted = (read_metrics(folder / "metrics.jsonl") for folder in (workdir, expected))
+    assert [comparable(row) for row in rows] == [comparable(row) for row in wanted]
+    assert [row["step"] for row in rows] == list(range(6))
+    for path in sorted((expected / "rollouts").iterdir()):
+        assert pq.read_table(workdir / "rollouts" / path.name).equals(pq.read_table(path)), path.name
+    assert len(list((workdir / "rollouts").iterdir())) == 5
+    assert (workdir / "model/model.safetensors").read_bytes() == (expected / "model/model.safetensors").read_bytes()
+
+
+def test_killed_between_checkpoints_and_after_one(tmp_path, uninterrupted, environment):
+    process = start(tmp_path, environment)
+    wait_until(process, lambda: steps_done(tmp_path) >= 3)              # the newest checkpoint is that of step 2
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "summary.json").exists()
+    process = start(tmp_path, environment)
+    wait_until(process, lambda: (tmp_path / "checkpoints" / "4").exists())
+    process.kill()
+    process.wait()
+    finish(start(tmp_path, environment))
+    assert_same_run(tmp_path, uninterrupted)
+
+
+def test_killed_before_the_first_checkpoint(tmp_path, uninterrupted, environment):
+    process = start(tmp_path, environment)
+    wait_until(process, lambda: steps_done(tmp_path) >= 1)
+    process.kill()
+    process.wait()
+    finish(start(tmp_path, environment))
+    assert_same_run(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_the_step_saves_and_exits_with_zero(tmp_path, uninterrupted, environment, number):
+    process = start(tmp_path, environment)
+    wait_until(process, lambda: steps_done(tmp_path) >= 1)
+    process.send_signal(number)
+    output = finish(process)
+    assert "stopped early; the same command continues the run" in output
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert not summary["finished"] and 1 <= summary["steps"] < 5
+    assert (tmp_path / "checkpoints" / str(summary["steps"])).exists()
+    finish(start(tmp_path, environment))
+    assert_same_run(tmp_path, uninterrupted)
+
+
+def test_another_configuration_is_refused_and_fresh_starts_over(tmp_path, uninterrupted, environment):
+    import shutil
+    workdir = tmp_path / "run"
+    shutil.copytree(uninterrupted, workdir)
+    (workdir / "notes.txt").write_text("mine")
+    process = start(workdir, environment, "--seed", "1")
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 2 and "seed: 0 there, 1 now" in output and "--fresh" in output
+    assert "Traceback" not in output
+    finish(start(workdir, environment, "--steps", "1", "--seed", "1", "--fresh"))
+    assert [row["step"] for row in read_metrics(workdir / "metrics.jsonl")] == [0, 1]
+    assert (workdir / "notes.txt").read_text() == "mine"
+
+
+def test_a_finished_run_can_go_on_further(tmp_path, uninterrupted, environment):
+    """Stopping at 5 and going on to 6 equals going to 6 at once, except for the evaluation that ended the first."""
+    import shutil
+    workdir = tmp_path / "run"
+    shutil.copytree(uninterrupted, workdir)
+    finish(start(workdir, environment, "--steps", "6"))
+    finish(start(tmp_path / "straight", environment, "--steps", "6"))
+    a, b = ((folder / "model/model.safetensors").read_bytes() for folder in (workdir, tmp_path / "straight"))
+    assert a == b

@@ -1,0 +1,72 @@
+"""Command lines: instant help, mistakes answered in one paragraph, before anything heavy."""
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def command(*arguments, module="experiments.quickstart"):
+    return subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True,
+                          timeout=200)
+
+
+def test_parsing_imports_neither_jax_nor_transformers():
+    code = ("import sys; from experiments.quickstart import QUICKSTART, parse; "
+            "a = parse(QUICKSTART, '', ['--steps', '3', '--loss.neg-weight', '0.5', '--fresh']); "
+            "assert a.config.steps == 3 and a.config.loss.neg_weight == 0.5 and a.fresh and not a.dry_run; "
+            "assert not {'jax', 'transformers', 'datasets', 'flax'} & set(sys.modules)")
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_importing_the_package_imports_nothing_heavy_and_devices_are_not_touched():
+    code = "import sys, nft_jax; assert 'jax' not in sys.modules; assert 'sample' in dir(nft_jax)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    code = ("import nft_jax; [getattr(nft_jax, name) for name in nft_jax.__all__]; "
+            "from jax._src import xla_bridge; assert not xla_bridge._backends")
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_help_lists_every_field_with_its_text():
+    output = command("--help").stdout
+    for flag in ("--rollout.temperature", "--loss.epsilon", "--mesh.fsdp", "--fresh", "--dry-run", "--objective"):
+        assert flag in output
+    assert "Divides the logits" in output
+
+
+@pytest.mark.parametrize(("arguments", "told"), [
+    (["--rollout.slot", "3"], "--rollout.slots"),
+    (["--loss.epsilon", "0"], "loss.epsilon is 0.0"),
+    (["--rollout.top-p", "0.9"], "rollout.old_logprobs"),
+    (["--objective", "nfft"], "objective is 'nfft'"),
+    (["--objective", "grpo", "--loss.epsilon", "0.5"], "loss.epsilon is 0.5"),
+    (["--policy.path", "/nowhere/model"], "/nowhere/model"),
+    (["--data.source", "/nowhere/questions.jsonl"], "data.source"),
+    (["--mesh.fsdp", "7"], "mesh (data, fsdp, tensor, context)"),
+    (["--batch.updates-per-step", "65"], "batch.updates_per_step is 65"),
+    (["--batch.row-length", "8"], "batch.row_length is 8"),
+    (["--rollout.max-new-tokens", "5000", "--batch.row-length", "0"], "1024 positions"),
+])
+def test_a_mistake_is_one_paragraph_and_status_2(tmp_path, arguments, told):
+    result = command("--workdir", str(tmp_path / "run"), *arguments)
+    assert result.returncode == 2, result.stderr
+    text = " ".join((result.stdout + result.stderr).replace("│", " ").split())
+    assert told in text and "Traceback" not in text
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_unknown_presets_and_usage():
+    result = command("nonsense", module="experiments.train")
+    assert result.returncode == 2 and "no preset 'nonsense'" in result.stderr and "quickstart" in result.stderr
+    assert command("--help", module="experiments.train").returncode == 0
+
+
+def test_dry_run_tells_what_will_happen(tmp_path):
+    result = command("--dry-run", "--workdir", str(tmp_path / "run"), "--objective", "rft")
+    assert result.returncode == 0, result.stderr
+    for text in ('"objective": "rft"', '"neg_weight": 0.0', "parameters", "64 prompts x 16 answers = 1024",
+                 "keys and values while sampling", "MiB"):
+        assert text in result.stdout
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,81 @@
+"""The settings: contradictions are refused, and every field is read by the code it steers."""
+import dataclasses
+import sys
+
+import pytest
+
+from nft_jax import config as config_module
+from nft_jax.config import BatchConfig, Config, DataConfig, MeshConfig, ObjectiveConfig, RolloutConfig
+from nft_jax.types import InputError
+
+CLASSES = [value for value in vars(config_module).values() if dataclasses.is_dataclass(value)]
+
+
+@pytest.mark.parametrize(("make", "told"), [
+    (lambda: RolloutConfig(top_k=5), "rollout.old_logprobs"),
+    (lambda: RolloutConfig(top_p=0), "rollout.top_p is 0"),
+    (lambda: RolloutConfig(samples_per_prompt=1), "rollout.samples_per_prompt is 1"),
+    (lambda: RolloutConfig(temperature=0), "rollout.temperature is 0"),
+    (lambda: DataConfig(template="no place"), "data.template"),
+    (lambda: MeshConfig(data=-1, fsdp=-1), "mesh is"),
+    (lambda: MeshConfig(context=2), "mesh.context is 2"),
+    (lambda: ObjectiveConfig(epsilon=-1), "loss.epsilon is -1"),
+    (lambda: ObjectiveConfig(neg_weight=-1), "loss.neg_weight is -1"),
+    (lambda: Config(batch=BatchConfig(row_length=100)), "batch.row_length is 100"),
+    (lambda: Config(steps=0), "steps is 0"),
+])
+def test_contradictions_are_refused(make, told):
+    with pytest.raises(InputError, match=told.replace(".", r"\.")):
+        make()
+
+
+def test_choices():
+    assert RolloutConfig(top_p=0.9, old_logprobs="truncated").truncates
+    assert Config(data=DataConfig(max_prompt_tokens=10), rollout=RolloutConfig(max_new_tokens=60)).row_length == 128
+    assert Config(name="x").folder == "runs/x" and Config(workdir="y").folder == "y"
+
+
+def test_every_field_has_help():
+    """The string under a field, or the class's own text where the name says it all."""
+    import ast
+    import inspect
+    tree = ast.parse(inspect.getsource(config_module))
+    obvious = {"learning_rate", "b1", "b2", "eps", "weight_decay", "temperature", "top_p", "data", "fsdp", "tensor",
+               "context", "clip_norm"}
+    for node in (n for n in tree.body if isinstance(n, ast.ClassDef)):
+        for field, after in zip(node.body, [*node.body[1:], None], strict=True):
+            if isinstance(field, ast.AnnAssign) and "Config" not in ast.unparse(field.annotation):
+                told = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+                assert told or field.target.id in obvious, f"{node.name}.{field.target.id}"
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """(class, field) pairs that code of the package reads, traced at run time. Reading all fields of a class in a
+    loop (to write, compare or complete a configuration) does not count."""
+    seen = set()
+    for each in CLASSES:
+        names = {field.name for field in dataclasses.fields(each)}
+
+        def trace(self, name, each=each, names=names):
+            if name in names:
+                frame = sys._getframe(1)
+                module, function = frame.f_globals.get("__name__", ""), frame.f_code.co_name
+                if module.startswith("nft_jax") and function not in ("__post_init__", "resolve"):
+                    seen.add((each.__name__, name))
+            return object.__getattribute__(self, name)
+
+        monkeypatch.setattr(each, "__getattribute__", trace)
+    return seen
+
+
+def test_every_field_is_read(reads, tmp_path, small_run):
+    from nft_jax.train.loop import train
+    nft = small_run(tmp_path / "nft")
+    train(nft, quiet=True)
+    train(dataclasses.replace(
+        nft, workdir=str(tmp_path / "dapo"), objective="dapo", steps=1,
+        loss=ObjectiveConfig(overlong_buffer=8, std_ddof=1)), quiet=True)
+    train(dataclasses.replace(nft, workdir="", name=str(tmp_path / "named"), steps=1), quiet=True)
+    fields = {(each.__name__, field.name) for each in CLASSES for field in dataclasses.fields(each)}
+    assert fields - reads == set()
