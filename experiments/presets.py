@@ -1,0 +1,36 @@
+"""Presets: configurations as code you can read. `python -m experiments.train PRESET [--field value]`."""
+from nft_jax.config import (
+    BatchConfig,
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    OptimizerConfig,
+    RolloutConfig,
+)
+
+QUICKSTART = Config(
+    name="quickstart",
+    steps=40,
+    data=DataConfig(source="arithmetic", max_prompt_tokens=24),
+    rollout=RolloutConfig(prompts_per_step=64, samples_per_prompt=16, max_new_tokens=48, slots=256, block_size=8),
+    batch=BatchConfig(updates_per_step=4, row_length=128, rows_per_micro_batch=32),
+    optimizer=OptimizerConfig(learning_rate=1e-4, warmup_updates=20, weight_decay=0.0),
+    evaluation=EvaluationConfig(questions=128, samples=8, every=10),
+    checkpoint=CheckpointConfig(every=10, keep=2),
+)
+"""NFT on the embedded model, for a laptop without an accelerator. See `experiments.quickstart`."""
+
+LOCAL = Config(
+    name="local",
+    steps=100,
+    data=DataConfig(template="{problem}\n\nPlease reason step by step, and put your final answer within \\boxed{}.",
+                    max_prompt_tokens=512),
+    rollout=RolloutConfig(prompts_per_step=32, samples_per_prompt=8, max_new_tokens=512, slots=64, block_size=16),
+    batch=BatchConfig(updates_per_step=4, rows_per_micro_batch=4),
+    optimizer=OptimizerConfig(learning_rate=1e-6, warmup_updates=40),
+    evaluation=EvaluationConfig(questions=128, samples=4, every=20),
+)
+"""A model folder and a question file of your own, on one machine: set --policy.path and --data.source."""
+
+PRESETS: dict[str, Config] = {"quickstart": QUICKSTART, "local": LOCAL}

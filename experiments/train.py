@@ -1,0 +1,24 @@
+"""Run a preset: `python -m experiments.train PRESET [--field value] [--fresh] [--dry-run]`.
+
+quickstart   the embedded model on generated arithmetic (what `experiments.quickstart` runs)
+local        a model folder and a question file of your own:
+             python -m experiments.train local --policy.path FOLDER --data.source questions.jsonl
+"""
+import sys
+
+from experiments.presets import PRESETS
+from experiments.quickstart import report
+from nft_jax.cli import parse, run
+
+
+def main(arguments: list[str] | None = None) -> None:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] not in PRESETS:
+        asked = f"there is no preset {arguments[0]!r}" if arguments and not arguments[0].startswith("-") else "usage"
+        print(f"{asked}: python -m experiments.train PRESET [--field value]\n\n{__doc__}", file=sys.stderr)
+        sys.exit(0 if arguments and arguments[0] in ("-h", "--help") else 2)
+    run(parse(PRESETS[arguments[0]], f"Preset {arguments[0]!r}.", arguments[1:]), report)
+
+
+if __name__ == "__main__":
+    main()
