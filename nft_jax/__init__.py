@@ -20,9 +20,8 @@ __all__ = sorted(_HOME)
 def __getattr__(name: str):
     if name not in _HOME:
         raise AttributeError(f"module 'nft_jax' has no attribute {name!r}")
-    value = getattr(import_module(f"nft_jax.{_HOME[name]}"), name)
-    globals()[name] = value       # `nft_jax.verify` is also a subpackage: the function is what the name means
-    return value
+    home = import_module(f"nft_jax.{_HOME[name]}")
+    return home if name == "verify" else getattr(home, name)      # the verify package is callable
 
 
 def __dir__():

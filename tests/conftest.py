@@ -4,16 +4,16 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Compiling is most of the suite's time, and tests run each program once or twice.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 from pathlib import Path
 
 import jax
-import numpy as np
 import pytest
 
 from nft_jax.model import decoder
 from nft_jax.model.config import ModelConfig
-from nft_jax.types import Group, Prompt, Rollout, Verdict
 
 
 @pytest.fixture(scope="session")
@@ -36,28 +36,6 @@ def tiny_model() -> ModelConfig:
 @pytest.fixture(scope="session")
 def tiny_params(tiny_model):
     return decoder.init(tiny_model, jax.random.key(0))
-
-
-def make_group(index: int, rewards, *, rng: np.random.Generator, vocabulary: int = 32, longest: int = 12,
-               old: bool = True) -> Group:
-    """A judged group of random tokens. A reward of None is an answer whose verification failed."""
-    prompt = Prompt(index, f"question {index}", "1", f"<{index}>",
-                    rng.integers(1, vocabulary, rng.integers(2, 6)).astype(np.int32))
-    rollouts = []
-    for sample in range(len(rewards)):
-        n = int(rng.integers(1, longest + 1))
-        numbers = [rng.normal(-1, 0.3, n).astype(np.float32) for _ in range(3)]
-        rollouts.append(Rollout(prompt, sample, f"answer {sample}", rng.integers(1, vocabulary, n).astype(np.int32),
-                                *numbers, finish_reason="stop"))
-    verdicts = tuple(Verdict("error", None) if r is None else Verdict("right" if r > 0.5 else "wrong", float(r))
-                     for r in rewards)
-    old_logprobs = tuple(r.logprobs + 0.01 for r in rollouts) if old else None
-    return Group(prompt, tuple(rollouts), verdicts, old_logprobs)
-
-
-@pytest.fixture
-def group_maker():
-    return make_group
 
 
 class NumberTokenizer:

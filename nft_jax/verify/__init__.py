@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import atexit
+import sys
 import threading
 from collections.abc import Sequence
+from types import ModuleType
 
 from nft_jax.config import VerifierConfig
 from nft_jax.types import InputError, Verdict
@@ -29,3 +31,14 @@ def verify(responses: Sequence[str], golds: Sequence[str], mode: Mode = "equival
             _shared[mode] = Verifier(VerifierConfig(mode=mode))
             atexit.register(_shared[mode].close)
     return _shared[mode].judge(responses, golds)
+
+
+class _Room(ModuleType):
+    """`nft_jax.verify` is this package and, called, the function of that name: importing a package binds its name in
+    its parent, so the two could not be told apart."""
+
+    def __call__(self, responses: Sequence[str], golds: Sequence[str], mode: Mode = "equivalent") -> list[Verdict]:
+        return verify(responses, golds, mode)
+
+
+sys.modules[__name__].__class__ = _Room

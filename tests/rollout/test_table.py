@@ -2,7 +2,7 @@
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import make_group
+from made import make_group
 
 from nft_jax.rollout.table import from_bytes, groups_to_table, to_bytes
 

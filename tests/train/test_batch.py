@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made import make_group
 
 from nft_jax.config import ObjectiveConfig
 from nft_jax.train.batch import BatchShape, Example, deal, examples_of, make_batch, pack, unpack
@@ -100,8 +101,8 @@ def test_groups_are_dealt_whole_and_evenly(count, updates, seed):
     assert parts == deal(list(range(count)), updates, (seed, 3))
 
 
-def test_examples_carry_the_statistics_of_the_full_group(group_maker):
-    group = group_maker(0, [1, 0, 0, None, 1], rng=np.random.default_rng(0))
+def test_examples_carry_the_statistics_of_the_full_group():
+    group = make_group(0, [1, 0, 0, None, 1], rng=np.random.default_rng(0))
     items = examples_of(group, ObjectiveConfig(), 12)
     assert [e.reward for e in items] == [1, 0, 0, 1]
     assert all(e.group_accuracy == 0.5 and e.group_std == 0.5 for e in items)
@@ -110,8 +111,8 @@ def test_examples_carry_the_statistics_of_the_full_group(group_maker):
     assert sample_std == pytest.approx(0.5 * np.sqrt(4 / 3))
 
 
-def test_overlong_penalty_enters_rewards_mean_and_std(group_maker):
-    group = group_maker(0, [1, 0, 1, 0], rng=np.random.default_rng(4), longest=12)
+def test_overlong_penalty_enters_rewards_mean_and_std():
+    group = make_group(0, [1, 0, 1, 0], rng=np.random.default_rng(4), longest=12)
     lengths = np.array([len(r.tokens) for r in group.rollouts])
     shaped = np.array([1, 0, 1, 0]) + np.clip((12 - 6 - lengths) / 6, -1, 0)
     assert (shaped != [1, 0, 1, 0]).any()

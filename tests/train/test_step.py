@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from made import make_group
 
 from nft_jax.config import MeshConfig, ObjectiveConfig, OptimizerConfig
 from nft_jax.metrics import CompileCounter
@@ -22,16 +23,10 @@ OPTIMIZER = OptimizerConfig(learning_rate=1e-2, warmup_updates=4, clip_norm=0.5)
 
 
 @pytest.fixture(scope="module")
-def groups(group_maker_session):
+def groups():
     rng = np.random.default_rng(0)
-    return [group_maker_session(i, rewards, rng=rng) for i, rewards in
+    return [make_group(i, rewards, rng=rng) for i, rewards in
             enumerate([[1, 0, 0, 0], [1, 1, 1, 0], [0, 1, 1, 0], [0, 0, 1, None]])]
-
-
-@pytest.fixture(scope="module")
-def group_maker_session():
-    from conftest import make_group
-    return make_group
 
 
 def examples(groups, loss):

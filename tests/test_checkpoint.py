@@ -1,0 +1,75 @@
+"""Checkpoints: everything comes back bit by bit, on another mesh too; only the newest stay; misfits are refused."""
+import shutil
+from collections import namedtuple
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+from made import make_group
+
+from nft_jax.checkpoint import Checkpoints, check_room
+from nft_jax.config import CheckpointConfig, MeshConfig, OptimizerConfig
+from nft_jax.model import decoder
+from nft_jax.parallel import make_mesh
+from nft_jax.train.state import init_state, make_optimizer, state_shardings
+from nft_jax.types import InputError
+
+OPTIMIZER = make_optimizer(OptimizerConfig())
+
+
+def placed(params, mesh):
+    placements = state_shardings(params, OPTIMIZER, mesh)
+    state = jax.jit(partial(init_state, optimizer=OPTIMIZER), out_shardings=placements)(params)
+    shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, placements)
+    return state, shapes
+
+
+def assert_equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+def test_round_trip_keep_and_another_mesh(tmp_path, tiny_params):
+    state, shapes = placed(tiny_params, make_mesh(MeshConfig(2, 2, 2)))
+    carried = [make_group(5, [1, 0], rng=np.random.default_rng(0))]
+    checkpoints = Checkpoints(tmp_path / "c", CheckpointConfig(keep=2))
+    assert checkpoints.latest is None
+    for step in (1, 2, 3):
+        checkpoints.save(step, state, {"step": step, "accuracy": None, "seconds": 1.5}, carried[:step - 1])
+    checkpoints.close()
+    again = Checkpoints(tmp_path / "c", CheckpointConfig(keep=2))
+    assert again.latest == 3 and sorted(p.name for p in (tmp_path / "c").iterdir()) == ["2", "3"]
+    _, other = placed(tiny_params, make_mesh(MeshConfig(8)))
+    for layout in (shapes, other):
+        restored, host, groups = again.restore(3, layout)
+        assert_equal(restored, state)
+        assert jax.tree.leaves(restored)[0].sharding == jax.tree.leaves(layout)[0].sharding
+        assert host == {"step": 3, "accuracy": None, "seconds": 1.5}
+        np.testing.assert_array_equal(groups[0].old_logprobs[1], carried[0].old_logprobs[1])
+    assert again.restore(2, shapes)[2][0].prompt.index == 5
+    again.close()
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path, tiny_model, tiny_params):
+    import dataclasses
+    mesh = make_mesh(MeshConfig())
+    state, _ = placed(tiny_params, mesh)
+    checkpoints = Checkpoints(tmp_path / "c", CheckpointConfig())
+    checkpoints.save(1, state, {"step": 1}, [])
+    checkpoints.close()
+    for change in ({"hidden_size": 32}, {"num_layers": 3}, {"qkv_bias": True}):
+        other = decoder.init(dataclasses.replace(tiny_model, **change), jax.random.key(0))
+        again = Checkpoints(tmp_path / "c", CheckpointConfig())
+        with pytest.raises(InputError, match=r"checkpoint of step 1 in .* does not fit the model"):
+            again.restore(1, placed(other, mesh)[1])
+        again.close()
+
+
+def test_no_room_is_said_at_the_start(tmp_path, tiny_params, monkeypatch):
+    _, shapes = placed(tiny_params, make_mesh(MeshConfig()))
+    check_room(tmp_path, shapes, keep=2)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(free=1000))
+    with pytest.raises(InputError, match=r"has 0.0 GB free, and 3 checkpoints \(checkpoint.keep = 2"):
+        check_room(tmp_path, shapes, keep=2)

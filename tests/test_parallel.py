@@ -1,0 +1,53 @@
+"""Meshes and the sharding table: sizes that fit nothing are refused by name, no two axes meet."""
+import dataclasses
+
+import jax
+import pytest
+
+from nft_jax.config import MeshConfig
+from nft_jax.model.decoder import parameter_shapes
+from nft_jax.parallel import PARAMETER_AXES, RULES, make_mesh, parameter_shardings, partition_spec, sharding
+from nft_jax.types import InputError
+
+
+def test_one_axis_takes_what_is_left():
+    assert dict(make_mesh(MeshConfig(fsdp=2, tensor=2)).shape) == {"data": 2, "fsdp": 2, "tensor": 2, "context": 1}
+    assert dict(make_mesh(MeshConfig(), jax.devices()[:3]).shape)["data"] == 3
+
+
+@pytest.mark.parametrize("config", [MeshConfig(data=1, fsdp=7), MeshConfig(fsdp=3), MeshConfig(data=2)])
+def test_a_mesh_that_does_not_fit_the_devices_is_refused(config):
+    with pytest.raises(InputError, match="there are 8 devices: make the product of the four sizes 8"):
+        make_mesh(config)
+
+
+def test_the_table_never_puts_two_dimensions_on_one_mesh_axis():
+    for axes in PARAMETER_AXES.values():
+        partition_spec(axes)
+    with pytest.raises(ValueError, match="two dimensions on one mesh axis"):
+        partition_spec(("heads", "mlp"))
+    assert set(RULES["batch"]) == {"data", "fsdp"}
+
+
+def test_every_parameter_has_its_axes(tiny_model):
+    shapes = parameter_shapes(dataclasses.replace(tiny_model, qkv_bias=True, tie_embeddings=False))
+    leaves = jax.tree.leaves_with_path(shapes)
+    assert {path[-1].key for path, _ in leaves} == set(PARAMETER_AXES)
+    for path, leaf in leaves:
+        assert len(PARAMETER_AXES[path[-1].key]) == leaf.ndim
+
+
+def test_kv_heads_are_replicated_where_tensor_exceeds_them(tiny_model):
+    mesh = make_mesh(MeshConfig(data=1, fsdp=2, tensor=4))
+    placed = parameter_shardings(parameter_shapes(tiny_model), mesh)["layers"]
+    assert placed["query"].spec == jax.P(None, "fsdp", "tensor", None)
+    assert placed["key"].spec == jax.P(None, "fsdp", None, None)
+
+
+def test_a_size_that_does_not_divide_is_refused_with_both_names(tiny_model):
+    with pytest.raises(InputError, match=r"mesh.tensor is 8, which does not divide the 4 of 'out' \(heads\)"):
+        parameter_shardings(parameter_shapes(tiny_model), make_mesh(MeshConfig(data=1, tensor=8)))
+
+
+def test_replicated():
+    assert sharding(make_mesh(MeshConfig())).is_fully_replicated

@@ -1,0 +1,90 @@
+"""The public face, on the embedded model: load, sample, verify, score, loss, save."""
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import nft_jax
+
+ROOT = Path(__file__).parents[1]
+NANO = ROOT / "experiments" / "assets" / "nano"
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return nft_jax.load(NANO)
+
+
+@pytest.fixture(scope="module")
+def rollouts(policy):
+    return nft_jax.sample(policy, ["12+34-5", "(20-7)%5"], num_samples=3, max_new_tokens=40, seed=1)
+
+
+def test_samples_stand_in_order_and_read_like_their_tokens(policy, rollouts):
+    assert [(r.prompt.problem, r.sample) for r in rollouts] == [(p, k) for p in ("12+34-5", "(20-7)%5")
+                                                                 for k in range(3)]
+    for rollout in rollouts:
+        assert policy.tokenizer.decode(rollout.tokens, skip_special_tokens=True) == rollout.text
+        assert rollout.finish_reason == "stop" and rollout.tokens[-1] in policy.eos
+        assert rollout.tokens.dtype == np.int32 and rollout.logprobs.dtype == np.float32
+
+
+def test_an_answer_depends_on_seed_prompt_and_place_only(policy, rollouts):
+    again = nft_jax.sample(policy, ["12+34-5", "(20-7)%5"], num_samples=3, max_new_tokens=40, seed=1, slots=2)
+    other = nft_jax.sample(policy, ["12+34-5", "(20-7)%5"], num_samples=3, max_new_tokens=40, seed=2)
+    assert [r.text for r in again] == [r.text for r in rollouts] != [r.text for r in other]
+    greedy = nft_jax.sample(policy, ["12+34-5"], num_samples=2, max_new_tokens=40, temperature=0.0)
+    assert greedy[0].text == greedy[1].text == "12+34=46;46-5=41;\\boxed{41}"
+
+
+def test_chat_messages_and_nothing(policy):
+    text = [nft_jax.sample(policy, [prompt], max_new_tokens=8, temperature=0)[0].prompt.text
+            for prompt in ("1+1", [{"role": "user", "content": "1+1"}])]
+    assert text[0] == text[1] == "<|user|>1+1<|end|><|assistant|>"
+    assert nft_jax.sample(policy, []) == []
+    with pytest.raises(nft_jax.InputError, match="num_samples is 0"):
+        nft_jax.sample(policy, ["1+1"], num_samples=0)
+    with pytest.raises(nft_jax.InputError, match="tokens"):
+        nft_jax.sample(policy, ["1+" * 1000], max_new_tokens=8)
+
+
+def test_logprobs_are_those_of_sampling_and_of_the_logits(policy, rollouts):
+    for rollout, values in zip(rollouts, nft_jax.logprobs(policy, rollouts), strict=True):
+        np.testing.assert_allclose(values, rollout.logprobs, atol=1e-5)
+        tokens = np.concatenate([rollout.prompt.tokens, rollout.tokens])
+        padded = np.pad(tokens, (0, 5))[None]
+        logits = nft_jax.logits(policy, padded, np.array([len(tokens)]))
+        assert logits.shape == (1, len(tokens) + 5, policy.config.vocab_size)
+        logp = jax.nn.log_softmax(logits[0, :len(tokens) - 1])[np.arange(len(tokens) - 1), tokens[1:]]
+        np.testing.assert_allclose(logp[len(rollout.prompt.tokens) - 1:], values, atol=1e-5)
+    assert nft_jax.logprobs(policy, []) == []
+
+
+def test_verify_is_the_function_even_after_the_package_is_imported():
+    import nft_jax.verify.math
+    verdicts = nft_jax.verify(["so \\boxed{41}", "\\boxed{40}", "41"], ["41"] * 3)
+    assert [(v.outcome, v.reward, v.extracted) for v in verdicts] == [
+        ("right", 1.0, "41"), ("wrong", 0.0, "40"), ("no_answer", 0.0, None)]
+    assert nft_jax.verify.Verifier is not None and nft_jax.verify.math.last_box("\\boxed{1}") == "1"
+
+
+def test_save_and_load(policy, rollouts, tmp_path):
+    nft_jax.save(policy, tmp_path / "copy")
+    copy = nft_jax.load(tmp_path / "copy")
+    assert copy.config == policy.config and copy.eos == policy.eos
+    for a, b in zip(jax.tree.leaves(copy.params), jax.tree.leaves(policy.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert (tmp_path / "copy/model.safetensors").read_bytes() == (NANO / "model.safetensors").read_bytes()
+    again = nft_jax.sample(copy, ["12+34-5"], num_samples=3, max_new_tokens=40, seed=1)
+    assert [r.text for r in again] == [r.text for r in rollouts[:3]]
+
+
+def test_the_example_of_the_readme_runs(tmp_path, monkeypatch):
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(1)
+    monkeypatch.chdir(tmp_path)
+    code = code.replace("experiments/assets/nano", str(NANO))
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["loss"].shape == names["old"].shape and (tmp_path / "runs/copy/config.json").exists()
