@@ -27,7 +27,6 @@ import nft_jax
 from nft_jax.arithmetic import Question, Ref, Step, calculate, draw, generate, solve, split_of
 from nft_jax.model import decoder
 from nft_jax.model.config import ModelConfig
-from nft_jax.model.hf import save_params
 from nft_jax.model.logprobs import token_logprobs
 from nft_jax.prompts import render
 from nft_jax.verify.math import extract
@@ -237,7 +236,7 @@ Answers it samples:
 
 ## Log (`train_log.jsonl`)
 
-{minutes:.1f} minutes of training on 2 cores.
+{minutes:.1f} minutes of wall clock (the machine that made the committed files was busy with other work too).
 
 ```
 {log}
@@ -260,21 +259,6 @@ def write_readme(folder: Path, seed: int, log: list[dict], result: dict, count: 
         minutes=log[-1]["seconds"] / 60, log="\n".join(json.dumps(row) for row in log[3::4])))
 
 
-def write_policy(tokenizer, params: dict, folder: Path) -> None:
-    """The asset in Hugging Face layout."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_params(jax.device_get(params), CONFIG, folder)
-    tokenizer.save_pretrained(folder)
-    # transformers 5 writes names here that transformers 4 does not know; both know these
-    (folder / "tokenizer_config.json").write_text(json.dumps({
-        "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": CONFIG.max_positions,
-        "clean_up_tokenization_spaces": False, "pad_token": PAD, "eos_token": END, "unk_token": UNKNOWN,
-        "additional_special_tokens": [SYSTEM, USER, ASSISTANT], "chat_template": CHAT_TEMPLATE}, indent=2) + "\n")
-    (folder / "chat_template.jinja").unlink(missing_ok=True)
-    (folder / "generation_config.json").write_text(json.dumps(
-        {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}, indent=2) + "\n")
-
-
 def main(seed: int = 0, folder: Path = FOLDER) -> None:
     """Train the embedded model and write it to `folder`."""
     rows: list[dict] = []
@@ -285,7 +269,7 @@ def main(seed: int = 0, folder: Path = FOLDER) -> None:
 
     tokenizer = build_tokenizer()
     params = train(tokenizer, seed, log)
-    write_policy(tokenizer, params, folder)
+    nft_jax.save(nft_jax.Policy(CONFIG, jax.device_get(params), tokenizer, (tokenizer.eos_token_id,)), folder)
     result = evaluate(nft_jax.load(folder), count=512)
     print(json.dumps(result, indent=2))
     (folder / "train_log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, result]))

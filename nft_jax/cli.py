@@ -39,7 +39,8 @@ def parse(preset: Config, description: str, arguments: Sequence[str] | None = No
 
 
 class one_paragraph_errors:
-    """InputError leaves the program as one paragraph on stderr and status 2; anything else keeps its traceback."""
+    """InputError leaves the program as one paragraph on stderr and status 2, Ctrl-C with status 130; anything else
+    keeps its traceback."""
 
     def __enter__(self) -> None:
         return None
@@ -48,6 +49,9 @@ class one_paragraph_errors:
         if isinstance(error, InputError):
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
+        if isinstance(error, KeyboardInterrupt):
+            print("interrupted before the first step; nothing is lost", file=sys.stderr)
+            sys.exit(130)
 
 
 def use_compilation_cache() -> Path:
@@ -70,8 +74,7 @@ def run(arguments: Arguments, report: Callable[[Config, dict], None] | None = No
             print(describe(config, read_config(resolve_folder(config.policy.path))))
             return None
         from nft_jax.verify import Verifier
-        with Verifier(arguments.config.verifier) as verifier:
-            verifier.start()
+        with Verifier(arguments.config.verifier) as verifier:        # its processes start now, before jax does
             from nft_jax.train.loop import train
             use_compilation_cache()
             summary = train(arguments.config, fresh=arguments.fresh, verifier=verifier)

@@ -15,7 +15,15 @@ import numpy as np
 from nft_jax.config import MeshConfig
 from nft_jax.model import decoder
 from nft_jax.model.config import ModelConfig
-from nft_jax.model.hf import eos_token_ids, load_params, load_tokenizer, read_config, resolve_folder, save_params
+from nft_jax.model.hf import (
+    eos_token_ids,
+    load_params,
+    load_tokenizer,
+    read_config,
+    resolve_folder,
+    save_params,
+    save_tokenizer,
+)
 from nft_jax.model.logprobs import token_logprobs
 from nft_jax.parallel import make_mesh
 from nft_jax.prompts import render
@@ -51,7 +59,7 @@ def save(policy: Policy, path: str | os.PathLike) -> None:
     """Write a folder that transformers (and `load`) reads: weights, config, tokenizer, generation config."""
     folder = Path(path)
     save_params(policy.params, policy.config, folder)
-    policy.tokenizer.save_pretrained(folder)
+    save_tokenizer(policy.tokenizer, folder)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": list(policy.eos)}, indent=2) + "\n")
 
 

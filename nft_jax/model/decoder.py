@@ -115,7 +115,7 @@ def init(config: ModelConfig, key) -> dict:
     sizes = [leaf.size if constant is None else 0 for (_, leaf), constant in zip(leaves, constants, strict=True)]
     pieces = jnp.split(config.initializer_range * jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes)[:-1])
     return jax.tree.unflatten(tree, [
-        piece.reshape(leaf.shape) if constant is None else jnp.full(leaf.shape, constant)
+        piece.reshape(leaf.shape) if constant is None else jnp.full(leaf.shape, constant, leaf.dtype)
         for (_, leaf), constant, piece in zip(leaves, constants, pieces, strict=True)])
 
 

@@ -149,6 +149,21 @@ def load_tokenizer(folder: str | os.PathLike):
     return tokenizer
 
 
+def save_tokenizer(tokenizer, folder: str | os.PathLike) -> None:
+    """Write the tokenizer's files so that transformers 4 and 5 load them: version 5 writes a class and a key for extra
+    special tokens that version 4 does not know, and reads the older names too."""
+    tokenizer.save_pretrained(folder)
+    path = Path(folder) / "tokenizer_config.json"
+    settings = _read_json(path)
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(settings.get("extra_special_tokens"), list):
+        settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
+    for name in ("backend", "is_local", "local_files_only"):
+        settings.pop(name, None)
+    path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+
+
 def eos_token_ids(folder: str | os.PathLike, tokenizer) -> tuple[int, ...]:
     """Ids that end an answer, in ascending order: eos_token_id of generation_config.json (when there is one) and the
     tokenizer's own."""

@@ -89,8 +89,7 @@ class Sampler:
             lambda params, state, key, sampling, truncate=truncate: decode_block(
                 params, config, eos, block_size, truncate, state, key, sampling),
             donate_argnums=1, out_shardings=(shardings, block_outputs)) for truncate in (False, True)}
-        shapes = jax.eval_shape(partial(decoder.init, config), jax.random.key(0))
-        placements = parameter_shardings(shapes, mesh)
+        placements = parameter_shardings(decoder.parameter_shapes(config), mesh)
         self.cast = jax.jit(lambda params: jax.tree.map(lambda x: x.astype(dtype), params), out_shardings=placements)
         self._rollout_key = jax.jit(jax.random.fold_in, out_shardings=replicated)
 

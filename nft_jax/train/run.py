@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -122,7 +123,7 @@ def claim_folder(folder: Path, config: Config, fresh: bool) -> None:
     """Make the run folder and write config.json; refuse to go on with another configuration."""
     path = folder / "config.json"
     wanted = config.to_dict()
-    if fresh and folder.exists():
+    if fresh:
         _remove_run(folder)
     if path.exists():
         differences = [f"{name}: {old!r} there, {new!r} now" for name, old, new in
@@ -137,9 +138,9 @@ def claim_folder(folder: Path, config: Config, fresh: bool) -> None:
 
 def _remove_run(folder: Path) -> None:
     """Delete what a run writes, and nothing else that may lie in the folder."""
-    import shutil
     for name in ("rollouts", "checkpoints", "tensorboard", "model"):
-        shutil.rmtree(folder / name, ignore_errors=False) if (folder / name).exists() else None
+        if (folder / name).exists():
+            shutil.rmtree(folder / name)
     for name in ("config.json", "metrics.jsonl", "curves.png", "summary.json", "skipped.json"):
         (folder / name).unlink(missing_ok=True)
 
@@ -165,8 +166,7 @@ def stop_on_signals() -> Iterator[threading.Event]:
 
     def handle(number, frame):
         stop.set()
-        for each in previous:
-            signal.signal(each, previous[each] if each == number else signal.getsignal(each))
+        signal.signal(number, previous[number])
 
     for number in previous:
         signal.signal(number, handle)
@@ -191,7 +191,7 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None,
                       block_size=config.rollout.block_size, max_prompt_tokens=config.data.max_prompt_tokens,
                       max_new_tokens=config.rollout.max_new_tokens, dtype=dtype)
     optimizer = make_optimizer(config.optimizer)
-    param_shapes = jax.eval_shape(partial(decoder.init, model), jax.random.key(0))
+    param_shapes = decoder.parameter_shapes(model)
     placements = state_shardings(param_shapes, optimizer, mesh)
     shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
                           jax.eval_shape(partial(init_state, optimizer=optimizer), param_shapes), placements)

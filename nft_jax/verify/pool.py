@@ -86,7 +86,7 @@ class _Nursery:
         message = json.loads(line)
         if "failed" in message:
             raise InputError(f"The verifier's workers could not start: {message['failed']}. Install "
-                             "math-verify[antlr4_13_2] (pip install -r requirements.txt).")
+                             "math-verify[antlr4-13-2] (pip install -r requirements.txt).")
         return message[wanted]
 
     def fork(self) -> _Worker:
