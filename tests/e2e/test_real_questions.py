@@ -51,7 +51,8 @@ def config(small_run, folder, workdir, source):
     return small_run(
         workdir, policy=PolicyConfig(path=str(folder)),
         data=DataConfig(source=str(source), max_prompt_tokens=256, thinking=False,
-                        limit=0 if str(source).endswith("parquet") else 40, template="{problem}\nPut your final answer within \\boxed{}."),
+                        limit=0 if str(source).endswith("parquet") else 40,
+                        template="{problem}\nPut your final answer within \\boxed{}."),
         rollout=RolloutConfig(prompts_per_step=4, samples_per_prompt=4, max_new_tokens=16, slots=16, block_size=8,
                               max_generation_batches=2),
         batch=BatchConfig(updates_per_step=2, rows_per_micro_batch=8),
