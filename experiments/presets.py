@@ -16,7 +16,7 @@ QUICKSTART = Config(
     rollout=RolloutConfig(prompts_per_step=64, samples_per_prompt=16, max_new_tokens=48, slots=256, block_size=8),
     batch=BatchConfig(updates_per_step=4, row_length=128, rows_per_micro_batch=8),
     optimizer=OptimizerConfig(learning_rate=1e-4, warmup_updates=20, weight_decay=0.0),
-    evaluation=EvaluationConfig(questions=128, samples=8, every=10),
+    evaluation=EvaluationConfig(questions=128, samples=8, every=5),
     checkpoint=CheckpointConfig(every=10, keep=2),
 )
 """NFT on the embedded model, for a laptop without an accelerator. See `experiments.quickstart`."""

@@ -122,14 +122,13 @@ def read_metrics(path: Path) -> list[dict]:
 
 
 def draw_curves(rows: Sequence[dict], path: Path, title: str) -> None:
-    """`curves.png`: accuracy, entropy, loss parts and gradient norm, lengths, over the steps."""
+    """`curves.png`: accuracy, entropy, gradient norm and lengths over the steps. (Not the loss: on-policy it is 0.)"""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     panels = {
         "accuracy": {"accuracy/all": "training answers", "evaluation/accuracy/all": "held-out questions"},
         "entropy (nats per token)": {"entropy/all": "all", "entropy/right": "right", "entropy/wrong": "wrong"},
-        "loss and gradient": {"loss/positive": "positive part", "loss/negative": "negative part",
-                              "grad_norm/mean": "gradient norm"},
+        "gradient norm": {"grad_norm/mean": "mean of the step's updates", "grad_norm/max": "largest"},
         "answer length (tokens)": {"length/all": "all", "length/right": "right", "length/wrong": "wrong"},
     }
     figure = Figure(figsize=(9, 6), layout="constrained")
