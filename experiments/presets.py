@@ -1,4 +1,6 @@
 """Presets: configurations as code you can read. `python -m experiments.train PRESET [--field value]`."""
+from pathlib import Path
+
 from nft_jax.config import (
     BatchConfig,
     CheckpointConfig,
@@ -6,12 +8,16 @@ from nft_jax.config import (
     DataConfig,
     EvaluationConfig,
     OptimizerConfig,
+    PolicyConfig,
     RolloutConfig,
 )
+
+NANO = PolicyConfig(path=str(Path(__file__).parent / "assets" / "nano"))
 
 QUICKSTART = Config(
     name="quickstart",
     steps=40,
+    policy=NANO,
     data=DataConfig(source="arithmetic", max_prompt_tokens=24),
     rollout=RolloutConfig(prompts_per_step=64, samples_per_prompt=16, max_new_tokens=48, slots=256, block_size=8),
     batch=BatchConfig(updates_per_step=4, row_length=128, rows_per_micro_batch=8),
@@ -24,6 +30,7 @@ QUICKSTART = Config(
 LOCAL = Config(
     name="local",
     steps=100,
+    policy=NANO,
     data=DataConfig(template="{problem}\n\nPlease reason step by step, and put your final answer within \\boxed{}.",
                     max_prompt_tokens=512),
     rollout=RolloutConfig(prompts_per_step=32, samples_per_prompt=8, max_new_tokens=512, slots=64, block_size=16),

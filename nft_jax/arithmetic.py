@@ -171,7 +171,7 @@ def generate(split: str, count: int, seed: int) -> list[Question]:
     unknown split or a negative count.
     """
     if split not in SPLITS:
-        raise InputError(f"data.split is {split!r}: the arithmetic generator has the splits {', '.join(SPLITS)}; "
+        raise InputError(f"split is {split!r}: the arithmetic generator has the splits {', '.join(SPLITS)}; "
                          "choose one of them.")
     if count < 0:
         raise InputError(f"count is {count}: ask for 0 or more questions.")

@@ -20,6 +20,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, config: CheckpointConfig):
         policies = ocp.training
+        self.asked: int | None = None      # step of the last `save`
         self._checkpointer = ocp.training.Checkpointer(
             folder.resolve(),
             save_decision_policy=policies.save_decision_policies.FixedIntervalPolicy(1),
@@ -34,24 +35,40 @@ class Checkpoints:
 
     def save(self, step: int, state: TrainState, host: dict, carried: Sequence[Group]) -> None:
         """Starts writing and returns: the arrays are copied first, so the caller may donate them at once."""
+        self.asked = step
         self._checkpointer.save_checkpointables_async(
             step, {"state": state, "host": host, "carried": {"groups": to_bytes(carried)}}, force=True)
 
     def restore(self, step: int, shapes: TrainState) -> tuple[TrainState, dict, list[Group]]:
         """The checkpoint of `step`, laid out like `shapes` (ShapeDtypeStructs with shardings)."""
+        place = f"the checkpoint of step {step} in {self._checkpointer.directory}"
+        try:
+            stored = self._checkpointer.checkpointables_metadata(step).metadata["state"]["params"]
+        except (ValueError, KeyError, OSError) as error:
+            raise _unreadable(place, error) from error
+        found, wanted = ({jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in jax.tree.leaves_with_path(t)}
+                         for t in (stored, shapes.params))
+        for name in sorted(found.keys() | wanted.keys()):
+            if found.get(name) != wanted.get(name):
+                raise InputError(f"{place} does not fit the model of policy.path: the parameter {name} is of shape "
+                                 f"{found.get(name)} there and {wanted.get(name)} in the model. Set policy.path back, "
+                                 "use another workdir, or --fresh to start over.")
         try:
             loaded = self._checkpointer.load_checkpointables(step, {"state": shapes})
             host = self._checkpointer.load_checkpointables(step, {"host": None, "carried": None})
-        except (ValueError, KeyError) as error:
-            raise InputError(
-                f"the checkpoint of step {step} in {self._checkpointer.directory} does not fit the model of this "
-                f"configuration ({str(error).splitlines()[0][:300]}): use another workdir, or --fresh to start over."
-            ) from error
+        except (ValueError, KeyError, OSError) as error:
+            raise _unreadable(place, error) from error
         return loaded["state"], host["host"], from_bytes(host["carried"]["groups"])
 
     def close(self) -> None:
         """Waits until what was saved is on disk."""
         self._checkpointer.close()
+
+
+def _unreadable(place: str, error: Exception) -> InputError:
+    reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+    return InputError(f"{place} cannot be read ({reason}): remove that folder to go on from the one before it, or "
+                      "start over with --fresh.")
 
 
 def check_room(folder: Path, shapes: TrainState, keep: int) -> None:

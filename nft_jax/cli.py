@@ -50,7 +50,7 @@ class one_paragraph_errors:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
         if isinstance(error, KeyboardInterrupt):
-            print("interrupted before the first step; nothing is lost", file=sys.stderr)
+            print("interrupted; the same command goes on from the newest checkpoint", file=sys.stderr)
             sys.exit(130)
 
 
@@ -67,11 +67,11 @@ def run(arguments: Arguments, report: Callable[[Config, dict], None] | None = No
     """Train as the command line says; `report` gets the configuration and the summary. None after --dry-run."""
     with one_paragraph_errors():
         if arguments.dry_run:
-            from nft_jax.model.hf import read_config, resolve_folder
             from nft_jax.preflight import describe
-            from nft_jax.train.run import settle
+            from nft_jax.train.run import read_inputs, settle
             config = settle(arguments.config)
-            print(describe(config, read_config(resolve_folder(config.policy.path))))
+            model, *_, reports = read_inputs(config)
+            print(describe(config, model), *(f"{name}: {report}" for name, report in reports.items()), sep="\n")
             return None
         from nft_jax.verify import Verifier
         with Verifier(arguments.config.verifier) as verifier:        # its processes start now, before jax does

@@ -179,12 +179,17 @@ class BatchConfig:
 class OptimizerConfig:
     """AdamW with a linear warm-up from a tenth of the rate, then constant (the paper's settings)."""
     learning_rate: float = 1e-6
+    """Rate after the warm-up."""
     warmup_updates: int = 160
     """Optimizer steps of the warm-up."""
     b1: float = 0.9
+    """Decay of Adam's mean of gradients."""
     b2: float = 0.999
+    """Decay of Adam's mean of squared gradients."""
     eps: float = 1e-8
+    """Added to the root of the second moment."""
     weight_decay: float = 0.1
+    """Decoupled decay of every parameter, times the learning rate."""
     clip_norm: float = 1.0
     """Gradients are scaled down to this global norm."""
 
@@ -201,9 +206,13 @@ class OptimizerConfig:
 class MeshConfig:
     """Sizes of the device mesh; their product is the number of devices. -1 on at most one axis takes what is left."""
     data: int = -1
+    """Copies of the model, each with its share of the batch."""
     fsdp: int = 1
+    """Shards of parameters and optimizer state, each with its share of the batch."""
     tensor: int = 1
+    """Shards of heads, feed-forward and vocabulary."""
     context: int = 1
+    """Shards of the sequence; only 1 is available."""
 
     def __post_init__(self):
         sizes = (self.data, self.fsdp, self.tensor, self.context)
@@ -239,7 +248,9 @@ class EvaluationConfig:
     every: int = 10
     """Steps between two evaluations; 0 = only before the first and after the last step."""
     temperature: float = 1.0
+    """As rollout.temperature; 0 is greedy."""
     top_p: float = 1.0
+    """As rollout.top_p."""
 
     def __post_init__(self):
         for name in ("questions", "samples"):
@@ -282,6 +293,10 @@ class Config:
         _require(self.batch.updates_per_step <= self.rollout.prompts_per_step, "batch.updates_per_step",
                  self.batch.updates_per_step, "every optimizer step takes whole groups, so use at most "
                  f"rollout.prompts_per_step = {self.rollout.prompts_per_step}.")
+
+        _require(self.loss.overlong_buffer < self.rollout.max_new_tokens, "loss.overlong_buffer",
+                 self.loss.overlong_buffer, "the buffer is the last part of an answer's length, so use less than "
+                 f"rollout.max_new_tokens = {self.rollout.max_new_tokens}.")
 
     @property
     def row_length(self) -> int:

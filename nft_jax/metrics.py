@@ -36,7 +36,7 @@ def answer_metrics(groups: Sequence[Group], prefix: str = "") -> dict[str, float
                for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True)]
     counts = Counter(verdict.outcome for _, verdict in answers)
     kinds = {"all": answers, "right": [a for a in answers if a[1].outcome == "right"],
-             "wrong": [a for a in answers if a[1].outcome != "right"]}
+             "wrong": [a for a in answers if a[1].outcome not in ("right", "error")]}
     out = {"accuracy/all": _mean(v.reward for _, v in answers if v.reward is not None),
            "truncated_share": _mean(r.finish_reason == "length" for r, _ in answers)}
     for kind, chosen in kinds.items():

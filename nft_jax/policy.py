@@ -72,8 +72,17 @@ def sample(policy: Policy, prompts: Sequence[str | list[dict]], *, num_samples: 
     prompt and the prompt's position, the seed and the sample number, not on `slots` (answers decoded at a time).
     temperature 0 is greedy.
     """
-    if num_samples < 1 or max_new_tokens < 1:
-        raise InputError(f"num_samples is {num_samples} and max_new_tokens {max_new_tokens}: both must be at least 1.")
+    positions = policy.config.max_positions
+    for name, value, holds, remedy in (
+            ("prompts", prompts, not isinstance(prompts, str), "give a list of prompts, [\"...\"]"),
+            ("num_samples", num_samples, num_samples >= 1, "use 1 or more"),
+            ("max_new_tokens", max_new_tokens, 1 <= max_new_tokens < positions,
+             f"use 1 or more, and less than the model's {positions} positions"),
+            ("temperature", temperature, temperature >= 0, "use 0 (greedy) or more"),
+            ("top_k", top_k, top_k >= 0, "use 0 (off) or more"),
+            ("top_p", top_p, 0 < top_p <= 1, "use a number in (0, 1]; 1 is off")):
+        if not holds:
+            raise InputError(f"{name} is {value!r}: {remedy}.")
     made = []
     for index, prompt in enumerate(prompts):
         text = render(policy.tokenizer, prompt)
@@ -82,10 +91,13 @@ def sample(policy: Policy, prompts: Sequence[str | list[dict]], *, num_samples: 
         made.append(Prompt(index, problem, "", text, np.asarray(tokens, np.int32)))
     if not made:
         return []
-    room = 64
-    while room < max(len(prompt.tokens) for prompt in made):
+    longest, room = max(len(prompt.tokens) for prompt in made), 64
+    if longest + max_new_tokens > positions:
+        raise InputError(f"the longest prompt has {longest} tokens, which with max_new_tokens {max_new_tokens} is more "
+                         f"than the model's {positions} positions: shorten it, or lower max_new_tokens.")
+    while room < longest:
         room *= 2
-    room = min(room, policy.config.max_positions - max_new_tokens)
+    room = min(room, positions - max_new_tokens)
     key = room, max_new_tokens, slots
     if key not in policy._samplers:
         policy._samplers[key] = Sampler(

@@ -78,7 +78,7 @@ def test_the_same_in_processes_with_other_hash_seeds():
         assert out.strip() == str(questions("heldout", 40, 3))
 
 
-@pytest.mark.parametrize(("split", "count", "words"), [("test", 1, "data.split is 'test'"),
+@pytest.mark.parametrize(("split", "count", "words"), [("test", 1, "split is 'test'"),
                                                        ("train", -1, "count is -1")])
 def test_bad_input(split, count, words):
     with pytest.raises(InputError, match=words):

@@ -62,7 +62,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, tiny_model, tiny_par
     for change in ({"hidden_size": 32}, {"num_layers": 3}, {"qkv_bias": True}):
         other = decoder.init(dataclasses.replace(tiny_model, **change), jax.random.key(0))
         again = Checkpoints(tmp_path / "c", CheckpointConfig())
-        with pytest.raises(InputError, match=r"checkpoint of step 1 in .* does not fit the model"):
+        with pytest.raises(InputError, match=r"of step 1 in .* does not fit the model of policy.path: the parameter"):
             again.restore(1, placed(other, mesh)[1])
         again.close()
 

@@ -33,7 +33,7 @@ def test_answers_are_counted_once_and_averaged_over_all(groups):
     answers = [(r, v) for g in groups for r, v in zip(g.rollouts, g.verdicts, strict=True)]
     assert found["x/accuracy/all"] == pytest.approx(3 / 7)        # the answer without a reward is left out
     right = [r for r, v in answers if v.outcome == "right"]
-    wrong = [r for r, v in answers if v.outcome != "right"]
+    wrong = [r for r, v in answers if v.outcome in ("wrong", "timeout")]
     assert found["x/length/right"] == pytest.approx(np.mean([len(r.tokens) for r in right]))
     assert found["x/length/wrong"] == pytest.approx(np.mean([len(r.tokens) for r in wrong]))
     assert found["x/entropy/wrong"] == pytest.approx(np.concatenate([r.entropies for r in wrong]).mean())

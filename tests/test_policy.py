@@ -46,8 +46,13 @@ def test_chat_messages_and_nothing(policy):
     assert nft_jax.sample(policy, []) == []
     with pytest.raises(nft_jax.InputError, match="num_samples is 0"):
         nft_jax.sample(policy, ["1+1"], num_samples=0)
-    with pytest.raises(nft_jax.InputError, match="tokens"):
+    with pytest.raises(nft_jax.InputError, match=r"2003 tokens, .* 1024 positions"):
         nft_jax.sample(policy, ["1+" * 1000], max_new_tokens=8)
+    for name, value in (("max_new_tokens", 2000), ("temperature", -1.0), ("top_p", 0.0), ("top_k", -1)):
+        with pytest.raises(nft_jax.InputError, match=f"{name} is {value}"):
+            nft_jax.sample(policy, ["1+1"], **{name: value})
+    with pytest.raises(nft_jax.InputError, match="prompts is '1\\+1'"):
+        nft_jax.sample(policy, "1+1")
 
 
 def test_logprobs_are_those_of_sampling_and_of_the_logits(policy, rollouts):

@@ -65,11 +65,6 @@ class Sampler:
 
     def __init__(self, config: ModelConfig, tokenizer, eos: tuple[int, ...], *, mesh: Mesh, slots: int,
                  block_size: int, max_prompt_tokens: int, max_new_tokens: int, dtype=jnp.float32):
-        longest = max_prompt_tokens + max_new_tokens
-        if longest > config.max_positions:
-            raise InputError(
-                f"data.max_prompt_tokens + rollout.max_new_tokens is {longest}, more than the model's "
-                f"{config.max_positions} positions: lower one of them.")
         data_parallel = mesh.shape["data"] * mesh.shape["fsdp"]
         self.tokenizer, self.eos = tokenizer, eos
         self.block_size, self.max_new_tokens = block_size, max_new_tokens
@@ -102,8 +97,8 @@ class Sampler:
         """
         too_long = [p.index for p in prompts if len(p.tokens) > self.prompt_length]
         if too_long:
-            raise InputError(f"prompt {too_long[0]} has more than {self.prompt_length} tokens: raise "
-                             "data.max_prompt_tokens, or leave it out.")
+            raise InputError(f"prompt {too_long[0]} has more than the {self.prompt_length} tokens there is room for: "
+                             "allow longer prompts, or leave it out.")
         host = _Host(self, prompts, samples)
         decode = self._decode[bool(sampling.top_k > 0 or sampling.top_p < 1)]
         rollout_key = self._rollout_key(base_key, rollout_index)

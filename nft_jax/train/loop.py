@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -140,12 +141,11 @@ def update(run: Run, state: TrainState, groups: Sequence[Group], progress: Progr
             norms.append(norm)
         tallies, norms = jax.device_get((tallies, norms))
     progress.tokens_kept += kept
-    trainer_scored = config.rollout.old_logprobs in ("auto", "trainer")
     return state, summarise(reduce(combine, tallies), len(tallies)) | {
         "grad_norm/mean": float(np.mean(norms)), "grad_norm/max": float(np.max(norms)), "learning_rate": rate,
         "groups/kept": len(groups), "tokens/kept": kept, "steps_skipped": progress.skipped_steps,
         "accuracy/kept": float(np.mean(np.concatenate([group.rewards for group in groups]))),
-        **(mismatch_metrics(groups) if trainer_scored else {})}
+        **(mismatch_metrics(groups) if config.rollout.old_logprobs == "trainer" else {})}
 
 
 def evaluate(run: Run, params, progress: Progress) -> dict:
@@ -187,26 +187,30 @@ def finish_step(run: Run, state: TrainState, progress: Progress, seen: list[Grou
         with clock.phase("evaluate"):
             metrics |= evaluate(run, state.params, progress)
     progress.seconds += clock.total
-    if last or run.stop.is_set() or progress.step % config.checkpoint.every == 0:
-        with clock.phase("checkpoint"):
-            run.checkpoints.save(progress.step, state, progress.counters(), progress.carried)
     for phase, tokens in (("rollout", "generated"), ("train", "kept")):
         if clock.seconds.get(phase) and metrics.get(f"tokens/{tokens}"):
             metrics[f"tokens_per_second/{phase}"] = metrics[f"tokens/{tokens}"] / clock.seconds[phase]
-    metrics |= {f"seconds/{name}": seconds for name, seconds in clock.seconds.items()}
+    metrics |= {f"seconds/{name}": seconds for name, seconds in (clock.seconds | run.late_seconds).items()}
     metrics |= {"seconds/step": clock.total, "compiles": run.compiles.take(), "memory/peak_mb": peak_memory_mb()}
     run.writer.write(progress.step, metrics)
     run.console.step(progress.step, metrics)
+    if progress.step % config.checkpoint.every == 0:
+        with clock.phase("checkpoint"):        # after the row: a checkpoint never knows of a step that the rows lack
+            run.checkpoints.save(progress.step, state, progress.counters(), progress.carried)
+    run.late_seconds = {name: clock.seconds[name] for name in ("checkpoint",) if name in clock.seconds}
 
 
 def conclude(run: Run, state: TrainState, progress: Progress) -> dict:
-    """curves.png and summary.json; at the end of the run also the trained model, in Hugging Face layout."""
+    """The last checkpoint, curves.png and summary.json; at the end of the run also the trained model, in Hugging Face
+    layout."""
+    if progress.step and progress.step not in (run.checkpoints.asked, run.checkpoints.latest):
+        run.checkpoints.save(progress.step, state, progress.counters(), progress.carried)
     finished = progress.step >= run.config.steps
     summary = {
         "objective": run.config.objective, "base_accuracy": progress.base_accuracy,
         "final_accuracy": progress.accuracy, "seconds": round(progress.seconds, 1),
         "tokens_generated": progress.tokens_generated, "tokens_kept": progress.tokens_kept, "steps": progress.step,
-        "skipped_steps": progress.skipped_steps, "finished": finished, "command": sys.argv,
+        "skipped_steps": progress.skipped_steps, "finished": finished, "command": shlex.join(sys.orig_argv),
     }
     (run.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     draw_curves(read_metrics(run.folder / "metrics.jsonl"), run.folder / "curves.png",

@@ -28,9 +28,10 @@ Array = Any
 TokenLoss = Callable[..., tuple[Array, dict[str, Array]]]
 
 METRICS = ("ratio", "positive_loss", "negative_loss", "clamped", "saturated", "clipped")
-EXTRAS = ("segment_ids", "group_std", "group_ids")
+EXTRAS = ("segment_ids", "group_std", "group_ids", "reference_logprobs", "sampler_logprobs", "entropies")
 MAX_LOG_RATIO = 10.0        # the ratio stops at exp(10) = 22026, without gradient beyond
 ACCURACY_RANGE = (0.02, 0.98)
+TIE = 1e-4                  # on-policy x = 1 is a tie with epsilon = 1: rounding of R there is not counted as clamped
 STD_FLOOR = 1e-6            # a smaller spread of rewards is rounding of equal rewards: no signal
 CHOICES = {"prompt_weight": get_args(PromptWeight), "ratio": ("token", "sequence"), "std_ddof": (0, 1),
            "loss_agg": get_args(LossAgg)}
@@ -126,7 +127,7 @@ def nft(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
     of_negative = rewards < 1
     return positive_loss + negative_loss, {
         "ratio": ratio, "positive_loss": positive_loss, "negative_loss": negative_loss,
-        "clamped": of_negative & (x < config.epsilon), "saturated": of_negative & (right * ratio >= 1)}
+        "clamped": of_negative & (x < config.epsilon - TIE), "saturated": of_negative & (right * ratio >= 1)}
 
 
 def rft(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
@@ -264,17 +265,22 @@ def token_loss(name: str | Objective | TokenLoss, logprobs: Array, old_logprobs:
     rewards, group_accuracy: [B], or [B, T] where a row holds several sequences. nft and rft need rewards in [0, 1].
     config: `ObjectiveConfig()` when None; completed by `resolve`.
     extras: "segment_ids" [B, T] int tells the sequences of a row apart (without it a row is one sequence; read by
-        ratio "sequence"); "group_std" [B] or [B, T] (grpo, dapo); "group_ids" [B] or [B, T] for functions of yours.
+        ratio "sequence"); "group_std" [B] or [B, T] (grpo, dapo); "group_ids", "reference_logprobs",
+        "sampler_logprobs", "entropies" [B] or [B, T] for functions of yours.
 
     Returns loss [B, T] and metrics, a dict of [B, T] with the keys `METRICS`, both in the promoted type of the
-    log-probs and at least float32, exactly 0 outside the mask, where the gradient is 0 too; finite for log-probs up
-    to 1e30 in size. Gradients flow to `logprobs` only. Metrics: ratio (R); positive_loss and negative_loss, the parts
-    that add up to the loss (for grpo, dr_grpo, dapo by the sign of the advantage); clamped (x < epsilon) and
-    saturated (r R >= 1), 0/1, on tokens with s < 1 under nft; clipped, 0/1, where the clip takes the gradient. A
-    metric without a meaning for the objective is 0.
+    log-probs and at least float32 (numpy float64 stays float64, also outside jax's x64 mode), exactly 0 outside the
+    mask, where the gradient is 0 too; finite for log-probs up to 1e30 in size. Gradients flow to `logprobs` only.
+    Metrics: ratio (R); positive_loss and negative_loss, the parts that add up to the loss (for grpo, dr_grpo,
+    dapo by the sign of the advantage); clamped (x < epsilon, by more than rounding) and saturated (r R >= 1), 0/1, on
+    tokens with s < 1 under nft; clipped, 0/1, where the clip takes the gradient. A metric without a meaning for the
+    objective is 0.
 
     Raises InputError: see `resolve`; shapes that do not fit; unknown keys of extras or metrics.
     Source: arXiv 2505.18116, Eq. 10, and the papers named in the objectives."""
+    if _float64_outside_x64(logprobs, old_logprobs):
+        with jax.enable_x64(True):
+            return token_loss(name, logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras)
     objective, config = find_objective(name), resolve(name, config or ObjectiveConfig())
     logprobs, old_logprobs = jnp.asarray(logprobs), jnp.asarray(old_logprobs)
     if logprobs.ndim != 2:
@@ -310,12 +316,21 @@ def coefficients(name: str | Objective | TokenLoss, logprobs: Array, old_logprob
                  extras: Mapping[str, Array] | None = None) -> Array:
     """c [B, T]: minus the derivative of the summed token loss with respect to `logprobs`, by autodiff, for any
     objective: how hard each token is pushed up (c > 0) or down. Arguments and errors as `token_loss`."""
+    if _float64_outside_x64(logprobs, old_logprobs):
+        with jax.enable_x64(True):
+            return coefficients(name, logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras)
     logprobs = jnp.asarray(logprobs)
 
     def summed(values: Array) -> Array:
         return token_loss(name, values, old_logprobs, mask, rewards, group_accuracy, config, extras)[0].sum()
 
     return -jax.grad(summed)(logprobs.astype(_loss_dtype(logprobs, jnp.asarray(old_logprobs))))
+
+
+def _float64_outside_x64(*values: Array) -> bool:
+    """Whether numpy float64 was given while jax would make it float32."""
+    return jax.dtypes.canonicalize_dtype(np.float64) != np.float64 and any(
+        isinstance(value, np.ndarray) and value.dtype == np.float64 for value in values)
 
 
 def _loss_dtype(logprobs: Array, old_logprobs: Array):

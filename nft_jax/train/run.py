@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import pyarrow.parquet as pq
 
 from nft_jax.checkpoint import Checkpoints, check_room
-from nft_jax.config import Config
+from nft_jax.config import Config, MeshConfig
 from nft_jax.console import Console
 from nft_jax.metrics import CompileCounter, MetricsWriter
 from nft_jax.model import decoder
@@ -83,6 +83,7 @@ class Run:
     compiles: CompileCounter
     console: Console
     stop: threading.Event
+    late_seconds: dict[str, float] = field(default_factory=dict)    # of phases that end after their step's row
 
     def write_rollouts(self, step: int, groups: list[Group], kept: list[Group]) -> None:
         """`rollouts/step_NNNNNN.parquet`: every answer that the step generated or trained on."""
@@ -98,31 +99,46 @@ def settle(config: Config) -> Config:
     evaluation = config.evaluation
     if not evaluation.source and config.data.source == "arithmetic":
         evaluation = replace(evaluation, source="arithmetic")
-    return replace(config, loss=resolve(config.objective, config.loss), evaluation=evaluation)
+    rollout = config.rollout
+    if rollout.old_logprobs == "auto":
+        rollout = replace(rollout, old_logprobs="trainer")
+    return replace(config, loss=resolve(config.objective, config.loss), evaluation=evaluation, rollout=rollout,
+                   batch=replace(config.batch, row_length=config.row_length))
 
 
 def read_inputs(config: Config):
-    """Model configuration, tokenizer, end-of-sequence ids, prompt stream, held-out prompts, and what was skipped."""
+    """Model configuration, tokenizer, end-of-sequence ids, prompt stream, held-out prompts, and reports on the data."""
     model_folder = resolve_folder(config.policy.path)
     model = read_config(model_folder)
+    longest = config.data.max_prompt_tokens + config.rollout.max_new_tokens
+    if longest > model.max_positions:
+        raise InputError(f"data.max_prompt_tokens + rollout.max_new_tokens is {longest}, more than the model's "
+                         f"{model.max_positions} positions: lower one of them.")
     tokenizer = load_tokenizer(model_folder)
     questions, report = load_questions(config.data, tokenizer)
-    skipped = {"data": report.to_json()}
+    reports = {"data": report}
     held_out: list[Prompt] = []
     if config.evaluation.source:
         data = replace(config.data, source=config.evaluation.source, split=config.evaluation.split,
                        limit=config.evaluation.questions)
         chosen, report = load_questions(data, tokenizer, room="evaluation")
         held_out = [question.prompt(index) for index, question in enumerate(chosen)]
-        skipped["evaluation"] = report.to_json()
+        reports["evaluation"] = report
     return model, tokenizer, eos_token_ids(model_folder, tokenizer), PromptStream(questions, config.data.seed), \
-        held_out, skipped
+        held_out, reports
 
 
 def claim_folder(folder: Path, config: Config, fresh: bool) -> None:
     """Make the run folder and write config.json; refuse to go on with another configuration."""
     path = folder / "config.json"
     wanted = config.to_dict()
+    for name, source in (("policy.path", config.policy.path), ("data.source", config.data.source),
+                         ("evaluation.source", config.evaluation.source)):
+        if Path(source).exists() and Path(source).resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"{name} is {source!r}, which lies in the run folder {str(folder)!r}: the run would "
+                             "overwrite it. Choose another workdir.")
+    if path.exists() and "objective" not in json.loads(path.read_text()):
+        raise InputError(f"workdir is {str(folder)!r}, whose config.json is not that of a run: choose another workdir.")
     if fresh:
         _remove_run(folder)
     if path.exists():
@@ -132,7 +148,11 @@ def claim_folder(folder: Path, config: Config, fresh: bool) -> None:
             raise InputError(f"workdir {str(folder)!r} holds a run of another configuration ({'; '.join(differences)})"
                              ": set these fields back to continue it, choose another workdir, or start over with "
                              "--fresh.")
-    (folder / "rollouts").mkdir(parents=True, exist_ok=True)
+    try:
+        (folder / "rollouts").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"workdir is {str(folder)!r}, which cannot be made ({error.strerror}): choose a folder that "
+                         "can be written.") from error
     path.write_text(json.dumps(wanted, indent=2) + "\n")
 
 
@@ -184,8 +204,9 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None,
     that is given stays open."""
     config = settle(config)
     folder = Path(config.folder)
-    model, tokenizer, eos, stream, held_out, skipped = read_inputs(config)
+    model, tokenizer, eos, stream, held_out, reports = read_inputs(config)
     mesh = make_mesh(config.mesh)
+    config = replace(config, mesh=MeshConfig(**mesh.shape))
     dtype = jnp.dtype(config.policy.compute_dtype)
     sampler = Sampler(model, tokenizer, eos, mesh=mesh, slots=config.rollout.slots,
                       block_size=config.rollout.block_size, max_prompt_tokens=config.data.max_prompt_tokens,
@@ -201,7 +222,7 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None,
     shape = BatchShape.for_sequences(groups_per_update * config.rollout.samples_per_prompt, rows, config.row_length)
     claim_folder(folder, config, fresh)
     check_room(folder, shapes, config.checkpoint.keep)
-    (folder / "skipped.json").write_text(json.dumps(skipped, indent=1) + "\n")
+    (folder / "skipped.json").write_text(json.dumps({k: r.to_json() for k, r in reports.items()}, indent=1) + "\n")
 
     forward = {"model": model, "dtype": dtype, "remat": config.policy.remat}
     checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint)
@@ -221,6 +242,10 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None,
                 path.unlink()
         writer = MetricsWriter(folder, progress.step if latest is not None else -1)
         with stop_on_signals() as stop, Console(config.steps, progress.step, quiet) as console:
+            for name, report in reports.items():
+                console.say(f"{name}: {report}")
+            if not held_out:
+                console.say("evaluation: none (set evaluation.source to measure accuracy on held-out questions)")
             yield Run(
                 config=config, folder=folder, model=model, tokenizer=tokenizer, sampler=sampler,
                 verifier=verifier or own_verifier.start(), stream=stream, held_out=held_out, shape=shape,

@@ -347,3 +347,27 @@ def test_overlong_penalty():
     for buffer in (101, -1):
         with pytest.raises(InputError, match="overlong_buffer is"):
             overlong_penalty(lengths, 100, buffer)
+
+
+def test_numpy_float64_stays_float64_without_x64():
+    rng = np.random.default_rng(0)
+    logprobs, old = -rng.random((2, 5)), -rng.random((2, 5))
+    loss, metrics = token_loss("nft", logprobs, old, np.ones((2, 5)), np.array([1.0, 0.0]), np.full(2, 0.5))
+    assert loss.dtype == metrics["ratio"].dtype == np.float64
+    np.testing.assert_allclose(metrics["ratio"], np.exp(logprobs - old), rtol=1e-12)
+    pushed = coefficients("nft", logprobs, old, np.ones((2, 5)), np.array([1.0, 0.0]), np.full(2, 0.5))
+    assert pushed.dtype == np.float64
+
+
+def test_every_named_extra_reaches_a_function_of_yours():
+    seen = {}
+
+    def mine(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
+        seen.update(extras)
+        return -extras["reference_logprobs"] * logprobs, {}
+
+    values = np.full((1, 3), 2.0, np.float32)
+    extras = dict.fromkeys(("reference_logprobs", "sampler_logprobs", "entropies"), values)
+    loss, _ = token_loss(mine, values, values, values, values[:, 0], values[:, 0], extras=extras)
+    assert set(extras) <= set(seen)
+    np.testing.assert_allclose(loss, -4.0)
