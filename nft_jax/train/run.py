@@ -106,13 +106,14 @@ def read_inputs(config: Config):
     model_folder = resolve_folder(config.policy.path)
     model = read_config(model_folder)
     tokenizer = load_tokenizer(model_folder)
-    questions, report = load_questions(config.data, tokenizer)
+    reward = config.verifier.reward
+    questions, report = load_questions(config.data, tokenizer, reward=reward)
     skipped = {"data": report.to_json()}
     held_out: list[Prompt] = []
     if config.evaluation.source:
         data = replace(config.data, source=config.evaluation.source, split=config.evaluation.split,
                        limit=config.evaluation.questions)
-        chosen, report = load_questions(data, tokenizer, room="evaluation")
+        chosen, report = load_questions(data, tokenizer, room="evaluation", reward=reward)
         held_out = [question.prompt(index) for index, question in enumerate(chosen)]
         skipped["evaluation"] = report.to_json()
     return model, tokenizer, eos_token_ids(model_folder, tokenizer), PromptStream(questions, config.data.seed), \
