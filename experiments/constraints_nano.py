@@ -26,12 +26,12 @@ from nft_jax.config import (
 FIGURE = Path(__file__).parent / "figures" / "constraints_nano.png"
 PRESET = Config(
     name="constraints_nano",
-    steps=40,
+    steps=60,
     data=DataConfig(source="runs/constraints_nano_data/train.jsonl", max_prompt_tokens=48),
     rollout=RolloutConfig(prompts_per_step=32, samples_per_prompt=16, max_new_tokens=40, slots=256, block_size=8),
     verifier=VerifierConfig(reward="constraints"),
     batch=BatchConfig(updates_per_step=4, row_length=128, rows_per_micro_batch=32),
-    optimizer=OptimizerConfig(learning_rate=3e-4, warmup_updates=20, weight_decay=0.0),
+    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_updates=20, weight_decay=0.0),
     evaluation=EvaluationConfig(source="runs/constraints_nano_data/heldout.jsonl", questions=128, samples=8, every=5),
     checkpoint=CheckpointConfig(every=10, keep=2),
 )

@@ -125,24 +125,28 @@ def same_values(a: sympy.Basic, b: sympy.Basic) -> Truth:
 
 
 def _same_equation(gold: Relational, answer: Relational) -> Truth:
-    """Two equations: one a constant multiple of the other, or with the same solutions for one of their variables."""
-    g, a = gold.lhs - gold.rhs, answer.lhs - answer.rhs
+    """Two equations: one a constant multiple of the other, or with the same solutions for every variable that both
+    can be solved for (one alone is not enough: SA = LA and -SA = LA both have A = 0)."""
+    g, a = _opaque(gold.lhs - gold.rhs), _opaque(answer.lhs - answer.rhs)
     if g.free_symbols != a.free_symbols or not g.free_symbols:
         return False
     try:
         symbols = sorted(g.free_symbols, key=lambda symbol: symbol.name)
-        ratios = [(_value(_opaque(g), point), _value(_opaque(a), point)) for point in _points(symbols)]
+        ratios = [(_value(g, point), _value(a, point)) for point in _points(symbols)]
         if all(None not in pair and pair[0] != 0 and pair[1] != 0 for pair in ratios):
             first = ratios[0][0] * ratios[0][1].n(DIGITS) ** -1
             if all(_close(p, q * first) for p, q in ratios):
                 return True
+        told = None
         for symbol in symbols:
             solved = sympy.solve(g, symbol), sympy.solve(a, symbol)
             if all(solved) and len(solved[0]) == len(solved[1]):
-                return _same_roots(*solved)
+                if not _same_roots(*solved):
+                    return False
+                told = True
     except _NATURE:
         return None
-    return None
+    return told
 
 
 def _same_roots(gold: list, answer: list) -> bool:
