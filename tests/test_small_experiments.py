@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import constraints, stack_programs
-from nft_jax.config import VerifierConfig
+from nft_jax.config import BatchConfig, VerifierConfig
 from nft_jax.verify import Verifier
 from nft_jax.verify.rewards import lookup
 
@@ -108,3 +108,26 @@ def test_benchmark_prints_a_line_for_each_peer(capsys):
     assert (ours["peer"], theirs["peer"]) == ("nft_jax", "math-verify") and ours.keys() == theirs.keys()
     assert ours["verdicts"] == 80 and ours["right"] == theirs["right"] == pytest.approx(0.625, abs=0.03)
     assert ours["right_symbolic"] == 1.0
+
+
+def test_a_soft_reward_trains(tmp_path, small_run):
+    """Fractions come through the loop: into the metrics, the rollouts' table, and the loss of both signs."""
+    import pyarrow.parquet as pq
+
+    from experiments.small_tasks import write_questions
+    from nft_jax.config import DataConfig, EvaluationConfig
+    from nft_jax.metrics import read_metrics
+    from nft_jax.train.loop import train
+    source = write_questions(tmp_path / "data.jsonl", constraints.questions(40, seed=0))
+    config = small_run(tmp_path / "run", steps=1, data=DataConfig(source=source, max_prompt_tokens=48),
+                       verifier=VerifierConfig(reward="constraints"),
+                       batch=BatchConfig(updates_per_step=2, row_length=128, rows_per_micro_batch=8),
+                       evaluation=EvaluationConfig(source=source, questions=4, samples=2, every=1))
+    train(config, quiet=True)
+    row = read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]
+    table = pq.read_table(tmp_path / "run" / "rollouts" / "step_000001.parquet")
+    rewards = np.array(table["reward"].to_pylist())
+    assert row["accuracy/all"] == pytest.approx(rewards.mean(), abs=1e-6) and len(set(rewards.tolist())) > 4
+    assert ((rewards >= 0) & (rewards <= 1)).all() and row["loss/total"] != 0
+    assert set(table["outcome"].to_pylist()) <= {"right", "wrong"} and all(table["reason"].to_pylist())
+    assert "verdicts/strict_disagreement" not in row                        # that is a metric of maths

@@ -4,6 +4,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from made import make_group
 
 from nft_jax.verify.__main__ import main
 
@@ -59,14 +60,14 @@ def test_missing_file(tmp_path, capsys):
     assert "that exists" in capsys.readouterr().err
 
 
-def test_disagreement_of_the_modes_is_a_metric(group_maker):
+def test_disagreement_of_the_modes_is_a_metric():
     from dataclasses import replace
 
     import numpy as np
 
     from nft_jax.metrics import mode_disagreement
     from nft_jax.types import Verdict
-    group = group_maker(0, [1.0, 1.0, 0.0, None], rng=np.random.default_rng(0))          # the gold is "1"
+    group = make_group(0, [1.0, 1.0, 0.0, None], rng=np.random.default_rng(0))          # the gold is "1"
     texts = (r"\boxed{1}", r"\boxed{1.0}", r"\boxed{2}", r"\boxed{1}")
     group = replace(group, rollouts=tuple(replace(r, text=t) for r, t in zip(group.rollouts, texts, strict=True)))
     assert mode_disagreement([group]) == {

@@ -7,6 +7,7 @@ import my_rewards
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made import make_group
 
 from nft_jax.config import VerifierConfig
 from nft_jax.types import InputError
@@ -159,18 +160,18 @@ def test_golds_of_rewards_are_read_as_they_are():
     assert plain_gold({"question": "q"}) == ""
 
 
-def test_rewards_flow_into_a_group(group_maker):
+def test_rewards_flow_into_a_group():
     """The mean reward is the accuracy, fractions are trained on as they are, and equal fractions are no signal."""
     import numpy as np
 
     from nft_jax.config import ObjectiveConfig
     from nft_jax.train.batch import examples_of
-    group = group_maker(0, [0.25, 1.0, None, 0.5], rng=np.random.default_rng(0))
+    group = make_group(0, [0.25, 1.0, None, 0.5], rng=np.random.default_rng(0))
     assert group.accuracy == pytest.approx(1.75 / 3) and group.has_signal
     made = examples_of(group, ObjectiveConfig(), 12)
     assert [each.reward for each in made] == [0.25, 1.0, 0.5]
     assert [each.group_accuracy for each in made] == pytest.approx([1.75 / 3] * 3)
-    assert not group_maker(0, [0.5, 0.5], rng=np.random.default_rng(0)).has_signal
+    assert not make_group(0, [0.5, 0.5], rng=np.random.default_rng(0)).has_signal
 
 
 def test_lookup_takes_functions_and_rewards():
