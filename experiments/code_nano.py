@@ -7,7 +7,7 @@
    and doing so only sometimes.
 2. NFT with the reward "stack-program": 1 when the program passes every hidden test, run in the verifier's workers.
 
-Why a language of our own here: a sandboxed Python process costs 40 to 100 ms, and a run judges some 20,000 programs.
+Why a language of our own here: a sandboxed Python process costs 40 to 100 ms, and a run judges some 28,000 programs.
 An interpreter of ours needs no sandbox, and a model of 0.8 M parameters can learn its language. Python programs are
 judged by the rewards "code" and "code-share" (`nft_jax.verify.code`).
 """

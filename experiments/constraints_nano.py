@@ -1,4 +1,5 @@
-"""NFT on a task without right answers: text under constraints, scored by rules in [0, 1]. Minutes on 2 CPU cores.
+"""NFT on a task without right answers: text under constraints, scored by rules in [0, 1]. About ten minutes on 2
+CPU cores.
 
     python -m experiments.constraints_nano                 any field of the run is a flag
 

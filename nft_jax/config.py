@@ -116,7 +116,8 @@ class VerifierConfig:
     workers: int = 2
     """Processes that run math-verify, or the reward. Most answers of maths are decided without them."""
     deadline: float = 3.0
-    """Seconds of wall clock after which a worker is killed and its answer is a timeout."""
+    """Seconds of wall clock after which a worker is killed and its answer is a timeout (more where a busy machine has
+    hardly let it run)."""
     memory_mb: int = 2048
     """Address space of a worker, in MiB."""
     allow_weak_sandbox: bool = False

@@ -18,6 +18,8 @@ from nft_jax.verify.rewards import Reward
 CPU_SECONDS = 1.0
 """A worker gives an answer of maths up after this much CPU time; the deadline (wall clock) only has to catch what
 ignores it. A reward of the user's may compute until its deadline."""
+MOST_EXTENSIONS = 9
+"""A deadline passes at most so many times while its worker is starved of CPU."""
 START_SECONDS = 300.0
 """Loading math-verify takes two seconds; a reward's module that takes longer than this is a hang."""
 
@@ -29,6 +31,27 @@ class Worker:
     pid: int
     task: int | None = None
     deadline: float = 0.0
+    extensions: int = 0               # of the deadline, for this task
+    cpu_before: float = 0.0           # seconds it had used when it got the task
+
+    def begin(self, task: int, seconds: float) -> None:
+        """It has a task, and so much wall clock for it."""
+        self.task, self.deadline, self.extensions = task, time.monotonic() + seconds, 0
+        self.cpu_before = self._cpu()[1]
+
+    def is_starved(self, seconds: float) -> bool:
+        """Whether it wants to run and the machine has not given it these seconds of CPU since it got the task: a busy
+        machine, not a slow answer. (False where there is no /proc.)"""
+        state, cpu = self._cpu()
+        return state == "R" and cpu - self.cpu_before < seconds and self.extensions < MOST_EXTENSIONS
+
+    def _cpu(self) -> tuple[str, float]:
+        """State and CPU seconds so far."""
+        try:
+            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return "", 0.0
+        return fields[0], (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Nursery:

@@ -4,7 +4,8 @@
    other reward (`nft_jax.verify.rewards`) decides nothing here: all its answers go to the workers.
 2. The rest, without repetitions, join the queue of one dispatcher thread.
 3. The dispatcher gives a task to an idle worker with a deadline. A worker past its deadline is killed (outcome
-   timeout); a task whose worker died is tried once more in a fresh one (then outcome error, no reward).
+   timeout), unless the machine is so busy that it has hardly run; a task whose worker died is tried once more in a
+   fresh one (then outcome error, no reward).
 4. A future is done when the last of its answers is.
 
 Processes are Linux or macOS; on macOS the memory limit is not enforced, deadlines are, and `start` says so.
@@ -26,7 +27,7 @@ from multiprocessing.connection import wait
 from nft_jax.config import VerifierConfig
 from nft_jax.types import InputError, Outcome, Verdict
 from nft_jax.verify.math import SCANNED_CHARACTERS, extract, quick_verdict, verdict
-from nft_jax.verify.nursery import Nursery, Worker
+from nft_jax.verify.nursery import CPU_SECONDS, Nursery, Worker
 from nft_jax.verify.rewards import Reward, lookup
 
 REMEMBERED = 1 << 16
@@ -244,6 +245,9 @@ class Verifier:
             if worker.connection in ready:
                 self._collect(nursery, worker)
             elif worker.task is not None and time.monotonic() >= worker.deadline:
+                if worker.is_starved(min(CPU_SECONDS, self.config.deadline / 2)):
+                    worker.deadline, worker.extensions = time.monotonic() + self.config.deadline, worker.extensions + 1
+                    continue
                 self._settle_all(worker.task, "timeout", f"killed after {self.config.deadline:g} s")
                 self._replace(nursery, worker)
 
@@ -254,7 +258,7 @@ class Verifier:
             number = self._queue.popleft()
             task = self._tasks[number]
         task.attempts += 1
-        worker.task, worker.deadline = number, time.monotonic() + self.config.deadline * task.size
+        worker.begin(number, self.config.deadline * task.size)
         message = json.dumps([number, *task.key]).encode()       # ASCII: half surrogates pass as escapes
         try:
             worker.connection.send_bytes(message)

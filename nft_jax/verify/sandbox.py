@@ -67,7 +67,9 @@ class Sandbox:
 @cache
 def find_sandbox(allow_weak: bool) -> Sandbox:
     """The strongest sandbox that works here, found by trying. Raises InputError where there is none."""
-    interpreters = dict.fromkeys([os.path.realpath(sys.executable), "/usr/bin/python3"])
+    own = os.path.realpath(sys.executable)
+    own_is_at_home = Path(own).is_relative_to(Path.home())        # then its folder would have to be shown
+    interpreters = ("/usr/bin/python3", own) if own_is_at_home else (own, "/usr/bin/python3")
     if sys.platform == "linux" and shutil.which("bwrap"):
         for python in interpreters:
             sandbox = Sandbox(python, _bubblewrap(python))
@@ -104,9 +106,9 @@ def _bubblewrap(python: str, folder_mb: int = Limits.folder_mb) -> tuple[str, ..
             command += ["--symlink", os.readlink(path), str(path)]
         elif path.exists():
             command += ["--ro-bind", str(path), str(path)]
-    prefix = str(Path(python).parent.parent)
-    if not prefix.startswith("/usr"):
-        command += ["--ro-bind", prefix, prefix]
+    prefix = Path(python).parent.parent
+    if not prefix.is_relative_to("/usr"):
+        command += ["--ro-bind", str(prefix), str(prefix)]
     command += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
     return (*command, "--size", str(folder_mb << 20), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp", "--")
 

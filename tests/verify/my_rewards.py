@@ -43,6 +43,13 @@ def moody(prompt, response, gold):
     return 1.0
 
 
+@register("sleepy")
+def sleepy(prompt, response, gold):
+    """Right, after a while without any CPU."""
+    time.sleep(0.8)
+    return 1.0
+
+
 def plain(prompt, response, gold):
     """Not registered: found as my_rewards:plain."""
     return float(response == gold)

@@ -182,7 +182,9 @@ def test_it_sees_no_home_no_tests_no_hosts_tmp(strong, tmp_path):
     for path in (secret, Path.home(), Path(__file__), "/root", "/home", "/etc/passwd", "/etc/shadow", Path.cwd()):
         found = attempt(strong, f"import os\nreturn os.listdir({str(path)!r}) if os.path.isdir({str(path)!r}) "
                                 f"else open({str(path)!r}).read()")
-        assert found in ("FileNotFoundError", "PermissionError", "NotADirectoryError"), (path, found)
+        way_to_python = [part for part in Path(strong.python).parts if part in found] if found else []
+        assert found in ("FileNotFoundError", "PermissionError", "NotADirectoryError") or \
+            (Path(strong.python).is_relative_to(path) and found == way_to_python), (path, found)
     assert attempt(strong, "import os\nreturn os.listdir('/tmp')") == []
     assert attempt(strong, "import os\nreturn sorted(os.environ)") in ([], ["LC_CTYPE"], ["LC_CTYPE", "PWD"], ["PWD"])
 

@@ -1,6 +1,8 @@
 """Any reward: registered by name, composed, run in workers that may be killed."""
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import my_rewards
@@ -53,6 +55,32 @@ def test_hangs_and_crashes_cost_their_own_answer_only():
     assert [each.outcome for each in found] == ["right", "timeout", "error", "error", "right"]
     assert [each.reward for each in found] == [1.0, 0.0, None, None, 1.0]
     assert "no idea" in found[3].reason
+
+
+@pytest.mark.parametrize(("starved", "outcome"), [(True, "right"), (False, "timeout")])
+def test_a_starved_worker_gets_more_time(monkeypatch, starved, outcome):
+    """On a busy machine the deadline passes over a worker that could not run; over one that could, it does not."""
+    from nft_jax.verify.nursery import Worker
+    monkeypatch.setattr(Worker, "is_starved", lambda self, seconds: starved)
+    assert [each.outcome for each in judged("sleepy", ["a"], deadline=0.3)] == [outcome]
+
+
+@pytest.mark.parametrize(("state", "used", "extensions", "starved"), [
+    ("R", 0.2, 0, True), ("R", 0.9, 0, False), ("S", 0.2, 0, False), ("R", 0.2, 9, False), ("", 0.0, 0, False),
+])
+def test_only_a_runnable_worker_without_cpu_is_starved(monkeypatch, state, used, extensions, starved):
+    from nft_jax.verify.nursery import Worker
+    worker = Worker(None, 1, extensions=extensions, cpu_before=5.0)
+    monkeypatch.setattr(Worker, "_cpu", lambda self: (state, 5.0 + used))
+    assert worker.is_starved(0.5) is starved
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_cpu_of_a_process():
+    from nft_jax.verify.nursery import Worker
+    state, used = Worker(None, os.getpid())._cpu()
+    assert state == "R" and 0 < used <= time.process_time() + 0.1
+    assert Worker(None, 2**22 + 1)._cpu() == ("", 0.0)                   # no such process
 
 
 def test_by_module_and_by_file():

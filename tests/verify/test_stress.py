@@ -70,7 +70,7 @@ def test_ten_thousand_answers_with_hostile_ones(workers):
         else:
             assert (found.outcome, found.reward) == (alone[case].outcome, alone[case].reward), case
     assert watch.largest_mb <= config.memory_mb
-    assert watch.latest < 2.0                         # seconds past a deadline before the worker is gone
+    assert watch.latest < 5.0                         # seconds past a deadline before the worker is gone
 
 
 def changed_copies(gold: str) -> list[str]:
