@@ -172,7 +172,7 @@ def lines(threads: int, reps: int, questions: int = 250, expressions: int = 200)
             "peer": peer, "model": None, "task": "verify", "value": round(median("cold", "wall"), 1),
             "value_cpu": round(median("cold", "cpu"), 1), "value_cpu_warm": round(median("warm", "cpu"), 1),
             "value_cpu_symbolic": round(median("symbolic", "cpu"), 1), "peak_rss_mb": round(peak),
-            "compile_s": round(median("start", "wall"), 2), "right": round(median("cold", "right"), 4),
-            "right_symbolic": round(median("symbolic", "right"), 4), "verdicts": len(mix.golds),
+            "compile_s": round(max(run["start"]["wall"] for run in found), 2),
+            "right": round(median("cold", "right"), 4), "right_symbolic": round(median("symbolic", "right"), 4), "verdicts": len(mix.golds),
             "golds": "NFT_TEST_DATA" if os.environ.get("NFT_TEST_DATA") else "generated"})
     return out

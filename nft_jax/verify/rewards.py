@@ -119,8 +119,8 @@ def _home(depth: int) -> str:
 
 
 def lookup(name: str | Callable) -> Reward:
-    """The reward of a name: registered, shipped, "package.module:function" or "file.py:function". A `Reward` or a
-    function is returned as a reward. Raises InputError when there is none, or when a worker could not load it."""
+    """The reward of a name: registered, shipped, "package.module:function" or "file.py:function" (or a name
+    registered there). A `Reward` or a function is returned as a reward. Raises InputError when there is none."""
     if isinstance(name, Reward):
         return name
     if callable(name):
@@ -159,9 +159,12 @@ def load_module(home: str) -> ModuleType:
 
 
 def _in_module(module: ModuleType, home: str, attribute: str, name: str) -> Reward:
-    found = getattr(module, attribute, None)
+    """What the module registers under this name, or else its function."""
+    registered = _registry.get(attribute)
+    found = registered if registered is not None and registered.home == home else getattr(module, attribute, None)
     if not callable(found):
-        raise InputError(f"verifier.reward is {name!r}: {home} has no function {attribute!r}.")
+        raise InputError(f"verifier.reward is {name!r}: {home} has no function {attribute!r}, and registers no "
+                         "reward of this name.")
     return replace(found, name=name, home=home) if isinstance(found, Reward) else Reward(name, found, home)
 
 

@@ -96,6 +96,7 @@ def test_by_file(tmp_path):
     assert [v.reward for v in judged(f"{path}:half", ["1"])] == [0.5]
     assert lookup("half-of-file").home == str(path)
     assert [v.reward for v in judged("half-of-file", ["1"])] == [0.5]
+    assert [v.reward for v in judged(f"{path}:half-of-file", ["1"])] == [0.5]
 
 
 @pytest.mark.parametrize(("name", "told"), [
