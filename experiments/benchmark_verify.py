@@ -173,6 +173,7 @@ def lines(threads: int, reps: int, questions: int = 250, expressions: int = 200)
             "value_cpu": round(median("cold", "cpu"), 1), "value_cpu_warm": round(median("warm", "cpu"), 1),
             "value_cpu_symbolic": round(median("symbolic", "cpu"), 1), "peak_rss_mb": round(peak),
             "compile_s": round(max(run["start"]["wall"] for run in found), 2),
-            "right": round(median("cold", "right"), 4), "right_symbolic": round(median("symbolic", "right"), 4), "verdicts": len(mix.golds),
+            "right": round(median("cold", "right"), 4), "verdicts": len(mix.golds),
+            "right_symbolic": round(median("symbolic", "right"), 4),
             "golds": "NFT_TEST_DATA" if os.environ.get("NFT_TEST_DATA") else "generated"})
     return out
