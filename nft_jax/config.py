@@ -107,17 +107,25 @@ class RolloutConfig:
 @dataclass(frozen=True)
 class VerifierConfig:
     """Judging answers."""
+    reward: str = "math"
+    """What decides: math (the boxed answer against the gold), code or code-share (hidden tests), reasoning-gym or
+    reasoning-gym-soft, or a function of your own: a registered name, "package.module:function", "file.py:function"."""
     mode: Literal["equivalent", "strict", "lenient"] = "equivalent"
     """equivalent: the last complete \\boxed{} means the same as the gold. strict: the very same string in the last
     100 characters (the official NFT training reward). lenient: as equivalent, or the last number without a box."""
     workers: int = 2
-    """Processes that run math-verify. Most answers are decided without them."""
+    """Processes that run math-verify, or the reward. Most answers of maths are decided without them."""
     deadline: float = 3.0
-    """Seconds of wall clock after which a worker is killed and its answer is a timeout."""
+    """Seconds of wall clock after which a worker is killed and its answer is a timeout (more where a busy machine has
+    hardly let it run)."""
     memory_mb: int = 2048
     """Address space of a worker, in MiB."""
+    allow_weak_sandbox: bool = False
+    """Run the model's programs (reward code) even where bubblewrap is missing: with resource limits only, which is
+    not a sandbox. They can then read your files."""
 
     def __post_init__(self):
+        _require(bool(self.reward), "verifier.reward", self.reward, "name a reward; the default is math.")
         _require(self.workers >= 1, "verifier.workers", self.workers, "use 1 or more.")
         _require(self.deadline > 0, "verifier.deadline", self.deadline, "use a positive number of seconds.")
         _require(self.memory_mb >= 256, "verifier.memory_mb", self.memory_mb, "a worker needs at least 256 MiB.")

@@ -18,7 +18,8 @@ def judged_groups(sampler: Sampler, verifier: Verifier, params, prompts: Sequenc
     pending = {}
     for position, rollouts in sampler.sample(params, prompts, samples, base_key, rollout_index, sampling,
                                              progress=progress):
-        verdicts = verifier.submit([r.text for r in rollouts], [prompts[position].gold] * samples)
+        prompt = prompts[position]
+        verdicts = verifier.submit([r.text for r in rollouts], [prompt.gold] * samples, [prompt.problem] * samples)
         pending[position] = rollouts, verdicts
     return [Group(prompts[position], pending[position][0], tuple(pending[position][1].result()))
             for position in range(len(prompts))]

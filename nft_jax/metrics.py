@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from nft_jax.types import OUTCOMES, Group
+from nft_jax.verify.math import extract, quick_verdict
 
 # Metrics that may differ between two runs of the same configuration (see `comparable`).
 NOT_REPRODUCIBLE = ("seconds/", "tokens_per_second/", "memory/", "compiles")
@@ -44,6 +45,21 @@ def answer_metrics(groups: Sequence[Group], prefix: str = "") -> dict[str, float
         out[f"entropy/{kind}"] = float(np.concatenate([r.entropies for r, _ in chosen]).mean()) if chosen else None
     out |= {f"verdicts/{outcome}": counts[outcome] for outcome in OUTCOMES}
     return {prefix + key: value for key, value in out.items() if value is not None}
+
+
+def mode_disagreement(groups: Sequence[Group], prefix: str = "") -> dict[str, float]:
+    """Shares of the answers that mode equivalent and mode strict (the official NFT training rule) judge differently:
+    all of them, and those that only one of the two calls right. For verdicts of maths in mode equivalent."""
+    pairs = [(verdict.outcome == "right", quick_verdict(group.prompt.gold, extract(rollout.text, "strict"),
+                                                        "strict").outcome == "right")
+             for group in groups for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True)
+             if verdict.outcome != "error"]
+    if not pairs:
+        return {}
+    equivalent, strict = np.array(pairs).T
+    return {f"{prefix}verdicts/strict_disagreement": float((equivalent != strict).mean()),
+            f"{prefix}verdicts/only_equivalent": float((equivalent & ~strict).mean()),
+            f"{prefix}verdicts/only_strict": float((strict & ~equivalent).mean())}
 
 
 def mismatch_metrics(groups: Sequence[Group]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 
@@ -19,6 +19,7 @@ from nft_jax.config import DataConfig
 from nft_jax.sources import ANSWER_COLUMNS, QUESTION_COLUMNS, Rows, read_rows
 from nft_jax.types import InputError, Prompt
 from nft_jax.verify.math import check_gold, extract
+from nft_jax.verify.rewards import lookup
 
 REASONS = ("unreadable", "no_question", "no_answer", "bad_gold", "bad_chat", "too_long")
 LONGEST_ANSWER = 200         # characters of a "solution" without box that can pass for an answer
@@ -177,7 +178,21 @@ class _Tally:
         self.skipped.append(SkippedRow(row, *unusable.args))
 
 
-def _usable(rows: Rows, tally: _Tally) -> Iterator[tuple[int, str | list[dict], str]]:
+def gold_reader(reward: str) -> Callable[[dict], str]:
+    """How the gold of a row is read for a reward: by the rules of maths, or in the reward's own way."""
+    if reward == "math":
+        return read_gold
+    read = lookup(reward).read_gold
+
+    def read_or_skip(row: dict) -> str:
+        try:
+            return read(row)
+        except ValueError as problem:
+            raise Unusable("bad_gold", str(problem)) from problem
+    return read_or_skip
+
+
+def _usable(rows: Rows, tally: _Tally, read_gold: Callable[[dict], str]) -> Iterator[tuple[int, str | list[dict], str]]:
     """(row number, question, gold) of the rows that have both, each question once."""
     golds: dict[str, str] = {}           # question -> gold of its first usable row
     for number, row in rows:
@@ -223,14 +238,17 @@ def _tokenized(usable: Iterator, config: DataConfig, tokenizer, tally: _Tally) -
                 yield Question(problem, gold, text, np.asarray(tokens, np.int32))
 
 
-def load_questions(config: DataConfig, tokenizer, *, room: str = "data") -> tuple[list[Question], LoadReport]:
-    """The usable questions of `config.source` in the order of the source, and what became of the other rows.
+def load_questions(config: DataConfig, tokenizer, *, room: str = "data",
+                   reward: str = "math") -> tuple[list[Question], LoadReport]:
+    """The usable questions of `config.source` in the order of the source, and what became of the other rows. The
+    reward decides what a gold is.
 
     With `config.limit`, the first so many usable ones; rows after them are not read. Raises InputError (naming the
     field `room`.source): nothing there, no rows, unknown columns, nothing usable.
     """
     tally = _Tally()
-    used = list(_tokenized(_usable(read_rows(config, room), tally), config, tokenizer, tally))
+    used = list(_tokenized(_usable(read_rows(config, room, reward), tally, gold_reader(reward)), config,
+                           tokenizer, tally))
     report = LoadReport(config.source, tally.rows, len(used), tally.repeats, tally.conflicting_repeats,
                         tuple(sorted(tally.skipped, key=lambda skipped: skipped.row)))
     if not used:

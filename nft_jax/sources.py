@@ -23,13 +23,15 @@ GYM = "reasoning-gym:"
 EVALUATING_TASKS = frozenset({
     "countdown", "puzzle24", "simple_integration", "intermediate_integration", "polynomial_multiplication",
     "binary_matrix", "spiral_matrix", "n_queens", "string_insertion"})
+# Those of them that the reward reasoning-gym judges with a scorer of ours (`nft_jax.verify.gym`).
+RESCORED_TASKS = frozenset({"countdown", "puzzle24", "spiral_matrix", "binary_matrix", "string_insertion"})
 CHANGING_TASKS = frozenset({"list_functions"})    # an item differs from one read to the next: no exact resume
 
 Rows = Iterator[tuple[int, dict | str]]
 
 
-def read_rows(config: DataConfig, room: str = "data") -> Rows:
-    """The rows of `config.source`, in order.
+def read_rows(config: DataConfig, room: str = "data", reward: str = "math") -> Rows:
+    """The rows of `config.source`, in order; `reward` is what will judge the answers.
 
     Raises InputError (naming `room`.source or `room`.split): nothing at this path, a kind of file that is not read, a
     package or task that is missing, an unknown split, a data set that cannot be had.
@@ -39,7 +41,7 @@ def read_rows(config: DataConfig, room: str = "data") -> Rows:
         pairs = arithmetic.questions(config.split, config.limit or GENERATED, config.seed)
         return ((i, {"problem": problem, "answer": answer}) for i, (problem, answer) in enumerate(pairs, 1))
     if source.startswith(GYM):
-        return _gym(source.removeprefix(GYM), config, room)
+        return _gym(source.removeprefix(GYM), config, room, reward)
     path = Path(source).expanduser()
     if path.suffix in (".jsonl", ".parquet"):
         if not path.is_file():
@@ -110,19 +112,22 @@ def _hub(config: DataConfig, room: str) -> Rows:
     return enumerate(data, 1)
 
 
-def refuse_task(task: str, room: str) -> None:
+def refuse_task(task: str, room: str, reward: str = "math") -> None:
     """Raises InputError for the reasoning-gym tasks that are not offered."""
-    if task in EVALUATING_TASKS:
+    if task in EVALUATING_TASKS and not (task in RESCORED_TASKS and reward.startswith("reasoning-gym")):
+        way_out = "set verifier.reward to reasoning-gym, where our own scorer judges it, or choose" \
+            if task in RESCORED_TASKS else "choose"
         raise InputError(f"{room}.source is {GYM + task!r}: this task has many right answers and its scorer runs the "
-                         "model's text as code, so it is not offered. Choose a task with one right answer, such as "
-                         f"{GYM}chain_sum.")
+                         f"model's text as code, so it is not offered like this; {way_out} a task with one right "
+                         f"answer, such as {GYM}chain_sum.")
     if task in CHANGING_TASKS:
         raise InputError(f"{room}.source is {GYM + task!r}: this task changes its questions from one read to the next, "
                          f"so a run could not be resumed. Choose another, such as {GYM}chain_sum.")
 
 
-def _gym(task: str, config: DataConfig, room: str) -> Rows:
-    refuse_task(task, room)
+def _gym(task: str, config: DataConfig, room: str, reward: str) -> Rows:
+    """Each row also carries `gym`: where the item comes from, for scorers that want more than its answer."""
+    refuse_task(task, room, reward)
     try:
         import reasoning_gym
     except ImportError as error:
@@ -138,7 +143,9 @@ def _gym(task: str, config: DataConfig, room: str) -> Rows:
         raise InputError(f"{room}.source is {config.source!r}: reasoning-gym cannot make this task ({error}). Write "
                          f"the name of one of its tasks, such as {GYM}chain_sum.") from error
     items = ((i + 1, data[i]) for i in range(8 * wanted))
-    return islice(((number, {"question": item["question"], "answer": item["answer"]}) for number, item in items
+    origin = {"task": task, "size": 8 * wanted, "seed": config.seed}
+    return islice(((number, {"question": item["question"], "answer": item["answer"],
+                             "gym": origin | {"index": number - 1}}) for number, item in items
                    if _gym_split(item["question"]) == config.split), wanted)
 
 

@@ -22,7 +22,14 @@ import numpy as np
 
 from nft_jax.config import Config
 from nft_jax.evaluate import evaluation_metrics, judged_groups
-from nft_jax.metrics import answer_metrics, draw_curves, mismatch_metrics, peak_memory_mb, read_metrics
+from nft_jax.metrics import (
+    answer_metrics,
+    draw_curves,
+    mismatch_metrics,
+    mode_disagreement,
+    peak_memory_mb,
+    read_metrics,
+)
 from nft_jax.policy import Policy, save
 from nft_jax.rollout.sampling import SamplingParams
 from nft_jax.train.batch import Example, deal, examples_of, make_batch, unpack
@@ -181,6 +188,8 @@ def finish_step(run: Run, state: TrainState, progress: Progress, seen: list[Grou
     metrics |= answer_metrics(seen) | {
         "groups/generated": len(seen), "groups/carried": len(progress.carried), "tokens/generated": generated,
         "groups/accepted_share": sum(group.has_signal for group in seen) / max(len(seen), 1)}
+    if config.verifier.reward == "math" and config.verifier.mode == "equivalent":
+        metrics |= mode_disagreement(seen)
     with clock.phase("write"):
         run.write_rollouts(progress.step, seen, kept)
     if last or (config.evaluation.every and progress.step % config.evaluation.every == 0):

@@ -115,13 +115,14 @@ def read_inputs(config: Config):
         raise InputError(f"data.max_prompt_tokens + rollout.max_new_tokens is {longest}, more than the model's "
                          f"{model.max_positions} positions: lower one of them.")
     tokenizer = load_tokenizer(model_folder)
-    questions, report = load_questions(config.data, tokenizer)
+    reward = config.verifier.reward
+    questions, report = load_questions(config.data, tokenizer, reward=reward)
     reports = {"data": report}
     held_out: list[Prompt] = []
     if config.evaluation.source:
         data = replace(config.data, source=config.evaluation.source, split=config.evaluation.split,
                        limit=config.evaluation.questions)
-        chosen, report = load_questions(data, tokenizer, room="evaluation")
+        chosen, report = load_questions(data, tokenizer, room="evaluation", reward=reward)
         held_out = [question.prompt(index) for index, question in enumerate(chosen)]
         reports["evaluation"] = report
     return model, tokenizer, eos_token_ids(model_folder, tokenizer), PromptStream(questions, config.data.seed), \

@@ -149,10 +149,14 @@ def _listed(text: str) -> bool:
     return found is not None and found.kind == "list"
 
 
+_MEMBER = re.compile(r"^([^,;]{1,20}?)\\in(?![a-zA-Z])")
+
+
 def _ranges(gold: str, answer: str, leaf: Leaf, depth: int) -> tuple[bool, Truth]:
     if not (_ORDER.search(gold) or _ORDER.search(answer)):
         return _PASS
-    stripped = [re.sub(r"^[^,;]{1,20}?\\in(?![a-zA-Z])", "", text).strip() for text in (gold, answer)]
+    stripped = [_MEMBER.sub(lambda found: "" if is_name(found[1]) else found[0], text).strip()
+                for text in (gold, answer)]
     g, a = intervals(gold), intervals(answer)
     if g is None or a is None:
         if stripped != [gold, answer]:

@@ -1,19 +1,20 @@
 """`Verifier`: one verdict per answer, in order, whatever the answers do to the processes that judge them.
 
-1. `submit` extracts the answers and decides the cheap ones in the calling thread (see `nft_jax.verify.math`).
+1. `submit` extracts the answers and decides the cheap ones in the calling thread (see `nft_jax.verify.math`). Any
+   other reward (`nft_jax.verify.rewards`) decides nothing here: all its answers go to the workers.
 2. The rest, without repetitions, join the queue of one dispatcher thread.
 3. The dispatcher gives a task to an idle worker with a deadline. A worker past its deadline is killed (outcome
-   timeout); a task whose worker died is tried once more in a fresh one (then outcome error, no reward).
+   timeout), unless the machine is so busy that it has hardly run; a task whose worker died is tried once more in a
+   fresh one (then outcome error, no reward).
 4. A future is done when the last of its answers is.
 
-Processes are Linux or macOS; on macOS the memory limit is not enforced, deadlines are.
+Processes are Linux or macOS; on macOS the memory limit is not enforced, deadlines are, and `start` says so.
 """
 from __future__ import annotations
 
 import json
-import os
+import logging
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -21,26 +22,30 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
-from pathlib import Path
+from multiprocessing.connection import wait
 
 from nft_jax.config import VerifierConfig
 from nft_jax.types import InputError, Outcome, Verdict
-from nft_jax.verify.math import extract, quick_verdict, verdict
+from nft_jax.verify.math import SCANNED_CHARACTERS, extract, quick_verdict, verdict
+from nft_jax.verify.nursery import CPU_SECONDS, Nursery, Worker
+from nft_jax.verify.rewards import Reward, lookup
 
-CPU_SECONDS = 1.0
-"""A worker gives an answer up after this much CPU time; the deadline (wall clock) only has to catch what ignores it."""
 REMEMBERED = 1 << 16
 ATTEMPTS = 2
 
 
 @dataclass
 class _Task:
-    """One (gold, answer) pair to be judged, and every place that waits for its verdict."""
-    gold: str
-    answer: str
-    waiting: list[tuple[_Batch, int]] = field(default_factory=list)
+    """What one worker judges in one go, and every place that waits for it: a gold and an answer of maths, or the
+    lists (prompts, responses, golds) of a reward."""
+    key: tuple
+    waiting: list[tuple[_Batch, tuple[int, ...]]] = field(default_factory=list)
     attempts: int = 0
+
+    @property
+    def size(self) -> int:
+        """Answers in it."""
+        return len(self.key[1]) if isinstance(self.key[1], tuple) else 1
 
 
 class _Batch:
@@ -52,64 +57,6 @@ class _Batch:
         self.verdicts: list[Verdict | None] = [None] * size
 
 
-@dataclass
-class _Worker:
-    connection: Connection
-    pid: int
-    task: int | None = None
-    deadline: float = 0.0
-
-
-class _Nursery:
-    """The process that forks workers; see `nft_jax.verify.worker`."""
-
-    def __init__(self, config: VerifierConfig):
-        self.control, theirs = socket.socketpair()
-        arguments = theirs.fileno(), config.memory_mb << 20, min(CPU_SECONDS, config.deadline)
-        paths = [os.path.abspath(path) for path in [str(Path(__file__).parents[2]), *sys.path]]
-        code = f"import sys; sys.path[:] = {paths!r}; from nft_jax.verify.worker import nursery; nursery{arguments!r}"
-        kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH") if name in os.environ}
-        single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", code], env={**kept, **single, "PYTHONHASHSEED": "0"}, cwd="/",
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()], start_new_session=True)
-        self.replies = self.control.makefile("rb")
-        self.ready = False
-
-    def reply(self, wanted: str) -> int:
-        """The value of the next reply; EOFError when the nursery is gone."""
-        line = self.replies.readline()
-        if not line:
-            raise EOFError("the nursery of the verifier's workers has died")
-        message = json.loads(line)
-        if "failed" in message:
-            raise InputError(f"The verifier's workers could not start: {message['failed']}. Install "
-                             "math-verify[antlr4-13-2] (pip install -r requirements.txt).")
-        return message[wanted]
-
-    def fork(self) -> _Worker:
-        if not self.ready:
-            self.reply("ready")
-            self.ready = True
-        ours, theirs = socket.socketpair()
-        with theirs:
-            socket.send_fds(self.control, [b"fork\n"], [theirs.fileno()])
-            return _Worker(Connection(ours.detach()), self.reply("forked"))
-
-    def end(self, worker: _Worker) -> None:
-        worker.connection.close()
-        self.control.sendall(f"end {worker.pid}\n".encode())
-        self.reply("ended")
-
-    def close(self) -> None:
-        self.replies.close()
-        self.control.close()
-        self.process.kill()
-        self.process.wait()
-
-
 class Verifier:
     """Judges answers against golds, one verdict per answer and in order; safe to use from any thread.
 
@@ -119,16 +66,17 @@ class Verifier:
 
     def __init__(self, config: VerifierConfig | None = None):
         self.config = config or VerifierConfig()
+        self.reward = None if self.config.reward == "math" else _loadable(lookup(self.config.reward))
         self.counts: Counter[str] = Counter()
         self.restarts = 0
         self._lock = threading.Lock()
         self._known: OrderedDict[tuple[str, str, str], Verdict] = OrderedDict()
         self._tasks: dict[int, _Task] = {}
-        self._pending: dict[tuple[str, str], int] = {}
+        self._pending: dict[tuple, int] = {}
         self._queue: deque[int] = deque()
         self._issued = 0
         self._deaths = 0                                 # since the last answer of any worker
-        self._workers: list[_Worker] = []
+        self._workers: list[Worker] = []
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._closing = False
@@ -140,9 +88,16 @@ class Verifier:
         self.close()
 
     def start(self) -> Verifier:
-        """Begin loading the workers in the background. Does nothing when they are there."""
+        """Begin loading the workers in the background. Does nothing when they are there. Raises InputError when the
+        reward refuses this machine (no sandbox for programs)."""
         with self._lock:
             if self._thread is None or not self._thread.is_alive():
+                if self.reward is not None and self.reward.prepare is not None:
+                    self.reward.prepare(self.config.allow_weak_sandbox)
+                if sys.platform != "linux":
+                    logging.getLogger(__name__).warning(
+                        "verifier.memory_mb = %d is not enforced on %s: deadlines and kills hold, memory limits need "
+                        "Linux.", self.config.memory_mb, sys.platform)
                 self._closing, self._failure = False, None
                 self._wake_reader, self._wake_writer = socket.socketpair()
                 self._wake_writer.setblocking(False)
@@ -150,34 +105,31 @@ class Verifier:
                 self._thread.start()
         return self
 
-    def judge(self, responses: Sequence[str], golds: Sequence[str]) -> list[Verdict]:
+    def judge(self, responses: Sequence[str], golds: Sequence[str],
+              prompts: Sequence[str] | None = None) -> list[Verdict]:
         """Verdicts on the responses, in order; blocks until the last one. Errors as `submit`."""
-        return self.submit(responses, golds).result()
+        return self.submit(responses, golds, prompts).result()
 
-    def submit(self, responses: Sequence[str], golds: Sequence[str]) -> Future[list[Verdict]]:
+    def submit(self, responses: Sequence[str], golds: Sequence[str],
+               prompts: Sequence[str] | None = None) -> Future[list[Verdict]]:
         """The verdicts of one group as a future; what needs no worker is decided before this returns.
 
-        Raises InputError when the two lengths differ or an element is not a string; the future raises it when the
-        workers cannot start, and RuntimeError when the verifier is closed before the verdicts are there.
+        `prompts` are the questions, for rewards that read them ("" each when not given). Raises InputError when the
+        lengths differ or an element is not a string; the future raises it when the workers cannot start or a reward is
+        not in [0, 1], and RuntimeError when the verifier is closed before the verdicts are there.
         """
-        responses, golds = _checked(responses, golds)
-        mode, batch, left = self.config.mode, _Batch(len(responses)), []
-        for i, (response, gold) in enumerate(zip(responses, golds, strict=True)):
-            answer = extract(response, mode)
-            known = self._recall(mode, gold, answer) or quick_verdict(gold, answer, mode)
-            batch.verdicts[i] = known
-            if known is None:
-                left.append((i, gold, answer))
-            elif answer is not None:
-                self._remember(gold, answer, known)
-        if left:
+        responses, golds, prompts = _checked(responses, golds, prompts)
+        batch = _Batch(len(responses))
+        open_tasks = self._decide(batch, responses, golds) if self.reward is None else \
+            _tasks_of(self.reward, prompts, responses, golds)
+        if open_tasks:
             self.start()
             with self._lock:
                 if self._failure is not None or self._closing:
                     batch.future.set_exception(self._failure or RuntimeError("the verifier is closed"))
                     return batch.future
-                for i, gold, answer in left:
-                    self._enqueue(gold, answer, batch, i)
+                for key, places in open_tasks:
+                    self._enqueue(key, batch, places)
             self._wake()
         else:
             self._finish(batch)
@@ -200,6 +152,19 @@ class Verifier:
 
     # The calling threads' side.
 
+    def _decide(self, batch: _Batch, responses: list[str], golds: list[str]) -> list[tuple[tuple, tuple[int, ...]]]:
+        """Fill in the verdicts of maths that need no worker; the (gold, answer) pairs that do, with their places."""
+        mode, left = self.config.mode, []
+        for i, (response, gold) in enumerate(zip(responses, golds, strict=True)):
+            answer = extract(response, mode)
+            known = self._recall(mode, gold, answer) or quick_verdict(gold, answer, mode)
+            batch.verdicts[i] = known
+            if known is None:
+                left.append(((gold, answer), (i,)))
+            elif answer is not None:
+                self._remember(gold, answer, known)
+        return left
+
     def _recall(self, mode: str, gold: str, answer: str | None) -> Verdict | None:
         with self._lock:
             known = self._known.get((mode, gold, answer or ""))
@@ -215,14 +180,14 @@ class Verifier:
             while len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
 
-    def _enqueue(self, gold: str, answer: str, batch: _Batch, i: int) -> None:
-        number = self._pending.get((gold, answer))
+    def _enqueue(self, key: tuple, batch: _Batch, places: tuple[int, ...]) -> None:
+        number = self._pending.get(key)
         if number is None:
             self._issued += 1
-            number = self._pending[gold, answer] = self._issued
-            self._tasks[number] = _Task(gold, answer)
+            number = self._pending[key] = self._issued
+            self._tasks[number] = _Task(key)
             self._queue.append(number)
-        self._tasks[number].waiting.append((batch, i))
+        self._tasks[number].waiting.append((batch, places))
 
     def _wake(self) -> None:
         try:
@@ -238,10 +203,10 @@ class Verifier:
     # The dispatcher thread's side.
 
     def _dispatch(self) -> None:
-        nursery: _Nursery | None = None
+        nursery: Nursery | None = None
         failure: BaseException | None = None
         try:
-            nursery = _Nursery(self.config)
+            nursery = Nursery(self.config, self.reward)
             while not self._closing:
                 try:
                     self._round(nursery)
@@ -255,11 +220,14 @@ class Verifier:
             failure = problem
         self._end(nursery, failure)
 
-    def _round(self, nursery: _Nursery) -> None:
+    def _round(self, nursery: Nursery) -> None:
         """Fill the pool, hand out tasks, wait for whatever comes first, collect."""
-        if not nursery.ready and nursery.control not in wait([self._wake_reader, nursery.control]):
-            self._wake_reader.recv(4096)
-            return
+        if not nursery.ready:
+            ready = wait([self._wake_reader, nursery.control], nursery.patience())
+            if nursery.control not in ready:
+                if ready:
+                    self._wake_reader.recv(4096)
+                return
         while len(self._workers) < self.config.workers and not self._closing:
             time.sleep(min(self._deaths, 20) * 0.05)     # workers that die at birth must not keep the machine busy
             self._workers.append(nursery.fork())
@@ -277,26 +245,29 @@ class Verifier:
             if worker.connection in ready:
                 self._collect(nursery, worker)
             elif worker.task is not None and time.monotonic() >= worker.deadline:
-                self._settle(worker.task, "timeout", f"killed after {self.config.deadline:g} s")
+                if worker.is_starved(min(CPU_SECONDS, self.config.deadline / 2)):
+                    worker.deadline, worker.extensions = time.monotonic() + self.config.deadline, worker.extensions + 1
+                    continue
+                self._settle_all(worker.task, "timeout", f"killed after {self.config.deadline:g} s")
                 self._replace(nursery, worker)
 
-    def _hand_out(self, worker: _Worker) -> None:
+    def _hand_out(self, worker: Worker) -> None:
         with self._lock:
             if not self._queue:
                 return
             number = self._queue.popleft()
             task = self._tasks[number]
         task.attempts += 1
-        worker.task, worker.deadline = number, time.monotonic() + self.config.deadline
-        message = json.dumps([number, task.gold, task.answer]).encode()      # ASCII: half surrogates pass as escapes
+        worker.begin(number, self.config.deadline * task.size)
+        message = json.dumps([number, *task.key]).encode()       # ASCII: half surrogates pass as escapes
         try:
             worker.connection.send_bytes(message)
         except OSError:
             return                                       # it has died: its end of the pipe is ready, `_collect` sees
 
-    def _collect(self, nursery: _Nursery, worker: _Worker) -> None:
+    def _collect(self, nursery: Nursery, worker: Worker) -> None:
         try:
-            number, outcome, reason, retiring = json.loads(worker.connection.recv_bytes())
+            number, found, retiring = json.loads(worker.connection.recv_bytes())
         except (EOFError, OSError):
             self._deaths += 1
             self._retry(worker)
@@ -305,26 +276,26 @@ class Verifier:
         self._deaths = 0
         if number == worker.task:
             worker.task = None
-            self._settle(number, outcome, reason)
+            self._settle(number, found)
         if retiring:
             self._replace(nursery, worker)
 
-    def _retry(self, worker: _Worker) -> None:
+    def _retry(self, worker: Worker) -> None:
         if worker.task is None:
             return
         if self._tasks[worker.task].attempts >= ATTEMPTS:
-            self._settle(worker.task, "error", f"its worker died {ATTEMPTS} times")
+            self._settle_all(worker.task, "error", f"its worker died {ATTEMPTS} times")
         else:
             with self._lock:
                 self._queue.appendleft(worker.task)
         worker.task = None
 
-    def _replace(self, nursery: _Nursery, worker: _Worker) -> None:
+    def _replace(self, nursery: Nursery, worker: Worker) -> None:
         self._workers.remove(worker)
         self.restarts += 1
         nursery.end(worker)
 
-    def _again(self, nursery: _Nursery) -> _Nursery:
+    def _again(self, nursery: Nursery) -> Nursery:
         """A new nursery for one that died, and its workers with it."""
         for worker in self._workers:
             self._retry(worker)
@@ -332,20 +303,36 @@ class Verifier:
         self._workers.clear()
         self.restarts += 1
         nursery.close()
-        return _Nursery(self.config)
+        return Nursery(self.config, self.reward)
 
-    def _settle(self, number: int, outcome: Outcome, reason: str) -> None:
+    def _settle_all(self, number: int, outcome: Outcome, reason: str) -> None:
+        """The same word on every answer of a task."""
+        self._settle(number, [(outcome, reason, None)] * self._tasks[number].size)
+
+    def _settle(self, number: int, found: Sequence[tuple[Outcome, str, float | None]]) -> None:
+        """The worker's word on each answer of a task: outcome, reason, and the reward where that decides."""
         with self._lock:
             task = self._tasks.pop(number)
-            del self._pending[task.gold, task.answer]
-        found = verdict(outcome, task.answer, reason)
-        self._remember(task.gold, task.answer, found)
-        for batch, i in task.waiting:
-            batch.verdicts[i] = found
-            if None not in batch.verdicts:
+            del self._pending[task.key]
+        if self.reward is None:
+            (outcome, reason, _), = found
+            verdicts = [verdict(outcome, task.key[1], reason)]
+            self._remember(*task.key, verdicts[0])
+        else:
+            verdicts = [_rewarded(outcome, extract(response), reason, value)
+                        for (outcome, reason, value), response in zip(found, task.key[1], strict=True)]
+        unusable = next((reason for outcome, reason, _ in found if outcome == "unusable"), None)
+        for batch, places in task.waiting:
+            for place, each in zip(places, verdicts, strict=True):
+                batch.verdicts[place] = each
+            if batch.future.done():
+                continue
+            if unusable is not None:
+                batch.future.set_exception(InputError(unusable))
+            elif None not in batch.verdicts:
                 self._finish(batch)
 
-    def _end(self, nursery: _Nursery | None, failure: BaseException | None) -> None:
+    def _end(self, nursery: Nursery | None, failure: BaseException | None) -> None:
         for worker in self._workers:
             worker.connection.close()
         self._workers.clear()
@@ -359,17 +346,43 @@ class Verifier:
             self._queue.clear()
         self._wake_reader.close()
         self._wake_writer.close()
-        for batch in unfinished.values():
+        for batch in (each for each in unfinished.values() if not each.future.done()):
             batch.future.set_exception(failure or RuntimeError("the verifier was closed before this verdict"))
 
 
-def _checked(responses: Sequence[str], golds: Sequence[str]) -> tuple[list[str], list[str]]:
+def _rewarded(outcome: str, extracted: str | None, reason: str, value: float | None) -> Verdict:
+    """The verdict of a reward function: right is 1 and nothing less."""
+    if value is None:
+        return verdict(outcome, extracted, reason)
+    return Verdict("right" if value == 1 else "wrong", value, extracted, reason)
+
+
+def _tasks_of(reward: Reward, prompts: list[str], responses: list[str],
+              golds: list[str]) -> list[tuple[tuple, tuple[int, ...]]]:
+    """The tasks of a group with their places: one for each answer, or one for all where the reward takes batches."""
+    responses = [response[-SCANNED_CHARACTERS:] for response in responses]
+    if reward.batch and responses:
+        return [((tuple(prompts), tuple(responses), tuple(golds)), tuple(range(len(responses))))]
+    return [(((prompt,), (response,), (gold,)), (i,))
+            for i, (prompt, response, gold) in enumerate(zip(prompts, responses, golds, strict=True))]
+
+
+def _loadable(reward: Reward) -> Reward:
+    if not reward.home:
+        raise InputError(f"verifier.reward is {reward.name!r}: it was defined where a worker process cannot import it "
+                         "(a notebook, or standard input). Write it to a file and pass file.py:function.")
+    return reward
+
+
+def _checked(responses: Sequence[str], golds: Sequence[str],
+             prompts: Sequence[str] | None) -> tuple[list[str], list[str], list[str]]:
     responses, golds = list(responses), list(golds)
-    if len(responses) != len(golds):
-        raise InputError(f"{len(responses)} responses and {len(golds)} golds were given: every response needs its own "
-                         "gold, in the same order (repeat the gold for the answers of a group).")
-    for name, values in (("responses", responses), ("golds", golds)):
+    prompts = [""] * len(responses) if prompts is None else list(prompts)
+    if not len(responses) == len(golds) == len(prompts):
+        raise InputError(f"{len(responses)} responses and {len(golds)} golds were given (and {len(prompts)} prompts): "
+                         "every response needs its own gold, in the same order (repeat it for the answers of a group).")
+    for name, values in (("responses", responses), ("golds", golds), ("prompts", prompts)):
         for i, value in enumerate(values):
             if not isinstance(value, str):
                 raise InputError(f"{name}[{i}] is {value!r} ({type(value).__name__}): answers and golds are strings.")
-    return responses, golds
+    return responses, golds, prompts

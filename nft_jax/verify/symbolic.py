@@ -125,24 +125,43 @@ def same_values(a: sympy.Basic, b: sympy.Basic) -> Truth:
 
 
 def _same_equation(gold: Relational, answer: Relational) -> Truth:
-    """Two equations: one a constant multiple of the other, or with the same solutions for one of their variables."""
-    g, a = gold.lhs - gold.rhs, answer.lhs - answer.rhs
+    """Two equations: one a constant multiple of the other, or with the same solution for a variable in which both are
+    linear, or with the same solutions for every variable that both can be solved for (one alone is not enough there:
+    SA = LA and -SA = LA both have A = 0)."""
+    g, a = _opaque(gold.lhs - gold.rhs), _opaque(answer.lhs - answer.rhs)
     if g.free_symbols != a.free_symbols or not g.free_symbols:
         return False
     try:
         symbols = sorted(g.free_symbols, key=lambda symbol: symbol.name)
-        ratios = [(_value(_opaque(g), point), _value(_opaque(a), point)) for point in _points(symbols)]
+        ratios = [(_value(g, point), _value(a, point)) for point in _points(symbols)]
         if all(None not in pair and pair[0] != 0 and pair[1] != 0 for pair in ratios):
             first = ratios[0][0] * ratios[0][1].n(DIGITS) ** -1
             if all(_close(p, q * first) for p, q in ratios):
                 return True
+        for symbol in symbols:                          # cheap, and enough: a single solution that is not 0
+            roots = _linear_root(g, symbol), _linear_root(a, symbol)
+            if None not in roots and (same := same_values(*roots)) is not None:
+                return same
+        told = None
         for symbol in symbols:
             solved = sympy.solve(g, symbol), sympy.solve(a, symbol)
             if all(solved) and len(solved[0]) == len(solved[1]):
-                return _same_roots(*solved)
+                if not _same_roots(*solved):
+                    return False
+                told = True
     except _NATURE:
         return None
-    return None
+    return told
+
+
+def _linear_root(expression: sympy.Expr, symbol: sympy.Symbol) -> sympy.Expr | None:
+    """Where an expression that is linear in the symbol vanishes; None when it is not linear, or has the symbol as a
+    factor."""
+    slope = expression.diff(symbol)
+    if slope == 0 or symbol in slope.free_symbols:
+        return None
+    rest = expression.subs(symbol, 0)
+    return None if rest == 0 else -rest / slope
 
 
 def _same_roots(gold: list, answer: list) -> bool:

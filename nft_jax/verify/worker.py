@@ -1,4 +1,4 @@
-"""The processes behind the pool: one nursery that has math-verify loaded, and the workers it forks.
+"""The processes behind the pool: one nursery that has math-verify (or the reward) loaded, and the workers it forks.
 
 The nursery is a fresh interpreter (it never forks from a process that runs JAX, and never imports the user's script).
 On its control socket it is handed one end of a socket per worker and forks; a worker judges what arrives there until
@@ -15,7 +15,12 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from multiprocessing.connection import Connection
+from typing import NamedTuple
+
+from nft_jax.types import InputError
+from nft_jax.verify.rewards import Reward, resolve
 
 ANSWERS_PER_WORKER = 5_000
 RESIDENT_LIMIT = 500 << 20
@@ -51,27 +56,63 @@ class _CpuClock:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def _judge(clock: _CpuClock, gold: str, answer: str) -> tuple[str, str]:
-    from nft_jax.verify.math import judge
+Word = tuple[str, str, float | None]     # outcome, reason, and the reward where a function decides
 
+
+def _guarded(clock: _CpuClock, size: int, judge: Callable[..., list[Word]], arguments: list) -> list[Word]:
+    """The judge's words, or the same failure for every answer of the task."""
     try:
         with clock:
-            return judge(gold, answer)
+            return judge(*arguments)
     except _CpuLimit:
         clock.off()                         # it may have rung on the way out
-        return "timeout", f"more than {clock.seconds:g} s of CPU time"
+        failure = "timeout", f"more than {clock.seconds:g} s of CPU time", None
     except MemoryError:
-        return "too_large", "more memory than a worker may have"
+        failure = "too_large", "more memory than a worker may have", None
     except RecursionError:
-        return "too_large", "nested too deeply"
-    except Exception as problem:        # reported as the verifier's own failure: it earns no reward
-        return "error", f"{type(problem).__name__}: {problem}"
+        failure = "too_large", "nested too deeply", None
+    except InputError as problem:           # the reward itself is wrong: the pool raises it
+        failure = "unusable", str(problem), None
+    except Exception as problem:            # reported as the verifier's own failure: it earns no reward
+        failure = "error", f"{type(problem).__name__}: {problem}", None
+    return [failure] * size
 
 
-def _limit(memory_bytes: int) -> None:
-    limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 0, resource.RLIMIT_AS: memory_bytes}
-    if hasattr(resource, "RLIMIT_NPROC"):
-        limits[resource.RLIMIT_NPROC] = 0
+def _judge_maths(gold: str, answer: str) -> list[Word]:
+    from nft_jax.verify.math import judge
+    return [(*judge(gold, answer), None)]
+
+
+def _judge_by(reward: Reward) -> Callable[..., list[Word]]:
+    def judge(prompts: list[str], responses: list[str], golds: list[str]) -> list[Word]:
+        return [("wrong", f"{value:g} by {reward.name}", value) for value in reward.score(prompts, responses, golds)]
+    return judge
+
+
+def _load_judge(home: tuple[str, str] | None, allow_weak_sandbox: bool) -> tuple[Callable[..., list[Word]], bool]:
+    """What judges, and whether it starts processes. Raises InputError when the reward cannot be had."""
+    reward = None if home is None else resolve(*home)
+    if reward is not None and "jax" in sys.modules:
+        raise InputError(f"the module {reward.home} of the reward {reward.name!r} imports jax. Put the reward in a "
+                         "module of its own, or import jax inside the functions that need it.")
+    if reward is not None and reward.prepare is not None:
+        reward.prepare(allow_weak_sandbox)
+    if reward is None or reward.symbolic:
+        try:
+            from nft_jax.verify.symbolic import warm_up
+            warm_up()
+        except ImportError as problem:
+            raise InputError(f"{type(problem).__name__}: {problem}. Install math-verify[antlr4-13-2] (pip install -r "
+                             "requirements.txt).") from problem
+    return (_judge_maths, False) if reward is None else (_judge_by(reward), reward.starts_processes)
+
+
+def _limit(memory_bytes: int, starts_processes: bool) -> None:
+    limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_AS: memory_bytes}
+    if not starts_processes:
+        limits[resource.RLIMIT_FSIZE] = 0
+        if hasattr(resource, "RLIMIT_NPROC"):
+            limits[resource.RLIMIT_NPROC] = 0
     for kind, value in limits.items():
         hard = resource.getrlimit(kind)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
@@ -87,25 +128,35 @@ def _resident_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def serve(connection: Connection, memory_bytes: int, cpu_seconds: float) -> None:
-    """A worker's life: [task, gold, answer] in, [task, outcome, reason, retiring] out, as ASCII JSON."""
-    _limit(memory_bytes)
-    clock, judged = _CpuClock(cpu_seconds), 0
+class Life(NamedTuple):
+    """What a worker needs to know."""
+    judge: Callable[..., list[Word]]
+    memory_bytes: int
+    cpu_seconds: float                      # for one answer
+    starts_processes: bool
+
+
+def serve(connection: Connection, life: Life) -> None:
+    """A worker's life: [task, *what to judge] in, [task, words, retiring] out, as ASCII JSON."""
+    _limit(life.memory_bytes, life.starts_processes)
+    judged = 0
     while True:
         try:
-            task, gold, answer = json.loads(connection.recv_bytes())
+            task, *arguments = json.loads(connection.recv_bytes())
         except EOFError:
             return
-        outcome, reason = _judge(clock, gold, answer)
-        judged += 1
-        retiring = (judged >= ANSWERS_PER_WORKER or outcome in ("timeout", "too_large")
+        size = len(arguments[1]) if isinstance(arguments[1], list) else 1
+        words = _guarded(_CpuClock(life.cpu_seconds * size), size, life.judge, arguments)
+        judged += size
+        retiring = (judged >= ANSWERS_PER_WORKER or any(word[0] in ("timeout", "too_large") for word in words)
                     or _resident_bytes() > RESIDENT_LIMIT)
-        connection.send_bytes(json.dumps([task, outcome, reason[:300], retiring]).encode())
+        words = [(outcome, reason[:2000 if outcome == "unusable" else 300], value) for outcome, reason, value in words]
+        connection.send_bytes(json.dumps([task, words, retiring]).encode())
         if retiring:
             return
 
 
-def _fork(connection: socket.socket, control: socket.socket, prctl, memory_bytes: int, cpu_seconds: float) -> int:
+def _fork(connection: socket.socket, control: socket.socket, prctl, life: Life) -> int:
     nursery = os.getpid()
     pid = os.fork()
     if pid:
@@ -117,7 +168,7 @@ def _fork(connection: socket.socket, control: socket.socket, prctl, memory_bytes
             prctl(_DIE_WITH_PARENT, signal.SIGKILL)
         if os.getppid() == nursery:
             control.close()
-            serve(Connection(connection.detach()), memory_bytes, cpu_seconds)
+            serve(Connection(connection.detach()), life)
             status = 0
     finally:
         os._exit(status)
@@ -131,19 +182,21 @@ def _parent_died_or_request(control: socket.socket, parent: int) -> bool:
     return os.getppid() == parent
 
 
-def nursery(control_fd: int, memory_bytes: int, cpu_seconds: float) -> None:
+def nursery(control_fd: int, memory_bytes: int, cpu_seconds: float, home: tuple[str, str] | None,
+            allow_weak_sandbox: bool) -> None:
     """Answer the pool's requests: "fork" with a socket, "end PID". Ends, and all its workers with it, when the
-    pool's end of the control socket closes or its process dies."""
+    pool's end of the control socket closes or its process dies. `home` and name of the reward; None is maths."""
     parent = os.getppid()
     control = socket.socket(fileno=control_fd)
     signal.signal(signal.SIGINT, signal.SIG_IGN)        # Ctrl-C is the training process's to handle
     prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
     try:
-        from nft_jax.verify.symbolic import warm_up
-        warm_up()
+        judge, starts_processes = _load_judge(home, allow_weak_sandbox)
     except Exception as problem:
-        control.sendall(json.dumps({"failed": f"{type(problem).__name__}: {problem}"}).encode() + b"\n")
+        told = str(problem) if isinstance(problem, InputError) else f"{type(problem).__name__}: {problem}"
+        control.sendall(json.dumps({"failed": told}).encode() + b"\n")
         return
+    life = Life(judge, memory_bytes, cpu_seconds, starts_processes)
     gc.freeze()
     control.sendall(json.dumps({"ready": os.getpid()}).encode() + b"\n")
     children: set[int] = set()
@@ -154,7 +207,7 @@ def nursery(control_fd: int, memory_bytes: int, cpu_seconds: float) -> None:
                 return
             word, _, argument = request.decode().strip().partition(" ")
             if word == "fork":
-                pid = _fork(socket.socket(fileno=fds[0]), control, prctl, memory_bytes, cpu_seconds)
+                pid = _fork(socket.socket(fileno=fds[0]), control, prctl, life)
                 children.add(pid)
                 control.sendall(json.dumps({"forked": pid}).encode() + b"\n")
             elif int(argument) in children:

@@ -137,7 +137,8 @@ CORPUS: dict[str, list[tuple[str, str, bool]]] = {
         ("12", "AB=12", True), ("12", r"\text{Area}=12", True), ("X_{d}=125-1.25 P", "125-1.25P", True),
         ("SRAC=LRAC", "SRAC=LRAC", True), (r"30^\circ", r"\angle ABC = 30^\circ", True), ("7", "a=7, b=8", False),
         (r"y^{\prime}+ry-rx(t)=0", "y'+ry-rx(t)=0", True), ("4", "x=4.0", True), ("5", "guess=5", True),
-        ("x=x+1", "y=y+2", False),
+        ("x=x+1", "y=y+2", False), ("SRAC=LRAC", "-SRAC=LRAC", False), ("ab=ac", "ab=-ac", False),
+        (r"\frac{dx}{dt}=kx-a", r"-\frac{dx}{dt}=kx-a", False), (r"\frac{dx}{dt}=kx-a", r"kx-a=\frac{dx}{dt}", True),
     ],
     "tuples": [
         ("(-2,1)", "(-2, 1)", True), ("(-2,1)", "(1,-2)", False),
@@ -162,6 +163,7 @@ CORPUS: dict[str, list[tuple[str, str, bool]]] = {
     ],
     "intervals": [
         (r"(2,\infty)", "x>2", True), (r"(2,\infty)", r"x\ge 2", False), (r"(-\infty, 0]", r"x \le 0", True),
+        (r"x \in [-2,7]", r"-x \in [-2,7]", False), (r"x \in [-2,7]", r"2x \in [-2,7]", False),
         (r"x \in [-2,7]", r"-2\le x\le7", True), (r"x \in [-2,7]", "[-2,7]", True),
         ("[-2,7]", r"-2 \leq x \leq 7", True), ("[-2,7]", "(-2,7)", False),
         (r"(-\infty, 2) \cup (3, \infty)", r"(3,\infty)\cup(-\infty,2)", True),

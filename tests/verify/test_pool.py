@@ -139,7 +139,7 @@ def test_a_task_that_kills_its_worker_twice_is_an_error():
         for _ in range(2):
             assert eventually(
                 lambda: any(
-                    worker.task is not None and pool._tasks[worker.task].answer == SLOW
+                    worker.task is not None and pool._tasks[worker.task].key[1] == SLOW
                     for worker in list(pool._workers)
                 )
             )

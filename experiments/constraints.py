@@ -1,0 +1,63 @@
+"""A task that is neither maths nor code: text under constraints, scored by rules. Questions and reward; imports no jax.
+
+A question names a length in characters, characters to use, a character to end with and, in one question of four, a
+word to contain. Each rule gives a score in [0, 1]; the reward is their weighted sum, and there is no gold answer.
+"""
+from __future__ import annotations
+
+import random
+import re
+
+from nft_jax.verify.rewards import register, weighted_sum
+
+WORD = "sum"
+CHARACTERS = "0123456789+-*=;"
+ENDS = ";}"
+_QUESTION = re.compile(r"length (\d+), use (\S+), end (\S)(?:, word (\w+))?")
+
+
+def questions(count: int, seed: int) -> list[dict]:
+    """Rows with a problem and nothing else, no problem twice."""
+    rng, found = random.Random(f"constraints/{seed}"), {}
+    while len(found) < count:
+        use = "".join(rng.sample(CHARACTERS, rng.randint(1, 3)))
+        word = f", word {WORD}" if rng.random() < 0.25 else ""
+        found[f"length {rng.randint(6, 20)}, use {use}, end {rng.choice(ENDS)}{word}"] = None
+    return [{"problem": problem, "answer": ""} for problem in found]
+
+
+def read(prompt: str) -> tuple[int, str, str, str | None]:
+    """Length, characters, end and word of a question."""
+    length, use, end, word = _QUESTION.fullmatch(prompt).groups()
+    return int(length), use, end, word
+
+
+@register("right-length")
+def right_length(prompt: str, response: str, gold: str) -> float:
+    """The ratio of the length and the one asked for, the smaller over the larger."""
+    lengths = len(response), read(prompt)[0]
+    return min(lengths) / max(lengths)
+
+
+@register("uses-characters")
+def uses_characters(prompt: str, response: str, gold: str) -> float:
+    """The share of the characters asked for that are there."""
+    use = read(prompt)[1]
+    return sum(character in response for character in use) / len(use)
+
+
+@register("right-end")
+def right_end(prompt: str, response: str, gold: str) -> float:
+    """Whether the last character is the one asked for."""
+    return float(response.endswith(read(prompt)[2]))
+
+
+@register("has-word")
+def has_word(prompt: str, response: str, gold: str) -> float:
+    """Whether the word is there; 1 where none is asked for."""
+    word = read(prompt)[3]
+    return float(word is None or word in response)
+
+
+RULES = {"right-length": 0.3, "uses-characters": 0.3, "right-end": 0.2, "has-word": 0.2}
+register("constraints", weighted_sum(RULES))

@@ -1,0 +1,105 @@
+"""Judge the answers in a file: `python -m nft_jax.verify --mode equivalent FILE`.
+
+FILE is .jsonl or .parquet with a column of responses and one of golds (the first that is there of those listed below;
+what a run writes to rollouts/ fits). Prints the counts of the outcomes and writes a parquet table of response,
+extracted, gold, verdict, reward and reason beside it.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+from nft_jax.config import VerifierConfig
+from nft_jax.types import OUTCOMES, InputError, Verdict
+from nft_jax.verify import Verifier
+from nft_jax.verify.math import MODES
+
+RESPONSES = ("response", "text", "completion", "output")
+GOLDS = ("gold", "answer", "ground_truth", "solution")
+PROMPTS = ("problem", "question", "prompt")
+
+
+def read(path: Path) -> list[dict]:
+    """Rows of a .jsonl or .parquet file. Raises InputError when there is none."""
+    if path.suffix not in (".jsonl", ".parquet") or not path.is_file():
+        raise InputError(f"FILE is {str(path)!r}: give a .jsonl or .parquet file that exists.")
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+        names = [name for name in pq.read_schema(path).names if name in (*RESPONSES, *GOLDS, *PROMPTS)]
+        return pq.read_table(path, columns=names).to_pylist()
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        try:
+            rows += [json.loads(line)] if line.strip() else []
+        except json.JSONDecodeError as problem:
+            raise InputError(f"FILE is {str(path)!r}: line {number} is not JSON ({problem}). Mend or remove it."
+                             ) from problem
+    return rows
+
+
+def column(rows: list[dict], names: tuple[str, ...], what: str, optional: bool = False) -> list[str]:
+    """The first column of these names, as text ("" for a missing prompt). Raises InputError without one."""
+    name = next((name for name in names if rows and all(isinstance(row, dict) and row.get(name) is not None
+                                                        for row in rows)), None)
+    if name is None and optional:
+        return [""] * len(rows)
+    if name is None:
+        raise InputError(f"FILE has no column of {what} with a value in every row: name it one of {', '.join(names)}.")
+    return [row[name] if isinstance(row[name], str) else json.dumps(row[name]) for row in rows]
+
+
+def write(path: Path, responses: list[str], golds: list[str], verdicts: list[Verdict]) -> None:
+    """The table, one row for each answer."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def text(values):
+        return pa.array([None if v is None else v.encode("utf-8", "replace").decode() for v in values], pa.string())
+
+    pq.write_table(pa.table({
+        "response": text(responses), "extracted": text(v.extracted for v in verdicts), "gold": text(golds),
+        "verdict": text(v.outcome for v in verdicts), "reward": pa.array([v.reward for v in verdicts], pa.float32()),
+        "reason": text(v.reason for v in verdicts)}), path, compression="zstd")
+
+
+def report(verdicts: list[Verdict], path: Path) -> str:
+    """Counts and shares of the outcomes, the mean reward, and where the table is."""
+    counts, total = Counter(verdict.outcome for verdict in verdicts), max(len(verdicts), 1)
+    rewards = [verdict.reward for verdict in verdicts if verdict.reward is not None]
+    lines = [f"{outcome:10} {counts[outcome]:8,} {counts[outcome] / total:7.1%}" for outcome in OUTCOMES]
+    lines.append(f"{'all':10} {len(verdicts):8,}  mean reward {sum(rewards) / max(len(rewards), 1):.4f}")
+    return "\n".join([*lines, f"table: {path}"])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    defaults = VerifierConfig()
+    parser = argparse.ArgumentParser("python -m nft_jax.verify", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", metavar="FILE", type=Path)
+    parser.add_argument("--mode", choices=MODES, default=defaults.mode, help="how answers of maths are compared")
+    parser.add_argument("--reward", default=defaults.reward, help="what decides (see VerifierConfig.reward)")
+    parser.add_argument("--workers", type=int, default=defaults.workers)
+    parser.add_argument("--deadline", type=float, default=defaults.deadline, help="seconds for one answer")
+    parser.add_argument("--allow-weak-sandbox", action="store_true", help="for --reward code, without bubblewrap")
+    parser.add_argument("--output", type=Path, help="the table (default: FILE with .verdicts.parquet)")
+    given = parser.parse_args(arguments)
+    output = given.output or given.file.with_suffix(".verdicts.parquet")
+    try:
+        rows = read(given.file)
+        responses, golds = column(rows, RESPONSES, "responses"), column(rows, GOLDS, "golds")
+        config = VerifierConfig(reward=given.reward, mode=given.mode, workers=given.workers, deadline=given.deadline,
+                                allow_weak_sandbox=given.allow_weak_sandbox)
+        with Verifier(config) as verifier:
+            verdicts = verifier.judge(responses, golds, column(rows, PROMPTS, "prompts", optional=True))
+        write(output, responses, golds, verdicts)
+    except InputError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(2)
+    print(report(verdicts, output))
+
+
+if __name__ == "__main__":
+    main()

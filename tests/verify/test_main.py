@@ -1,0 +1,76 @@
+"""The command: counts on the screen, a table beside the file."""
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from made import make_group
+
+from nft_jax.verify.__main__ import main
+
+ROWS = [{"response": r"so \boxed{0.5}", "gold": r"\frac{1}{2}"}, {"response": r"\boxed{2}", "gold": "3"},
+        {"response": "no idea", "gold": "1"}, {"response": r"\boxed{\sqrt{8}}", "gold": r"2\sqrt{2}"},
+        {"response": "\\boxed{9^{9^{9^9}}}", "gold": "1"}]
+OUTCOMES = ["right", "wrong", "no_answer", "right", "too_large"]
+
+
+@pytest.fixture(params=["jsonl", "parquet"])
+def file(request, tmp_path):
+    path = tmp_path / f"answers.{request.param}"
+    if request.param == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    else:                                            # as a run's rollouts name the columns
+        pq.write_table(pa.table({"text": [r["response"] for r in ROWS], "gold": [r["gold"] for r in ROWS],
+                                 "tokens": [[1, 2]] * len(ROWS)}), path)
+    return path
+
+
+def test_table_and_counts(file, capsys):
+    main([str(file)])
+    out = capsys.readouterr().out
+    table = pq.read_table(file.with_suffix(".verdicts.parquet"))
+    assert table.column_names == ["response", "extracted", "gold", "verdict", "reward", "reason"]
+    assert table["verdict"].to_pylist() == OUTCOMES and table["reward"].to_pylist() == [1, 0, 0, 1, 0]
+    assert table["extracted"].to_pylist()[:3] == ["0.5", "2", None] and all(table["reason"].to_pylist())
+    counts = {line.split()[0]: line.split()[1] for line in out.splitlines()}
+    assert counts["right"] == "2" and counts["timeout"] == "0" and counts["all"] == "5"
+    assert "mean reward 0.4000" in out and "answers.verdicts.parquet" in out
+
+
+def test_strict_mode_and_output(file, tmp_path):
+    main(["--mode", "strict", "--output", str(tmp_path / "t.parquet"), str(file)])
+    assert pq.read_table(tmp_path / "t.parquet")["reward"].to_pylist() == [0, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(("content", "told"), [
+    ('{"response": "x"}\n', "no column of golds"), ('{"gold": "x"}\n', "no column of responses"),
+    ("{", "line 1 is not JSON"), ("", "no column of responses"),
+])
+def test_files_that_cannot_be_judged(tmp_path, capsys, content, told):
+    path = tmp_path / "bad.jsonl"
+    path.write_text(content)
+    with pytest.raises(SystemExit) as ended:
+        main([str(path)])
+    assert ended.value.code == 2 and told in capsys.readouterr().err
+
+
+def test_missing_file(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "nothing.jsonl")])
+    assert "that exists" in capsys.readouterr().err
+
+
+def test_disagreement_of_the_modes_is_a_metric():
+    from dataclasses import replace
+
+    import numpy as np
+
+    from nft_jax.metrics import mode_disagreement
+    from nft_jax.types import Verdict
+    group = make_group(0, [1.0, 1.0, 0.0, None], rng=np.random.default_rng(0))          # the gold is "1"
+    texts = (r"\boxed{1}", r"\boxed{1.0}", r"\boxed{2}", r"\boxed{1}")
+    group = replace(group, rollouts=tuple(replace(r, text=t) for r, t in zip(group.rollouts, texts, strict=True)))
+    assert mode_disagreement([group]) == {
+        "verdicts/strict_disagreement": pytest.approx(1 / 3), "verdicts/only_equivalent": pytest.approx(1 / 3),
+        "verdicts/only_strict": 0.0}
+    assert mode_disagreement([replace(group, verdicts=(Verdict("error", None),) * 4)]) == {}
