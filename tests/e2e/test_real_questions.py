@@ -25,7 +25,7 @@ MODEL = ModelConfig("qwen3", vocab_size=151_936, hidden_size=32, intermediate_si
 class ByLength:
     """Stands in for a verifier: a random model is never right, so answers of even length are."""
 
-    def submit(self, responses, golds):
+    def submit(self, responses, golds, prompts=None):
         future = Future()
         future.set_result([Verdict("right", 1.0) if len(text) % 2 == 0 else Verdict("wrong", 0.0)
                            for text in responses])
@@ -96,7 +96,7 @@ def test_surplus_groups_are_carried_with_their_old_logprobs(small_run, tmp_path)
     class EveryThird(ByLength):
         calls = 0
 
-        def submit(self, responses, golds):
+        def submit(self, responses, golds, prompts=None):
             self.calls += 1
             if self.calls % 3 == 0:
                 responses = ["xx"] * len(responses)
