@@ -70,3 +70,19 @@ def test_dry_run_tells_what_will_happen(tmp_path):
                  "keys and values while sampling", "MiB"):
         assert text in result.stdout
     assert not (tmp_path / "run").exists()
+
+
+def test_the_launcher_of_this_machine_runs_a_preset(tmp_path):
+    """The script sets up what is missing and hands everything on; here the environment is there already."""
+    import shutil
+    root = tmp_path / "clone"
+    for name in ("nft_jax", "experiments", "launch"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (root / ".venv" / "bin").mkdir(parents=True)
+    python = root / ".venv" / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    result = subprocess.run(["bash", str(root / "launch" / "this_machine.sh"), "quickstart", "--dry-run", "--steps", "7"],
+                            capture_output=True, text=True, timeout=200)
+    assert result.returncode == 0, result.stderr
+    assert '"steps": 7' in result.stdout
