@@ -264,7 +264,7 @@ def _nothing_usable(report: LoadReport, columns: dict[str, None], config: DataCo
     for kind, names in (("question", QUESTION_COLUMNS), ("answer", ANSWER_COLUMNS)):
         if columns and not any(name in columns for name in names):
             return found + (f"none of its columns holds the {kind} (found: {', '.join(columns)}). Rename the column "
-                            f"of the {kind} to one of {', '.join(names).replace('_model', '_model.ground_truth')}.")
+                            f"of the {kind} to one of {', '.join(name for name in names if name != 'reward_model')}.")
     first = report.skipped[0]
     remedy = f"Mend the rows, or raise {room}.max_prompt_tokens = {config.max_prompt_tokens}." \
         if report.counts.get("too_long") else "Mend the rows, or give another data set."

@@ -16,7 +16,7 @@ from nft_jax.config import DataConfig
 from nft_jax.types import InputError
 
 QUESTION_COLUMNS = ("problem", "question", "prompt")
-ANSWER_COLUMNS = ("answer", "solution", "reward_model")
+ANSWER_COLUMNS = ("answer", "solution", "reward_model.ground_truth", "reward_model")
 GENERATED = 20_000           # questions a generator makes when data.limit is 0
 GYM = "reasoning-gym:"
 # Tasks whose scorer runs the model's answer as code (sympy's parse_expr or eval): see `refuse_task`.
@@ -57,7 +57,7 @@ def read_rows(config: DataConfig, room: str = "data", reward: str = "math") -> R
 
 
 def _jsonl(path: Path) -> Rows:
-    with path.open(encoding="utf-8", errors="replace") as lines:
+    with path.open(encoding="utf-8-sig", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue

@@ -82,7 +82,7 @@ def test_the_launcher_of_this_machine_runs_a_preset(tmp_path):
     python = root / ".venv" / "bin" / "python"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
-    result = subprocess.run(["bash", str(root / "launch" / "this_machine.sh"), "quickstart", "--dry-run", "--steps", "7"],
-                            capture_output=True, text=True, timeout=200)
+    launcher = ["bash", str(root / "launch" / "this_machine.sh"), "quickstart", "--dry-run", "--steps", "7"]
+    result = subprocess.run(launcher, capture_output=True, text=True, timeout=200)
     assert result.returncode == 0, result.stderr
     assert '"steps": 7' in result.stdout

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nft_jax.arithmetic import questions
 from nft_jax.config import DataConfig
 from nft_jax.prompts import PromptStream, Question, load_questions, read_gold, read_question, render
-from nft_jax.sources import CHANGING_TASKS, EVALUATING_TASKS
+from nft_jax.sources import CHANGING_TASKS, EVALUATING_TASKS, read_rows
 from nft_jax.types import InputError
 
 TEST_DATA = Path(os.environ.get("NFT_TEST_DATA", "") or "missing")
@@ -287,3 +287,10 @@ def test_gsm8k_and_math500_are_almost_all_usable(tokenizer):
     for name, rows, lost in (("gsm8k_test.jsonl", 1319, 0), ("math500.jsonl", 500, 5)):
         used, report = load(tokenizer, str(TEST_DATA / "data" / name), max_prompt_tokens=10**6)
         assert report.rows == rows and len(used) >= rows - lost and len(report.skipped) <= lost
+
+
+def test_byte_order_mark_and_flat_ground_truth(tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_text('\ufeff{"problem": "1+1", "reward_model.ground_truth": "2"}\n', encoding="utf-8")
+    rows = dict(read_rows(DataConfig(source=str(path))))
+    assert read_gold(rows[1]) == "2"
