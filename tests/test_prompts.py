@@ -197,7 +197,7 @@ def test_hub_names(tokenizer, monkeypatch):
 def test_generator_source(tokenizer):
     used, report = load(tokenizer, "arithmetic", split="heldout", limit=30, seed=4)
     assert [(q.problem, q.gold) for q in used] == questions("heldout", 30, 4) and report.repeats == 0
-    with pytest.raises(InputError, match=r"data\.split is 'test'"):
+    with pytest.raises(InputError, match=r"split is 'test'"):
         load(tokenizer, "arithmetic", split="test")
 
 
