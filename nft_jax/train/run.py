@@ -198,6 +198,17 @@ def stop_on_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
+def restore_or_load(config: Config, model: ModelConfig, optimizer, placements: TrainState, shapes: TrainState,
+                    checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
+    """The state of the newest checkpoint; without one, that of the model folder, at step 0."""
+    latest = checkpoints.latest
+    if latest is not None:
+        state, counters, carried = checkpoints.restore(latest, shapes)
+        return state, Progress(**counters, carried=carried)
+    params = load_params(resolve_folder(config.policy.path), model, shardings=placements.params)
+    return jax.jit(partial(init_state, optimizer=optimizer), out_shardings=placements)(params), Progress()
+
+
 @contextmanager
 def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None,
              quiet: bool = False) -> Iterator[tuple[Run, TrainState, Progress]]:
@@ -229,19 +240,12 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None,
     checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint)
     own_verifier = Verifier(config.verifier) if verifier is None else None
     try:
-        latest = checkpoints.latest
-        if latest is None:
-            params = load_params(resolve_folder(config.policy.path), model, shardings=placements.params)
-            state = jax.jit(partial(init_state, optimizer=optimizer), out_shardings=placements)(params)
-            progress = Progress()
-        else:
-            state, counters, carried = checkpoints.restore(latest, shapes)
-            progress = Progress(**counters, carried=carried)
+        state, progress = restore_or_load(config, model, optimizer, placements, shapes, checkpoints)
         stream.restore({"index": progress.cursor})
         for path in (folder / "rollouts").glob("step_*"):
             if int(path.stem.removeprefix("step_")) > progress.step:
                 path.unlink()
-        writer = MetricsWriter(folder, progress.step if latest is not None else -1)
+        writer = MetricsWriter(folder, progress.step or -1)
         with stop_on_signals() as stop, Console(config.steps, progress.step, quiet) as console:
             for name, report in reports.items():
                 console.say(f"{name}: {report}")
