@@ -19,12 +19,11 @@ QUESTION_COLUMNS = ("problem", "question", "prompt")
 ANSWER_COLUMNS = ("answer", "solution", "reward_model.ground_truth", "reward_model")
 GENERATED = 20_000           # questions a generator makes when data.limit is 0
 GYM = "reasoning-gym:"
-# Tasks whose scorer runs the model's answer as code (sympy's parse_expr or eval): see `refuse_task`.
+# Tasks whose scorer runs the model's answer as code (sympy's parse_expr or eval): only the reward reasoning-gym, which
+# has scorers of ours for them (`nft_jax.verify.gym`), judges these.
 EVALUATING_TASKS = frozenset({
     "countdown", "puzzle24", "simple_integration", "intermediate_integration", "polynomial_multiplication",
     "binary_matrix", "spiral_matrix", "n_queens", "string_insertion"})
-# Those of them that the reward reasoning-gym judges with a scorer of ours (`nft_jax.verify.gym`).
-RESCORED_TASKS = frozenset({"countdown", "puzzle24", "spiral_matrix", "binary_matrix", "string_insertion"})
 CHANGING_TASKS = frozenset({"list_functions"})    # an item differs from one read to the next: no exact resume
 
 Rows = Iterator[tuple[int, dict | str]]
@@ -113,13 +112,12 @@ def _hub(config: DataConfig, room: str) -> Rows:
 
 
 def refuse_task(task: str, room: str, reward: str = "math") -> None:
-    """Raises InputError for the reasoning-gym tasks that are not offered."""
-    if task in EVALUATING_TASKS and not (task in RESCORED_TASKS and reward.startswith("reasoning-gym")):
-        way_out = "set verifier.reward to reasoning-gym, where our own scorer judges it, or choose" \
-            if task in RESCORED_TASKS else "choose"
+    """Raises InputError for the reasoning-gym tasks that are not offered, or not with this reward."""
+    if task in EVALUATING_TASKS and not reward.startswith("reasoning-gym"):
         raise InputError(f"{room}.source is {GYM + task!r}: this task has many right answers and its scorer runs the "
-                         f"model's text as code, so it is not offered like this; {way_out} a task with one right "
-                         f"answer, such as {GYM}chain_sum.")
+                         "model's text as code, so it is not offered like this; set verifier.reward to reasoning-gym, "
+                         f"where our own scorer judges it, or choose a task with one right answer, such as {GYM}"
+                         "chain_sum.")
     if task in CHANGING_TASKS:
         raise InputError(f"{room}.source is {GYM + task!r}: this task changes its questions from one read to the next, "
                          f"so a run could not be resumed. Choose another, such as {GYM}chain_sum.")

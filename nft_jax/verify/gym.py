@@ -1,8 +1,8 @@
 """Rewards of reasoning-gym's tasks by name: data.source "reasoning-gym:TASK" with verifier.reward "reasoning-gym".
 
 A task's own scorer decides, in the verifier's workers: "reasoning-gym" is 1 only where it says exactly 1,
-"reasoning-gym-soft" is its score. The scorers that evaluate the model's text as code are never called: those that
-`SCORERS` replaces are ours, the other tasks are refused (`nft_jax.sources.refuse_task`).
+"reasoning-gym-soft" is its score. The scorers that evaluate the model's text as code are never called: `SCORERS`
+replaces every one of them. Tasks whose items change are refused (`nft_jax.sources.refuse_task`).
 Checked against reasoning-gym 0.1.25.
 """
 from __future__ import annotations
@@ -18,6 +18,7 @@ from functools import lru_cache
 
 from nft_jax.sources import CHANGING_TASKS, EVALUATING_TASKS
 from nft_jax.types import InputError
+from nft_jax.verify.gym_algebra import is_antiderivative, polynomial
 from nft_jax.verify.math import last_box
 from nft_jax.verify.rewards import register
 
@@ -84,12 +85,46 @@ def _same_rows(answer: str, item: dict) -> float:
     return float(rows(answer) == rows(item["answer"]))
 
 
+def _queens(answer: str, item: dict) -> float:
+    """1 for a board of Q and _ that keeps the queens of the puzzle and has one in every row, none attacking another;
+    spaces between the squares do not matter."""
+    puzzle = item["metadata"]["puzzle"]
+    size = len(puzzle)
+    if len(answer) > 4 * size * (size + 1) or not re.fullmatch(r"[Q_ \t\r\n]+", answer):
+        return 0.0
+    board = ["".join(line.split()) for line in answer.strip().splitlines()]
+    if len(board) != size or any(len(row) != size or row.count("Q") != 1 for row in board):
+        return 0.0
+    columns = [row.index("Q") for row in board]
+    free = all(len(set(lines)) == size for lines in (
+        columns, [row + column for row, column in enumerate(columns)],
+        [row - column for row, column in enumerate(columns)]))
+    kept = all(board[row][column] == "Q" for row in range(size) for column in range(size)
+               if puzzle[row][column] == "Q")
+    return float(free and kept)
+
+
+def _multiplied_out(answer: str, item: dict) -> float:
+    """1 for the product written out, in any order of its terms; the question's own brackets are no answer."""
+    found = polynomial(answer)
+    return float(found is not None and found == polynomial(item["answer"]))
+
+
+def _integrates(answer: str, item: dict) -> float:
+    """1 for an expression whose derivative is the integrand, whatever its constant."""
+    return float(is_antiderivative(answer, item["metadata"]["integrand"], item["metadata"]["variable"]))
+
+
 SCORERS: dict[str, Callable[[str, dict], float]] = {
     "countdown": _makes(lambda item: item["metadata"]["target"]),
     "puzzle24": _makes(lambda item: 24),
     "spiral_matrix": _same_rows,
     "binary_matrix": _same_rows,
     "string_insertion": _same_rows,
+    "n_queens": _queens,
+    "polynomial_multiplication": _multiplied_out,
+    "simple_integration": _integrates,
+    "intermediate_integration": _integrates,
     "game_of_life_halting": _same_rows,      # its own scorer says 1 to any text
 }
 """Tasks whose own scorer is not used -> (answer, item) -> reward."""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nft_jax.config import DataConfig, VerifierConfig
-from nft_jax.sources import EVALUATING_TASKS, RESCORED_TASKS, read_rows
+from nft_jax.sources import EVALUATING_TASKS, read_rows
 from nft_jax.types import InputError
 from nft_jax.verify import Verifier
 from nft_jax.verify.gym import SCORERS, final_answer, read_expression, read_gold, score
@@ -39,14 +39,15 @@ def test_expressions_against_python(text):
     assert read_expression(text)[0] == Fraction(eval(text))
 
 
-def test_golds_that_ask_for_a_refused_scorer():
-    for task in EVALUATING_TASKS - RESCORED_TASKS | {"list_functions"}:
+def test_golds_that_ask_for_a_refused_scorer(monkeypatch):
+    monkeypatch.delitem(SCORERS, "n_queens")             # its own scorer must not step in
+    for task in ("n_queens", "list_functions"):
         with pytest.raises(InputError, match=f"reasoning-gym:{task} is not offered"):
             score("1", json.dumps({"task": task, "size": 1, "seed": 0, "index": 0}))
 
 
-def test_every_rescored_task_has_a_scorer():
-    assert SCORERS.keys() >= RESCORED_TASKS and RESCORED_TASKS <= EVALUATING_TASKS
+def test_every_evaluating_task_has_a_scorer():
+    assert SCORERS.keys() >= EVALUATING_TASKS
 
 
 def test_rows_of_other_sources_have_no_gold():
@@ -81,8 +82,8 @@ def test_the_reward_is_exact_or_soft():
         assert (second.reward > 0) == soft
 
 
-def test_evaluated_tasks_need_our_scorers():
-    with pytest.raises(InputError, match=r"set verifier\.reward to reasoning-gym"):
-        rows("countdown", reward="math")
-    with pytest.raises(InputError, match="runs the model's text as code"):
-        rows("n_queens")
+@pytest.mark.parametrize("task", sorted(EVALUATING_TASKS))
+def test_evaluated_tasks_need_our_scorers(task):
+    for reward in ("math", "code"):
+        with pytest.raises(InputError, match=r"set verifier\.reward to reasoning-gym"):
+            next(read_rows(DataConfig(source=f"reasoning-gym:{task}", limit=1), reward=reward))
