@@ -1,7 +1,9 @@
 """The main job on a laptop: NFT on the embedded model, about six minutes on 2 CPU cores.
 
     python -m experiments.quickstart                       NFT
-    python -m experiments.quickstart --objective rft       another objective; any field of the run is a flag
+    python -m experiments.quickstart --objective rft --workdir runs/rft       another objective, in its own folder
+
+Any field of the run is a flag (--help).
 
 Prints the accuracy on held-out questions before and after, and where it wrote what.
 """
