@@ -1,4 +1,4 @@
-"""The main job on a laptop: NFT on the embedded model, about six minutes on 2 CPU cores.
+"""The main job on a laptop: NFT on the embedded model, about four minutes on 2 CPU cores.
 
     python -m experiments.quickstart                       NFT
     python -m experiments.quickstart --objective rft --workdir runs/rft       another objective, in its own folder

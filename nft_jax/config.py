@@ -313,6 +313,11 @@ class Config:
         return self.batch.row_length or -(-longest // 64) * 64
 
     @property
+    def groups_per_update(self) -> int:
+        """Most groups that one optimizer step takes."""
+        return -(-self.rollout.prompts_per_step // self.batch.updates_per_step)
+
+    @property
     def folder(self) -> str:
         return self.workdir or f"runs/{self.name}"
 

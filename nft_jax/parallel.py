@@ -59,6 +59,11 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     return jax.make_mesh(tuple(sizes), AXES, (AxisType.Auto,) * len(AXES), devices=devices)
 
 
+def data_parallel_size(mesh: Mesh) -> int:
+    """Devices among which rows and slots are divided."""
+    return int(np.prod([mesh.shape[axis] for axis in RULES["batch"]]))
+
+
 def partition_spec(axes: Sequence[str | None]) -> PartitionSpec:
     """Logical axes of an array -> its PartitionSpec, by `RULES`."""
     used = [mesh_axis for axis in axes for mesh_axis in RULES[axis]]

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-import math
 
 import jax.numpy as jnp
 
@@ -16,9 +15,7 @@ def batch_arithmetic(config: Config) -> list[tuple[str, str]]:
     """How prompts become answers, rows and optimizer steps, in global numbers."""
     rollout, batch = config.rollout, config.batch
     answers = rollout.prompts_per_step * rollout.samples_per_prompt
-    groups = math.ceil(rollout.prompts_per_step / batch.updates_per_step)
-    shape = BatchShape.for_sequences(groups * rollout.samples_per_prompt, batch.rows_per_micro_batch,
-                                     config.row_length)
+    groups, shape = config.groups_per_update, BatchShape.of(config)
     return [
         ("answers trained on per step", f"{rollout.prompts_per_step} prompts x {rollout.samples_per_prompt} answers = "
                                         f"{answers}"),

@@ -5,7 +5,6 @@ judges every answer (`Verdict`); a prompt with its judged answers is a `Group`; 
 """
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -86,10 +85,6 @@ class Group:
     def has_signal(self) -> bool:
         """Whether the rewards differ. A group whose rewards are all equal teaches nothing under any objective."""
         return len(self.rewards) > 0 and bool(self.rewards.min() != self.rewards.max())
-
-    @property
-    def outcomes(self) -> Counter[str]:
-        return Counter(verdict.outcome for verdict in self.verdicts)
 
 
 class TrainBatch(NamedTuple):

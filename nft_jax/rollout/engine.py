@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from nft_jax.model import decoder
 from nft_jax.model.config import ModelConfig
-from nft_jax.parallel import parameter_shardings, sharding
+from nft_jax.parallel import data_parallel_size, parameter_shardings, sharding
 from nft_jax.rollout.cache import DecodeState, admit, attended, empty_state, state_shardings
 from nft_jax.rollout.sampling import SamplingParams, sample_tokens
 from nft_jax.types import InputError, Prompt, Rollout
@@ -65,7 +65,7 @@ class Sampler:
 
     def __init__(self, config: ModelConfig, tokenizer, eos: tuple[int, ...], *, mesh: Mesh, slots: int,
                  block_size: int, max_prompt_tokens: int, max_new_tokens: int, dtype=jnp.float32):
-        data_parallel = mesh.shape["data"] * mesh.shape["fsdp"]
+        data_parallel = data_parallel_size(mesh)
         self.tokenizer, self.eos = tokenizer, eos
         self.block_size, self.max_new_tokens = block_size, max_new_tokens
         self.slots = -(-slots // data_parallel) * data_parallel

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nft_jax.config import ObjectiveConfig
+from nft_jax.config import Config, ObjectiveConfig
 from nft_jax.train.objectives import overlong_penalty, token_weights
 from nft_jax.types import Group, TrainBatch
 
@@ -23,6 +23,12 @@ class BatchShape:
     micro_batches: int
     rows: int
     row_length: int
+
+    @classmethod
+    def of(cls, config: Config, data_parallel: int = 1) -> BatchShape:
+        """Sizes of an optimizer step of `config`, its rows rounded up to a multiple of `data_parallel` devices."""
+        rows = -(-config.batch.rows_per_micro_batch // data_parallel) * data_parallel
+        return cls.for_sequences(config.groups_per_update * config.rollout.samples_per_prompt, rows, config.row_length)
 
     @classmethod
     def for_sequences(cls, sequences: int, rows: int, row_length: int) -> BatchShape:

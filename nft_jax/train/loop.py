@@ -118,8 +118,8 @@ def score(run: Run, params, groups: Sequence[Group]) -> list[Group]:
         name = "logprobs" if choice == "sampler" else "truncated_logprobs"
         return [replace(g, old_logprobs=tuple(getattr(r, name) for r in g.rollouts)) for g in groups]
     out = []
-    for start in range(0, len(groups), run.groups_per_update):
-        part = groups[start:start + run.groups_per_update]
+    for start in range(0, len(groups), run.config.groups_per_update):
+        part = groups[start:start + run.config.groups_per_update]
         batch, places = make_batch([Example(g.prompt.tokens, r.tokens) for g in part for r in g.rollouts], run.shape)
         values = unpack(np.asarray(run.score(params, batch, run.config.rollout.temperature)), places)
         k = len(part[0].rollouts)

@@ -6,7 +6,6 @@ bad input ends the run before anything heavy has started.
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import signal
 import threading
@@ -28,7 +27,7 @@ from nft_jax.metrics import CompileCounter, MetricsWriter
 from nft_jax.model import decoder
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.hf import eos_token_ids, load_params, load_tokenizer, read_config, resolve_folder
-from nft_jax.parallel import make_mesh
+from nft_jax.parallel import data_parallel_size, make_mesh
 from nft_jax.prompts import PromptStream, load_questions
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.table import groups_to_table
@@ -75,7 +74,6 @@ class Run:
     stream: PromptStream
     held_out: list[Prompt]
     shape: BatchShape
-    groups_per_update: int
     score: Any
     train_step: Any
     checkpoints: Checkpoints
@@ -228,10 +226,6 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None,
     placements = state_shardings(param_shapes, optimizer, mesh)
     shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
                           jax.eval_shape(partial(init_state, optimizer=optimizer), param_shapes), placements)
-    groups_per_update = math.ceil(config.rollout.prompts_per_step / config.batch.updates_per_step)
-    data_parallel = mesh.shape["data"] * mesh.shape["fsdp"]
-    rows = -(-config.batch.rows_per_micro_batch // data_parallel) * data_parallel
-    shape = BatchShape.for_sequences(groups_per_update * config.rollout.samples_per_prompt, rows, config.row_length)
     claim_folder(folder, config, fresh)
     check_room(folder, shapes, config.checkpoint.keep)
     (folder / "skipped.json").write_text(json.dumps({k: r.to_json() for k, r in reports.items()}, indent=1) + "\n")
@@ -253,8 +247,9 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None,
                 console.say("evaluation: none (set evaluation.source to measure accuracy on held-out questions)")
             yield Run(
                 config=config, folder=folder, model=model, tokenizer=tokenizer, sampler=sampler,
-                verifier=verifier or own_verifier.start(), stream=stream, held_out=held_out, shape=shape,
-                groups_per_update=groups_per_update, score=compile_score(mesh, placements.params, **forward),
+                verifier=verifier or own_verifier.start(), stream=stream, held_out=held_out,
+                shape=BatchShape.of(config, data_parallel_size(mesh)),
+                score=compile_score(mesh, placements.params, **forward),
                 train_step=compile_step(mesh, placements, optimizer, objective=config.objective,
                                         loss_config=config.loss, **forward),
                 checkpoints=checkpoints, writer=writer, compiles=CompileCounter(), console=console, stop=stop,
