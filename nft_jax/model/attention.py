@@ -29,15 +29,16 @@ def rotate(x, cos, sin):
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1).astype(x.dtype)
 
 
-def attend(q_BKGTD, k_BKTD, v_BKTD, segment_ids_BT):
+def attend(q_BKGTD, k_BKTD, v_BKTD, segment_ids_BT, *, scale: float):
     """Causal attention inside segments (0 = padding, which attends to padding before it: finite, and masked later).
 
-    q [B, kv_heads, queries_per_kv, T, head_dim], k and v [B, kv_heads, T, head_dim] -> like q. Softmax in float32.
+    q [B, kv_heads, queries_per_kv, T, head_dim], k and v [B, kv_heads, T, head_dim] -> like q. Scores are multiplied
+    by `scale`. Softmax in float32.
     The queries that share a kv head are rows of one matrix, and the sums divide the result, not the T x T weights:
     both save passes over the largest arrays of the layer.
     """
     batch, kv_heads, group, length, head_dim = q_BKGTD.shape
-    q_BKND = q_BKGTD.reshape(batch, kv_heads, group * length, head_dim) * head_dim ** -0.5
+    q_BKND = q_BKGTD.reshape(batch, kv_heads, group * length, head_dim) * scale
     scores = jnp.einsum("bknd,bksd->bkns", q_BKND, k_BKTD, preferred_element_type=jnp.float32)
     causal = jnp.tril(jnp.ones((length, length), bool))
     same = segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :]
@@ -49,10 +50,9 @@ def attend(q_BKGTD, k_BKTD, v_BKTD, segment_ids_BT):
     return (weighted / total).astype(v_BKTD.dtype).reshape(q_BKGTD.shape)
 
 
-def attend_cache(q_SKGD, k_SKCD, v_SKCD, valid_SC):
+def attend_cache(q_SKGD, k_SKCD, v_SKCD, valid_SC, *, scale: float):
     """One query per slot against its cache: q [S, kv_heads, queries_per_kv, head_dim], k and v
     [S, kv_heads, cache, head_dim], valid [S, cache] bool -> like q. Softmax in float32."""
     scores = jnp.einsum("skgd,skcd->skgc", q_SKGD, k_SKCD, preferred_element_type=jnp.float32)
-    scores = scores * (q_SKGD.shape[-1] ** -0.5)
-    weights = jax.nn.softmax(jnp.where(valid_SC[:, None, None], scores, MASKED), axis=-1)
+    weights = jax.nn.softmax(jnp.where(valid_SC[:, None, None], scores * scale, MASKED), axis=-1)
     return jnp.einsum("skgc,skcd->skgd", weights.astype(v_SKCD.dtype), v_SKCD)

@@ -2,6 +2,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
 
 
 @dataclass(frozen=True)
@@ -26,3 +30,16 @@ class ModelConfig:
     @property
     def queries_per_kv(self) -> int:
         return self.num_heads // self.num_kv_heads
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How a forward or backward pass is computed, whatever the model. None of it changes what is computed, beyond
+    rounding; all of it is static under jit."""
+    dtype: Literal["float32", "bfloat16"] = "float32"     # activations and matrix products
+    remat: Literal["none", "block"] = "none"              # what the backward pass computes again (`hidden_states`)
+    attention: Literal["xla"] = "xla"                     # kernel for whole sequences
+    mesh: Mesh | None = None                              # where the arrays lie; None: one device, or left to XLA
+
+
+FLOAT32 = Compute()

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nft_jax.model.attention import align, attend, attend_cache, rotary_angles, rotate
-from nft_jax.model.config import ModelConfig
+from nft_jax.model.config import FLOAT32, Compute, ModelConfig
 
 
 def rms_norm(x, scale, eps: float):
@@ -38,6 +38,7 @@ def matmul(x, weights):
 class Block(nn.Module):
     """One layer, in the two halves between which the attention stands (full, or against a cache)."""
     config: ModelConfig
+    compute: Compute = FLOAT32
 
     def setup(self):
         c = self.config
@@ -84,7 +85,7 @@ class Block(nn.Module):
 
     def __call__(self, x, cos, sin, segment_ids):
         q, k, v = self.project(x, cos, sin)
-        return self.finish(x, attend(q, k, v, segment_ids)), (k, v)
+        return self.finish(x, attend(q, k, v, segment_ids, scale=self.config.head_dim ** -0.5)), (k, v)
 
 
 def parameter_shapes(config: ModelConfig) -> dict:
@@ -124,22 +125,23 @@ def count_parameters(config: ModelConfig) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(parameter_shapes(config)))
 
 
-def hidden_states(params, config: ModelConfig, tokens, positions, segment_ids, *, dtype=jnp.float32, remat="none"):
-    """States before the head: tokens, positions, segment_ids [B, T] int32 -> [B, T, D] of type `dtype`.
+def hidden_states(params, config: ModelConfig, tokens, positions, segment_ids, compute: Compute = FLOAT32):
+    """States before the head: tokens, positions, segment_ids [B, T] int32 -> [B, T, D] of type
+    `compute.dtype`.
 
-    A token attends to the tokens before it in its own segment. For the backward pass `remat="none"` keeps the
+    A token attends to the tokens before it in its own segment. For the backward pass remat "none" keeps the
     products with the weights, and recomputes what lies between them (elementwise work, attention scores: computing
     these again is cheaper than writing and reading them); "block" keeps no more than the input of each layer.
     """
     cos, sin = rotary_angles(positions, config.head_dim, config.rope_theta)
 
     def layer(x, weights):
-        return Block(config).apply({"params": weights}, x, cos, sin, segment_ids)[0], None
+        return Block(config, compute).apply({"params": weights}, x, cos, sin, segment_ids)[0], None
 
     kept = {"none": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-            "block": jax.checkpoint_policies.nothing_saveable}[remat]
+            "block": jax.checkpoint_policies.nothing_saveable}[compute.remat]
     layer = jax.checkpoint(layer, prevent_cse=False, policy=kept)
-    x, _ = jax.lax.scan(layer, params["embed"][tokens].astype(dtype), params["layers"])
+    x, _ = jax.lax.scan(layer, params["embed"][tokens].astype(compute.dtype), params["layers"])
     return rms_norm(x, params["final_norm"], config.norm_eps)
 
 
@@ -153,14 +155,14 @@ def logits(params, hidden):
     return jnp.matmul(hidden, head_weights(params).astype(hidden.dtype), preferred_element_type=jnp.float32)
 
 
-def prefill(params, config: ModelConfig, tokens, positions, segment_ids, *, dtype=jnp.float32):
+def prefill(params, config: ModelConfig, tokens, positions, segment_ids, compute: Compute = FLOAT32):
     """Cache entries of prompts: tokens, positions, segment_ids [P, T] -> keys, values [L, P, K, T, E]."""
     cos, sin = rotary_angles(positions, config.head_dim, config.rope_theta)
 
     def layer(x, weights):
-        return Block(config).apply({"params": weights}, x, cos, sin, segment_ids)
+        return Block(config, compute).apply({"params": weights}, x, cos, sin, segment_ids)
 
-    _, cache = jax.lax.scan(layer, params["embed"][tokens].astype(dtype), params["layers"])
+    _, cache = jax.lax.scan(layer, params["embed"][tokens].astype(compute.dtype), params["layers"])
     return cache
 
 
@@ -180,6 +182,7 @@ def decode(params, config: ModelConfig, tokens, positions, cache, write_index, v
         q, k, v = block(x, cos, sin, method="project")
         keys = jax.lax.dynamic_update_slice_in_dim(keys, k, write_index, axis=2)
         values = jax.lax.dynamic_update_slice_in_dim(values, v, write_index, axis=2)
-        x = block(x, attend_cache(q[:, :, :, 0], keys, values, valid)[:, :, :, None], method="finish")
+        x = block(x, attend_cache(q[:, :, :, 0], keys, values, valid, scale=config.head_dim ** -0.5)[:, :, :, None],
+                  method="finish")
         new_cache.append((keys, values))
     return logits(params, rms_norm(x[:, 0], params["final_norm"], config.norm_eps)), new_cache

@@ -5,20 +5,20 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from nft_jax.model.config import ModelConfig
+from nft_jax.model.config import FLOAT32, Compute, ModelConfig
 from nft_jax.model.decoder import head_weights, hidden_states
 
 CHUNK_ELEMENTS = 1 << 24        # logits that exist at one time (64 MiB of float32)
 
 
 def token_logprobs(params, config: ModelConfig, tokens, positions, segment_ids, *, temperature=1.0,
-                   dtype=jnp.float32, remat="none"):
+                   compute: Compute = FLOAT32):
     """Log-prob of every token given those before it in its segment, and the entropy (nats) of that distribution.
 
     tokens, positions, segment_ids [B, T] int32 -> two of [B, T] float32. The logits are divided by `temperature`, as
     in sampling. What stands at the first token of a row or segment speaks of nothing and must be masked.
     """
-    hidden = hidden_states(params, config, tokens, positions, segment_ids, dtype=dtype, remat=remat)
+    hidden = hidden_states(params, config, tokens, positions, segment_ids, compute)
     batch, length, _ = hidden.shape
     weights = head_weights(params)
     chunk = max(1, min(batch * (length - 1), CHUNK_ELEMENTS // config.vocab_size))

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from nft_jax.model import decoder
-from nft_jax.model.config import ModelConfig
+from nft_jax.model.config import FLOAT32, Compute, ModelConfig
 from nft_jax.parallel import data_parallel_size, parameter_shardings, sharding
 from nft_jax.rollout.cache import DecodeState, admit, attended, empty_state, state_shardings
 from nft_jax.rollout.sampling import SamplingParams, sample_tokens
@@ -26,11 +26,12 @@ PLAIN = SamplingParams()
 INERT = -1      # what a slot emits when it has nothing to decode
 
 
-def prefill_and_admit(params, config: ModelConfig, dtype, state, tokens, lengths, slots, source, stream, limit):
+def prefill_and_admit(params, config: ModelConfig, compute: Compute, state, tokens, lengths, slots, source, stream,
+                      limit):
     """Steps 1 and 2 of the life of a sample; tokens [P, T] are right-padded prompts."""
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     inside = (positions < lengths[:, None]).astype(jnp.int32)
-    keys, values = decoder.prefill(params, config, tokens, positions, inside, dtype=dtype)
+    keys, values = decoder.prefill(params, config, tokens, positions, inside, compute)
     return admit(state, keys, values, tokens, lengths, slots, source, stream, limit)
 
 
@@ -64,7 +65,7 @@ class Sampler:
     """
 
     def __init__(self, config: ModelConfig, tokenizer, eos: tuple[int, ...], *, mesh: Mesh, slots: int,
-                 block_size: int, max_prompt_tokens: int, max_new_tokens: int, dtype=jnp.float32):
+                 block_size: int, max_prompt_tokens: int, max_new_tokens: int, compute: Compute = FLOAT32):
         data_parallel = data_parallel_size(mesh)
         self.tokenizer, self.eos = tokenizer, eos
         self.block_size, self.max_new_tokens = block_size, max_new_tokens
@@ -75,17 +76,18 @@ class Sampler:
         shardings = state_shardings(config, mesh)
         replicated = sharding(mesh)
         block_outputs = sharding(mesh, None, "batch")
-        self._empty = jax.jit(partial(empty_state, config, self.slots, self.prompt_length + max_new_tokens, dtype),
-                              out_shardings=shardings)
+        self._empty = jax.jit(partial(empty_state, config, self.slots, self.prompt_length + max_new_tokens,
+                                      compute.dtype), out_shardings=shardings)
         self._admit = jax.jit(
-            lambda params, state, *arrays: prefill_and_admit(params, config, dtype, state, *arrays),
+            lambda params, state, *arrays: prefill_and_admit(params, config, compute, state, *arrays),
             donate_argnums=1, out_shardings=shardings)
         self._decode = {truncate: jax.jit(
             lambda params, state, key, sampling, truncate=truncate: decode_block(
                 params, config, eos, block_size, truncate, state, key, sampling),
             donate_argnums=1, out_shardings=(shardings, block_outputs)) for truncate in (False, True)}
         placements = parameter_shardings(decoder.parameter_shapes(config), mesh)
-        self.cast = jax.jit(lambda params: jax.tree.map(lambda x: x.astype(dtype), params), out_shardings=placements)
+        self.cast = jax.jit(lambda params: jax.tree.map(lambda x: x.astype(compute.dtype), params),
+                            out_shardings=placements)
         self._rollout_key = jax.jit(jax.random.fold_in, out_shardings=replicated)
 
     def sample(self, params, prompts: Sequence[Prompt], samples: int, base_key, rollout_index: int,

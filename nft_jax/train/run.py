@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import pyarrow.parquet as pq
 
 from nft_jax.checkpoint import Checkpoints, check_room
@@ -25,7 +24,7 @@ from nft_jax.config import Config, MeshConfig
 from nft_jax.console import Console
 from nft_jax.metrics import CompileCounter, MetricsWriter
 from nft_jax.model import decoder
-from nft_jax.model.config import ModelConfig
+from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.hf import eos_token_ids, load_params, load_tokenizer, read_config, resolve_folder
 from nft_jax.parallel import data_parallel_size, make_mesh
 from nft_jax.prompts import PromptStream, load_questions
@@ -217,10 +216,10 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None,
     model, tokenizer, eos, stream, held_out, reports = read_inputs(config)
     mesh = make_mesh(config.mesh)
     config = replace(config, mesh=MeshConfig(**mesh.shape))
-    dtype = jnp.dtype(config.policy.compute_dtype)
+    compute = Compute(config.policy.compute_dtype, config.policy.remat, mesh=mesh)
     sampler = Sampler(model, tokenizer, eos, mesh=mesh, slots=config.rollout.slots,
                       block_size=config.rollout.block_size, max_prompt_tokens=config.data.max_prompt_tokens,
-                      max_new_tokens=config.rollout.max_new_tokens, dtype=dtype)
+                      max_new_tokens=config.rollout.max_new_tokens, compute=compute)
     optimizer = make_optimizer(config.optimizer)
     param_shapes = decoder.parameter_shapes(model)
     placements = state_shardings(param_shapes, optimizer, mesh)
@@ -230,7 +229,7 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None,
     check_room(folder, shapes, config.checkpoint.keep)
     (folder / "skipped.json").write_text(json.dumps({k: r.to_json() for k, r in reports.items()}, indent=1) + "\n")
 
-    forward = {"model": model, "dtype": dtype, "remat": config.policy.remat}
+    forward = {"model": model, "compute": compute}
     checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint)
     own_verifier = Verifier(config.verifier) if verifier is None else None
     try:

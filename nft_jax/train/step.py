@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 from nft_jax.config import ObjectiveConfig
-from nft_jax.model.config import ModelConfig
+from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.logprobs import token_logprobs
 from nft_jax.parallel import sharding
 from nft_jax.train.objectives import Objective, coefficients, token_loss
@@ -34,10 +34,10 @@ def micro_batch(batch: TrainBatch, index) -> TrainBatch:
 
 
 def micro_loss(params, batch: TrainBatch, temperature, *, model: ModelConfig, objective: str | Objective,
-               loss_config: ObjectiveConfig, dtype, remat: str):
+               loss_config: ObjectiveConfig, compute: Compute):
     """Weighted loss of one micro-batch, and its tally."""
     logprobs, entropy = token_logprobs(params, model, batch.tokens, batch.positions, batch.segment_ids,
-                                       temperature=temperature, dtype=dtype, remat=remat)
+                                       temperature=temperature, compute=compute)
     inputs = (batch.old_logprobs, batch.weight > 0, batch.rewards, batch.group_accuracy, loss_config,
               {"segment_ids": batch.segment_ids, "group_std": batch.group_std})
     loss, metrics = token_loss(objective, logprobs, *inputs)
@@ -64,12 +64,12 @@ def train_step(state: TrainState, batch: TrainBatch, learning_rate, temperature,
     return TrainState(params, opt_state, state.updates + 1), total, optax.tree.norm(gradient)
 
 
-def score(params, batch: TrainBatch, temperature, *, model: ModelConfig, dtype, remat: str):
+def score(params, batch: TrainBatch, temperature, *, model: ModelConfig, compute: Compute):
     """Log-probs [M, R, T] of the batch's tokens by the trainer's own graph."""
     def one(index, out):
         m = micro_batch(batch, index)
         logprobs, _ = token_logprobs(params, model, m.tokens, m.positions, m.segment_ids, temperature=temperature,
-                                     dtype=dtype, remat=remat)
+                                     compute=compute)
         return out.at[index].set(logprobs)
 
     return jax.lax.fori_loop(0, batch.num_micro, one, jnp.zeros(batch.tokens.shape, jnp.float32))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nft_jax.model import decoder
-from nft_jax.model.config import ModelConfig
+from nft_jax.model.config import FLOAT32, Compute, ModelConfig
 from nft_jax.model.hf import load_params, read_config
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -23,9 +23,9 @@ def rows(lengths, width):
     return index.astype(np.int32), (index < np.asarray(lengths)[:, None]).astype(np.int32)
 
 
-@partial(jax.jit, static_argnames=("config", "dtype", "remat"))
-def all_logits(params, config, tokens, positions, segment_ids, **options):
-    return decoder.logits(params, decoder.hidden_states(params, config, tokens, positions, segment_ids, **options))
+@partial(jax.jit, static_argnames=("config", "compute"))
+def all_logits(params, config, tokens, positions, segment_ids, compute=FLOAT32):
+    return decoder.logits(params, decoder.hidden_states(params, config, tokens, positions, segment_ids, compute))
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -125,8 +125,8 @@ def test_bfloat16_is_close_to_float32(case):
     config, params, reference = case
     tokens, lengths = reference["tokens"], reference["lengths"]
     layout = rows(lengths, tokens.shape[1])
-    full, half = (np.asarray(all_logits(params, config, tokens, *layout, dtype=dtype), np.float64)
-                  for dtype in (jnp.float32, jnp.bfloat16))
+    full, half = (np.asarray(all_logits(params, config, tokens, *layout, Compute(dtype)), np.float64)
+                  for dtype in ("float32", "bfloat16"))
     real = layout[1].astype(bool)
     error = np.sqrt(np.mean((full - half)[real] ** 2)) / np.std(full[real])
     assert 0 < error < 0.05
@@ -140,7 +140,7 @@ def test_remat_gives_the_same_gradients():
 
     def gradients(remat):
         def loss(p):
-            return jnp.sum(jnp.sin(all_logits(p, config, tokens, *layout, remat=remat)))
+            return jnp.sum(jnp.sin(all_logits(p, config, tokens, *layout, Compute(remat=remat))))
         return jax.jit(jax.grad(loss))(params)
 
     kept, recomputed = gradients("none"), gradients("block")
@@ -153,7 +153,7 @@ def test_gradient_matches_a_finite_difference(tiny):
     layout = (np.array([[0, 1, 2, 3, 0, 1, 2, 3, 4]] * 2, np.int32), np.array([[1] * 4 + [2] * 5, [1] * 4 + [0] * 5]))
     with jax.enable_x64(True):
         params = jax.tree.map(lambda w: jnp.asarray(np.asarray(w, np.float64)), tiny)
-        loss = jax.jit(lambda p: jnp.sum(jnp.sin(all_logits(p, TINY, tokens, *layout, dtype=jnp.float64))))
+        loss = jax.jit(lambda p: jnp.sum(jnp.sin(all_logits(p, TINY, tokens, *layout, Compute("float64")))))
         random = np.random.default_rng(7)
         direction = jax.tree.map(lambda w: jnp.asarray(random.normal(size=w.shape)), params)
         step = 1e-3     # the sums inside are float32

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from nft_jax.model import decoder, logprobs
-from nft_jax.model.config import ModelConfig
+from nft_jax.model.config import FLOAT32, Compute, ModelConfig
 
 CONFIG = ModelConfig("qwen2", vocab_size=37, hidden_size=12, intermediate_size=20, num_layers=2, num_heads=3,
                      num_kv_heads=1, head_dim=4, max_positions=64, tie_embeddings=True, qkv_bias=True,
@@ -20,9 +20,10 @@ POSITIONS = np.array([[*range(11)], [0, 1, 2, 3, 0, 1, 2, 3, 4, 0, 1], [0, 1, *r
 SPEAKS = np.pad((SEGMENT_IDS[:, 1:] == SEGMENT_IDS[:, :-1]) & (SEGMENT_IDS[:, 1:] > 0), ((0, 0), (1, 0)))
 
 
-@partial(jax.jit, static_argnames="dtype")
-def both_of(params, tokens, positions, segment_ids, temperature=1.0, dtype=jnp.float32):
-    return logprobs.token_logprobs(params, CONFIG, tokens, positions, segment_ids, temperature=temperature, dtype=dtype)
+@partial(jax.jit, static_argnames="compute")
+def both_of(params, tokens, positions, segment_ids, temperature=1.0, compute=FLOAT32):
+    return logprobs.token_logprobs(params, CONFIG, tokens, positions, segment_ids, temperature=temperature,
+                                   compute=compute)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +142,7 @@ def test_logprob_and_entropy_of_any_logits(logits, target):
 
 
 def test_bfloat16_states_keep_float32_logprobs(params):
-    full, half = (both_of(params, TOKENS, POSITIONS, SEGMENT_IDS, dtype=dtype)[0]
-                  for dtype in (jnp.float32, jnp.bfloat16))
+    full, half = (both_of(params, TOKENS, POSITIONS, SEGMENT_IDS, compute=Compute(dtype))[0]
+                  for dtype in ("float32", "bfloat16"))
     assert half.dtype == jnp.float32
     assert 0 < np.abs((full - half)[SPEAKS]).mean() < 0.05

@@ -10,6 +10,7 @@ from made import make_group
 from nft_jax.config import MeshConfig, ObjectiveConfig, OptimizerConfig
 from nft_jax.metrics import CompileCounter
 from nft_jax.model import decoder
+from nft_jax.model.config import FLOAT32
 from nft_jax.model.logprobs import token_logprobs
 from nft_jax.parallel import make_mesh
 from nft_jax.train.batch import BatchShape, Example, examples_of, make_batch, unpack
@@ -18,7 +19,7 @@ from nft_jax.train.state import init_state, learning_rate, make_optimizer, state
 from nft_jax.train.step import compile_score, compile_step, micro_batch, micro_loss
 from nft_jax.train.tally import summarise
 
-FORWARD = {"dtype": jnp.float32, "remat": "none"}
+FORWARD = {"compute": FLOAT32}
 OPTIMIZER = OptimizerConfig(learning_rate=1e-2, warmup_updates=4, clip_norm=0.5)
 
 

@@ -1,0 +1,30 @@
+"""The compiled programs of a run, by name, with the abstract arguments they are compiled for: one list that the run
+compiles from at its start, and that preflight compiles for devices which are not there."""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any, NamedTuple
+
+
+class Program(NamedTuple):
+    """A jitted function and what it is called with: a tree of jax.ShapeDtypeStruct (with shardings) and values."""
+    function: Any
+    arguments: tuple
+
+
+def compile_all(programs: Mapping[str, Program], *, threads: int = 4,
+                progress: Callable[[str, int, int], None] | None = None) -> dict[str, Any]:
+    """Every program compiled ahead of time, several at once (XLA compiles outside Python's lock): name -> compiled.
+
+    `progress(name, done, total)` is called as each one ends. Lowering is Python and stays in this thread.
+    """
+    lowered = {name: program.function.lower(*program.arguments) for name, program in programs.items()}
+    compiled = {}
+    with ThreadPoolExecutor(threads) as pool:
+        futures = {pool.submit(low.compile): name for name, low in lowered.items()}
+        for future in as_completed(futures):
+            compiled[futures[future]] = future.result()
+            if progress is not None:
+                progress(futures[future], len(compiled), len(programs))
+    return {name: compiled[name] for name in programs}
