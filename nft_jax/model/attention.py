@@ -29,11 +29,11 @@ def rotate(x, cos, sin):
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1).astype(x.dtype)
 
 
-def attend(q_BKGTD, k_BKTD, v_BKTD, segment_ids_BT, *, scale: float):
+def attend(q_BKGTD, k_BKTD, v_BKTD, segment_ids_BT, *, scale: float, window: int = 0):
     """Causal attention inside segments (0 = padding, which attends to padding before it: finite, and masked later).
 
     q [B, kv_heads, queries_per_kv, T, head_dim], k and v [B, kv_heads, T, head_dim] -> like q. Scores are multiplied
-    by `scale`. Softmax in float32.
+    by `scale`. A token sees itself and the `window` - 1 tokens before it; 0 is all of them. Softmax in float32.
     The queries that share a kv head are rows of one matrix, and the sums divide the result, not the T x T weights:
     both save passes over the largest arrays of the layer.
     """
@@ -41,6 +41,8 @@ def attend(q_BKGTD, k_BKTD, v_BKTD, segment_ids_BT, *, scale: float):
     q_BKND = q_BKGTD.reshape(batch, kv_heads, group * length, head_dim) * scale
     scores = jnp.einsum("bknd,bksd->bkns", q_BKND, k_BKTD, preferred_element_type=jnp.float32)
     causal = jnp.tril(jnp.ones((length, length), bool))
+    if window:
+        causal &= ~jnp.tril(causal, -window)
     same = segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :]
     scores = jnp.where(jnp.tile(causal[None] & same, (1, group, 1))[:, None], scores, MASKED)
     exponents = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))

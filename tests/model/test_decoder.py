@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from nft_jax.model import decoder
+from nft_jax.model.attention import attend
 from nft_jax.model.config import FLOAT32, Compute, ModelConfig
 from nft_jax.model.hf import load_params, read_config
 
@@ -173,3 +174,16 @@ def test_parameter_count_and_initial_values():
         else:
             np.testing.assert_allclose(leaf.std(), TINY.initializer_range, rtol=0.2)
             assert (leaf[0] != leaf[1]).any()
+
+
+def test_a_window_hides_what_lies_further_back():
+    random = np.random.default_rng(8)
+    q = jnp.asarray(random.normal(size=(1, 2, 3, 9, 6)), jnp.float32)
+    k, v = (jnp.asarray(random.normal(size=(1, 2, 9, 6)), jnp.float32) for _ in range(2))
+    segments = jnp.asarray([[1] * 5 + [2] * 4])
+    got = attend(q, k, v, segments, scale=0.5, window=3)
+    for t in range(9):
+        seen = [s for s in range(max(0, t - 2), t + 1) if segments[0, s] == segments[0, t]]
+        scores = np.einsum("kge,kse->kgs", q[0, :, :, t], k[0][:, seen]) * 0.5
+        weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+        np.testing.assert_allclose(got[0, :, :, t], np.einsum("kgs,kse->kge", weights, v[0][:, seen]), atol=1e-5)
