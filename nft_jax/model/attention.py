@@ -2,8 +2,12 @@
 that XLA multiplies 4 to 5 times faster on CPU than sequence-major, and that a decode step updates in one slice."""
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
+
+from nft_jax.model.config import RopeScaling
 
 MASKED = -1e30     # finite, so that a row with nothing to attend to gives a number and not nan
 
@@ -13,14 +17,27 @@ def align(weights, x):
     return weights.reshape((1,) * (x.ndim - weights.ndim) + weights.shape)
 
 
-def rotary_angles(positions, head_dim: int, theta: float):
+def rotary_angles(positions, head_dim: int, theta: float, scaling: RopeScaling | None = None):
     """cos and sin of the rotary embedding: positions [...] int32 -> two of [..., head_dim/2] float32.
 
     Su et al., arXiv 2104.09864, in the half-split layout of the Hugging Face Llama and Qwen models.
     """
     frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    if scaling is not None:
+        frequencies = scaled_frequencies(frequencies, scaling)
     angles = positions[..., None].astype(jnp.float32) * align(frequencies, positions[..., None])
     return jnp.cos(angles), jnp.sin(angles)
+
+
+def scaled_frequencies(frequencies, scaling: RopeScaling):
+    """frequencies [head_dim/2], radians a token -> the same, stretched (`RopeScaling` says how)."""
+    slow = frequencies / scaling.factor
+    if scaling.kind == "linear":
+        return slow
+    turns = scaling.original_max_position_embeddings * frequencies / (2 * math.pi)      # in the original context
+    kept = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    kept = jnp.clip(kept, 0.0, 1.0)
+    return kept * frequencies + (1 - kept) * slow
 
 
 def rotate(x, cos, sin):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from nft_jax.model.config import FLOAT32, Compute, ModelConfig
-from nft_jax.model.decoder import head_weights, hidden_states
+from nft_jax.model.decoder import head_weights, hidden_states, soft_cap
 
 CHUNK_ELEMENTS = 1 << 24        # logits that exist at one time (64 MiB of float32)
 
@@ -30,8 +30,8 @@ def token_logprobs(params, config: ModelConfig, tokens, positions, segment_ids, 
     @jax.checkpoint
     def head(inputs):
         states, target = inputs
-        logits = jnp.matmul(states, weights.astype(states.dtype), preferred_element_type=jnp.float32) / temperature
-        return logprob_and_entropy(logits, target)
+        logits = jnp.matmul(states, weights.astype(states.dtype), preferred_element_type=jnp.float32)
+        return logprob_and_entropy(soft_cap(logits, config.final_softcap) / temperature, target)
 
     logprobs, entropies = jax.lax.map(head, (flat, targets))
     shape = (batch, length - 1)
