@@ -25,6 +25,7 @@ class ModelConfig:
     tie_embeddings: bool = False
     qkv_bias: bool = False             # Qwen2
     qk_norm: bool = False              # Qwen3
+    final_softcap: float = 0           # Gemma 2: logits become softcap * tanh(logits / softcap); 0: they do not
     initializer_range: float = 0.02
 
     @property
