@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
 
+Attention = Literal["xla", "cudnn", "splash"]
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """A decoder of the Qwen kind: RMSNorm before each part, rotary positions, grouped-query attention, SwiGLU."""
@@ -39,7 +42,7 @@ class Compute:
     rounding; all of it is static under jit."""
     dtype: Literal["float32", "bfloat16"] = "float32"     # activations and matrix products
     remat: Literal["none", "block"] = "none"              # what the backward pass computes again (`hidden_states`)
-    attention: Literal["xla"] = "xla"                     # kernel for whole sequences
+    attention: Attention = "xla"                          # for whole sequences: `kernels.choose_attention`
     mesh: Mesh | None = None                              # where the arrays lie; None: one device, or left to XLA
 
 

@@ -85,7 +85,9 @@ class Block(nn.Module):
 
     def __call__(self, x, cos, sin, segment_ids):
         q, k, v = self.project(x, cos, sin)
-        return self.finish(x, attend(q, k, v, segment_ids, scale=self.config.head_dim ** -0.5)), (k, v)
+        attended = attend(q, k, v, segment_ids, scale=self.config.head_dim ** -0.5,
+                          implementation=self.compute.attention)
+        return self.finish(x, attended), (k, v)
 
 
 def parameter_shapes(config: ModelConfig) -> dict:
