@@ -29,6 +29,9 @@ class PolicyConfig:
     remat: Literal["none", "block"] = "none"
     """What the backward pass recomputes: only the cheap work between the products with weights, or every decoder
     block (less memory, a third more compute)."""
+    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
+    """Attention of whole sequences: splash (a TPU kernel), cudnn (an NVIDIA kernel, bfloat16), or xla (anywhere; keeps
+    the scores of a layer in memory). "auto" is the platform's kernel where it can run; the choice is printed."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
 
+Attention = Literal["xla", "cudnn", "splash"]
+
+
 @dataclass(frozen=True)
 class RopeScaling:
     """How rotary positions are stretched beyond the lengths of pretraining; the fields are those of config.json.
@@ -68,7 +71,7 @@ class Compute:
     rounding; all of it is static under jit."""
     dtype: Literal["float32", "bfloat16"] = "float32"     # activations and matrix products
     remat: Literal["none", "block"] = "none"              # what the backward pass computes again (`hidden_states`)
-    attention: Literal["xla"] = "xla"                     # kernel for whole sequences
+    attention: Attention = "xla"                          # for whole sequences: `kernels.choose_attention`
     mesh: Mesh | None = None                              # where the arrays lie; None: one device, or left to XLA
 
 

@@ -116,7 +116,8 @@ class Block(nn.Module):
         layer's output, and its keys and values. Both kinds of attention are compiled with a window of their own,
         because kernels need it as a constant."""
         c = self.config
-        windowed, full = (partial(attend, scale=c.attention_scale, window=window) for window in (c.window, 0))
+        windowed, full = (partial(attend, scale=c.attention_scale, window=window, implementation=self.compute.attention)
+                          for window in (c.window, 0))
         if isinstance(local, bool):
             q, k, v = self.project(x, *angles[local])
             attended = (windowed if local else full)(q, k, v, segment_ids)
