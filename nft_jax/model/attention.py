@@ -29,27 +29,28 @@ def rotate(x, cos, sin):
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1).astype(x.dtype)
 
 
-def attend(q_BKGTD, k_BKTD, v_BKTD, segment_ids_BT, *, scale: float, window: int = 0):
+def attend(q_BKGTD, k_BKSD, v_BKSD, segment_ids_BS, *, scale: float, window: int = 0, start=0):
     """Causal attention inside segments (0 = padding, which attends to padding before it: finite, and masked later).
 
-    q [B, kv_heads, queries_per_kv, T, head_dim], k and v [B, kv_heads, T, head_dim] -> like q. Scores are multiplied
-    by `scale`. A token sees itself and the `window` - 1 tokens before it; 0 is all of them. Softmax in float32.
+    q [B, kv_heads, queries_per_kv, T, head_dim], k and v [B, kv_heads, S, head_dim] -> like q. The queries are those of
+    the T tokens from `start` on (a value) in rows of S. Scores are multiplied by `scale`. A token sees itself and
+    the `window` - 1 tokens before it; 0 is all of them. Softmax in float32.
     The queries that share a kv head are rows of one matrix, and the sums divide the result, not the T x T weights:
     both save passes over the largest arrays of the layer.
     """
     batch, kv_heads, group, length, head_dim = q_BKGTD.shape
     q_BKND = q_BKGTD.reshape(batch, kv_heads, group * length, head_dim) * scale
-    scores = jnp.einsum("bknd,bksd->bkns", q_BKND, k_BKTD, preferred_element_type=jnp.float32)
-    causal = jnp.tril(jnp.ones((length, length), bool))
-    if window:
-        causal &= ~jnp.tril(causal, -window)
-    same = segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :]
+    scores = jnp.einsum("bknd,bksd->bkns", q_BKND, k_BKSD, preferred_element_type=jnp.float32)
+    behind = start + jnp.arange(length)[:, None] - jnp.arange(k_BKSD.shape[2])[None]
+    causal = (behind >= 0) & (behind < window) if window else behind >= 0
+    asking = jax.lax.dynamic_slice_in_dim(segment_ids_BS, start, length, axis=1)
+    same = asking[:, :, None] == segment_ids_BS[:, None, :]
     scores = jnp.where(jnp.tile(causal[None] & same, (1, group, 1))[:, None], scores, MASKED)
     exponents = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
     total = exponents.sum(axis=-1, keepdims=True)
-    weighted = jnp.einsum("bkns,bksd->bknd", exponents.astype(v_BKTD.dtype), v_BKTD,
+    weighted = jnp.einsum("bkns,bksd->bknd", exponents.astype(v_BKSD.dtype), v_BKSD,
                           preferred_element_type=jnp.float32)
-    return (weighted / total).astype(v_BKTD.dtype).reshape(q_BKGTD.shape)
+    return (weighted / total).astype(v_BKSD.dtype).reshape(q_BKGTD.shape)
 
 
 def attend_cache(q_SKGD, k_SKCD, v_SKCD, valid_SC, *, scale: float):

@@ -10,15 +10,29 @@ head, V vocabulary; E is the head dimension.
 """
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from nft_jax.model.attention import align, attend, attend_cache, rotary_angles, rotate
 from nft_jax.model.config import FLOAT32, Compute, ModelConfig
+from nft_jax.model.sharded import gather_weights, over_mesh
+from nft_jax.parallel import constrain
+
+# What the backward pass finds instead of computing it, by `Compute.remat` (see `hidden_states`).
+KEPT = {
+    "none": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "attention": jax.checkpoint_policies.save_only_these_names("attended"),
+    "block": jax.checkpoint_policies.nothing_saveable,
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[], names_which_can_be_offloaded=["layer_input"],
+        offload_src="device", offload_dst="pinned_host"),
+}
 
 
 def rms_norm(x, scale, eps: float):
@@ -31,8 +45,24 @@ def rms_norm(x, scale, eps: float):
 def matmul(x, weights):
     """x [B, T, in] @ weights [in, out], in the type of x. As one matrix of B * T rows, which was
     measured to be faster in the whole backward pass on CPU."""
-    flat = x.reshape(-1, x.shape[-1]) @ weights.astype(x.dtype)
+    flat = product(x.reshape(-1, x.shape[-1]), weights.astype(x.dtype))
     return flat.reshape(*x.shape[:-1], weights.shape[-1])
+
+
+@jax.custom_vjp
+def product(x, weights):
+    """x [N, in] @ weights [in, out] of one type. The weights' gradient is summed in float32, over rows and (where rows
+    lie on several devices) over devices: autodiff would round each device's part to bfloat16 before it adds them."""
+    return x @ weights
+
+
+def _product_backward(operands, g):
+    x, weights = operands
+    dw = jnp.einsum("ni,no->io", x, g, preferred_element_type=jnp.float32)
+    return jnp.einsum("no,io->ni", g, weights), dw.astype(weights.dtype)
+
+
+product.defvjp(lambda x, weights: (x @ weights, (x, weights)), _product_backward)
 
 
 class Block(nn.Module):
@@ -85,7 +115,8 @@ class Block(nn.Module):
 
     def __call__(self, x, cos, sin, segment_ids):
         q, k, v = self.project(x, cos, sin)
-        return self.finish(x, attend(q, k, v, segment_ids, scale=self.config.head_dim ** -0.5)), (k, v)
+        attended = over_mesh(attend, self.compute.mesh)(q, k, v, segment_ids, scale=self.config.head_dim ** -0.5)
+        return self.finish(x, checkpoint_name(attended, "attended")), (k, v)
 
 
 def parameter_shapes(config: ModelConfig) -> dict:
@@ -131,17 +162,24 @@ def hidden_states(params, config: ModelConfig, tokens, positions, segment_ids, c
 
     A token attends to the tokens before it in its own segment. For the backward pass remat "none" keeps the
     products with the weights, and recomputes what lies between them (elementwise work, attention scores: computing
-    these again is cheaper than writing and reading them); "block" keeps no more than the input of each layer.
+    these again is cheaper than writing and reading them); "attention" keeps the input of each layer and the output of
+    its attention; "block" no more than the input of each layer, "offload" the same in the host's memory.
+
+    On a mesh the rows lie over the data axes and the tokens over `context`, all through the layers, and each layer's
+    weights are gathered when it is their turn.
     """
+    mesh = compute.mesh
+    segment_ids = constrain(segment_ids, mesh, "batch", None)
     cos, sin = rotary_angles(positions, config.head_dim, config.rope_theta)
 
     def layer(x, weights):
-        return Block(config, compute).apply({"params": weights}, x, cos, sin, segment_ids)[0], None
+        x, weights = checkpoint_name(x, "layer_input"), gather_weights(weights, compute)
+        x, _ = Block(config, compute).apply({"params": weights}, x, cos, sin, segment_ids)
+        return constrain(x, mesh, "batch", "context", None), None
 
-    kept = {"none": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-            "block": jax.checkpoint_policies.nothing_saveable}[compute.remat]
-    layer = jax.checkpoint(layer, prevent_cse=False, policy=kept)
-    x, _ = jax.lax.scan(layer, params["embed"][tokens].astype(compute.dtype), params["layers"])
+    layer = jax.checkpoint(layer, prevent_cse=False, policy=KEPT[compute.remat])
+    x = constrain(params["embed"][tokens].astype(compute.dtype), mesh, "batch", "context", None)
+    x, _ = jax.lax.scan(layer, x, params["layers"])
     return rms_norm(x, params["final_norm"], config.norm_eps)
 
 
@@ -156,7 +194,9 @@ def logits(params, hidden):
 
 
 def prefill(params, config: ModelConfig, tokens, positions, segment_ids, compute: Compute = FLOAT32):
-    """Cache entries of prompts: tokens, positions, segment_ids [P, T] -> keys, values [L, P, K, T, E]."""
+    """Cache entries of prompts: tokens, positions, segment_ids [P, T] -> keys, values [L, P, K, T, E]. Their number
+    need not divide over a mesh: where they lie is left to XLA."""
+    compute = replace(compute, mesh=None)
     cos, sin = rotary_angles(positions, config.head_dim, config.rope_theta)
 
     def layer(x, weights):
