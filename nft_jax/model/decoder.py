@@ -21,7 +21,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from nft_jax.model.attention import align, attend, attend_cache, rotary_angles, rotate
 from nft_jax.model.config import FLOAT32, Compute, ModelConfig
-from nft_jax.model.sharded import gather_weights, over_mesh
+from nft_jax.model.sharded import embed, gather_weights, over_mesh
 from nft_jax.parallel import constrain
 
 # What the backward pass finds instead of computing it, by `Compute.remat` (see `hidden_states`).
@@ -42,27 +42,21 @@ def rms_norm(x, scale, eps: float):
     return (normed * align(scale.astype(jnp.float32), x)).astype(x.dtype)
 
 
-def matmul(x, weights):
-    """x [B, T, in] @ weights [in, out], in the type of x. As one matrix of B * T rows, which was
-    measured to be faster in the whole backward pass on CPU."""
-    flat = product(x.reshape(-1, x.shape[-1]), weights.astype(x.dtype))
-    return flat.reshape(*x.shape[:-1], weights.shape[-1])
-
-
 @jax.custom_vjp
-def product(x, weights):
-    """x [N, in] @ weights [in, out] of one type. The weights' gradient is summed in float32, over rows and (where rows
-    lie on several devices) over devices: autodiff would round each device's part to bfloat16 before it adds them."""
-    return x @ weights
+def matmul(x, weights):
+    """x [B, T, in] @ weights [in, out] -> [B, T, out] of the type of x, in which products are taken. The gradient of
+    the weights is summed in float32, over rows and over devices: autodiff would round each device's part to the type
+    of x first."""
+    return x @ weights.astype(x.dtype)
 
 
-def _product_backward(operands, g):
-    x, weights = operands
-    dw = jnp.einsum("ni,no->io", x, g, preferred_element_type=jnp.float32)
-    return jnp.einsum("no,io->ni", g, weights), dw.astype(weights.dtype)
+def _matmul_backward(operands, g_BTO):
+    x_BTI, weights = operands
+    dx_BTI = jnp.einsum("bto,io->bti", g_BTO, weights.astype(g_BTO.dtype))
+    return dx_BTI, jnp.einsum("bti,bto->io", x_BTI, g_BTO, preferred_element_type=jnp.float32).astype(weights.dtype)
 
 
-product.defvjp(lambda x, weights: (x @ weights, (x, weights)), _product_backward)
+matmul.defvjp(lambda x, weights: (matmul(x, weights), (x, weights)), _matmul_backward)
 
 
 class Block(nn.Module):
@@ -178,8 +172,7 @@ def hidden_states(params, config: ModelConfig, tokens, positions, segment_ids, c
         return constrain(x, mesh, "batch", "context", None), None
 
     layer = jax.checkpoint(layer, prevent_cse=False, policy=KEPT[compute.remat])
-    x = constrain(params["embed"][tokens].astype(compute.dtype), mesh, "batch", "context", None)
-    x, _ = jax.lax.scan(layer, x, params["layers"])
+    x, _ = jax.lax.scan(layer, embed(params["embed"], tokens, compute), params["layers"])
     return rms_norm(x, params["final_norm"], config.norm_eps)
 
 

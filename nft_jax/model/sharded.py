@@ -13,26 +13,50 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from nft_jax.model.config import Compute
-from nft_jax.parallel import parameter_axes, partition_spec, sharding
+from nft_jax.parallel import PARAMETER_AXES, parameter_axes, partition_spec, sharding
+
+
+def embed(table, tokens, compute: Compute):
+    """Rows of the float32 `table` [V, D] for tokens [B, T] -> [B, T, D] of `compute.dtype`.
+
+    On a mesh each device looks up all rows of the batch's `fsdp` group in its own piece of the table, and then gives
+    the others their rows for its rows' other pieces: what travels are the states, not the (larger) table, and the
+    table's gradient is summed in float32 where it lies.
+    """
+    mesh = compute.mesh
+    if mesh is None or mesh.size == 1:
+        return table[tokens].astype(compute.dtype)
+
+    def local(piece, tokens):
+        tokens = jax.lax.all_gather(tokens, "fsdp", axis=0, tiled=True)
+        index = tokens - jax.lax.axis_index("tensor") * piece.shape[0]
+        mine = (index >= 0) & (index < piece.shape[0])
+        x = jnp.where(mine[:, :, None], piece[jnp.where(mine, index, 0)], 0).astype(compute.dtype)
+        return jax.lax.all_to_all(jax.lax.psum(x, "tensor"), "fsdp", split_axis=0, concat_axis=2, tiled=True)
+
+    rows = partition_spec(("batch", "context"))
+    return jax.shard_map(local, mesh=mesh, in_specs=(partition_spec(PARAMETER_AXES["embed"]), rows),
+                         out_specs=partition_spec(("batch", "context", None)))(table, tokens)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _gather(weights, dtype: str, here, whole):
-    """Cast, then gather: in bfloat16 half the bytes travel. `here` and `whole`: the shardings before and after."""
+    """Cast, gather (in bfloat16 half the bytes travel), call it float32 again: that costs nothing, since the product
+    casts it back, and lets the gradient come as float32. `here`, `whole`: the shardings before and after."""
     cast = jax.lax.with_sharding_constraint(weights.astype(dtype), here)
-    return jax.lax.with_sharding_constraint(cast, whole)
+    return jax.lax.with_sharding_constraint(cast, whole).astype(weights.dtype)
 
 
 def _gather_backward(dtype, here, whole, _, gradient):
     # By autodiff's rule the gradient would be summed whole onto every device.
-    return (jax.lax.with_sharding_constraint(gradient.astype(jnp.float32), here),)
+    return (jax.lax.with_sharding_constraint(gradient, here),)
 
 
 _gather.defvjp(lambda weights, *static: (_gather(weights, *static), None), _gather_backward)
 
 
 def gather_weights(weights: dict, compute: Compute) -> dict:
-    """One layer's float32 weights as its products take them: of `compute.dtype`, whole over `fsdp` and still divided
+    """One layer's weights as its products take them: rounded to `compute.dtype`, whole over `fsdp`, and still divided
     over `tensor`. Called inside the scan over the layers, so that one layer's weights are whole at a time (ZeRO-3:
     Rajbhandari et al., arXiv 1910.02054). Their gradient is summed in float32, straight into the parameter's place."""
     mesh = compute.mesh
