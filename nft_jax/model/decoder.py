@@ -21,7 +21,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from nft_jax.model.attention import align, attend, attend_cache, rotary_angles, rotate
 from nft_jax.model.config import FLOAT32, Compute, ModelConfig
-from nft_jax.model.sharded import embed, gather_weights, over_mesh
+from nft_jax.model.sharded import gather_weights, look_up, over_mesh
 from nft_jax.parallel import constrain
 
 # What the backward pass finds instead of computing it, by `Compute.remat` (see `hidden_states`).
@@ -172,7 +172,7 @@ def hidden_states(params, config: ModelConfig, tokens, positions, segment_ids, c
         return constrain(x, mesh, "batch", "context", None), None
 
     layer = jax.checkpoint(layer, prevent_cse=False, policy=KEPT[compute.remat])
-    x, _ = jax.lax.scan(layer, embed(params["embed"], tokens, compute), params["layers"])
+    x, _ = jax.lax.scan(layer, look_up(params["embed"], tokens, compute), params["layers"])
     return rms_norm(x, params["final_norm"], config.norm_eps)
 
 
