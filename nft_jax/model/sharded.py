@@ -99,8 +99,11 @@ def over_mesh(attend: Callable, mesh: Mesh | None) -> Callable:
             k, v = (jax.lax.all_gather(x, "context", axis=2, tiled=True) for x in (k, v))
             return attend(q, k, v, segment_ids, start=jax.lax.axis_index("context") * q.shape[3], **settings)
 
-        out = jax.shard_map(local, mesh=mesh, in_specs=(queries, keys, keys, partition_spec(("batch", None))),
-                            out_specs=queries, check_vma=False)(q_BKGTD, k_BKTD, v_BKTD, segment_ids_BT)
+        # Every array that has a gradient is divided over every axis: there is nothing for check_vma to find, and
+        # kernels do not know of it.
+        specs = (queries, keys, keys, partition_spec(("batch", None)))
+        out = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=queries, check_vma=False)(
+            q_BKGTD, k_BKTD, v_BKTD, segment_ids_BT)
         return out.reshape(batch, kv_heads, group, length, head_dim)
 
     return call
