@@ -17,21 +17,23 @@ from nft_jax.model.config import ModelConfig
 from nft_jax.model.families import config_from_hf, config_to_hf
 from nft_jax.model.published import PUBLISHED
 from nft_jax.model.weights import INDEX, check_weights, first_line, load_params, read_config, read_json, save_params
-from nft_jax.types import InputError
+from nft_jax.types import InputError, Unreachable
 
 __all__ = ["check_weights", "config_from_hf", "config_of", "config_to_hf", "eos_token_ids", "load_params",
            "load_tokenizer", "read_config", "resolve_folder", "save_params"]
 
-FILES = ("config.json", "generation_config.json", "model*.safetensors", INDEX, "tokenizer*", "vocab.json", "merges.txt",
-         "special_tokens_map.json", "added_tokens.json", "chat_template*")
+FILES = ("config.json", "generation_config.json", "tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json",
+         "added_tokens.json", "chat_template*")
+WEIGHTS = ("model*.safetensors", INDEX)
 
 
-def resolve_folder(path_or_hub_name: str | os.PathLike) -> Path:
-    """A local folder as it is, or the local copy of a hub model (downloaded when it is not there yet).
+def resolve_folder(path_or_hub_name: str | os.PathLike, *, weights: bool = True) -> Path:
+    """A local folder as it is, or the local copy of a hub model (downloaded when it is not there yet; without
+    `weights`, the small files only).
 
-    Raises InputError when it is neither.
+    Raises Unreachable when it is neither.
     """
-    return _folder(path_or_hub_name, FILES)
+    return _folder(path_or_hub_name, FILES + WEIGHTS if weights else FILES)
 
 
 def _folder(path_or_hub_name: str | os.PathLike, files: Sequence[str]) -> Path:
@@ -42,20 +44,20 @@ def _folder(path_or_hub_name: str | os.PathLike, files: Sequence[str]) -> Path:
     try:
         return Path(snapshot_download(str(path_or_hub_name), allow_patterns=list(files)))
     except (OSError, ValueError) as error:      # not found, no access, no network, not a name
-        raise InputError(f"policy.path is {str(path_or_hub_name)!r}: there is no such folder, and it could not be had "
-                         "as a model of the Hugging Face hub either. Check the spelling; without network, download "
-                         f"the model elsewhere and give its folder. ({first_line(error)})") from error
+        raise Unreachable(f"policy.path is {str(path_or_hub_name)!r}: there is no such folder, and it could not be had "
+                          "as a model of the Hugging Face hub either. Check the spelling; without network, download "
+                          f"the model elsewhere and give its folder. ({first_line(error)})") from error
 
 
 def config_of(path_or_hub_name: str) -> ModelConfig:
     """The shape of a model, to plan with, without its weights: config.json of a local folder, else that of the hub
     model (this one file), else the shape that `nft_jax.model.published` knows the name by.
 
-    Raises InputError when there is none of these.
+    Raises Unreachable when there is none of these, InputError for a config.json that will not do.
     """
     try:
         folder = _folder(path_or_hub_name, ["config.json"])
-    except InputError:
+    except Unreachable:
         if path_or_hub_name in PUBLISHED:
             return PUBLISHED[path_or_hub_name]
         raise

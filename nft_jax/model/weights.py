@@ -128,13 +128,13 @@ def load_params(folder: str | os.PathLike, config: ModelConfig | None = None, dt
     of several processes each reads what its devices hold. Raises the InputErrors of `check_weights` before anything
     is put on a device.
     """
-    config = config or read_config(folder)
+    config, dtype = config or read_config(folder), _float_type(dtype)
     files = check_weights(folder, config)
     params: dict = {}
     for tensor in tensors_of(config):
         sharding = _leaf(shardings, tensor.path) if shardings is not None else None
         load = _load_stacked if tensor.layered else _load_single
-        _put(params, tensor.path, load(files, tensor, config, np.dtype(dtype), sharding))
+        _put(params, tensor.path, load(files, tensor, config, dtype, sharding))
     return params
 
 
@@ -175,6 +175,17 @@ def save_params(params: dict, config: ModelConfig, folder: str | os.PathLike, dt
     for stale in {*folder.glob("model*.safetensors"), folder / INDEX} - {folder / name for name in names}:
         stale.unlink(missing_ok=True)
     return folder
+
+
+def _float_type(dtype) -> np.dtype:
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found not in FLOATS.values():
+        raise InputError(f"dtype is {(dtype if found is None else found.name)!r}: use one of "
+                         f"{', '.join(known.name for known in FLOATS.values())}.")
+    return found
 
 
 def _weight_map(folder: Path) -> dict[str, str]:
@@ -302,10 +313,7 @@ def _plan_shards(params: dict, config: ModelConfig, dtype, max_shard_bytes: int)
         expected = ours if layer is None else (config.num_layers, *ours)
         if tuple(leaf.shape) != expected:
             raise InputError(f"params {tensor.path} has shape {tuple(leaf.shape)}: the config asks for {expected}.")
-        kind = np.dtype(leaf.dtype if dtype is None else dtype)
-        if kind not in FLOATS.values():
-            raise InputError(f"params {tensor.path} would be saved as {kind.name}: model files hold one of "
-                             f"{', '.join(known.name for known in FLOATS.values())}; give one of these as dtype.")
+        kind = _float_type(leaf.dtype if dtype is None else dtype)
         piece = _Piece(name, kind, theirs, partial(_hf_array, leaf, tensor, layer, config, kind))
         if shards[-1] and piece.size > room:
             shards.append([])

@@ -141,8 +141,10 @@ def test_files_are_those_of_the_safetensors_writer(tmp_path):
 
 def test_a_type_that_model_files_do_not_hold(tmp_path):
     source = FIXTURES / "qwen3_tied"
-    with pytest.raises(InputError, match=r"params embed would be saved as int8: model files hold one of float32"):
+    with pytest.raises(InputError, match="dtype is 'int8': use one of float32, bfloat16, float16"):
         save_params(load_params(source), read_config(source), tmp_path / "out", dtype=np.int8)
+    with pytest.raises(InputError, match="dtype is 'bf16': use one of float32"):
+        load_params(source, dtype="bf16")
     assert not (tmp_path / "out").exists()
 
 
