@@ -225,5 +225,5 @@ def conclude(run: Run, state: TrainState, progress: Progress) -> dict:
     draw_curves(read_metrics(run.folder / "metrics.jsonl"), run.folder / "curves.png",
                 f"{run.config.name}: {run.config.objective}")
     if finished:
-        save(Policy(run.model, jax.device_get(state.params), run.tokenizer, run.sampler.eos), run.folder / "model")
+        save(Policy(run.model, state.params, run.tokenizer, run.sampler.eos), run.folder / "model")
     return summary
