@@ -20,16 +20,17 @@ from nft_jax.train.step import batch_shardings, compile_score, compile_step
 from nft_jax.types import TrainBatch
 
 
-def compute_of(config: Config, mesh: Mesh) -> Compute:
-    """How the passes of a run are computed on this mesh."""
+def compute_of(config: Config, model: ModelConfig, mesh: Mesh, platform: str) -> Compute:
+    """How the passes of a run are computed on this mesh; `platform` (tpu, gpu or cpu) decides the attention kernel."""
     return Compute(config.policy.compute_dtype, config.policy.remat, mesh=mesh)
 
 
-def sampler_of(config: Config, model: ModelConfig, mesh: Mesh, tokenizer=None, eos: tuple[int, ...] = (0,)) -> Sampler:
+def sampler_of(config: Config, model: ModelConfig, mesh: Mesh, compute: Compute, tokenizer=None,
+               eos: tuple[int, ...] = (0,)) -> Sampler:
     """The run's sampler. For compiling alone it needs neither a tokenizer nor the true end-of-sequence ids."""
     return Sampler(model, tokenizer, eos, mesh=mesh, slots=config.rollout.slots, block_size=config.rollout.block_size,
                    max_prompt_tokens=config.data.max_prompt_tokens, max_new_tokens=config.rollout.max_new_tokens,
-                   compute=compute_of(config, mesh))
+                   compute=compute)
 
 
 def abstract_state(config: Config, model: ModelConfig, mesh: Mesh) -> TrainState:
@@ -39,28 +40,32 @@ def abstract_state(config: Config, model: ModelConfig, mesh: Mesh) -> TrainState
                           state_shardings(shapes, optimizer, mesh))
 
 
-def training_programs(config: Config, model: ModelConfig, mesh: Mesh) -> dict[str, Program]:
-    """`score` and `train_step`. `config` is settled (`nft_jax.train.run.settle`)."""
-    forward = {"model": model, "compute": compute_of(config, mesh)}
+def training_programs(config: Config, model: ModelConfig, mesh: Mesh, compute: Compute) -> dict[str, Program]:
+    """`score` and `train step` of the settled `config`."""
     state, shape = abstract_state(config, model, mesh), BatchShape.of(config, data_parallel_size(mesh))
     size = shape.micro_batches, shape.rows, shape.row_length
     ints, floats = (jax.ShapeDtypeStruct(size, dtype) for dtype in (jnp.int32, jnp.float32))
     batch = with_shardings(TrainBatch(ints, ints, ints, *(floats,) * 5, jax.ShapeDtypeStruct((), jnp.int32)),
                            batch_shardings(mesh))
     placements = jax.tree.map(lambda x: x.sharding, state)
-    step = compile_step(mesh, placements, make_optimizer(config.optimizer), objective=config.objective,
-                        loss_config=config.loss, **forward)
-    programs = {"train step": Program(step, (state, batch, 1e-6, 1.0))}
+    programs = {"train step": Program(
+        compile_step(mesh, placements, make_optimizer(config.optimizer), objective=config.objective,
+                     loss_config=config.loss, model=model, compute=compute),
+        (state, batch, 1e-6, 1.0))}
     if config.rollout.old_logprobs == "trainer":
-        programs["score"] = Program(compile_score(mesh, placements.params, **forward), (state.params, batch, 1.0))
+        programs["score"] = Program(compile_score(mesh, placements.params, model=model, compute=compute),
+                                    (state.params, batch, 1.0))
     return programs
 
 
-def programs_of(config: Config, model: ModelConfig, mesh: Mesh) -> dict[str, Program]:
+def truncations(config: Config) -> list[bool]:
+    """Whether answers are sampled without top-k and top-p, with them, or both ways (evaluation may differ)."""
+    evaluation = {config.evaluation.top_p < 1} if config.evaluation.source else set()
+    return sorted({config.rollout.truncates} | evaluation)
+
+
+def programs_of(config: Config, model: ModelConfig, mesh: Mesh, compute: Compute) -> dict[str, Program]:
     """Every program of a run of the settled `config`, by name: sampling first. No device is asked for anything, so the
     mesh may be one of devices that are not there."""
-    evaluates_truncated = bool(config.evaluation.source) and config.evaluation.top_p < 1
-    evaluates_plainly = bool(config.evaluation.source) and not evaluates_truncated
-    truncations = ({config.rollout.truncates} | ({True} if evaluates_truncated else set())
-                   | ({False} if evaluates_plainly else set()))
-    return sampler_of(config, model, mesh).programs(sorted(truncations)) | training_programs(config, model, mesh)
+    return (sampler_of(config, model, mesh, compute).programs(truncations(config))
+            | training_programs(config, model, mesh, compute))
