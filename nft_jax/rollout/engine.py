@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from nft_jax.model import decoder
 from nft_jax.model.config import FLOAT32, Compute, ModelConfig
 from nft_jax.parallel import data_parallel_size, parameter_shardings, sharding
+from nft_jax.programs import Program, with_shardings
 from nft_jax.rollout.cache import DecodeState, admit, attended, empty_state, state_shardings
 from nft_jax.rollout.sampling import SamplingParams, sample_tokens
 from nft_jax.types import InputError, Prompt, Rollout
@@ -73,8 +74,8 @@ class Sampler:
         self.admissions = max(1, self.slots // 4)
         self.prefills = max(1, self.admissions // 4)
         self.prompt_length = -(-max_prompt_tokens // 8) * 8
-        shardings = state_shardings(config, mesh)
-        replicated = sharding(mesh)
+        self._shardings = shardings = state_shardings(config, mesh)
+        self._replicated = replicated = sharding(mesh)
         block_outputs = sharding(mesh, None, "batch")
         self._empty = jax.jit(partial(empty_state, config, self.slots, self.prompt_length + max_new_tokens,
                                       compute.dtype), out_shardings=shardings)
@@ -85,10 +86,33 @@ class Sampler:
             lambda params, state, key, sampling, truncate=truncate: decode_block(
                 params, config, eos, block_size, truncate, state, key, sampling),
             donate_argnums=1, out_shardings=(shardings, block_outputs)) for truncate in (False, True)}
-        placements = parameter_shardings(decoder.parameter_shapes(config), mesh)
+        shapes = decoder.parameter_shapes(config)
+        placements = parameter_shardings(shapes, mesh)
         self.cast = jax.jit(lambda params: jax.tree.map(lambda x: x.astype(compute.dtype), params),
                             out_shardings=placements)
+        self._trained = with_shardings(shapes, placements)
         self._rollout_key = jax.jit(jax.random.fold_in, out_shardings=replicated)
+
+    def programs(self, truncations: Sequence[bool] = (False,)) -> dict[str, Program]:
+        """What sampling compiles, by name, with abstract arguments; decoding once for each of `truncations` (with or
+        without top-k and top-p)."""
+        params = jax.eval_shape(self.cast, self._trained)
+        params = with_shardings(params, jax.tree.map(lambda x: x.sharding, self._trained))
+        state = with_shardings(jax.eval_shape(self._empty), self._shardings)
+        key = jax.eval_shape(jax.random.key, 0)
+        rollout_key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=self._replicated)
+        ints = partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
+        samples = ints((self.admissions,))
+        admission = (ints((self.prefills, self.prompt_length)), ints((self.prefills,)), samples, samples,
+                     jax.ShapeDtypeStruct((self.admissions,), jnp.uint32), samples)
+        sampling = SamplingParams(np.float32(1), np.int32(0), np.float32(1))
+        return {
+            "cast": Program(self.cast, (self._trained,)),
+            "empty cache": Program(self._empty, ()),
+            "prefill and admit": Program(self._admit, (params, state, *admission)),
+            **{"decode, truncated" if truncate else "decode":
+               Program(self._decode[truncate], (params, state, rollout_key, sampling)) for truncate in truncations},
+        }
 
     def sample(self, params, prompts: Sequence[Prompt], samples: int, base_key, rollout_index: int,
                sampling: SamplingParams = PLAIN, *,
