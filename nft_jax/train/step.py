@@ -59,10 +59,14 @@ def train_step(state: TrainState, batch: TrainBatch, learning_rate, temperature,
         more = constrain_parameters(more, compute.mesh)
         return jax.tree.map(jnp.add, gradient, more), combine(total, counts)
 
-    shapes = jax.eval_shape(gradient_of, state.params, micro_batch(batch, 0), temperature)
-    zeros, nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    gradient, total = jax.lax.fori_loop(0, batch.num_micro, add,
-                                        (constrain_parameters(zeros, compute.mesh), nothing))
+    if batch.tokens.shape[0] == 1:       # no sum to keep beside the gradient, which is as large as the parameters
+        gradient, total = gradient_of(state.params, micro_batch(batch, 0), temperature)
+        gradient = constrain_parameters(gradient, compute.mesh)
+    else:
+        shapes = jax.eval_shape(gradient_of, state.params, micro_batch(batch, 0), temperature)
+        zeros, nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        gradient, total = jax.lax.fori_loop(0, batch.num_micro, add,
+                                            (constrain_parameters(zeros, compute.mesh), nothing))
     direction, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, direction)
     return TrainState(params, opt_state, state.updates + 1), total, optax.tree.norm(gradient)
