@@ -124,7 +124,7 @@ class Sampler:
     eos: ids that end an answer (none: only its limit does). stop: strings that do. kv_dtype, weight_dtype: "int8"
     quantises the cache, or the layers' matrices. delay: how many blocks are asked for ahead of reading (None: 1 on an
     accelerator; 0 on CPU, which shares its cores with the host and would only decode ended answers for longer).
-    buckets: lengths of the ring (None: 64 * 2^k, from a sixteenth of the longest on).
+    buckets: lengths of the ring (None: 128 * 2^k, from a sixteenth of the longest on).
     """
 
     def __init__(self, config: ModelConfig, tokenizer, eos: tuple[int, ...], *, mesh: Mesh, slots: int,
@@ -140,7 +140,7 @@ class Sampler:
         self.prompt_buckets = buckets_up_to(max_prompt_tokens)
         self.prefills = max(1, min(self.admissions // 4, PREFILL_TOKENS // self.prompt_buckets[-1]))
         longest = max_prompt_tokens - 1 + max_new_tokens
-        self.buckets = buckets or buckets_up_to(longest, longest // 16)
+        self.buckets = buckets or buckets_up_to(longest, max(128, longest // 16))
         self.delay = delay if delay is not None else int(mesh.devices.flat[0].platform != "cpu")
         if self.prefills >= data_parallel:
             self.prefills -= self.prefills % data_parallel
