@@ -36,7 +36,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", choices=MODEL_NAMES, nargs="+", default=["nano"])
     parser.add_argument("--device", choices=["cpu", "gpu", "tpu"], default="cpu")
     parser.add_argument("--slots", type=int, default=0, help="answers decoded at the same time (0: the workload's)")
-    parser.add_argument("--block-size", type=int, default=32, help="decode steps between two looks of the host")
+    parser.add_argument("--block-size", type=int, default=0,
+                        help="decode steps between two looks of the host (0: the workload's)")
     parser.add_argument("--remat", default="none", help="what the backward pass recomputes, on an accelerator")
     parser.add_argument("--profile", type=Path, help="trace one more repetition into this folder; its largest costs")
     parser.add_argument("--compare", type=Path, metavar="FILE", help="print the ratios of a file of results")
@@ -92,7 +93,7 @@ def measure_case(case, options: argparse.Namespace) -> dict:
     return result(OURS, case.compute.dtype, options, timed, tokens=tokens, slot_tokens=slot_tokens, unit=task.unit,
                   versions=versions(), setup_s=round(built, 2), platform=jax.devices()[0].device_kind,
                   slots=case.slots, block_size=case.block_size, rows=case.rows, row_length=case.row_length,
-                  check=task.check(), **more)
+                  compilation_cache=bool(jax.config.jax_compilation_cache_dir), check=task.check(), **more)
 
 
 def versions() -> dict[str, str]:

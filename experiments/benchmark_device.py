@@ -30,7 +30,7 @@ MODELS = {"half": PUBLISHED["Qwen/Qwen2.5-0.5B-Instruct"], "one_and_half": PUBLI
 TASKS = ("rollout", "rollout_var", "train")
 
 
-def accelerator_case(model: ModelConfig, task: str, *, slots: int = 0, micro: int = 0, block_size: int = 32,
+def accelerator_case(model: ModelConfig, task: str, *, slots: int = 0, micro: int = 0, block_size: int = 0,
                      new_tokens: int = 1024, shortest: int = 64, longest: int = 512, row_length: int = 4096,
                      sequences: int = 16, remat: str = "none", dtype: str = "bfloat16") -> Case:
     """A rollout that fills 256 slots (varied: three times over), or full rows to train on."""
@@ -45,7 +45,7 @@ def accelerator_case(model: ModelConfig, task: str, *, slots: int = 0, micro: in
                     for i, length in enumerate(rng.integers(shortest, longest + 1, count)))
     limits = answer_lengths(count * samples, new_tokens, new_tokens // 4) if rounds > 1 \
         else np.full(count * samples, new_tokens, np.int32)
-    return Case(model, compute, prompts, limits.reshape(count, samples), slots=slots, block_size=block_size)
+    return Case(model, compute, prompts, limits.reshape(count, samples), slots=slots, block_size=block_size or 32)
 
 
 def matmul_parameters(model: ModelConfig) -> int:

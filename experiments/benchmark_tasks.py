@@ -79,8 +79,9 @@ def rows_for(lengths: Sequence[int], row_length: int, most: int) -> int:
     return -(-needed // -(-needed // most))
 
 
-def standard_case(name: str, task: str, *, slots: int = 0, micro: int = 0, block_size: int = 16) -> Case:
-    """A workload of `experiments.peers.common` on one of its models, in float32."""
+def standard_case(name: str, task: str, *, slots: int = 0, micro: int = 0, block_size: int = 0) -> Case:
+    """A workload of `experiments.peers.common` on one of its models, in float32. With lengths that vary, a quarter of
+    the answers at a time, so that slots are refilled (the samples do not depend on it)."""
     shape, work, varied = MODELS[name], WORKLOADS[name], task.endswith("_var")
     lengths = rollout_lengths(work, varied)
     prompts = tuple(Prompt(i, "", "", "", tokens) for i, tokens in enumerate(prompt_tokens(shape, work)))
@@ -94,7 +95,8 @@ def standard_case(name: str, task: str, *, slots: int = 0, micro: int = 0, block
     end_to_end = task.startswith("e2e")
     packed = PROMPT_LENGTH + lengths if end_to_end else arrays.lengths
     return Case(model_config(shape), Compute(), prompts, lengths.reshape(work.prompts, work.samples),
-                slots=slots or work.answers, block_size=block_size, examples=examples,
+                slots=slots or work.answers // (4 if varied else 1), block_size=block_size or (16 if varied else 32),
+                examples=examples,
                 sequences=work.answers if end_to_end else work.sequences, row_length=work.length,
                 rows=rows_for(packed, work.length, micro or work.micro_batch))
 
@@ -117,7 +119,7 @@ class Rollouts:
             case.model, NumberTokenizer(), (), mesh=one_device_mesh(), slots=case.slots, block_size=case.block_size,
             max_prompt_tokens=max(len(prompt.tokens) for prompt in case.prompts),
             max_new_tokens=int(case.limits.max()), compute=case.compute)
-        self.params = jax.block_until_ready(self.sampler.cast(random_params(case))) if own_params else None
+        self.weights = jax.block_until_ready(self.sampler.cast(random_params(case))) if own_params else None
 
     @property
     def tokens(self) -> tuple[int, int]:
@@ -125,11 +127,11 @@ class Rollouts:
         return int(self.case.limits.sum()), self.case.limits.size * int(self.case.limits.max())
 
     def run(self, repetition: int) -> None:
-        self.rollouts = self.sample(self.params, repetition)
+        self.rollouts = self.sample(self.weights, repetition)
 
-    def sample(self, params, repetition: int) -> list[Rollout]:
-        """`params` as `Sampler.cast` returns them -> all answers, in the order of prompts and samples."""
-        groups = dict(self.sampler.sample(params, self.case.prompts, self.case.limits.shape[1], jax.random.key(0),
+    def sample(self, weights, repetition: int) -> list[Rollout]:
+        """`weights` as `Sampler.cast` returns them -> all answers, in the order of prompts and samples."""
+        groups = dict(self.sampler.sample(weights, self.case.prompts, self.case.limits.shape[1], jax.random.key(0),
                                           repetition, limits=self.case.limits))
         return [rollout for position in sorted(groups) for rollout in groups[position]]
 
@@ -137,7 +139,8 @@ class Rollouts:
         """Of the last repetition: every answer has the length asked for, and its log-probs are those of a plain forward
         pass; returns their largest difference."""
         self.check_lengths(self.rollouts)
-        return {"logprob_error": self.logprob_error(self.params, self.rollouts)}
+        self.weights = None                              # room for the parameters
+        return {"logprob_error": self.logprob_error(random_params(self.case), self.rollouts)}
 
     def check_lengths(self, rollouts: Sequence[Rollout]) -> None:
         """Raises WrongResult when an answer is not as long as asked."""
