@@ -118,7 +118,7 @@ def logits(policy: Policy, tokens, lengths) -> jax.Array:
     memory at once. What stands at and after a row's length is meaningless."""
     tokens = jnp.asarray(tokens, jnp.int32)
     hidden = decoder.hidden_states(policy.params, policy.config, tokens, *_positions(tokens, lengths))
-    return decoder.logits(policy.params, hidden)
+    return decoder.logits(policy.params, policy.config, hidden)
 
 
 def logprobs(policy: Policy, rollouts: Sequence[Rollout], *, temperature: float = 1.0) -> list[np.ndarray]:
