@@ -22,6 +22,7 @@ import numpy as np
 from experiments.benchmark_tasks import Case, Rollouts, Training
 from experiments.peers.common import FIRST_ID, Timed, answer_lengths, repeat
 from nft_jax.model.config import Compute, ModelConfig
+from nft_jax.model.kernels import choose_attention
 from nft_jax.model.published import PUBLISHED
 from nft_jax.train.batch import Example
 from nft_jax.types import Prompt
@@ -34,7 +35,8 @@ def accelerator_case(model: ModelConfig, task: str, *, slots: int = 0, micro: in
                      new_tokens: int = 1024, shortest: int = 64, longest: int = 512, row_length: int = 4096,
                      sequences: int = 16, remat: str = "none", dtype: str = "bfloat16") -> Case:
     """A rollout that fills 256 slots (varied: three times over), or full rows to train on."""
-    rng, slots, compute = np.random.default_rng(0), slots or 256, Compute(dtype, remat)
+    attention, _ = choose_attention("auto", jax.default_backend(), dtype, model.head_dim)
+    rng, slots, compute = np.random.default_rng(0), slots or 256, Compute(dtype, remat, attention)
     if task == "train":
         tokens = rng.integers(FIRST_ID, model.vocab_size, (sequences, row_length)).astype(np.int32)
         examples = tuple(Example(row[:longest], row[longest:], float(i % 2), 0.5, 0.5) for i, row in enumerate(tokens))
