@@ -4,8 +4,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from nft_jax.config import Remat
+
 if TYPE_CHECKING:
     from jax.sharding import Mesh
+
+
+Attention = Literal["xla", "cudnn", "splash"]
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,8 @@ class Compute:
     """How a forward or backward pass is computed, whatever the model. None of it changes what is computed, beyond
     rounding; all of it is static under jit."""
     dtype: Literal["float32", "bfloat16"] = "float32"     # activations and matrix products
-    remat: Literal["none", "block"] = "none"              # what the backward pass computes again (`hidden_states`)
-    attention: Literal["xla"] = "xla"                     # kernel for whole sequences
+    remat: Remat = "none"                                 # what the backward pass computes again (`hidden_states`)
+    attention: Attention = "xla"                          # for whole sequences: `kernels.choose_attention`
     mesh: Mesh | None = None                              # where the arrays lie; None: one device, or left to XLA
 
 

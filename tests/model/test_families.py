@@ -55,8 +55,8 @@ def test_gemma3_in_both_spellings_and_with_nothing_said():
     five = raw_config("gemma3_tied_softcap")
     ropes = five["rope_parameters"]
     four = {**five, "rope_theta": ropes["full_attention"]["rope_theta"],
-            "rope_scaling": {"type": "linear", "factor": 4},
-            "rope_local_base_freq": ropes["sliding_attention"]["rope_theta"], "sliding_window_pattern": 3}
+            "rope_scaling": {"type": "linear", "factor": 4}, "sliding_window_pattern": 3,
+            "rope_local_base_freq": ropes["sliding_attention"]["rope_theta"]}
     del four["rope_parameters"], four["layer_types"]
     assert config_from_hf(four) == config_from_hf(five)
     assert config_from_hf(five).local_layers == (0, 1, 3, 4)
