@@ -34,8 +34,9 @@ def unpack(folder: Path):
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file.name)
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file.name, dtype=torch.float32).eval()
     file.unlink()
-    config = model.config.to_dict()        # save_pretrained refuses a model that was read from GGUF
-    del config["quantization_config"]
+    # save_pretrained refuses a model that was read from GGUF, and the conversion leaves notes of its own in the config.
+    config = {name: value for name, value in model.config.to_dict().items()
+              if name != "quantization_config" and not name.startswith("_")}
     (folder / "config.json").write_text(json.dumps(config, default=str))
     save_file({name: w.contiguous() for name, w in model.state_dict().items() if name != "lm_head.weight"},
               folder / "model.safetensors")
@@ -72,10 +73,10 @@ def ours(folder: Path, tokenizer, prompts: list[list[int]]):
     params = load_params(folder, config)
     print(f"{decoder.count_parameters(config):,} parameters, window {config.window}, "
           f"{len(config.local_layers)} of {config.num_layers} layers local")
-    sampler = Sampler(config, tokenizer, (-1,), mesh=make_mesh(MeshConfig(), jax.devices()[:1]), slots=len(prompts),
+    sampler = Sampler(config, tokenizer, (), mesh=make_mesh(MeshConfig(), jax.devices()[:1]), slots=len(prompts),
                       block_size=8, max_prompt_tokens=max(map(len, prompts)), max_new_tokens=NEW_TOKENS)
     made = [Prompt(i, "", "", "", np.asarray(tokens, np.int32)) for i, tokens in enumerate(prompts)]
-    groups = dict(sampler.sample(params, made, 1, jax.random.key(0), 0, SamplingParams(temperature=0.0)))
+    groups = dict(sampler.sample(sampler.cast(params), made, 1, jax.random.key(0), 0, SamplingParams(temperature=0.0)))
 
     @jax.jit
     def logits(tokens):
