@@ -159,7 +159,7 @@ READ_FOR_WINDOWS = {"": (), "last": ("use_sliding_window", "sliding_window", "ma
 # stand for a part of the model that is not here.
 WITHOUT_EFFECT = frozenset("""
     architectures model_type dtype torch_dtype transformers_version use_cache bos_token_id eos_token_id pad_token_id
-    _name_or_path name_or_path _attn_implementation _attn_implementation_autoset _commit_hash return_dict
+    unk_token_id _name_or_path name_or_path _attn_implementation _attn_implementation_autoset _commit_hash return_dict
     output_attentions output_hidden_states torchscript is_decoder id2label label2id chunk_size_feed_forward
     temperature top_k top_p typical_p repetition_penalty length_penalty num_beams num_beam_groups num_return_sequences
     max_length min_length diversity_penalty problem_type unsloth_fixed unsloth_version cache_implementation

@@ -35,8 +35,8 @@ def unpack(folder: Path):
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file.name, dtype=torch.float32).eval()
     file.unlink()
     # save_pretrained refuses a model that was read from GGUF, and the conversion leaves notes of its own in the config.
-    config = {name: value for name, value in model.config.to_dict().items()
-              if name != "quantization_config" and not name.startswith("_")}
+    known = type(model.config)().to_dict().keys() - {"quantization_config"}
+    config = {name: value for name, value in model.config.to_dict().items() if name in known}
     (folder / "config.json").write_text(json.dumps(config, default=str))
     save_file({name: w.contiguous() for name, w in model.state_dict().items() if name != "lm_head.weight"},
               folder / "model.safetensors")
