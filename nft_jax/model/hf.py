@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,10 +24,11 @@ from safetensors.numpy import save_file
 
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.families import Tensor, config_from_hf, config_to_hf, tensors_of
+from nft_jax.model.published import PUBLISHED
 from nft_jax.types import InputError
 
-__all__ = ["config_from_hf", "config_to_hf", "eos_token_ids", "load_params", "load_tokenizer", "read_config",
-           "resolve_folder", "save_params"]
+__all__ = ["config_from_hf", "config_of", "config_to_hf", "eos_token_ids", "load_params", "load_tokenizer",
+           "read_config", "resolve_folder", "save_params"]
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FILES = ("config.json", "generation_config.json", "model*.safetensors", INDEX, "tokenizer*", "vocab.json", "merges.txt",
@@ -39,12 +41,16 @@ def resolve_folder(path_or_hub_name: str | os.PathLike) -> Path:
 
     Raises InputError when it is neither.
     """
+    return _folder(path_or_hub_name, FILES)
+
+
+def _folder(path_or_hub_name: str | os.PathLike, files: Sequence[str]) -> Path:
     path = Path(path_or_hub_name).expanduser()
     if str(path_or_hub_name) and path.is_dir():       # Path("") would be the current folder
         return path
     from huggingface_hub import snapshot_download
     try:
-        return Path(snapshot_download(str(path_or_hub_name), allow_patterns=list(FILES)))
+        return Path(snapshot_download(str(path_or_hub_name), allow_patterns=list(files)))
     except (OSError, ValueError) as error:      # not found, no access, no network, not a name
         raise InputError(f"policy.path is {str(path_or_hub_name)!r}: there is no such folder, and it could not be had "
                          "as a model of the Hugging Face hub either. Check the spelling; without network, download "
@@ -58,6 +64,21 @@ def read_config(folder: str | os.PathLike) -> ModelConfig:
         return config_from_hf(raw)
     except InputError as error:
         raise InputError(f"{folder}: {error}") from None
+
+
+def config_of(path_or_hub_name: str) -> ModelConfig:
+    """The shape of a model, to plan with, without its weights: config.json of a local folder, else that of the hub
+    model (this one file), else the shape that `nft_jax.model.published` knows the name by.
+
+    Raises InputError when there is none of these.
+    """
+    try:
+        folder = _folder(path_or_hub_name, ["config.json"])
+    except InputError:
+        if path_or_hub_name in PUBLISHED:
+            return PUBLISHED[path_or_hub_name]
+        raise
+    return read_config(folder)
 
 
 def load_params(folder: str | os.PathLike, config: ModelConfig | None = None, dtype=jnp.float32,

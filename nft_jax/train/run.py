@@ -24,14 +24,16 @@ from nft_jax.config import Config, MeshConfig
 from nft_jax.console import Console
 from nft_jax.metrics import CompileCounter, MetricsWriter
 from nft_jax.model import decoder
-from nft_jax.model.config import Compute, ModelConfig
+from nft_jax.model.config import ModelConfig
 from nft_jax.model.hf import eos_token_ids, load_params, load_tokenizer, read_config, resolve_folder
 from nft_jax.parallel import data_parallel_size, make_mesh
 from nft_jax.prompts import PromptStream, load_questions
 from nft_jax.rollout.engine import Sampler
+from nft_jax.rollout.slots import settle_slots
 from nft_jax.rollout.table import groups_to_table
 from nft_jax.train.batch import BatchShape
 from nft_jax.train.objectives import resolve
+from nft_jax.train.programs import compute_of, sampler_of
 from nft_jax.train.state import TrainState, init_state, make_optimizer, state_shardings
 from nft_jax.train.step import compile_score, compile_step
 from nft_jax.types import Group, InputError, Prompt
@@ -129,7 +131,7 @@ def read_inputs(config: Config):
 def claim_folder(folder: Path, config: Config, fresh: bool) -> None:
     """Make the run folder and write config.json; refuse to go on with another configuration."""
     path = folder / "config.json"
-    wanted = config.to_dict()
+    wanted = json.loads(json.dumps(config.to_dict()))        # tuples as lists, as they are read back
     for name, source in (("policy.path", config.policy.path), ("data.source", config.data.source),
                          ("evaluation.source", config.evaluation.source)):
         if Path(source).exists() and Path(source).resolve().is_relative_to(folder.resolve()):
@@ -215,11 +217,10 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None,
     folder = Path(config.folder)
     model, tokenizer, eos, stream, held_out, reports = read_inputs(config)
     mesh = make_mesh(config.mesh)
-    config = replace(config, mesh=MeshConfig(**mesh.shape))
-    compute = Compute(config.policy.compute_dtype, config.policy.remat, mesh=mesh)
-    sampler = Sampler(model, tokenizer, eos, mesh=mesh, slots=config.rollout.slots,
-                      block_size=config.rollout.block_size, max_prompt_tokens=config.data.max_prompt_tokens,
-                      max_new_tokens=config.rollout.max_new_tokens, compute=compute)
+    automatic = not config.rollout.slots
+    config = settle_slots(replace(config, mesh=MeshConfig(**mesh.shape)), model, mesh)
+    compute = compute_of(config, model, mesh, jax.default_backend())
+    sampler = sampler_of(config, model, mesh, compute, tokenizer, eos)
     optimizer = make_optimizer(config.optimizer)
     param_shapes = decoder.parameter_shapes(model)
     placements = state_shardings(param_shapes, optimizer, mesh)
@@ -242,6 +243,7 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None,
         with stop_on_signals() as stop, Console(config.steps, progress.step, quiet) as console:
             for name, report in reports.items():
                 console.say(f"{name}: {report}")
+            console.say(f"rollout.slots: {sampler.slots}{' (chosen from the free memory)' if automatic else ''}")
             if not held_out:
                 console.say("evaluation: none (set evaluation.source to measure accuracy on held-out questions)")
             yield Run(
