@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -21,9 +20,7 @@ from nft_jax.model import decoder
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.logprobs import CHUNK_ELEMENTS
 from nft_jax.parallel import data_parallel_size
-from nft_jax.programs import with_shardings
-from nft_jax.rollout.cache import empty_state
-from nft_jax.rollout.cache import state_shardings as cache_shardings
+from nft_jax.rollout.cache import abstract_decode_state
 from nft_jax.rollout.slots import policy_bytes
 from nft_jax.train.batch import BatchShape
 from nft_jax.train.programs import abstract_state
@@ -71,8 +68,7 @@ def analytic(config: Config, model: ModelConfig, mesh, *, fused_attention: bool)
     dtype = jnp.dtype(config.policy.compute_dtype)
     capacity = -(-config.data.max_prompt_tokens // 8) * 8 + config.rollout.max_new_tokens
     slots = data_parallel_size(mesh)            # one slot a device: the cache is linear in them
-    cache = with_shardings(jax.eval_shape(partial(empty_state, model, slots, capacity, dtype)),
-                           cache_shardings(model, mesh)).cache
+    cache = abstract_decode_state(model, mesh, slots, capacity, dtype, config.rollout.kv_dtype == "int8").cache
     work = _Work(config, model, mesh, dtype.itemsize, capacity, fused_attention)
     return Model(
         state=sharded_bytes(state), moments=sharded_bytes(state) - sharded_bytes(state.params),

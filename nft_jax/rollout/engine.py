@@ -25,6 +25,7 @@ from nft_jax.parallel import data_parallel_size, parameter_shardings, sharding
 from nft_jax.programs import Program, with_shardings
 from nft_jax.rollout.cache import (
     DecodeState,
+    abstract_decode_state,
     admit,
     attended,
     buckets_up_to,
@@ -148,18 +149,19 @@ class Sampler:
             self.prefills -= self.prefills % data_parallel
         self._shardings, self._entry_sharding = state_shardings(config, mesh), entry_sharding(config, mesh, None)
         self._weight_shardings = decode_weight_shardings(config, mesh, weight_dtype)
-        self._compile(kv_dtype == "int8", weight_dtype)
+        self._stored = compute.dtype, kv_dtype == "int8"
+        self._compile(weight_dtype)
 
-    def _compile(self, quantised: bool, weight_dtype: Stored) -> None:
+    def _compile(self, weight_dtype: Stored) -> None:
         """The jitted programs. What differs in shape (prompt and ring buckets) is compiled when it is first needed."""
         config, mesh, compute, shardings = self.config, self.mesh, self.compute, self._shardings
         replicated, outputs = sharding(mesh), sharding(mesh, None, "batch")
         self.cast = jax.jit(partial(decode_weights, compute=compute, weight_dtype=weight_dtype),
                             out_shardings=self._weight_shardings)
-        self._empty = {capacity: jax.jit(partial(empty_state, config, self.slots, capacity, compute.dtype, quantised),
+        self._empty = {capacity: jax.jit(partial(empty_state, config, self.slots, capacity, *self._stored),
                                          out_shardings=shardings) for capacity in self.buckets}
         self._prefill = jax.jit(
-            lambda params, *arrays: prefill(params, config, compute, self.prompt_buckets[-1], quantised, *arrays),
+            lambda params, *arrays: prefill(params, config, compute, self.prompt_buckets[-1], self._stored[1], *arrays),
             out_shardings=self._entry_sharding)
         self._admit = jax.jit(admit, donate_argnums=0, out_shardings=shardings)
         self._grow = {capacity: jax.jit(partial(grow_layer, capacity=capacity),
@@ -244,12 +246,10 @@ class Sampler:
         shapes = decoder.parameter_shapes(self.config)
         trained = with_shardings(shapes, parameter_shardings(shapes, self.mesh))
         weights = with_shardings(jax.eval_shape(self.cast, trained), self._weight_shardings)
-        key = one_place(jax.eval_shape(jax.random.key, 0), sharding(self.mesh))
-        state_of = {}
-        for ring, empty in self._empty.items():
-            state = jax.eval_shape(empty)
-            state_of[ring] = with_shardings(state, self._shardings._replace(cache=jax.tree.map(
-                lambda _: self._shardings.cache[0][0], state.cache)))
+        base_key = jax.eval_shape(jax.random.key, 0)
+        key = one_place(base_key, sharding(self.mesh))
+        state_of = {ring: abstract_decode_state(self.config, self.mesh, self.slots, ring, *self._stored)
+                    for ring in self.buckets}
         prompts = {size: (np.zeros((self.prefills, size), np.int32), np.zeros(self.prefills, np.int32))
                    for size in self.prompt_buckets}
         entries = one_place(jax.eval_shape(self._prefill, weights, *prompts[self.prompt_buckets[0]]),
@@ -257,7 +257,7 @@ class Sampler:
         rows = np.zeros(self.admissions, np.int32)
         admission = Admission(entries, rows, rows, rows, rows, rows.astype(np.uint32), rows)
 
-        out = {"cast": Program(self.cast, (trained,)), "rollout key": Program(self._rollout_key, (key, 0))}
+        out = {"cast": Program(self.cast, (trained,)), "rollout key": Program(self._rollout_key, (base_key, 0))}
         for size, arrays in prompts.items():
             out["prefill" + _of("prompts", size, self.prompt_buckets)] = Program(self._prefill, (weights, *arrays))
         for i, (ring, state) in enumerate(state_of.items()):

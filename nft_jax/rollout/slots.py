@@ -45,9 +45,9 @@ def automatic_slots(free_bytes: int, bytes_per_slot: int, answers: int, data_par
     fitting = int(free_bytes * USABLE) // bytes_per_slot
     if fitting < 1:
         raise InputError(f"rollout.slots is 0 (automatic), but {max(free_bytes, 0) / 2**20:,.0f} MiB left on each "
-                         f"device do not hold one answer of the longest kind ({bytes_per_slot / 2**20:,.0f} MiB): lower "
-                         "rollout.max_new_tokens, use policy.compute_dtype bfloat16 or rollout.kv_dtype int8, or more "
-                         "devices (mesh.tensor, mesh.fsdp).")
+                         f"device do not hold one answer of the longest kind ({bytes_per_slot / 2**20:,.0f} MiB): "
+                         "lower rollout.max_new_tokens, use policy.compute_dtype bfloat16 or rollout.kv_dtype int8, or "
+                         "more devices (mesh.tensor, mesh.fsdp).")
     return min(-(-useful_slots(answers) // data_parallel), fitting) * data_parallel
 
 

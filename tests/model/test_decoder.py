@@ -66,7 +66,7 @@ def test_prefill_and_decode_steps_match_one_forward(case):
     expected = np.asarray(all_logits(params, config, tokens, positions, segment_ids))
     keys, values = decoder.prefill(params, config, tokens[:, :prompt], positions[:, :prompt], segment_ids[:, :prompt])
     empty = jnp.zeros((2, config.num_kv_heads, capacity, config.head_dim))
-    cache = [(empty.at[:, :, :prompt].set(keys[i]), empty.at[:, :, :prompt].set(values[i]))
+    cache = [decoder.cache_entries(empty.at[:, :, :prompt].set(keys[i]), empty.at[:, :, :prompt].set(values[i]), False)
              for i in range(config.num_layers)]
     step = jax.jit(partial(decoder.decode, params, config))
     for t in range(prompt, length):
@@ -82,7 +82,8 @@ def test_decode_ignores_what_is_not_valid_and_where_it_is_written(tiny):
     expected = all_logits(tiny, TINY, tokens, positions, segment_ids)[0, -1]
     keys, values = decoder.prefill(tiny, TINY, tokens[:, :7], positions[:, :7], segment_ids[:, :7])
     noise = jnp.asarray(np.random.default_rng(5).normal(0, 1e3, (1, TINY.num_kv_heads, 24, TINY.head_dim)), jnp.float32)
-    cache = [(noise.at[:, :, 9:16].set(keys[i]), noise.at[:, :, 9:16].set(values[i])) for i in range(TINY.num_layers)]
+    cache = [decoder.cache_entries(noise.at[:, :, 9:16].set(keys[i]), noise.at[:, :, 9:16].set(values[i]), False)
+             for i in range(TINY.num_layers)]
     valid = np.zeros((1, 24), bool)
     valid[0, 9:16] = valid[0, 20] = True
     logits, _ = jax.jit(partial(decoder.decode, tiny, TINY))(tokens[:, 7], positions[:, 7], cache, 20, valid)
