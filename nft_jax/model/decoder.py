@@ -221,8 +221,6 @@ def decode(params, config: ModelConfig, tokens, positions, cache, write_index, v
         q, k, v = block(x, cos, sin, method="project")
         k, v = cache_entries(k, v, isinstance(keys, Quantized))
         keys, values = write(keys, k, 3), write(values, v, 2)
-        if isinstance(keys, Quantized):     # XLA would convert what the ring holds before the write, and so keep a copy
-            keys, values = jax.lax.optimization_barrier((keys, values))
         x = block(x, attend_cache(q[:, :, :, 0], keys, values, valid, scale=config.head_dim ** -0.5)[:, :, :, None],
                   method="finish")
         new_cache.append((keys, values))
