@@ -74,8 +74,8 @@ def save(policy: Policy, path: str | os.PathLike) -> None:
 
 
 def sample(policy: Policy, prompts: Sequence[str | list[dict]], *, num_samples: int = 1, max_new_tokens: int = 256,
-           temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, seed: int = 0,
-           slots: int = 64) -> list[Rollout]:
+           temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0,
+           seed: int = 0, slots: int = 64) -> list[Rollout]:
     """`num_samples` answers to every prompt (a question, or chat messages; rendered by the chat template).
 
     Returns len(prompts) * num_samples rollouts, those of a prompt side by side. An answer depends on the policy, its
@@ -90,7 +90,8 @@ def sample(policy: Policy, prompts: Sequence[str | list[dict]], *, num_samples: 
              f"use 1 or more, and less than the model's {positions} positions"),
             ("temperature", temperature, temperature >= 0, "use 0 (greedy) or more"),
             ("top_k", top_k, top_k >= 0, "use 0 (off) or more"),
-            ("top_p", top_p, 0 < top_p <= 1, "use a number in (0, 1]; 1 is off")):
+            ("top_p", top_p, 0 < top_p <= 1, "use a number in (0, 1]; 1 is off"),
+            ("min_p", min_p, 0 <= min_p < 1, "use a number in [0, 1); 0 is off")):
         if not holds:
             raise InputError(f"{name} is {value!r}: {remedy}.")
     made = []
@@ -113,8 +114,9 @@ def sample(policy: Policy, prompts: Sequence[str | list[dict]], *, num_samples: 
         policy._samplers[key] = Sampler(
             policy.config, policy.tokenizer, policy.eos, mesh=policy.mesh or make_mesh(MeshConfig(), jax.devices()[:1]),
             slots=slots, block_size=16, max_prompt_tokens=room, max_new_tokens=max_new_tokens)
-    groups = dict(policy._samplers[key].sample(policy.params, made, num_samples, jax.random.key(seed), 0,
-                                               SamplingParams(temperature, top_k, top_p)))
+    sampler = policy._samplers[key]
+    groups = dict(sampler.sample(sampler.cast(policy.params), made, num_samples, jax.random.key(seed), 0,
+                                 SamplingParams(temperature, top_k, top_p, min_p)))
     return [rollout for index in range(len(made)) for rollout in groups[index]]
 
 
@@ -128,7 +130,7 @@ def logits(policy: Policy, tokens, lengths) -> jax.Array:
     memory at once. What stands at and after a row's length is meaningless."""
     tokens = jnp.asarray(tokens, jnp.int32)
     hidden = decoder.hidden_states(policy.params, policy.config, tokens, *_positions(tokens, lengths))
-    return decoder.logits(policy.params, hidden)
+    return decoder.logits(policy.params, policy.config, hidden)
 
 
 def logprobs(policy: Policy, rollouts: Sequence[Rollout], *, temperature: float = 1.0) -> list[np.ndarray]:

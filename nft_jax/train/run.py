@@ -34,6 +34,7 @@ from nft_jax.model.hf import (
     read_config,
     resolve_folder,
 )
+from nft_jax.model.kernels import choose_attention
 from nft_jax.model.published import PUBLISHED
 from nft_jax.parallel import data_parallel_size, make_mesh
 from nft_jax.prompts import PromptStream, load_questions
@@ -47,8 +48,8 @@ from nft_jax.types import Group, InputError, Prompt, Unreachable
 from nft_jax.verify import Verifier
 
 # Fields that may differ when a run folder is continued: they do not change what is computed, or only how far it goes.
-MAY_CHANGE = ("name", "workdir", "steps", "mesh", "checkpoint", "rollout.slots", "rollout.block_size",
-              "batch.rows_per_micro_batch", "verifier.workers")
+MAY_CHANGE = ("name", "workdir", "steps", "mesh", "policy.attention", "checkpoint", "rollout.slots",
+              "rollout.block_size", "batch.rows_per_micro_batch", "verifier.workers")
 
 
 @dataclass
@@ -250,7 +251,9 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None,
     model, tokenizer, eos, stream, held_out, reports = read_inputs(config)
     mesh = make_mesh(config.mesh)
     config = replace(config, mesh=MeshConfig(**mesh.shape))
-    compute = Compute(config.policy.compute_dtype, config.policy.remat, mesh=mesh)
+    attention, reason = choose_attention(config.policy.attention, mesh.devices.flat[0].platform,
+                                         config.policy.compute_dtype, model.head_dim)
+    compute = Compute(config.policy.compute_dtype, config.policy.remat, attention, mesh)
     sampler = Sampler(model, tokenizer, eos, mesh=mesh, slots=config.rollout.slots,
                       block_size=config.rollout.block_size, max_prompt_tokens=config.data.max_prompt_tokens,
                       max_new_tokens=config.rollout.max_new_tokens, compute=compute)
@@ -276,6 +279,7 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None,
         with stop_on_signals() as stop, Console(config.steps, progress.step, quiet) as console:
             for name, report in reports.items():
                 console.say(f"{name}: {report}")
+            console.say(f"attention: {attention} ({reason})")
             if not held_out:
                 console.say("evaluation: none (set evaluation.source to measure accuracy on held-out questions)")
             yield Run(
