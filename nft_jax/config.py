@@ -41,7 +41,7 @@ class DataConfig:
     """Where questions come from, and how a question becomes a prompt."""
     source: str = "arithmetic"
     """"arithmetic" (our generator), "reasoning-gym:TASK", a .jsonl or .parquet file, a folder saved by datasets, or
-    the name of a data set on the hub."""
+    a data set on the hub: NAME, NAME:SUBSET or NAME:FILE.parquet."""
     split: str = "train"
     """Split of a hub data set, or of the generator: base, train or heldout (disjoint by construction)."""
     template: str = "{problem}"
