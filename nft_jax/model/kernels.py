@@ -107,7 +107,7 @@ def tile(length: int) -> int:
 def splash_kernel(start: int, q_BHTD, k_BKSD, v_BKSD, asking_BT, segment_ids_BS, *, tile_q: int, tile_s: int,
                   window: int, interpret: bool):
     """The kernel itself, over padded arrays, for queries from `start` on."""
-    from jax.experimental.pallas.ops.tpu import splash_attention as library      # slow to import, and only for TPUs
+    from jax.experimental.pallas.ops.tpu import splash_attention as library  # slow to import, and only for TPUs
 
     heads, length, keys = q_BHTD.shape[1], q_BHTD.shape[2], k_BKSD.shape[2]
     mask = library.LocalMask((length, keys), (window - 1, 0), start) if window \
