@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 MASKED = -1e30     # finite, so that a row with nothing to attend to gives a number and not nan
 
@@ -47,9 +48,9 @@ def attend(q_BKGTD, k_BKSD, v_BKSD, segment_ids_BS, *, scale: float, window: int
     same = asking[:, :, None] == segment_ids_BS[:, None, :]
     scores = jnp.where(jnp.tile(causal[None] & same, (1, group, 1))[:, None], scores, MASKED)
     exponents = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
-    total = exponents.sum(axis=-1, keepdims=True)
-    weighted = jnp.einsum("bkns,bksd->bknd", exponents.astype(v_BKSD.dtype), v_BKSD,
-                          preferred_element_type=jnp.float32)
+    total = checkpoint_name(exponents.sum(axis=-1, keepdims=True), "attended")
+    weighted = checkpoint_name(jnp.einsum("bkns,bksd->bknd", exponents.astype(v_BKSD.dtype), v_BKSD,
+                                          preferred_element_type=jnp.float32), "attended")
     return (weighted / total).astype(v_BKSD.dtype).reshape(q_BKGTD.shape)
 
 

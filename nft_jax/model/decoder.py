@@ -26,7 +26,7 @@ from nft_jax.parallel import constrain
 
 # What the backward pass finds instead of computing it, by `Compute.remat` (see `hidden_states`).
 KEPT = {
-    "none": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "none": jax.checkpoint_policies.save_only_these_names("product"),
     "attention": jax.checkpoint_policies.save_only_these_names("attended"),
     "block": jax.checkpoint_policies.nothing_saveable,
     "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
@@ -42,21 +42,25 @@ def rms_norm(x, scale, eps: float):
     return (normed * align(scale.astype(jnp.float32), x)).astype(x.dtype)
 
 
-@jax.custom_vjp
 def matmul(x, weights):
-    """x [B, T, in] @ weights [in, out] -> [B, T, out] of the type of x, in which products are taken. The gradient of
-    the weights is summed in float32, over rows and over devices: autodiff would round each device's part to the type
-    of x first."""
+    """x [B, T, in] @ weights [in, out] -> [B, T, out] of the type of x, in which products are taken."""
+    return checkpoint_name(_product(x, weights), "product")
+
+
+@jax.custom_vjp
+def _product(x, weights):
     return x @ weights.astype(x.dtype)
 
 
-def _matmul_backward(operands, g_BTO):
+def _product_backward(operands, g_BTO):
+    """The gradient of the weights is summed in float32, over rows and over devices: autodiff would round each device's
+    part to the type of x first."""
     x_BTI, weights = operands
     dx_BTI = jnp.einsum("bto,io->bti", g_BTO, weights.astype(g_BTO.dtype))
     return dx_BTI, jnp.einsum("bti,bto->io", x_BTI, g_BTO, preferred_element_type=jnp.float32).astype(weights.dtype)
 
 
-matmul.defvjp(lambda x, weights: (matmul(x, weights), (x, weights)), _matmul_backward)
+_product.defvjp(lambda x, weights: (_product(x, weights), (x, weights)), _product_backward)
 
 
 class Block(nn.Module):
@@ -110,7 +114,7 @@ class Block(nn.Module):
     def __call__(self, x, cos, sin, segment_ids):
         q, k, v = self.project(x, cos, sin)
         attended = over_mesh(attend, self.compute.mesh)(q, k, v, segment_ids, scale=self.config.head_dim ** -0.5)
-        return self.finish(x, checkpoint_name(attended, "attended")), (k, v)
+        return self.finish(x, attended), (k, v)
 
 
 def parameter_shapes(config: ModelConfig) -> dict:
