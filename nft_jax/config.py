@@ -31,6 +31,9 @@ class PolicyConfig:
     """What the backward pass recomputes, from most memory to least: none, only the cheap work between the products with
     weights; attention, every decoder block but its attention's output; block, every block (a third more compute);
     offload, as block, with the blocks' inputs waiting in the host's memory."""
+    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
+    """Attention of whole sequences: splash (a TPU kernel), cudnn (an NVIDIA kernel, bfloat16), or xla (anywhere; keeps
+    the scores of a layer in memory). "auto" is the platform's kernel where it can run; the choice is printed."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,21 @@ class RolloutConfig:
     """Sample from the k most likely tokens; 0 = off."""
     top_p: float = 1.0
     """Sample from the smallest set of tokens with this probability; 1 = off."""
-    slots: int = 256
-    """Answers decoded at the same time."""
+    min_p: float = 0.0
+    """Sample from the tokens at least this many times as likely as the most likely one; 0 = off."""
+    stop: tuple[str, ...] = ()
+    """Strings that end an answer, beside the end-of-sequence ids: it is cut behind the token that completes one
+    (finish_reason "stop")."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Ids that end an answer, beside the model's end-of-sequence ids."""
+    kv_dtype: Literal["compute", "int8"] = "compute"
+    """Keys and values while decoding: in policy.compute_dtype, or int8 with a scale for every token and head (half the
+    memory of bfloat16, and other log-probs than the trainer's: see the metrics mismatch/*)."""
+    weight_dtype: Literal["compute", "int8"] = "compute"
+    """The layers' matrices while decoding: in policy.compute_dtype, or int8 with a scale for every output channel."""
+    slots: int = 0
+    """Answers decoded at the same time; 0 = as many as fit in memory, up to a quarter of a step's answers (ended ones
+    make room for the next) and 512."""
     block_size: int = 16
     """Decode steps between two looks of the host at what has finished."""
     max_generation_batches: int = 10
@@ -84,10 +100,11 @@ class RolloutConfig:
     rewards, then trains on those there are (on none: the step is skipped and counted)."""
     old_logprobs: Literal["auto", "trainer", "sampler", "truncated"] = "auto"
     """Which log-probs are pi_old in the ratio: recomputed by the trainer's own graph, the sampler's, or the sampler's
-    after truncation. "auto" is trainer, and refuses top_k / top_p, where you must choose."""
+    after truncation. "auto" is trainer, and refuses top_k, top_p and min_p, where you must choose. The sampler's are
+    those of the distribution that was sampled: with kv_dtype or weight_dtype int8, of the quantised policy."""
 
     def __post_init__(self):
-        for name in ("prompts_per_step", "samples_per_prompt", "max_new_tokens", "slots", "block_size",
+        for name in ("prompts_per_step", "samples_per_prompt", "max_new_tokens", "block_size",
                      "max_generation_batches"):
             _require(getattr(self, name) >= 1, f"rollout.{name}", getattr(self, name), "use 1 or more.")
         _require(self.samples_per_prompt >= 2, "rollout.samples_per_prompt", self.samples_per_prompt,
@@ -96,14 +113,19 @@ class RolloutConfig:
                  "use a positive number (for greedy text, nft_jax.sample takes temperature=0).")
         _require(0 < self.top_p <= 1, "rollout.top_p", self.top_p, "use a number in (0, 1]; 1 is off.")
         _require(self.top_k >= 0, "rollout.top_k", self.top_k, "use 0 (off) or a positive number.")
+        _require(0 <= self.min_p < 1, "rollout.min_p", self.min_p, "use a number in [0, 1); 0 is off.")
+        _require(all(self.stop), "rollout.stop", self.stop, "an empty string ends every answer; leave it out.")
+        _require(all(i >= 0 for i in self.stop_token_ids), "rollout.stop_token_ids", self.stop_token_ids,
+                 "ids are 0 or more.")
+        _require(self.slots >= 0, "rollout.slots", self.slots, "use 0 (automatic) or a positive number.")
         _require(not (self.truncates and self.old_logprobs == "auto"), "rollout.old_logprobs", self.old_logprobs,
-                 f"with top_k={self.top_k}, top_p={self.top_p} the sampled distribution is not the trained one "
-                 "(top-p 0.8 alone moves the mean ratio to 0.9). Switch truncation off (top_k 0, top_p 1), or choose "
+                 f"with top_k={self.top_k}, top_p={self.top_p}, min_p={self.min_p} the sampled distribution is not the "
+                 "trained one (top-p 0.8 alone moves the mean ratio to 0.9). Switch truncation off (0, 1, 0), or choose "
                  "old_logprobs: trainer, sampler or truncated.")
 
     @property
     def truncates(self) -> bool:
-        return self.top_k > 0 or self.top_p < 1
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
 
 
 @dataclass(frozen=True)
@@ -272,6 +294,8 @@ class EvaluationConfig:
     """As rollout.temperature; 0 is greedy."""
     top_p: float = 1.0
     """As rollout.top_p."""
+    min_p: float = 0.0
+    """As rollout.min_p."""
 
     def __post_init__(self):
         for name in ("questions", "samples"):
@@ -279,6 +303,7 @@ class EvaluationConfig:
         _require(self.every >= 0, "evaluation.every", self.every, "use 0 or more steps.")
         _require(self.temperature >= 0, "evaluation.temperature", self.temperature, "use 0 (greedy) or more.")
         _require(0 < self.top_p <= 1, "evaluation.top_p", self.top_p, "use a number in (0, 1]; 1 is off.")
+        _require(0 <= self.min_p < 1, "evaluation.min_p", self.min_p, "use a number in [0, 1); 0 is off.")
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,24 @@
-"""The compiled programs of a run, by name, with the abstract arguments they are compiled for: one list that the run
-compiles from at its start, and that preflight compiles for devices which are not there."""
+"""Programs: jitted functions with the abstract arguments they are compiled for. Each room lists its own
+(`Sampler.programs`, `nft_jax.train.programs`); a run compiles the list at its start, preflight compiles it for devices
+that are not there."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple
 
+import jax
+
 
 class Program(NamedTuple):
     """A jitted function and what it is called with: a tree of jax.ShapeDtypeStruct (with shardings) and values."""
     function: Any
     arguments: tuple
+
+
+def with_shardings(shapes, shardings):
+    """A tree of jax.ShapeDtypeStruct, placed: `shardings` is a tree of the same structure."""
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
 def compile_all(programs: Mapping[str, Program], *, threads: int = 4,

@@ -60,9 +60,12 @@ def train_step(state: TrainState, batch: TrainBatch, learning_rate, temperature,
         more, counts = gradient_of(state.params, micro_batch(batch, index), temperature)
         return jax.tree.map(jnp.add, gradient, more), combine(total, counts)
 
-    shapes = jax.eval_shape(gradient_of, state.params, micro_batch(batch, 0), temperature)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    gradient, total = jax.lax.fori_loop(0, batch.num_micro, add, zeros)
+    if batch.tokens.shape[0] == 1:       # no sum to keep beside the gradient, which is as large as the parameters
+        gradient, total = gradient_of(state.params, micro_batch(batch, 0), temperature)
+    else:
+        shapes = jax.eval_shape(gradient_of, state.params, micro_batch(batch, 0), temperature)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        gradient, total = jax.lax.fori_loop(0, batch.num_micro, add, zeros)
     direction, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, direction)
     return TrainState(params, opt_state, state.updates + 1), total, optax.tree.norm(gradient)

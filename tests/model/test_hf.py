@@ -16,7 +16,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from nft_jax.model import decoder, hf
+from nft_jax.model import decoder, hf, weights
+from nft_jax.model.published import PUBLISHED
 from nft_jax.types import InputError
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -130,12 +131,12 @@ def test_an_interrupted_save_leaves_the_older_model(tmp_path, monkeypatch):
     source = FIXTURES / "qwen3_tied"
     config, params = hf.read_config(source), hf.load_params(source)
     out = hf.save_params(params, config, tmp_path / "out")
-    writes = iter([save_file])
+    writes = iter([weights._write_file])
 
-    def second_fails(*arguments, **options):
-        next(writes)(*arguments, **options)
+    def second_fails(*arguments):
+        next(writes)(*arguments)
 
-    monkeypatch.setattr(hf, "save_file", second_fails)
+    monkeypatch.setattr(weights, "_write_file", second_fails)
     with pytest.raises(StopIteration):
         hf.save_params(jax.tree.map(lambda w: w + 1, params), config, out, max_shard_bytes=9_000)
     jax.tree.map(np.testing.assert_array_equal, hf.load_params(out), params)
@@ -355,9 +356,31 @@ def test_resolve_folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["runs/no_such_folder", "no_such_model", "/no/such/folder", "two words", ""])
 def test_what_is_neither_folder_nor_model(name, monkeypatch, tmp_path):
-    import huggingface_hub
+    import huggingface_hub.constants
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub, "snapshot_download",
                         partial(huggingface_hub.snapshot_download, cache_dir=tmp_path))
     with pytest.raises(InputError, match=rf"policy\.path is '{name}'"):
         hf.resolve_folder(name)
+
+
+def test_config_of_takes_the_first_that_can_be_had(monkeypatch, tmp_path):
+    import huggingface_hub
+    assert hf.config_of(str(FIXTURES / "qwen3_tied")) == hf.read_config(FIXTURES / "qwen3_tied")
+
+    def download(name, allow_patterns):
+        assert (name, allow_patterns) == ("Qwen/Qwen2.5-Math-7B", ["config.json"])
+        return str(FIXTURES / "qwen2_tied")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert hf.config_of("Qwen/Qwen2.5-Math-7B") == hf.read_config(FIXTURES / "qwen2_tied")
+
+    def unreachable(name, allow_patterns):
+        raise FileNotFoundError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    assert hf.config_of("Qwen/Qwen2.5-Math-7B") == PUBLISHED["Qwen/Qwen2.5-Math-7B"]
+    with pytest.raises(InputError, match=r"policy\.path is 'Qwen/none': there is no such folder.*no network"):
+        hf.config_of("Qwen/none")
+    with pytest.raises(InputError, match=r"config\.json is missing"):
+        hf.config_of(str(tmp_path))
