@@ -27,7 +27,7 @@ from nft_jax.parallel import constrain
 
 # What the backward pass finds instead of computing it, by `Compute.remat` (see `hidden_states`).
 KEPT = {
-    "none": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "none": jax.checkpoint_policies.save_only_these_names("product"),
     "attention": jax.checkpoint_policies.save_only_these_names("attended"),
     "block": jax.checkpoint_policies.nothing_saveable,
     "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
@@ -65,29 +65,29 @@ def angles_by_kind(config: ModelConfig, positions):
     return everywhere, rotary_angles(positions, config.head_dim, config.local_rope_theta)
 
 
+def matmul(x, weights):
+    """x [B, T, in] @ weights [in, out] -> [B, T, out] of the type of x, in which products are taken. Weights in int8,
+    which only decoding has, have scales, which multiply the product."""
+    if not isinstance(weights, Quantized):
+        return checkpoint_name(_product(x, weights), "product")
+    product = jnp.matmul(x, weights.values.astype(x.dtype), preferred_element_type=jnp.float32)
+    return (product * align(weights.scale[0], product)).astype(x.dtype)
+
+
 @jax.custom_vjp
-def _matmul(x, weights):
-    """x [B, T, in] @ weights [in, out] -> [B, T, out] of the type of x, in which products are taken. The gradient of
-    the weights is summed in float32, over rows and over devices: autodiff would round each device's part to the type
-    of x first."""
+def _product(x, weights):
     return x @ weights.astype(x.dtype)
 
 
-def _matmul_backward(operands, g_BTO):
+def _product_backward(operands, g_BTO):
+    """The gradient of the weights is summed in float32, over rows and over devices: autodiff would round each device's
+    part to the type of x first."""
     x_BTI, weights = operands
     dx_BTI = jnp.einsum("bto,io->bti", g_BTO, weights.astype(g_BTO.dtype))
     return dx_BTI, jnp.einsum("bti,bto->io", x_BTI, g_BTO, preferred_element_type=jnp.float32).astype(weights.dtype)
 
 
-_matmul.defvjp(lambda x, weights: (_matmul(x, weights), (x, weights)), _matmul_backward)
-
-
-def matmul(x, weights):
-    """`_matmul`, also for weights in int8, which only decoding has: their scales multiply the product."""
-    if not isinstance(weights, Quantized):
-        return _matmul(x, weights)
-    product = jnp.matmul(x, weights.values.astype(x.dtype), preferred_element_type=jnp.float32)
-    return (product * align(weights.scale[0], product)).astype(x.dtype)
+_product.defvjp(lambda x, weights: (_product(x, weights), (x, weights)), _product_backward)
 
 
 class Block(nn.Module):
@@ -157,7 +157,7 @@ class Block(nn.Module):
         else:
             q, k, v = self.project(x, *(jnp.where(local, near, far) for far, near in zip(*angles, strict=True)))
             attended = jax.lax.cond(local, windowed, full, q, k, v, segment_ids)
-        return self.finish(x, checkpoint_name(attended, "attended")), (k, v)
+        return self.finish(x, attended), (k, v)
 
 
 def scan_layers(layer, x, params, config: ModelConfig, transform=lambda body: body):
