@@ -20,7 +20,6 @@ from nft_jax.model.config import ModelConfig
 from nft_jax.train.objectives import overlong_penalty, token_weights
 from nft_jax.types import Group, TrainBatch
 
-
 SHORTEST_ROW = 128      # shorter rows save next to nothing, and each length is two programs to compile
 MOST_SHAPES = 4
 SCORE_COST = 1.0        # of exp, mask and sums for a query-key pair, over the pair's two products (measured on CPU)
