@@ -4,7 +4,9 @@
 """
 from __future__ import annotations
 
+import importlib
 import os
+import runpy
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Annotated, NamedTuple
 import tyro
 
 from nft_jax.config import Config
+from nft_jax.preflight.devices import Topology
 from nft_jax.types import InputError
 
 
@@ -39,6 +42,56 @@ def parse(preset: Config, description: str, arguments: Sequence[str] | None = No
 
     with one_paragraph_errors():
         return tyro.cli(command, description=description, args=arguments)
+
+
+class PreflightArguments(NamedTuple):
+    """A parsed command line of `nft_jax.preflight`."""
+    config: Config
+    topology: Topology
+    answer_tokens: int
+    accepted_share: float
+
+
+def parse_preflight(preset: Config, description: str, arguments: Sequence[str]) -> PreflightArguments:
+    """As `parse`, with the flags of preflight instead of those of a run."""
+    def command(
+        config: Annotated[Config, tyro.conf.arg(name="")] = preset,
+        topology: Annotated[str, tyro.conf.arg(help="Devices of the run: v5p:4x4x4, v6e:8x8, gpu:8xH100, cpu:8.")]
+            = "cpu:1",
+        answer_tokens: Annotated[int, tyro.conf.arg(help="Mean length of an answer, for the estimate of time; 0 = a "
+                                                         "third of rollout.max_new_tokens.")] = 0,
+        accepted_share: Annotated[float, tyro.conf.arg(help="Share of the prompts that have right and wrong answers, "
+                                                            "for the estimate of time.")] = 0.5,
+    ) -> PreflightArguments:
+        return PreflightArguments(config, Topology.parse(topology), answer_tokens, accepted_share)
+
+    asked = tyro.cli(command, description=description, args=arguments)
+    if not 0 < asked.accepted_share <= 1:
+        raise InputError(f"accepted_share is {asked.accepted_share}: use a number in (0, 1].")
+    if not 0 <= asked.answer_tokens <= asked.config.rollout.max_new_tokens:
+        raise InputError(f"answer_tokens is {asked.answer_tokens}: use 0, or at most rollout.max_new_tokens = "
+                         f"{asked.config.rollout.max_new_tokens}.")
+    return asked
+
+
+def experiment(name: str) -> Config:
+    """The configuration of that name: a preset of `experiments.presets`, or "package.module:NAME", "file.py:NAME"."""
+    home, _, attribute = name.rpartition(":")
+    if home:
+        try:
+            module = runpy.run_path(home) if home.endswith(".py") else vars(importlib.import_module(home))
+        except (ImportError, OSError, SyntaxError) as error:
+            raise InputError(f"experiment is {name!r}: {home} cannot be loaded ({error}). Check the name.") from error
+        config = module.get(attribute)
+    else:
+        presets = importlib.import_module("experiments.presets").PRESETS
+        config = presets.get(name)
+        if config is None:
+            raise InputError(f"experiment is {name!r}: choose one of {', '.join(presets)}, or write "
+                             "package.module:NAME or file.py:NAME of a Config.")
+    if not isinstance(config, Config):
+        raise InputError(f"experiment is {name!r}: {attribute!r} there is {type(config).__name__}, not a Config.")
+    return config
 
 
 class one_paragraph_errors:
@@ -70,11 +123,11 @@ def run(arguments: Arguments, report: Callable[[Config, dict], None] | None = No
     """Train as the command line says; `report` gets the configuration and the summary. None after --dry-run."""
     with one_paragraph_errors():
         if arguments.dry_run:
-            from nft_jax.preflight import describe
-            from nft_jax.train.run import read_inputs, settle
+            from nft_jax.preflight.dry_run import describe
+            from nft_jax.train.run import preview, settle
             config = settle(arguments.config)
-            model, *_, reports = read_inputs(config)
-            print(describe(config, model), *(f"{name}: {report}" for name, report in reports.items()), sep="\n")
+            model, lines = preview(config)
+            print(describe(config, model), *lines, sep="\n")
             return None
         from nft_jax.verify import Verifier
         with Verifier(arguments.config.verifier) as verifier:        # its processes start now, before jax does

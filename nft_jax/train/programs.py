@@ -2,6 +2,7 @@
 list at its start, preflight for devices that are not there."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -14,22 +15,23 @@ from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.parallel import data_parallel_size
 from nft_jax.programs import Program, with_shardings
 from nft_jax.rollout.engine import Sampler
-from nft_jax.train.batch import BatchShape, shapes_of
+from nft_jax.train.batch import BatchShape
 from nft_jax.train.state import TrainState, init_state, make_optimizer, state_shardings
 from nft_jax.train.step import compile_score, compile_step
 from nft_jax.types import TrainBatch
 
 
-def compute_of(config: Config, mesh: Mesh) -> Compute:
-    """How the passes of a run are computed on this mesh."""
+def compute_of(config: Config, model: ModelConfig, mesh: Mesh, platform: str) -> Compute:
+    """How the passes of a run are computed on this mesh; `platform` (tpu, gpu or cpu) decides the attention kernel."""
     return Compute(config.policy.compute_dtype, config.policy.remat, mesh=mesh)
 
 
-def sampler_of(config: Config, model: ModelConfig, mesh: Mesh, tokenizer=None, eos: tuple[int, ...] = (0,)) -> Sampler:
+def sampler_of(config: Config, model: ModelConfig, mesh: Mesh, compute: Compute, tokenizer=None,
+               eos: tuple[int, ...] = (0,)) -> Sampler:
     """The run's sampler. For compiling alone it needs neither a tokenizer nor the true end-of-sequence ids."""
     return Sampler(model, tokenizer, eos, mesh=mesh, slots=config.rollout.slots, block_size=config.rollout.block_size,
                    max_prompt_tokens=config.data.max_prompt_tokens, max_new_tokens=config.rollout.max_new_tokens,
-                   compute=compute_of(config, mesh))
+                   compute=compute)
 
 
 def abstract_state(config: Config, model: ModelConfig, mesh: Mesh) -> TrainState:
@@ -47,31 +49,31 @@ def _batch(shape: BatchShape) -> TrainBatch:
     return TrainBatch(ints, ints, ints, *(floats,) * 5, jax.ShapeDtypeStruct((), jnp.int32))
 
 
-def training_programs(config: Config, model: ModelConfig, mesh: Mesh) -> dict[str, Program]:
-    """`train step` and `score`, for every shape that a batch may have; the names of the longest rows' are just these.
-    `config` is settled (`nft_jax.train.run.settle`)."""
-    forward = {"model": model, "compute": compute_of(config, mesh)}
-    state = abstract_state(config, model, mesh)
+def training_programs(config: Config, model: ModelConfig, mesh: Mesh, compute: Compute,
+                      shapes: Sequence[BatchShape] = ()) -> dict[str, Program]:
+    """`train step` and `score` of the settled `config` for the longest rows, which need the most memory; with `shapes`,
+    for shorter ones too."""
+    longest, state = BatchShape.of(config, data_parallel_size(mesh)), abstract_state(config, model, mesh)
     placements = jax.tree.map(lambda x: x.sharding, state)
     step = compile_step(mesh, placements, make_optimizer(config.optimizer), objective=config.objective,
-                        loss_config=config.loss, **forward)
-    score, programs = compile_score(mesh, placements.params, **forward), {}
-    shapes = shapes_of(config, data_parallel_size(mesh))
-    for shape in reversed(shapes):
-        suffix = "" if shape is shapes[-1] else f", rows of {shape.row_length}"
-        batch = _batch(shape)
-        programs["train step" + suffix] = Program(step, (state, batch, 1e-6, 1.0))
-        if config.rollout.old_logprobs == "trainer":
-            programs["score" + suffix] = Program(score, (state.params, batch, 1.0))
+                        loss_config=config.loss, model=model, compute=compute)
+    score = compile_score(mesh, placements.params, model=model, compute=compute)
+    batches = {"": _batch(longest)} | {f", rows of {shape.row_length}": _batch(shape) for shape in shapes
+                                       if shape.row_length < longest.row_length}
+    programs = {f"train step{rows}": Program(step, (state, batch, 1e-6, 1.0)) for rows, batch in batches.items()}
+    if config.rollout.old_logprobs == "trainer":
+        programs |= {f"score{rows}": Program(score, (state.params, batch, 1.0)) for rows, batch in batches.items()}
     return programs
 
 
-def programs_of(config: Config, model: ModelConfig, mesh: Mesh, sampler: Sampler | None = None) -> dict[str, Program]:
-    """Every program of a run of the settled `config`, by name: sampling first (of `sampler`, where the run has one). No
-    device is asked for anything, so the mesh may be one of devices that are not there."""
-    evaluates_truncated = bool(config.evaluation.source) and config.evaluation.top_p < 1
-    evaluates_plainly = bool(config.evaluation.source) and not evaluates_truncated
-    truncations = ({config.rollout.truncates} | ({True} if evaluates_truncated else set())
-                   | ({False} if evaluates_plainly else set()))
-    sampler = sampler or sampler_of(config, model, mesh)
-    return sampler.programs(sorted(truncations)) | training_programs(config, model, mesh)
+def truncations(config: Config) -> list[bool]:
+    """Whether answers are sampled without top-k and top-p, with them, or both ways (evaluation may differ)."""
+    evaluation = {config.evaluation.top_p < 1} if config.evaluation.source else set()
+    return sorted({config.rollout.truncates} | evaluation)
+
+
+def programs_of(config: Config, model: ModelConfig, mesh: Mesh, compute: Compute) -> dict[str, Program]:
+    """Every program of a run of the settled `config`, by name: sampling first. No device is asked for anything, so the
+    mesh may be one of devices that are not there."""
+    return (sampler_of(config, model, mesh, compute).programs(truncations(config))
+            | training_programs(config, model, mesh, compute))

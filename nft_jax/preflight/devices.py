@@ -1,0 +1,116 @@
+"""Devices by name, and the topologies that the command line takes. Imports no jax: what is chosen here decides how jax
+starts."""
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from nft_jax.types import InputError
+
+GB, GiB = 10**9, 2**30
+NODE = 8                     # GPUs of a machine; more of them also meet over the network
+NETWORK = 50e9               # bytes/s between machines for each GPU: 400 Gb/s InfiniBand, one adapter a GPU (DGX H100)
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device as jax counts them. Rates are the makers' peaks; `link` is bytes/s that it can receive."""
+    memory: float            # bytes
+    flops: float             # dense bfloat16 (float32 on a CPU), per second
+    bandwidth: float         # bytes/s of its memory
+    link: float
+    usable: float            # share of the memory that programs may take
+
+
+# TPU: docs.cloud.google.com/tpu/docs (v4, v5e, v5p, v6e, tpu7x), of which memory is what the compiler allows (the limit
+# in libtpu's out-of-memory message); link is half the bidirectional interconnect bandwidth of a chip. A v4 or
+# tpu7x chip is two devices, every other chip is one.
+# GPU: NVIDIA's data sheets; bfloat16 without sparsity, SXM boards; link is NVLink in one direction, PCIe 4 x16 for L40S
+# and RTX 4090.
+DEVICES: Mapping[str, Device] = MappingProxyType({
+    "v4": Device(15.25 * GiB, 137.5e12, 614e9, 67e9, 0.97),
+    "v5e": Device(15.75 * GiB, 197e12, 819e9, 200e9, 0.97),
+    "v5p": Device(95.74 * GiB, 459e12, 2765e9, 300e9, 0.97),
+    "v6e": Device(31.25 * GiB, 918e12, 1640e9, 224e9, 0.97),
+    "tpu7x": Device(94.75 * GiB, 1154e12, 3690e9, 300e9, 0.97),
+    "A100-40": Device(40 * GiB, 312e12, 1555e9, 300e9, 0.9),
+    "A100-80": Device(80 * GiB, 312e12, 2039e9, 300e9, 0.9),
+    "H100": Device(80 * GiB, 989e12, 3350e9, 450e9, 0.9),
+    "H200": Device(141 * GB, 989e12, 4800e9, 450e9, 0.9),
+    "B200": Device(180 * GB, 2250e12, 7700e9, 900e9, 0.9),
+    "L40S": Device(48 * GB, 362e12, 864e9, 32e9, 0.9),
+    "RTX4090": Device(24 * GB, 165e12, 1008e9, 32e9, 0.9),
+})
+TPUS = ("v4", "v5e", "v5p", "v6e", "tpu7x")
+
+
+@dataclass(frozen=True)
+class Topology:
+    """The devices of a run. `platform` is tpu, gpu or cpu; `count` is None where libtpu has to be asked."""
+    name: str
+    platform: str
+    device: Device
+    count: int | None
+
+    @classmethod
+    def parse(cls, name: str) -> Topology:
+        """`v5p:4x4x4` (the chips of a TPU slice), `gpu:8xH100`, `cpu:8`. Raises InputError for anything else."""
+        kind, _, rest = name.partition(":")
+        if kind in TPUS and re.fullmatch(r"\d+x\d+(x\d+)?", rest):
+            return cls(name, "tpu", DEVICES[kind], None)
+        gpu = re.fullmatch(r"(?:(\d+)x)?(.+)", rest)
+        if kind == "gpu" and gpu and gpu[2] in DEVICES and gpu[2] not in TPUS:
+            device, count = DEVICES[gpu[2]], int(gpu[1] or 1)
+            if count > NODE:
+                device = Device(device.memory, device.flops, device.bandwidth, min(device.link, NETWORK), device.usable)
+            return cls(name, "gpu", device, count)
+        if kind == "cpu" and rest.isdigit() and int(rest) >= 1:
+            return cls(name, "cpu", _cpu(int(rest)), int(rest))
+        gpus = ", ".join(sorted(DEVICES.keys() - set(TPUS)))
+        raise InputError(f"topology is {name!r}: write the chips of a TPU slice as v5p:4x4x4 or v6e:8x8 "
+                         f"({', '.join(TPUS)}), GPUs as gpu:8xH100 ({gpus}), or virtual CPU devices as cpu:8.")
+
+    def prepare(self) -> None:
+        """Settings that jax must start with: no accelerator of this machine is looked for. Call before it is imported.
+
+        Raises InputError for a TPU topology without libtpu.
+        """
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        if self.platform == "tpu":
+            found = importlib.util.find_spec("libtpu")
+            if found is None or found.origin is None:
+                raise InputError(f"topology is {self.name!r}, and compiling for a TPU that is not there takes libtpu "
+                                 "(330 MB, needs no TPU): pip install libtpu, or pip install 'nft_jax[tpu-preflight]'.")
+            os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost",
+                           "TPU_ACCELERATOR_TYPE": "v5p-8",            # any: the topology's name decides
+                           "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",       # no TPU is opened, so nothing to lock
+                           "TPU_STDERR_LOG_LEVEL": "3", "TPU_MIN_LOG_LEVEL": "3"}
+        else:
+            os.environ["JAX_NUM_CPU_DEVICES"] = str(self.count)
+
+    def devices(self) -> list:
+        """jax devices to make a mesh of: of the topology, or virtual CPU devices. Raises InputError when libtpu does
+        not know the topology, or jax was started with fewer devices."""
+        import jax
+        if self.platform == "tpu":
+            from jax.experimental.topologies import get_topology_desc
+            try:
+                return list(get_topology_desc(platform="tpu", topology_name=self.name).devices)
+            except jax.errors.JaxRuntimeError as error:
+                raise InputError(f"topology is {self.name!r}, which libtpu refuses: choose the shape of a slice that "
+                                 f"exists. ({str(error).splitlines()[0][:200]})") from error
+        if len(jax.devices("cpu")) < self.count:
+            raise InputError(f"topology is {self.name!r}, but jax was started with {len(jax.devices('cpu'))} virtual "
+                             f"CPU devices: set JAX_NUM_CPU_DEVICES={self.count} before it is imported.")
+        return jax.devices("cpu")[:self.count]
+
+
+def _cpu(count: int) -> Device:
+    """A share of this machine. Rates of one core are taken as 50 GFLOP/s and 5 GB/s, its order of magnitude."""
+    cores, memory = (os.cpu_count() or 1) / count, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / count
+    return Device(memory, 50e9 * cores, 5e9 * cores, 5e9 * cores, 0.9)

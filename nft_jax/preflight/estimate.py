@@ -1,0 +1,100 @@
+"""Work and time of a run, by arithmetic. `cost_analysis` of a compiled program counts the body of a loop once, and
+nearly all of ours is in loops; so operations are counted from the shapes, and times are estimates and say so."""
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nft_jax.config import Config
+from nft_jax.model.config import ModelConfig
+from nft_jax.model.decoder import count_parameters
+from nft_jax.preflight.devices import Device
+
+# Shares of the makers' peaks that a run reaches. 0.4: model FLOPs utilisation of training, 38 to 43% on 8,192 to 16,384
+# H100 (Llama 3, arXiv 2407.21783, table 4). 0.6: memory and links, what decoding is held to (PaLM's latencies, Pope et
+# al., arXiv 2211.05102, are of this order).
+UTILISATION, BANDWIDTH = 0.4, 0.6
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What nobody knows before a run."""
+    answer_tokens: float              # mean over all answers
+    prompt_tokens: float
+    accepted_share: float             # of the prompts sampled, those with right and wrong answers
+
+    @classmethod
+    def of(cls, config: Config, answer_tokens: int = 0, accepted_share: float = 0.5) -> Assumptions:
+        """`answer_tokens` 0: a third of the longest answer allowed (the paper's 7B model: about 1,000 of 3,584)."""
+        return cls(answer_tokens or config.rollout.max_new_tokens / 3, min(128, config.data.max_prompt_tokens),
+                   accepted_share)
+
+
+def forward_flops(model: ModelConfig, tokens: float, seen: float) -> float:
+    """Operations of a forward pass: 2 for every weight that multiplies and token, and the scores and sums of attention
+    over the `seen` tokens that a token sees on average."""
+    lookup = 0 if model.tie_embeddings else model.vocab_size * model.hidden_size
+    weights = count_parameters(model) - lookup
+    return tokens * (2 * weights + 4 * model.num_layers * model.num_heads * model.head_dim * seen)
+
+
+def flops(config: Config, model: ModelConfig, rows: int, slots: int, capacity: int) -> dict[str, float]:
+    """Operations of one call of each program, over all devices: a micro-batch (of full rows, what rematerialisation
+    computes again included), a block of decode steps (every slot active, the whole cache read), an admission."""
+    row = forward_flops(model, config.row_length, config.row_length / 2)
+    prompt = config.data.max_prompt_tokens
+    again = 0 if config.policy.remat == "none" else 1
+    decode = config.rollout.block_size * forward_flops(model, slots, capacity)
+    return {"cast": 0.0, "empty cache": 0.0, "score": rows * row, "train step": (3 + again) * rows * row,
+            "prefill and admit": forward_flops(model, max(1, slots // 16) * prompt, prompt / 2),
+            "decode": decode, "decode, truncated": decode}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of one step's phases, and of the run."""
+    rollout: float
+    score: float
+    train: float
+    evaluation: float                 # of one evaluation
+    decode_step: float
+    step: float
+    device_hours: float
+
+
+def estimate(config: Config, model: ModelConfig, device: Device, devices: int, assumed: Assumptions, *,
+             rows: int, slots: int, policy_bytes: float, slot_bytes: float, received: Mapping[str, float]) -> Estimate:
+    """`policy_bytes`: of the weights that a device reads at a decode step; `slot_bytes`: of a slot's cache, times the
+    slots a device holds; `received`: bytes that each device receives in one call of a program, by name."""
+    rollout = config.rollout
+    block = received.get("decode", received.get("decode, truncated", 0.0))
+    context = assumed.prompt_tokens + assumed.answer_tokens / 2
+    decode_step = max((policy_bytes + slot_bytes) / (device.bandwidth * BANDWIDTH),
+                      forward_flops(model, slots, context) / (devices * device.flops * UTILISATION)
+                      ) + block / rollout.block_size / (device.link * BANDWIDTH)
+
+    def sampling(answers: float, rounds: int) -> float:
+        """Full slots, and at the end of every round those that wait for the longest answer."""
+        steps = max(answers / slots, 1) * assumed.answer_tokens + rounds * (
+            rollout.max_new_tokens - assumed.answer_tokens)
+        prompts = answers / rollout.samples_per_prompt * assumed.prompt_tokens
+        return steps * decode_step + forward_flops(model, prompts, assumed.prompt_tokens / 2) / (
+            devices * device.flops * UTILISATION)
+
+    share = max(assumed.accepted_share, 1 / rollout.max_generation_batches)
+    kept = rollout.prompts_per_step * rollout.samples_per_prompt
+    length = assumed.prompt_tokens + assumed.answer_tokens
+    forward = forward_flops(model, kept * length, length / 2) / (devices * device.flops * UTILISATION)
+    micro_batches = math.ceil(kept * length / (rows * config.row_length))
+    link = device.link * BANDWIDTH
+    score = 0.0 if rollout.old_logprobs != "trainer" else max(
+        forward, micro_batches * received.get("score", 0.0) / link)
+    train = max(3 * forward, micro_batches * received.get("train step", 0.0) / link)
+    sample = sampling(kept / share, 1 if share == 1 else 2)
+    step, evaluation, times = sample + score + train, 0.0, 0
+    if config.evaluation.source:
+        evaluation = sampling(config.evaluation.questions * config.evaluation.samples, 1)
+        times = 2 + (config.steps // config.evaluation.every if config.evaluation.every else 0)
+    return Estimate(sample, score, train, evaluation, decode_step, step,
+                    (config.steps * step + times * evaluation) * devices / 3600)

@@ -1,0 +1,225 @@
+"""The report of preflight: what each program needs, whether it fits, what would, and how long a run may take."""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nft_jax.config import Config
+from nft_jax.model.config import ModelConfig
+from nft_jax.model.decoder import count_parameters
+from nft_jax.parallel import data_parallel_size, make_mesh
+from nft_jax.preflight.compiled import Compiled, compile_programs, demanded
+from nft_jax.preflight.devices import GiB, Topology
+from nft_jax.preflight.estimate import BANDWIDTH, UTILISATION, Assumptions, Estimate, estimate, flops
+from nft_jax.preflight.memory import Model, Split, analytic, rows_of
+from nft_jax.train.programs import compute_of, programs_of, sampler_of
+
+
+@dataclass(frozen=True)
+class Line:
+    """One program on one device: bytes, operations of one call, seconds to compile."""
+    name: str
+    beside: int                       # lies there and is no argument: the train state while answers are sampled
+    arguments: int
+    temporaries: float
+    results: int
+    flops: float
+    received: int
+    seconds: float
+    refusal: str
+
+    @property
+    def peak(self) -> float:
+        return self.beside + self.arguments + self.temporaries + self.results
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that preflight prints. Memory is of one device, in bytes."""
+    config: Config
+    model: ModelConfig
+    topology: Topology
+    mesh: dict[str, int]
+    attention: str
+    lines: list[Line]
+    capacity: int                     # cache entries of a slot: the longest prompt and answer
+    slot: float                       # bytes of a slot's cache, times the slots of one device = of its cache
+    rows: int
+    slots: int
+    most_rows: int
+    most_slots: int
+    assumed: Assumptions
+    estimate: Estimate
+
+    @property
+    def devices(self) -> int:
+        return math.prod(self.mesh.values())
+
+    @property
+    def usable(self) -> float:
+        return self.topology.device.memory * self.topology.device.usable
+
+    @property
+    def too_large(self) -> list[Line]:
+        return [line for line in self.lines if line.refusal or line.peak > self.usable]
+
+    @property
+    def fits(self) -> bool:
+        return not self.too_large
+
+
+def preflight(config: Config, model: ModelConfig, topology: Topology, *, answer_tokens: int = 0,
+              accepted_share: float = 0.5, progress: Callable[[str], None] | None = None) -> Report:
+    """Compile every program of the settled `config` for `topology` and weigh it. `Topology.prepare` comes before jax.
+
+    GPU programs are compiled for as many virtual CPU devices: arguments and collectives are read from these, while
+    temporaries, which depend on the kernels, are the analytic model's. Raises InputError as `make_mesh` does.
+    """
+    mesh = make_mesh(config.mesh, topology.devices())
+    compute = compute_of(config, model, mesh, topology.platform)
+    memory = analytic(config, model, mesh, fused_attention=compute.attention != "xla")
+    compiled_on = compute_of(config, model, mesh, "cpu" if topology.platform == "gpu" else topology.platform)
+    programs = programs_of(config, model, mesh, compiled_on)
+    found = compile_programs(programs, mesh.size, progress)
+    sampler, rows = sampler_of(config, model, mesh, compute), rows_of(config, mesh)
+    slots, capacity = sampler.slots, sampler.prompt_length + config.rollout.max_new_tokens
+    work = flops(config, model, rows, slots, capacity)
+    lines = [_line(name, found[name], memory, rows, slots, work[name] / mesh.size, topology) for name in programs]
+    assumed = Assumptions.of(config, answer_tokens, accepted_share)
+    limit = topology.device.memory * topology.device.usable
+    return Report(
+        config, model, topology, dict(mesh.shape), compute.attention, lines, capacity, memory.slot, rows, slots,
+        _most_rows(config, lines, memory, rows, limit, mesh), _most_slots(config, lines, memory, slots, limit, mesh),
+        assumed, estimate(config, model, topology.device, mesh.size, assumed, rows=rows, slots=slots,
+                          policy_bytes=memory.policy * (mesh.shape["fsdp"]),
+                          slot_bytes=memory.slot * slots * (assumed.prompt_tokens + assumed.answer_tokens) / capacity,
+                          received={name: one.received for name, one in found.items()}))
+
+
+def _line(name: str, compiled: Compiled, memory: Model, rows: int, slots: int, operations: float,
+          topology: Topology) -> Line:
+    temporaries = compiled.temporaries
+    if compiled.refusal:
+        temporaries = demanded(compiled.refusal) or memory.temporaries[name].at(_count(name, rows, slots))
+    elif topology.platform == "gpu":
+        temporaries = memory.temporaries[name].at(_count(name, rows, slots))
+    return Line(name, memory.beside(name), compiled.arguments, temporaries, compiled.results, operations,
+                compiled.received, compiled.seconds, compiled.refusal)
+
+
+def _count(name: str, rows: int, slots: int) -> int:
+    return rows if name.startswith(("train", "score")) else slots
+
+
+def calibrated(split: Split, temporaries: float, count: int) -> Split:
+    """The model's split of a program's temporaries, made to agree with what was compiled for `count`: what grows is
+    scaled, or all of it where even the fixed part is more than was compiled."""
+    grown = temporaries - split.fixed
+    if grown > 0 and split.each > 0:
+        return Split(split.fixed, grown / count)
+    scale = temporaries / split.at(count) if split.at(count) else 0.0
+    return Split(split.fixed * scale, split.each * scale)
+
+
+def _most_rows(config: Config, lines: list[Line], memory: Model, rows: int, limit: float, mesh) -> int:
+    """Rows of the largest micro-batch that fits, by the temporaries found at `rows`; no more than can ever fill."""
+    most = config.groups_per_update * config.rollout.samples_per_prompt
+    for line in lines:
+        if line.name.startswith(("train", "score")):
+            split = calibrated(memory.temporaries[line.name], line.temporaries, rows)
+            room = limit - line.beside - line.arguments - line.results - split.fixed
+            most = min(most, math.floor(room / split.each) if split.each else most)
+    return max(0, most // data_parallel_size(mesh) * data_parallel_size(mesh))
+
+
+def _most_slots(config: Config, lines: list[Line], memory: Model, slots: int, limit: float, mesh) -> int:
+    """Slots that fit, their caches and what sampling needs beside them; no more than a step has answers."""
+    most = config.rollout.prompts_per_step * config.rollout.samples_per_prompt
+    for line in lines:
+        if line.name.startswith(("decode", "prefill")):
+            split = calibrated(memory.temporaries[line.name], line.temporaries, slots)
+            room = limit - memory.state - memory.policy - split.fixed
+            most = min(most, math.floor(room / (memory.slot + split.each)))
+    return max(0, most // data_parallel_size(mesh) * data_parallel_size(mesh))
+
+
+def text(report: Report) -> str:
+    """The report as it is printed."""
+    return "\n".join([*_head(report), "", *_table(report), "", *_verdict(report), "", *_times(report)])
+
+
+def _head(r: Report) -> list[str]:
+    c, device = r.config, r.topology.device
+    axes = " x ".join(f"{name} {size}" for name, size in r.mesh.items() if size > 1) or "one device"
+    origin = {"tpu": "compiled for it", "cpu": "compiled for virtual CPU devices",
+              "gpu": "arguments and collectives from programs compiled for virtual CPU devices, temporaries by "
+                     "arithmetic"}[r.topology.platform]
+    lines = [
+        f"{c.name}: {c.policy.path}, {count_parameters(r.model):,} parameters, {c.policy.compute_dtype}, "
+        f"remat {c.policy.remat}, {r.attention} attention",
+        f"{r.topology.name}: {r.devices} devices of {device.memory / GiB:.2f} GiB ({device.usable:.0%} usable = "
+        f"{r.usable / GiB:.2f} GiB), mesh {axes}",
+        f"{r.rows} rows of {c.row_length:,} tokens in a micro-batch, {r.slots} slots of {r.capacity:,} entries",
+        origin,
+    ]
+    if r.topology.platform == "gpu":
+        lines.append(f"start with XLA_PYTHON_CLIENT_MEM_FRACTION={device.usable} (JAX takes 0.75 of a GPU by default)")
+    return lines
+
+
+def _table(r: Report) -> list[str]:
+    head = ("program", "beside", "arguments", "temporaries", "peak", "of usable", "TFLOP", "received", "compiled in")
+    name, unit = ("GiB", GiB) if max(line.peak for line in r.lines) > GiB else ("MiB", 2**20)
+
+    def size(value: float) -> str:
+        return f"{value / unit:.2f}"
+
+    rows = [(line.name, size(line.beside), size(line.arguments), "refused" if line.refusal else size(line.temporaries),
+             size(line.peak), f"{line.peak / r.usable:.0%}", f"{line.flops / 1e12:.3g}", size(line.received),
+             f"{line.seconds:.0f} s") for line in r.lines]
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+
+    def show(row):
+        return "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in
+                                                     zip(row[1:], widths[1:], strict=True))])
+    return [show(head), *map(show, rows), "",
+            f"{name} on one device; beside: what else lies there meanwhile. TFLOP by arithmetic and {name} received in",
+            "collectives are those of one device in one micro-batch, block of decode steps, or admission.",
+            f"Compiled variants: {len(rows)}, in {sum(line.seconds for line in r.lines):.0f} s of compiling."]
+
+
+def _verdict(r: Report) -> list[str]:
+    decode = next(line for line in r.lines if line.name.startswith("decode"))
+    room = r.usable - decode.beside - decode.temporaries - (decode.arguments - r.slot * r.slots)
+    lines = [f"keys and values: room for {max(0, room) / GiB:.2f} GiB on each device, and a slot of the longest answer "
+             f"takes {r.slot * r.devices / 2**20:,.1f} MiB over all of them",
+             f"largest that fit: batch.rows_per_micro_batch {r.most_rows}, rollout.slots {r.most_slots} (asked for: "
+             f"{r.rows} and {r.slots})"]
+    for line in r.too_large:
+        over = f"the compiler says: {line.refusal}" if line.refusal else \
+            f"{(line.peak - r.usable) / GiB:.2f} GiB too much on each device"
+        lines.append(f"DOES NOT FIT: {line.name}, {over}")
+    if r.fits:
+        lines.append("it fits")
+    elif not (r.most_rows and r.most_slots):
+        lines.append("no size fits this mesh: divide the model over more devices (mesh.fsdp, mesh.tensor), or use "
+                     "policy.compute_dtype bfloat16 and policy.remat block")
+    return lines
+
+
+def _times(r: Report) -> list[str]:
+    e, a, c = r.estimate, r.assumed, r.config
+    lines = [
+        f"estimate, no measurement: answers of {a.answer_tokens:,.0f} tokens and prompts of {a.prompt_tokens:,.0f} on "
+        f"average,",
+        f"  {a.accepted_share:.0%} of the prompts with right and wrong answers; {UTILISATION:.0%} of peak FLOP/s, "
+        f"{BANDWIDTH:.0%} of peak bandwidths; the verifier not counted",
+        f"estimate: a decode step {e.decode_step * 1e3:,.1f} ms",
+        f"estimate: a step {e.step:,.0f} s = rollout {e.rollout:,.0f} + score {e.score:,.0f} + train {e.train:,.0f}",
+        f"estimate: the run of {c.steps} steps {e.device_hours / r.devices:,.1f} hours = {e.device_hours:,.0f} "
+        f"device-hours",
+    ]
+    if c.evaluation.source:
+        lines[-1] += f", evaluations of {e.evaluation:,.0f} s among them"
+    return lines
