@@ -121,10 +121,10 @@ def run(arguments: Arguments, report: Callable[[Config, dict], None] | None = No
     with one_paragraph_errors():
         if arguments.dry_run:
             from nft_jax.preflight.dry_run import describe
-            from nft_jax.train.run import read_inputs, settle
+            from nft_jax.train.run import preview, settle
             config = settle(arguments.config)
-            model, *_, reports = read_inputs(config)
-            print(describe(config, model), *(f"{name}: {report}" for name, report in reports.items()), sep="\n")
+            model, lines = preview(config)
+            print(describe(config, model), *lines, sep="\n")
             return None
         from nft_jax.verify import Verifier
         with Verifier(arguments.config.verifier) as verifier:        # its processes start now, before jax does

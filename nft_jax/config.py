@@ -12,6 +12,7 @@ from nft_jax.types import InputError
 
 PromptWeight = Literal["1", "1-r", "sqrt", "maxrl"]
 LossAgg = Literal["token_mean", "seq_mean_token_mean", "constant"]
+Remat = Literal["none", "attention", "block", "offload"]
 
 
 def _require(holds: bool, name: str, value: object, remedy: str) -> None:
@@ -26,9 +27,13 @@ class PolicyConfig:
     """Folder in Hugging Face layout (config.json, *.safetensors, tokenizer files), or the name of a hub model."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations and matrix products. Parameters, logits, log-probs and reductions are float32."""
-    remat: Literal["none", "block"] = "none"
-    """What the backward pass recomputes: only the cheap work between the products with weights, or every decoder
-    block (less memory, a third more compute)."""
+    remat: Remat = "none"
+    """What the backward pass recomputes, from most memory to least: none, only the cheap work between the products with
+    weights; attention, every decoder block but its attention's output; block, every block (a third more compute);
+    offload, as block, with the blocks' inputs waiting in the host's memory."""
+    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
+    """Attention of whole sequences: splash (a TPU kernel), cudnn (an NVIDIA kernel, bfloat16), or xla (anywhere; keeps
+    the scores of a layer in memory). "auto" is the platform's kernel where it can run; the choice is printed."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +78,21 @@ class RolloutConfig:
     """Sample from the k most likely tokens; 0 = off."""
     top_p: float = 1.0
     """Sample from the smallest set of tokens with this probability; 1 = off."""
-    slots: int = 256
-    """Answers decoded at the same time."""
+    min_p: float = 0.0
+    """Sample from the tokens at least this many times as likely as the most likely one; 0 = off."""
+    stop: tuple[str, ...] = ()
+    """Strings that end an answer, beside the end-of-sequence ids: it is cut behind the token that completes one
+    (finish_reason "stop")."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Ids that end an answer, beside the model's end-of-sequence ids."""
+    kv_dtype: Literal["compute", "int8"] = "compute"
+    """Keys and values while decoding: in policy.compute_dtype, or int8 with a scale for every token and head (half the
+    memory of bfloat16, and other log-probs than the trainer's: see the metrics mismatch/*)."""
+    weight_dtype: Literal["compute", "int8"] = "compute"
+    """The layers' matrices while decoding: in policy.compute_dtype, or int8 with a scale for every output channel."""
+    slots: int = 0
+    """Answers decoded at the same time; 0 = as many as fit in memory, up to a quarter of a step's answers (ended ones
+    make room for the next) and 512."""
     block_size: int = 16
     """Decode steps between two looks of the host at what has finished."""
     max_generation_batches: int = 10
@@ -82,10 +100,11 @@ class RolloutConfig:
     rewards, then trains on those there are (on none: the step is skipped and counted)."""
     old_logprobs: Literal["auto", "trainer", "sampler", "truncated"] = "auto"
     """Which log-probs are pi_old in the ratio: recomputed by the trainer's own graph, the sampler's, or the sampler's
-    after truncation. "auto" is trainer, and refuses top_k / top_p, where you must choose."""
+    after truncation. "auto" is trainer, and refuses top_k, top_p and min_p, where you must choose. The sampler's are
+    those of the distribution that was sampled: with kv_dtype or weight_dtype int8, of the quantised policy."""
 
     def __post_init__(self):
-        for name in ("prompts_per_step", "samples_per_prompt", "max_new_tokens", "slots", "block_size",
+        for name in ("prompts_per_step", "samples_per_prompt", "max_new_tokens", "block_size",
                      "max_generation_batches"):
             _require(getattr(self, name) >= 1, f"rollout.{name}", getattr(self, name), "use 1 or more.")
         _require(self.samples_per_prompt >= 2, "rollout.samples_per_prompt", self.samples_per_prompt,
@@ -94,14 +113,19 @@ class RolloutConfig:
                  "use a positive number (for greedy text, nft_jax.sample takes temperature=0).")
         _require(0 < self.top_p <= 1, "rollout.top_p", self.top_p, "use a number in (0, 1]; 1 is off.")
         _require(self.top_k >= 0, "rollout.top_k", self.top_k, "use 0 (off) or a positive number.")
+        _require(0 <= self.min_p < 1, "rollout.min_p", self.min_p, "use a number in [0, 1); 0 is off.")
+        _require(all(self.stop), "rollout.stop", self.stop, "an empty string ends every answer; leave it out.")
+        _require(all(i >= 0 for i in self.stop_token_ids), "rollout.stop_token_ids", self.stop_token_ids,
+                 "ids are 0 or more.")
+        _require(self.slots >= 0, "rollout.slots", self.slots, "use 0 (automatic) or a positive number.")
         _require(not (self.truncates and self.old_logprobs == "auto"), "rollout.old_logprobs", self.old_logprobs,
-                 f"with top_k={self.top_k}, top_p={self.top_p} the sampled distribution is not the trained one "
-                 "(top-p 0.8 alone moves the mean ratio to 0.9). Switch truncation off (top_k 0, top_p 1), or choose "
+                 f"with top_k={self.top_k}, top_p={self.top_p}, min_p={self.min_p} the sampled distribution is not the "
+                 "trained one (top-p 0.8 alone moves the mean ratio to 0.9). Switch truncation off (0, 1, 0), or choose "
                  "old_logprobs: trainer, sampler or truncated.")
 
     @property
     def truncates(self) -> bool:
-        return self.top_k > 0 or self.top_p < 1
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
 
 
 @dataclass(frozen=True)
@@ -200,6 +224,9 @@ class OptimizerConfig:
     """Decoupled decay of every parameter, times the learning rate."""
     clip_norm: float = 1.0
     """Gradients are scaled down to this global norm."""
+    second_moment_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type in which Adam's mean of squared gradients is kept; bfloat16 (rounded stochastically) saves 2 bytes a
+    parameter."""
 
     def __post_init__(self):
         for name in ("learning_rate", "eps", "clip_norm"):
@@ -220,13 +247,21 @@ class MeshConfig:
     tensor: int = 1
     """Shards of heads, feed-forward and vocabulary."""
     context: int = 1
-    """Shards of the sequence; only 1 is available."""
+    """Shards of every packed row along its tokens, for long answers; it must divide batch.row_length."""
 
     def __post_init__(self):
         sizes = (self.data, self.fsdp, self.tensor, self.context)
         _require(all(size >= 1 or size == -1 for size in sizes) and sizes.count(-1) <= 1, "mesh", sizes,
                  "each of data, fsdp, tensor, context is 1 or more, and one of them may be -1.")
-        _require(self.context == 1, "mesh.context", self.context, "sequence sharding is not available yet; use 1.")
+
+
+# Meshes to start from; -1 takes the devices that are left. As flags: --mesh.data 1 --mesh.fsdp -1 --mesh.tensor 4 ...
+MESHES: dict[str, MeshConfig] = {
+    "single": MeshConfig(data=1),                                       # one device
+    "fsdp": MeshConfig(data=1, fsdp=-1),                                # the state does not fit one device
+    "fsdp_tensor": MeshConfig(data=1, fsdp=-1, tensor=4),               # more devices than a micro-batch has rows
+    "long_context": MeshConfig(data=1, fsdp=-1, tensor=2, context=2),   # the activations of a row do not fit one device
+}
 
 
 @dataclass(frozen=True)
@@ -259,6 +294,8 @@ class EvaluationConfig:
     """As rollout.temperature; 0 is greedy."""
     top_p: float = 1.0
     """As rollout.top_p."""
+    min_p: float = 0.0
+    """As rollout.min_p."""
 
     def __post_init__(self):
         for name in ("questions", "samples"):
@@ -266,6 +303,7 @@ class EvaluationConfig:
         _require(self.every >= 0, "evaluation.every", self.every, "use 0 or more steps.")
         _require(self.temperature >= 0, "evaluation.temperature", self.temperature, "use 0 (greedy) or more.")
         _require(0 < self.top_p <= 1, "evaluation.top_p", self.top_p, "use a number in (0, 1]; 1 is off.")
+        _require(0 <= self.min_p < 1, "evaluation.min_p", self.min_p, "use a number in [0, 1); 0 is off.")
 
 
 @dataclass(frozen=True)
@@ -301,7 +339,9 @@ class Config:
         _require(self.batch.updates_per_step <= self.rollout.prompts_per_step, "batch.updates_per_step",
                  self.batch.updates_per_step, "every optimizer step takes whole groups, so use at most "
                  f"rollout.prompts_per_step = {self.rollout.prompts_per_step}.")
-
+        _require(self.row_length % max(self.mesh.context, 1) == 0, "mesh.context", self.mesh.context,
+                 f"it does not divide the {self.row_length} tokens of a row (batch.row_length): choose a size that "
+                 "divides them, or another batch.row_length.")
         _require(self.loss.overlong_buffer < self.rollout.max_new_tokens, "loss.overlong_buffer",
                  self.loss.overlong_buffer, "the buffer is the last part of an answer's length, so use less than "
                  f"rollout.max_new_tokens = {self.rollout.max_new_tokens}.")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nft_jax import arithmetic
 from nft_jax.config import DataConfig
-from nft_jax.types import InputError
+from nft_jax.types import InputError, Unreachable
 
 QUESTION_COLUMNS = ("problem", "question", "prompt")
 ANSWER_COLUMNS = ("answer", "solution", "reward_model.ground_truth", "reward_model")
@@ -33,7 +33,7 @@ def read_rows(config: DataConfig, room: str = "data", reward: str = "math") -> R
     """The rows of `config.source`, in order; `reward` is what will judge the answers.
 
     Raises InputError (naming `room`.source or `room`.split): nothing at this path, a kind of file that is not read, a
-    package or task that is missing, an unknown split, a data set that cannot be had.
+    package or task that is missing, an unknown split; Unreachable: a data set that cannot be had.
     """
     source = config.source
     if source == "arithmetic":
@@ -103,7 +103,7 @@ def _hub(config: DataConfig, room: str) -> Rows:
         data = load_dataset(name, subset or None, split=config.split)
     except (OSError, ValueError, RuntimeError) as error:       # not found, no network, no such split or subset
         reason = str(error).strip().splitlines()
-        raise InputError(
+        raise Unreachable(
             f"{room}.source is {config.source!r} (split {config.split!r}): there is no such file or folder, and it "
             "could not be had as a data set of the hub either. Check the spelling and the split; a subset is written "
             "NAME:SUBSET (openai/gsm8k:main); without network, give a local .jsonl or .parquet file. "

@@ -3,45 +3,73 @@
 Every decode step writes the entries of all slots at one shared ring index, one slice per layer and no scatter. A
 slot's tokens are therefore the `length` entries just behind the write index, wherever in the ring it stands, and a
 prompt is admitted by laying its prefilled entries there. Rotary positions count a slot's own tokens, not ring indices.
+The ring starts small and grows from bucket to bucket: a step reads the bucket, not the longest answer allowed.
 The sequence axis is never sharded (a clamped update on a sharded axis is dropped by XLA, openxla/xla#49118).
 """
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from nft_jax.model.config import ModelConfig
+from nft_jax.model.decoder import cache_entries
 from nft_jax.parallel import sharding
+
+RING_AXES = (3, 2)     # of keys [S, K, E, C] and of values [S, K, C, E]
 
 
 class DecodeState(NamedTuple):
     """S slots over a ring of C entries. Donated to every program that takes it."""
-    cache: list[tuple[jax.Array, jax.Array]]   # per layer: keys, values [S, kv_heads, C, head_dim]
-    write_index: jax.Array                     # [] int32: ring index that the next step writes
-    length: jax.Array                          # [S] int32: entries of the slot behind the write index
-    token: jax.Array                           # [S] int32: next token to feed
-    generated: jax.Array                       # [S] int32: tokens sampled so far
-    limit: jax.Array                           # [S] int32: most tokens to sample
-    stream: jax.Array                          # [S] uint32: identity of the sample, prompt_index * K + sample
-    active: jax.Array                          # [S] bool
+    cache: list[tuple[Any, Any]]      # per layer: keys [S, kv_heads, head_dim, C], values [S, kv_heads, C, head_dim]
+    write_index: jax.Array            # [] int32: ring index that the next step writes
+    length: jax.Array                 # [S] int32: entries of the slot behind the write index
+    token: jax.Array                  # [S] int32: next token to feed
+    generated: jax.Array              # [S] int32: tokens sampled so far
+    limit: jax.Array                  # [S] int32: most tokens to sample
+    stream: jax.Array                 # [S] uint32: identity of the sample, prompt_index * K + sample
+    active: jax.Array                 # [S] bool
+
+    @property
+    def capacity(self) -> int:
+        """C, also where the cache is quantised (the scales of the values are [S, kv_heads, C, 1])."""
+        return jax.tree.leaves(self.cache[0][1])[0].shape[2]
 
 
-def empty_state(config: ModelConfig, slots: int, capacity: int, dtype) -> DecodeState:
-    """All slots free. `capacity` is the ring's length: the longest prompt and answer together."""
+def buckets_up_to(longest: int, smallest: int = 1) -> tuple[int, ...]:
+    """Lengths to which rings and prompts are padded, each with compiled programs of its own: 64 * 2^k from `smallest`
+    on and below `longest`, and `longest` itself, rounded up to 8."""
+    longest, size, sizes = -(-longest // 8) * 8, 64, []
+    while size < longest:
+        sizes += [size] if size >= smallest else []
+        size *= 2
+    return (*sizes, longest)
+
+
+def empty_layer(config: ModelConfig, slots: int, length: int, dtype, quantised: bool):
+    """Keys and values of one layer, all zero."""
+    zeros = jnp.zeros((slots, config.num_kv_heads, length, config.head_dim), dtype)
+    return cache_entries(zeros, zeros, quantised)
+
+
+def empty_state(config: ModelConfig, slots: int, capacity: int, dtype, quantised: bool = False) -> DecodeState:
+    """All slots free, over a ring of `capacity` entries."""
     zeros = jnp.zeros(slots, jnp.int32)
-    shape = (slots, config.num_kv_heads, capacity, config.head_dim)
-    cache = [(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.num_layers)]
+    cache = [empty_layer(config, slots, capacity, dtype, quantised) for _ in range(config.num_layers)]
     return DecodeState(cache, jnp.int32(0), zeros, zeros, zeros, zeros, zeros.astype(jnp.uint32), zeros.astype(bool))
 
 
+def entry_sharding(config: ModelConfig, mesh: Mesh, slots: str | None = "batch"):
+    """Of keys and values: slots over the data-parallel axes, kv heads over `tensor` where they divide."""
+    return sharding(mesh, slots, None if config.num_kv_heads % mesh.shape["tensor"] else "kv_heads", None, None)
+
+
 def state_shardings(config: ModelConfig, mesh: Mesh) -> DecodeState:
-    """Slots over the data-parallel axes, kv heads over `tensor` where they divide."""
-    heads = "kv_heads" if config.num_kv_heads % mesh.shape["tensor"] == 0 else None
-    entries, slots = sharding(mesh, "batch", heads, None, None), sharding(mesh, "batch")
-    return DecodeState([(entries, entries)] * config.num_layers, sharding(mesh), *(slots,) * 6)
+    """As `entry_sharding`; what each slot has one of, like the slots."""
+    slots = sharding(mesh, "batch")
+    return DecodeState(entry_sharding(config, mesh), sharding(mesh), *(slots,) * 6)
 
 
 def attended(write_index, length, capacity: int):
@@ -50,32 +78,46 @@ def attended(write_index, length, capacity: int):
     return behind[None] <= length[:, None]
 
 
-def admit(state: DecodeState, keys, values, tokens, lengths, slots, source, stream, limit) -> DecodeState:
+def admit(state: DecodeState, entries, slots, source, token, length, stream, limit) -> DecodeState:
     """Put samples into slots: A samples of P prefilled prompts.
 
-    keys, values [L, P, kv_heads, T, head_dim] and tokens [P, T] of right-padded prompts of `lengths` [P]; slots [A]
-    (an index >= S is dropped), source [A] the prompt of each sample, stream [A], limit [A]. The entries of all prompt
-    tokens but the last are laid behind the write index; the last is the first token that decoding feeds.
+    entries: like `state.cache`, of P prompts whose last entry is last in a ring axis of T. slots [A] (an index >= S is
+    dropped), source [A] the prompt of each sample, token [A] its last token, which decoding feeds first, length [A] the
+    entries before that, stream [A], limit [A]. The entries are laid just behind the write index.
     """
-    capacity = state.cache[0][0].shape[2]
-    cached = lengths[source] - 1
-    behind = (state.write_index - jnp.arange(capacity)) % capacity
-    entry = jnp.clip(cached[:, None] - behind[None], 0, keys.shape[3] - 1)            # [A, C]
-
-    def lay(ring, prompt_entries):                                                    # [P, K, T, E] -> rows of the ring
-        rows = jnp.take_along_axis(prompt_entries[source], entry[:, None, :, None], axis=2)
-        return ring.at[slots].set(rows.astype(ring.dtype), mode="drop")
+    def lay(ring, prompts, axis):
+        capacity, given = ring.shape[axis], prompts.shape[axis]
+        kept = jax.lax.slice_in_dim(prompts, max(given - capacity, 0), given, axis=axis)
+        pad = [(0, 0)] * ring.ndim
+        pad[axis] = (capacity - kept.shape[axis], 0)
+        rows = jnp.roll(jnp.pad(kept, pad), state.write_index, axis=axis)
+        return ring.at[slots].set(rows[source], mode="drop")
 
     def put(old, new):
         return old.at[slots].set(new.astype(old.dtype), mode="drop")
 
     return DecodeState(
-        cache=[(lay(k, keys[i]), lay(v, values[i])) for i, (k, v) in enumerate(state.cache)],
+        cache=[tuple(jax.tree.map(lambda ring, new, axis=axis: lay(ring, new, axis), *pair)
+                     for axis, *pair in zip(RING_AXES, layer, new, strict=True))
+               for layer, new in zip(state.cache, entries, strict=True)],
         write_index=state.write_index,
-        length=put(state.length, cached),
-        token=put(state.token, tokens[source, cached]),
-        generated=put(state.generated, jnp.zeros_like(cached)),
+        length=put(state.length, length),
+        token=put(state.token, token),
+        generated=put(state.generated, jnp.zeros_like(length)),
         limit=put(state.limit, limit),
         stream=put(state.stream, stream),
-        active=put(state.active, jnp.ones_like(cached, bool)),
+        active=put(state.active, jnp.ones_like(length, bool)),
     )
+
+
+def grow_layer(layer, write_index, capacity: int):
+    """One layer's keys and values in a ring of `capacity` entries, unrolled: the newest of the C old ones comes to
+    stand at C - 1, so that the write index is C. (A layer at a time, so that old and new rings of one layer only are
+    in memory together.)"""
+    def grow(ring, axis):
+        pad = [(0, 0)] * ring.ndim
+        pad[axis] = (0, capacity - ring.shape[axis])
+        return jnp.pad(jnp.roll(ring, -write_index, axis=axis), pad)
+
+    return tuple(jax.tree.map(lambda ring, axis=axis: grow(ring, axis), part)
+                 for axis, part in zip(RING_AXES, layer, strict=True))

@@ -1,207 +1,271 @@
 """The sampler: K answers to every prompt, decoded in slots that are refilled as answers finish.
 
 Life of a sample: its prompt is prefilled once for the whole group (1); the sample is admitted to a free slot (2);
-blocks of decode steps run on the device (3); the host reads the block, notes which answers have ended and frees their
-slots (4); when the last sample of a group has ended, the group leaves for the verifier (5), while others go on.
+blocks of decode steps run on the device, over a ring of keys and values that grows as it has to (3); the host reads
+the block, notes which answers have ended and frees their slots (4); when the last sample of a group has ended, the
+group leaves for the verifier (5), while others go on. On an accelerator the next block is asked for before the last
+one is read, so the device never waits for the host, which decides with knowledge one block old.
 """
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nft_jax.model import decoder
 from nft_jax.model.config import FLOAT32, Compute, ModelConfig
+from nft_jax.model.quantise import quantise_layer
 from nft_jax.parallel import data_parallel_size, parameter_shardings, sharding
-from nft_jax.programs import Program, with_shardings
-from nft_jax.rollout.cache import DecodeState, admit, attended, empty_state, state_shardings
-from nft_jax.rollout.sampling import SamplingParams, sample_tokens
+from nft_jax.programs import Program
+from nft_jax.rollout.cache import (
+    DecodeState,
+    admit,
+    attended,
+    buckets_up_to,
+    empty_state,
+    entry_sharding,
+    grow_layer,
+    state_shardings,
+)
+from nft_jax.rollout.sampling import Sampled, SamplingParams, sample_tokens, uniforms
+from nft_jax.rollout.schedule import INERT, Admission, Ends, Schedule
 from nft_jax.types import InputError, Prompt, Rollout
 
 PLAIN = SamplingParams()
-INERT = -1      # what a slot emits when it has nothing to decode
+Stored = Literal["compute", "int8"]
+PREFILL_TOKENS = 16_384       # most tokens, padding included, of the prompts that are prefilled together
 
 
-def prefill_and_admit(params, config: ModelConfig, compute: Compute, state, tokens, lengths, slots, source, stream,
-                      limit):
-    """Steps 1 and 2 of the life of a sample; tokens [P, T] are right-padded prompts."""
-    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    inside = (positions < lengths[:, None]).astype(jnp.int32)
-    keys, values = decoder.prefill(params, config, tokens, positions, inside, compute)
-    return admit(state, keys, values, tokens, lengths, slots, source, stream, limit)
+def decode_weights(params, compute: Compute, weight_dtype: Stored):
+    """What decoding reads instead of the parameters: every layer's arrays by themselves, in the compute dtype (the
+    scales of norms in float32, as the trainer has them), with "int8" the layers' matrices quantised."""
+    def cast(path, x):
+        return x if path[-1].key.endswith("norm") else x.astype(compute.dtype)
+
+    weights = decoder.split_layers(jax.tree_util.tree_map_with_path(cast, params))
+    if weight_dtype == "int8":
+        weights["layers"] = [quantise_layer(layer) for layer in weights["layers"]]
+    return weights
+
+
+def decode_weight_shardings(config: ModelConfig, mesh: Mesh, weight_dtype: Stored):
+    """Over `tensor` only, and whole on every other axis: a decode step gathers no weights."""
+    def whole(placement: NamedSharding) -> NamedSharding:
+        axes = [[axis for axis in (part if isinstance(part, tuple) else (part,)) if axis == "tensor"]
+                for part in placement.spec]
+        return NamedSharding(mesh, PartitionSpec(*(axis[0] if axis else None for axis in axes)))
+
+    placed = jax.tree.map(whole, parameter_shardings(decoder.parameter_shapes(config), mesh))
+    layer = {name: NamedSharding(mesh, PartitionSpec(*place.spec[1:])) for name, place in placed["layers"].items()}
+    shapes = jax.eval_shape(partial(decode_weights, compute=FLOAT32, weight_dtype=weight_dtype),
+                            decoder.parameter_shapes(config))
+
+    def fit(shape, place: NamedSharding):
+        """A scale has axes of size 1, which are not split."""
+        return jax.tree.map(lambda x: NamedSharding(mesh, PartitionSpec(*(
+            None if size == 1 else axis for size, axis in zip(x.shape, place.spec, strict=False)))), shape)
+
+    return placed | {"layers": [{name: fit(leaf, layer[name]) for name, leaf in weights.items()}
+                                for weights in shapes["layers"]]}
+
+
+def prefill(params, config: ModelConfig, compute: Compute, length: int, quantised: bool, tokens, lengths):
+    """Step 1 of the life of a sample: tokens [P, T] of left-padded prompts without their last tokens, lengths [P] ->
+    their cache entries per layer, the last one last, padded on the left to `length`."""
+    size = tokens.shape[1]
+    place = jnp.arange(size)[None] - (size - lengths[:, None])
+    keys, values = decoder.prefill(params, config, tokens, jnp.maximum(place, 0), (place >= 0).astype(jnp.int32),
+                                   compute)
+    pad = ((0, 0), (0, 0), (length - size, 0), (0, 0))
+    return [decoder.cache_entries(jnp.pad(k, pad), jnp.pad(v, pad), quantised)
+            for k, v in zip(keys, values, strict=True)]
 
 
 def decode_block(params, config: ModelConfig, eos: tuple[int, ...], block_size: int, truncate: bool,
-                 state: DecodeState, rollout_key, sampling: SamplingParams):
-    """Step 3: `block_size` decode steps -> the state and what was sampled, [block_size, S] each (token INERT where a
-    slot was not active)."""
-    capacity = state.cache[0][0].shape[2]
+                 state: DecodeState, steps, rollout_key, sampling: SamplingParams):
+    """Step 3: `steps` <= `block_size` decode steps (a value: it compiles nothing) -> the state and what was sampled,
+    [block_size, S] each (token INERT where a slot was not active, or no step was done)."""
+    capacity, slots = state.capacity, len(state.token)
+    positions = state.generated[None] + jnp.arange(block_size)[:, None]
+    uniform = uniforms(rollout_key, jnp.broadcast_to(state.stream, positions.shape), positions)
+    nothing = jnp.zeros((block_size, slots), jnp.float32)
     eos_ids = jnp.array(eos, jnp.int32)
 
-    def one(state: DecodeState, _):
+    def one(step, carry):
+        state, out = carry
         valid = attended(state.write_index, state.length, capacity)
         logits, cache = decoder.decode(params, config, state.token, state.length, state.cache, state.write_index, valid)
-        sampled = sample_tokens(logits, rollout_key, state.stream, state.generated, sampling, truncate=truncate)
+        sampled = sample_tokens(logits, uniform[step], sampling, truncate=truncate)
         generated = state.generated + 1
-        ended = (sampled.token[:, None] == eos_ids).any(-1) | (generated >= state.limit)
+        ended = (sampled.token[:, None] == eos_ids[None]).any(-1) | (generated >= state.limit)
         after = DecodeState(
             cache=cache, write_index=(state.write_index + 1) % capacity, length=state.length + state.active,
             token=sampled.token, generated=generated, limit=state.limit, stream=state.stream,
             active=state.active & ~ended)
-        return after, sampled._replace(token=jnp.where(state.active, sampled.token, INERT))
+        shown = sampled._replace(token=jnp.where(state.active, sampled.token, INERT))
+        return after, jax.tree.map(lambda rows, row: rows.at[step].set(row), out, shown)
 
-    return jax.lax.scan(one, state, None, length=block_size)
+    blank = Sampled(jnp.full((block_size, slots), INERT, jnp.int32), nothing, nothing, nothing)
+    return jax.lax.fori_loop(0, steps, one, (state, blank))
 
 
 class Sampler:
     """Compiled sampling programs for one model and one set of sizes; `sample` may be called any number of times.
 
-    What it returns for a sample does not depend on `slots`, `block_size`, the mesh, or which other prompts are asked
-    at the same time: it is a function of (params, prompt, seed, rollout index, prompt.index, sample) only.
+    What it returns for a sample does not depend on `slots`, `block_size`, `delay`, `buckets`, the mesh, or which other
+    prompts are asked at the same time: it is a function of (params, prompt, seed, rollout index, prompt.index, sample).
+
+    eos: ids that end an answer (none: only its limit does). stop: strings that do. kv_dtype, weight_dtype: "int8"
+    quantises the cache, or the layers' matrices. delay: how many blocks are asked for ahead of reading (None: 1 on an
+    accelerator; 0 on CPU, which shares its cores with the host and would only decode ended answers for longer).
+    buckets: lengths of the ring (None: 128 * 2^k, from a sixteenth of the longest on).
     """
 
     def __init__(self, config: ModelConfig, tokenizer, eos: tuple[int, ...], *, mesh: Mesh, slots: int,
-                 block_size: int, max_prompt_tokens: int, max_new_tokens: int, compute: Compute = FLOAT32):
+                 block_size: int, max_prompt_tokens: int, max_new_tokens: int, compute: Compute = FLOAT32,
+                 stop: tuple[str, ...] = (), kv_dtype: Stored = "compute", weight_dtype: Stored = "compute",
+                 delay: int | None = None, buckets: tuple[int, ...] | None = None):
         data_parallel = data_parallel_size(mesh)
-        self.tokenizer, self.eos = tokenizer, eos
-        self.block_size, self.max_new_tokens = block_size, max_new_tokens
+        self.config, self.mesh, self.compute, self.eos = config, mesh, compute, eos
+        self.ends = Ends(tokenizer, eos, stop)
+        self.block_size, self.max_prompt_tokens, self.max_new_tokens = block_size, max_prompt_tokens, max_new_tokens
         self.slots = -(-slots // data_parallel) * data_parallel
         self.admissions = max(1, self.slots // 4)
-        self.prefills = max(1, self.admissions // 4)
-        self.prompt_length = -(-max_prompt_tokens // 8) * 8
-        self._shardings = shardings = state_shardings(config, mesh)
-        self._replicated = replicated = sharding(mesh)
-        block_outputs = sharding(mesh, None, "batch")
-        self._empty = jax.jit(partial(empty_state, config, self.slots, self.prompt_length + max_new_tokens,
-                                      compute.dtype), out_shardings=shardings)
-        self._admit = jax.jit(
-            lambda params, state, *arrays: prefill_and_admit(params, config, compute, state, *arrays),
-            donate_argnums=1, out_shardings=shardings)
+        self.prompt_buckets = buckets_up_to(max_prompt_tokens)
+        self.prefills = max(1, min(self.admissions // 4, PREFILL_TOKENS // self.prompt_buckets[-1]))
+        longest = max_prompt_tokens - 1 + max_new_tokens
+        self.buckets = buckets or buckets_up_to(longest, max(128, longest // 16))
+        self.delay = delay if delay is not None else int(mesh.devices.flat[0].platform != "cpu")
+        if self.prefills >= data_parallel:
+            self.prefills -= self.prefills % data_parallel
+        self._shardings, self._entry_sharding = state_shardings(config, mesh), entry_sharding(config, mesh, None)
+        self._weight_shardings = decode_weight_shardings(config, mesh, weight_dtype)
+        self._compile(kv_dtype == "int8", weight_dtype)
+
+    def _compile(self, quantised: bool, weight_dtype: Stored) -> None:
+        """The jitted programs. What differs in shape (prompt and ring buckets) is compiled when it is first needed."""
+        config, mesh, compute, shardings = self.config, self.mesh, self.compute, self._shardings
+        replicated, outputs = sharding(mesh), sharding(mesh, None, "batch")
+        self.cast = jax.jit(partial(decode_weights, compute=compute, weight_dtype=weight_dtype),
+                            out_shardings=self._weight_shardings)
+        self._empty = {capacity: jax.jit(partial(empty_state, config, self.slots, capacity, compute.dtype, quantised),
+                                         out_shardings=shardings) for capacity in self.buckets}
+        self._prefill = jax.jit(
+            lambda params, *arrays: prefill(params, config, compute, self.prompt_buckets[-1], quantised, *arrays),
+            out_shardings=self._entry_sharding)
+        self._admit = jax.jit(admit, donate_argnums=0, out_shardings=shardings)
+        self._grow = {capacity: jax.jit(partial(grow_layer, capacity=capacity),
+                                        out_shardings=entry_sharding(config, mesh)) for capacity in self.buckets}
         self._decode = {truncate: jax.jit(
-            lambda params, state, key, sampling, truncate=truncate: decode_block(
-                params, config, eos, block_size, truncate, state, key, sampling),
-            donate_argnums=1, out_shardings=(shardings, block_outputs)) for truncate in (False, True)}
-        shapes = decoder.parameter_shapes(config)
-        placements = parameter_shardings(shapes, mesh)
-        self.cast = jax.jit(lambda params: jax.tree.map(lambda x: x.astype(compute.dtype), params),
-                            out_shardings=placements)
-        self._trained = with_shardings(shapes, placements)
+            lambda params, *arrays, truncate=truncate: decode_block(
+                params, config, self.eos, self.block_size, truncate, *arrays),
+            donate_argnums=1, out_shardings=(shardings, outputs)) for truncate in (False, True)}
         self._rollout_key = jax.jit(jax.random.fold_in, out_shardings=replicated)
 
-    def programs(self, truncations: Sequence[bool] = (False,)) -> dict[str, Program]:
-        """What sampling compiles, by name, with abstract arguments; decoding once for each of `truncations` (with or
-        without top-k and top-p)."""
-        params = jax.eval_shape(self.cast, self._trained)
-        params = with_shardings(params, jax.tree.map(lambda x: x.sharding, self._trained))
-        state = with_shardings(jax.eval_shape(self._empty), self._shardings)
-        key = jax.eval_shape(jax.random.key, 0)
-        rollout_key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=self._replicated)
-        ints = partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
-        samples = ints((self.admissions,))
-        admission = (ints((self.prefills, self.prompt_length)), ints((self.prefills,)), samples, samples,
-                     jax.ShapeDtypeStruct((self.admissions,), jnp.uint32), samples)
-        sampling = SamplingParams(np.float32(1), np.int32(0), np.float32(1))
-        return {
-            "cast": Program(self.cast, (self._trained,)),
-            "empty cache": Program(self._empty, ()),
-            "prefill and admit": Program(self._admit, (params, state, *admission)),
-            **{"decode, truncated" if truncate else "decode":
-               Program(self._decode[truncate], (params, state, rollout_key, sampling)) for truncate in truncations},
-        }
-
     def sample(self, params, prompts: Sequence[Prompt], samples: int, base_key, rollout_index: int,
-               sampling: SamplingParams = PLAIN, *,
+               sampling: SamplingParams = PLAIN, *, limits: np.ndarray | None = None,
                progress: Callable[[int], None] | None = None) -> Iterator[tuple[int, tuple[Rollout, ...]]]:
         """Yields (position in `prompts`, its K = `samples` rollouts) as groups finish. `params` as `cast` returns
-        them; `progress` is called with the number of tokens of every block. Without top-k and top-p, what they need
-        is not computed.
+        them; `limits` [len(prompts), K]: most tokens of each answer, instead of max_new_tokens; `progress` is called
+        with the number of tokens of every block. Without top-k, top-p and min-p, what they need is not computed.
+
+        Raises InputError for prompts that are empty or too long, and for limits out of range, before anything runs.
         """
-        too_long = [p.index for p in prompts if len(p.tokens) > self.prompt_length]
-        if too_long:
-            raise InputError(f"prompt {too_long[0]} has more than the {self.prompt_length} tokens there is room for: "
-                             "allow longer prompts, or leave it out.")
-        host = _Host(self, prompts, samples)
-        decode = self._decode[bool(sampling.top_k > 0 or sampling.top_p < 1)]
-        rollout_key = self._rollout_key(base_key, rollout_index)
-        sampling = SamplingParams(*(np.asarray(v, t) for v, t in zip(sampling, (np.float32, np.int32, np.float32),
-                                                                     strict=True)))
-        state = self._empty()
-        while not host.finished:
-            for arrays in host.admissions():
-                state = self._admit(params, state, *arrays)
-            state, block = decode(params, state, rollout_key, sampling)
-            tokens, logprobs, truncated, entropies = jax.device_get(block)
-            if progress is not None:
-                progress(int((tokens != INERT).sum()))
-            yield from host.collect(tokens, (logprobs, truncated, entropies))
+        limits = self._checked(prompts, samples, limits)
+        decode = self._decode[sampling.truncates]
+        key = self._rollout_key(base_key, rollout_index)
+        sampling = _as_values(sampling)
+        schedule = Schedule(
+            prompts, limits, slots=self.slots, admissions=self.admissions, prefills=self.prefills,
+            block_size=self.block_size, prefill=partial(self._prefill_padded, params), ends=self.ends)
+        capacity, state, unread = 0, None, deque()
+        while not schedule.finished:
+            admissions = list(schedule.admissions())
+            steps = min(self.block_size, schedule.remaining)
+            wanted = next(size for size in self.buckets if size >= schedule.entries_after(steps))
+            if wanted > capacity:
+                state = self._empty[wanted]() if state is None else self._grown(state, capacity, wanted)
+                capacity = wanted
+            for admission in admissions:
+                state = self._admit(state, *admission)
+            del admissions
+            if steps:
+                state, outputs = decode(params, state, np.int32(steps), key, sampling)
+                jax.tree.map(lambda x: x.copy_to_host_async(), outputs)
+                unread.append((schedule.ask(steps), outputs))
+            if len(unread) > self.delay or not steps:
+                block, outputs = unread.popleft()
+                tokens, *numbers = jax.device_get(outputs)
+                count, groups = schedule.collect(block, tokens, numbers)
+                if progress is not None:
+                    progress(count)
+                yield from groups
+
+    def _checked(self, prompts: Sequence[Prompt], samples: int, limits: np.ndarray | None) -> np.ndarray:
+        """The limits, after all has been looked at that can be wrong with prompts and limits."""
+        for prompt in prompts:
+            if not 1 <= len(prompt.tokens) <= self.max_prompt_tokens:
+                raise InputError(f"prompt {prompt.index} has {len(prompt.tokens)} tokens, and there is room for 1 to "
+                                 f"{self.max_prompt_tokens}: allow longer prompts, or leave it out.")
+        shape = len(prompts), samples
+        limits = np.full(shape, self.max_new_tokens) if limits is None else np.asarray(limits)
+        if limits.shape != shape or (limits.size and not 1 <= limits.min() <= limits.max() <= self.max_new_tokens):
+            raise InputError(f"limits is an array {limits.shape} of {limits.min(initial=1)} to {limits.max(initial=1)}: "
+                             f"give {shape} numbers from 1 to max_new_tokens = {self.max_new_tokens}.")
+        return limits
+
+    def _prefill_padded(self, params, tokens: np.ndarray, lengths: np.ndarray):
+        size = next(size for size in self.prompt_buckets if size >= tokens.shape[1])
+        return self._prefill(params, np.pad(tokens, ((0, 0), (size - tokens.shape[1], 0))), lengths)
+
+    def _grown(self, state: DecodeState, capacity: int, wanted: int) -> DecodeState:
+        """The state with a ring of `wanted` entries, a layer at a time."""
+        cache = list(state.cache)
+        write_index, state = state.write_index, state._replace(cache=None)
+        for index in range(len(cache)):
+            cache[index] = self._grow[wanted](cache[index], write_index)
+        return state._replace(cache=cache, write_index=jax.device_put(np.int32(capacity), write_index.sharding))
+
+    def programs(self, truncations: Sequence[bool] = (False,)) -> dict[str, Program]:
+        """Everything that `sample` may run, with abstract arguments; `truncations`: whether it will be asked to sample
+        plainly, with top-k, top-p or min-p, or both."""
+        def at(tree, places):
+            places = jax.tree.map(lambda _: places, tree) if isinstance(places, NamedSharding) else places
+            return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree, places)
+
+        shapes, index = decoder.parameter_shapes(self.config), sharding(self.mesh)
+        weights = at(jax.eval_shape(self.cast, shapes), self._weight_shardings)
+        states = {capacity: jax.eval_shape(empty) for capacity, empty in self._empty.items()}
+        states = {capacity: at(state, state._replace(**{
+            name: jax.tree.map(lambda _, place=place: place, getattr(state, name))
+            for name, place in self._shardings._asdict().items()})) for capacity, state in states.items()}
+        key = at(jax.eval_shape(jax.random.key, 0), index)
+        prompts = {size: (np.zeros((self.prefills, size), np.int32), np.zeros(self.prefills, np.int32))
+                   for size in self.prompt_buckets}
+        entries = at(jax.eval_shape(self._prefill, weights, *prompts[self.prompt_buckets[0]]), self._entry_sharding)
+        rows = np.zeros(self.admissions, np.int32)
+        out = {"cast": Program(self.cast, (at(shapes, parameter_shardings(shapes, self.mesh)),)),
+               "rollout_key": Program(self._rollout_key, (key, 0))}
+        out |= {f"prefill/{size}": Program(self._prefill, (weights, *arrays)) for size, arrays in prompts.items()}
+        for i, (capacity, state) in enumerate(states.items()):
+            out[f"empty/{capacity}"] = Program(self._empty[capacity], ())
+            out[f"admit/{capacity}"] = Program(
+                self._admit, (state, *Admission(entries, rows, rows, rows, rows, rows.astype(np.uint32), rows)))
+            for truncate in truncations:
+                out[f"decode/{capacity}" + "/truncated" * truncate] = Program(
+                    self._decode[truncate], (weights, state, np.int32(0), key, _as_values(PLAIN)))
+            out |= {f"grow/{old}/{capacity}": Program(self._grow[capacity], (states[old].cache[0], state.write_index))
+                    for old in self.buckets[:i]}
+        return out
 
 
-class _Host:
-    """Which sample is in which slot, and what it has produced."""
-
-    def __init__(self, sampler: Sampler, prompts: Sequence[Prompt], samples: int):
-        self.sampler, self.prompts, self.samples = sampler, prompts, samples
-        self.queue = deque((p, k) for p in range(len(prompts)) for k in range(samples))
-        self.free = list(range(sampler.slots))[::-1]
-        self.owner: dict[int, tuple[int, int]] = {}
-        self.groups: dict[int, dict[int, Rollout]] = {}
-        width = sampler.max_new_tokens + sampler.block_size
-        self.count = np.zeros(sampler.slots, np.int64)
-        self.tokens = np.zeros((sampler.slots, width), np.int32)
-        self.numbers = np.zeros((3, sampler.slots, width), np.float32)
-
-    @property
-    def finished(self) -> bool:
-        return not self.queue and not self.owner
-
-    def admissions(self) -> Iterator[tuple[np.ndarray, ...]]:
-        """Arguments of `admit` for the samples that go in now: as many as there are free slots, in stream order."""
-        s = self.sampler
-        while self.queue and len(self.free) >= min(s.admissions, len(self.queue)):
-            tokens, lengths = np.zeros((s.prefills, s.prompt_length), np.int32), np.ones(s.prefills, np.int32)
-            slots, source = np.full(s.admissions, s.slots, np.int32), np.zeros(s.admissions, np.int32)
-            stream, row_of = np.zeros(s.admissions, np.uint32), {}
-            for row in range(min(s.admissions, len(self.queue))):
-                if self.queue[0][0] not in row_of and len(row_of) == s.prefills:
-                    break
-                position, sample = self.queue.popleft()
-                slot, prompt = self.free.pop(), self.prompts[position]
-                self.owner[slot], self.count[slot] = (position, sample), 0
-                place = row_of.setdefault(position, len(row_of))
-                tokens[place, :len(prompt.tokens)], lengths[place] = prompt.tokens, len(prompt.tokens)
-                slots[row], source[row] = slot, place
-                stream[row] = (prompt.index * self.samples + sample) % (1 << 32)
-            yield tokens, lengths, slots, source, stream, np.full(s.admissions, s.max_new_tokens, np.int32)
-
-    def collect(self, tokens, numbers) -> Iterator[tuple[int, tuple[Rollout, ...]]]:
-        """Notes a block, [block, S] arrays; yields the groups that it completed."""
-        columns = self.count[:, None] + np.arange(tokens.shape[0])
-        rows = np.arange(len(self.count))[:, None]
-        self.tokens[rows, columns] = tokens.T
-        for buffer, values in zip(self.numbers, numbers, strict=True):
-            buffer[rows, columns] = values.T
-        self.count += (tokens != INERT).sum(0)
-        last = self.tokens[rows[:, 0], np.maximum(self.count - 1, 0)]
-        stopped = np.isin(last, self.sampler.eos)
-        ended = [slot for slot in self.owner if stopped[slot] or self.count[slot] >= self.sampler.max_new_tokens]
-        if not ended:
-            return
-        texts = self.sampler.tokenizer.batch_decode(
-            [self.tokens[slot, :self.count[slot]] for slot in ended], skip_special_tokens=True)
-        for slot, text in zip(ended, texts, strict=True):
-            position, sample = self.owner.pop(slot)
-            n = self.count[slot]
-            group = self.groups.setdefault(position, {})
-            group[sample] = Rollout(
-                self.prompts[position], sample, text, self.tokens[slot, :n].copy(),
-                *(buffer[slot, :n].copy() for buffer in self.numbers),
-                finish_reason="stop" if stopped[slot] else "length")
-            self.free.append(slot)
-            if len(group) == self.samples:
-                del self.groups[position]
-                yield position, tuple(group[k] for k in range(self.samples))
+def _as_values(sampling: SamplingParams) -> SamplingParams:
+    """Arrays of fixed types, so that no Python number decides what is compiled."""
+    return SamplingParams(*(np.asarray(value, kind) for value, kind in zip(
+        sampling, (np.float32, np.int32, np.float32, np.float32), strict=True)))

@@ -2,7 +2,9 @@
 
     key = fold_in(fold_in(fold_in(base, rollout_index), prompt_index * K + sample), position)
 
-so a sample is the same in any slot, in any order of admission, on any number of devices.
+so a sample is the same in any slot, in any order of admission, on any number of devices. A token takes two uniform
+numbers: one finds a block of the vocabulary by the blocks' summed probabilities, the other a token inside the block.
+Nothing is sorted, and no cumulative sum runs over the vocabulary.
 """
 from __future__ import annotations
 
@@ -13,65 +15,105 @@ import jax.numpy as jnp
 
 
 class SamplingParams(NamedTuple):
-    """Values, not constants: changing them compiles nothing. temperature 0 is greedy; top_k 0 and top_p 1 are off."""
+    """Values, not constants: changing them compiles nothing. temperature 0 is greedy; top_k 0, top_p 1 and min_p 0
+    are off."""
     temperature: jax.Array | float = 1.0
     top_k: jax.Array | int = 0
     top_p: jax.Array | float = 1.0
+    min_p: jax.Array | float = 0.0
+
+    @property
+    def truncates(self) -> bool:
+        return bool(self.top_k > 0 or self.top_p < 1 or self.min_p > 0)
 
 
 class Sampled(NamedTuple):
     """One token of every slot, [S] each; log-probs and entropy (nats) in float32."""
     token: jax.Array
     logprob: jax.Array                # of the tempered distribution, before truncation
-    truncated_logprob: jax.Array      # after top-k and top-p
+    truncated_logprob: jax.Array      # after top-k, top-p and min-p
     entropy: jax.Array                # of the tempered distribution
 
 
-def sample_tokens(logits, rollout_key, stream, position, params: SamplingParams, *, truncate: bool) -> Sampled:
-    """logits [S, V] float32, stream [S] uint32 (prompt_index * K + sample), position [S] int32 (tokens of the answer
-    so far). With `truncate` False, top-k and top-p are not even computed. Greedy answers report the log-probs of the
-    distribution at temperature 1."""
+def uniforms(rollout_key, stream, position):
+    """stream, position of one shape (uint32 and int32: prompt_index * K + sample, tokens of the answer so far) ->
+    [..., 2] float32 in [0, 1)."""
+    def draw(sample, step):
+        return jax.random.uniform(jax.random.fold_in(jax.random.fold_in(rollout_key, sample), step), (2,))
+
+    flat = jax.vmap(draw)(stream.reshape(-1), position.reshape(-1))
+    return flat.reshape(*stream.shape, 2)
+
+
+def sample_tokens(logits, uniform, params: SamplingParams, *, truncate: bool) -> Sampled:
+    """logits [S, V] float32, uniform [S, 2]. With `truncate` False, top-k, top-p and min-p are not even computed.
+    Greedy answers report the log-probs of the distribution at temperature 1."""
+    vocabulary = logits.shape[-1]
     greedy = params.temperature == 0
     scaled = logits / jnp.where(greedy, 1.0, params.temperature)
     shifted = scaled - scaled.max(axis=-1, keepdims=True)
     exponents = jnp.exp(shifted)
     total = exponents.sum(axis=-1)
-    kept = kept_by_truncation(shifted, exponents / total[:, None], params) if truncate else None
-    candidates = jnp.where(kept, shifted, -jnp.inf) if truncate else shifted
+    masses, floor = exponents, None
+    if truncate:
+        floor = truncation_floor(shifted, exponents, params)
+        masses = jnp.where(shifted >= floor[:, None], exponents, 0.0)
 
-    def noise(sample, step):
-        key = jax.random.fold_in(jax.random.fold_in(rollout_key, sample), step)
-        return jax.random.gumbel(key, logits.shape[-1:], jnp.float32)
+    def draw():
+        width = block_width(vocabulary)
+        padded = jnp.pad(masses, ((0, 0), (0, -vocabulary % width)))
+        block = pick(padded.reshape(len(padded), -1, width).sum(axis=-1), uniform[:, 0])
+        tokens = block[:, None] * width + jnp.arange(width, dtype=jnp.int32)[None]
+        inside = jnp.take_along_axis(masses, jnp.minimum(tokens, vocabulary - 1), axis=-1)
+        return block * width + pick(jnp.where(tokens < vocabulary, inside, 0.0), uniform[:, 1])
 
-    token = jnp.argmax(candidates + jnp.where(greedy, 0.0, 1.0) * jax.vmap(noise)(stream, position), axis=-1)
+    token = jax.lax.cond(greedy, lambda: jnp.argmax(shifted, axis=-1).astype(jnp.int32), draw)
     chosen = jnp.take_along_axis(shifted, token[:, None], axis=-1)[:, 0]
     logprob = chosen - jnp.log(total)
-    truncated = chosen - jnp.log(jnp.where(kept, exponents, 0.0).sum(axis=-1)) if truncate else logprob
+    truncated = chosen - jnp.log(masses.sum(axis=-1)) if truncate else logprob
     entropy = jnp.log(total) - (exponents * shifted).sum(axis=-1) / total
-    return Sampled(token.astype(jnp.int32), logprob, truncated, entropy)
+    return Sampled(token, logprob, truncated, entropy)
 
 
-def kept_by_truncation(scores, probabilities, params: SamplingParams):
-    """The tokens [S, V] bool that top-k and then top-p keep; ties at the threshold stay in.
+def block_width(vocabulary: int) -> int:
+    """Tokens in a block: a power of two near the root of the vocabulary, so that both searches are equally short."""
+    return 1 << round(vocabulary.bit_length() / 2)
 
-    scores [S, V] <= 0 float32, probabilities [S, V]. No sort: both thresholds are found by bisection over the 2^31
-    float32 numbers from 0 down, in 31 passes over the vocabulary, exactly.
+
+def pick(weights, uniform):
+    """An index drawn from weights [S, N] >= 0 by inverse CDF with uniform [S] in [0, 1) -> [S] int32. An index of
+    weight 0 is never drawn, whatever the rounding of the sums."""
+    index = jnp.arange(weights.shape[-1], dtype=jnp.int32)[None]
+    cumulative = jnp.cumsum(weights, axis=-1)
+    reached = (cumulative > uniform[:, None] * cumulative[:, -1:]) & (weights > 0)
+    last = jnp.where(weights > 0, index, 0).max(axis=-1)
+    return jnp.minimum(jnp.where(reached, index, weights.shape[-1]).min(axis=-1), last)
+
+
+def truncation_floor(scores, exponents, params: SamplingParams):
+    """The score [S] below which top-k, then top-p of what is left, and min-p remove a token; ties with it stay in.
+
+    scores [S, V] <= 0 float32 with maximum 0, exponents [S, V] = exp(scores). No sort: the
+    floors are found by bisection over the 2^31 float32 numbers from 0 down, exactly, in 32 passes over the vocabulary
+    for each of top-k and top-p, and none for what is off.
     """
     order = -jax.lax.bitcast_convert_type(jnp.abs(scores), jnp.int32)     # the scores' order, as integers <= 0
-    top_k = jnp.where(params.top_k > 0, params.top_k, scores.shape[-1])
+    lowest = jnp.full(scores.shape[:1], -0x7F800000, jnp.int32)           # minus infinity
 
-    def largest_threshold(weights, target):
+    def largest_floor(weights, target):
         def narrow(_, bounds):
             low, high = bounds             # the tokens at or above `low` weigh enough, those above `high` do not
             middle = low + (high - low) // 2 + (high - low) % 2
             enough = jnp.where(order >= middle[:, None], weights, 0.0).sum(axis=-1) >= target
             return jnp.where(enough, middle, low), jnp.where(enough, high, middle - 1)
-        size = scores.shape[:1]
-        bounds = jnp.full(size, -0x7F800000, jnp.int32), jnp.zeros(size, jnp.int32)
-        return jax.lax.fori_loop(0, 32, narrow, bounds)[0]
+        return jax.lax.fori_loop(0, 32, narrow, (lowest, jnp.zeros_like(lowest)))[0]
 
-    by_count = order >= largest_threshold(jnp.ones_like(scores), top_k.astype(jnp.float32))[:, None]
-    remaining = jnp.where(by_count, probabilities, 0.0)
-    mass = remaining.sum(axis=-1)
-    by_mass = order >= largest_threshold(remaining, jnp.minimum(params.top_p, 1.0 - 1e-6) * mass)[:, None]
-    return by_count & jnp.where(params.top_p < 1, by_mass, True)
+    def by_mass():
+        remaining = jnp.where(order >= by_count[:, None], exponents, 0.0)
+        target = jnp.minimum(params.top_p, 1.0 - 1e-6) * remaining.sum(axis=-1)
+        return jnp.maximum(by_count, largest_floor(remaining, target))
+
+    by_count = jax.lax.cond(params.top_k > 0, lambda: largest_floor(
+        jnp.ones_like(scores), jnp.asarray(params.top_k, jnp.float32)), lambda: lowest)
+    floor = jax.lax.cond(params.top_p < 1, by_mass, lambda: by_count)
+    return jnp.maximum(-jax.lax.bitcast_convert_type(-floor, jnp.float32), jnp.log(params.min_p))

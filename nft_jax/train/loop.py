@@ -89,7 +89,7 @@ def collect(run: Run, params, progress: Progress, clock: Clock) -> tuple[list[Gr
     scored at once, by the parameters that sampled it.
     """
     rollout = run.config.rollout
-    sampling = SamplingParams(rollout.temperature, rollout.top_k, rollout.top_p)
+    sampling = SamplingParams(rollout.temperature, rollout.top_k, rollout.top_p, rollout.min_p)
     key = jax.random.fold_in(jax.random.key(run.config.seed), TRAINING)
     accepted, seen, share = list(progress.carried), [], 1.0
     for _ in range(rollout.max_generation_batches):
@@ -164,7 +164,7 @@ def evaluate(run: Run, params, progress: Progress) -> dict:
     key = jax.random.fold_in(jax.random.key(run.config.seed), EVALUATION)
     metrics = evaluation_metrics(judged_groups(
         run.sampler, run.verifier, run.sampler.cast(params), run.held_out, settings.samples, key, 0,
-        SamplingParams(settings.temperature, 0, settings.top_p)))
+        SamplingParams(settings.temperature, 0, settings.top_p, settings.min_p)))
     progress.accuracy = metrics.get("evaluation/accuracy/all")
     return metrics
 
@@ -225,5 +225,5 @@ def conclude(run: Run, state: TrainState, progress: Progress) -> dict:
     draw_curves(read_metrics(run.folder / "metrics.jsonl"), run.folder / "curves.png",
                 f"{run.config.name}: {run.config.objective}")
     if finished:
-        save(Policy(run.model, jax.device_get(state.params), run.tokenizer, run.sampler.eos), run.folder / "model")
+        save(Policy(run.model, state.params, run.tokenizer, run.sampler.eos), run.folder / "model")
     return summary

@@ -25,7 +25,17 @@ from nft_jax.console import Console
 from nft_jax.metrics import CompileCounter, MetricsWriter
 from nft_jax.model import decoder
 from nft_jax.model.config import Compute, ModelConfig
-from nft_jax.model.hf import eos_token_ids, load_params, load_tokenizer, read_config, resolve_folder
+from nft_jax.model.hf import (
+    check_weights,
+    config_of,
+    eos_token_ids,
+    load_params,
+    load_tokenizer,
+    read_config,
+    resolve_folder,
+)
+from nft_jax.model.kernels import choose_attention
+from nft_jax.model.published import PUBLISHED
 from nft_jax.parallel import data_parallel_size, make_mesh
 from nft_jax.prompts import PromptStream, load_questions
 from nft_jax.rollout.engine import Sampler
@@ -34,12 +44,12 @@ from nft_jax.train.batch import BatchShape
 from nft_jax.train.objectives import resolve
 from nft_jax.train.state import TrainState, init_state, make_optimizer, state_shardings
 from nft_jax.train.step import compile_score, compile_step
-from nft_jax.types import Group, InputError, Prompt
+from nft_jax.types import Group, InputError, Prompt, Unreachable
 from nft_jax.verify import Verifier
 
 # Fields that may differ when a run folder is continued: they do not change what is computed, or only how far it goes.
-MAY_CHANGE = ("name", "workdir", "steps", "mesh", "checkpoint", "rollout.slots", "rollout.block_size",
-              "batch.rows_per_micro_batch", "verifier.workers")
+MAY_CHANGE = ("name", "workdir", "steps", "mesh", "policy.attention", "checkpoint", "rollout.slots",
+              "rollout.block_size", "batch.rows_per_micro_batch", "verifier.workers")
 
 
 @dataclass
@@ -103,15 +113,15 @@ def settle(config: Config) -> Config:
                    batch=replace(config.batch, row_length=config.row_length))
 
 
-def read_inputs(config: Config):
-    """Model configuration, tokenizer, end-of-sequence ids, prompt stream, held-out prompts, and reports on the data."""
-    model_folder = resolve_folder(config.policy.path)
+def read_inputs(config: Config, *, weights: bool = True):
+    """Model configuration, tokenizer, end-of-sequence ids, prompt stream, held-out prompts, and reports on the data.
+    The headers of the weights are checked too; without `weights`, only where they are in a local folder."""
+    model_folder = resolve_folder(config.policy.path, weights=weights)
     model = read_config(model_folder)
-    longest = config.data.max_prompt_tokens + config.rollout.max_new_tokens
-    if longest > model.max_positions:
-        raise InputError(f"data.max_prompt_tokens + rollout.max_new_tokens is {longest}, more than the model's "
-                         f"{model.max_positions} positions: lower one of them.")
+    _check_positions(config, model)
     tokenizer = load_tokenizer(model_folder)
+    if weights or Path(config.policy.path).expanduser().is_dir():
+        check_weights(model_folder, model)
     reward = config.verifier.reward
     questions, report = load_questions(config.data, tokenizer, reward=reward)
     reports = {"data": report}
@@ -124,6 +134,31 @@ def read_inputs(config: Config):
         reports["evaluation"] = report
     return model, tokenizer, eos_token_ids(model_folder, tokenizer), PromptStream(questions, config.data.seed), \
         held_out, reports
+
+
+def _check_positions(config: Config, model: ModelConfig) -> None:
+    longest = config.data.max_prompt_tokens + config.rollout.max_new_tokens
+    if longest > model.max_positions:
+        raise InputError(f"data.max_prompt_tokens + rollout.max_new_tokens is {longest}, more than the model's "
+                         f"{model.max_positions} positions: lower one of them.")
+
+
+def preview(config: Config) -> tuple[ModelConfig, list[str]]:
+    """For `--dry-run`: the model's configuration, and lines on what was read of the inputs. No weights are downloaded.
+
+    What only the hub has, and the hub does not give, is no error here: the lines say that it was not read, and the
+    model is `config_of` its name. Raises InputError for everything else that `read_inputs` refuses.
+    """
+    try:
+        model, *_, reports = read_inputs(config, weights=False)
+    except Unreachable as error:
+        model = config_of(config.policy.path)
+        _check_positions(config, model)
+        shape = [f"model: {config.policy.path} was not read; its shape is that of nft_jax.model.published."] \
+            if model is PUBLISHED.get(config.policy.path) else []
+        return model, [*shape, "Tokenizer and data were not read, or not all of them, so nothing is said of the "
+                               f"questions: {error}"]
+    return model, [f"{name}: {report}" for name, report in reports.items()]
 
 
 def claim_folder(folder: Path, config: Config, fresh: bool) -> None:
@@ -216,7 +251,9 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None,
     model, tokenizer, eos, stream, held_out, reports = read_inputs(config)
     mesh = make_mesh(config.mesh)
     config = replace(config, mesh=MeshConfig(**mesh.shape))
-    compute = Compute(config.policy.compute_dtype, config.policy.remat, mesh=mesh)
+    attention, reason = choose_attention(config.policy.attention, mesh.devices.flat[0].platform,
+                                         config.policy.compute_dtype, model.head_dim)
+    compute = Compute(config.policy.compute_dtype, config.policy.remat, attention, mesh)
     sampler = Sampler(model, tokenizer, eos, mesh=mesh, slots=config.rollout.slots,
                       block_size=config.rollout.block_size, max_prompt_tokens=config.data.max_prompt_tokens,
                       max_new_tokens=config.rollout.max_new_tokens, compute=compute)
@@ -242,6 +279,7 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None,
         with stop_on_signals() as stop, Console(config.steps, progress.step, quiet) as console:
             for name, report in reports.items():
                 console.say(f"{name}: {report}")
+            console.say(f"attention: {attention} ({reason})")
             if not held_out:
                 console.say("evaluation: none (set evaluation.source to measure accuracy on held-out questions)")
             yield Run(

@@ -10,6 +10,7 @@ import pytest
 from nft_jax.model import decoder
 from nft_jax.model.attention import attend
 from nft_jax.model.config import FLOAT32, Compute, ModelConfig
+from nft_jax.model.families import FAMILIES
 from nft_jax.model.hf import load_params, read_config
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -26,7 +27,8 @@ def rows(lengths, width):
 
 @partial(jax.jit, static_argnames=("config", "compute"))
 def all_logits(params, config, tokens, positions, segment_ids, compute=FLOAT32):
-    return decoder.logits(params, decoder.hidden_states(params, config, tokens, positions, segment_ids, compute))
+    hidden = decoder.hidden_states(params, config, tokens, positions, segment_ids, compute)
+    return decoder.logits(params, config, hidden)
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -42,10 +44,14 @@ def tiny():
     return decoder.init(TINY, jax.random.key(0))
 
 
-def test_fixtures_cover_both_families_tied_and_untied():
+def test_fixtures_cover_every_family_and_what_sets_it_apart():
     configs = [read_config(FIXTURES / name) for name in CASES]
-    assert sorted((config.family, config.tie_embeddings) for config in configs) == [
-        ("qwen2", False), ("qwen2", True), ("qwen3", False), ("qwen3", True)]
+    assert {(c.family, c.tie_embeddings) for c in configs} == {(f, t) for f in FAMILIES for t in (False, True)}
+    scalings = {(c.family, c.rope_scaling.kind) for c in configs if c.rope_scaling}
+    assert scalings == {("llama", "llama3"), ("llama", "linear"), ("gemma3_text", "linear")}
+    kinds = {(c.family, len(c.local_layers) == c.num_layers) for c in configs if c.local_layers}
+    assert kinds == {("gemma3_text", False), ("qwen2", False), ("qwen3", True)}
+    assert any(c.final_softcap for c in configs)
 
 
 def test_logits_match_transformers(case):

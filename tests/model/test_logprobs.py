@@ -44,7 +44,7 @@ def reference(logits, target):
 def test_logprobs_and_entropy_match_float64(params, temperature):
     ours = both_of(params, TOKENS, POSITIONS, SEGMENT_IDS, temperature)
     hidden = decoder.hidden_states(params, CONFIG, TOKENS, POSITIONS, SEGMENT_IDS)
-    logits = np.asarray(decoder.logits(params, hidden))[:, :-1] / temperature
+    logits = np.asarray(decoder.logits(params, CONFIG, hidden))[:, :-1] / temperature
     for got, expected in zip(ours, reference(logits, TOKENS[:, 1:]), strict=True):
         assert got.shape == TOKENS.shape
         assert got.dtype == jnp.float32

@@ -73,7 +73,7 @@ def test_samples_do_not_depend_on_the_order_of_admission(tiny_model, tiny_params
 def test_other_seed_or_rollout_gives_other_samples(tiny_model, tiny_params, prompts, reference, number_tokenizer):
     sampler = make(tiny_model, number_tokenizer)
     for key, rollout in ((jax.random.key(6), 2), (jax.random.key(5), 3)):
-        groups = dict(sampler.sample(tiny_params, prompts, SAMPLES, key, rollout))
+        groups = dict(sampler.sample(sampler.cast(tiny_params), prompts, SAMPLES, key, rollout))
         assert any(a.tokens.tolist() != b.tolist() for i, group in groups.items()
                    for a, b in zip(group, (r.tokens for r in reference[i]), strict=True))
 
@@ -127,5 +127,5 @@ def test_every_token_is_reported_to_progress(tiny_model, tiny_params, prompts, n
 
 
 def test_too_long_input_is_refused(tiny_model, tiny_params, number_tokenizer):
-    with pytest.raises(InputError, match="prompt 3 has more than"):
+    with pytest.raises(InputError, match="prompt 3 has 30 tokens"):
         run(make(tiny_model, number_tokenizer), tiny_params, [Prompt(3, "", "", "", np.ones(30, np.int32))])

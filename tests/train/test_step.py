@@ -175,7 +175,7 @@ def test_score_is_the_training_graph_in_any_layout(tiny_model, tiny_params, grou
         for item, values in zip(items, unpack(np.asarray(scored), places), strict=True):
             tokens = np.concatenate([item.prompt, item.response])
             positions = jnp.arange(len(tokens))[None]
-            logits = decoder.logits(tiny_params, decoder.hidden_states(
+            logits = decoder.logits(tiny_params, tiny_model, decoder.hidden_states(
                 tiny_params, tiny_model, tokens[None], positions, jnp.ones_like(positions))) / 0.7
             logp = jax.nn.log_softmax(logits)[0, np.arange(len(tokens) - 1), tokens[1:]]
             np.testing.assert_allclose(values, logp[len(item.prompt) - 1:], atol=2e-5)

@@ -1,0 +1,179 @@
+"""The host's side of decoding: which sample is in which slot, how far it is, and what it has produced."""
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nft_jax.types import Prompt, Rollout
+
+INERT = -1      # what a slot emits when it has nothing to decode
+
+
+class Ends:
+    """Where answers end: at one of the ids `eos`, or at the first token that completes one of the strings `stop`."""
+
+    def __init__(self, tokenizer, eos: tuple[int, ...], stop: tuple[str, ...]):
+        self.tokenizer, self.eos, self.stop = tokenizer, eos, stop
+        self.reach = max((len(text.encode()) for text in stop), default=0) + 16     # tokens that a stop can stand in
+
+    def texts(self, sequences: list[np.ndarray]) -> list[str]:
+        return self.tokenizer.batch_decode(sequences, skip_special_tokens=True) if sequences else []
+
+    def find(self, tokens: np.ndarray, before: np.ndarray, count: np.ndarray, owner) -> np.ndarray:
+        """[S] bool: the slots of `owner` that ended by id or string, given `before` (tokens read earlier) and `count`
+        (now), both [S]. Where a string ended one, `count` is set back to the token that completed it."""
+        if self.stop:
+            fresh = [slot for slot in owner if count[slot] > before[slot]]
+            tails = self.texts([tokens[slot, max(before[slot] - self.reach, 0):count[slot]] for slot in fresh])
+            hits = {slot for slot, tail in zip(fresh, tails, strict=True) if any(stop in tail for stop in self.stop)}
+            hits = {slot for slot in hits if self._complete(tokens[slot, :count[slot]])}
+        else:
+            hits = set()
+        for slot in hits:                  # the text grows with every token, so the first that completes it is bisected
+            low, high = before[slot], count[slot]
+            while high - low > 1:
+                middle = (low + high) // 2
+                low, high = (low, middle) if self._complete(tokens[slot, :middle]) else (middle, high)
+            count[slot] = high
+        stopped = np.isin(tokens[np.arange(len(count)), np.maximum(count - 1, 0)], self.eos) & (count > 0)
+        stopped[list(hits)] = True
+        return stopped
+
+    def _complete(self, tokens: np.ndarray) -> bool:
+        text, = self.texts([tokens])
+        return any(stop in text for stop in self.stop)
+
+
+class Admission(NamedTuple):
+    """Arguments of `cache.admit` after the state: A samples of the prompts prefilled in `entries`."""
+    entries: Any
+    slots: np.ndarray
+    source: np.ndarray
+    token: np.ndarray
+    length: np.ndarray
+    stream: np.ndarray
+    limit: np.ndarray
+
+
+class Schedule:
+    """Admits the samples in the order of the prompts, reads blocks (possibly some blocks after they were asked for),
+    and puts groups together. Its decisions move samples between slots and in time; they change no sample."""
+
+    def __init__(self, prompts: Sequence[Prompt], limits: np.ndarray, *, slots: int, admissions: int, prefills: int,
+                 block_size: int, prefill: Callable[[np.ndarray, np.ndarray], Any], ends: Ends):
+        self.prompts, self.limits, self.ends = prompts, limits, ends
+        self.slots, self.admissions_size, self.prefills, self.prefill = slots, admissions, prefills, prefill
+        self.samples = limits.shape[1]
+        self.waiting = deque(range(len(prompts)))               # prompts that are not prefilled yet
+        self.ready: deque[tuple[int, int, int]] = deque()       # (row in `entries`, position, sample)
+        self.entries: Any = None
+        self.free = list(range(slots))[::-1]
+        self.owner: dict[int, tuple[int, int]] = {}
+        self.groups: dict[int, dict[int, Rollout]] = {}
+        self.asked = 0                                          # blocks asked for so far
+        self.since = np.zeros(slots, np.int64)                  # the first block of the slot's sample
+        self.prompt_entries = np.zeros(slots, np.int64)
+        self.limit = np.zeros(slots, np.int64)
+        self.steps = np.zeros(slots, np.int64)                  # asked for since the sample was admitted
+        self.count = np.zeros(slots, np.int64)                  # tokens read
+        width = int(limits.max(initial=0)) + block_size
+        self.tokens = np.zeros((slots, width), np.int32)
+        self.numbers = np.zeros((3, slots, width), np.float32)
+
+    @property
+    def finished(self) -> bool:
+        return not (self.waiting or self.ready or self.owner)
+
+    @property
+    def remaining(self) -> int:
+        """Steps after which every sample in a slot has surely ended."""
+        owned = list(self.owner)
+        return int((self.limit - self.steps)[owned].max(initial=0))
+
+    def entries_after(self, steps: int) -> int:
+        """Ring entries that the longest sample takes up once `steps` more steps are done."""
+        owned = list(self.owner)
+        after = self.prompt_entries + np.minimum(self.steps + steps, self.limit)
+        return int(after[owned].max(initial=0))
+
+    def ask(self, steps: int) -> int:
+        """Note that a block of `steps` was asked for; its number, for `collect`."""
+        self.steps += steps
+        self.asked += 1
+        return self.asked - 1
+
+    def admissions(self) -> Iterator[Admission]:
+        """The samples that go in now. Slots are refilled once `admissions_size` of them are free: putting a sample in
+        costs about as much for one as for that many."""
+        while True:
+            left = len(self.ready) + len(self.waiting) * self.samples
+            if not left or len(self.free) < min(self.admissions_size, left):
+                return
+            if not self.ready:
+                self._prefill()
+            yield self._admission(min(self.admissions_size, len(self.free), len(self.ready)))
+            if not self.ready:
+                self.entries = None
+
+    def _prefill(self) -> None:
+        chosen = [self.waiting.popleft() for _ in range(min(self.prefills, len(self.waiting)))]
+        longest = max(len(self.prompts[position].tokens) for position in chosen)
+        tokens = np.zeros((self.prefills, max(longest - 1, 1)), np.int32)
+        lengths = np.zeros(self.prefills, np.int32)
+        for row, position in enumerate(chosen):
+            cached = self.prompts[position].tokens[:-1]
+            tokens[row, tokens.shape[1] - len(cached):], lengths[row] = cached, len(cached)
+            self.ready.extend((row, position, sample) for sample in range(self.samples))
+        self.entries = self.prefill(tokens, lengths)
+
+    def _admission(self, number: int) -> Admission:
+        slots = np.full(self.admissions_size, self.slots, np.int32)
+        source, token, length, limit = np.zeros((4, self.admissions_size), np.int32)
+        stream = np.zeros(self.admissions_size, np.uint32)
+        for i in range(number):
+            source[i], position, sample = self.ready.popleft()
+            slot, prompt = self.free.pop(), self.prompts[position]
+            self.owner[slot], self.count[slot], self.steps[slot] = (position, sample), 0, 0
+            self.since[slot], self.limit[slot] = self.asked, self.limits[position, sample]
+            self.prompt_entries[slot] = len(prompt.tokens) - 1
+            slots[i], token[i], length[i], limit[i] = slot, prompt.tokens[-1], len(prompt.tokens) - 1, self.limit[slot]
+            stream[i] = (prompt.index * self.samples + sample) % (1 << 32)
+        return Admission(self.entries, slots, source, token, length, stream, limit)
+
+    def collect(self, block: int, tokens, numbers) -> tuple[int, list[tuple[int, tuple[Rollout, ...]]]]:
+        """Notes the outputs of a block, [steps, S] arrays -> the number of tokens in it, and the groups it completed.
+
+        A sample admitted after the block was asked for has nothing in it: what stands there is the rest of an answer
+        that the host had cut before.
+        """
+        owned = np.zeros(self.slots, bool)
+        owned[list(self.owner)] = True
+        tokens = np.where((owned & (self.since <= block))[None], tokens, INERT)
+        before = self.count.copy()
+        columns, rows = before[:, None] + np.arange(len(tokens)), np.arange(self.slots)[:, None]
+        self.tokens[rows, columns] = tokens.T
+        for buffer, values in zip(self.numbers, numbers, strict=True):
+            buffer[rows, columns] = values.T
+        self.count += (tokens != INERT).sum(0)
+        stopped = self.ends.find(self.tokens, before, self.count, self.owner)
+        ended = [slot for slot in self.owner if stopped[slot] or self.count[slot] >= self.limit[slot]]
+        return int((self.count - before).sum()), list(self._finish(ended, stopped))
+
+    def _finish(self, ended: list[int], stopped: np.ndarray) -> Iterator[tuple[int, tuple[Rollout, ...]]]:
+        texts = self.ends.texts([self.tokens[slot, :self.count[slot]] for slot in ended])
+        for slot, text in zip(ended, texts, strict=True):
+            position, sample = self.owner.pop(slot)
+            n = self.count[slot]
+            group = self.groups.setdefault(position, {})
+            group[sample] = Rollout(
+                self.prompts[position], sample, text, self.tokens[slot, :n].copy(),
+                *(buffer[slot, :n].copy() for buffer in self.numbers),
+                finish_reason="stop" if stopped[slot] else "length")
+            self.free.append(slot)
+            if len(group) == self.samples:
+                del self.groups[position]
+                yield position, tuple(group[k] for k in range(self.samples))
+
