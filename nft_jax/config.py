@@ -123,8 +123,8 @@ class RolloutConfig:
         _require(self.slots >= 0, "rollout.slots", self.slots, "use 0 (automatic) or a positive number.")
         _require(not (self.truncates and self.old_logprobs == "auto"), "rollout.old_logprobs", self.old_logprobs,
                  f"with top_k={self.top_k}, top_p={self.top_p}, min_p={self.min_p} the sampled distribution is not the "
-                 "trained one (top-p 0.8 alone moves the mean ratio to 0.9). Switch truncation off (0, 1, 0), or choose "
-                 "old_logprobs: trainer, sampler or truncated.")
+                 "trained one (top-p 0.8 alone moves the mean ratio to 0.9). Switch truncation off (0, 1, 0), or "
+                 "choose old_logprobs: trainer, sampler or truncated.")
 
     @property
     def truncates(self) -> bool:

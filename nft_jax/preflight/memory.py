@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -22,9 +21,8 @@ from nft_jax.model import decoder
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.logprobs import CHUNK_ELEMENTS
 from nft_jax.parallel import data_parallel_size
-from nft_jax.programs import with_shardings
-from nft_jax.rollout.cache import empty_state
-from nft_jax.rollout.cache import state_shardings as cache_shardings
+from nft_jax.rollout.cache import abstract_decode_state
+from nft_jax.rollout.slots import policy_bytes
 from nft_jax.train.batch import BatchShape
 from nft_jax.train.programs import abstract_state
 
@@ -74,14 +72,14 @@ def analytic(config: Config, model: ModelConfig, mesh, *, fused_attention: bool)
     dtype = jnp.dtype(config.policy.compute_dtype)
     capacity = -(-config.data.max_prompt_tokens // 8) * 8 + config.rollout.max_new_tokens
     slots = data_parallel_size(mesh)            # one slot a device: the cache is linear in them
-    cache = with_shardings(jax.eval_shape(partial(empty_state, model, slots, capacity, dtype)),
-                           cache_shardings(model, mesh)).cache
-    policy = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding), state.params)
+    cache = abstract_decode_state(model, mesh, slots, capacity, dtype, config.rollout.kv_dtype == "int8").cache
     work = _Work(config, model, mesh, dtype.itemsize, capacity, fused_attention)
     return Model(
         state=sharded_bytes(state), moments=sharded_bytes(state) - sharded_bytes(state.params),
-        policy=sharded_bytes(policy), slot=sharded_bytes(cache) / slots,
-        temporaries={"cast": Split(0, 0), "empty cache": Split(0, 0), "prefill and admit": work.prefill(),
+        policy=policy_bytes(model, mesh, config.policy.compute_dtype)[1],
+        slot=sharded_bytes(cache) / slots,
+        temporaries={"cast": Split(0, 0), "empty cache": Split(0, 0), "rollout key": Split(0, 0),
+                     "prefill": work.prefill(), "admit": work.admit(),
                      "decode": work.decode(), "decode, truncated": work.decode(truncated=True),
                      "train step": work.train(), "score": work.score()})
 
@@ -134,22 +132,23 @@ class _Work:
         return Split(self.gathered() + self.head(False), self.row(gradients=False))
 
     def decode(self, truncated: bool = False) -> Split:
-        """Logits with their noise (and the orders of truncation), scores against the cache, the layers' work."""
+        """Logits and what sampling makes of them (with truncation the order), scores against the cache, a layer."""
         m = self.model
         logits = (6 if truncated else 4) * 4 * self.vocab
         scores = 2 * 4 * self.heads * self.capacity
         work = (4 * m.hidden_size + 2 * self.qkv + 3 * self.feed) * self.item
-        return Split(self.gathered(), (logits + scores + work) / self.parallel)
+        return Split(0, (logits + scores + work) / self.parallel)
 
     def prefill(self) -> Split:
-        """Every device prefills all prompts of an admission, one for 16 slots, then gathers their rows of the cache."""
-        m, prompts = self.model, 1 / 16
+        """One layer's work on the prompts that are prefilled together, a sixteenth of the slots."""
         length = -(-self.config.data.max_prompt_tokens // 8) * 8
-        entries = 2 * m.num_layers * self.kv_heads * m.head_dim * self.item * length
-        layer = length * ((4 * m.hidden_size + 2 * self.qkv + 3 * self.feed) * self.item
+        layer = length * ((4 * self.model.hidden_size + 2 * self.qkv + 3 * self.feed) * self.item
                           + (0 if self.fused else 8 * self.heads * length))
-        rows = 2 * self.kv_heads * m.head_dim * self.item * self.capacity / 4
-        return Split(self.gathered(), (entries + layer) * prompts + 2 * rows)
+        return Split(0, layer / 16 / self.parallel)
+
+    def admit(self) -> Split:
+        """Rows of two layers, for a quarter of the slots."""
+        return Split(0, 2 * 2 * self.kv_heads * self.model.head_dim * self.item * self.capacity / 4)
 
 
 def rows_of(config: Config, mesh) -> int:

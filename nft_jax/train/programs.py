@@ -29,9 +29,11 @@ def compute_of(config: Config, model: ModelConfig, mesh: Mesh, platform: str) ->
 def sampler_of(config: Config, model: ModelConfig, mesh: Mesh, compute: Compute, tokenizer=None,
                eos: tuple[int, ...] = (0,)) -> Sampler:
     """The run's sampler. For compiling alone it needs neither a tokenizer nor the true end-of-sequence ids."""
-    return Sampler(model, tokenizer, eos, mesh=mesh, slots=config.rollout.slots, block_size=config.rollout.block_size,
-                   max_prompt_tokens=config.data.max_prompt_tokens, max_new_tokens=config.rollout.max_new_tokens,
-                   compute=compute)
+    rollout = config.rollout
+    return Sampler(model, tokenizer, eos, mesh=mesh, slots=rollout.slots,
+                   block_size=rollout.block_size, max_prompt_tokens=config.data.max_prompt_tokens,
+                   max_new_tokens=rollout.max_new_tokens, compute=compute, stop=rollout.stop,
+                   stop_token_ids=rollout.stop_token_ids, kv_dtype=rollout.kv_dtype, weight_dtype=rollout.weight_dtype)
 
 
 def abstract_state(config: Config, model: ModelConfig, mesh: Mesh) -> TrainState:

@@ -42,6 +42,7 @@ from nft_jax.parallel import data_parallel_size, make_mesh
 from nft_jax.programs import Program, compile_all
 from nft_jax.prompts import PromptStream, load_questions
 from nft_jax.rollout.engine import Sampler
+from nft_jax.rollout.slots import settle_slots
 from nft_jax.rollout.table import groups_to_table
 from nft_jax.timeline import Timeline, Watcher
 from nft_jax.train.batch import BatchShape, shapes_of
@@ -193,7 +194,7 @@ def preview(config: Config) -> tuple[ModelConfig, list[str]]:
 def claim_folder(folder: Path, config: Config, fresh: bool) -> None:
     """Make the run folder and write config.json; refuse to go on with another configuration."""
     path = folder / "config.json"
-    wanted = config.to_dict()
+    wanted = json.loads(json.dumps(config.to_dict()))        # tuples as lists, as they are read back
     for name, source in (("policy.path", config.policy.path), ("data.source", config.data.source),
                          ("evaluation.source", config.evaluation.source)):
         if Path(source).exists() and Path(source).resolve().is_relative_to(folder.resolve()):
@@ -298,7 +299,8 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None, q
     folder = Path(config.folder)
     model, tokenizer, eos, stream, held_out, reports = read_inputs(config)
     mesh = make_mesh(config.mesh)
-    config = replace(config, mesh=MeshConfig(**mesh.shape))
+    automatic = not config.rollout.slots
+    config = settle_slots(replace(config, mesh=MeshConfig(**mesh.shape)), model, mesh)
     attention, reason = choose_attention(config.policy.attention, mesh.devices.flat[0].platform,
                                          config.policy.compute_dtype, model.head_dim)
     compute = Compute(config.policy.compute_dtype, config.policy.remat, attention, mesh)
@@ -324,6 +326,7 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None, q
             for name, report in reports.items():
                 console.say(f"{name}: {report}")
             console.say(f"attention: {attention} ({reason})")
+            console.say(f"rollout.slots: {sampler.slots}{' (chosen from the free memory)' if automatic else ''}")
             if not held_out:
                 console.say("evaluation: none (set evaluation.source to measure accuracy on held-out questions)")
             compile_programs(programs, console)
