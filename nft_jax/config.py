@@ -12,6 +12,7 @@ from nft_jax.types import InputError
 
 PromptWeight = Literal["1", "1-r", "sqrt", "maxrl"]
 LossAgg = Literal["token_mean", "seq_mean_token_mean", "constant"]
+Remat = Literal["none", "attention", "block", "offload"]
 
 
 def _require(holds: bool, name: str, value: object, remedy: str) -> None:
@@ -26,9 +27,13 @@ class PolicyConfig:
     """Folder in Hugging Face layout (config.json, *.safetensors, tokenizer files), or the name of a hub model."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations and matrix products. Parameters, logits, log-probs and reductions are float32."""
-    remat: Literal["none", "block"] = "none"
-    """What the backward pass recomputes: only the cheap work between the products with weights, or every decoder
-    block (less memory, a third more compute)."""
+    remat: Remat = "none"
+    """What the backward pass recomputes, from most memory to least: none, only the cheap work between the products with
+    weights; attention, every decoder block but its attention's output; block, every block (a third more compute);
+    offload, as block, with the blocks' inputs waiting in the host's memory."""
+    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
+    """Attention of whole sequences: splash (a TPU kernel), cudnn (an NVIDIA kernel, bfloat16), or xla (anywhere; keeps
+    the scores of a layer in memory). "auto" is the platform's kernel where it can run; the choice is printed."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class DataConfig:
     """Where questions come from, and how a question becomes a prompt."""
     source: str = "arithmetic"
     """"arithmetic" (our generator), "reasoning-gym:TASK", a .jsonl or .parquet file, a folder saved by datasets, or
-    the name of a data set on the hub."""
+    a data set on the hub: NAME, NAME:SUBSET or NAME:FILE.parquet."""
     split: str = "train"
     """Split of a hub data set, or of the generator: base, train or heldout (disjoint by construction)."""
     template: str = "{problem}"
@@ -97,6 +102,9 @@ class RolloutConfig:
     """Which log-probs are pi_old in the ratio: recomputed by the trainer's own graph, the sampler's, or the sampler's
     after truncation. "auto" is trainer, and refuses top_k, top_p and min_p, where you must choose. The sampler's are
     those of the distribution that was sampled: with kv_dtype or weight_dtype int8, of the quantised policy."""
+    rollout_ahead: Literal[0, 1] = 0
+    """Steps between sampling and training. 1: a step trains on answers sampled before the step before it took its
+    optimizer steps; old log-probs are those of the parameters that sampled."""
 
     def __post_init__(self):
         for name in ("prompts_per_step", "samples_per_prompt", "max_new_tokens", "block_size",
@@ -192,9 +200,11 @@ class BatchConfig:
     updates_per_step: int = 16
     """Optimizer steps per rollout; whole groups are dealt to them evenly."""
     row_length: int = 0
-    """Tokens of a packed row; 0 = the longest prompt and answer allowed, rounded up to 64."""
+    """Tokens of a packed row; 0 = what costs least for the lengths at hand: powers of two, up to the longest prompt
+    and answer allowed (rounded up to 64)."""
     rows_per_micro_batch: int = 8
-    """Rows in one forward and backward, over all devices. Set it to what fits; it does not change the result."""
+    """Rows of the longest kind in one forward and backward, over all devices; shorter rows come in larger numbers. Set
+    it to what fits; it does not change the result."""
 
     def __post_init__(self):
         for name in ("updates_per_step", "rows_per_micro_batch"):
@@ -219,6 +229,9 @@ class OptimizerConfig:
     """Decoupled decay of every parameter, times the learning rate."""
     clip_norm: float = 1.0
     """Gradients are scaled down to this global norm."""
+    second_moment_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type in which Adam's mean of squared gradients is kept; bfloat16 (rounded stochastically) saves 2 bytes a
+    parameter."""
 
     def __post_init__(self):
         for name in ("learning_rate", "eps", "clip_norm"):
@@ -239,13 +252,21 @@ class MeshConfig:
     tensor: int = 1
     """Shards of heads, feed-forward and vocabulary."""
     context: int = 1
-    """Shards of the sequence; only 1 is available."""
+    """Shards of every packed row along its tokens, for long answers; it must divide batch.row_length."""
 
     def __post_init__(self):
         sizes = (self.data, self.fsdp, self.tensor, self.context)
         _require(all(size >= 1 or size == -1 for size in sizes) and sizes.count(-1) <= 1, "mesh", sizes,
                  "each of data, fsdp, tensor, context is 1 or more, and one of them may be -1.")
-        _require(self.context == 1, "mesh.context", self.context, "sequence sharding is not available yet; use 1.")
+
+
+# Meshes to start from; -1 takes the devices that are left. As flags: --mesh.data 1 --mesh.fsdp -1 --mesh.tensor 4 ...
+MESHES: dict[str, MeshConfig] = {
+    "single": MeshConfig(data=1),                                       # one device
+    "fsdp": MeshConfig(data=1, fsdp=-1),                                # the state does not fit one device
+    "fsdp_tensor": MeshConfig(data=1, fsdp=-1, tensor=4),               # more devices than a micro-batch has rows
+    "long_context": MeshConfig(data=1, fsdp=-1, tensor=2, context=2),   # the activations of a row do not fit one device
+}
 
 
 @dataclass(frozen=True)
@@ -323,14 +344,16 @@ class Config:
         _require(self.batch.updates_per_step <= self.rollout.prompts_per_step, "batch.updates_per_step",
                  self.batch.updates_per_step, "every optimizer step takes whole groups, so use at most "
                  f"rollout.prompts_per_step = {self.rollout.prompts_per_step}.")
-
+        _require(self.row_length % max(self.mesh.context, 1) == 0, "mesh.context", self.mesh.context,
+                 f"it does not divide the {self.row_length} tokens of a row (batch.row_length): choose a size that "
+                 "divides them, or another batch.row_length.")
         _require(self.loss.overlong_buffer < self.rollout.max_new_tokens, "loss.overlong_buffer",
                  self.loss.overlong_buffer, "the buffer is the last part of an answer's length, so use less than "
                  f"rollout.max_new_tokens = {self.rollout.max_new_tokens}.")
 
     @property
     def row_length(self) -> int:
-        """Tokens of a packed row."""
+        """Tokens of the longest kind of packed row."""
         longest = self.data.max_prompt_tokens + self.rollout.max_new_tokens
         return self.batch.row_length or -(-longest // 64) * 64
 

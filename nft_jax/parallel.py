@@ -15,6 +15,7 @@ AXES = ("data", "fsdp", "tensor", "context")
 # Logical axis -> mesh axes. No two logical axes of one array may meet on a mesh axis (checked in `partition_spec`).
 RULES: dict[str | None, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),        # rows of a train batch, slots of the sampler
+    "context": ("context",),          # tokens of a row
     "embed": ("fsdp",),
     "vocab": ("tensor",),
     "heads": ("tensor",),
@@ -29,7 +30,9 @@ PARAMETER_AXES: dict[str, tuple[str | None, ...]] = {
     "head": ("embed", "vocab"),
     "final_norm": (None,),
     "attention_norm": (None, None),
+    "post_attention_norm": (None, None),
     "mlp_norm": (None, None),
+    "post_mlp_norm": (None, None),
     "query": (None, "embed", "heads", None),
     "key": (None, "embed", "kv_heads", None),
     "value": (None, "embed", "kv_heads", None),
@@ -77,20 +80,35 @@ def sharding(mesh: Mesh, *axes: str | None) -> NamedSharding:
     return NamedSharding(mesh, partition_spec(axes))
 
 
-def parameter_shardings(params, mesh: Mesh):
-    """Shardings of a parameter dict (arrays or shapes). kv heads are replicated where `tensor` does not divide them
-    and exceeds them; any other size that its mesh axes do not divide is an InputError naming both."""
-    def leaf(path, value):
-        name = path[-1].key
-        axes = list(PARAMETER_AXES[name])
-        for dimension, axis in enumerate(axes):
-            shards = int(np.prod([mesh.shape[mesh_axis] for mesh_axis in RULES[axis]]))
-            size = value.shape[dimension]
-            if axis == "kv_heads" and shards > size:
-                axes[dimension] = None
-            elif size % shards:
-                raise InputError(f"mesh.{'/'.join(RULES[axis])} is {shards}, which does not divide the {size} of "
-                                 f"{name!r} ({axis}): choose a size that divides {size}.")
-        return sharding(mesh, *axes)
+def constrain(x, mesh: Mesh | None, *axes: str | None):
+    """`x` laid out by its logical axes inside a traced function; `x` itself without a mesh, or on one device."""
+    if mesh is None or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, sharding(mesh, *axes))
 
-    return jax.tree_util.tree_map_with_path(leaf, params)
+
+def constrain_parameters(tree, mesh: Mesh | None):
+    """A dict named and shaped like the parameters (their gradient), laid out like them; as `constrain`."""
+    if mesh is None or mesh.size == 1:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, parameter_shardings(tree, mesh))
+
+
+def parameter_axes(name: str, shape: Sequence[int], mesh: Mesh) -> tuple[str | None, ...]:
+    """Logical axes of a parameter of this shape on this mesh. kv heads are replicated where `tensor` exceeds them; any
+    other size that its mesh axes do not divide is an InputError naming both."""
+    axes = list(PARAMETER_AXES[name])
+    for dimension, axis in enumerate(axes):
+        shards, size = int(np.prod([mesh.shape[mesh_axis] for mesh_axis in RULES[axis]])), shape[dimension]
+        if axis == "kv_heads" and shards > size:
+            axes[dimension] = None
+        elif size % shards:
+            raise InputError(f"mesh.{'/'.join(RULES[axis])} is {shards}, which does not divide the {size} of "
+                             f"{name!r} ({axis}): choose a size that divides {size}.")
+    return tuple(axes)
+
+
+def parameter_shardings(params, mesh: Mesh):
+    """Shardings of a parameter dict (arrays or shapes), by `parameter_axes`."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: sharding(mesh, *parameter_axes(path[-1].key, leaf.shape, mesh)), params)

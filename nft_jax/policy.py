@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from nft_jax.config import MeshConfig
 from nft_jax.model import decoder
@@ -25,7 +26,7 @@ from nft_jax.model.hf import (
     save_tokenizer,
 )
 from nft_jax.model.logprobs import token_logprobs
-from nft_jax.parallel import make_mesh
+from nft_jax.parallel import make_mesh, parameter_shardings
 from nft_jax.prompts import render
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.sampling import SamplingParams
@@ -40,25 +41,34 @@ class Policy:
     params: Any
     tokenizer: Any
     eos: tuple[int, ...]              # ids that end an answer
+    mesh: Mesh | None = None          # where the parameters lie; None: on the default device
     _samplers: dict = field(default_factory=dict, repr=False, compare=False)
 
 
-def load(path: str | os.PathLike) -> Policy:
-    """Policy of a folder in Hugging Face layout, or of a hub name. Parameters are float32.
+def load(path: str | os.PathLike, *, dtype="float32", mesh: Mesh | None = None) -> Policy:
+    """Policy of a folder in Hugging Face layout, or of a hub name, with parameters of type `dtype` (float32, bfloat16
+    or float16), split over `mesh` (of `nft_jax.parallel.make_mesh`) as in training when there is one.
 
-    Raises InputError: no such folder, an architecture or feature that is not implemented, tensors that are missing or
-    of the wrong shape, a tokenizer without chat template or end-of-sequence token.
+    The weights are streamed from the files to where they stay. Raises InputError, before any of them is on a device:
+    no such folder, an architecture or feature that is not implemented, tensors that are missing or of the wrong shape,
+    files cut short, a tokenizer without chat template or end-of-sequence token or with more ids than the embedding,
+    sizes that the mesh does not divide.
     """
     folder = resolve_folder(path)
     config = read_config(folder)
     tokenizer = load_tokenizer(folder)
-    return Policy(config, load_params(folder, config), tokenizer, eos_token_ids(folder, tokenizer))
+    shardings = None if mesh is None else parameter_shardings(decoder.parameter_shapes(config), mesh)
+    params = load_params(folder, config, dtype, shardings)
+    return Policy(config, params, tokenizer, eos_token_ids(folder, tokenizer), mesh)
 
 
 def save(policy: Policy, path: str | os.PathLike) -> None:
-    """Write a folder that transformers (and `load`) reads: weights, config, tokenizer, generation config."""
+    """Write a folder that transformers (and `load`) reads: weights, config, tokenizer, generation config. The
+    parameters may be split over devices, and over processes, all of which then call this; the first one writes."""
     folder = Path(path)
     save_params(policy.params, policy.config, folder)
+    if jax.process_index() > 0:
+        return
     save_tokenizer(policy.tokenizer, folder)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": list(policy.eos)}, indent=2) + "\n")
 
@@ -102,8 +112,8 @@ def sample(policy: Policy, prompts: Sequence[str | list[dict]], *, num_samples: 
     key = room, max_new_tokens, slots
     if key not in policy._samplers:
         policy._samplers[key] = Sampler(
-            policy.config, policy.tokenizer, policy.eos, mesh=make_mesh(MeshConfig(), jax.devices()[:1]), slots=slots,
-            block_size=16, max_prompt_tokens=room, max_new_tokens=max_new_tokens)
+            policy.config, policy.tokenizer, policy.eos, mesh=policy.mesh or make_mesh(MeshConfig(), jax.devices()[:1]),
+            slots=slots, block_size=16, max_prompt_tokens=room, max_new_tokens=max_new_tokens)
     sampler = policy._samplers[key]
     groups = dict(sampler.sample(sampler.cast(policy.params), made, num_samples, jax.random.key(seed), 0,
                                  SamplingParams(temperature, top_k, top_p, min_p)))
@@ -120,7 +130,7 @@ def logits(policy: Policy, tokens, lengths) -> jax.Array:
     memory at once. What stands at and after a row's length is meaningless."""
     tokens = jnp.asarray(tokens, jnp.int32)
     hidden = decoder.hidden_states(policy.params, policy.config, tokens, *_positions(tokens, lengths))
-    return decoder.logits(policy.params, hidden)
+    return decoder.logits(policy.params, policy.config, hidden)
 
 
 def logprobs(policy: Policy, rollouts: Sequence[Rollout], *, temperature: float = 1.0) -> list[np.ndarray]:

@@ -20,6 +20,10 @@ class InputError(ValueError):
     """Input the user can mend: the message names the field, the value found and the way out, in one paragraph."""
 
 
+class Unreachable(InputError):
+    """A name that only the Hugging Face hub could resolve, and did not: no network, no access, or no such thing."""
+
+
 @dataclass(frozen=True)
 class Prompt:
     """One question, rendered and tokenised.

@@ -30,7 +30,8 @@ def test_the_table_never_puts_two_dimensions_on_one_mesh_axis():
 
 
 def test_every_parameter_has_its_axes(tiny_model):
-    shapes = parameter_shapes(dataclasses.replace(tiny_model, qkv_bias=True, tie_embeddings=False))
+    shapes = parameter_shapes(dataclasses.replace(tiny_model, qkv_bias=True, sandwich_norms=True,
+                                                  tie_embeddings=False))
     leaves = jax.tree.leaves_with_path(shapes)
     assert {path[-1].key for path, _ in leaves} == set(PARAMETER_AXES)
     for path, leaf in leaves:

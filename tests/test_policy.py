@@ -86,6 +86,27 @@ def test_save_and_load(policy, rollouts, tmp_path):
     assert [r.text for r in again] == [r.text for r in rollouts[:3]]
 
 
+@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+def test_a_policy_split_over_a_mesh(policy, rollouts, stored, tmp_path):
+    """The same policy, whatever holds its parameters; saved from there it is the same folder."""
+    from nft_jax.config import MeshConfig
+    from nft_jax.parallel import make_mesh
+    split = nft_jax.load(NANO, dtype=stored, mesh=make_mesh(MeshConfig(2, 2, 2)))
+    query = split.params["layers"]["query"]
+    assert query.dtype == stored and not query.is_fully_replicated
+    exact = jax.tree.map(lambda w: np.asarray(w.astype(stored)), policy.params)
+    jax.tree.map(np.testing.assert_array_equal, split.params, exact)
+    nft_jax.save(split, tmp_path / "copy")
+    again = nft_jax.load(tmp_path / "copy", dtype=stored)
+    jax.tree.map(np.testing.assert_array_equal, again.params, exact)
+    if stored == "float32":
+        assert (tmp_path / "copy/model.safetensors").read_bytes() == (NANO / "model.safetensors").read_bytes()
+        texts = [r.text for r in nft_jax.sample(split, ["12+34-5"], num_samples=3, max_new_tokens=40, seed=1)]
+        assert texts == [r.text for r in rollouts[:3]]
+    np.testing.assert_allclose(nft_jax.logprobs(split, rollouts[:1])[0], rollouts[0].logprobs,
+                               atol=1e-4 if stored == "float32" else 0.2)
+
+
 def test_the_example_of_the_readme_runs(tmp_path, monkeypatch):
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(1)
     monkeypatch.chdir(tmp_path)

@@ -4,14 +4,34 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from nft_jax.config import Remat
+
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
 
+Attention = Literal["xla", "cudnn", "splash"]
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """How rotary positions are stretched beyond the lengths of pretraining; the fields are those of config.json.
+
+    "linear" divides every frequency by `factor` (Chen et al., arXiv 2306.15595). "llama3" divides those that turn
+    less than `low_freq_factor` times in the original context, keeps those that turn more than `high_freq_factor`
+    times, and blends in between (Llama 3.1; `ROPE_INIT_FUNCTIONS` of transformers).
+    """
+    kind: Literal["linear", "llama3"]
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position_embeddings: int = 8192
+
+
 @dataclass(frozen=True)
 class ModelConfig:
-    """A decoder of the Qwen kind: RMSNorm before each part, rotary positions, grouped-query attention, SwiGLU."""
-    family: str                        # "qwen2" or "qwen3"
+    """A decoder with RMSNorm, rotary positions, grouped-query attention and a gated MLP; the defaults are Llama's."""
+    family: str                        # a key of `families.FAMILIES`
     vocab_size: int
     hidden_size: int
     intermediate_size: int
@@ -24,12 +44,27 @@ class ModelConfig:
     norm_eps: float = 1e-6
     tie_embeddings: bool = False
     qkv_bias: bool = False             # Qwen2
-    qk_norm: bool = False              # Qwen3
+    qk_norm: bool = False              # Qwen3, Gemma 3
     initializer_range: float = 0.02
+    rope_scaling: RopeScaling | None = None
+    local_layers: tuple[int, ...] = ()     # layers whose tokens see themselves and the `window` - 1 tokens before them
+    window: int = 0                        # 0 when no layer is local
+    local_rope_theta: float | None = None  # of the local layers, unscaled; None: they turn as the others do
+    activation: Literal["silu", "gelu_tanh"] = "silu"
+    norm_offset: float = 0.0           # what is added to every norm's weight; Gemma 1
+    sandwich_norms: bool = False       # also a norm after attention and MLP, before the sum (Gemma 3)
+    scale_embeddings: bool = False     # by sqrt(hidden_size) (Gemma 3)
+    query_pre_attn_scalar: int | None = None       # scores are divided by its root; None: head_dim
+    final_softcap: float = 0.0         # logits become cap * tanh(logits / cap); 0 is off
 
     @property
     def queries_per_kv(self) -> int:
         return self.num_heads // self.num_kv_heads
+
+    @property
+    def attention_scale(self) -> float:
+        """What the scores are multiplied by."""
+        return (self.head_dim if self.query_pre_attn_scalar is None else self.query_pre_attn_scalar) ** -0.5
 
 
 @dataclass(frozen=True)
@@ -37,8 +72,8 @@ class Compute:
     """How a forward or backward pass is computed, whatever the model. None of it changes what is computed, beyond
     rounding; all of it is static under jit."""
     dtype: Literal["float32", "bfloat16"] = "float32"     # activations and matrix products
-    remat: Literal["none", "block"] = "none"              # what the backward pass computes again (`hidden_states`)
-    attention: Literal["xla"] = "xla"                     # kernel for whole sequences
+    remat: Remat = "none"                                 # what the backward pass computes again (`hidden_states`)
+    attention: Attention = "xla"                          # for whole sequences: `kernels.choose_attention`
     mesh: Mesh | None = None                              # where the arrays lie; None: one device, or left to XLA
 
 

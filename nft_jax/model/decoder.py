@@ -10,34 +10,84 @@ head, V vocabulary; E is the head dimension.
 """
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from nft_jax.model.attention import align, attend, attend_cache, rotary_angles, rotate
 from nft_jax.model.config import FLOAT32, Compute, ModelConfig
 from nft_jax.model.quantise import Quantized, quantise
+from nft_jax.model.sharded import gather_weights, look_up, over_mesh
+from nft_jax.parallel import constrain
+
+# What the backward pass finds instead of computing it, by `Compute.remat` (see `hidden_states`).
+KEPT = {
+    "none": jax.checkpoint_policies.save_only_these_names("product"),
+    "attention": jax.checkpoint_policies.save_only_these_names("attended"),
+    "block": jax.checkpoint_policies.nothing_saveable,
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[], names_which_can_be_offloaded=["layer_input"],
+        offload_src="device", offload_dst="pinned_host"),
+}
+
+ACTIVATIONS = {"silu": nn.silu, "gelu_tanh": partial(nn.gelu, approximate=True)}
 
 
-def rms_norm(x, scale, eps: float):
-    """Zhang & Sennrich, arXiv 1910.07467. In float32; returns the type of x."""
-    x32 = x.astype(jnp.float32)
-    normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
-    return (normed * align(scale.astype(jnp.float32), x)).astype(x.dtype)
+def rms_norm(x, scale, config: ModelConfig):
+    """Zhang & Sennrich, arXiv 1910.07467, times `scale` + config.norm_offset. In float32; returns the type of x."""
+    x32, scale = x.astype(jnp.float32), scale.astype(jnp.float32)
+    normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + config.norm_eps)
+    return (normed * align(scale + config.norm_offset if config.norm_offset else scale, x)).astype(x.dtype)
+
+
+def embed(params, config: ModelConfig, tokens, compute: Compute):
+    """tokens [B, T] -> [B, T, D] of type `compute.dtype`. The scale, where there is one, is rounded to that type too,
+    as transformers does."""
+    x = look_up(params["embed"], tokens, compute)
+    return x * jnp.asarray(config.hidden_size ** 0.5, x.dtype) if config.scale_embeddings else x
+
+
+def soft_cap(logits, cap: float):
+    """cap * tanh(logits / cap), or the logits as they are where `cap` is 0."""
+    return cap * jnp.tanh(logits / cap) if cap else logits
+
+
+def angles_by_kind(config: ModelConfig, positions):
+    """The rotary angles (cos, sin) of the layers that see everything and of the local ones."""
+    everywhere = rotary_angles(positions, config.head_dim, config.rope_theta, config.rope_scaling)
+    if config.local_rope_theta is None or not config.local_layers:
+        return everywhere, everywhere
+    return everywhere, rotary_angles(positions, config.head_dim, config.local_rope_theta)
 
 
 def matmul(x, weights):
-    """x [B, T, in] @ weights [in, out], in the type of x. As one matrix of B * T rows, which was
-    measured to be faster in the whole backward pass on CPU."""
-    rows = x.reshape(-1, x.shape[-1])
-    if isinstance(weights, Quantized):
-        product = jnp.matmul(rows, weights.values.astype(x.dtype), preferred_element_type=jnp.float32) * weights.scale
-    else:
-        product = rows @ weights.astype(x.dtype)
-    return product.astype(x.dtype).reshape(*x.shape[:-1], -1)
+    """x [B, T, in] @ weights [in, out] -> [B, T, out] of the type of x, in which products are taken. Weights in int8,
+    which only decoding has, have scales, which multiply the product."""
+    if not isinstance(weights, Quantized):
+        return checkpoint_name(_product(x, weights), "product")
+    product = jnp.matmul(x, weights.values.astype(x.dtype), preferred_element_type=jnp.float32)
+    return (product * align(weights.scale[0], product)).astype(x.dtype)
+
+
+@jax.custom_vjp
+def _product(x, weights):
+    return x @ weights.astype(x.dtype)
+
+
+def _product_backward(operands, g_BTO):
+    """The gradient of the weights is summed in float32, over rows and over devices: autodiff would round each device's
+    part to the type of x first."""
+    x_BTI, weights = operands
+    dx_BTI = jnp.einsum("bto,io->bti", g_BTO, weights.astype(g_BTO.dtype))
+    return dx_BTI, jnp.einsum("bti,bto->io", x_BTI, g_BTO, preferred_element_type=jnp.float32).astype(weights.dtype)
+
+
+_product.defvjp(lambda x, weights: (_product(x, weights), (x, weights)), _product_backward)
 
 
 class Block(nn.Module):
@@ -47,7 +97,8 @@ class Block(nn.Module):
 
     def setup(self):
         c = self.config
-        zeros, ones = nn.initializers.zeros, nn.initializers.ones      # `init` draws the matrices
+        zeros = nn.initializers.zeros                                  # `init` draws the matrices
+        ones = nn.initializers.constant(1.0 - c.norm_offset)           # norms multiply by 1
         self.attention_norm = self.param("attention_norm", ones, (c.hidden_size,), jnp.float32)
         self.query = self.param("query", zeros, (c.hidden_size, c.num_heads, c.head_dim), jnp.float32)
         self.key = self.param("key", zeros, (c.hidden_size, c.num_kv_heads, c.head_dim), jnp.float32)
@@ -61,6 +112,9 @@ class Block(nn.Module):
             self.query_norm = self.param("query_norm", ones, (c.head_dim,), jnp.float32)
             self.key_norm = self.param("key_norm", ones, (c.head_dim,), jnp.float32)
         self.mlp_norm = self.param("mlp_norm", ones, (c.hidden_size,), jnp.float32)
+        if c.sandwich_norms:
+            self.post_attention_norm = self.param("post_attention_norm", ones, (c.hidden_size,), jnp.float32)
+            self.post_mlp_norm = self.param("post_mlp_norm", ones, (c.hidden_size,), jnp.float32)
         self.gate = self.param("gate", zeros, (c.hidden_size, c.intermediate_size), jnp.float32)
         self.up = self.param("up", zeros, (c.hidden_size, c.intermediate_size), jnp.float32)
         self.down = self.param("down", zeros, (c.intermediate_size, c.hidden_size), jnp.float32)
@@ -68,14 +122,14 @@ class Block(nn.Module):
     def project(self, x, cos, sin):
         """x [B, T, D] -> q [B, K, G, T, E] and k, v [B, K, T, E], rotated."""
         c, (batch, length, _) = self.config, x.shape
-        h = rms_norm(x, self.attention_norm, c.norm_eps)
+        h = rms_norm(x, self.attention_norm, c)
         q, k, v = (matmul(h, w.reshape(c.hidden_size, -1)).reshape(batch, length, -1, c.head_dim)
                    for w in (self.query, self.key, self.value))
         if c.qkv_bias:
             q, k, v = (y + align(b.astype(x.dtype), y) for y, b in
                        ((q, self.query_bias), (k, self.key_bias), (v, self.value_bias)))
         if c.qk_norm:
-            q, k = rms_norm(q, self.query_norm, c.norm_eps), rms_norm(k, self.key_norm, c.norm_eps)
+            q, k = rms_norm(q, self.query_norm, c), rms_norm(k, self.key_norm, c)
         q, k = rotate(q, cos[:, :, None], sin[:, :, None]), rotate(k, cos[:, :, None], sin[:, :, None])
         q, k, v = (jnp.swapaxes(y, 1, 2) for y in (q, k, v))
         return q.reshape(batch, c.num_kv_heads, c.queries_per_kv, length, c.head_dim), k, v
@@ -84,21 +138,48 @@ class Block(nn.Module):
         """x [B, T, D] and attended [B, K, G, T, E] -> the layer's output [B, T, D]."""
         c, (batch, length, _) = self.config, x.shape
         heads = jnp.swapaxes(attended.reshape(batch, c.num_heads, length, c.head_dim), 1, 2)
-        x = x + matmul(heads.reshape(batch, length, -1), self.out.reshape(-1, c.hidden_size))
-        h = rms_norm(x, self.mlp_norm, c.norm_eps)
-        return x + matmul(nn.silu(matmul(h, self.gate)) * matmul(h, self.up), self.down)
+        y = matmul(heads.reshape(batch, length, -1), self.out.reshape(-1, c.hidden_size))
+        x = x + (rms_norm(y, self.post_attention_norm, c) if c.sandwich_norms else y)
+        h = rms_norm(x, self.mlp_norm, c)
+        y = matmul(ACTIVATIONS[c.activation](matmul(h, self.gate)) * matmul(h, self.up), self.down)
+        return x + (rms_norm(y, self.post_mlp_norm, c) if c.sandwich_norms else y)
 
-    def __call__(self, x, cos, sin, segment_ids):
-        q, k, v = self.project(x, cos, sin)
-        return self.finish(x, attend(q, k, v, segment_ids, scale=self.config.head_dim ** -0.5)), (k, v)
+    def enter(self, x, angles, local):
+        """`project`, with the angles of the layer's kind. local: bool, or [] bool where the layers differ."""
+        if isinstance(local, bool):
+            return self.project(x, *angles[local])
+        return self.project(x, *(jnp.where(local, near, far) for far, near in zip(*angles, strict=True)))
+
+    def attend(self, q, k, v, segment_ids, local):
+        """Both kinds of attention are compiled with a window of their own, because kernels need it as a constant."""
+        c = self.config
+        windowed, full = (partial(over_mesh(attend, self.compute.mesh), scale=c.attention_scale, window=window,
+                                  implementation=self.compute.attention) for window in (c.window, 0))
+        if isinstance(local, bool):
+            return (windowed if local else full)(q, k, v, segment_ids)
+        return jax.lax.cond(local, windowed, full, q, k, v, segment_ids)
+
+    def __call__(self, x, angles, segment_ids, local):
+        """x [B, T, D], angles as `angles_by_kind` gives them -> the layer's output, and its keys and values."""
+        q, k, v = self.enter(x, angles, local)
+        return self.finish(x, self.attend(q, k, v, segment_ids, local)), (k, v)
+
+
+def scan_layers(layer, x, params, config: ModelConfig, transform=lambda body: body):
+    """jax.lax.scan of `layer(x, weights, local)`, transformed, over the stacked layers. `local` is a Python bool, the
+    same for all, or, in a model that has both kinds, scanned beside the weights."""
+    local = [index in config.local_layers for index in range(config.num_layers)]
+    if len(set(local)) == 1:
+        return jax.lax.scan(transform(lambda x, weights: layer(x, weights, local[0])), x, params["layers"])
+    return jax.lax.scan(transform(lambda x, scanned: layer(x, *scanned)), x, (params["layers"], jnp.array(local)))
 
 
 def parameter_shapes(config: ModelConfig) -> dict:
     """The tree of parameters as jax.ShapeDtypeStruct, float32."""
     def make(key):
         row = jnp.zeros((1, 1, config.hidden_size))
-        angles = jnp.zeros((1, 1, config.head_dim // 2))
-        return Block(config).init(key, row, angles, angles, jnp.ones((1, 1), int))["params"]
+        angles = angles_by_kind(config, jnp.zeros((1, 1), int))
+        return Block(config).init(key, row, angles, jnp.ones((1, 1), int), False)["params"]
 
     layer = jax.eval_shape(make, jax.random.key(0))
     params = {
@@ -112,12 +193,12 @@ def parameter_shapes(config: ModelConfig) -> dict:
 
 
 def init(config: ModelConfig, key) -> dict:
-    """Random float32 parameters: norms 1, biases 0, the rest normal with `initializer_range`.
+    """Random float32 parameters: norms that multiply by 1, biases 0, the rest normal with `initializer_range`.
 
     All of them are cut from one draw, because XLA takes about half a second to compile each random generator.
     """
     leaves, tree = jax.tree.flatten_with_path(parameter_shapes(config))
-    constants = [{"norm": 1.0, "bias": 0.0}.get(path[-1].key.split("_")[-1]) for path, _ in leaves]
+    constants = [{"norm": 1.0 - config.norm_offset, "bias": 0.0}.get(path[-1].key.split("_")[-1]) for path, _ in leaves]
     sizes = [leaf.size if constant is None else 0 for (_, leaf), constant in zip(leaves, constants, strict=True)]
     pieces = jnp.split(config.initializer_range * jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes)[:-1])
     return jax.tree.unflatten(tree, [
@@ -136,18 +217,38 @@ def hidden_states(params, config: ModelConfig, tokens, positions, segment_ids, c
 
     A token attends to the tokens before it in its own segment. For the backward pass remat "none" keeps the
     products with the weights, and recomputes what lies between them (elementwise work, attention scores: computing
-    these again is cheaper than writing and reading them); "block" keeps no more than the input of each layer.
+    these again is cheaper than writing and reading them); "attention" keeps the input of each layer and the output of
+    its attention; "block" no more than the input of each layer, "offload" the same in the host's memory.
+
+    On a mesh the rows lie over the data axes and the tokens over `context`, all through the layers, and each layer's
+    weights are gathered when it is their turn.
     """
-    cos, sin = rotary_angles(positions, config.head_dim, config.rope_theta)
+    mesh = compute.mesh
+    segment_ids = constrain(segment_ids, mesh, "batch", None)
+    angles = angles_by_kind(config, positions)
 
-    def layer(x, weights):
-        return Block(config, compute).apply({"params": weights}, x, cos, sin, segment_ids)[0], None
+    kept = partial(jax.checkpoint, prevent_cse=False, policy=KEPT[compute.remat])
 
-    kept = {"none": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-            "block": jax.checkpoint_policies.nothing_saveable}[compute.remat]
-    layer = jax.checkpoint(layer, prevent_cse=False, policy=kept)
-    x, _ = jax.lax.scan(layer, params["embed"][tokens].astype(compute.dtype), params["layers"])
-    return rms_norm(x, params["final_norm"], config.norm_eps)
+    def part(method, weights, *arguments):
+        return Block(config, compute).apply({"params": weights}, *arguments, method=method)
+
+    def layer(x, weights, local):
+        x, weights = checkpoint_name(x, "layer_input"), gather_weights(weights, compute)
+        x, _ = part("__call__", weights, x, angles, segment_ids, local)
+        return constrain(x, mesh, "batch", "context", None), None
+
+    def layer_around_kernel(x, weights, local):     # what cuDNN's backward pass needs has no name by which to keep it
+        q, k, v = kept(lambda x, weights: part("enter", gather_weights(weights, compute), x, angles, local))(x, weights)
+        attended = part("attend", weights, q, k, v, segment_ids, local)
+        x = kept(lambda weights, *xs: part("finish", gather_weights(weights, compute), *xs))(weights, x, attended)
+        return constrain(x, mesh, "batch", "context", None), None
+
+    x = embed(params, config, tokens, compute)
+    if compute.attention == "cudnn" and compute.remat in ("none", "attention"):
+        x, _ = scan_layers(layer_around_kernel, x, params, config)
+    else:
+        x, _ = scan_layers(layer, x, params, config, kept)
+    return rms_norm(x, params["final_norm"], config)
 
 
 def head_weights(params):
@@ -155,9 +256,10 @@ def head_weights(params):
     return params["head"] if "head" in params else params["embed"].T
 
 
-def logits(params, hidden):
+def logits(params, config: ModelConfig, hidden):
     """hidden [..., D] -> [..., V] float32."""
-    return jnp.matmul(hidden, head_weights(params).astype(hidden.dtype), preferred_element_type=jnp.float32)
+    weights = head_weights(params).astype(hidden.dtype)
+    return soft_cap(jnp.matmul(hidden, weights, preferred_element_type=jnp.float32), config.final_softcap)
 
 
 def layer_weights(params, index: int):
@@ -175,18 +277,19 @@ def split_layers(params) -> dict:
 
 def prefill(params, config: ModelConfig, tokens, positions, segment_ids, compute: Compute = FLOAT32):
     """Cache entries of prompts: tokens, positions, segment_ids [P, T] -> keys, values, [P, K, T, E] for each layer
-    (stacked, or in a list where the parameters' layers are)."""
-    cos, sin = rotary_angles(positions, config.head_dim, config.rope_theta)
-    x = params["embed"][tokens].astype(compute.dtype)
+    (stacked, or in a list where the parameters' layers are). Their number need not divide over a mesh: where they lie
+    is left to XLA."""
+    compute = replace(compute, mesh=None)
+    angles, x = angles_by_kind(config, positions), embed(params, config, tokens, compute)
 
-    def layer(x, weights):
-        return Block(config, compute).apply({"params": weights}, x, cos, sin, segment_ids)
+    def layer(x, weights, local):
+        return Block(config, compute).apply({"params": weights}, x, angles, segment_ids, local)
 
     if not isinstance(params["layers"], list):
-        return jax.lax.scan(layer, x, params["layers"])[1]
+        return scan_layers(layer, x, params, config)[1]
     cache = []
-    for weights in params["layers"]:
-        x, entries = layer(x, weights)
+    for index, weights in enumerate(params["layers"]):
+        x, entries = layer(x, weights, index in config.local_layers)
         cache.append(entries)
     return tuple(list(part) for part in zip(*cache, strict=True))
 
@@ -204,24 +307,27 @@ def decode(params, config: ModelConfig, tokens, positions, cache, write_index, v
 
     tokens, positions [S] int32; cache: a pair (keys [S, K, E, C], values [S, K, C, E]) per layer, as `cache_entries`
     makes them; write_index: the cache index at which this token's entries are written (the same for all slots, so that
-    it is one slice); valid [S, C] bool: what each slot attends to, the token itself included. Returns logits [S, V]
-    float32 and the new cache. Activations have the type of the embedding. The layers are unrolled: a scan that carries
-    the cache in and out would copy all of it at every step.
+    it is one slice); valid [S, C] bool: what each slot attends to, the token itself included; local layers attend to
+    those of them that were written in the last `window` steps, so a slot's entries must lie side by side. Returns
+    logits [S, V] float32 and the new cache. Activations have the type of the embedding. The layers are unrolled: a scan
+    that carries the cache in and out would copy all of it at every step.
     """
-    cos, sin = rotary_angles(positions[:, None], config.head_dim, config.rope_theta)
-    x = params["embed"][tokens][:, None]
-    new_cache = []
+    angles = angles_by_kind(config, positions[:, None])
+    x = embed(params, config, tokens[:, None], Compute(params["embed"].dtype.name))
+    capacity, new_cache = valid.shape[1], []
+    near = valid & ((write_index - jnp.arange(capacity)) % capacity < config.window)[None]
 
     def write(ring, entry, axis):
         return jax.tree.map(
             lambda r, e: jax.lax.dynamic_update_slice_in_dim(r, e.astype(r.dtype), write_index, axis), ring, entry)
 
     for index, (keys, values) in enumerate(cache):
+        local = index in config.local_layers
         block = partial(Block(config).apply, {"params": layer_weights(params, index)})
-        q, k, v = block(x, cos, sin, method="project")
+        q, k, v = block(x, *angles[local], method="project")
         k, v = cache_entries(k, v, isinstance(keys, Quantized))
         keys, values = write(keys, k, 3), write(values, v, 2)
-        x = block(x, attend_cache(q[:, :, :, 0], keys, values, valid, scale=config.head_dim ** -0.5)[:, :, :, None],
-                  method="finish")
+        attended = attend_cache(q[:, :, :, 0], keys, values, near if local else valid, scale=config.attention_scale)
+        x = block(x, attended[:, :, :, None], method="finish")
         new_cache.append((keys, values))
-    return logits(params, rms_norm(x[:, 0], params["final_norm"], config.norm_eps)), new_cache
+    return logits(params, config, rms_norm(x[:, 0], params["final_norm"], config)), new_cache

@@ -3,16 +3,36 @@
 Axes are one letter each: D hidden, F feed-forward, H heads, K kv heads, E head dimension, V vocabulary. A tensor's
 Hugging Face layout is written in the same letters, those merged into one axis side by side: our query "DHE" is
 stored by `nn.Linear` as [out, in], "HE D".
+
+Adding a family, told by Llama. Its modeling file in transformers has the parts of Qwen3 without the norms of queries
+and keys, and its tensors have the names of `COMMON`; so its name table is `COMMON` and nothing else. (A tensor of its
+own would be one more line: Qwen3's are `QK_NORM`.) Then config.json, field by field, as configuration_llama.py of
+transformers has it:
+
+    Family("llama", "LlamaForCausalLM", COMMON,
+           traits={},                                       ModelConfig's defaults are what a Llama is
+           only={"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "pretraining_tp": 1},
+           defaults={"rms_norm_eps": 1e-6},                 what may be missing from config.json
+           rope_theta=10_000.0)                             the same for the rotary base, which has two spellings
+
+`only` names the fields that stand for something the decoder lacks (biases), with the value under which it is not
+needed: any other value is refused by name, and so is any field that nothing here reads. Sizes, `head_dim`, tying,
+and rotary positions with their scalings are read for every family alike. Put it into `FAMILIES`, add two cases to
+tests/model/make_fixtures.py, and loading, saving, sampling, training and their tests know the family. What the decoder
+does not have yet becomes a field of ModelConfig that is off by default (Gemma 3 brought `sandwich_norms`), its
+parameters one line each in `parallel.PARAMETER_AXES`.
 """
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 import numpy as np
 
 from nft_jax.model.config import ModelConfig
+from nft_jax.model.config_json import FULL, SLIDING, boolean, expect, integer, local_layers, number, rope_to_json, ropes
 from nft_jax.types import InputError
 
 
@@ -36,12 +56,6 @@ class Tensor:
         return (tuple(size[axis] for axis in self.ours),
                 tuple(math.prod(size[axis] for axis in merged) for merged in self.theirs.split()))
 
-    def from_hf(self, array: np.ndarray, config: ModelConfig) -> np.ndarray:
-        """A view of the Hugging Face array in our layout."""
-        size = dict(zip(self.ours, self.shapes(config)[0], strict=True))
-        order = self.theirs.replace(" ", "")
-        return array.reshape([size[axis] for axis in order]).transpose([order.index(axis) for axis in self.ours])
-
     def to_hf(self, array: np.ndarray, config: ModelConfig) -> np.ndarray:
         """Our array in the Hugging Face layout, contiguous (the safetensors writer ignores strides)."""
         order = self.theirs.replace(" ", "")
@@ -64,34 +78,60 @@ COMMON = (
     Tensor("final_norm", "model.norm.weight", "D", "D"),
     Tensor("head", "lm_head.weight", "DV", "V D"),
 )
-QWEN2_ONLY = (
+QKV_BIAS = (
     Tensor("layers/query_bias", LAYER + "self_attn.q_proj.bias", "HE", "HE"),
     Tensor("layers/key_bias", LAYER + "self_attn.k_proj.bias", "KE", "KE"),
     Tensor("layers/value_bias", LAYER + "self_attn.v_proj.bias", "KE", "KE"),
 )
-QWEN3_ONLY = (
+QK_NORM = (
     Tensor("layers/query_norm", LAYER + "self_attn.q_norm.weight", "E", "E"),
     Tensor("layers/key_norm", LAYER + "self_attn.k_norm.weight", "E", "E"),
+)
+SANDWICH = (        # here post_attention_layernorm is what its name says; in the other families it precedes the MLP
+    Tensor("layers/post_attention_norm", LAYER + "post_attention_layernorm.weight", "D", "D"),
+    Tensor("layers/mlp_norm", LAYER + "pre_feedforward_layernorm.weight", "D", "D"),
+    Tensor("layers/post_mlp_norm", LAYER + "post_feedforward_layernorm.weight", "D", "D"),
 )
 
 
 @dataclass(frozen=True)
 class Family:
-    """What one model_type means. `attention_bias` is the only value of that config field the family stands for."""
+    """What one model_type means."""
     model_type: str
     architecture: str
     tensors: tuple[Tensor, ...]
-    qkv_bias: bool
-    qk_norm: bool
-    attention_bias: bool
-    default_head_dim: bool             # an absent head_dim means hidden_size / num_attention_heads
+    traits: Mapping[str, Any]          # fields of ModelConfig that all its members share
+    only: Mapping[str, Any]            # fields of config.json with the one value implemented; they may be absent
+    defaults: Mapping[str, Any] = field(default_factory=dict)      # fields of config.json that may be absent
+    integers: Mapping[str, str] = field(default_factory=dict)      # fields of its own -> those of ModelConfig
+    numbers: Mapping[str, str] = field(default_factory=dict)       # the same; null stands for 0, which is off
+    windows: Literal["", "last", "pattern"] = ""       # which layers are local, as in `config_json.local_layers`
+    rope_theta: float | None = None                    # where config.json has none; None: it must have one
+    local_rope_theta: float | None = None              # the same for local layers, when they have their own
+    split_head_dim: bool = True        # an absent head_dim means hidden_size / num_attention_heads
 
 
+LLAMA_ONLY = {"hidden_act": "silu", "attention_bias": False}
 FAMILIES = {family.model_type: family for family in (
-    Family("qwen2", "Qwen2ForCausalLM", COMMON + QWEN2_ONLY, qkv_bias=True, qk_norm=False, attention_bias=True,
-           default_head_dim=True),
-    Family("qwen3", "Qwen3ForCausalLM", COMMON + QWEN3_ONLY, qkv_bias=False, qk_norm=True, attention_bias=False,
-           default_head_dim=False),
+    Family("qwen2", "Qwen2ForCausalLM", COMMON + QKV_BIAS, traits={"qkv_bias": True},
+           only={"hidden_act": "silu", "attention_bias": True}, windows="last"),
+    Family("qwen3", "Qwen3ForCausalLM", COMMON + QK_NORM, traits={"qk_norm": True}, only=LLAMA_ONLY, windows="last",
+           split_head_dim=False),
+    Family("llama", "LlamaForCausalLM", COMMON, traits={}, only={**LLAMA_ONLY, "mlp_bias": False, "pretraining_tp": 1},
+           defaults={"rms_norm_eps": 1e-6}, rope_theta=10_000.0),
+    Family("gemma3_text", "Gemma3ForCausalLM",
+           tuple(tensor for tensor in COMMON if tensor.path != "layers/mlp_norm") + QK_NORM + SANDWICH,
+           traits={"qk_norm": True, "sandwich_norms": True, "norm_offset": 1.0, "activation": "gelu_tanh",
+                   "scale_embeddings": True},
+           only={"hidden_activation": "gelu_pytorch_tanh", "attention_bias": False, "attn_logit_softcapping": None,
+                 "use_bidirectional_attention": False},
+           defaults={"vocab_size": 262_208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+                     "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
+                     "max_position_embeddings": 131_072, "rms_norm_eps": 1e-6, "tie_word_embeddings": True,
+                     "query_pre_attn_scalar": 256, "sliding_window": 4096},
+           integers={"query_pre_attn_scalar": "query_pre_attn_scalar"},
+           numbers={"final_logit_softcapping": "final_softcap"},
+           windows="pattern", rope_theta=1e6, local_rope_theta=1e4),
 )}
 
 
@@ -101,21 +141,28 @@ def tensors_of(config: ModelConfig) -> Iterator[Tensor]:
             if not (tensor.path == "head" and config.tie_embeddings))
 
 
+INTEGERS = {"vocab_size": "vocab_size", "hidden_size": "hidden_size", "intermediate_size": "intermediate_size",
+            "num_hidden_layers": "num_layers", "num_attention_heads": "num_heads",
+            "num_key_value_heads": "num_kv_heads", "head_dim": "head_dim", "max_position_embeddings": "max_positions"}
+NUMBERS = {"rms_norm_eps": "norm_eps", "initializer_range": "initializer_range"}
+READ = frozenset([*INTEGERS, *NUMBERS, "tie_word_embeddings", "layer_types", "attention_dropout", "mlp_bias",
+                  "rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor"])
+READ_FOR_WINDOWS = {"": (), "last": ("use_sliding_window", "sliding_window", "max_window_layers"),
+                    "pattern": ("sliding_window", "sliding_window_pattern")}
 # Fields of config.json that change nothing we compute. Any other field that is set and not read is refused: it may
 # stand for a part of the model that is not here.
 WITHOUT_EFFECT = frozenset("""
     architectures model_type dtype torch_dtype transformers_version use_cache bos_token_id eos_token_id pad_token_id
-    _name_or_path name_or_path _attn_implementation _attn_implementation_autoset _commit_hash return_dict
+    unk_token_id _name_or_path name_or_path _attn_implementation _attn_implementation_autoset _commit_hash return_dict
     output_attentions output_hidden_states torchscript is_decoder id2label label2id chunk_size_feed_forward
     temperature top_k top_p typical_p repetition_penalty length_penalty num_beams num_beam_groups num_return_sequences
-    max_length min_length diversity_penalty problem_type unsloth_fixed unsloth_version max_window_layers
-    sliding_window use_sliding_window layer_types
+    max_length min_length diversity_penalty problem_type unsloth_fixed unsloth_version cache_implementation
+    _sliding_window_pattern
 """.split())   # noqa: SIM905
-READ = frozenset("""
-    vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim
-    max_position_embeddings rms_norm_eps initializer_range tie_word_embeddings hidden_act attention_bias mlp_bias
-    attention_dropout rope_theta rope_scaling rope_parameters partial_rotary_factor
-""".split())   # noqa: SIM905
+INSTEAD = {"['Gemma3ForConditionalGeneration']":
+           "that is Gemma 3 with its image encoder, and the text model alone is needed: load this folder with "
+           "transformers as `full`; text = Gemma3ForCausalLM(full.config.text_config); "
+           "text.model.load_state_dict(full.model.language_model.state_dict()); text.save_pretrained(another folder)."}
 
 
 def config_from_hf(raw: dict) -> ModelConfig:
@@ -125,23 +172,22 @@ def config_from_hf(raw: dict) -> ModelConfig:
     """
     family = _family(raw)
     _refuse_other_features(raw, family)
-    heads, kv_heads = _integer(raw, "num_attention_heads"), _integer(raw, "num_key_value_heads")
-    hidden = _integer(raw, "hidden_size")
-    _expect(heads % kv_heads == 0, "num_attention_heads", heads, f"it must be a multiple of {kv_heads} kv heads.")
-    if raw.get("head_dim") is None and family.default_head_dim:
-        _expect(hidden % heads == 0, "hidden_size", hidden, f"without head_dim it must be a multiple of {heads} heads.")
-        head_dim = hidden // heads
-    else:
-        head_dim = _integer(raw, "head_dim")
-    _expect(head_dim % 2 == 0, "head_dim", head_dim, "rotary positions need an even number.")
-    return ModelConfig(
-        family=family.model_type, vocab_size=_integer(raw, "vocab_size"), hidden_size=hidden,
-        intermediate_size=_integer(raw, "intermediate_size"), num_layers=_integer(raw, "num_hidden_layers"),
-        num_heads=heads, num_kv_heads=kv_heads, head_dim=head_dim,
-        max_positions=_integer(raw, "max_position_embeddings"), rope_theta=_rope_theta(raw),
-        norm_eps=_number(raw, "rms_norm_eps"), tie_embeddings=_tied(raw),
-        qkv_bias=family.qkv_bias, qk_norm=family.qk_norm,
-        initializer_range=_number(raw, "initializer_range") if "initializer_range" in raw else 0.02)
+    raw = {"initializer_range": 0.02, **family.defaults, **raw}
+    if raw.get("head_dim") is None and family.split_head_dim:
+        hidden, heads = integer(raw, "hidden_size"), integer(raw, "num_attention_heads")
+        expect(hidden % heads == 0, "hidden_size", hidden, f"without head_dim it must be a multiple of {heads} heads.")
+        raw["head_dim"] = hidden // heads
+    window, local = local_layers(raw, family.windows)
+    config = ModelConfig(
+        family=family.model_type, **{ours: integer(raw, name) for name, ours in (INTEGERS | family.integers).items()},
+        **{ours: number(raw, name) for name, ours in NUMBERS.items()},
+        **{ours: number(raw, name) for name, ours in family.numbers.items() if raw.get(name) is not None},
+        tie_embeddings=boolean(raw, "tie_word_embeddings"), window=window, local_layers=local,
+        **ropes(raw, family.rope_theta, family.local_rope_theta), **family.traits)
+    expect(config.num_heads % config.num_kv_heads == 0, "num_attention_heads", config.num_heads,
+           f"it must be a multiple of {config.num_kv_heads} kv heads.")
+    expect(config.head_dim % 2 == 0, "head_dim", config.head_dim, "rotary positions need an even number.")
+    return config
 
 
 def config_to_hf(config: ModelConfig) -> dict:
@@ -150,26 +196,32 @@ def config_to_hf(config: ModelConfig) -> dict:
     Raises InputError for a config that its family cannot express.
     """
     family = FAMILIES.get(config.family)
-    _expect(family is not None, "family", config.family, f"known families: {', '.join(FAMILIES)}.")
-    _expect((config.qkv_bias, config.qk_norm) == (family.qkv_bias, family.qk_norm), "(qkv_bias, qk_norm)",
-            (config.qkv_bias, config.qk_norm), f"{config.family} stands for {(family.qkv_bias, family.qk_norm)}.")
-    return {
+    expect(family is not None, "family", config.family, f"known families: {', '.join(FAMILIES)}.")
+    rope = rope_to_json(config.rope_theta, config.rope_scaling)
+    scaling = {name: value for name, value in rope.items() if name != "rope_theta"}
+    raw = {
         "architectures": [family.architecture], "model_type": family.model_type,
-        "vocab_size": config.vocab_size, "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size, "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads, "num_key_value_heads": config.num_kv_heads,
-        "head_dim": config.head_dim, "max_position_embeddings": config.max_positions,
-        "rope_theta": config.rope_theta, "rope_scaling": None,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "rms_norm_eps": config.norm_eps, "tie_word_embeddings": config.tie_embeddings,
-        "attention_bias": family.attention_bias, "attention_dropout": 0.0, "hidden_act": "silu",
-        "initializer_range": config.initializer_range, "use_sliding_window": False, "use_cache": True,
+        **{name: getattr(config, ours) for name, ours in (INTEGERS | NUMBERS | family.integers).items()},
+        **{name: getattr(config, ours) or None for name, ours in family.numbers.items()},
+        "tie_word_embeddings": config.tie_embeddings, "rope_theta": config.rope_theta, "rope_parameters": rope,
+        "rope_scaling": scaling if config.rope_scaling else None, "attention_dropout": 0.0, "use_cache": True,
+        **family.only,
     }
-
-
-def _expect(holds: bool, name: str, value: object, remedy: str) -> None:
-    if not holds:
-        raise InputError(f"config.json: {name} is {value!r}: {remedy}")
+    if family.windows:
+        raw["layer_types"] = [SLIDING if i in config.local_layers else FULL for i in range(config.num_layers)]
+        raw["sliding_window"] = config.window or None
+    if family.windows == "last":
+        raw["use_sliding_window"] = bool(config.local_layers)
+    if family.local_rope_theta is not None:
+        raw["rope_local_base_freq"] = config.local_rope_theta
+        raw["rope_parameters"] = {FULL: rope, SLIDING: rope_to_json(config.local_rope_theta, None)}
+    read = config_from_hf(raw)
+    lost = {f.name: getattr(config, f.name) for f in fields(config)
+            if getattr(read, f.name) != getattr(config, f.name)}
+    if lost:
+        raise InputError(f"{config.family} models cannot have {', '.join(f'{k} {v!r}' for k, v in lost.items())}: "
+                         "choose another family, or leave these fields as the family has them.")
+    return raw
 
 
 def _family(raw: dict) -> Family:
@@ -177,73 +229,26 @@ def _family(raw: dict) -> Family:
     architectures = raw.get("architectures")
     by_name = {family.architecture: family for family in FAMILIES.values()}
     if architectures:
-        _expect(isinstance(architectures, list) and architectures[0] in by_name, "architectures", architectures,
-                f"use a model that is one of {known}.")
+        expect(isinstance(architectures, list) and architectures[0] in by_name, "architectures", architectures,
+               INSTEAD.get(str(architectures), f"use a model that is one of {known}."))
         family = by_name[architectures[0]]
-        _expect(raw.get("model_type", family.model_type) == family.model_type, "model_type", raw.get("model_type"),
-                f"{family.architecture} goes with {family.model_type!r}.")
+        expect(raw.get("model_type", family.model_type) == family.model_type, "model_type", raw.get("model_type"),
+               f"{family.architecture} goes with {family.model_type!r}.")
         return family
     model_type = raw.get("model_type")
-    _expect(model_type in FAMILIES, "model_type", model_type, f"use a model that is one of {known}.")
+    expect(model_type in FAMILIES, "model_type", model_type, f"use a model that is one of {known}.")
     return FAMILIES[model_type]
 
 
 def _refuse_other_features(raw: dict, family: Family) -> None:
-    _expect(raw.get("hidden_act", "silu") == "silu", "hidden_act", raw.get("hidden_act"), "only silu is implemented.")
-    _expect(raw.get("attention_bias", family.attention_bias) == family.attention_bias, "attention_bias",
-            raw.get("attention_bias"), f"only {family.attention_bias} is implemented for {family.model_type}.")
-    _expect(not raw.get("mlp_bias"), "mlp_bias", raw.get("mlp_bias"), "only false is implemented.")
-    _expect(not raw.get("attention_dropout"), "attention_dropout", raw.get("attention_dropout"),
-            "dropout is not implemented; set it to 0.")
-    layer_types = raw.get("layer_types")
-    _expect(set(layer_types or ()) <= {"full_attention"}, "layer_types", layer_types,
-            "only full_attention is implemented.")
-    if raw.get("use_sliding_window") and not layer_types:
-        full_layers, window = raw.get("max_window_layers"), raw.get("sliding_window")
-        _expect(window is None or (full_layers is not None and full_layers >= _integer(raw, "num_hidden_layers")),
-                "use_sliding_window", True, f"layers from {full_layers} on would attend to {window} tokens only, which "
-                "is not implemented; set it to false if the model also works with full attention.")
-    for name in sorted(raw.keys() - READ - WITHOUT_EFFECT):
-        _expect(not raw[name], name, raw[name], "this field is not known here, and may stand for a part of the model "
-                "that is not implemented; remove it from config.json if it changes nothing in the forward pass.")
-
-
-def _rope_theta(raw: dict) -> float:
-    found = {"rope_theta": _number(raw, "rope_theta")} if raw.get("rope_theta") is not None else {}
-    for name in ("rope_parameters", "rope_scaling"):
-        rope = raw.get(name) or {}
-        _expect(isinstance(rope, dict), name, rope, "it must be an object or null.")
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        _expect(kind == "default", f"{name}.rope_type", kind, "only the default rotary positions are implemented; "
-                "remove the scaling if the sequences are no longer than the model was trained for.")
-        unknown = {key: value for key, value in rope.items()
-                   if value is not None and key not in ("rope_type", "type", "rope_theta", "partial_rotary_factor")}
-        _expect(not unknown, name, unknown, "these settings of the rotary positions are not implemented.")
-        if rope.get("rope_theta") is not None:
-            found[f"{name}.rope_theta"] = _number(rope, "rope_theta")
-    for rope in (raw, raw.get("rope_parameters") or {}, raw.get("rope_scaling") or {}):
-        factor = rope.get("partial_rotary_factor")
-        _expect(factor in (None, 1), "partial_rotary_factor", factor, "only 1 is implemented.")
-    _expect(len(found) > 0, "rope_theta", None, "give it here or in rope_parameters.")
-    _expect(len(set(found.values())) == 1, "rope_theta", found, "these must agree.")
-    return next(iter(found.values()))
-
-
-def _tied(raw: dict) -> bool:
-    value = raw.get("tie_word_embeddings", False)
-    _expect(isinstance(value, bool), "tie_word_embeddings", value, "true or false is needed.")
-    return value
-
-
-def _integer(raw: dict, name: str) -> int:
-    value = raw.get(name)
-    _expect(isinstance(value, int) and not isinstance(value, bool) and value > 0, name, value,
-            "a positive integer is needed.")
-    return value
-
-
-def _number(raw: dict, name: str) -> float:
-    value = raw.get(name)
-    _expect(isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf, name, value,
-            "a positive number is needed.")
-    return float(value)
+    for name, value in {"mlp_bias": False, "attention_dropout": 0.0, **family.only}.items():
+        found = raw.get(name, value)
+        expect(found == value or not (found or value), name, found,
+               f"only {value!r} is implemented for {family.model_type}.")
+    read = READ | set(READ_FOR_WINDOWS[family.windows]) | family.only.keys() | family.integers.keys() \
+        | family.numbers.keys()
+    if family.local_rope_theta is not None:
+        read |= {"rope_local_base_freq"}
+    for name in sorted(raw.keys() - read - WITHOUT_EFFECT):
+        expect(not raw[name], name, raw[name], "this field is not known here, and may stand for a part of the model "
+               "that is not implemented; remove it from config.json if it changes nothing in the forward pass.")

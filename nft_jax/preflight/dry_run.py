@@ -41,7 +41,7 @@ def memory_estimate(config: Config, model: ModelConfig) -> list[tuple[str, float
     tokens = config.batch.rows_per_micro_batch * config.row_length
     width = 4 * model.hidden_size + 3 * model.intermediate_size + 2 * (model.num_heads + model.num_kv_heads) \
         * model.head_dim + model.num_heads * config.row_length
-    kept = model.num_layers * model.hidden_size + width if config.policy.remat == "block" else model.num_layers * width
+    kept = model.num_layers * model.hidden_size + width if config.policy.remat != "none" else model.num_layers * width
     return [
         ("parameters, float32", 4 * parameters),
         ("Adam's two moments", 8 * parameters),

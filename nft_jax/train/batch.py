@@ -1,20 +1,28 @@
 """From judged groups to packed optimizer batches.
 
 Groups are dealt whole to the optimizer steps of a rollout (1), their judged answers become sequences with the group's
-statistics (2), sequences are packed into rows (3), and every token gets the weight that makes the loss one global
-reduction (4): the loss is sum(weight * token loss), whatever the micro-batches, rows or devices.
+statistics (2), the row length that costs least for these sequences is chosen among the few that are compiled (3),
+sequences are packed into rows (4), rows are dealt to the devices so that each has as much to do (5), and every token
+gets the weight that makes the loss one global reduction (6): the loss is sum(weight * token loss), whatever the
+micro-batches, rows or devices.
 """
 from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 
 import numpy as np
 
 from nft_jax.config import Config, ObjectiveConfig
+from nft_jax.model.config import ModelConfig
 from nft_jax.train.objectives import overlong_penalty, token_weights
 from nft_jax.types import Group, TrainBatch
+
+SHORTEST_ROW = 128      # shorter rows save next to nothing, and each length is two programs to compile
+MOST_SHAPES = 4
+SCORE_COST = 1.0        # of exp, mask and sums for a query-key pair, over the pair's two products (measured on CPU)
 
 
 @dataclass(frozen=True)
@@ -23,16 +31,56 @@ class BatchShape:
     micro_batches: int
     rows: int
     row_length: int
+    devices: int = 1                  # that share the rows of a micro-batch, contiguous rows each
+    token_cost: float = 0.0           # of a token outside attention, in query-key pairs
 
     @classmethod
     def of(cls, config: Config, data_parallel: int = 1) -> BatchShape:
-        """Sizes of an optimizer step of `config`, its rows rounded up to a multiple of `data_parallel` devices."""
-        rows = -(-config.batch.rows_per_micro_batch // data_parallel) * data_parallel
-        return cls.for_sequences(config.groups_per_update * config.rollout.samples_per_prompt, rows, config.row_length)
+        """The shape of the longest rows: what an optimizer step of `config` needs at most."""
+        return shapes_of(config, data_parallel)[-1]
 
     @classmethod
-    def for_sequences(cls, sequences: int, rows: int, row_length: int) -> BatchShape:
-        return cls(-(-sequences // rows), rows, row_length)
+    def for_sequences(cls, sequences: int, rows: int, row_length: int, devices: int = 1,
+                      token_cost: float = 0.0) -> BatchShape:
+        return cls(-(-sequences // rows), rows, row_length, devices, token_cost)
+
+
+def shapes_of(config: Config, data_parallel: int = 1, model: ModelConfig | None = None) -> tuple[BatchShape, ...]:
+    """The shapes that an optimizer step of `config` may have, shortest rows first: the longest prompt and answer
+    allowed, and powers of two below it; one shape where batch.row_length is given.
+
+    Shorter rows come in larger micro-batches, so that all have about as many tokens. Rows are rounded to a multiple
+    of `data_parallel` devices.
+    """
+    longest, lengths = config.row_length, []
+    if not config.batch.row_length:
+        power = 1 << (longest - 1).bit_length() - 1             # the largest power of two below `longest`
+        lengths = [power >> i for i in range(MOST_SHAPES - 1)
+                   if power >> i >= SHORTEST_ROW and not (power >> i) % max(config.mesh.context, 1)]
+    rows = -(-config.batch.rows_per_micro_batch // data_parallel) * data_parallel
+    sequences = config.groups_per_update * config.rollout.samples_per_prompt
+    cost = token_cost(model) if model else 0.0
+    return tuple(BatchShape.for_sequences(
+        sequences, rows * longest // length // data_parallel * data_parallel, length, data_parallel, cost)
+        for length in [*lengths[::-1], longest])
+
+
+def token_cost(model: ModelConfig) -> float:
+    """What a token costs outside attention, in query-key pairs: multiplications with the weights over those of one
+    pair in all heads and layers, where the elementwise work of a pair weighs SCORE_COST times its products."""
+    heads = model.num_heads * model.head_dim
+    layer = model.hidden_size * (2 * heads + 2 * model.num_kv_heads * model.head_dim + 3 * model.intermediate_size)
+    return (layer + model.hidden_size * model.vocab_size / model.num_layers) / (2 * heads * (1 + SCORE_COST))
+
+
+def choose_shape(lengths: Sequence[int], shapes: Sequence[BatchShape]) -> BatchShape:
+    """The shape in which sequences of these lengths cost least: padding costs like tokens, and a token of a row costs
+    the more attention the longer the row. The same for the same lengths, whatever their order."""
+    def cost(shape: BatchShape) -> float:
+        rows = -(-len(pack(lengths, shape.row_length)) // shape.rows) * shape.rows
+        return rows * shape.row_length * (shape.token_cost + shape.row_length)
+
+    return min((shape for shape in shapes if shape.row_length >= max(lengths)), key=cost)
 
 
 @dataclass(frozen=True)
@@ -85,6 +133,26 @@ def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
     return rows
 
 
+def balance(rows: Sequence[Sequence[int]], lengths: Sequence[int], shape: BatchShape) -> list[int]:
+    """The place of each row, counted over micro-batches: rows of like cost share a micro-batch, and in it every device
+    gets as many rows (when it is full) of about the same total cost (longest processing time first).
+
+    A row costs the sum over its sequences of their tokens and their query-key pairs: kernels skip what lies between
+    two segments.
+    """
+    costs = [sum(lengths[i] * (shape.token_cost + lengths[i]) for i in row) for row in rows]
+    order = sorted(range(len(rows)), key=lambda i: (-costs[i], i))
+    places, share = [0] * len(rows), shape.rows // shape.devices
+    for start in range(0, len(rows), shape.rows):
+        loads = [(0.0, 0, device) for device in range(shape.devices)]          # a heap: cost, rows, device
+        for row in order[start:start + shape.rows]:
+            load, used, device = heappop(loads)
+            places[row] = start + device * share + used
+            if used + 1 < share:
+                heappush(loads, (load + costs[row], used + 1, device))
+    return places
+
+
 def make_batch(examples: Sequence[Example], shape: BatchShape, loss_agg: str = "token_mean",
                constant_length: float = 1.0) -> tuple[TrainBatch, list[tuple[int, slice]]]:
     """Pack examples into a TrainBatch of numpy arrays. Also returns where each example's response went: the row,
@@ -99,7 +167,7 @@ def make_batch(examples: Sequence[Example], shape: BatchShape, loss_agg: str = "
               for name in ("weight", "rewards", "group_accuracy", "group_std", "old_logprobs")}
     weights = token_weights(loss_agg, np.array([len(e.response) for e in examples]), constant_length)
     places: list[tuple[int, slice]] = [(0, slice(0))] * len(examples)
-    for row, members in enumerate(rows):
+    for row, members in zip(balance(rows, sizes, shape), rows, strict=True):
         start = 0
         for segment, index in enumerate(members, 1):
             e, end = examples[index], start + sizes[index]

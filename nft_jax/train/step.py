@@ -5,6 +5,7 @@ compiles nothing. Gradients of the micro-batches are added; the denominators are
 """
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -15,7 +16,7 @@ from jax.sharding import Mesh
 from nft_jax.config import ObjectiveConfig
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.logprobs import token_logprobs
-from nft_jax.parallel import sharding
+from nft_jax.parallel import constrain_parameters, sharding
 from nft_jax.train.objectives import Objective, coefficients, token_loss
 from nft_jax.train.state import TrainState
 from nft_jax.train.tally import combine, tally
@@ -23,9 +24,9 @@ from nft_jax.types import TrainBatch
 
 
 def batch_shardings(mesh: Mesh) -> TrainBatch:
-    """Rows over the data-parallel axes."""
-    rows = sharding(mesh, None, "batch", None)
-    return TrainBatch(*(rows,) * (len(TrainBatch._fields) - 1), num_micro=sharding(mesh))
+    """Rows over the data-parallel axes, their tokens over `context`."""
+    tokens = sharding(mesh, None, "batch", "context")
+    return TrainBatch(*(tokens,) * (len(TrainBatch._fields) - 1), num_micro=sharding(mesh))
 
 
 def micro_batch(batch: TrainBatch, index) -> TrainBatch:
@@ -37,7 +38,7 @@ def micro_loss(params, batch: TrainBatch, temperature, *, model: ModelConfig, ob
                loss_config: ObjectiveConfig, compute: Compute):
     """Weighted loss of one micro-batch, and its tally."""
     logprobs, entropy = token_logprobs(params, model, batch.tokens, batch.positions, batch.segment_ids,
-                                       temperature=temperature, compute=compute)
+                                       wanted=batch.weight > 0, temperature=temperature, compute=compute)
     inputs = (batch.old_logprobs, batch.weight > 0, batch.rewards, batch.group_accuracy, loss_config,
               {"segment_ids": batch.segment_ids, "group_std": batch.group_std})
     loss, metrics = token_loss(objective, logprobs, *inputs)
@@ -47,44 +48,51 @@ def micro_loss(params, batch: TrainBatch, temperature, *, model: ModelConfig, ob
 
 
 def train_step(state: TrainState, batch: TrainBatch, learning_rate, temperature, *,
-               optimizer: optax.GradientTransformation, **loss_arguments):
-    """One optimizer step -> the new state, the tally of the batch, and the gradient's norm before clipping."""
-    gradient_of = jax.grad(partial(micro_loss, **loss_arguments), has_aux=True)
+               optimizer: optax.GradientTransformation, compute: Compute, **loss_arguments):
+    """One optimizer step -> the new state, the tally of the batch, and the gradient's norm before clipping. The sum of
+    the gradients lies where the parameters lie."""
+    def gradient_of(*arguments):
+        gradient, counts = jax.grad(partial(micro_loss, compute=compute, **loss_arguments), has_aux=True)(*arguments)
+        return constrain_parameters(gradient, compute.mesh), counts
 
     def add(index, carry):
         gradient, total = carry
         more, counts = gradient_of(state.params, micro_batch(batch, index), temperature)
         return jax.tree.map(jnp.add, gradient, more), combine(total, counts)
 
-    shapes = jax.eval_shape(gradient_of, state.params, micro_batch(batch, 0), temperature)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    gradient, total = jax.lax.fori_loop(0, batch.num_micro, add, zeros)
+    if batch.tokens.shape[0] == 1:       # no sum to keep beside the gradient, which is as large as the parameters
+        gradient, total = gradient_of(state.params, micro_batch(batch, 0), temperature)
+    else:
+        shapes = jax.eval_shape(gradient_of, state.params, micro_batch(batch, 0), temperature)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        gradient, total = jax.lax.fori_loop(0, batch.num_micro, add, zeros)
     direction, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, direction)
     return TrainState(params, opt_state, state.updates + 1), total, optax.tree.norm(gradient)
 
 
 def score(params, batch: TrainBatch, temperature, *, model: ModelConfig, compute: Compute):
-    """Log-probs [M, R, T] of the batch's tokens by the trainer's own graph."""
+    """Log-probs [M, R, T] of the batch's answers by the trainer's own graph, 0 elsewhere."""
     def one(index, out):
         m = micro_batch(batch, index)
-        logprobs, _ = token_logprobs(params, model, m.tokens, m.positions, m.segment_ids, temperature=temperature,
-                                     compute=compute)
+        logprobs, _ = token_logprobs(params, model, m.tokens, m.positions, m.segment_ids, wanted=m.weight > 0,
+                                     temperature=temperature, compute=compute)
         return out.at[index].set(logprobs)
 
     return jax.lax.fori_loop(0, batch.num_micro, one, jnp.zeros(batch.tokens.shape, jnp.float32))
 
 
-def compile_step(mesh: Mesh, placements: TrainState, optimizer: optax.GradientTransformation, **loss_arguments):
+def compile_step(mesh: Mesh, placements: TrainState, optimizer: optax.GradientTransformation, *, compute: Compute,
+                 **loss_arguments):
     """`train_step` jitted over the mesh, its state donated."""
-    step = partial(train_step, optimizer=optimizer, **loss_arguments)
+    step = partial(train_step, optimizer=optimizer, compute=replace(compute, mesh=mesh), **loss_arguments)
     return jax.jit(step, donate_argnums=0,
                    in_shardings=(placements, batch_shardings(mesh), sharding(mesh), sharding(mesh)),
                    out_shardings=(placements, sharding(mesh), sharding(mesh)))
 
 
-def compile_score(mesh: Mesh, placements, **arguments):
+def compile_score(mesh: Mesh, placements, *, model: ModelConfig, compute: Compute):
     """`score` jitted over the mesh; `placements` are the parameters' shardings."""
-    return jax.jit(partial(score, **arguments),
+    return jax.jit(partial(score, model=model, compute=replace(compute, mesh=mesh)),
                    in_shardings=(placements, batch_shardings(mesh), sharding(mesh)),
-                   out_shardings=sharding(mesh, None, "batch", None))
+                   out_shardings=sharding(mesh, None, "batch", "context"))

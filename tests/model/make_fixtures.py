@@ -1,47 +1,86 @@
-"""Writes tests/model/fixtures: tiny random Qwen2 and Qwen3 folders with the logits transformers computes for them.
+"""Writes tests/model/fixtures: tiny random folders of every family with the logits transformers computes for them.
 
-    pip install torch transformers safetensors && python tests/model/make_fixtures.py
+    pip install torch transformers safetensors && python tests/model/make_fixtures.py [NAME ...]
 
-Run by hand; the tests need neither torch nor this script. The shapes are awkward on purpose: head_dim is not
-hidden_size / heads, three queries share a kv head, and norms and biases are away from their initial 1 and 0.
+Run by hand, all or those named; the tests need neither torch nor this script. The shapes are awkward on purpose:
+head_dim is not hidden_size / heads, three queries share a kv head, windows are shorter than the rows, and norms and
+biases are away from their initial values.
 """
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+import transformers
 
 FOLDER = Path(__file__).parent / "fixtures"
 COMMON = {"hidden_size": 20, "num_attention_heads": 6, "num_key_value_heads": 2, "intermediate_size": 26,
           "max_position_embeddings": 128, "attention_dropout": 0.0}
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 64}      # of five frequencies it keeps one, blends one, divides three
+
+
+def default(theta: float) -> dict:
+    return {"rope_type": "default", "rope_theta": theta}
+
+
+def linear(theta: float, factor: float) -> dict:
+    return {"rope_type": "linear", "rope_theta": theta, "factor": factor}
+
+
+def pattern(layers: int, every: int) -> list[str]:
+    return ["full_attention" if (i + 1) % every == 0 else "sliding_attention" for i in range(layers)]
+
+
 CASES = {       # name: (family, settings, largest file)
-    "qwen2_tied": ("qwen2", {"vocab_size": 61, "num_hidden_layers": 3, "head_dim": 10, "tie_word_embeddings": True,
-                             "rms_norm_eps": 3e-3, "rope_theta": 777.0}, "1MB"),
-    "qwen2_untied": ("qwen2", {"vocab_size": 53, "num_hidden_layers": 2, "hidden_size": 36,
-                               "tie_word_embeddings": False, "rms_norm_eps": 1e-6, "rope_theta": 1e6}, "1MB"),
-    "qwen3_tied": ("qwen3", {"vocab_size": 61, "num_hidden_layers": 2, "head_dim": 14, "tie_word_embeddings": True,
-                             "rms_norm_eps": 1e-5, "rope_theta": 5e5}, "1MB"),
-    "qwen3_untied_sharded": ("qwen3", {"vocab_size": 67, "num_hidden_layers": 3, "head_dim": 6,
-                                       "tie_word_embeddings": False, "rms_norm_eps": 2e-2, "rope_theta": 10.0}, "20KB"),
+    "qwen2_tied": ("Qwen2", {"vocab_size": 61, "num_hidden_layers": 3, "head_dim": 10, "tie_word_embeddings": True,
+                             "rms_norm_eps": 3e-3, "rope_parameters": default(777.0)}, "1MB"),
+    "qwen2_untied": ("Qwen2", {"vocab_size": 53, "num_hidden_layers": 2, "hidden_size": 36,
+                               "tie_word_embeddings": False, "rms_norm_eps": 1e-6,
+                               "rope_parameters": default(1e6)}, "1MB"),
+    "qwen3_tied": ("Qwen3", {"vocab_size": 61, "num_hidden_layers": 2, "head_dim": 14, "tie_word_embeddings": True,
+                             "rms_norm_eps": 1e-5, "rope_parameters": default(5e5)}, "1MB"),
+    "qwen3_untied_sharded": ("Qwen3", {"vocab_size": 67, "num_hidden_layers": 3, "head_dim": 6,
+                                       "tie_word_embeddings": False, "rms_norm_eps": 2e-2,
+                                       "rope_parameters": default(10.0)}, "20KB"),
+    "llama_tied": ("Llama", {"vocab_size": 59, "num_hidden_layers": 2, "head_dim": 10, "hidden_size": 18,
+                             "tie_word_embeddings": True, "rms_norm_eps": 1e-3, "rope_parameters": LLAMA3}, "1MB"),
+    "llama_untied_linear": ("Llama", {"vocab_size": 47, "num_hidden_layers": 3, "hidden_size": 36,
+                                      "tie_word_embeddings": False, "rms_norm_eps": 1e-5,
+                                      "rope_parameters": linear(300.0, 2.5)}, "1MB"),
+    "gemma3_tied_softcap": ("Gemma3", {
+        "vocab_size": 59, "num_hidden_layers": 5, "head_dim": 10, "rms_norm_eps": 1e-3, "query_pre_attn_scalar": 7,
+        "sliding_window": 5, "layer_types": pattern(5, 3), "final_logit_softcapping": 6.0, "hidden_size": 18,
+        "rope_parameters": {"full_attention": linear(3000.0, 4.0), "sliding_attention": default(50.0)}}, "1MB"),
+    "gemma3_untied": ("Gemma3", {
+        "vocab_size": 47, "num_hidden_layers": 3, "head_dim": 6, "rms_norm_eps": 1e-5, "query_pre_attn_scalar": 30,
+        "sliding_window": 4, "layer_types": pattern(3, 2), "tie_word_embeddings": False, "hidden_size": 24,
+        "rope_parameters": {"full_attention": default(900.0), "sliding_attention": default(20.0)}}, "1MB"),
+    "qwen2_last_layers_local": ("Qwen2", {
+        "vocab_size": 41, "num_hidden_layers": 3, "head_dim": 6, "tie_word_embeddings": True, "rms_norm_eps": 1e-5,
+        "use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1,
+        "rope_parameters": default(100.0)}, "1MB"),
+    "qwen3_all_local": ("Qwen3", {
+        "vocab_size": 43, "num_hidden_layers": 2, "head_dim": 6, "tie_word_embeddings": True, "rms_norm_eps": 1e-5,
+        "use_sliding_window": True, "sliding_window": 3, "max_window_layers": 0,
+        "rope_parameters": default(100.0)}, "1MB"),
 }
-CLASSES = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
 LENGTHS = (17, 1, 9, 16)
 
 
 def make(name: str, family: str, settings: dict, largest_file: str, seed: int) -> None:
     """Write one folder: config.json, weights, and reference.npz (tokens, lengths, logits; rows padded on the right)."""
     torch.manual_seed(seed)
-    make_config, make_model = CLASSES[family]
-    rope = {"rope_type": "default", "rope_theta": settings["rope_theta"]}
-    others = {key: value for key, value in settings.items() if key != "rope_theta"}
-    config = make_config(**{**COMMON, **others}, rope_parameters=rope, attn_implementation="eager")
-    model = make_model(config).float().eval()
+    make_config = getattr(transformers, f"{family}TextConfig" if family == "Gemma3" else f"{family}Config")
+    config = make_config(**{**COMMON, **settings}, attn_implementation="eager")
+    model = getattr(transformers, f"{family}ForCausalLM")(config).float().eval()
+    middle = 0.0 if family == "Gemma3" else 1.0        # Gemma's norms multiply by 1 + weight
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
             if "norm" in parameter_name:
-                parameter.uniform_(0.5, 1.5)
+                parameter.uniform_(middle - 0.5, middle + 0.5)
             else:
                 parameter.normal_(0.0, 0.5 if parameter_name.endswith("bias") else 0.3)
     lengths = torch.tensor(LENGTHS)
@@ -57,4 +96,5 @@ def make(name: str, family: str, settings: dict, largest_file: str, seed: int) -
 
 if __name__ == "__main__":
     for seed, (case, arguments) in enumerate(CASES.items()):
-        make(case, *arguments, seed=seed)
+        if case in (sys.argv[1:] or CASES):
+            make(case, *arguments, seed=seed)

@@ -1,0 +1,134 @@
+"""Readers of single features of config.json, in the spellings of transformers 4 and 5. All raise InputError that names
+the field and the value found."""
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from nft_jax.model.config import RopeScaling
+from nft_jax.types import InputError
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+# rope_type -> the settings that go with it
+ROPE_SETTINGS: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
+
+
+def expect(holds: bool, name: str, value: object, remedy: str) -> None:
+    if not holds:
+        raise InputError(f"config.json: {name} is {value!r}: {remedy}")
+
+
+def integer(raw: Mapping, name: str, least: int = 1) -> int:
+    value = raw.get(name)
+    expect(isinstance(value, int) and not isinstance(value, bool) and value >= least, name, value,
+           "a positive integer is needed." if least else "an integer, 0 or more, is needed.")
+    return value
+
+
+def number(raw: Mapping, name: str, path: str = "") -> float:
+    value = raw.get(name)
+    expect(isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf, path + name, value,
+           "a positive number is needed.")
+    return float(value)
+
+
+def boolean(raw: Mapping, name: str) -> bool:
+    value = raw.get(name, False)
+    expect(isinstance(value, bool), name, value, "true or false is needed.")
+    return value
+
+
+def local_layers(raw: Mapping, rule: str) -> tuple[int, tuple[int, ...]]:
+    """(window, the layers it applies to); (0, ()) when every layer attends to everything.
+
+    transformers 5 lists `layer_types`; without it the family's rule decides: "last" (Qwen: layers from
+    max_window_layers on), "pattern" (Gemma: every sliding_window_pattern-th layer sees everything, the others do not),
+    "" (no layer is local).
+    """
+    count, kinds = integer(raw, "num_hidden_layers"), raw.get("layer_types")
+    if kinds is not None:
+        expect(isinstance(kinds, list) and len(kinds) == count and set(kinds) <= {FULL, SLIDING}, "layer_types", kinds,
+               f"it must say {FULL!r} or {SLIDING!r} for each of the {count} layers; no other kind is implemented.")
+        local = tuple(i for i, kind in enumerate(kinds) if kind == SLIDING)
+        expect(not local or rule != "", "layer_types", kinds, "this family has no local layers.")
+    elif rule == "last" and raw.get("use_sliding_window") and raw.get("sliding_window") is not None:
+        local = tuple(range(integer(raw, "max_window_layers", least=0), count))
+    elif rule == "pattern":
+        every = integer({"sliding_window_pattern": 6, **raw}, "sliding_window_pattern")
+        local = tuple(i for i in range(count) if (i + 1) % every)
+    else:
+        local = ()
+    expect(not local or rule != "last" or raw.get("use_sliding_window") is True, "use_sliding_window",
+           raw.get("use_sliding_window"), f"layer_types names {SLIDING!r} layers, which need true and a window.")
+    return (integer(raw, "sliding_window"), local) if local else (0, ())
+
+
+def ropes(raw: Mapping, theta: float | None, local_theta: float | None) -> dict[str, Any]:
+    """The fields of ModelConfig that say how positions rotate. `theta` and `local_theta`: what the family takes when
+    config.json says nothing; without local_theta its local layers rotate as the others do."""
+    parameters, top = raw.get("rope_parameters") or {}, {"rope_theta": raw.get("rope_theta")}
+    expect(isinstance(parameters, dict), "rope_parameters", parameters, "it must be an object or null.")
+    expect(raw.get("partial_rotary_factor") in (None, 1), "partial_rotary_factor", raw.get("partial_rotary_factor"),
+           "only 1 is implemented.")
+    if local_theta is None:
+        found = _rope({"": top, "rope_parameters": parameters, "rope_scaling": raw.get("rope_scaling")}, theta)
+        return {"rope_theta": found[0], "rope_scaling": found[1]}
+    expect(set(parameters) <= {FULL, SLIDING}, "rope_parameters", parameters, f"it must hold {FULL!r} and {SLIDING!r}.")
+    found = _rope({"": top, f"rope_parameters.{FULL}": parameters.get(FULL), "rope_scaling": raw.get("rope_scaling")},
+                  theta)
+    local = _rope({"": {"rope_theta": raw.get("rope_local_base_freq")},
+                   f"rope_parameters.{SLIDING}": parameters.get(SLIDING)}, local_theta)
+    expect(local[1] is None, f"rope_parameters.{SLIDING}", parameters.get(SLIDING),
+           "a scaling of the local layers' rotary positions is not implemented.")
+    return {"rope_theta": found[0], "rope_scaling": found[1], "local_rope_theta": local[0]}
+
+
+def _rope(places: dict[str, Any], default: float | None) -> tuple[float, RopeScaling | None]:
+    """(theta, scaling) said in any of several places, which must agree. The place "" is the top of config.json, which
+    holds no scaling."""
+    thetas, scalings = {}, {}
+    for place, rope in places.items():
+        rope = {} if rope is None else rope
+        expect(isinstance(rope, dict), place, rope, "it must be an object or null.")
+        prefix = place + "." if place else ""
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        expect(kind in ROPE_SETTINGS, f"{prefix}rope_type", kind, f"only {', '.join(ROPE_SETTINGS)} are implemented; "
+               "remove the scaling if the sequences are no longer than the model was trained for.")
+        factor = rope.get("partial_rotary_factor")
+        expect(factor in (None, 1), f"{prefix}partial_rotary_factor", factor, "only 1 is implemented.")
+        known = ("rope_type", "type", "rope_theta", "partial_rotary_factor", *ROPE_SETTINGS[kind])
+        unknown = {key: value for key, value in rope.items() if value is not None and key not in known}
+        expect(not unknown, place, unknown, f"with rope_type {kind!r} these settings are not implemented.")
+        if rope.get("rope_theta") is not None:
+            thetas[f"{prefix}rope_theta"] = number(rope, "rope_theta", prefix)
+        if place and rope:
+            scalings[place] = _scaling(rope, kind, prefix)
+    if not thetas and default is not None:
+        thetas = {"rope_theta": default}
+    expect(len(thetas) > 0, "rope_theta", None, "give it here or in rope_parameters.")
+    expect(len(set(thetas.values())) == 1, "rope_theta", thetas, "these must agree.")
+    expect(len(set(scalings.values())) <= 1, "rope_scaling", {place: places[place] for place in scalings},
+           "these must agree.")
+    return next(iter(thetas.values())), next(iter(scalings.values()), None)
+
+
+def _scaling(rope: dict, kind: str, prefix: str) -> RopeScaling | None:
+    if kind == "default":
+        return None
+    settings: dict[str, Any] = {name: number(rope, name, prefix) for name in ROPE_SETTINGS[kind]}
+    if kind == "llama3":
+        settings["original_max_position_embeddings"] = int(settings["original_max_position_embeddings"])
+        expect(settings["low_freq_factor"] < settings["high_freq_factor"], f"{prefix}low_freq_factor",
+               settings["low_freq_factor"], f"it must be less than high_freq_factor {settings['high_freq_factor']}.")
+    return RopeScaling(kind, **settings)
+
+
+def rope_to_json(theta: float, scaling: RopeScaling | None) -> dict[str, Any]:
+    """One entry of rope_parameters; without rope_theta it is version 4's rope_scaling."""
+    kind = "default" if scaling is None else scaling.kind
+    return {"rope_type": kind, "rope_theta": theta, **{name: getattr(scaling, name) for name in ROPE_SETTINGS[kind]}}

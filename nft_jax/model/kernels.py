@@ -1,0 +1,121 @@
+"""Attention kernels of accelerators, and the choice among them. Both never write the scores [T, S] to memory."""
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from nft_jax.model.config import Attention
+from nft_jax.types import InputError
+
+LANES = 128                       # lengths and head sizes of the TPU kernel are multiples of it
+BLOCKS = (512, 256, LANES)        # tokens of a tile, by preference
+
+
+def choose_attention(requested: str, platform: str, dtype: str, head_dim: int) -> tuple[Attention, str]:
+    """The implementation for a run, and the reason in words.
+
+    requested: `policy.attention`; platform: that of the devices ("cpu", "gpu", "tpu"); dtype: of the activations. On a
+    GPU the kernel is tried on a few tokens before it is chosen. Raises InputError when the one that is requested cannot
+    run, with the reason.
+    """
+    kernel: Attention = {"tpu": "splash", "gpu": "cudnn"}.get(platform, "xla")
+    if requested == "xla":
+        return "xla", "as policy.attention says"
+    if requested not in ("auto", kernel):
+        raise InputError(f"policy.attention is {requested!r}, which does not run on this platform ({platform}): use "
+                         "auto or xla.")
+    if kernel == "xla":
+        return "xla", f"there is no kernel for the platform {platform}"
+    problem = cudnn_problem(dtype, head_dim) if kernel == "cudnn" else None
+    if problem is None:
+        return kernel, f"the kernel of the platform {platform}"
+    if requested == kernel:
+        raise InputError(f"policy.attention is {requested!r}, which cannot run here ({problem}): use auto or xla.")
+    return "xla", f"cuDNN cannot: {problem}"
+
+
+def cudnn_problem(dtype: str, head_dim: int) -> str | None:
+    """What keeps cuDNN's attention, forward and backward, from running on this process's GPU; None if it runs."""
+    if dtype not in ("bfloat16", "float16"):
+        return f"it has no {dtype}, set policy.compute_dtype to bfloat16"
+    q, k = jnp.ones((1, 1, 2, 64, head_dim), dtype), jnp.ones((1, 1, 64, head_dim), dtype)
+
+    def total(q, k, v):
+        return cudnn(q, k, v, jnp.tril(jnp.ones((1, 64, 64), bool)), scale=1.0).astype(jnp.float32).sum()
+
+    try:
+        gradients = jax.jit(jax.grad(total, argnums=(0, 1, 2)))(q, k, k)
+        finite = all(bool(jnp.isfinite(gradient.astype(jnp.float32)).all()) for gradient in gradients)
+    except (NotImplementedError, RuntimeError, ValueError) as error:      # unsupported shapes, no cuDNN, no GPU
+        return str(error).strip().partition("\n")[0]
+    return None if finite else "its gradient is not finite"
+
+
+def padded(x, axis: int, multiple: int):
+    """x with zeros behind it, up to a multiple along `axis`."""
+    return jnp.pad(x, [(0, -x.shape[a] % multiple if a == axis % x.ndim else 0) for a in range(x.ndim)])
+
+
+def cudnn(q_BKGTD, k_BKSD, v_BKSD, seen_BTS, *, scale: float):
+    """Flash attention of cuDNN for the pairs in `seen`, shapes as in `nft_jax.model.attention.attend`; bfloat16 or
+    float16.
+
+    The mask is an argument of B * T * S (a bias to cuDNN: 2 bytes a pair, for all heads), because segments cannot be
+    told to it otherwise through jax.nn. Where queries and keys are the same tokens it also skips what is above the
+    diagonal.
+    """
+    batch, kv_heads, group, length, head_dim = q_BKGTD.shape
+    q_BTHD = jnp.swapaxes(padded(q_BKGTD, 3, 2).reshape(batch, kv_heads * group, -1, head_dim), 1, 2)
+    k_BSKD, v_BSKD = (jnp.swapaxes(padded(x, 2, 2), 1, 2) for x in (k_BKSD, v_BKSD))
+    mask = padded(padded(seen_BTS, 1, 2), 2, 2)[:, None]              # the gradient wants even lengths
+    out = jax.nn.dot_product_attention(q_BTHD, k_BSKD, v_BSKD, mask=mask, scale=scale, implementation="cudnn",
+                                       is_causal=length == k_BKSD.shape[2])
+    return jnp.swapaxes(out[:, :length], 1, 2).reshape(q_BKGTD.shape)
+
+
+def splash(q_BKGTD, k_BKSD, v_BKSD, segment_ids_BS, *, scale: float, window: int = 0, start=0, interpret: bool = False):
+    """JAX's splash attention for TPU (`jax.experimental.pallas.ops.tpu.splash_attention`), arguments as in
+    `nft_jax.model.attention.attend`; `interpret` runs it without a TPU. Tiles that causality or the window excludes are
+    skipped; those of other segments are computed and masked.
+
+    The kernel's mask is a constant. Where `start` is a value (a share of the row's queries), the kernel is made for
+    every share, and `start` says which one runs.
+    """
+    batch, kv_heads, group, length, head_dim = q_BKGTD.shape
+    keys = k_BKSD.shape[2]
+    asking = jax.lax.dynamic_slice_in_dim(segment_ids_BS, start, length, axis=1)
+    tile_q, tile_s = tile(length), tile(keys)
+    q_BHTD = (q_BKGTD * scale).astype(q_BKGTD.dtype).reshape(batch, kv_heads * group, length, head_dim)
+    arguments = (padded(padded(q_BHTD, 2, tile_q), 3, LANES),
+                 *(padded(padded(x, 2, tile_s), 3, LANES) for x in (k_BKSD, v_BKSD)),
+                 padded(asking, 1, tile_q), padded(segment_ids_BS, 1, tile_s))
+    made = partial(splash_kernel, tile_q=tile_q, tile_s=tile_s, window=window, interpret=interpret)
+    if length == keys:
+        out = made(0, *arguments)
+    else:
+        out = jax.lax.switch(start // length, [partial(made, i * length) for i in range(keys // length)], *arguments)
+    return out[:, :, :length, :head_dim].reshape(q_BKGTD.shape)
+
+
+def tile(length: int) -> int:
+    """Tokens of a tile: the largest that pads the length by no more than an eighth, or else the smallest."""
+    return next((size for size in BLOCKS if -length % size <= length // 8), LANES)
+
+
+def splash_kernel(start: int, q_BHTD, k_BKSD, v_BKSD, asking_BT, segment_ids_BS, *, tile_q: int, tile_s: int,
+                  window: int, interpret: bool):
+    """The kernel itself, over padded arrays, for queries from `start` on."""
+    from jax.experimental.pallas.ops.tpu import splash_attention as library  # slow to import, and only for TPUs
+
+    heads, length, keys = q_BHTD.shape[1], q_BHTD.shape[2], k_BKSD.shape[2]
+    mask = library.LocalMask((length, keys), (window - 1, 0), start) if window \
+        else library.CausalMask((length, keys), start)
+    sizes = library.BlockSizes(
+        block_q=tile_q, block_kv=tile_s, block_kv_compute=tile_s, block_q_dkv=tile_q, block_kv_dkv=tile_s,
+        block_kv_dkv_compute=tile_s, block_q_dq=tile_q, block_kv_dq=tile_s)
+    kernel = library.make_splash_mha(library.MultiHeadMask([mask] * heads), block_sizes=sizes, head_shards=1,
+                                     q_seq_shards=1, residual_checkpoint_name="attended", interpret=interpret)
+    return jax.vmap(lambda q, k, v, asking, ids: kernel(q, k, v, library.SegmentIds(asking, ids)))(
+        q_BHTD, k_BKSD, v_BKSD, asking_BT, segment_ids_BS)

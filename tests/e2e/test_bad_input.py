@@ -1,0 +1,94 @@
+"""A model folder that will not do is one clear error, before anything is on a device or a run folder is made."""
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import nft_jax
+from nft_jax.config import MeshConfig, PolicyConfig
+from nft_jax.model import weights
+from nft_jax.train import run
+
+NANO = Path(__file__).parents[2] / "experiments" / "assets" / "nano"
+
+
+def tensors(change):
+    def spoil(folder):
+        arrays = load_file(folder / "model.safetensors")
+        change(arrays)
+        save_file(arrays, folder / "model.safetensors")
+    return spoil
+
+
+def cut(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def configured(**changes):
+    def spoil(folder):
+        raw = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**raw, **changes}))
+    return spoil
+
+
+def smaller_embedding(folder):
+    """Weights and config.json agree, and the tokenizer has more ids."""
+    rows = json.loads((folder / "config.json").read_text())["vocab_size"] - 5
+    configured(vocab_size=rows)(folder)
+    tensors(lambda a: a.update({"model.embed_tokens.weight": a["model.embed_tokens.weight"][:rows].copy()}))(folder)
+
+
+CASES = {
+    "missing": (tensors(lambda a: a.pop("model.norm.weight")), r"model\.norm\.weight is missing"),
+    "extra": (tensors(lambda a: a.update(more=np.zeros(2, np.float32))), r"more is not part of"),
+    "shape": (tensors(lambda a: a.update({"model.norm.weight": np.zeros(3, np.float32)})),
+              r"model\.norm\.weight has shape \(3,\), expected"),
+    "cut": (cut, r"model\.safetensors is damaged or cut short"),
+    "architecture": (configured(architectures=["MambaForCausalLM"], model_type="mamba"), r"MambaForCausalLM"),
+    "vocabulary": (smaller_embedding, r"the tokenizer has ids up to \d+, but vocab_size in config\.json is"),
+}
+
+
+@pytest.fixture
+def nothing_placed(monkeypatch):
+    def too_late(*arguments, **options):
+        raise AssertionError("the input should have been refused by now")
+    monkeypatch.setattr(weights, "_place", too_late)
+    return lambda: monkeypatch.setattr(run, "make_mesh", too_late)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_folder_that_will_not_do(case, tmp_path, nothing_placed, small_run):
+    spoil, told = CASES[case]
+    folder = tmp_path / "model"
+    shutil.copytree(NANO, folder)
+    spoil(folder)
+    with pytest.raises(nft_jax.InputError, match=told) as caught:
+        nft_jax.load(folder)
+    assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
+    nothing_placed()
+    config = small_run(tmp_path / "run", policy=PolicyConfig(path=str(folder)))
+    with pytest.raises(nft_jax.InputError, match=told), run.open_run(config, fresh=False, quiet=True):
+        pass
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_sound_folder_comes_to_where_these_tests_stop(tmp_path, nothing_placed, small_run):
+    with pytest.raises(AssertionError, match="should have been refused"):
+        nft_jax.load(NANO)
+    nothing_placed()
+    with pytest.raises(AssertionError, match="should have been refused"), \
+            run.open_run(small_run(tmp_path / "run"), fresh=False, quiet=True):
+        pass
+
+
+def test_not_enough_devices(tmp_path, nothing_placed, small_run):
+    config = small_run(tmp_path / "run", mesh=MeshConfig(1, 16, 1))
+    with pytest.raises(nft_jax.InputError, match=r"mesh \(data, fsdp, tensor, context\) is \(1, 16, 1, 1\), but there "
+                                                 r"are 8 devices"), run.open_run(config, fresh=False, quiet=True):
+        pass
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,121 @@
+"""The workloads that every library runs: the very numbers, and the tools around them."""
+import importlib
+import json
+import sys
+import zlib
+from argparse import Namespace
+
+import numpy as np
+import pytest
+
+from experiments.peers.alternate import main as alternate
+from experiments.peers.common import (
+    MODELS,
+    TASKS,
+    WORKLOADS,
+    Seconds,
+    Timed,
+    answer_lengths,
+    even_share,
+    prompt_tokens,
+    repeat,
+    result,
+    rewards_to_advantages,
+    train_arrays,
+)
+from experiments.peers.core_rates import products
+from experiments.peers.limits import limits
+
+
+def checksum(array: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(array).tobytes())
+
+
+# (tokens, attention, response, advantages, lengths) of train and train_var
+TRAIN = {
+    "nano": ([305180332, 4152495996, 1821894439, 3121679285, 4180926209],
+             [2247736403, 177904290, 1174740782, 3121679285, 1443431714]),
+    "mini": ([3768314957, 4152495996, 1821894439, 3121679285, 4180926209],
+             [2054982659, 177904290, 1174740782, 3121679285, 1443431714]),
+    "half": ([2011541612, 1562025538, 588635873, 3860166201, 859968824],
+             [1405139190, 3939819309, 3917951120, 3860166201, 4133194692]),
+}
+PROMPTS = {"nano": 4089341546, "mini": 3919995561, "half": 1288227405}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_workloads_never_change(model):
+    """Every number measured so far was measured on these."""
+    shape, work = MODELS[model], WORKLOADS[model]
+    assert checksum(prompt_tokens(shape, work)) == PROMPTS[model]
+    for varied, expected in zip((False, True), TRAIN[model], strict=True):
+        assert [checksum(array) for array in train_arrays(shape, work, varied)] == expected
+
+
+@pytest.mark.parametrize(("count", "longest", "total", "expected"), [
+    (128, 128, 4107, 290956563), (16, 64, 509, 3427512204), (8, 128, 295, 1211512362)])
+def test_answer_lengths(count, longest, total, expected):
+    lengths = answer_lengths(count, longest)
+    assert checksum(lengths) == expected and lengths.sum() == total
+    assert lengths.max() == longest and lengths.min() >= 1 and abs(lengths.mean() - 32) < 5
+
+
+def test_a_result_is_the_median_of_the_steady_repetitions():
+    timed = Timed([Seconds(9.0, 8.0)], [Seconds(2.0, 1.0), Seconds(4.0, 2.0), Seconds(40.0, 4.0)])
+    options = Namespace(model="nano", task="rollout", threads=1)
+    line = result("hf", "eager", options, timed, tokens=100, slot_tokens=400, unit="tokens/s", versions={"torch": "2"},
+                  extra=1)
+    assert (line["value"], line["value_cpu"], line["compile_s"], line["contention"]) == (25.0, 50.0, 6.0, 2.0)
+    assert line["extra"] == 1 and line["peak_rss_mb"] > 0 and json.dumps(line)
+
+
+def test_repetitions_are_counted_apart(capsys):
+    calls = []
+    timed = repeat(calls.append, Namespace(warmup=2, reps=3, max_seconds=60.0), "label")
+    assert calls == [0, 1, 2, 3, 4] and (len(timed.first), len(timed.steady)) == (2, 3)
+    assert "label 4" in capsys.readouterr().err
+    assert len(repeat(calls.append, Namespace(warmup=0, reps=5, max_seconds=0.0), "").steady) == 1
+
+
+def test_rewards():
+    assert even_share([2, 4, 5, 7]) == 0.5 and even_share([]) == 0
+    advantages = rewards_to_advantages(np.array([0.0, 1.0, 0.5, 0.5]), 2)
+    np.testing.assert_allclose(advantages, [-1, 1, 0, 0], atol=1e-3)
+
+
+def test_commands_run_in_turn_and_one_may_fail(tmp_path):
+    write = tmp_path / "write.py"
+    write.write_text("import sys\nopen(sys.argv[-1], 'a').write(sys.argv[1] + '\\n')\nsys.exit(sys.argv[1] == 'b')\n")
+    out = tmp_path / "out.jsonl"
+    commands = [f"{sys.executable} {write} {name}" for name in "abc"]
+    assert alternate([*commands, "--rounds", "2", "--out", str(out)]) == 1
+    assert out.read_text().split() == list("abcabc")
+    assert alternate([commands[0], "--rounds", "1", "--out", str(out)]) == 0
+
+
+@pytest.mark.parametrize(("name", "tasks"), [("hf", TASKS), ("trl_grpo", ("e2e", "e2e_var")),
+                                             ("tunix_grpo", [task for task in TASKS if task != "e2e_var"])])
+def test_the_peers_scripts_answer_without_their_libraries(name, tasks, monkeypatch, capsys):
+    script = importlib.import_module(f"experiments.peers.{name}")
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        script.main()
+    assert stopped.value.code == 0 and "{" + ",".join(tasks) + "}" in capsys.readouterr().out
+
+
+def test_limits_of_a_core(tmp_path):
+    """At one rate for every shape the two kinds agree, and training's limit is the rate over its operations."""
+    rates = [{"name": name, "gflops": 10.0} for name in products()]
+    rates += [{"name": "read", "gb_per_s": 10.0}, {"name": "copy", "gb_per_s": 1e6}]
+    path = tmp_path / "rates.jsonl"
+    path.write_text("\n".join(map(json.dumps, rates)))
+    found = {(line["limit"], line["model"], line["task"]): line["tokens_per_s"] for line in limits(path)}
+    assert len(found) == 2 * 3 * 5
+    assert all(found["peak", *rest] == pytest.approx(found["shape", *rest]) for kind, *rest in found)
+    body, head = MODELS["nano"].matmul_parameters
+    operations = 4 * (2 * body * 160 + 2 * head * 128 + 4 * 128 * 4 * 160 ** 2 / 2)
+    assert found["peak", "nano", "train"] == pytest.approx(160 * 10e9 / operations, rel=1e-3)
+    rates[0]["gflops"] = 100.0                                          # the large product alone is faster
+    path.write_text("\n".join(map(json.dumps, rates)))
+    faster = {(line["limit"], line["model"], line["task"]): line["tokens_per_s"] for line in limits(path)}
+    assert faster["peak", "half", "train"] > faster["shape", "half", "train"] == found["shape", "half", "train"]
