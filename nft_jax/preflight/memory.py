@@ -30,12 +30,12 @@ FACTOR = 2.5
 
 
 def kind(name: str) -> str:
-    """What a program does, whatever its sizes: `decode/4096/truncated` is a "decode, truncated"."""
-    return re.split(r"[/,]", name)[0] + (", truncated" if name.endswith("truncated") else "")
+    """What a program does, whatever its sizes: `decode, truncated, ring of 512` is a "decode, truncated"."""
+    return re.sub(r"( to \d+)?(, \w+ of \d+)?$", "", name)
 
 
 def largest(programs: Mapping[str, Program]) -> dict[str, str]:
-    """Kind -> name of its largest variant: the longest rows (whose names have no size), prompts and rings."""
+    """Kind -> name of its largest variant: the longest rows, prompts and rings, whose names have no size."""
     def size(name: str) -> list[float]:
         return sorted((int(n) for n in re.findall(r"\d+", name)), reverse=True) or [math.inf]
 
@@ -78,9 +78,9 @@ class Model:
         while the last answers are being sampled."""
         state = self.parameters + self.moments
         return {"train step": 0, "cast": self.moments, "score": self.moments + self.weights + self.cache,
-                "empty": state + self.weights, "admit": state + self.weights, "prefill": state + self.cache,
+                "empty cache": state + self.weights, "admit": state + self.weights, "prefill": state + self.cache,
                 "grow": state + self.weights + self.cache * (1 - 1 / self.layers)}.get(
-                    what, state + (self.weights + self.cache if what == "rollout_key" else 0))
+                    what, state + (self.weights + self.cache if what == "rollout key" else 0))
 
 
 def analytic(config: Config, model: ModelConfig, mesh: Mesh, sampler: Sampler, programs: Mapping[str, Program], *,
@@ -94,7 +94,7 @@ def analytic(config: Config, model: ModelConfig, mesh: Mesh, sampler: Sampler, p
     return Model(
         parameters=sharded_bytes(state.params), moments=sharded_bytes(state.opt_state),
         weights=sharded_bytes(weights), cache=sharded_bytes(cache.cache), layers=model.num_layers,
-        temporaries={"cast": work.cast(), "rollout_key": nothing, "empty": nothing, "prefill": work.prefill(),
+        temporaries={"cast": work.cast(), "rollout key": nothing, "empty cache": nothing, "prefill": work.prefill(),
                      "admit": work.admit(), "grow": nothing, "decode": work.decode(4),
                      "decode, truncated": work.decode(6), "train step": work.train(), "score": work.score()})
 
@@ -152,9 +152,8 @@ class _Work:
     def prefill(self) -> Split:
         """All prompts that are prefilled together; where they lie is left to XLA, so on every device."""
         length = self.sampler.prompt_buckets[-1]
-        entries = 2 * self.model.num_layers * self.kv_heads * self.model.head_dim * self.item
         scores = 0 if self.fused else 4 * self.heads * length
-        return Split(self.sampler.prefills * length * (entries + self.width * self.item + scores), 0)
+        return Split(self.sampler.prefills * length * (self.width * self.item + scores), 0)
 
     def admit(self) -> Split:
         """Rows of one layer's cache for the samples that are admitted, a quarter of the slots."""

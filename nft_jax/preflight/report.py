@@ -16,6 +16,8 @@ from nft_jax.preflight.compiled import Compiled, compile_programs, demanded
 from nft_jax.preflight.devices import GiB, Topology
 from nft_jax.preflight.estimate import BANDWIDTH, UTILISATION, Assumptions, Estimate, estimate, flops
 from nft_jax.preflight.memory import Model, Split, analytic, kind, largest, rows_of
+from nft_jax.rollout.slots import settle_slots
+from nft_jax.train.batch import shapes_of
 from nft_jax.train.programs import compute_of, programs_of, sampler_of
 
 
@@ -83,10 +85,11 @@ def preflight(config: Config, model: ModelConfig, topology: Topology, *, answer_
     temporaries, which depend on the kernels, are the analytic model's. Raises InputError as `make_mesh` does.
     """
     mesh = make_mesh(config.mesh, topology.devices())
-    config, attention = _attention(config, model, topology)
-    compute = compute_of(config, model, mesh, "cpu" if topology.platform == "gpu" else topology.platform)
+    limit = topology.device.memory * topology.device.usable
+    config, attention = _attention(settle_slots(config, model, mesh, int(limit)), model, topology)
+    compute, _ = compute_of(config, model, mesh, "cpu" if topology.platform == "gpu" else topology.platform)
     sampler = sampler_of(config, model, mesh, compute)
-    programs = programs_of(config, model, mesh, compute, sampler)
+    programs = programs_of(config, model, mesh, compute, sampler, shapes_of(config, data_parallel_size(mesh), model))
     memory = analytic(config, model, mesh, sampler, programs, fused_attention=attention != "xla")
     names = largest(programs)
     found = compile_programs(programs if every_variant else {name: programs[name] for name in names.values()},
@@ -98,7 +101,6 @@ def preflight(config: Config, model: ModelConfig, topology: Topology, *, answer_
                    rows if what in ("train step", "score") else slots, work.get(what, 0.0) / mesh.size, topology)
              for what, name in names.items()]
     assumed = Assumptions.of(config, answer_tokens, accepted_share)
-    limit = topology.device.memory * topology.device.usable
     return Report(
         config, model, topology, dict(mesh.shape), attention, lines, memory, entries, rows, slots,
         _most_rows(config, lines, memory, rows, limit, mesh), _most_slots(config, lines, memory, slots, limit, mesh),
@@ -205,9 +207,9 @@ def _table(r: Report) -> list[str]:
         return "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in
                                                      zip(row[1:], widths[1:], strict=True))])
     return [show(head), *map(show, rows), "",
-            f"{name} on one device, of each program's largest variant; beside: what else lies there meanwhile. TFLOP by",
-            f"arithmetic and {name} received in collectives: one device, in one micro-batch, block of decode steps, or",
-            f"prefill. The run compiles {sum(line.variants for line in r.lines)} variants (lengths of rows, prompts and "
+            f"{name} on one device, for each program's largest variant; beside: what else lies there meanwhile; TFLOP by",
+            f"arithmetic, and {name} received in collectives: one device, for one micro-batch, block of decode steps or",
+            f"prefill. The run compiles {sum(line.variants for line in r.lines)} variants (lengths of rows, prompts, "
             "rings)."]
 
 
