@@ -24,6 +24,7 @@ class Arguments(NamedTuple):
     config: Config
     fresh: bool
     dry_run: bool
+    profile: bool
 
 
 def parse(preset: Config, description: str, arguments: Sequence[str] | None = None) -> Arguments:
@@ -34,8 +35,10 @@ def parse(preset: Config, description: str, arguments: Sequence[str] | None = No
         fresh: Annotated[bool, tyro.conf.arg(help="Start over: remove what an earlier run wrote there.")] = False,
         dry_run: Annotated[bool, tyro.conf.arg(help="Print the resolved configuration, the batch arithmetic and a "
                                                     "memory estimate, and exit.")] = False,
+        profile: Annotated[bool, tyro.conf.arg(help="Record a timeline of two steps (after the first) into the run's "
+                                                    "folder profile/, for xprof or Perfetto.")] = False,
     ) -> Arguments:
-        return Arguments(config, fresh, dry_run)
+        return Arguments(config, fresh, dry_run, profile)
 
     with one_paragraph_errors():
         return tyro.cli(command, description=description, args=arguments)
@@ -130,7 +133,7 @@ def run(arguments: Arguments, report: Callable[[Config, dict], None] | None = No
         with Verifier(arguments.config.verifier) as verifier:        # its processes start now, before jax does
             from nft_jax.train.loop import train
             use_compilation_cache()
-            summary = train(arguments.config, fresh=arguments.fresh, verifier=verifier)
+            summary = train(arguments.config, fresh=arguments.fresh, verifier=verifier, profile=arguments.profile)
         if report is not None:
             report(arguments.config, summary)
         return summary

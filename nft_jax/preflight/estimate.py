@@ -46,8 +46,9 @@ def flops(config: Config, model: ModelConfig, rows: int, slots: int, capacity: i
     prompt = config.data.max_prompt_tokens
     again = 0 if config.policy.remat == "none" else 1
     decode = config.rollout.block_size * forward_flops(model, slots, capacity)
-    return {"cast": 0.0, "empty cache": 0.0, "score": rows * row, "train step": (3 + again) * rows * row,
-            "prefill and admit": forward_flops(model, max(1, slots // 16) * prompt, prompt / 2),
+    return {"cast": 0.0, "empty cache": 0.0, "rollout key": 0.0, "admit": 0.0,
+            "score": rows * row, "train step": (3 + again) * rows * row,
+            "prefill": forward_flops(model, max(1, slots // 16) * prompt, prompt / 2),
             "decode": decode, "decode, truncated": decode}
 
 

@@ -13,6 +13,7 @@ from nft_jax.preflight.compiled import Compiled, compile_programs, demanded
 from nft_jax.preflight.devices import GiB, Topology
 from nft_jax.preflight.estimate import BANDWIDTH, UTILISATION, Assumptions, Estimate, estimate, flops
 from nft_jax.preflight.memory import Model, Split, analytic, rows_of
+from nft_jax.rollout.slots import settle_slots
 from nft_jax.train.programs import compute_of, programs_of, sampler_of
 
 
@@ -77,13 +78,15 @@ def preflight(config: Config, model: ModelConfig, topology: Topology, *, answer_
     temporaries, which depend on the kernels, are the analytic model's. Raises InputError as `make_mesh` does.
     """
     mesh = make_mesh(config.mesh, topology.devices())
+    config = settle_slots(config, model, mesh, int(topology.device.memory * topology.device.usable))
     compute = compute_of(config, model, mesh, topology.platform)
     memory = analytic(config, model, mesh, fused_attention=compute.attention != "xla")
     compiled_on = compute_of(config, model, mesh, "cpu" if topology.platform == "gpu" else topology.platform)
     programs = programs_of(config, model, mesh, compiled_on)
+    programs = {name: program for name, program in programs.items() if " of " not in name}     # the largest shapes
     found = compile_programs(programs, mesh.size, progress)
     sampler, rows = sampler_of(config, model, mesh, compute), rows_of(config, mesh)
-    slots, capacity = sampler.slots, sampler.prompt_length + config.rollout.max_new_tokens
+    slots, capacity = sampler.slots, sampler.buckets[-1]
     work = flops(config, model, rows, slots, capacity)
     lines = [_line(name, found[name], memory, rows, slots, work[name] / mesh.size, topology) for name in programs]
     assumed = Assumptions.of(config, answer_tokens, accepted_share)
@@ -92,7 +95,7 @@ def preflight(config: Config, model: ModelConfig, topology: Topology, *, answer_
         config, model, topology, dict(mesh.shape), compute.attention, lines, capacity, memory.slot, rows, slots,
         _most_rows(config, lines, memory, rows, limit, mesh), _most_slots(config, lines, memory, slots, limit, mesh),
         assumed, estimate(config, model, topology.device, mesh.size, assumed, rows=rows, slots=slots,
-                          policy_bytes=memory.policy * (mesh.shape["fsdp"]),
+                          policy_bytes=memory.policy,
                           slot_bytes=memory.slot * slots * (assumed.prompt_tokens + assumed.answer_tokens) / capacity,
                           received={name: one.received for name, one in found.items()}))
 
@@ -137,7 +140,7 @@ def _most_slots(config: Config, lines: list[Line], memory: Model, slots: int, li
     """Slots that fit, their caches and what sampling needs beside them; no more than a step has answers."""
     most = config.rollout.prompts_per_step * config.rollout.samples_per_prompt
     for line in lines:
-        if line.name.startswith(("decode", "prefill")):
+        if line.name.startswith(("decode", "prefill", "admit")):
             split = calibrated(memory.temporaries[line.name], line.temporaries, slots)
             room = limit - memory.state - memory.policy - split.fixed
             most = min(most, math.floor(room / (memory.slot + split.each)))

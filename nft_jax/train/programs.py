@@ -2,6 +2,7 @@
 list at its start, preflight for devices that are not there."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -16,7 +17,7 @@ from nft_jax.programs import Program, with_shardings
 from nft_jax.rollout.engine import Sampler
 from nft_jax.train.batch import BatchShape
 from nft_jax.train.state import TrainState, init_state, make_optimizer, state_shardings
-from nft_jax.train.step import batch_shardings, compile_score, compile_step
+from nft_jax.train.step import compile_score, compile_step
 from nft_jax.types import TrainBatch
 
 
@@ -28,9 +29,11 @@ def compute_of(config: Config, model: ModelConfig, mesh: Mesh, platform: str) ->
 def sampler_of(config: Config, model: ModelConfig, mesh: Mesh, compute: Compute, tokenizer=None,
                eos: tuple[int, ...] = (0,)) -> Sampler:
     """The run's sampler. For compiling alone it needs neither a tokenizer nor the true end-of-sequence ids."""
-    return Sampler(model, tokenizer, eos, mesh=mesh, slots=config.rollout.slots, block_size=config.rollout.block_size,
-                   max_prompt_tokens=config.data.max_prompt_tokens, max_new_tokens=config.rollout.max_new_tokens,
-                   compute=compute)
+    rollout = config.rollout
+    return Sampler(model, tokenizer, eos, mesh=mesh, slots=rollout.slots,
+                   block_size=rollout.block_size, max_prompt_tokens=config.data.max_prompt_tokens,
+                   max_new_tokens=rollout.max_new_tokens, compute=compute, stop=rollout.stop,
+                   stop_token_ids=rollout.stop_token_ids, kv_dtype=rollout.kv_dtype, weight_dtype=rollout.weight_dtype)
 
 
 def abstract_state(config: Config, model: ModelConfig, mesh: Mesh) -> TrainState:
@@ -40,21 +43,28 @@ def abstract_state(config: Config, model: ModelConfig, mesh: Mesh) -> TrainState
                           state_shardings(shapes, optimizer, mesh))
 
 
-def training_programs(config: Config, model: ModelConfig, mesh: Mesh, compute: Compute) -> dict[str, Program]:
-    """`score` and `train step` of the settled `config`."""
-    state, shape = abstract_state(config, model, mesh), BatchShape.of(config, data_parallel_size(mesh))
+def _batch(shape: BatchShape) -> TrainBatch:
+    """Arrays of the host, which the programs place: without shardings, or jax would not take what is compiled here for
+    what the run calls."""
     size = shape.micro_batches, shape.rows, shape.row_length
     ints, floats = (jax.ShapeDtypeStruct(size, dtype) for dtype in (jnp.int32, jnp.float32))
-    batch = with_shardings(TrainBatch(ints, ints, ints, *(floats,) * 5, jax.ShapeDtypeStruct((), jnp.int32)),
-                           batch_shardings(mesh))
+    return TrainBatch(ints, ints, ints, *(floats,) * 5, jax.ShapeDtypeStruct((), jnp.int32))
+
+
+def training_programs(config: Config, model: ModelConfig, mesh: Mesh, compute: Compute,
+                      shapes: Sequence[BatchShape] = ()) -> dict[str, Program]:
+    """`train step` and `score` of the settled `config` for the longest rows, which need the most memory; with `shapes`,
+    for shorter ones too."""
+    longest, state = BatchShape.of(config, data_parallel_size(mesh)), abstract_state(config, model, mesh)
     placements = jax.tree.map(lambda x: x.sharding, state)
-    programs = {"train step": Program(
-        compile_step(mesh, placements, make_optimizer(config.optimizer), objective=config.objective,
-                     loss_config=config.loss, model=model, compute=compute),
-        (state, batch, 1e-6, 1.0))}
+    step = compile_step(mesh, placements, make_optimizer(config.optimizer), objective=config.objective,
+                        loss_config=config.loss, model=model, compute=compute)
+    score = compile_score(mesh, placements.params, model=model, compute=compute)
+    batches = {"": _batch(longest)} | {f", rows of {shape.row_length}": _batch(shape) for shape in shapes
+                                       if shape.row_length < longest.row_length}
+    programs = {f"train step{rows}": Program(step, (state, batch, 1e-6, 1.0)) for rows, batch in batches.items()}
     if config.rollout.old_logprobs == "trainer":
-        programs["score"] = Program(compile_score(mesh, placements.params, model=model, compute=compute),
-                                    (state.params, batch, 1.0))
+        programs |= {f"score{rows}": Program(score, (state.params, batch, 1.0)) for rows, batch in batches.items()}
     return programs
 
 

@@ -51,22 +51,21 @@ def train_step(state: TrainState, batch: TrainBatch, learning_rate, temperature,
                optimizer: optax.GradientTransformation, compute: Compute, **loss_arguments):
     """One optimizer step -> the new state, the tally of the batch, and the gradient's norm before clipping. The sum of
     the gradients lies where the parameters lie."""
-    gradient_of = jax.grad(partial(micro_loss, compute=compute, **loss_arguments), has_aux=True)
+    def gradient_of(*arguments):
+        gradient, counts = jax.grad(partial(micro_loss, compute=compute, **loss_arguments), has_aux=True)(*arguments)
+        return constrain_parameters(gradient, compute.mesh), counts
 
     def add(index, carry):
         gradient, total = carry
         more, counts = gradient_of(state.params, micro_batch(batch, index), temperature)
-        more = constrain_parameters(more, compute.mesh)
         return jax.tree.map(jnp.add, gradient, more), combine(total, counts)
 
     if batch.tokens.shape[0] == 1:       # no sum to keep beside the gradient, which is as large as the parameters
         gradient, total = gradient_of(state.params, micro_batch(batch, 0), temperature)
-        gradient = constrain_parameters(gradient, compute.mesh)
     else:
         shapes = jax.eval_shape(gradient_of, state.params, micro_batch(batch, 0), temperature)
-        zeros, nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        gradient, total = jax.lax.fori_loop(0, batch.num_micro, add,
-                                            (constrain_parameters(zeros, compute.mesh), nothing))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        gradient, total = jax.lax.fori_loop(0, batch.num_micro, add, zeros)
     direction, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, direction)
     return TrainState(params, opt_state, state.updates + 1), total, optax.tree.norm(gradient)
