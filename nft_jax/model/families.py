@@ -56,12 +56,6 @@ class Tensor:
         return (tuple(size[axis] for axis in self.ours),
                 tuple(math.prod(size[axis] for axis in merged) for merged in self.theirs.split()))
 
-    def from_hf(self, array: np.ndarray, config: ModelConfig) -> np.ndarray:
-        """A view of the Hugging Face array in our layout."""
-        size = dict(zip(self.ours, self.shapes(config)[0], strict=True))
-        order = self.theirs.replace(" ", "")
-        return array.reshape([size[axis] for axis in order]).transpose([order.index(axis) for axis in self.ours])
-
     def to_hf(self, array: np.ndarray, config: ModelConfig) -> np.ndarray:
         """Our array in the Hugging Face layout, contiguous (the safetensors writer ignores strides)."""
         order = self.theirs.replace(" ", "")
