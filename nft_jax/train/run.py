@@ -36,7 +36,7 @@ from nft_jax.model.hf import (
 )
 from nft_jax.model.kernels import choose_attention
 from nft_jax.model.published import PUBLISHED
-from nft_jax.parallel import data_parallel_size, make_mesh
+from nft_jax.parallel import data_parallel_size, make_mesh, require_host_memory
 from nft_jax.prompts import PromptStream, load_questions
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.table import groups_to_table
@@ -250,6 +250,7 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None,
     folder = Path(config.folder)
     model, tokenizer, eos, stream, held_out, reports = read_inputs(config)
     mesh = make_mesh(config.mesh)
+    require_host_memory(config.policy.remat, mesh)
     config = replace(config, mesh=MeshConfig(**mesh.shape))
     attention, reason = choose_attention(config.policy.attention, mesh.devices.flat[0].platform,
                                          config.policy.compute_dtype, model.head_dim)
