@@ -278,8 +278,10 @@ def split_layers(params) -> dict:
 def prefill(params, config: ModelConfig, tokens, positions, segment_ids, compute: Compute = FLOAT32):
     """Cache entries of prompts: tokens, positions, segment_ids [P, T] -> keys, values, [P, K, T, E] for each layer
     (stacked, or in a list where the parameters' layers are). Their number need not divide over a mesh: where they lie
-    is left to XLA."""
-    compute = replace(compute, mesh=None)
+    is left to XLA, which can divide every kernel but TPU's."""
+    divided = compute.mesh is not None and compute.mesh.size > 1
+    attention = "xla" if divided and compute.attention == "splash" else compute.attention
+    compute = replace(compute, mesh=None, attention=attention)
     angles, x = angles_by_kind(config, positions), embed(params, config, tokens, compute)
 
     def layer(x, weights, local):
