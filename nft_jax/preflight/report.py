@@ -192,7 +192,8 @@ def _head(r: Report) -> list[str]:
 
 
 def _table(r: Report) -> list[str]:
-    head = ("program", "beside", "arguments", "temporaries", "peak", "of usable", "TFLOP", "received", "variants", "compiled in")
+    head = ("program", "beside", "arguments", "temporaries", "peak", "of usable", "TFLOP", "received", "variants",
+            "compiled in")
     name, unit = ("GiB", GiB) if max(line.peak for line in r.lines) > GiB else ("MiB", 2**20)
 
     def size(value: float) -> str:
@@ -207,10 +208,10 @@ def _table(r: Report) -> list[str]:
         return "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in
                                                      zip(row[1:], widths[1:], strict=True))])
     return [show(head), *map(show, rows), "",
-            f"{name} on one device, for each program's largest variant; beside: what else lies there meanwhile; TFLOP by",
-            f"arithmetic, and {name} received in collectives: one device, for one micro-batch, block of decode steps or",
-            f"prefill. The run compiles {sum(line.variants for line in r.lines)} variants (lengths of rows, prompts, "
-            "rings)."]
+            f"{name} on one device, for each program's largest variant; beside: what else lies there meanwhile;",
+            f"TFLOP by arithmetic, and {name} received in collectives: one device, for one micro-batch, block of",
+            f"decode steps or prefill. The run compiles {sum(line.variants for line in r.lines)} variants (lengths of "
+            "rows, prompts, rings)."]
 
 
 def _verdict(r: Report) -> list[str]:
