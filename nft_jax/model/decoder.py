@@ -327,8 +327,6 @@ def decode(params, config: ModelConfig, tokens, positions, cache, write_index, v
         q, k, v = block(x, *angles[local], method="project")
         k, v = cache_entries(k, v, isinstance(keys, Quantized))
         keys, values = write(keys, k, 3), write(values, v, 2)
-        if isinstance(keys, Quantized):     # XLA would convert what the ring holds before the write, and so keep a copy
-            keys, values = jax.lax.optimization_barrier((keys, values))
         attended = attend_cache(q[:, :, :, 0], keys, values, near if local else valid, scale=config.attention_scale)
         x = block(x, attended[:, :, :, None], method="finish")
         new_cache.append((keys, values))

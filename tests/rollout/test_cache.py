@@ -71,13 +71,14 @@ def make(model, **kwargs):
 @pytest.mark.parametrize("kv_dtype", ["compute", "int8"])
 def test_a_block_holds_the_cache_once(tiny_model, kv_dtype):
     """The compiled block writes into the cache that it is given, and its temporaries are at most 1.1 times its bytes:
-    far less, but for int8 on CPU, which multiplies no int8 and so converts a layer at a time."""
-    model = replace(tiny_model, head_dim=16, num_layers=8)
+    far less, but for int8 on CPU, which multiplies no int8. There XLA converts a layer at a time, from the ring before
+    the write, of which it therefore keeps a copy."""
+    model = replace(tiny_model, head_dim=16, num_layers=12)
     sampler = make(model, slots=32, block_size=4, max_new_tokens=497, buckets=(512,), kv_dtype=kv_dtype)
     program = sampler.programs()["decode"]
     memory = program.function.lower(*program.arguments).compile().memory_analysis()
     cache = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(program.arguments[1].cache))
-    assert cache == 8 * 2 * 32 * 2 * 512 * (16 * 4 if kv_dtype == "compute" else 16 + 4)
+    assert cache == 12 * 2 * 32 * 2 * 512 * (16 * 4 if kv_dtype == "compute" else 16 + 4)
     assert memory.alias_size_in_bytes >= cache
     assert memory.temp_size_in_bytes <= (0.25 if kv_dtype == "compute" else 1.1) * cache
 
