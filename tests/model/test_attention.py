@@ -74,6 +74,26 @@ def test_every_implementation_is_attention(monkeypatch, name, window):
         np.testing.assert_allclose(ours, wanted, atol=2e-5)
 
 
+@pytest.mark.parametrize("remat", ["none", "attention"])
+def test_layers_around_a_kernel_are_the_same_layers(monkeypatch, remat):
+    """With a kernel the backward pass keeps what the kernel needs and not the whole layer's; the numbers do not change,
+    with both kinds of layers in the model."""
+    plain = jax.numpy_rank_promotion("allow")(jax.nn.dot_product_attention)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *a, implementation, **k: plain(*a, **k))
+    config = ModelConfig("qwen2", 31, 12, 20, 3, 4, 2, 6, 64, qkv_bias=True, tie_embeddings=True, local_layers=(1,),
+                         window=3, initializer_range=0.3)
+    params = decoder.init(config, jax.random.key(0))
+    tokens, positions = np.arange(16).reshape(2, 8), np.arange(8)[None].repeat(2, axis=0)
+
+    def gradients(compute):
+        def total(params):
+            return jnp.sin(decoder.hidden_states(params, config, tokens, positions, np.ones((2, 8), int), compute)).sum()
+        return jax.jit(jax.grad(total))(params)
+
+    expected, got = gradients(Compute(remat="block")), gradients(Compute(remat=remat, attention="cudnn"))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), got, expected)
+
+
 def test_the_choice_follows_the_platform(monkeypatch):
     assert choose_attention("auto", "cpu", "bfloat16", 64) == ("xla", "there is no kernel for the platform cpu")
     assert choose_attention("auto", "tpu", "float32", 64)[0] == "splash"
