@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -16,7 +16,7 @@ from nft_jax.types import Group, InputError
 
 class Checkpoints:
     """The folder `checkpoints/` of a run. A checkpoint holds the train state, the host's counters (prompt cursor,
-    totals) and the groups carried into the next step, so that a run goes on exactly where it was."""
+    totals) and the groups that later steps train on, so that a run goes on exactly where it was."""
 
     def __init__(self, folder: Path, config: CheckpointConfig):
         policies = ocp.training
@@ -33,13 +33,13 @@ class Checkpoints:
         newest = self._checkpointer.latest
         return None if newest is None else newest.step
 
-    def save(self, step: int, state: TrainState, host: dict, carried: Sequence[Group]) -> None:
+    def save(self, step: int, state: TrainState, host: dict, groups: Mapping[str, Sequence[Group]]) -> None:
         """Starts writing and returns: the arrays are copied first, so the caller may donate them at once."""
         self.asked = step
         self._checkpointer.save_checkpointables_async(
-            step, {"state": state, "host": host, "carried": {"groups": to_bytes(carried)}}, force=True)
+            step, {"state": state, "host": host, "groups": {k: to_bytes(v) for k, v in groups.items()}}, force=True)
 
-    def restore(self, step: int, shapes: TrainState) -> tuple[TrainState, dict, list[Group]]:
+    def restore(self, step: int, shapes: TrainState) -> tuple[TrainState, dict, dict[str, list[Group]]]:
         """The checkpoint of `step`, laid out like `shapes` (ShapeDtypeStructs with shardings)."""
         place = f"the checkpoint of step {step} in {self._checkpointer.directory}"
         try:
@@ -55,10 +55,10 @@ class Checkpoints:
                                  "use another workdir, or --fresh to start over.")
         try:
             loaded = self._checkpointer.load_checkpointables(step, {"state": shapes})
-            host = self._checkpointer.load_checkpointables(step, {"host": None, "carried": None})
+            host = self._checkpointer.load_checkpointables(step, {"host": None, "groups": None})
         except (ValueError, KeyError, OSError) as error:
             raise _unreadable(place, error) from error
-        return loaded["state"], host["host"], from_bytes(host["carried"]["groups"])
+        return loaded["state"], host["host"], {k: from_bytes(v) for k, v in host["groups"].items()}
 
     def close(self) -> None:
         """Waits until what was saved is on disk."""

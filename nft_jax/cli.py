@@ -24,6 +24,7 @@ class Arguments(NamedTuple):
     config: Config
     fresh: bool
     dry_run: bool
+    profile: bool
 
 
 def parse(preset: Config, description: str, arguments: Sequence[str] | None = None) -> Arguments:
@@ -34,8 +35,10 @@ def parse(preset: Config, description: str, arguments: Sequence[str] | None = No
         fresh: Annotated[bool, tyro.conf.arg(help="Start over: remove what an earlier run wrote there.")] = False,
         dry_run: Annotated[bool, tyro.conf.arg(help="Print the resolved configuration, the batch arithmetic and a "
                                                     "memory estimate, and exit.")] = False,
+        profile: Annotated[bool, tyro.conf.arg(help="Record a timeline of two steps (after the first) into the run's "
+                                                    "folder profile/, for xprof or Perfetto.")] = False,
     ) -> Arguments:
-        return Arguments(config, fresh, dry_run)
+        return Arguments(config, fresh, dry_run, profile)
 
     with one_paragraph_errors():
         return tyro.cli(command, description=description, args=arguments)
@@ -47,6 +50,7 @@ class PreflightArguments(NamedTuple):
     topology: Topology
     answer_tokens: int
     accepted_share: float
+    every_variant: bool
 
 
 def parse_preflight(preset: Config, description: str, arguments: Sequence[str]) -> PreflightArguments:
@@ -59,8 +63,10 @@ def parse_preflight(preset: Config, description: str, arguments: Sequence[str]) 
                                                          "third of rollout.max_new_tokens.")] = 0,
         accepted_share: Annotated[float, tyro.conf.arg(help="Share of the prompts that have right and wrong answers, "
                                                             "for the estimate of time.")] = 0.5,
+        every_variant: Annotated[bool, tyro.conf.arg(help="Compile the shorter rows, prompts and rings too, not only "
+                                                          "the longest.")] = False,
     ) -> PreflightArguments:
-        return PreflightArguments(config, Topology.parse(topology), answer_tokens, accepted_share)
+        return PreflightArguments(config, Topology.parse(topology), answer_tokens, accepted_share, every_variant)
 
     asked = tyro.cli(command, description=description, args=arguments)
     if not 0 < asked.accepted_share <= 1:
@@ -130,7 +136,7 @@ def run(arguments: Arguments, report: Callable[[Config, dict], None] | None = No
         with Verifier(arguments.config.verifier) as verifier:        # its processes start now, before jax does
             from nft_jax.train.loop import train
             use_compilation_cache()
-            summary = train(arguments.config, fresh=arguments.fresh, verifier=verifier)
+            summary = train(arguments.config, fresh=arguments.fresh, verifier=verifier, profile=arguments.profile)
         if report is not None:
             report(arguments.config, summary)
         return summary

@@ -41,7 +41,7 @@ class DataConfig:
     """Where questions come from, and how a question becomes a prompt."""
     source: str = "arithmetic"
     """"arithmetic" (our generator), "reasoning-gym:TASK", a .jsonl or .parquet file, a folder saved by datasets, or
-    the name of a data set on the hub."""
+    a data set on the hub: NAME, NAME:SUBSET or NAME:FILE.parquet."""
     split: str = "train"
     """Split of a hub data set, or of the generator: base, train or heldout (disjoint by construction)."""
     template: str = "{problem}"
@@ -102,6 +102,9 @@ class RolloutConfig:
     """Which log-probs are pi_old in the ratio: recomputed by the trainer's own graph, the sampler's, or the sampler's
     after truncation. "auto" is trainer, and refuses top_k, top_p and min_p, where you must choose. The sampler's are
     those of the distribution that was sampled: with kv_dtype or weight_dtype int8, of the quantised policy."""
+    rollout_ahead: Literal[0, 1] = 0
+    """Steps between sampling and training. 1: a step trains on answers sampled before the step before it took its
+    optimizer steps; old log-probs are those of the parameters that sampled."""
 
     def __post_init__(self):
         for name in ("prompts_per_step", "samples_per_prompt", "max_new_tokens", "block_size",
@@ -120,8 +123,8 @@ class RolloutConfig:
         _require(self.slots >= 0, "rollout.slots", self.slots, "use 0 (automatic) or a positive number.")
         _require(not (self.truncates and self.old_logprobs == "auto"), "rollout.old_logprobs", self.old_logprobs,
                  f"with top_k={self.top_k}, top_p={self.top_p}, min_p={self.min_p} the sampled distribution is not the "
-                 "trained one (top-p 0.8 alone moves the mean ratio to 0.9). Switch truncation off (0, 1, 0), or choose "
-                 "old_logprobs: trainer, sampler or truncated.")
+                 "trained one (top-p 0.8 alone moves the mean ratio to 0.9). Switch truncation off (0, 1, 0), or "
+                 "choose old_logprobs: trainer, sampler or truncated.")
 
     @property
     def truncates(self) -> bool:
@@ -197,9 +200,11 @@ class BatchConfig:
     updates_per_step: int = 16
     """Optimizer steps per rollout; whole groups are dealt to them evenly."""
     row_length: int = 0
-    """Tokens of a packed row; 0 = the longest prompt and answer allowed, rounded up to 64."""
+    """Tokens of a packed row; 0 = what costs least for the lengths at hand: powers of two, up to the longest prompt
+    and answer allowed (rounded up to 64)."""
     rows_per_micro_batch: int = 8
-    """Rows in one forward and backward, over all devices. Set it to what fits; it does not change the result."""
+    """Rows of the longest kind in one forward and backward, over all devices; shorter rows come in larger numbers. Set
+    it to what fits; it does not change the result."""
 
     def __post_init__(self):
         for name in ("updates_per_step", "rows_per_micro_batch"):
@@ -348,7 +353,7 @@ class Config:
 
     @property
     def row_length(self) -> int:
-        """Tokens of a packed row."""
+        """Tokens of the longest kind of packed row."""
         longest = self.data.max_prompt_tokens + self.rollout.max_new_tokens
         return self.batch.row_length or -(-longest // 64) * 64
 

@@ -37,7 +37,8 @@ def test_round_trip_keep_and_another_mesh(tmp_path, tiny_params):
     checkpoints = Checkpoints(tmp_path / "c", CheckpointConfig(keep=2))
     assert checkpoints.latest is None
     for step in (1, 2, 3):
-        checkpoints.save(step, state, {"step": step, "accuracy": None, "seconds": 1.5}, carried[:step - 1])
+        checkpoints.save(step, state, {"step": step, "accuracy": None, "seconds": 1.5},
+                         {"carried": carried[:step - 1], "seen": []})
     checkpoints.close()
     again = Checkpoints(tmp_path / "c", CheckpointConfig(keep=2))
     assert again.latest == 3 and sorted(p.name for p in (tmp_path / "c").iterdir()) == ["2", "3"]
@@ -47,8 +48,9 @@ def test_round_trip_keep_and_another_mesh(tmp_path, tiny_params):
         assert_equal(restored, state)
         assert jax.tree.leaves(restored)[0].sharding == jax.tree.leaves(layout)[0].sharding
         assert host == {"step": 3, "accuracy": None, "seconds": 1.5}
-        np.testing.assert_array_equal(groups[0].old_logprobs[1], carried[0].old_logprobs[1])
-    assert again.restore(2, shapes)[2][0].prompt.index == 5
+        assert groups["seen"] == []
+        np.testing.assert_array_equal(groups["carried"][0].old_logprobs[1], carried[0].old_logprobs[1])
+    assert again.restore(2, shapes)[2]["carried"][0].prompt.index == 5
     again.close()
 
 
@@ -57,7 +59,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, tiny_model, tiny_par
     mesh = make_mesh(MeshConfig())
     state, _ = placed(tiny_params, mesh)
     checkpoints = Checkpoints(tmp_path / "c", CheckpointConfig())
-    checkpoints.save(1, state, {"step": 1}, [])
+    checkpoints.save(1, state, {"step": 1}, {"carried": []})
     checkpoints.close()
     for change in ({"hidden_size": 32}, {"num_layers": 3}, {"qkv_bias": True}):
         other = decoder.init(dataclasses.replace(tiny_model, **change), jax.random.key(0))

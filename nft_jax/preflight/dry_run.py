@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from nft_jax.config import Config
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.decoder import count_parameters
+from nft_jax.rollout.slots import useful_slots
 from nft_jax.train.batch import BatchShape
 
 
@@ -34,7 +35,9 @@ def memory_estimate(config: Config, model: ModelConfig) -> list[tuple[str, float
     """Bytes over all devices of the large things, by arithmetic from the shapes (not compiled, hence an estimate)."""
     parameters, item = count_parameters(model), jnp.dtype(config.policy.compute_dtype).itemsize
     context = config.data.max_prompt_tokens + config.rollout.max_new_tokens
-    entries = config.rollout.slots * context * model.num_layers * model.num_kv_heads * model.head_dim
+    rollout = config.rollout
+    slots = rollout.slots or useful_slots(rollout.prompts_per_step * rollout.samples_per_prompt)
+    entries = slots * context * model.num_layers * model.num_kv_heads * model.head_dim
     tokens = config.batch.rows_per_micro_batch * config.row_length
     width = 4 * model.hidden_size + 3 * model.intermediate_size + 2 * (model.num_heads + model.num_kv_heads) \
         * model.head_dim + model.num_heads * config.row_length

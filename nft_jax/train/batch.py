@@ -55,7 +55,8 @@ def shapes_of(config: Config, data_parallel: int = 1, model: ModelConfig | None 
     longest, lengths = config.row_length, []
     if not config.batch.row_length:
         power = 1 << (longest - 1).bit_length() - 1             # the largest power of two below `longest`
-        lengths = [power >> i for i in range(MOST_SHAPES - 1) if power >> i >= SHORTEST_ROW]
+        lengths = [power >> i for i in range(MOST_SHAPES - 1)
+                   if power >> i >= SHORTEST_ROW and not (power >> i) % max(config.mesh.context, 1)]
     rows = -(-config.batch.rows_per_micro_batch // data_parallel) * data_parallel
     sequences = config.groups_per_update * config.rollout.samples_per_prompt
     cost = token_cost(model) if model else 0.0

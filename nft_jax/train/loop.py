@@ -11,11 +11,8 @@ import json
 import math
 import shlex
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import reduce
 
 import jax
 import numpy as np
@@ -32,61 +29,55 @@ from nft_jax.metrics import (
 )
 from nft_jax.policy import Policy, save
 from nft_jax.rollout.sampling import SamplingParams
-from nft_jax.train.batch import Example, deal, examples_of, make_batch, unpack
+from nft_jax.timeline import Clock
+from nft_jax.train.batch import Example, choose_shape, deal, examples_of, make_batch, unpack
+from nft_jax.train.row import Rollouts, Row
 from nft_jax.train.run import Progress, Run, open_run
 from nft_jax.train.state import TrainState, learning_rate
-from nft_jax.train.tally import combine, summarise
-from nft_jax.types import Group
+from nft_jax.types import Group, TrainBatch
 from nft_jax.verify import Verifier
 
 TRAINING, EVALUATION = 0, 1       # which of the seed's two streams of random numbers
 
 
-def train(config: Config, *, fresh: bool = False, verifier: Verifier | None = None, quiet: bool = False) -> dict:
+def train(config: Config, *, fresh: bool = False, verifier: Verifier | None = None, quiet: bool = False,
+          profile: bool = False) -> dict:
     """Run `config` to its end, or continue it from its folder's newest checkpoint; returns the summary.
 
-    SIGINT and SIGTERM finish the step, save and return. Raises InputError for bad input, before heavy work where that
-    is possible.
+    SIGINT and SIGTERM finish the step, save and return. `profile` records a timeline of two steps into the run's
+    folder. Raises InputError for bad input, before heavy work where that is possible.
     """
-    with open_run(config, fresh=fresh, verifier=verifier, quiet=quiet) as (run, state, progress):
+    with open_run(config, fresh=fresh, verifier=verifier, quiet=quiet, profile=profile) as (run, state, progress):
         if progress.step == 0:
             begin(run, state, progress)
         while progress.step < run.config.steps and not run.stop.is_set():
-            clock = Clock()
-            accepted, seen = collect(run, state.params, progress, clock)
-            wanted = run.config.rollout.prompts_per_step
-            kept, progress.carried = accepted[:wanted], accepted[wanted:]
-            state, metrics = update(run, state, kept, progress, clock)
-            progress.step += 1
-            finish_step(run, state, progress, seen, kept, metrics, clock)
+            with run.timeline.step(progress.step + 1):
+                clock = Clock(run.console.phase)
+                rollouts = next_rollouts(run, state.params, progress, clock)
+                state, row = update(run, state, rollouts.kept, progress, clock)
+                progress.step += 1
+                finish_step(run, state, progress, rollouts, row)
         return conclude(run, state, progress)
 
 
-class Clock:
-    """Seconds of each phase of a step."""
-
-    def __init__(self):
-        self.started, self.seconds = time.perf_counter(), {}
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
-
-    @property
-    def total(self) -> float:
-        return time.perf_counter() - self.started
+def next_rollouts(run: Run, params, progress: Progress, clock: Clock) -> Rollouts:
+    """What this step trains on. With rollout.rollout_ahead it is there already, and that of the next step is collected
+    now, before this step changes the parameters. (The last step collects nothing ahead: a run that is continued
+    further then samples for its next step with the parameters as they are.)"""
+    ahead, rollouts = run.config.rollout.rollout_ahead, progress.ahead
+    if rollouts is None:
+        rollouts = collect(run, params, progress, progress.step, clock)
+    more = ahead and progress.step + ahead < run.config.steps
+    progress.ahead = collect(run, params, progress, progress.step + ahead, clock) if more else None
+    return rollouts
 
 
-def collect(run: Run, params, progress: Progress, clock: Clock) -> tuple[list[Group], list[Group]]:
-    """The groups with unequal rewards, in the order of the prompt stream, and all groups that were generated.
+def collect(run: Run, params, progress: Progress, rollout_index: int, clock: Clock) -> Rollouts:
+    """The first prompts_per_step groups with unequal rewards, in the order of the prompt stream.
 
     First come the groups carried over, then new ones until prompts_per_step are there or max_generation_batches have
     been asked for; a further batch has as many prompts as the share accepted so far calls for. Every new group is
-    scored at once, by the parameters that sampled it.
+    scored at once, by the parameters that sampled it; surplus is carried.
     """
     rollout = run.config.rollout
     sampling = SamplingParams(rollout.temperature, rollout.top_k, rollout.top_p, rollout.min_p)
@@ -96,63 +87,89 @@ def collect(run: Run, params, progress: Progress, clock: Clock) -> tuple[list[Gr
         missing = rollout.prompts_per_step - len(accepted)
         if missing <= 0:
             break
-        run.console.phase("sampling")
         with clock.phase("rollout"):
             prompts = run.stream.take(min(rollout.prompts_per_step, math.ceil(missing / share)))
-            groups = judged_groups(run.sampler, run.verifier, run.sampler.cast(params), prompts,
-                                   rollout.samples_per_prompt, key, progress.step, sampling)
-        with clock.phase("score"):
-            scored = iter(score(run, params, [group for group in groups if group.has_signal]))
-            groups = [next(scored) if group.has_signal else group for group in groups]
+            judged = judged_groups(run.sampler, run.verifier, run.sampler.cast(params), prompts,
+                                   rollout.samples_per_prompt, key, rollout_index, sampling)
+        groups = score(run, params, judged, clock)
+        clock.sampled += sum(len(r.tokens) for group in groups for r in group.rollouts)
         seen += groups
         accepted += [group for group in groups if group.has_signal]
         share = max(sum(group.has_signal for group in seen) / len(seen), 1 / 16)
     progress.cursor = run.stream.state()["index"]
-    return accepted, seen
+    progress.carried = accepted[rollout.prompts_per_step:]
+    return Rollouts(accepted[:rollout.prompts_per_step], seen)
 
 
-def score(run: Run, params, groups: Sequence[Group]) -> list[Group]:
-    """The groups with `old_logprobs`: by the trainer's own graph, or the sampler's where the configuration says so."""
+def score(run: Run, params, judged: Iterator[Group], clock: Clock) -> list[Group]:
+    """All groups in their order, those with unequal rewards with `old_logprobs`: by the trainer's own graph, or the
+    sampler's where the configuration says so. The devices score the first groups while the last are being judged."""
     choice = run.config.rollout.old_logprobs
-    if choice in ("sampler", "truncated"):
+    groups, waiting, parts = [], [], []
+
+    def dispatch(part: list[int]) -> None:
+        with clock.phase("score"):
+            batch, places = pack(run, [Example(groups[i].prompt.tokens, r.tokens)
+                                       for i in part for r in groups[i].rollouts])
+            parts.append((part, places, run.score(params, batch, run.config.rollout.temperature)))
+
+    while True:
+        with clock.phase("verify"):
+            group = next(judged, None)
+        if group is None:
+            break
+        groups.append(group)
+        if group.has_signal:
+            waiting.append(len(groups) - 1)
+        if choice == "trainer" and len(waiting) == run.config.groups_per_update:
+            dispatch(waiting)
+            waiting = []
+    if choice != "trainer":
         name = "logprobs" if choice == "sampler" else "truncated_logprobs"
-        return [replace(g, old_logprobs=tuple(getattr(r, name) for r in g.rollouts)) for g in groups]
-    out = []
-    for start in range(0, len(groups), run.config.groups_per_update):
-        part = groups[start:start + run.config.groups_per_update]
-        batch, places = make_batch([Example(g.prompt.tokens, r.tokens) for g in part for r in g.rollouts], run.shape)
-        values = unpack(np.asarray(run.score(params, batch, run.config.rollout.temperature)), places)
-        k = len(part[0].rollouts)
-        out += [replace(g, old_logprobs=tuple(values[i * k:(i + 1) * k])) for i, g in enumerate(part)]
-    return out
+        for i in waiting:
+            groups[i] = replace(groups[i], old_logprobs=tuple(getattr(r, name) for r in groups[i].rollouts))
+    elif waiting:
+        dispatch(waiting)
+    with clock.phase("score"):
+        for part, places, values in parts:
+            values = iter(unpack(np.asarray(values), places))
+            for i in part:
+                groups[i] = replace(groups[i], old_logprobs=tuple(next(values) for _ in groups[i].rollouts))
+    return groups
 
 
-def update(run: Run, state: TrainState, groups: Sequence[Group], progress: Progress,
-           clock: Clock) -> tuple[TrainState, dict]:
-    """The optimizer steps of one rollout. Without groups the step is skipped and counted."""
-    if not groups:
-        progress.skipped_steps += 1
-        return state, {"groups/kept": 0, "tokens/kept": 0, "steps_skipped": progress.skipped_steps}
-    config, loss = run.config, run.config.loss
-    run.console.phase("training")
-    tallies, norms, kept = [], [], 0
-    with clock.phase("train"):
-        for part in deal(groups, config.batch.updates_per_step, (config.seed, progress.step)):
-            examples = [e for group in part for e in examples_of(group, loss, config.rollout.max_new_tokens)]
-            kept += sum(len(e.response) for e in examples)
-            batch, _ = make_batch(examples, run.shape, loss.loss_agg, loss.constant_length)
+def pack(run: Run, examples: list[Example]) -> tuple[TrainBatch, list[tuple[int, slice]]]:
+    """`make_batch` in the shape that costs least for these examples."""
+    shape = choose_shape([len(e.prompt) + len(e.response) for e in examples], run.shapes)
+    return make_batch(examples, shape, run.config.loss.loss_agg, run.config.loss.constant_length)
+
+
+def update(run: Run, state: TrainState, groups: list[Group], progress: Progress,
+           clock: Clock) -> tuple[TrainState, Row]:
+    """The optimizer steps of one rollout, handed to the devices: while they take one the host packs the next. Without
+    groups the step is skipped and counted."""
+    config, row = run.config, Row(progress.step + 1, clock, {}, before=run.trained)
+    kept, parts = 0, deal(groups, config.batch.updates_per_step, (config.seed, progress.step)) if groups else []
+    for part in parts:
+        with clock.phase("pack"):
+            examples = [e for group in part for e in examples_of(group, config.loss, config.rollout.max_new_tokens)]
+            batch, _ = pack(run, examples)
+        with clock.phase("train"):
             rate = learning_rate(config.optimizer, progress.updates)
             state, tally, norm = run.train_step(state, batch, rate, config.rollout.temperature)
-            progress.updates += 1
-            tallies.append(tally)
-            norms.append(norm)
-        tallies, norms = jax.device_get((tallies, norms))
+        progress.updates += 1
+        kept += sum(len(e.response) for e in examples)
+        row.tallies.append(tally)
+        row.norms.append(norm)
+        row.metrics["learning_rate"] = rate
     progress.tokens_kept += kept
-    return state, summarise(reduce(combine, tallies), len(tallies)) | {
-        "grad_norm/mean": float(np.mean(norms)), "grad_norm/max": float(np.max(norms)), "learning_rate": rate,
-        "groups/kept": len(groups), "tokens/kept": kept, "steps_skipped": progress.skipped_steps,
-        "accuracy/kept": float(np.mean(np.concatenate([group.rewards for group in groups]))),
-        **(mismatch_metrics(groups) if config.rollout.old_logprobs == "trainer" else {})}
+    progress.skipped_steps += not groups
+    row.metrics |= {"groups/kept": len(groups), "tokens/kept": kept, "steps_skipped": progress.skipped_steps}
+    if groups:
+        row.trained = run.trained = run.watcher.watch(norm)
+        row.metrics["accuracy/kept"] = float(np.mean(np.concatenate([group.rewards for group in groups])))
+        row.metrics |= mismatch_metrics(groups) if config.rollout.old_logprobs == "trainer" else {}
+    return state, row
 
 
 def evaluate(run: Run, params, progress: Progress) -> dict:
@@ -160,7 +177,6 @@ def evaluate(run: Run, params, progress: Progress) -> dict:
     if not run.held_out:
         return {}
     settings = run.config.evaluation
-    run.console.phase("evaluating")
     key = jax.random.fold_in(jax.random.key(run.config.seed), EVALUATION)
     metrics = evaluation_metrics(judged_groups(
         run.sampler, run.verifier, run.sampler.cast(params), run.held_out, settings.samples, key, 0,
@@ -175,45 +191,50 @@ def begin(run: Run, state: TrainState, progress: Progress) -> None:
     metrics = evaluate(run, state.params, progress)
     progress.base_accuracy = progress.accuracy
     progress.seconds += clock.total
-    run.writer.write(0, metrics | {"seconds/step": clock.total})
+    run.writer.write(0, metrics | {"seconds/step": clock.total, "compiles": run.compiles.take()})
     run.console.step(0, metrics)
 
 
-def finish_step(run: Run, state: TrainState, progress: Progress, seen: list[Group], kept: list[Group],
-                metrics: dict, clock: Clock) -> None:
-    """Write what the step did; evaluate and save where it is time to."""
-    config, last = run.config, progress.step == run.config.steps
-    generated = sum(len(rollout.tokens) for group in seen for rollout in group.rollouts)
+def finish_step(run: Run, state: TrainState, progress: Progress, rollouts: Rollouts, row: Row) -> None:
+    """What the host does while the devices train: write the answers, and the row of the step before. Where it is time
+    to evaluate or to save, the row of this step too."""
+    config, clock = run.config, row.clock
+    seen, generated = rollouts.seen, sum(len(r.tokens) for group in rollouts.seen for r in group.rollouts)
     progress.tokens_generated += generated
-    metrics |= answer_metrics(seen) | {
+    row.metrics |= run.late_seconds | answer_metrics(seen) | {
         "groups/generated": len(seen), "groups/carried": len(progress.carried), "tokens/generated": generated,
         "groups/accepted_share": sum(group.has_signal for group in seen) / max(len(seen), 1)}
     if config.verifier.reward == "math" and config.verifier.mode == "equivalent":
-        metrics |= mode_disagreement(seen)
+        row.metrics |= mode_disagreement(seen)
     with clock.phase("write"):
-        run.write_rollouts(progress.step, seen, kept)
-    if last or (config.evaluation.every and progress.step % config.evaluation.every == 0):
+        run.write_rollouts(progress.step, seen, rollouts.kept)
+        run.write_row()
+    run.row = row
+    evaluates = progress.step == config.steps or bool(
+        config.evaluation.every and progress.step % config.evaluation.every == 0)
+    if evaluates and run.held_out:
+        if row.trained is not None:
+            row.trained.result()           # so that the time of the evaluation is its own
         with clock.phase("evaluate"):
-            metrics |= evaluate(run, state.params, progress)
+            row.metrics |= evaluate(run, state.params, progress)
     progress.seconds += clock.total
-    for phase, tokens in (("rollout", "generated"), ("train", "kept")):
-        if clock.seconds.get(phase) and metrics.get(f"tokens/{tokens}"):
-            metrics[f"tokens_per_second/{phase}"] = metrics[f"tokens/{tokens}"] / clock.seconds[phase]
-    metrics |= {f"seconds/{name}": seconds for name, seconds in (clock.seconds | run.late_seconds).items()}
-    metrics |= {"seconds/step": clock.total, "compiles": run.compiles.take(), "memory/peak_mb": peak_memory_mb()}
-    run.writer.write(progress.step, metrics)
-    run.console.step(progress.step, metrics)
-    if progress.step % config.checkpoint.every == 0:
+    row.metrics |= {"seconds/step": clock.total, "compiles": run.compiles.take(), "memory/peak_mb": peak_memory_mb()}
+    saves = progress.step % config.checkpoint.every == 0
+    if evaluates or saves:
+        run.write_row()
+    run.late_seconds = {}
+    if saves:
         with clock.phase("checkpoint"):        # after the row: a checkpoint never knows of a step that the rows lack
-            run.checkpoints.save(progress.step, state, progress.counters(), progress.carried)
-    run.late_seconds = {name: clock.seconds[name] for name in ("checkpoint",) if name in clock.seconds}
+            run.checkpoints.save(progress.step, state, progress.counters(), progress.groups())
+        run.late_seconds = {"seconds/checkpoint": clock.seconds["checkpoint"]}
 
 
 def conclude(run: Run, state: TrainState, progress: Progress) -> dict:
     """The last checkpoint, curves.png and summary.json; at the end of the run also the trained model, in Hugging Face
     layout."""
+    run.write_row()
     if progress.step and progress.step not in (run.checkpoints.asked, run.checkpoints.latest):
-        run.checkpoints.save(progress.step, state, progress.counters(), progress.carried)
+        run.checkpoints.save(progress.step, state, progress.counters(), progress.groups())
     finished = progress.step >= run.config.steps
     summary = {
         "objective": run.config.objective, "base_accuracy": progress.base_accuracy,

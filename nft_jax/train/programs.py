@@ -2,6 +2,7 @@
 list at its start, preflight for devices that are not there."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -11,26 +12,32 @@ from jax.sharding import Mesh
 from nft_jax.config import Config
 from nft_jax.model import decoder
 from nft_jax.model.config import Compute, ModelConfig
+from nft_jax.model.kernels import choose_attention
 from nft_jax.parallel import data_parallel_size
 from nft_jax.programs import Program, with_shardings
 from nft_jax.rollout.engine import Sampler
 from nft_jax.train.batch import BatchShape
 from nft_jax.train.state import TrainState, init_state, make_optimizer, state_shardings
-from nft_jax.train.step import batch_shardings, compile_score, compile_step
+from nft_jax.train.step import compile_score, compile_step
 from nft_jax.types import TrainBatch
 
 
-def compute_of(config: Config, model: ModelConfig, mesh: Mesh, platform: str) -> Compute:
-    """How the passes of a run are computed on this mesh; `platform` (tpu, gpu or cpu) decides the attention kernel."""
-    return Compute(config.policy.compute_dtype, config.policy.remat, mesh=mesh)
+def compute_of(config: Config, model: ModelConfig, mesh: Mesh, platform: str) -> tuple[Compute, str]:
+    """How the passes of a run are computed on this mesh, and why with this attention kernel; `platform` (tpu, gpu or
+    cpu) is that of the run's devices."""
+    policy = config.policy
+    attention, reason = choose_attention(policy.attention, platform, policy.compute_dtype, model.head_dim)
+    return Compute(policy.compute_dtype, policy.remat, attention, mesh), reason
 
 
 def sampler_of(config: Config, model: ModelConfig, mesh: Mesh, compute: Compute, tokenizer=None,
                eos: tuple[int, ...] = (0,)) -> Sampler:
     """The run's sampler. For compiling alone it needs neither a tokenizer nor the true end-of-sequence ids."""
-    return Sampler(model, tokenizer, eos, mesh=mesh, slots=config.rollout.slots, block_size=config.rollout.block_size,
-                   max_prompt_tokens=config.data.max_prompt_tokens, max_new_tokens=config.rollout.max_new_tokens,
-                   compute=compute)
+    rollout = config.rollout
+    return Sampler(model, tokenizer, eos, mesh=mesh, slots=rollout.slots,
+                   block_size=rollout.block_size, max_prompt_tokens=config.data.max_prompt_tokens,
+                   max_new_tokens=rollout.max_new_tokens, compute=compute, stop=rollout.stop,
+                   stop_token_ids=rollout.stop_token_ids, kv_dtype=rollout.kv_dtype, weight_dtype=rollout.weight_dtype)
 
 
 def abstract_state(config: Config, model: ModelConfig, mesh: Mesh) -> TrainState:
@@ -40,21 +47,28 @@ def abstract_state(config: Config, model: ModelConfig, mesh: Mesh) -> TrainState
                           state_shardings(shapes, optimizer, mesh))
 
 
-def training_programs(config: Config, model: ModelConfig, mesh: Mesh, compute: Compute) -> dict[str, Program]:
-    """`score` and `train step` of the settled `config`."""
-    state, shape = abstract_state(config, model, mesh), BatchShape.of(config, data_parallel_size(mesh))
+def _batch(shape: BatchShape) -> TrainBatch:
+    """Arrays of the host, which the programs place: without shardings, or jax would not take what is compiled here for
+    what the run calls."""
     size = shape.micro_batches, shape.rows, shape.row_length
     ints, floats = (jax.ShapeDtypeStruct(size, dtype) for dtype in (jnp.int32, jnp.float32))
-    batch = with_shardings(TrainBatch(ints, ints, ints, *(floats,) * 5, jax.ShapeDtypeStruct((), jnp.int32)),
-                           batch_shardings(mesh))
+    return TrainBatch(ints, ints, ints, *(floats,) * 5, jax.ShapeDtypeStruct((), jnp.int32))
+
+
+def training_programs(config: Config, model: ModelConfig, mesh: Mesh, compute: Compute,
+                      shapes: Sequence[BatchShape] = ()) -> dict[str, Program]:
+    """`train step` and `score` of the settled `config` for the longest rows, which need the most memory; with `shapes`,
+    for shorter ones too."""
+    longest, state = BatchShape.of(config, data_parallel_size(mesh)), abstract_state(config, model, mesh)
     placements = jax.tree.map(lambda x: x.sharding, state)
-    programs = {"train step": Program(
-        compile_step(mesh, placements, make_optimizer(config.optimizer), objective=config.objective,
-                     loss_config=config.loss, model=model, compute=compute),
-        (state, batch, 1e-6, 1.0))}
+    step = compile_step(mesh, placements, make_optimizer(config.optimizer), objective=config.objective,
+                        loss_config=config.loss, model=model, compute=compute)
+    score = compile_score(mesh, placements.params, model=model, compute=compute)
+    batches = {"": _batch(longest)} | {f", rows of {shape.row_length}": _batch(shape) for shape in shapes
+                                       if shape.row_length < longest.row_length}
+    programs = {f"train step{rows}": Program(step, (state, batch, 1e-6, 1.0)) for rows, batch in batches.items()}
     if config.rollout.old_logprobs == "trainer":
-        programs["score"] = Program(compile_score(mesh, placements.params, model=model, compute=compute),
-                                    (state.params, batch, 1.0))
+        programs |= {f"score{rows}": Program(score, (state.params, batch, 1.0)) for rows, batch in batches.items()}
     return programs
 
 
@@ -64,8 +78,8 @@ def truncations(config: Config) -> list[bool]:
     return sorted({config.rollout.truncates} | evaluation)
 
 
-def programs_of(config: Config, model: ModelConfig, mesh: Mesh, compute: Compute) -> dict[str, Program]:
-    """Every program of a run of the settled `config`, by name: sampling first. No device is asked for anything, so the
-    mesh may be one of devices that are not there."""
-    return (sampler_of(config, model, mesh, compute).programs(truncations(config))
-            | training_programs(config, model, mesh, compute))
+def programs_of(config: Config, model: ModelConfig, mesh: Mesh, compute: Compute, sampler: Sampler,
+                shapes: Sequence[BatchShape]) -> dict[str, Program]:
+    """Every program of a run of the settled `config`, by name: those of its sampler first, then those of training. No
+    device is asked for anything, so the mesh may be one of devices that are not there."""
+    return sampler.programs(truncations(config)) | training_programs(config, model, mesh, compute, shapes)

@@ -6,10 +6,13 @@ bad input ends the run before anything heavy has started.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -23,8 +26,7 @@ from nft_jax.checkpoint import Checkpoints, check_room
 from nft_jax.config import Config, MeshConfig
 from nft_jax.console import Console
 from nft_jax.metrics import CompileCounter, MetricsWriter
-from nft_jax.model import decoder
-from nft_jax.model.config import Compute, ModelConfig
+from nft_jax.model.config import ModelConfig
 from nft_jax.model.hf import (
     check_weights,
     config_of,
@@ -34,16 +36,19 @@ from nft_jax.model.hf import (
     read_config,
     resolve_folder,
 )
-from nft_jax.model.kernels import choose_attention
 from nft_jax.model.published import PUBLISHED
 from nft_jax.parallel import data_parallel_size, make_mesh, require_host_memory
+from nft_jax.programs import Program, compile_all
 from nft_jax.prompts import PromptStream, load_questions
 from nft_jax.rollout.engine import Sampler
+from nft_jax.rollout.slots import settle_slots
 from nft_jax.rollout.table import groups_to_table
-from nft_jax.train.batch import BatchShape
+from nft_jax.timeline import Timeline, Watcher
+from nft_jax.train.batch import BatchShape, shapes_of
 from nft_jax.train.objectives import resolve
-from nft_jax.train.state import TrainState, init_state, make_optimizer, state_shardings
-from nft_jax.train.step import compile_score, compile_step
+from nft_jax.train.programs import abstract_state, compute_of, programs_of, sampler_of
+from nft_jax.train.row import Rollouts, Row
+from nft_jax.train.state import TrainState, init_state, make_optimizer
 from nft_jax.types import Group, InputError, Prompt, Unreachable
 from nft_jax.verify import Verifier
 
@@ -64,11 +69,24 @@ class Progress:
     seconds: float = 0.0
     base_accuracy: float | None = None
     accuracy: float | None = None      # of the latest evaluation
-    carried: list[Group] = field(default_factory=list)
+    carried: list[Group] = field(default_factory=list)      # surplus, for the next rollouts to be collected
+    ahead: Rollouts | None = None                           # collected already (rollout.rollout_ahead)
 
     def counters(self) -> dict:
-        """The JSON part; `carried` is saved apart."""
-        return {name: value for name, value in asdict(replace(self, carried=[])).items() if name != "carried"}
+        """The JSON part; groups are saved apart."""
+        values = asdict(replace(self, carried=[], ahead=None))
+        return {name: value for name, value in values.items() if name not in ("carried", "ahead")}
+
+    def groups(self) -> dict[str, list[Group]]:
+        """The groups that later steps train on."""
+        ahead = self.ahead or Rollouts([], [])
+        return {"carried": self.carried, "kept": ahead.kept, "seen": ahead.seen}
+
+    @classmethod
+    def of(cls, counters: dict, groups: dict[str, list[Group]]) -> Progress:
+        """The inverse of `counters` and `groups`."""
+        ahead = Rollouts(groups["kept"], groups["seen"]) if groups["kept"] or groups["seen"] else None
+        return cls(**counters, carried=groups["carried"], ahead=ahead)
 
 
 @dataclass
@@ -82,7 +100,7 @@ class Run:
     verifier: Verifier
     stream: PromptStream
     held_out: list[Prompt]
-    shape: BatchShape
+    shapes: tuple[BatchShape, ...]
     score: Any
     train_step: Any
     checkpoints: Checkpoints
@@ -90,7 +108,19 @@ class Run:
     compiles: CompileCounter
     console: Console
     stop: threading.Event
+    timeline: Timeline
+    watcher: Watcher
+    trained: Future[float] | None = None       # when the newest optimizer step ended
+    row: Row | None = None                     # of the newest step, until it is written
     late_seconds: dict[str, float] = field(default_factory=dict)    # of phases that end after their step's row
+
+    def write_row(self) -> None:
+        """The row of the newest step, if it is not written yet; waits for its optimizer steps."""
+        if self.row is not None:
+            metrics = self.row.complete()
+            self.writer.write(self.row.step, metrics)
+            self.console.step(self.row.step, metrics)
+            self.row = None
 
     def write_rollouts(self, step: int, groups: list[Group], kept: list[Group]) -> None:
         """`rollouts/step_NNNNNN.parquet`: every answer that the step generated or trained on."""
@@ -109,8 +139,7 @@ def settle(config: Config) -> Config:
     rollout = config.rollout
     if rollout.old_logprobs == "auto":
         rollout = replace(rollout, old_logprobs="trainer")
-    return replace(config, loss=resolve(config.objective, config.loss), evaluation=evaluation, rollout=rollout,
-                   batch=replace(config.batch, row_length=config.row_length))
+    return replace(config, loss=resolve(config.objective, config.loss), evaluation=evaluation, rollout=rollout)
 
 
 def read_inputs(config: Config, *, weights: bool = True):
@@ -164,7 +193,7 @@ def preview(config: Config) -> tuple[ModelConfig, list[str]]:
 def claim_folder(folder: Path, config: Config, fresh: bool) -> None:
     """Make the run folder and write config.json; refuse to go on with another configuration."""
     path = folder / "config.json"
-    wanted = config.to_dict()
+    wanted = json.loads(json.dumps(config.to_dict()))        # tuples as lists, as they are read back
     for name, source in (("policy.path", config.policy.path), ("data.source", config.data.source),
                          ("evaluation.source", config.evaluation.source)):
         if Path(source).exists() and Path(source).resolve().is_relative_to(folder.resolve()):
@@ -191,7 +220,7 @@ def claim_folder(folder: Path, config: Config, fresh: bool) -> None:
 
 def _remove_run(folder: Path) -> None:
     """Delete what a run writes, and nothing else that may lie in the folder."""
-    for name in ("rollouts", "checkpoints", "tensorboard", "model"):
+    for name in ("rollouts", "checkpoints", "tensorboard", "model", "profile"):
         if (folder / name).exists():
             shutil.rmtree(folder / name)
     for name in ("config.json", "metrics.jsonl", "curves.png", "summary.json", "skipped.json"):
@@ -230,20 +259,39 @@ def stop_on_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def restore_or_load(config: Config, model: ModelConfig, optimizer, placements: TrainState, shapes: TrainState,
+def restore_or_load(config: Config, model: ModelConfig, shapes: TrainState,
                     checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
-    """The state of the newest checkpoint; without one, that of the model folder, at step 0."""
+    """The state of the newest checkpoint; without one, that of the model folder, at step 0. `shapes`: with
+    shardings."""
     latest = checkpoints.latest
     if latest is not None:
-        state, counters, carried = checkpoints.restore(latest, shapes)
-        return state, Progress(**counters, carried=carried)
+        state, counters, groups = checkpoints.restore(latest, shapes)
+        return state, Progress.of(counters, groups)
+    placements = jax.tree.map(lambda x: x.sharding, shapes)
     params = load_params(resolve_folder(config.policy.path), model, shardings=placements.params)
-    return jax.jit(partial(init_state, optimizer=optimizer), out_shardings=placements)(params), Progress()
+    first = jax.jit(partial(init_state, optimizer=make_optimizer(config.optimizer)), out_shardings=placements,
+                    donate_argnums=0)
+    return first(params), Progress()
+
+
+def compile_programs(programs: Mapping[str, Program], console: Console) -> None:
+    """Every program of a run, compiled before its first step: jax keeps what it compiled ahead, so that the calls of
+    the run find it (the metric `compiles` counts those that do not)."""
+    cache, started = jax.config.jax_compilation_cache_dir, time.monotonic()
+    console.say(f"compiling {len(programs)} programs; compiled programs are kept in {cache}" if cache else
+                f"compiling {len(programs)} programs (no compilation cache)")
+
+    def progress(name: str, done: int, total: int) -> None:
+        console.phase(f"compiled {done} of {total} programs: {name}")
+        if not console.rich.is_terminal:
+            console.say(f"compiled {done}/{total}  {name}  {time.monotonic() - started:.1f} s")
+
+    compile_all(programs, threads=os.cpu_count() or 1, progress=progress)
 
 
 @contextmanager
-def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None,
-             quiet: bool = False) -> Iterator[tuple[Run, TrainState, Progress]]:
+def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None, quiet: bool = False,
+             profile: bool = False) -> Iterator[tuple[Run, TrainState, Progress]]:
     """Everything of a run, its state restored from the newest checkpoint or made from the model folder. A `verifier`
     that is given stays open."""
     config = settle(config)
@@ -251,27 +299,22 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None,
     model, tokenizer, eos, stream, held_out, reports = read_inputs(config)
     mesh = make_mesh(config.mesh)
     require_host_memory(config.policy.remat, mesh)
-    config = replace(config, mesh=MeshConfig(**mesh.shape))
-    attention, reason = choose_attention(config.policy.attention, mesh.devices.flat[0].platform,
-                                         config.policy.compute_dtype, model.head_dim)
-    compute = Compute(config.policy.compute_dtype, config.policy.remat, attention, mesh)
-    sampler = Sampler(model, tokenizer, eos, mesh=mesh, slots=config.rollout.slots,
-                      block_size=config.rollout.block_size, max_prompt_tokens=config.data.max_prompt_tokens,
-                      max_new_tokens=config.rollout.max_new_tokens, compute=compute)
-    optimizer = make_optimizer(config.optimizer)
-    param_shapes = decoder.parameter_shapes(model)
-    placements = state_shardings(param_shapes, optimizer, mesh)
-    shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-                          jax.eval_shape(partial(init_state, optimizer=optimizer), param_shapes), placements)
+    automatic = not config.rollout.slots
+    config = settle_slots(replace(config, mesh=MeshConfig(**mesh.shape)), model, mesh)
+    compute, reason = compute_of(config, model, mesh, mesh.devices.flat[0].platform)
+    sampler = sampler_of(config, model, mesh, compute, tokenizer, eos)
+    batch_shapes = shapes_of(config, data_parallel_size(mesh), model)
+    programs = programs_of(config, model, mesh, compute, sampler, batch_shapes)
+    shapes = abstract_state(config, model, mesh)
     claim_folder(folder, config, fresh)
     check_room(folder, shapes, config.checkpoint.keep)
     (folder / "skipped.json").write_text(json.dumps({k: r.to_json() for k, r in reports.items()}, indent=1) + "\n")
 
-    forward = {"model": model, "compute": compute}
-    checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint)
+    checkpoints, watcher, compiles = Checkpoints(folder / "checkpoints", config.checkpoint), Watcher(), CompileCounter()
     own_verifier = Verifier(config.verifier) if verifier is None else None
     try:
-        state, progress = restore_or_load(config, model, optimizer, placements, shapes, checkpoints)
+        judge = verifier or own_verifier.start()
+        state, progress = restore_or_load(config, model, shapes, checkpoints)
         stream.restore({"index": progress.cursor})
         for path in (folder / "rollouts").glob("step_*"):
             if int(path.stem.removeprefix("step_")) > progress.step:
@@ -280,20 +323,23 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None,
         with stop_on_signals() as stop, Console(config.steps, progress.step, quiet) as console:
             for name, report in reports.items():
                 console.say(f"{name}: {report}")
-            console.say(f"attention: {attention} ({reason})")
+            console.say(f"attention: {compute.attention} ({reason})")
+            console.say(f"rollout.slots: {sampler.slots}{' (chosen from the free memory)' if automatic else ''}")
             if not held_out:
                 console.say("evaluation: none (set evaluation.source to measure accuracy on held-out questions)")
+            compile_programs(programs, console)
+            timeline = Timeline(folder / "profile" if profile else None, console.say)
             yield Run(
-                config=config, folder=folder, model=model, tokenizer=tokenizer, sampler=sampler,
-                verifier=verifier or own_verifier.start(), stream=stream, held_out=held_out,
-                shape=BatchShape.of(config, data_parallel_size(mesh)),
-                score=compile_score(mesh, placements.params, **forward),
-                train_step=compile_step(mesh, placements, optimizer, objective=config.objective,
-                                        loss_config=config.loss, **forward),
-                checkpoints=checkpoints, writer=writer, compiles=CompileCounter(), console=console, stop=stop,
+                config=config, folder=folder, model=model, tokenizer=tokenizer, sampler=sampler, verifier=judge,
+                stream=stream, held_out=held_out, shapes=batch_shapes,
+                score=programs["score"].function if "score" in programs else None,
+                train_step=programs["train step"].function, checkpoints=checkpoints, writer=writer, compiles=compiles,
+                console=console, stop=stop, timeline=timeline, watcher=watcher,
             ), state, progress
+            timeline.close()
         writer.close()
     finally:
+        watcher.close()
         checkpoints.close()
         if own_verifier is not None:
             own_verifier.close()

@@ -38,7 +38,7 @@ def micro_loss(params, batch: TrainBatch, temperature, *, model: ModelConfig, ob
                loss_config: ObjectiveConfig, compute: Compute):
     """Weighted loss of one micro-batch, and its tally."""
     logprobs, entropy = token_logprobs(params, model, batch.tokens, batch.positions, batch.segment_ids,
-                                       temperature=temperature, compute=compute)
+                                       wanted=batch.weight > 0, temperature=temperature, compute=compute)
     inputs = (batch.old_logprobs, batch.weight > 0, batch.rewards, batch.group_accuracy, loss_config,
               {"segment_ids": batch.segment_ids, "group_std": batch.group_std})
     loss, metrics = token_loss(objective, logprobs, *inputs)
@@ -72,11 +72,11 @@ def train_step(state: TrainState, batch: TrainBatch, learning_rate, temperature,
 
 
 def score(params, batch: TrainBatch, temperature, *, model: ModelConfig, compute: Compute):
-    """Log-probs [M, R, T] of the batch's tokens by the trainer's own graph."""
+    """Log-probs [M, R, T] of the batch's answers by the trainer's own graph, 0 elsewhere."""
     def one(index, out):
         m = micro_batch(batch, index)
-        logprobs, _ = token_logprobs(params, model, m.tokens, m.positions, m.segment_ids, temperature=temperature,
-                                     compute=compute)
+        logprobs, _ = token_logprobs(params, model, m.tokens, m.positions, m.segment_ids, wanted=m.weight > 0,
+                                     temperature=temperature, compute=compute)
         return out.at[index].set(logprobs)
 
     return jax.lax.fori_loop(0, batch.num_micro, one, jnp.zeros(batch.tokens.shape, jnp.float32))

@@ -40,9 +40,10 @@ def tally(loss, metrics, coefficient, entropy, weight, rewards) -> dict[str, jax
     return out
 
 
-def combine(a: dict, b: dict) -> dict:
-    """Tallies of two disjoint sets of tokens -> that of their union."""
-    return {key: (jnp.maximum if key.startswith("max/") else jnp.add)(a[key], b[key]) for key in a}
+def combine(a: dict, b: dict, maximum=jnp.maximum) -> dict:
+    """Tallies of two disjoint sets of tokens -> that of their union. On the host `maximum` is numpy's, so that nothing
+    goes back to the devices."""
+    return {key: maximum(a[key], b[key]) if key.startswith("max/") else a[key] + b[key] for key in a}
 
 
 def quantile(histogram: np.ndarray, q: float) -> float:

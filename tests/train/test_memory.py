@@ -154,7 +154,8 @@ def test_rounding_is_right_on_average_and_repeats_itself():
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 def test_the_step_compiled_for_tpus(monkeypatch):
-    """Weights travel in bfloat16, gradients in float32 and scattered as they are summed; the blocks' inputs wait in the host's memory."""
+    """Weights travel in bfloat16, gradients in float32 and scattered as they are summed; the blocks' inputs wait in the
+    host's memory."""
     from nft_jax.preflight.devices import Topology
     from nft_jax.programs import with_shardings
 

@@ -17,14 +17,15 @@ class Clock:
     devices while the host goes on, so their end is noted by a thread (`watch`), and what the next phase waited for
     them is not its own (`subtract`)."""
 
-    def __init__(self, begun: Callable[[str], None] = lambda name: None):
-        self.started, self.seconds, self._begun = time.perf_counter(), {}, begun
+    def __init__(self, show: Callable[[str], None] = lambda name: None):
+        self.started, self.seconds, self._show = time.perf_counter(), {}, show
         self.first: dict[str, float] = {}          # when a phase began for the first time
+        self.sampled = 0                           # tokens, in phase rollout
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Also a span of the timeline."""
-        self._begun(name)
+        self._show(name)
         started = time.perf_counter()
         self.first.setdefault(name, started)
         try:
@@ -84,5 +85,7 @@ class Timeline:
         if self._recording:
             jax.profiler.stop_trace()
             self._recording = False
-            self._say(f"timeline: {self._folder} (xprof {self._folder}; or open perfetto_trace.json.gz, in the folder "
-                      "of its date there, at ui.perfetto.dev)")
+            self._say(f"timeline: {self._folder} (xprof {self._folder}; or open its perfetto_trace.json.gz at "
+                      "ui.perfetto.dev)")
+        elif self._folder is not None and self._steps <= PROFILED.start:
+            self._say("timeline: none, the run ended before its second step")

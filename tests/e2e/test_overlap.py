@@ -1,0 +1,133 @@
+"""What the host and the devices do at the same time, and that it changes nothing: late rows, several row lengths
+without recompilation, rollouts one step ahead, the timeline."""
+import gzip
+import json
+from concurrent.futures import Future
+
+import jax
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from nft_jax.config import BatchConfig, CheckpointConfig, DataConfig, EvaluationConfig, RolloutConfig
+from nft_jax.metrics import MetricsWriter, comparable, read_metrics
+from nft_jax.parallel import make_mesh
+from nft_jax.train import loop
+from nft_jax.types import Verdict
+
+STEPS = 4
+
+
+class ByLength:
+    """Half of the answers are right, whatever the model says."""
+
+    def submit(self, responses, golds, prompts=None):
+        future = Future()
+        future.set_result([Verdict("right", 1.0) if i % 2 else Verdict("wrong", 0.0) for i in range(len(responses))])
+        return future
+
+
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory):
+    """The runs of this module share one device and a compilation cache."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr("nft_jax.train.run.make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = [getattr(jax.config, name) for name in names]
+    for name, value in zip(names, (str(tmp_path_factory.mktemp("compiled")), 0.0), strict=True):
+        jax.config.update(name, value)
+    yield
+    for name, value in zip(names, before, strict=True):
+        jax.config.update(name, value)
+    patch.undo()
+
+
+@pytest.fixture
+def config(small_run, compiled_once):
+    """Rows of 64 or 128 tokens."""
+    def make(workdir, ahead=0, every=100):
+        return small_run(workdir, steps=STEPS, data=DataConfig(source="arithmetic", max_prompt_tokens=24, limit=50),
+                         evaluation=EvaluationConfig(questions=2, samples=2, every=0),
+                         checkpoint=CheckpointConfig(every=every),
+                         batch=BatchConfig(updates_per_step=2, rows_per_micro_batch=2),
+                         rollout=RolloutConfig(prompts_per_step=4, samples_per_prompt=4, max_new_tokens=48, slots=16,
+                                               block_size=8, rollout_ahead=ahead))
+    return make
+
+
+@pytest.fixture(autouse=True)
+def short_rows(monkeypatch):
+    monkeypatch.setattr("nft_jax.train.batch.SHORTEST_ROW", 64)
+
+
+def test_rows_are_late_and_nothing_is_compiled_after_the_start(config, tmp_path, monkeypatch):
+    """Batches use both row lengths; a row is written when its answers and those of the next step are; the timeline
+    holds the phases of the host and the programs of the devices."""
+    lengths, order = [], []
+    choose, write = loop.choose_shape, MetricsWriter.write
+
+    def alternate(sizes, shapes):
+        """Long rows at first, short rows for the last two steps."""
+        lengths.append(shapes[0 if len(lengths) >= 6 and max(sizes) <= 64 else -1].row_length)
+        assert choose(sizes, shapes) in shapes
+        return next(shape for shape in shapes if shape.row_length == lengths[-1])
+
+    def note(self, step, metrics):
+        order.append((step, len(list((tmp_path / "run" / "rollouts").iterdir()))))
+        write(self, step, metrics)
+
+    monkeypatch.setattr(loop, "choose_shape", alternate)
+    monkeypatch.setattr(MetricsWriter, "write", note)
+    loop.train(config(tmp_path / "run"), verifier=ByLength(), quiet=True, profile=True)
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert set(lengths[:6]) == {128} and set(lengths[6:]) >= {64}
+    assert order == [(0, 0), (1, 2), (2, 3), (3, 4), (4, 4)]
+    assert [row["step"] for row in rows] == list(range(STEPS + 1))
+    assert [row["compiles"] for row in rows[1:]] == [0] * STEPS
+    for row in rows[1:]:
+        assert row["grad_norm/mean"] > 0 and row["tokens_per_second/train"] > 0
+        phases = ("rollout", "verify", "score", "pack", "train", "write", "step")
+        assert {f"seconds/{name}" for name in phases} <= set(row)
+    trace = next((tmp_path / "run" / "profile").rglob("perfetto_trace.json.gz"))
+    names = {event.get("name") for event in json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]}
+    assert {"step", "rollout", "verify", "score", "pack", "train", "write"} <= names
+    assert any("train_step" in str(name) for name in names)
+
+
+def answers(folder, step):
+    table = pq.read_table(folder / "rollouts" / f"step_{step:06d}.parquet").to_pylist()
+    return {(row["prompt_index"], row["sample"]): row for row in table}
+
+
+def test_one_step_ahead_samples_with_the_parameters_of_before_the_update(config, tmp_path, monkeypatch):
+    """Steps 1 and 2 train on answers of the first parameters, and old log-probs are those of the parameters that
+    sampled; killed after step 2, the run ends bit by bit like one that was not."""
+    loop.train(config(tmp_path / "plain"), verifier=ByLength(), quiet=True)
+    whole = tmp_path / "ahead"
+    loop.train(config(whole, 1, every=1), verifier=ByLength(), quiet=True)
+    plain, ahead = (read_metrics(folder / "metrics.jsonl") for folder in (tmp_path / "plain", whole))
+    assert comparable(plain[1]) | {"groups/carried": 0} == comparable(ahead[1]) | {"groups/carried": 0}
+    first, second = answers(whole, 1), answers(whole, 2)
+    assert first == answers(tmp_path / "plain", 1) and second != answers(tmp_path / "plain", 2)
+    assert {index for index, _ in first} == set(range(4)) and {index for index, _ in second} == set(range(4, 8))
+    for row in second.values():
+        np.testing.assert_allclose(row["old_logprobs"], row["logprobs"], atol=1e-4)
+    assert abs(ahead[2]["ratio/mean_positive"] - 1) > abs(plain[2]["ratio/mean_positive"] - 1)
+
+    finish = loop.finish_step
+
+    def kill(run, state, progress, *arguments):
+        finish(run, state, progress, *arguments)
+        if progress.step == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "finish_step", kill)
+        loop.train(config(tmp_path / "killed", 1, every=1), verifier=ByLength(), quiet=True)
+    loop.train(config(tmp_path / "killed", 1, every=1), verifier=ByLength(), quiet=True)
+    rows = read_metrics(tmp_path / "killed" / "metrics.jsonl")
+    assert [comparable(row) for row in rows] == [comparable(row) for row in ahead]
+    for step in range(1, STEPS + 1):
+        assert answers(tmp_path / "killed", step) == answers(whole, step)
+    a, b = ((folder / "model/model.safetensors").read_bytes() for folder in (tmp_path / "killed", whole))
+    assert a == b

@@ -1,0 +1,130 @@
+"""Attention against float64, by every implementation that can run here; which one is chosen, and why."""
+import os
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from attention_reference import attention_float64
+
+from nft_jax.model import decoder, kernels
+from nft_jax.model.attention import attend
+from nft_jax.model.config import Compute, ModelConfig
+from nft_jax.model.kernels import choose_attention, splash
+from nft_jax.model.logprobs import token_logprobs
+from nft_jax.parallel import AXES, parameter_shardings, sharding
+from nft_jax.types import InputError
+
+LENGTH, SCALE = 201, 0.2        # no multiple of a tile, nor of 2
+SEGMENT_IDS = np.repeat(np.array([[1, 2, 0], [1, 1, 2]], np.int32), [70, 100, 31], axis=1)
+
+
+def made(kv_heads: int = 2, group: int = 3, head_dim: int = 16):
+    """q, k, v and a cotangent of the output, float32."""
+    random = np.random.default_rng(0)
+    shapes = [(2, kv_heads, group, LENGTH, head_dim), *[(2, kv_heads, LENGTH, head_dim)] * 2,
+              (2, kv_heads, group, LENGTH, head_dim)]
+    return [random.normal(size=shape).astype(np.float32) for shape in shapes]
+
+
+def by(function, q, k, v, cotangent, window: int):
+    """The same, by one of ours."""
+    def total(q, k, v):
+        out = function(q, k, v, SEGMENT_IDS, scale=SCALE, window=window)
+        return jnp.sum(cotangent * out), out
+
+    gradients, out = jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))(q, k, v)
+    return out, *gradients
+
+
+def in_shares(function, q, k, v, segment_ids, **settings):
+    """Each third of the queries by itself, told where it starts by a traced value."""
+    third = LENGTH // 3
+
+    def share(start):
+        return function(jax.lax.dynamic_slice_in_dim(q, start, third, axis=3), k, v, segment_ids, start=start,
+                        **settings)
+
+    return jnp.concatenate([share(start) for start in jnp.arange(3) * third], axis=3)
+
+
+IMPLEMENTATIONS = {
+    "xla": attend,
+    "xla in shares": partial(in_shares, attend),
+    "splash": partial(splash, interpret=True),
+    "splash in shares": partial(in_shares, partial(splash, interpret=True)),
+    "cudnn": partial(attend, implementation="cudnn"),
+    "cudnn in shares": partial(in_shares, partial(attend, implementation="cudnn")),
+}
+
+
+@pytest.mark.parametrize("window", [0, 33])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name == "splash in shares" else name
+                                  for name in IMPLEMENTATIONS])
+def test_every_implementation_is_attention(monkeypatch, name, window):
+    """Packed segments, grouped queries, a window. The TPU kernel runs interpreted. Where cuDNN's would, JAX's plain
+    attention runs, which has the same contract: this tests what we pass to it."""
+    plain = jax.nn.dot_product_attention
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *a, implementation, **k: plain(*a, **k))
+    arrays = made()
+    expected = attention_float64(*arrays, SEGMENT_IDS, scale=SCALE, window=window)
+    got = by(jax.numpy_rank_promotion("allow")(IMPLEMENTATIONS[name]), *arrays, window)
+    for ours, wanted in zip(got, expected, strict=True):
+        np.testing.assert_allclose(ours, wanted, atol=2e-5)
+
+
+def test_the_choice_follows_the_platform(monkeypatch):
+    assert choose_attention("auto", "cpu", "bfloat16", 64) == ("xla", "there is no kernel for the platform cpu")
+    assert choose_attention("auto", "tpu", "float32", 64)[0] == "splash"
+    assert choose_attention("xla", "tpu", "bfloat16", 64) == ("xla", "as policy.attention says")
+    monkeypatch.setattr(kernels, "cudnn_problem", lambda dtype, head_dim: None)
+    assert choose_attention("auto", "gpu", "bfloat16", 64)[0] == "cudnn"
+    monkeypatch.setattr(kernels, "cudnn_problem", lambda dtype, head_dim: f"no head dim {head_dim}")
+    assert choose_attention("auto", "gpu", "bfloat16", 7) == ("xla", "cuDNN cannot: no head dim 7")
+    with pytest.raises(InputError, match=r"policy.attention is 'cudnn', which cannot run here \(no head dim 7\)"):
+        choose_attention("cudnn", "gpu", "bfloat16", 7)
+
+
+@pytest.mark.parametrize(("requested", "platform"), [("splash", "cpu"), ("cudnn", "cpu"), ("splash", "gpu"),
+                                                     ("cudnn", "tpu")])
+def test_a_kernel_of_another_platform_is_refused(requested, platform):
+    with pytest.raises(InputError, match=f"policy.attention is '{requested}', which does not run on this platform "
+                                         rf"\({platform}\): use auto or xla"):
+        choose_attention(requested, platform, "bfloat16", 64)
+
+
+def test_cudnn_is_tried_before_it_is_chosen():
+    assert "set policy.compute_dtype to bfloat16" in kernels.cudnn_problem("float32", 64)
+    if jax.default_backend() == "cpu":
+        assert kernels.cudnn_problem("bfloat16", 64)
+    assert kernels.cudnn_problem("bfloat16", 63)
+
+
+@pytest.mark.parametrize(("sizes", "dtype"), [((1, 2, 2, 1), "bfloat16"), ((1, 1, 2, 2), "float32")])
+def test_training_compiles_for_a_tpu(sizes, dtype):
+    """The gradient of the log-probs over four TPU devices that are not there: splash attention (forward and backward,
+    for 7 queries per kv head of 64) and the chunked head."""
+    pytest.importorskip("libtpu")
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    from jax.experimental import topologies
+
+    try:
+        devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
+    except RuntimeError as error:
+        pytest.skip(f"no TPU topology: {error}")
+    mesh = jax.make_mesh(sizes, AXES, (jax.sharding.AxisType.Auto,) * 4, devices=devices)
+    config = ModelConfig("qwen2", 1000, 256, 256, 2, 14, 2, 64, 1024, tie_embeddings=True, qkv_bias=True)
+    compute = Compute(dtype, attention="splash", mesh=mesh)
+
+    def loss(params, tokens, wanted):
+        logprobs, entropies = token_logprobs(params, config, tokens, tokens, tokens, wanted=wanted, compute=compute)
+        return logprobs.sum() + entropies.sum()
+
+    shapes = decoder.parameter_shapes(config)
+    params = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes,
+                          parameter_shardings(shapes, mesh))
+    tokens, wanted = (jax.ShapeDtypeStruct((4, 1024), kind, sharding=sharding(mesh, "batch", None))
+                      for kind in (jnp.int32, jnp.bool_))
+    text = jax.jit(jax.grad(loss)).lower(params, tokens, wanted).compile().as_text()
+    assert text.count('custom_call_target="tpu_custom_call"') >= 3        # forward, dq, dk and dv
