@@ -129,6 +129,13 @@ class Tokens(NamedTuple):
         index = jax.lax.dynamic_slice_in_dim(self.order, block * self.size, self.size)
         return [jnp.asarray(x).at[index].get(mode="fill", fill_value=0) for x in arrays]
 
+    def over(self, body, carry):
+        """carry = body(block, carry) over the blocks that hold any. A loop for a single block would only take longer to
+        compile."""
+        if self.size == len(self.order):
+            return body(0, carry)
+        return jax.lax.fori_loop(0, self.blocks, body, carry)
+
     def put_back(self, x, wanted_N):
         """From the order of the blocks, [len(order), ...], to that of the tokens, [N, ...]; 0 where not wanted."""
         return jnp.where(wanted_N.reshape(-1, *(1,) * (x.ndim - 1)), x[self.rank], 0)
@@ -195,7 +202,7 @@ def _local_forward(head: Head, hidden_BTD, weights, targets_BT, wanted_BT, tempe
 
     shape, kind = tokens.order.shape, accumulator(hidden_BTD)
     sums = jnp.stack([jnp.zeros(shape, kind), jnp.ones(shape, kind), *[jnp.zeros(shape, kind)] * 2])
-    top, total, weighted, chosen = jax.lax.fori_loop(0, tokens.blocks, block, sums)
+    top, total, weighted, chosen = tokens.over(block, sums)
     if head.mesh is not None:
         highest = jax.lax.pmax(top, "tensor")
         shrink = jnp.exp(top - highest)
@@ -249,7 +256,7 @@ def _local_backward(head: Head, hidden_BTD, weights, targets_BT, wanted_BT, temp
         return jax.lax.dynamic_update_slice_in_dim(d_states_all, d_states.astype(d_states_all.dtype),
                                                    index * tokens.size, axis=0), d_weights
 
-    d_states, d_weights = jax.lax.fori_loop(0, tokens.blocks, block, (
+    d_states, d_weights = tokens.over(block, (
         jnp.zeros((len(tokens.order), states_ND.shape[1]), kind if over_tensor else hidden_BTD.dtype),
         jnp.zeros(full.shape, kind)))
     if head.mesh is not None:
