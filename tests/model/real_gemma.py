@@ -12,6 +12,7 @@ import importlib.util
 import json
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -79,12 +80,12 @@ def ours(folder: Path, tokenizer, prompts: list[list[int]]):
     groups = dict(sampler.sample(sampler.cast(params), made, 1, jax.random.key(0), 0, SamplingParams(temperature=0.0)))
 
     @jax.jit
-    def logits(tokens):
+    def logits(params, tokens):
         positions = jax.numpy.arange(tokens.shape[1])[None]
         hidden = decoder.hidden_states(params, config, tokens, positions, jax.numpy.ones_like(tokens))
         return decoder.logits(params, config, hidden)[0]
 
-    return [groups[i][0].tokens.tolist() for i in range(len(made))], logits
+    return [groups[i][0].tokens.tolist() for i in range(len(made))], partial(logits, params)
 
 
 def main() -> int:
