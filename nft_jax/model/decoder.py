@@ -23,7 +23,7 @@ from nft_jax.model.attention import align, attend, attend_cache, rotary_angles, 
 from nft_jax.model.config import FLOAT32, Compute, ModelConfig
 from nft_jax.model.quantise import Quantized, quantise
 from nft_jax.model.sharded import gather_weights, look_up, over_mesh
-from nft_jax.parallel import constrain
+from nft_jax.parallel import constrain, data_parallel_size
 
 # What the backward pass finds instead of computing it, by `Compute.remat` (see `hidden_states`).
 KEPT = {
@@ -237,14 +237,14 @@ def hidden_states(params, config: ModelConfig, tokens, positions, segment_ids, c
         x, _ = part("__call__", weights, x, angles, segment_ids, local)
         return constrain(x, mesh, "batch", "context", None), None
 
-    def layer_around_kernel(x, weights, local):     # what cuDNN's backward pass needs has no name by which to keep it
+    def layer_around_kernel(x, weights, local):     # what its backward pass needs has no name by which to keep it
         q, k, v = kept(lambda x, weights: part("enter", gather_weights(weights, compute), x, angles, local))(x, weights)
         attended = part("attend", weights, q, k, v, segment_ids, local)
         x = kept(lambda weights, *xs: part("finish", gather_weights(weights, compute), *xs))(weights, x, attended)
         return constrain(x, mesh, "batch", "context", None), None
 
     x = embed(params, config, tokens, compute)
-    if compute.attention == "cudnn" and compute.remat in ("none", "attention"):
+    if compute.attention != "xla" and compute.remat in ("none", "attention"):
         x, _ = scan_layers(layer_around_kernel, x, params, config)
     else:
         x, _ = scan_layers(layer, x, params, config, kept)
@@ -278,11 +278,13 @@ def split_layers(params) -> dict:
 def prefill(params, config: ModelConfig, tokens, positions, segment_ids, compute: Compute = FLOAT32):
     """Cache entries of prompts: tokens, positions, segment_ids [P, T] -> keys, values, [P, K, T, E] for each layer
     (stacked, or in a list where the parameters' layers are). Their number need not divide over a mesh: where they lie
-    is left to XLA, which can divide every kernel but TPU's."""
-    divided = compute.mesh is not None and compute.mesh.size > 1
-    attention = "xla" if divided and compute.attention == "splash" else compute.attention
-    compute = replace(compute, mesh=None, attention=attention)
-    angles, x = angles_by_kind(config, positions), embed(params, config, tokens, compute)
+    is left to XLA. A kernel of the attention, which XLA cannot divide, takes them where it does."""
+    anywhere, mesh = replace(compute, mesh=None), compute.mesh
+    angles, x = angles_by_kind(config, positions), embed(params, config, tokens, anywhere)
+    if compute.attention == "xla" or mesh is None or mesh.size == 1:
+        compute = anywhere
+    elif len(tokens) % data_parallel_size(mesh) or tokens.shape[1] % mesh.shape["context"]:
+        compute = replace(anywhere, attention="xla")
 
     def layer(x, weights, local):
         return Block(config, compute).apply({"params": weights}, x, angles, segment_ids, local)

@@ -330,7 +330,8 @@ def _plan_shards(params: dict, config: ModelConfig, dtype, max_shard_bytes: int)
             room = max_shard_bytes
         shards[-1].append(piece)
         room -= piece.size
-    return shards
+    # larger types first, so that all are aligned; and the one order in which every process brings them to the host
+    return [sorted(shard, key=lambda piece: (-piece.dtype.itemsize, piece.name)) for shard in shards]
 
 
 def _hf_array(leaf, tensor: Tensor, layer: int | None, config: ModelConfig, dtype: np.dtype) -> np.ndarray:
@@ -343,9 +344,8 @@ def _hf_array(leaf, tensor: Tensor, layer: int | None, config: ModelConfig, dtyp
 
 def _write_file(path: Path, pieces: list[_Piece]) -> None:
     """A safetensors file (https://github.com/huggingface/safetensors#format): the header's length, the header, the
-    data in the header's order, larger types first so that all of them are aligned."""
+    data in the header's order."""
     tags = {dtype: tag for tag, dtype in FLOATS.items()}
-    pieces = sorted(pieces, key=lambda piece: (-piece.dtype.itemsize, piece.name))
     header: dict = {"__metadata__": {"format": "pt"}}        # transformers 4 asks for "format"
     end = 0
     for piece in pieces:

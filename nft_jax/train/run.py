@@ -37,7 +37,7 @@ from nft_jax.model.hf import (
     resolve_folder,
 )
 from nft_jax.model.published import PUBLISHED
-from nft_jax.parallel import data_parallel_size, make_mesh
+from nft_jax.parallel import data_parallel_size, make_mesh, require_host_memory
 from nft_jax.programs import Program, compile_all
 from nft_jax.prompts import PromptStream, load_questions
 from nft_jax.rollout.engine import Sampler
@@ -298,6 +298,7 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None, q
     folder = Path(config.folder)
     model, tokenizer, eos, stream, held_out, reports = read_inputs(config)
     mesh = make_mesh(config.mesh)
+    require_host_memory(config.policy.remat, mesh)
     automatic = not config.rollout.slots
     config = settle_slots(replace(config, mesh=MeshConfig(**mesh.shape)), model, mesh)
     compute, reason = compute_of(config, model, mesh, mesh.devices.flat[0].platform)

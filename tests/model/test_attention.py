@@ -74,6 +74,27 @@ def test_every_implementation_is_attention(monkeypatch, name, window):
         np.testing.assert_allclose(ours, wanted, atol=2e-5)
 
 
+@pytest.mark.parametrize("remat", ["none", "attention"])
+def test_layers_around_a_kernel_are_the_same_layers(monkeypatch, remat):
+    """With a kernel the backward pass keeps what the kernel needs and not the whole layer's; the numbers do not change,
+    with both kinds of layers in the model."""
+    plain = jax.numpy_rank_promotion("allow")(jax.nn.dot_product_attention)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *a, implementation, **k: plain(*a, **k))
+    config = ModelConfig("qwen2", 31, 12, 20, 3, 4, 2, 6, 64, qkv_bias=True, tie_embeddings=True, local_layers=(1,),
+                         window=3, initializer_range=0.3)
+    params = decoder.init(config, jax.random.key(0))
+    tokens, positions = np.arange(16).reshape(2, 8), np.arange(8)[None].repeat(2, axis=0)
+
+    def gradients(compute):
+        def total(params):
+            states = decoder.hidden_states(params, config, tokens, positions, np.ones((2, 8), int), compute)
+            return jnp.sin(states).sum()
+        return jax.jit(jax.grad(total))(params)
+
+    expected, got = gradients(Compute(remat="block")), gradients(Compute(remat=remat, attention="cudnn"))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), got, expected)
+
+
 def test_the_choice_follows_the_platform(monkeypatch):
     assert choose_attention("auto", "cpu", "bfloat16", 64) == ("xla", "there is no kernel for the platform cpu")
     assert choose_attention("auto", "tpu", "float32", 64)[0] == "splash"
@@ -101,30 +122,55 @@ def test_cudnn_is_tried_before_it_is_chosen():
     assert kernels.cudnn_problem("bfloat16", 63)
 
 
-@pytest.mark.parametrize(("sizes", "dtype"), [((1, 2, 2, 1), "bfloat16"), ((1, 1, 2, 2), "float32")])
-def test_training_compiles_for_a_tpu(sizes, dtype):
-    """The gradient of the log-probs over four TPU devices that are not there: splash attention (forward and backward,
-    for 7 queries per kv head of 64) and the chunked head."""
+@pytest.fixture(scope="module")
+def tpu_devices():
+    """Four TPU devices that are not there, to compile for."""
     pytest.importorskip("libtpu")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     from jax.experimental import topologies
 
     try:
-        devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
+        return topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
     except RuntimeError as error:
         pytest.skip(f"no TPU topology: {error}")
+
+
+# 7 queries of 64 per kv head, as in Qwen2.5-0.5B
+MODEL = ModelConfig("qwen2", 1000, 256, 256, 2, 14, 2, 64, 1024, tie_embeddings=True, qkv_bias=True)
+
+
+def on_mesh(devices, sizes):
+    """The mesh, and the abstract parameters of MODEL on it."""
     mesh = jax.make_mesh(sizes, AXES, (jax.sharding.AxisType.Auto,) * 4, devices=devices)
-    config = ModelConfig("qwen2", 1000, 256, 256, 2, 14, 2, 64, 1024, tie_embeddings=True, qkv_bias=True)
+    shapes = decoder.parameter_shapes(MODEL)
+    return mesh, jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes,
+                              parameter_shardings(shapes, mesh))
+
+
+@pytest.mark.parametrize(("sizes", "dtype"), [
+    ((1, 2, 2, 1), "bfloat16"), pytest.param((1, 1, 2, 2), "float32", marks=pytest.mark.slow)])
+def test_training_compiles_for_a_tpu(tpu_devices, sizes, dtype):
+    """The gradient of the log-probs over four devices: splash attention forward and backward, and the chunked head."""
+    mesh, params = on_mesh(tpu_devices, sizes)
     compute = Compute(dtype, attention="splash", mesh=mesh)
 
     def loss(params, tokens, wanted):
-        logprobs, entropies = token_logprobs(params, config, tokens, tokens, tokens, wanted=wanted, compute=compute)
+        logprobs, entropies = token_logprobs(params, MODEL, tokens, tokens, tokens, wanted=wanted, compute=compute)
         return logprobs.sum() + entropies.sum()
 
-    shapes = decoder.parameter_shapes(config)
-    params = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes,
-                          parameter_shardings(shapes, mesh))
     tokens, wanted = (jax.ShapeDtypeStruct((4, 1024), kind, sharding=sharding(mesh, "batch", None))
                       for kind in (jnp.int32, jnp.bool_))
     text = jax.jit(jax.grad(loss)).lower(params, tokens, wanted).compile().as_text()
-    assert text.count('custom_call_target="tpu_custom_call"') >= 3        # forward, dq, dk and dv
+    kernels_in_it = text.count('custom_call_target="tpu_custom_call"')
+    assert kernels_in_it == 3 * sizes[-1]             # forward, dq, dk and dv, none twice; for every share of the row
+
+
+@pytest.mark.parametrize(("prompts", "name"), [(4, "splash"), (3, "xla")])
+def test_prompts_take_the_kernel_where_they_divide(tpu_devices, prompts, name):
+    """XLA cannot divide a kernel over devices by itself; lowering refuses that."""
+    mesh, params = on_mesh(tpu_devices, (1, 2, 2, 1))
+    tokens = jax.ShapeDtypeStruct((prompts, 256), jnp.int32, sharding=sharding(mesh))
+    prefill = partial(decoder.prefill, config=MODEL, compute=Compute("bfloat16", attention="splash", mesh=mesh))
+    lowered = jax.jit(lambda params, tokens: prefill(
+        params, tokens=tokens, positions=tokens, segment_ids=tokens)).lower(params, tokens)
+    assert ("tpu_custom_call" in lowered.as_text()) == (name == "splash")

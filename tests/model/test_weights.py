@@ -220,3 +220,44 @@ def test_a_split_of_the_layer_axis_is_kept(in_pieces):
     placed = load_params(source, shardings=split)
     assert placed["layers"]["query"].sharding == split["layers"]["query"]
     same(placed, plain)
+
+
+PROCESS = """
+import sys
+import jax
+rank, folder, out, port = int(sys.argv[1]), *sys.argv[2:]
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(f"127.0.0.1:{port}", 2, rank)
+from nft_jax.config import MeshConfig
+from nft_jax.model import decoder, weights
+from nft_jax.parallel import make_mesh, parameter_shardings
+weights.AT_ONCE, read, plain = 0, [], weights._read_part
+weights._read_part = lambda *arguments: read.append(plain(*arguments)) or read[-1]
+config = weights.read_config(folder)
+shapes = decoder.parameter_shapes(config)
+params = weights.load_params(folder, config, shardings=parameter_shardings(shapes, make_mesh(MeshConfig(1, 4, 1))))
+assert not params["layers"]["query"].is_fully_addressable
+print(sum(part.size for part in read) / sum(leaf.size for leaf in jax.tree.leaves(shapes)))
+weights.save_params(params, config, out, max_shard_bytes=1_000_000)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_each_read_half_and_write_one_folder(tmp_path):
+    import socket
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    nano = ROOT / "experiments" / "assets" / "nano"
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"}
+    processes = [subprocess.Popen([sys.executable, "-c", PROCESS, str(rank), str(nano), str(tmp_path / "out"),
+                                   str(port)], cwd=ROOT, env=environment, stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE, text=True) for rank in range(2)]
+    for process in processes:
+        output, errors = process.communicate(timeout=200)
+        assert process.returncode == 0, errors
+        assert float(output.split()[0]) == pytest.approx(0.5, abs=0.01)        # norms are on every device
+    written = {name: array for file in (tmp_path / "out").glob("model-*") for name, array in load_file(file).items()}
+    original = load_file(nano / "model.safetensors")
+    assert written.keys() == original.keys() and len(list((tmp_path / "out").glob("model-*"))) > 2
+    same(written, original)

@@ -74,7 +74,7 @@ def test_samples_do_not_depend_on_the_schedule(tiny_model, tiny_params, prompts,
 
 
 @pytest.mark.parametrize("mesh", [MeshConfig(data=1, fsdp=8), MeshConfig(data=2, fsdp=2, tensor=2),
-                                  MeshConfig(data=2, fsdp=1, tensor=4)])
+                                  MeshConfig(data=1, fsdp=2, tensor=4), MeshConfig(1, 2, 2, 2)])
 def test_samples_do_not_depend_on_the_mesh(tiny_model, tiny_params, prompts, reference, mesh):
     sampler = make(tiny_model, mesh=make_mesh(mesh))
     assert_same(run(sampler, tiny_params, prompts), reference)

@@ -73,13 +73,6 @@ def test_the_step_does_not_depend_on_order(tiny_model, tiny_params, reference):
     assert_same(run_step(tiny_model, tiny_params, [items[i] for i in order], loss, objective), expected)
 
 
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (1, 2, 4), (2, 2, 2)])
-def test_the_step_does_not_depend_on_the_mesh(tiny_model, tiny_params, reference, sizes):
-    objective, loss, items, expected = reference
-    mesh = make_mesh(MeshConfig(*sizes))
-    assert_same(run_step(tiny_model, tiny_params, items, loss, objective, mesh=mesh, rows=8), expected)
-
-
 def test_state_stays_where_the_table_puts_it(tiny_model, tiny_params):
     mesh, optimizer = make_mesh(MeshConfig(1, 4, 2)), make_optimizer(OPTIMIZER)
     placements = state_shardings(tiny_params, optimizer, mesh)
