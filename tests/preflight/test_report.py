@@ -56,7 +56,7 @@ def test_without_rematerialisation_too_and_copies_send_no_weights(planned, model
     compute, _ = compute_of(config, model, mesh, "cpu")
     sampler = sampler_of(config, model, mesh, compute)
     programs = programs_of(config, model, mesh, compute, sampler, shapes_of(config, 8))
-    memory = analytic(config, model, mesh, sampler, programs, fused_attention=False)
+    memory = analytic(config, model, mesh, sampler, programs, attention="xla")
     found = compile_programs({name: programs[name] for name in ("train step", "score")}, 8)
     for name, compiled in found.items():
         assert 1 / FACTOR < memory.temporaries[name].at(32) / compiled.temporaries < FACTOR, name
@@ -103,13 +103,13 @@ def test_the_model_is_calibrated_by_what_was_compiled():
 
 
 def peaks(config: Config, model: str, devices: int) -> dict[str, float]:
-    """Peak of the large programs by arithmetic alone, of a settled configuration with fused attention."""
+    """Peak of the large programs by arithmetic alone, of a settled configuration with a GPU's kernel."""
     shape = PUBLISHED[model]
     mesh = make_mesh(config.mesh, jax.devices()[:devices])
     compute, _ = compute_of(config, shape, mesh, "cpu")
     sampler = sampler_of(config, shape, mesh, compute)
     programs = programs_of(config, shape, mesh, compute, sampler, shapes_of(config, devices))
-    memory = analytic(config, shape, mesh, sampler, programs, fused_attention=True)
+    memory = analytic(config, shape, mesh, sampler, programs, attention="cudnn")
     return {"train": memory.parameters + memory.moments + memory.temporaries["train step"].at(devices),
             "decode": memory.parameters + memory.moments + memory.weights + memory.cache}
 
