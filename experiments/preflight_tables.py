@@ -2,8 +2,8 @@
 
     python -m experiments.preflight_tables [NAME ...]        all of them: an hour on 2 CPU cores, nearly all compiling
 
-Each runs `python -m nft_jax.preflight` in a process of its own (jax starts with other devices each time); its output
-goes between the markers of that name. Takes libtpu (pip install libtpu), no TPU, no weights and no network.
+Each runs `python -m nft_jax.preflight` in a process of its own (jax starts with other devices each time), and its
+output goes between the markers of that name. Takes libtpu (pip install libtpu), no TPU, no weights and no network.
 """
 import re
 import subprocess

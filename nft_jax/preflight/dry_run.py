@@ -46,7 +46,7 @@ def memory_estimate(config: Config, model: ModelConfig) -> list[tuple[str, float
     sampler = sampler_of(config, model, mesh, compute)
     memory = analytic(config, model, mesh, sampler,
                       programs_of(config, model, mesh, compute, sampler, shapes_of(config)),
-                      fused_attention=policy.attention != "xla" and policy.compute_dtype == "bfloat16")
+                      attention="xla" if policy.attention == "xla" or policy.compute_dtype == "float32" else "cudnn")
     gradients = 2 * memory.parameters
     return [
         ("parameters, float32", memory.parameters),

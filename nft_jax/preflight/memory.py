@@ -3,7 +3,7 @@ temporaries of a compiled program grow with its rows and slots.
 
 Arguments are exact: the bytes of each array's shards. Temporaries are a model: rows are divided over data and fsdp,
 heads, feed-forward and vocabulary over tensor; fsdp brings the weights of two layers together; attention keeps no T x T
-scores where its kernel is a fused one. A test holds them against XLA's own numbers, within a factor of `FACTOR`.
+scores where it has a kernel. A test holds them against XLA's own numbers, within a factor of `FACTOR`.
 """
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from nft_jax.config import Config
 from nft_jax.model import decoder
-from nft_jax.model.config import ModelConfig
+from nft_jax.model.config import Attention, ModelConfig
 from nft_jax.model.logprobs import CHUNK_ELEMENTS
 from nft_jax.parallel import data_parallel_size
 from nft_jax.programs import Program
@@ -84,12 +84,12 @@ class Model:
 
 
 def analytic(config: Config, model: ModelConfig, mesh: Mesh, sampler: Sampler, programs: Mapping[str, Program], *,
-             fused_attention: bool) -> Model:
+             attention: Attention) -> Model:
     """The memory model of a settled `config` on `mesh`, whose devices need not be there; `programs`: all of the run."""
     names = largest(programs)
     decode = names.get("decode") or names["decode, truncated"]
     state, (weights, cache) = programs["train step"].arguments[0], programs[decode].arguments[:2]
-    work = _Work(config, model, mesh, sampler, fused_attention)
+    work = _Work(config, model, mesh, sampler, attention)
     nothing = Split(0, 0)
     return Model(
         parameters=sharded_bytes(state.params), moments=sharded_bytes(state.opt_state),
@@ -102,8 +102,8 @@ def analytic(config: Config, model: ModelConfig, mesh: Mesh, sampler: Sampler, p
 class _Work:
     """Temporaries, in bytes on one device. Sizes of the model are those of a device's share."""
 
-    def __init__(self, config: Config, model: ModelConfig, mesh: Mesh, sampler: Sampler, fused: bool):
-        self.config, self.model, self.sampler, self.fused = config, model, sampler, fused
+    def __init__(self, config: Config, model: ModelConfig, mesh: Mesh, sampler: Sampler, attention: Attention):
+        self.config, self.model, self.sampler, self.attention = config, model, sampler, attention
         self.item = jnp.dtype(config.policy.compute_dtype).itemsize
         self.parallel, self.fsdp, tensor = data_parallel_size(mesh), mesh.shape["fsdp"], mesh.shape["tensor"]
         self.context = mesh.shape["context"]
@@ -128,9 +128,13 @@ class _Work:
         m, tokens = self.model, self.config.row_length / self.parallel / self.context
         kept = {"none": 3 * m.hidden_size + self.qkv + 2 * self.feed, "offload": 0,
                 "attention": m.hidden_size + self.heads * m.head_dim}.get(self.config.policy.remat, m.hidden_size)
-        scores = 0 if self.fused else (10 if gradients else 4) * self.heads * self.config.row_length
         return tokens * (gradients * m.num_layers * kept * self.item + (2 if gradients else 1) * self.width * self.item
-                         + 8 * m.hidden_size + scores)
+                         + 8 * m.hidden_size + self.scores(self.config.row_length, 10 if gradients else 4))
+
+    def scores(self, length: float, size: int) -> float:
+        """What attention has for one token of a row: with plain products `size` bytes for each head and token of the
+        row; for cuDNN the mask of all heads, as one byte and as the kernel's bias of two; nothing for splash."""
+        return {"xla": size * self.heads * length, "cudnn": 3 * length}.get(self.attention, 0)
 
     def head(self, gradients: bool) -> float:
         """Logits of one chunk in float32, with what is made of them."""
@@ -152,8 +156,7 @@ class _Work:
     def prefill(self) -> Split:
         """All prompts that are prefilled together; where they lie is left to XLA, so on every device."""
         length = self.sampler.prompt_buckets[-1]
-        scores = 0 if self.fused else 4 * self.heads * length
-        return Split(self.sampler.prefills * length * (self.width * self.item + scores), 0)
+        return Split(self.sampler.prefills * length * (self.width * self.item + self.scores(length, 4)), 0)
 
     def admit(self) -> Split:
         """Rows of one layer's cache for the samples that are admitted, a quarter of the slots."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from jax.sharding import Mesh
 
 from nft_jax.config import Config
-from nft_jax.model.config import ModelConfig
+from nft_jax.model.config import Attention, ModelConfig
 from nft_jax.model.decoder import count_parameters
 from nft_jax.model.kernels import choose_attention
 from nft_jax.parallel import data_parallel_size, make_mesh
@@ -47,7 +47,7 @@ class Report:
     model: ModelConfig
     topology: Topology
     mesh: dict[str, int]
-    attention: str
+    attention: Attention
     lines: list[Line]
     memory: Model
     entries: int                      # of a slot's cache: the longest prompt and answer
@@ -90,7 +90,7 @@ def preflight(config: Config, model: ModelConfig, topology: Topology, *, answer_
     compute, _ = compute_of(config, model, mesh, "cpu" if topology.platform == "gpu" else topology.platform)
     sampler = sampler_of(config, model, mesh, compute)
     programs = programs_of(config, model, mesh, compute, sampler, shapes_of(config, data_parallel_size(mesh), model))
-    memory = analytic(config, model, mesh, sampler, programs, fused_attention=attention != "xla")
+    memory = analytic(config, model, mesh, sampler, programs, attention=attention)
     names = largest(programs)
     found = compile_programs(programs if every_variant else {name: programs[name] for name in names.values()},
                              mesh.size, progress)
@@ -109,7 +109,7 @@ def preflight(config: Config, model: ModelConfig, topology: Topology, *, answer_
                           received={line.name: line.received for line in lines}))
 
 
-def _attention(config: Config, model: ModelConfig, topology: Topology) -> tuple[Config, str]:
+def _attention(config: Config, model: ModelConfig, topology: Topology) -> tuple[Config, Attention]:
     """The configuration to compile with, and the attention kernel of the run. cuDNN's cannot be tried here: it is taken
     to run where its types are right."""
     policy = config.policy

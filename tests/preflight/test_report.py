@@ -1,0 +1,150 @@
+"""Preflight of a small run on virtual CPU devices: sizes against the arrays themselves, the memory model against XLA,
+what fits and what does not."""
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import pytest
+
+from nft_jax.config import Config, MeshConfig
+from nft_jax.model.published import PUBLISHED
+from nft_jax.parallel import make_mesh
+from nft_jax.preflight.__main__ import main
+from nft_jax.preflight.compiled import compile_programs
+from nft_jax.preflight.devices import DEVICES, Topology
+from nft_jax.preflight.memory import FACTOR, Split, analytic, kind, largest, sharded_bytes
+from nft_jax.preflight.report import calibrated, preflight, text
+from nft_jax.train.batch import shapes_of
+from nft_jax.train.programs import abstract_state, compute_of, programs_of, sampler_of
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def report(planned, model):
+    return preflight(planned(MeshConfig(data=1, fsdp=4, tensor=2), 16, 128, remat="block"), model,
+                     Topology.parse("cpu:8"))
+
+
+def line(report, name):
+    return next(line for line in report.lines if line.name == name)
+
+
+def test_arguments_are_those_of_the_arrays(report):
+    state = sharded_bytes(abstract_state(report.config, report.model, make_mesh(report.config.mesh)))
+    assert report.memory.parameters + report.memory.moments == pytest.approx(state, abs=8)
+    batch = 8 * 4 * 64 * 512 // 4                          # eight fields; 64 answers of an optimizer step, one a row
+    assert line(report, "train step").arguments == pytest.approx(state + batch, rel=1e-4)
+    slot = 2 * 3 * 4 * 16 * 4 * 512                        # keys and values: layers, kv heads, sizes, float32, entries
+    assert report.memory.cache == 128 * slot // 8
+    assert line(report, "decode").arguments == pytest.approx(report.memory.cache + report.memory.weights, rel=0.02)
+
+
+def test_the_memory_model_agrees_with_the_compiler(report):
+    for name in ("train step", "score", "decode", "prefill", "admit"):
+        count = report.rows if name in ("train step", "score") else report.slots
+        ratio = report.memory.temporaries[name].at(count) / line(report, name).temporaries
+        assert 1 / FACTOR < ratio < FACTOR, (name, ratio)
+
+
+def test_without_rematerialisation_too_and_copies_send_no_weights(planned, model):
+    config = planned(MeshConfig(data=8), 32, 128, remat="none")
+    mesh = make_mesh(config.mesh)
+    compute, _ = compute_of(config, model, mesh, "cpu")
+    sampler = sampler_of(config, model, mesh, compute)
+    programs = programs_of(config, model, mesh, compute, sampler, shapes_of(config, 8))
+    memory = analytic(config, model, mesh, sampler, programs, attention="xla")
+    found = compile_programs({name: programs[name] for name in ("train step", "score")}, 8)
+    for name, compiled in found.items():
+        assert 1 / FACTOR < memory.temporaries[name].at(32) / compiled.temporaries < FACTOR, name
+    assert found["score"].received < 0.01 * memory.parameters < found["train step"].received       # its gradients
+
+
+def test_weights_travel_where_they_are_divided(report):
+    layers = 3 * (128 * 16 * (8 + 8 + 4 + 4) + 3 * 128 * 384)
+    assert line(report, "score").received > 4 * layers / 2 * 3 / 4       # float32, over tensor 2, three of four parts
+
+
+def test_the_text_has_every_program_and_marks_its_estimates(report):
+    shown = text(report)
+    for what in ("train step", "score", "decode", "prefill", "admit", "cast", "it fits", "variants", "keys and values",
+                 "rollout.slots"):
+        assert what in shown
+    times = [row for row in shown.splitlines() if " hours" in row or "decode step " in row or "= rollout" in row]
+    assert times and all(row.startswith("estimate") for row in times)
+    assert report.estimate.step == pytest.approx(report.estimate.rollout + report.estimate.score
+                                                 + report.estimate.train)
+
+
+def test_a_smaller_device_is_told_what_does_not_fit_and_by_how_much(report):
+    assert report.fits
+    peak = line(report, "train step").peak
+    small = replace(report, topology=replace(report.topology, device=replace(
+        report.topology.device, memory=(peak - 2**30 / 100) / 0.9, usable=0.9)))
+    assert not small.fits and line(small, "train step") in small.too_large
+    assert "DOES NOT FIT: train step, 0.01 GiB too much on each device" in text(small)
+
+
+def test_names_of_programs():
+    assert kind("decode, truncated, ring of 512") == "decode, truncated" and kind("decode, ring of 512") == "decode"
+    assert kind("grow to 4096, ring of 512") == "grow" and kind("train step, rows of 64") == "train step"
+    names = ("decode, ring of 128", "decode, ring of 256", "decode", "grow to 256, ring of 128",
+             "grow to 512, ring of 256", "grow to 512, ring of 128")
+    assert largest(dict.fromkeys(names)) == {"decode": "decode", "grow": "grow to 512, ring of 256"}
+
+
+def test_the_model_is_calibrated_by_what_was_compiled():
+    assert calibrated(Split(10, 2), 50, 10).at(20) == 90          # what grows is scaled
+    assert calibrated(Split(10, 2), 6, 10) == (2, 0.4)            # all of it
+    assert calibrated(Split(0, 0), 0, 10) == (0, 0)
+
+
+def peaks(config: Config, model: str, devices: int) -> dict[str, float]:
+    """Peak of the large programs by arithmetic alone, of a settled configuration with a GPU's kernel."""
+    shape = PUBLISHED[model]
+    mesh = make_mesh(config.mesh, jax.devices()[:devices])
+    compute, _ = compute_of(config, shape, mesh, "cpu")
+    sampler = sampler_of(config, shape, mesh, compute)
+    programs = programs_of(config, shape, mesh, compute, sampler, shapes_of(config, devices))
+    memory = analytic(config, shape, mesh, sampler, programs, attention="cudnn")
+    return {"train": memory.parameters + memory.moments + memory.temporaries["train step"].at(devices),
+            "decode": memory.parameters + memory.moments + memory.weights + memory.cache}
+
+
+def test_the_papers_7b_fits_eight_h100_and_32b_does_not_fit_one(planned):
+    usable = DEVICES["H100"].memory * DEVICES["H100"].usable
+    settings = {"compute_dtype": "bfloat16", "remat": "block"}
+    seven = peaks(planned(MeshConfig(fsdp=-1, data=1), 8, 512, **settings), "Qwen/Qwen2.5-Math-7B", 8)
+    assert all(0.1 * usable < peak < usable for peak in seven.values())
+    large = peaks(planned(MeshConfig(data=1), 1, 16, **settings), "Qwen/Qwen2.5-32B", 1)
+    assert all(peak > 4 * usable for peak in large.values())
+
+
+def test_status_2_when_it_does_not_fit(monkeypatch, capsys):
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    assert main(["quickstart", "--topology", "gpu:RTX4090", "--rollout.slots", "400000"]) == 2
+    shown = capsys.readouterr().out
+    assert "DOES NOT FIT: decode" in shown and "XLA_PYTHON_CLIENT_MEM_FRACTION" in shown
+    assert "temporaries by arithmetic" in shown
+
+
+@pytest.mark.parametrize(("arguments", "told"), [
+    (["nonsense"], "quickstart"), (["experiments.presets:NONE"], "not a Config"), (["/nowhere/run.py:X"], "run.py"),
+    (["quickstart", "--topology", "v9:1x1"], "v5p:4x4x4"), (["quickstart", "--accepted-share", "0"], "accepted_share"),
+    (["quickstart", "--topology", "cpu:8", "--mesh.fsdp", "3"], "mesh (data, fsdp, tensor, context)")])
+def test_a_mistake_is_one_paragraph_and_status_2(arguments, told, monkeypatch, capsys):
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2 and told in capsys.readouterr().err
+
+
+def test_the_command_answers_without_jax():
+    code = ("import runpy, sys; sys.argv = ['preflight', '--help']; "
+            "import nft_jax.preflight.__main__ as command; assert command.main(['--help']) == 0; "
+            "assert 'jax' not in sys.modules")
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert "--topology" in shown

@@ -1,0 +1,59 @@
+"""TPU slices that are not there: run where libtpu is installed (pip install libtpu)."""
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+found = importlib.util.find_spec("libtpu")
+pytestmark = pytest.mark.skipif(found is None or found.origin is None, reason="libtpu is not installed")
+
+
+def command(*arguments):
+    environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS",)}
+    return subprocess.run([sys.executable, "-m", "nft_jax.preflight", *arguments], cwd=ROOT, capture_output=True,
+                          text=True, timeout=3000, env=environment)
+
+
+def test_a_small_run_on_a_slice_of_v5e():
+    result = command("quickstart", "--topology", "v5e:2x2", "--mesh.data", "1", "--mesh.fsdp", "2", "--mesh.tensor",
+                     "2", "--policy.compute-dtype", "bfloat16")
+    assert result.returncode == 0, result.stderr
+    assert "splash attention" in result.stdout and "4 devices of 15.75 GiB" in result.stdout
+    assert "it fits" in result.stdout
+
+
+def test_a_slice_that_does_not_exist_is_refused():
+    result = command("quickstart", "--topology", "v5p:3x5x7")
+    assert result.returncode == 2 and "v5p:3x5x7" in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+def test_a_train_step_of_7b_for_64_chips_of_v5p():
+    """Minutes of compiling. The state is exact; the temporaries are those of a micro-batch of one row in 16 devices."""
+    code = """
+from nft_jax.preflight.devices import GiB, Topology
+topology = Topology.parse("v5p:4x4x4")
+topology.prepare()
+from dataclasses import replace
+from experiments.qwen2_5_math_7b import RECOMMENDED
+from nft_jax.config import MeshConfig
+from nft_jax.model.hf import config_of
+from nft_jax.parallel import make_mesh
+from nft_jax.preflight.compiled import compile_programs
+from nft_jax.train.programs import compute_of, training_programs
+from nft_jax.train.run import settle
+config = settle(replace(RECOMMENDED, mesh=MeshConfig(data=1, fsdp=16, tensor=4)))
+model = config_of(config.policy.path)
+mesh = make_mesh(config.mesh, topology.devices())
+compute, _ = compute_of(config, model, mesh, "tpu")
+step = training_programs(config, model, mesh, compute)["train step"]
+found = compile_programs({"train step": step}, mesh.size)["train step"]
+assert compute.attention == "splash" and not found.refusal
+assert 12 * 7_615_616_512 / 64 < found.arguments < 1.1 * 12 * 7_615_616_512 / 64, found
+assert 8 * 7_615_616_512 / 64 < found.temporaries < 20 * GiB and found.received > 0, found
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=3000)
