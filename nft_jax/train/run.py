@@ -193,7 +193,7 @@ def preview(config: Config) -> tuple[ModelConfig, list[str]]:
 def claim_folder(folder: Path, config: Config, fresh: bool) -> None:
     """Make the run folder and write config.json; refuse to go on with another configuration."""
     path = folder / "config.json"
-    wanted = config.to_dict()
+    wanted = json.loads(json.dumps(config.to_dict()))          # as the file gives it back: no tuples
     for name, source in (("policy.path", config.policy.path), ("data.source", config.data.source),
                          ("evaluation.source", config.evaluation.source)):
         if Path(source).exists() and Path(source).resolve().is_relative_to(folder.resolve()):
