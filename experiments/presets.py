@@ -1,6 +1,8 @@
 """Presets: configurations as code you can read. `python -m experiments.train PRESET [--field value]`."""
 from pathlib import Path
 
+from experiments import gsm8k, qwen2_5_32b, qwen2_5_math_7b
+from experiments.templates import BOXED
 from nft_jax.config import (
     BatchConfig,
     CheckpointConfig,
@@ -31,8 +33,7 @@ LOCAL = Config(
     name="local",
     steps=100,
     policy=NANO,
-    data=DataConfig(template="{problem}\n\nPlease reason step by step, and put your final answer within \\boxed{}.",
-                    max_prompt_tokens=512),
+    data=DataConfig(template=BOXED, max_prompt_tokens=512),
     rollout=RolloutConfig(prompts_per_step=32, samples_per_prompt=8, max_new_tokens=512, slots=64, block_size=16),
     batch=BatchConfig(updates_per_step=4, rows_per_micro_batch=4),
     optimizer=OptimizerConfig(learning_rate=1e-6, warmup_updates=40),
@@ -40,4 +41,6 @@ LOCAL = Config(
 )
 """A model folder and a question file of your own, on one machine: set --policy.path and --data.source."""
 
-PRESETS: dict[str, Config] = {"quickstart": QUICKSTART, "local": LOCAL}
+PRESETS: dict[str, Config] = {config.name: config for config in (
+    QUICKSTART, LOCAL, gsm8k.PRESET, qwen2_5_math_7b.RECOMMENDED, qwen2_5_math_7b.OFFICIAL, qwen2_5_32b.RECOMMENDED,
+    qwen2_5_32b.OFFICIAL)}

@@ -117,7 +117,8 @@ def main(arguments: list[str] | None = None) -> None:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draw-only", action="store_true", help="draw the measurements that are there")
     parser.add_argument("--figures", type=Path, default=FIGURES, help="folder of scaling.jsonl and scaling.png")
-    options = add_options(parser).parse_args(arguments)
+    add_options(parser).set_defaults(reps=5, max_seconds=5.0)           # the shortest take 20 milliseconds
+    options = parser.parse_args(arguments)
     path = options.figures / "scaling.jsonl"
     if not options.draw_only:
         pin(options.threads, "cpu")

@@ -3,6 +3,11 @@
 quickstart   the embedded model on generated arithmetic (what `experiments.quickstart` runs)
 local        a model folder and a question file of your own:
              python -m experiments.train local --policy.path FOLDER --data.source questions.jsonl
+gsm8k        Qwen2.5-0.5B-Instruct on grade-school maths, for one accelerator
+qwen2_5_math_7b, qwen2_5_math_7b_official, qwen2_5_32b, qwen2_5_32b_official
+             the paper's models on DAPO-Math-17k, as we recommend and as published
+
+Each model's module says more (experiments/qwen2_5_math_7b.py); `python -m experiments.gsm8k` runs a preset too.
 """
 import sys
 

@@ -50,6 +50,7 @@ class PreflightArguments(NamedTuple):
     topology: Topology
     answer_tokens: int
     accepted_share: float
+    every_variant: bool
 
 
 def parse_preflight(preset: Config, description: str, arguments: Sequence[str]) -> PreflightArguments:
@@ -62,8 +63,10 @@ def parse_preflight(preset: Config, description: str, arguments: Sequence[str]) 
                                                          "third of rollout.max_new_tokens.")] = 0,
         accepted_share: Annotated[float, tyro.conf.arg(help="Share of the prompts that have right and wrong answers, "
                                                             "for the estimate of time.")] = 0.5,
+        every_variant: Annotated[bool, tyro.conf.arg(help="Compile the shorter rows, prompts and rings too, not only "
+                                                          "the longest.")] = False,
     ) -> PreflightArguments:
-        return PreflightArguments(config, Topology.parse(topology), answer_tokens, accepted_share)
+        return PreflightArguments(config, Topology.parse(topology), answer_tokens, accepted_share, every_variant)
 
     asked = tyro.cli(command, description=description, args=arguments)
     if not 0 < asked.accepted_share <= 1:

@@ -41,7 +41,7 @@ class DataConfig:
     """Where questions come from, and how a question becomes a prompt."""
     source: str = "arithmetic"
     """"arithmetic" (our generator), "reasoning-gym:TASK", a .jsonl or .parquet file, a folder saved by datasets, or
-    the name of a data set on the hub."""
+    a data set on the hub: NAME, NAME:SUBSET or NAME:FILE.parquet."""
     split: str = "train"
     """Split of a hub data set, or of the generator: base, train or heldout (disjoint by construction)."""
     template: str = "{problem}"
@@ -123,8 +123,8 @@ class RolloutConfig:
         _require(self.slots >= 0, "rollout.slots", self.slots, "use 0 (automatic) or a positive number.")
         _require(not (self.truncates and self.old_logprobs == "auto"), "rollout.old_logprobs", self.old_logprobs,
                  f"with top_k={self.top_k}, top_p={self.top_p}, min_p={self.min_p} the sampled distribution is not the "
-                 "trained one (top-p 0.8 alone moves the mean ratio to 0.9). Switch truncation off (0, 1, 0), or choose "
-                 "old_logprobs: trainer, sampler or truncated.")
+                 "trained one (top-p 0.8 alone moves the mean ratio to 0.9). Switch truncation off (0, 1, 0), or "
+                 "choose old_logprobs: trainer, sampler or truncated.")
 
     @property
     def truncates(self) -> bool:

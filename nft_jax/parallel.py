@@ -62,6 +62,14 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     return jax.make_mesh(tuple(sizes), AXES, (AxisType.Auto,) * len(AXES), devices=devices)
 
 
+def require_host_memory(remat: str, mesh: Mesh) -> None:
+    """InputError where `policy.remat` wants activations in the host's memory and the devices cannot reach it."""
+    device = mesh.devices.flat[0]
+    if remat == "offload" and "pinned_host" not in {memory.kind for memory in device.addressable_memories()}:
+        raise InputError(f"policy.remat is {remat!r}, but the platform {device.platform} has no memory of the kind "
+                         "pinned_host: use block, which recomputes as much.")
+
+
 def data_parallel_size(mesh: Mesh) -> int:
     """Devices among which rows and slots are divided."""
     return int(np.prod([mesh.shape[axis] for axis in RULES["batch"]]))

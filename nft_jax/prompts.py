@@ -192,6 +192,16 @@ def gold_reader(reward: str) -> Callable[[dict], str]:
     return read_or_skip
 
 
+def _gold_or_nothing(read: Callable[[dict], str]) -> Callable[[dict], str]:
+    """For questions that are only to be answered: a row without a usable gold has the gold ""."""
+    def read_or_nothing(row: dict) -> str:
+        try:
+            return read(row)
+        except Unusable:
+            return ""
+    return read_or_nothing
+
+
 def _usable(rows: Rows, tally: _Tally, read_gold: Callable[[dict], str]) -> Iterator[tuple[int, str | list[dict], str]]:
     """(row number, question, gold) of the rows that have both, each question once."""
     golds: dict[str, str] = {}           # question -> gold of its first usable row
@@ -239,16 +249,16 @@ def _tokenized(usable: Iterator, config: DataConfig, tokenizer, tally: _Tally) -
 
 
 def load_questions(config: DataConfig, tokenizer, *, room: str = "data",
-                   reward: str = "math") -> tuple[list[Question], LoadReport]:
+                   reward: str = "math", answers: bool = True) -> tuple[list[Question], LoadReport]:
     """The usable questions of `config.source` in the order of the source, and what became of the other rows. The
-    reward decides what a gold is.
+    reward decides what a gold is; with `answers` False, questions without one are usable too.
 
     With `config.limit`, the first so many usable ones; rows after them are not read. Raises InputError (naming the
     field `room`.source): nothing there, no rows, unknown columns, nothing usable.
     """
     tally = _Tally()
-    used = list(_tokenized(_usable(read_rows(config, room, reward), tally, gold_reader(reward)), config,
-                           tokenizer, tally))
+    read = gold_reader(reward) if answers else _gold_or_nothing(gold_reader(reward))
+    used = list(_tokenized(_usable(read_rows(config, room, reward), tally, read), config, tokenizer, tally))
     report = LoadReport(config.source, tally.rows, len(used), tally.repeats, tally.conflicting_repeats,
                         tuple(sorted(tally.skipped, key=lambda skipped: skipped.row)))
     if not used:

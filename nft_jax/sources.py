@@ -42,7 +42,7 @@ def read_rows(config: DataConfig, room: str = "data", reward: str = "math") -> R
     if source.startswith(GYM):
         return _gym(source.removeprefix(GYM), config, room, reward)
     path = Path(source).expanduser()
-    if path.suffix in (".jsonl", ".parquet"):
+    if path.suffix in (".jsonl", ".parquet") and (":" not in source or path.is_file()):    # NAME:FILE is of the hub
         if not path.is_file():
             raise InputError(f"{room}.source is {source!r}: there is no such file (looked for {path.absolute()}). "
                              "Check the path.")
@@ -97,16 +97,18 @@ def _saved(path: Path, config: DataConfig, room: str) -> Rows:
 
 
 def _hub(config: DataConfig, room: str) -> Rows:
-    name, _, subset = config.source.partition(":")
+    name, _, part = config.source.partition(":")
+    options = {"data_files": part} if part.endswith((".jsonl", ".parquet")) else {"name": part or None}
     try:
         from datasets import load_dataset
-        data = load_dataset(name, subset or None, split=config.split)
+        data = load_dataset(name, split=config.split, **options)
     except (OSError, ValueError, RuntimeError) as error:       # not found, no network, no such split or subset
         reason = str(error).strip().splitlines()
         raise Unreachable(
             f"{room}.source is {config.source!r} (split {config.split!r}): there is no such file or folder, and it "
             "could not be had as a data set of the hub either. Check the spelling and the split; a subset is written "
-            "NAME:SUBSET (openai/gsm8k:main); without network, give a local .jsonl or .parquet file. "
+            "NAME:SUBSET (openai/gsm8k:main), one of its files NAME:FILE.parquet; without network, give a local .jsonl "
+            "or .parquet file. "
             f"({reason[0] if reason else type(error).__name__})") from error
     return enumerate(data, 1)
 

@@ -18,6 +18,7 @@ from experiments.benchmark_device import (
     matmul_flops_per_second,
     matmul_parameters,
     rollout_bytes,
+    shares,
     train_flops,
 )
 from experiments.benchmark_tasks import (
@@ -30,7 +31,7 @@ from experiments.benchmark_tasks import (
     rows_for,
     standard_case,
 )
-from experiments.peers.common import MODELS
+from experiments.peers.common import MODELS, Seconds, Timed
 from nft_jax.model.config import Compute
 from nft_jax.train.batch import Example
 from nft_jax.types import Prompt
@@ -91,7 +92,18 @@ def test_a_train_step_that_is_wrong_stops_the_benchmark(end_to_end):
     with pytest.raises(WrongResult, match="packed micro-batch"):
         training.check()
     with pytest.raises(WrongResult):
-        require_close(float("nan"), "float32", "nothing")
+        require_close(float("nan"), 1.0, "nothing")
+
+
+def test_shares_of_the_device(end_to_end, options, monkeypatch):
+    monkeypatch.setattr("experiments.benchmark_device.copy_bytes_per_second", lambda: 1e9)
+    monkeypatch.setattr("experiments.benchmark_device.matmul_flops_per_second", lambda: 1e9)
+    timed = Timed([], [Seconds(4.0, 1.0), Seconds(2.0, 1.0)])
+    found = shares(end_to_end.rollouts, timed, options)
+    assert found["bandwidth_share"] == round(rollout_bytes(end_to_end.case) / 1e9 / 2.0, 4)
+    found = shares(end_to_end.training, timed, options)
+    rate = found["step_tokens_per_s"] * train_flops(end_to_end.case) / 48 / 1e9
+    assert found["step_mfu"] == pytest.approx(rate, rel=0.01, abs=1e-4) and found["score_mfu"] > 0
 
 
 def test_the_standard_cases_are_the_peers_workloads():

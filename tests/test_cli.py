@@ -67,7 +67,7 @@ def test_dry_run_tells_what_will_happen(tmp_path):
     result = command("--dry-run", "--workdir", str(tmp_path / "run"), "--objective", "rft")
     assert result.returncode == 0, result.stderr
     for text in ('"objective": "rft"', '"neg_weight": 0.0', "parameters", "64 prompts x 16 answers = 1024",
-                 "keys and values while sampling", "MiB"):
+                 "keys and values of 256 slots", "MiB"):
         assert text in result.stdout
     assert not (tmp_path / "run").exists()
 

@@ -18,7 +18,7 @@ CLASSES = [value for value in vars(config_module).values() if dataclasses.is_dat
     (lambda: RolloutConfig(temperature=0), "rollout.temperature is 0"),
     (lambda: DataConfig(template="no place"), "data.template"),
     (lambda: MeshConfig(data=-1, fsdp=-1), "mesh is"),
-    (lambda: MeshConfig(context=2), "mesh.context is 2"),
+    (lambda: Config(mesh=MeshConfig(context=7)), "mesh.context is 7"),
     (lambda: ObjectiveConfig(epsilon=-1), "loss.epsilon is -1"),
     (lambda: ObjectiveConfig(neg_weight=-1), "loss.neg_weight is -1"),
     (lambda: Config(batch=BatchConfig(row_length=100)), "batch.row_length is 100"),

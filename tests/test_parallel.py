@@ -4,7 +4,7 @@ import dataclasses
 import jax
 import pytest
 
-from nft_jax.config import MeshConfig
+from nft_jax.config import MESHES, Config, DataConfig, MeshConfig, RolloutConfig
 from nft_jax.model.decoder import parameter_shapes
 from nft_jax.parallel import PARAMETER_AXES, RULES, make_mesh, parameter_shardings, partition_spec, sharding
 from nft_jax.types import InputError
@@ -19,6 +19,22 @@ def test_one_axis_takes_what_is_left():
 def test_a_mesh_that_does_not_fit_the_devices_is_refused(config):
     with pytest.raises(InputError, match="there are 8 devices: make the product of the four sizes 8"):
         make_mesh(config)
+
+
+def test_meshes_to_start_from_take_what_devices_there_are():
+    """Each preset on the least number of devices that it is for, and on more."""
+    for name, least in {"single": 1, "fsdp": 2, "fsdp_tensor": 4, "long_context": 4}.items():
+        for devices in {least, least if name == "single" else 8}:
+            assert make_mesh(MESHES[name], jax.devices()[:devices]).size == devices
+    assert set(MESHES) == {"single", "fsdp", "fsdp_tensor", "long_context"}
+
+
+def test_rows_are_cut_evenly_over_context():
+    """Said once the sizes are known: -1 is replaced before anything is made."""
+    with pytest.raises(InputError, match=r"mesh.context is 3: it does not divide the 64 tokens of a row \(batch.row_"):
+        Config(data=DataConfig(max_prompt_tokens=24), rollout=RolloutConfig(max_new_tokens=32),
+               mesh=MeshConfig(context=3))
+    Config(mesh=MeshConfig(context=-1, data=1))
 
 
 def test_the_table_never_puts_two_dimensions_on_one_mesh_axis():

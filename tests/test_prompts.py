@@ -181,15 +181,17 @@ def test_hub_names(tokenizer, monkeypatch):
     import datasets
     asked = []
 
-    def load_dataset(name, subset, split):
-        asked.append((name, subset, split))
+    def load_dataset(repository, split, **options):
+        asked.append((repository, options, split))
         if split != "train":
             raise ValueError(f'Unknown split "{split}".')
         return [{"question": "1+1", "answer": "#### 2"}]
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert load(tokenizer, "openai/gsm8k:main")[0][0].gold == "2"
     assert load(tokenizer, "some/set")[1].rows == 1
-    assert asked == [("openai/gsm8k", "main", "train"), ("some/set", None, "train")]
+    assert load(tokenizer, "some/set:part/file.parquet")[1].rows == 1
+    assert asked == [("openai/gsm8k", {"name": "main"}, "train"), ("some/set", {"name": None}, "train"),
+                     ("some/set", {"data_files": "part/file.parquet"}, "train")]
     with pytest.raises(InputError, match=r"some/set' \(split 'dev'\).*Unknown split"):
         load(tokenizer, "some/set", split="dev")
 

@@ -6,6 +6,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from nft_jax.model.config import Attention, RopeScaling
 from nft_jax.model.kernels import cudnn, splash
@@ -77,9 +78,9 @@ def attend_xla(q_BKGTD, k_BKSD, v_BKSD, seen_BTS, *, scale: float):
     scores = jnp.einsum("bknd,bksd->bkns", q_BKND, k_BKSD, preferred_element_type=jnp.float32)
     scores = jnp.where(jnp.tile(seen_BTS, (1, group, 1))[:, None], scores, MASKED)
     exponents = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
-    total = exponents.sum(axis=-1, keepdims=True)
-    weighted = jnp.einsum("bkns,bksd->bknd", exponents.astype(v_BKSD.dtype), v_BKSD,
-                          preferred_element_type=jnp.float32)
+    total = checkpoint_name(exponents.sum(axis=-1, keepdims=True), "attended")
+    weighted = checkpoint_name(jnp.einsum("bkns,bksd->bknd", exponents.astype(v_BKSD.dtype), v_BKSD,
+                                          preferred_element_type=jnp.float32), "attended")
     return (weighted / total).astype(v_BKSD.dtype).reshape(q_BKGTD.shape)
 
 

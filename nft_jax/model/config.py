@@ -54,7 +54,7 @@ class ModelConfig:
     norm_offset: float = 0.0           # what is added to every norm's weight; Gemma 1
     sandwich_norms: bool = False       # also a norm after attention and MLP, before the sum (Gemma 3)
     scale_embeddings: bool = False     # by sqrt(hidden_size) (Gemma 3)
-    query_pre_attn_scalar: float | None = None     # scores are divided by its root; None: head_dim
+    query_pre_attn_scalar: int | None = None       # scores are divided by its root; None: head_dim
     final_softcap: float = 0.0         # logits become cap * tanh(logits / cap); 0 is off
 
     @property

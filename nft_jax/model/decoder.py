@@ -23,11 +23,11 @@ from nft_jax.model.attention import align, attend, attend_cache, rotary_angles, 
 from nft_jax.model.config import FLOAT32, Compute, ModelConfig
 from nft_jax.model.quantise import Quantized, quantise
 from nft_jax.model.sharded import gather_weights, look_up, over_mesh
-from nft_jax.parallel import constrain
+from nft_jax.parallel import constrain, data_parallel_size
 
 # What the backward pass finds instead of computing it, by `Compute.remat` (see `hidden_states`).
 KEPT = {
-    "none": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "none": jax.checkpoint_policies.save_only_these_names("product"),
     "attention": jax.checkpoint_policies.save_only_these_names("attended"),
     "block": jax.checkpoint_policies.nothing_saveable,
     "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
@@ -65,29 +65,29 @@ def angles_by_kind(config: ModelConfig, positions):
     return everywhere, rotary_angles(positions, config.head_dim, config.local_rope_theta)
 
 
+def matmul(x, weights):
+    """x [B, T, in] @ weights [in, out] -> [B, T, out] of the type of x, in which products are taken. Weights in int8,
+    which only decoding has, have scales, which multiply the product."""
+    if not isinstance(weights, Quantized):
+        return checkpoint_name(_product(x, weights), "product")
+    product = jnp.matmul(x, weights.values.astype(x.dtype), preferred_element_type=jnp.float32)
+    return (product * align(weights.scale[0], product)).astype(x.dtype)
+
+
 @jax.custom_vjp
-def _matmul(x, weights):
-    """x [B, T, in] @ weights [in, out] -> [B, T, out] of the type of x, in which products are taken. The gradient of
-    the weights is summed in float32, over rows and over devices: autodiff would round each device's part to the type
-    of x first."""
+def _product(x, weights):
     return x @ weights.astype(x.dtype)
 
 
-def _matmul_backward(operands, g_BTO):
+def _product_backward(operands, g_BTO):
+    """The gradient of the weights is summed in float32, over rows and over devices: autodiff would round each device's
+    part to the type of x first."""
     x_BTI, weights = operands
     dx_BTI = jnp.einsum("bto,io->bti", g_BTO, weights.astype(g_BTO.dtype))
     return dx_BTI, jnp.einsum("bti,bto->io", x_BTI, g_BTO, preferred_element_type=jnp.float32).astype(weights.dtype)
 
 
-_matmul.defvjp(lambda x, weights: (_matmul(x, weights), (x, weights)), _matmul_backward)
-
-
-def matmul(x, weights):
-    """`_matmul`, also for weights in int8, which only decoding has: their scales multiply the product."""
-    if not isinstance(weights, Quantized):
-        return _matmul(x, weights)
-    product = jnp.matmul(x, weights.values.astype(x.dtype), preferred_element_type=jnp.float32)
-    return (product * align(weights.scale[0], product)).astype(x.dtype)
+_product.defvjp(lambda x, weights: (_product(x, weights), (x, weights)), _product_backward)
 
 
 class Block(nn.Module):
@@ -144,20 +144,25 @@ class Block(nn.Module):
         y = matmul(ACTIVATIONS[c.activation](matmul(h, self.gate)) * matmul(h, self.up), self.down)
         return x + (rms_norm(y, self.post_mlp_norm, c) if c.sandwich_norms else y)
 
-    def __call__(self, x, angles, segment_ids, local):
-        """x [B, T, D], angles as `angles_by_kind` gives them, local: bool, or [] bool where the layers differ -> the
-        layer's output, and its keys and values. Both kinds of attention are compiled with a window of their own,
-        because kernels need it as a constant."""
+    def enter(self, x, angles, local):
+        """`project`, with the angles of the layer's kind. local: bool, or [] bool where the layers differ."""
+        if isinstance(local, bool):
+            return self.project(x, *angles[local])
+        return self.project(x, *(jnp.where(local, near, far) for far, near in zip(*angles, strict=True)))
+
+    def attend(self, q, k, v, segment_ids, local):
+        """Both kinds of attention are compiled with a window of their own, because kernels need it as a constant."""
         c = self.config
         windowed, full = (partial(over_mesh(attend, self.compute.mesh), scale=c.attention_scale, window=window,
                                   implementation=self.compute.attention) for window in (c.window, 0))
         if isinstance(local, bool):
-            q, k, v = self.project(x, *angles[local])
-            attended = (windowed if local else full)(q, k, v, segment_ids)
-        else:
-            q, k, v = self.project(x, *(jnp.where(local, near, far) for far, near in zip(*angles, strict=True)))
-            attended = jax.lax.cond(local, windowed, full, q, k, v, segment_ids)
-        return self.finish(x, checkpoint_name(attended, "attended")), (k, v)
+            return (windowed if local else full)(q, k, v, segment_ids)
+        return jax.lax.cond(local, windowed, full, q, k, v, segment_ids)
+
+    def __call__(self, x, angles, segment_ids, local):
+        """x [B, T, D], angles as `angles_by_kind` gives them -> the layer's output, and its keys and values."""
+        q, k, v = self.enter(x, angles, local)
+        return self.finish(x, self.attend(q, k, v, segment_ids, local)), (k, v)
 
 
 def scan_layers(layer, x, params, config: ModelConfig, transform=lambda body: body):
@@ -222,13 +227,27 @@ def hidden_states(params, config: ModelConfig, tokens, positions, segment_ids, c
     segment_ids = constrain(segment_ids, mesh, "batch", None)
     angles = angles_by_kind(config, positions)
 
+    kept = partial(jax.checkpoint, prevent_cse=False, policy=KEPT[compute.remat])
+
+    def part(method, weights, *arguments):
+        return Block(config, compute).apply({"params": weights}, *arguments, method=method)
+
     def layer(x, weights, local):
         x, weights = checkpoint_name(x, "layer_input"), gather_weights(weights, compute)
-        x, _ = Block(config, compute).apply({"params": weights}, x, angles, segment_ids, local)
+        x, _ = part("__call__", weights, x, angles, segment_ids, local)
         return constrain(x, mesh, "batch", "context", None), None
 
-    x, _ = scan_layers(layer, embed(params, config, tokens, compute), params, config,
-                       partial(jax.checkpoint, prevent_cse=False, policy=KEPT[compute.remat]))
+    def layer_around_kernel(x, weights, local):     # what its backward pass needs has no name by which to keep it
+        q, k, v = kept(lambda x, weights: part("enter", gather_weights(weights, compute), x, angles, local))(x, weights)
+        attended = part("attend", weights, q, k, v, segment_ids, local)
+        x = kept(lambda weights, *xs: part("finish", gather_weights(weights, compute), *xs))(weights, x, attended)
+        return constrain(x, mesh, "batch", "context", None), None
+
+    x = embed(params, config, tokens, compute)
+    if compute.attention != "xla" and compute.remat in ("none", "attention"):
+        x, _ = scan_layers(layer_around_kernel, x, params, config)
+    else:
+        x, _ = scan_layers(layer, x, params, config, kept)
     return rms_norm(x, params["final_norm"], config)
 
 
@@ -259,9 +278,13 @@ def split_layers(params) -> dict:
 def prefill(params, config: ModelConfig, tokens, positions, segment_ids, compute: Compute = FLOAT32):
     """Cache entries of prompts: tokens, positions, segment_ids [P, T] -> keys, values, [P, K, T, E] for each layer
     (stacked, or in a list where the parameters' layers are). Their number need not divide over a mesh: where they lie
-    is left to XLA."""
-    compute = replace(compute, mesh=None)
-    angles, x = angles_by_kind(config, positions), embed(params, config, tokens, compute)
+    is left to XLA. A kernel of the attention, which XLA cannot divide, takes them where it does."""
+    anywhere, mesh = replace(compute, mesh=None), compute.mesh
+    angles, x = angles_by_kind(config, positions), embed(params, config, tokens, anywhere)
+    if compute.attention == "xla" or mesh is None or mesh.size == 1:
+        compute = anywhere
+    elif len(tokens) % data_parallel_size(mesh) or tokens.shape[1] % mesh.shape["context"]:
+        compute = replace(anywhere, attention="xla")
 
     def layer(x, weights, local):
         return Block(config, compute).apply({"params": weights}, x, angles, segment_ids, local)
@@ -289,9 +312,9 @@ def decode(params, config: ModelConfig, tokens, positions, cache, write_index, v
     tokens, positions [S] int32; cache: a pair (keys [S, K, E, C], values [S, K, C, E]) per layer, as `cache_entries`
     makes them; write_index: the cache index at which this token's entries are written (the same for all slots, so that
     it is one slice); valid [S, C] bool: what each slot attends to, the token itself included; local layers attend to
-    those of them that were written in the last `window` steps, so a slot's entries must lie side by side. Returns logits
-    [S, V] float32 and the new cache. Activations have the type of the embedding. The layers are unrolled: a scan that
-    carries the cache in and out would copy all of it at every step.
+    those of them that were written in the last `window` steps, so a slot's entries must lie side by side. Returns
+    logits [S, V] float32 and the new cache. Activations have the type of the embedding. The layers are unrolled: a scan
+    that carries the cache in and out would copy all of it at every step.
     """
     angles = angles_by_kind(config, positions[:, None])
     x = embed(params, config, tokens[:, None], Compute(params["embed"].dtype.name))

@@ -56,12 +56,6 @@ class Tensor:
         return (tuple(size[axis] for axis in self.ours),
                 tuple(math.prod(size[axis] for axis in merged) for merged in self.theirs.split()))
 
-    def from_hf(self, array: np.ndarray, config: ModelConfig) -> np.ndarray:
-        """A view of the Hugging Face array in our layout."""
-        size = dict(zip(self.ours, self.shapes(config)[0], strict=True))
-        order = self.theirs.replace(" ", "")
-        return array.reshape([size[axis] for axis in order]).transpose([order.index(axis) for axis in self.ours])
-
     def to_hf(self, array: np.ndarray, config: ModelConfig) -> np.ndarray:
         """Our array in the Hugging Face layout, contiguous (the safetensors writer ignores strides)."""
         order = self.theirs.replace(" ", "")
@@ -109,7 +103,8 @@ class Family:
     traits: Mapping[str, Any]          # fields of ModelConfig that all its members share
     only: Mapping[str, Any]            # fields of config.json with the one value implemented; they may be absent
     defaults: Mapping[str, Any] = field(default_factory=dict)      # fields of config.json that may be absent
-    numbers: Mapping[str, str] = field(default_factory=dict)       # numbers of its own: their fields in ModelConfig
+    integers: Mapping[str, str] = field(default_factory=dict)      # fields of its own -> those of ModelConfig
+    numbers: Mapping[str, str] = field(default_factory=dict)       # the same; null stands for 0, which is off
     windows: Literal["", "last", "pattern"] = ""       # which layers are local, as in `config_json.local_layers`
     rope_theta: float | None = None                    # where config.json has none; None: it must have one
     local_rope_theta: float | None = None              # the same for local layers, when they have their own
@@ -134,7 +129,8 @@ FAMILIES = {family.model_type: family for family in (
                      "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
                      "max_position_embeddings": 131_072, "rms_norm_eps": 1e-6, "tie_word_embeddings": True,
                      "query_pre_attn_scalar": 256, "sliding_window": 4096},
-           numbers={"query_pre_attn_scalar": "query_pre_attn_scalar", "final_logit_softcapping": "final_softcap"},
+           integers={"query_pre_attn_scalar": "query_pre_attn_scalar"},
+           numbers={"final_logit_softcapping": "final_softcap"},
            windows="pattern", rope_theta=1e6, local_rope_theta=1e4),
 )}
 
@@ -157,15 +153,16 @@ READ_FOR_WINDOWS = {"": (), "last": ("use_sliding_window", "sliding_window", "ma
 # stand for a part of the model that is not here.
 WITHOUT_EFFECT = frozenset("""
     architectures model_type dtype torch_dtype transformers_version use_cache bos_token_id eos_token_id pad_token_id
-    _name_or_path name_or_path _attn_implementation _attn_implementation_autoset _commit_hash return_dict
+    unk_token_id _name_or_path name_or_path _attn_implementation _attn_implementation_autoset _commit_hash return_dict
     output_attentions output_hidden_states torchscript is_decoder id2label label2id chunk_size_feed_forward
     temperature top_k top_p typical_p repetition_penalty length_penalty num_beams num_beam_groups num_return_sequences
     max_length min_length diversity_penalty problem_type unsloth_fixed unsloth_version cache_implementation
     _sliding_window_pattern
 """.split())   # noqa: SIM905
-INSTEAD = {"Gemma3ForConditionalGeneration":
-           "that is Gemma 3 with its image encoder, and the text model alone is needed: load the folder with "
-           "transformers' Gemma3ForCausalLM.from_pretrained, and save it with save_pretrained."}
+INSTEAD = {"['Gemma3ForConditionalGeneration']":
+           "that is Gemma 3 with its image encoder, and the text model alone is needed: load this folder with "
+           "transformers as `full`; text = Gemma3ForCausalLM(full.config.text_config); "
+           "text.model.load_state_dict(full.model.language_model.state_dict()); text.save_pretrained(another folder)."}
 
 
 def config_from_hf(raw: dict) -> ModelConfig:
@@ -182,7 +179,7 @@ def config_from_hf(raw: dict) -> ModelConfig:
         raw["head_dim"] = hidden // heads
     window, local = local_layers(raw, family.windows)
     config = ModelConfig(
-        family=family.model_type, **{ours: integer(raw, name) for name, ours in INTEGERS.items()},
+        family=family.model_type, **{ours: integer(raw, name) for name, ours in (INTEGERS | family.integers).items()},
         **{ours: number(raw, name) for name, ours in NUMBERS.items()},
         **{ours: number(raw, name) for name, ours in family.numbers.items() if raw.get(name) is not None},
         tie_embeddings=boolean(raw, "tie_word_embeddings"), window=window, local_layers=local,
@@ -204,8 +201,8 @@ def config_to_hf(config: ModelConfig) -> dict:
     scaling = {name: value for name, value in rope.items() if name != "rope_theta"}
     raw = {
         "architectures": [family.architecture], "model_type": family.model_type,
-        **{name: getattr(config, ours) for name, ours in (INTEGERS | NUMBERS).items()},
-        **{name: _plain(getattr(config, ours)) for name, ours in family.numbers.items()},
+        **{name: getattr(config, ours) for name, ours in (INTEGERS | NUMBERS | family.integers).items()},
+        **{name: getattr(config, ours) or None for name, ours in family.numbers.items()},
         "tie_word_embeddings": config.tie_embeddings, "rope_theta": config.rope_theta, "rope_parameters": rope,
         "rope_scaling": scaling if config.rope_scaling else None, "attention_dropout": 0.0, "use_cache": True,
         **family.only,
@@ -227,18 +224,13 @@ def config_to_hf(config: ModelConfig) -> dict:
     return raw
 
 
-def _plain(value: float | None) -> float | int | None:
-    """Whole numbers as integers, which some fields of transformers 5 insist on; 0 stands for null."""
-    return None if not value else int(value) if float(value).is_integer() else value
-
-
 def _family(raw: dict) -> Family:
     known = ", ".join(family.architecture for family in FAMILIES.values())
     architectures = raw.get("architectures")
     by_name = {family.architecture: family for family in FAMILIES.values()}
     if architectures:
         expect(isinstance(architectures, list) and architectures[0] in by_name, "architectures", architectures,
-               INSTEAD.get(architectures[0], f"use a model that is one of {known}."))
+               INSTEAD.get(str(architectures), f"use a model that is one of {known}."))
         family = by_name[architectures[0]]
         expect(raw.get("model_type", family.model_type) == family.model_type, "model_type", raw.get("model_type"),
                f"{family.architecture} goes with {family.model_type!r}.")
@@ -253,7 +245,8 @@ def _refuse_other_features(raw: dict, family: Family) -> None:
         found = raw.get(name, value)
         expect(found == value or not (found or value), name, found,
                f"only {value!r} is implemented for {family.model_type}.")
-    read = READ | set(READ_FOR_WINDOWS[family.windows]) | family.only.keys() | family.numbers.keys()
+    read = READ | set(READ_FOR_WINDOWS[family.windows]) | family.only.keys() | family.integers.keys() \
+        | family.numbers.keys()
     if family.local_rope_theta is not None:
         read |= {"rope_local_base_freq"}
     for name in sorted(raw.keys() - read - WITHOUT_EFFECT):

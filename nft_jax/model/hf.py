@@ -4,6 +4,8 @@
     config = read_config(folder)
     params = load_params(folder, config)                 HF -> ours -> HF is bitwise equal
     save_params(params, config, "my_model")
+
+    python -m nft_jax.model.hf --check FOLDER            whether a folder is read, computed and written as it should be
 """
 from __future__ import annotations
 
@@ -128,3 +130,10 @@ def _no_advisory():
         yield
     finally:
         os.environ.pop(name) if before is None else os.environ.update({name: before})
+
+
+if __name__ == "__main__":
+    import sys
+
+    from nft_jax.model.check import main
+    sys.exit(main())

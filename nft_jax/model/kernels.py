@@ -116,6 +116,6 @@ def splash_kernel(start: int, q_BHTD, k_BKSD, v_BKSD, asking_BT, segment_ids_BS,
         block_q=tile_q, block_kv=tile_s, block_kv_compute=tile_s, block_q_dkv=tile_q, block_kv_dkv=tile_s,
         block_kv_dkv_compute=tile_s, block_q_dq=tile_q, block_kv_dq=tile_s)
     kernel = library.make_splash_mha(library.MultiHeadMask([mask] * heads), block_sizes=sizes, head_shards=1,
-                                     q_seq_shards=1, interpret=interpret)
+                                     q_seq_shards=1, residual_checkpoint_name="attended", interpret=interpret)
     return jax.vmap(lambda q, k, v, asking, ids: kernel(q, k, v, library.SegmentIds(asking, ids)))(
         q_BHTD, k_BKSD, v_BKSD, asking_BT, segment_ids_BS)

@@ -24,7 +24,7 @@ from nft_jax.model.config import FLOAT32, Compute, ModelConfig
 from nft_jax.model.decoder import hidden_states
 from nft_jax.parallel import RULES
 
-CHUNK_ELEMENTS = 1 << 24        # logits that exist at one time on a device (64 MiB of float32)
+CHUNK_ELEMENTS = 1 << 23        # about so many logits exist at one time on a device (32 MiB of float32)
 TOKEN_BLOCK = (1024, 4096)      # least and most tokens of a block: an eighth of the device's tokens, within these
 EMPTY = -1e30                   # the running maximum before the first chunk: finite, so that 0 * EMPTY is 0
 
@@ -127,7 +127,14 @@ class Tokens(NamedTuple):
     def take(self, block, *arrays):
         """The block's part of arrays [N, ...], 0 after the last token."""
         index = jax.lax.dynamic_slice_in_dim(self.order, block * self.size, self.size)
-        return [x.at[index].get(mode="fill", fill_value=0) for x in arrays]
+        return [jnp.asarray(x).at[index].get(mode="fill", fill_value=0) for x in arrays]
+
+    def over(self, body, carry):
+        """carry = body(block, carry) over the blocks that hold any. A loop for a single block would only take longer to
+        compile."""
+        if self.size == len(self.order):
+            return body(0, carry)
+        return jax.lax.fori_loop(0, self.blocks, body, carry)
 
     def put_back(self, x, wanted_N):
         """From the order of the blocks, [len(order), ...], to that of the tokens, [N, ...]; 0 where not wanted."""
@@ -140,20 +147,23 @@ def accumulator(x):
 
 
 def _over_vocabulary(size: int, tokens: int, step, carry):
-    """carry = step(carry, start, width) over a vocabulary of `size`: chunks of one width, then what is left. Every
-    word is met once, and no slice is clamped."""
-    width = min(size, max(1, CHUNK_ELEMENTS // tokens))
-    width -= width % 128 if 128 < width < size else 0
-    chunks, rest = divmod(size, width)
+    """carry = step(carry, start, skip, width) over chunks that cover a vocabulary of `size`, all of one width: the last
+    one begins early, at `size - width`, and its first `skip` words have been met."""
+    chunks = -(-size * tokens // CHUNK_ELEMENTS)
     if chunks == 1:
-        carry = step(carry, 0, width)
-    else:
-        carry = jax.lax.fori_loop(0, chunks, lambda i, c: step(c, i * width, width), carry)
-    return step(carry, chunks * width, rest) if rest else carry
+        return step(carry, 0, 0, size)
+    width = -(-size // chunks)
+    width = min(size, -(-width // 128) * 128) if width > 128 else width
+
+    def one(index, carry):
+        start = jnp.minimum(index * width, size - width)
+        return step(carry, start, index * width - start, width)
+
+    return jax.lax.fori_loop(0, -(-size // width), one, carry)
 
 
 def _logits(head: Head, states, weights, start, width: int, temperature):
-    """The states' logits for words start ... start + width, after soft-cap and temperature, and the weights used."""
+    """The states' logits for words start ... start + width, after soft-cap and temperature, and their weights."""
     part = jax.lax.dynamic_slice_in_dim(weights, start, width, head.vocab_axis).astype(states.dtype)
     logits = jax.lax.dot_general(states, part, (((1,), (1 - head.vocab_axis,)), ((), ())),
                                  preferred_element_type=accumulator(states))
@@ -171,9 +181,11 @@ def _local_forward(head: Head, hidden_BTD, weights, targets_BT, wanted_BT, tempe
     def block(index, sums):
         states, target = tokens.take(index, states_ND, targets)
 
-        def chunk(carry, start, width):
+        def chunk(carry, start, skip, width):
             top, total, weighted, chosen = carry
             logits, _ = _logits(head, states, weights, start, width, temperature)
+            if width < weights.shape[head.vocab_axis]:
+                logits = jnp.where(jnp.arange(width)[None] >= skip, logits, EMPTY)
             highest = jnp.maximum(top, logits.max(axis=-1))
             shifted = logits - highest[:, None]
             exponents, shrink = jnp.exp(shifted), jnp.exp(top - highest)
@@ -181,7 +193,7 @@ def _local_forward(head: Head, hidden_BTD, weights, targets_BT, wanted_BT, tempe
             here = jnp.take_along_axis(logits, jnp.clip(place, 0, width - 1)[:, None], axis=1)[:, 0]
             return (highest, total * shrink + exponents.sum(axis=-1),
                     (weighted + total * (top - highest)) * shrink + (exponents * shifted).sum(axis=-1),
-                    chosen + jnp.where((place >= 0) & (place < width), here, 0))
+                    chosen + jnp.where((place >= skip) & (place < width), here, 0))
 
         zeros = jnp.zeros(tokens.size, accumulator(states))
         found = _over_vocabulary(weights.shape[head.vocab_axis], tokens.size, chunk,
@@ -190,7 +202,7 @@ def _local_forward(head: Head, hidden_BTD, weights, targets_BT, wanted_BT, tempe
 
     shape, kind = tokens.order.shape, accumulator(hidden_BTD)
     sums = jnp.stack([jnp.zeros(shape, kind), jnp.ones(shape, kind), *[jnp.zeros(shape, kind)] * 2])
-    top, total, weighted, chosen = jax.lax.fori_loop(0, tokens.blocks, block, sums)
+    top, total, weighted, chosen = tokens.over(block, sums)
     if head.mesh is not None:
         highest = jax.lax.pmax(top, "tensor")
         shrink = jnp.exp(top - highest)
@@ -220,14 +232,17 @@ def _local_backward(head: Head, hidden_BTD, weights, targets_BT, wanted_BT, temp
         states, target, *numbers = tokens.take(index, states_ND, *per_token)
         log_sum, entropy, d_logprob, d_entropy = (x[:, None] for x in numbers)
 
-        def chunk(carry, start, width):
+        def chunk(carry, start, skip, width):
             d_states, d_weights = carry
             logits, part = _logits(head, states, full, start, width, temperature)
             p = jnp.exp(logits - log_sum)
-            y = (target - start)[:, None] == jnp.arange(width)[None]
+            words = jnp.arange(width)[None]
+            y = (target - start)[:, None] == words
             d_logits = (d_logprob * (y - p) - d_entropy * p * (logits - log_sum + entropy)) / temperature
             if head.softcap:
                 d_logits *= 1 - (logits * (temperature / head.softcap)) ** 2
+            if width < full.shape[head.vocab_axis]:
+                d_logits = jnp.where(words >= skip, d_logits, 0)
             d_logits = d_logits.astype(states.dtype)
             d_states += jax.lax.dot_general(d_logits, part, (((1,), (head.vocab_axis,)), ((), ())),
                                             preferred_element_type=kind)
@@ -241,7 +256,7 @@ def _local_backward(head: Head, hidden_BTD, weights, targets_BT, wanted_BT, temp
         return jax.lax.dynamic_update_slice_in_dim(d_states_all, d_states.astype(d_states_all.dtype),
                                                    index * tokens.size, axis=0), d_weights
 
-    d_states, d_weights = jax.lax.fori_loop(0, tokens.blocks, block, (
+    d_states, d_weights = tokens.over(block, (
         jnp.zeros((len(tokens.order), states_ND.shape[1]), kind if over_tensor else hidden_BTD.dtype),
         jnp.zeros(full.shape, kind)))
     if head.mesh is not None:

@@ -33,6 +33,7 @@ from nft_jax.model.config import ModelConfig
 from nft_jax.model.families import Tensor, config_from_hf, config_to_hf, tensors_of
 from nft_jax.types import InputError
 
+EMBEDDING = "model.embed_tokens.weight"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16)}
 AT_ONCE = 2**23              # bytes: a stacked parameter up to this size is put on the devices in one piece
@@ -66,8 +67,15 @@ def read_config(folder: str | os.PathLike) -> ModelConfig:
         raise InputError(f"{folder}: {error}") from None
 
 
-def check_weights(folder: str | os.PathLike, config: ModelConfig) -> dict[str, Path]:
-    """Name of every tensor of the folder -> its file, after names, shapes and types have been checked by the headers.
+class Stored(NamedTuple):
+    """Where a tensor of a folder is."""
+    file: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+def check_weights(folder: str | os.PathLike, config: ModelConfig) -> dict[str, Stored]:
+    """Name of every tensor of the folder -> where it is, after the headers' names, shapes and types have been checked.
 
     Nothing is put on a device. Raises InputError that lists every tensor that is missing, unexpected, wrongly shaped
     or typed, and every file that is missing or cut short.
@@ -97,20 +105,19 @@ def check_weights(folder: str | os.PathLike, config: ModelConfig) -> dict[str, P
             problems.append(f"{name} has shape {shape}, expected {allowed[name]}")
         if kind not in FLOATS:
             problems.append(f"{name} has type {kind}, expected one of {', '.join(FLOATS)}")
-    files = {name: file for name, (file, _, _) in found.items()}
-    if not problems and config.tie_embeddings and "lm_head.weight" in files \
-            and not same_values(files, files, "lm_head.weight", "model.embed_tokens.weight"):
+    if not problems and config.tie_embeddings and "lm_head.weight" in found and not same_bits(
+            found["lm_head.weight"][0], "lm_head.weight", found[EMBEDDING][0], EMBEDDING):
         problems.append("lm_head.weight differs from the embedding although tie_word_embeddings is true")
     if problems:
         listed = "; ".join(problems[:20]) + (f"; and {len(problems) - 20} more" if len(problems) > 20 else "")
         raise InputError(f"{folder}: the weights do not fit config.json: {listed}. Use the weights and the "
                          "config.json of one model.")
-    return files
+    return {name: Stored(file, shape, FLOATS[kind]) for name, (file, shape, kind) in found.items()}
 
 
-def same_values(files: dict[str, Path], others: dict[str, Path], name: str, other: str) -> bool:
-    """Whether two tensors of one shape have the same bits and type, read in blocks. `files`: name -> file."""
-    with safe_open(files[name], "numpy") as left, safe_open(others[other], "numpy") as right:
+def same_bits(file: Path, name: str, other_file: Path, other: str) -> bool:
+    """Whether two tensors of files have the same shape, type and bits; read in blocks."""
+    with safe_open(file, "numpy") as left, safe_open(other_file, "numpy") as right:
         a, b = left.get_slice(name), right.get_slice(other)
         if (a.get_shape(), a.get_dtype()) != (b.get_shape(), b.get_dtype()):
             return False
@@ -122,19 +129,20 @@ def same_values(files: dict[str, Path], others: dict[str, Path], name: str, othe
 
 def load_params(folder: str | os.PathLike, config: ModelConfig | None = None, dtype=jnp.float32,
                 shardings=None) -> dict:
-    """The folder's weights as the tree that `decoder.init` gives, in `dtype`.
+    """The folder's weights as the tree that `decoder.init` gives, in `dtype` (None: as the files have them).
 
     `shardings`: a tree like the parameters, of jax.sharding.Sharding; None leaves them on the default device. In a run
     of several processes each reads what its devices hold. Raises the InputErrors of `check_weights` before anything
     is put on a device.
     """
-    config, dtype = config or read_config(folder), _float_type(dtype)
-    files = check_weights(folder, config)
+    config, dtype = config or read_config(folder), dtype if dtype is None else _float_type(dtype)
+    stored = check_weights(folder, config)
     params: dict = {}
     for tensor in tensors_of(config):
         sharding = _leaf(shardings, tensor.path) if shardings is not None else None
         load = _load_stacked if tensor.layered else _load_single
-        _put(params, tensor.path, load(files, tensor, config, dtype, sharding))
+        kind = stored[tensor.name.format(0)].dtype if dtype is None else dtype
+        _put(params, tensor.path, load(stored, tensor, config, kind, sharding))
     return params
 
 
@@ -212,18 +220,20 @@ def _hf_order(config: ModelConfig) -> Iterator[tuple[str, Tensor, int | None]]:
 # --- reading
 
 
-def _load_single(files: dict[str, Path], tensor: Tensor, config: ModelConfig, dtype: np.dtype, sharding) -> jax.Array:
+def _load_single(stored: dict[str, Stored], tensor: Tensor, config: ModelConfig, dtype: np.dtype,
+                 sharding) -> jax.Array:
     return _place(tensor.shapes(config)[0], sharding,
-                  lambda index: _read_part(files, tensor.name, tensor, config, dtype, index))
+                  lambda index: _read_part(stored[tensor.name].file, tensor.name, tensor, config, dtype, index))
 
 
-def _load_stacked(files: dict[str, Path], tensor: Tensor, config: ModelConfig, dtype: np.dtype, sharding) -> jax.Array:
+def _load_stacked(stored: dict[str, Stored], tensor: Tensor, config: ModelConfig, dtype: np.dtype,
+                  sharding) -> jax.Array:
     shape, count = tensor.shapes(config)[0], config.num_layers
 
     def piece(layers: range) -> jax.Array:
         def part(index):
-            return np.stack([_read_part(files, tensor.name.format(layer), tensor, config, dtype, index[1:])
-                             for layer in layers[index[0]]])
+            names = [tensor.name.format(layer) for layer in layers[index[0]]]
+            return np.stack([_read_part(stored[name].file, name, tensor, config, dtype, index[1:]) for name in names])
         return _place((len(layers), *shape), sharding, part)
 
     layers_are_split = sharding is not None and sharding.shard_shape((count, *shape))[0] < count
@@ -260,7 +270,7 @@ def _place(shape: tuple[int, ...], sharding, part: Callable[[tuple[slice, ...]],
     return jax.make_array_from_callback(shape, sharding, once)
 
 
-def _read_part(files: dict[str, Path], name: str, tensor: Tensor, config: ModelConfig, dtype: np.dtype,
+def _read_part(file: Path, name: str, tensor: Tensor, config: ModelConfig, dtype: np.dtype,
                index: tuple[slice, ...]) -> np.ndarray:
     """The part `index` (along our axes) of one tensor, in our layout and `dtype`.
 
@@ -281,7 +291,7 @@ def _read_part(files: dict[str, Path], name: str, tensor: Tensor, config: ModelC
                   for axis in order[1:])
     rows = wanted[order[0]]
     step = max(1, BLOCK // (math.prod(split) * dtype.itemsize))
-    with safe_open(files[name], "numpy") as handle:
+    with safe_open(file, "numpy") as handle:
         view = handle.get_slice(name)
         for start in range(0, len(rows), step):
             block = rows[start:start + step]

@@ -22,7 +22,8 @@ def main(arguments: list[str]) -> int:
         from nft_jax.train.run import settle
         config = settle(asked.config)
         report = preflight(config, config_of(config.policy.path), asked.topology, answer_tokens=asked.answer_tokens,
-                           accepted_share=asked.accepted_share, progress=lambda line: print(line, file=sys.stderr))
+                           accepted_share=asked.accepted_share, every_variant=asked.every_variant,
+                           progress=lambda line: print(line, file=sys.stderr))
         print(text(report))
         return 0 if report.fits else 2
     return 2

@@ -2,13 +2,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
-import jax.numpy as jnp
+import jax
 
-from nft_jax.config import Config
-from nft_jax.model.config import ModelConfig
+from nft_jax.config import Config, MeshConfig
+from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.decoder import count_parameters
-from nft_jax.train.batch import BatchShape
+from nft_jax.parallel import make_mesh
+from nft_jax.preflight.memory import analytic
+from nft_jax.rollout.slots import useful_slots
+from nft_jax.train.batch import BatchShape, shapes_of
+from nft_jax.train.programs import programs_of, sampler_of
 
 
 def batch_arithmetic(config: Config) -> list[tuple[str, str]]:
@@ -31,21 +36,25 @@ def batch_arithmetic(config: Config) -> list[tuple[str, str]]:
 
 
 def memory_estimate(config: Config, model: ModelConfig) -> list[tuple[str, float]]:
-    """Bytes over all devices of the large things, by arithmetic from the shapes (not compiled, hence an estimate)."""
-    parameters, item = count_parameters(model), jnp.dtype(config.policy.compute_dtype).itemsize
-    context = config.data.max_prompt_tokens + config.rollout.max_new_tokens
-    entries = config.rollout.slots * context * model.num_layers * model.num_kv_heads * model.head_dim
-    tokens = config.batch.rows_per_micro_batch * config.row_length
-    width = 4 * model.hidden_size + 3 * model.intermediate_size + 2 * (model.num_heads + model.num_kv_heads) \
-        * model.head_dim + model.num_heads * config.row_length
-    kept = model.num_layers * model.hidden_size + width if config.policy.remat != "none" else model.num_layers * width
+    """Bytes over all devices of the large things: the memory model of preflight, as if all were one device."""
+    rollout = config.rollout
+    slots = rollout.slots or useful_slots(rollout.prompts_per_step * rollout.samples_per_prompt)
+    config = replace(config, mesh=MeshConfig(data=1), rollout=replace(rollout, slots=slots))
+    mesh = make_mesh(config.mesh, jax.devices("cpu")[:1])
+    policy = config.policy
+    compute = Compute(policy.compute_dtype, policy.remat, "xla", mesh)
+    sampler = sampler_of(config, model, mesh, compute)
+    memory = analytic(config, model, mesh, sampler,
+                      programs_of(config, model, mesh, compute, sampler, shapes_of(config)),
+                      fused_attention=policy.attention != "xla" and policy.compute_dtype == "bfloat16")
+    gradients = 2 * memory.parameters
     return [
-        ("parameters, float32", 4 * parameters),
-        ("Adam's two moments", 8 * parameters),
-        ("gradients", 4 * parameters),
-        ("parameters for sampling", 0 if item == 4 else item * parameters),
-        ("keys and values while sampling", 2 * item * entries),
-        ("activations of a micro-batch", item * tokens * kept),
+        ("parameters, float32", memory.parameters),
+        ("the optimizer's moments", memory.moments),
+        ("gradients, of the step and of a micro-batch", gradients),
+        ("activations of a micro-batch", memory.temporaries["train step"].at(BatchShape.of(config).rows) - gradients),
+        ("weights for sampling", memory.weights),
+        (f"keys and values of {slots} slots", memory.cache),
     ]
 
 
@@ -56,5 +65,5 @@ def describe(config: Config, model: ModelConfig) -> str:
              f"model: {model.family}, {count_parameters(model):,} parameters", ""]
     lines += [f"{name + ':':32} {text}" for name, text in batch_arithmetic(config)]
     lines += ["", "memory over all devices (estimate)"]
-    lines += [f"{name + ':':32} {size / 2**20:12,.1f} MiB" for name, size in memory]
-    return "\n".join([*lines, f"{'sum:':32} {sum(size for _, size in memory) / 2**20:12,.1f} MiB"])
+    lines += [f"{name + ':':46} {size / 2**20:12,.1f} MiB" for name, size in memory]
+    return "\n".join(lines)

@@ -39,16 +39,16 @@ def forward_flops(model: ModelConfig, tokens: float, seen: float) -> float:
     return tokens * (2 * weights + 4 * model.num_layers * model.num_heads * model.head_dim * seen)
 
 
-def flops(config: Config, model: ModelConfig, rows: int, slots: int, capacity: int) -> dict[str, float]:
-    """Operations of one call of each program, over all devices: a micro-batch (of full rows, what rematerialisation
-    computes again included), a block of decode steps (every slot active, the whole cache read), an admission."""
+def flops(config: Config, model: ModelConfig, *, rows: int, slots: int, entries: int,
+          prompts: tuple[int, int]) -> dict[str, float]:
+    """Operations of one call of each kind of program that multiplies matrices, over all devices: a micro-batch of full
+    rows (what rematerialisation computes again included), a block of decode steps with every slot active over the whole
+    ring, `prompts` (number, length) prefilled together."""
     row = forward_flops(model, config.row_length, config.row_length / 2)
-    prompt = config.data.max_prompt_tokens
     again = 0 if config.policy.remat == "none" else 1
-    decode = config.rollout.block_size * forward_flops(model, slots, capacity)
-    return {"cast": 0.0, "empty cache": 0.0, "score": rows * row, "train step": (3 + again) * rows * row,
-            "prefill and admit": forward_flops(model, max(1, slots // 16) * prompt, prompt / 2),
-            "decode": decode, "decode, truncated": decode}
+    decode = config.rollout.block_size * forward_flops(model, slots, entries)
+    return {"score": rows * row, "train step": (3 + again) * rows * row, "decode": decode, "decode, truncated": decode,
+            "prefill": forward_flops(model, math.prod(prompts), prompts[1] / 2)}
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,15 @@ class Estimate:
 
 
 def estimate(config: Config, model: ModelConfig, device: Device, devices: int, assumed: Assumptions, *,
-             rows: int, slots: int, policy_bytes: float, slot_bytes: float, received: Mapping[str, float]) -> Estimate:
-    """`policy_bytes`: of the weights that a device reads at a decode step; `slot_bytes`: of a slot's cache, times the
-    slots a device holds; `received`: bytes that each device receives in one call of a program, by name."""
+             rows: int, slots: int, weights: float, cache: float, entries: int,
+             received: Mapping[str, float]) -> Estimate:
+    """`weights`, `cache`: bytes that decoding has on one device, the cache of `entries` a slot, of which a step reads
+    the shortest ring that holds the longest of its answers: taken as half. `received`: bytes that each device
+    receives in one call of a program, by kind."""
     rollout = config.rollout
     block = received.get("decode", received.get("decode, truncated", 0.0))
-    context = assumed.prompt_tokens + assumed.answer_tokens / 2
-    decode_step = max((policy_bytes + slot_bytes) / (device.bandwidth * BANDWIDTH),
-                      forward_flops(model, slots, context) / (devices * device.flops * UTILISATION)
+    decode_step = max((weights + cache / 2) / (device.bandwidth * BANDWIDTH),
+                      forward_flops(model, slots, entries / 2) / (devices * device.flops * UTILISATION)
                       ) + block / rollout.block_size / (device.link * BANDWIDTH)
 
     def sampling(answers: float, rounds: int) -> float:

@@ -1,40 +1,57 @@
 """Memory of a run's programs by arithmetic: what `--dry-run` prints, what stands for GPUs, and what tells how the
 temporaries of a compiled program grow with its rows and slots.
 
-Arguments are exact (the bytes of each array's shards). Temporaries are a model: they assume that rows are divided over
-data and fsdp, weights over fsdp and tensor, heads and feed-forward over tensor, and that attention keeps no T x T
-scores where its kernel is a fused one. The tests hold them against XLA's own numbers.
+Arguments are exact: the bytes of each array's shards. Temporaries are a model: rows are divided over data and fsdp,
+heads, feed-forward and vocabulary over tensor; fsdp brings the weights of two layers together; attention keeps no T x T
+scores where its kernel is a fused one. A test holds them against XLA's own numbers, within a factor of `FACTOR`.
 """
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from nft_jax.config import Config
 from nft_jax.model import decoder
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.logprobs import CHUNK_ELEMENTS
 from nft_jax.parallel import data_parallel_size
-from nft_jax.programs import with_shardings
-from nft_jax.rollout.cache import empty_state
-from nft_jax.rollout.cache import state_shardings as cache_shardings
+from nft_jax.programs import Program
+from nft_jax.rollout.engine import Sampler
 from nft_jax.train.batch import BatchShape
-from nft_jax.train.programs import abstract_state
+
+FACTOR = 2.5
+
+
+def kind(name: str) -> str:
+    """What a program does, whatever its sizes: `decode, truncated, ring of 512` is a "decode, truncated"."""
+    return re.sub(r"( to \d+)?(, \w+ of \d+)?$", "", name)
+
+
+def largest(programs: Mapping[str, Program]) -> dict[str, str]:
+    """Kind -> name of its largest variant: the longest rows, prompts and rings, whose names have no size."""
+    def size(name: str) -> list[float]:
+        return sorted((int(n) for n in re.findall(r"\d+", name)), reverse=True) or [math.inf]
+
+    found: dict[str, str] = {}
+    for name in programs:
+        if kind(name) not in found or size(name) > size(found[kind(name)]):
+            found[kind(name)] = name
+    return found
 
 
 def sharded_bytes(tree) -> int:
-    """Bytes on one device of a tree of arrays or jax.ShapeDtypeStruct; without sharding, of the whole."""
-    def size(leaf):
+    """Bytes on one device of a tree of jax.ShapeDtypeStruct; of the whole where there is no sharding."""
+    def size(leaf) -> int:
         shape = leaf.shape if getattr(leaf, "sharding", None) is None else leaf.sharding.shard_shape(leaf.shape)
-        return math.prod(shape) * (jnp.dtype(leaf.dtype).itemsize if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-                                   else 8)
-    return sum(size(leaf) for leaf in jax.tree.leaves(tree) if hasattr(leaf, "shape"))
+        return math.prod(shape) * leaf.dtype.itemsize
+    return sum(size(leaf) for leaf in jax.tree.leaves(tree))
 
 
 class Split(NamedTuple):
@@ -48,105 +65,106 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class Model:
-    """What lies on each device between the programs, and the temporaries of each, in bytes."""
-    state: int                    # parameters and optimizer state, float32
-    moments: int                  # the optimizer's part of it
-    policy: int                   # the parameters that sample
-    slot: float                   # keys and values of one slot of the run
+    """What lies on each device between the programs, in bytes, and the temporaries of each kind of program."""
+    parameters: int               # float32
+    moments: int                  # the optimizer's part of the train state
+    weights: int                  # what decoding reads
+    cache: int                    # keys and values of all slots, of the longest answers
+    layers: int
     temporaries: Mapping[str, Split]
 
-    def beside(self, name: str) -> int:
-        """What lies on the device while program `name` runs and is none of its arguments."""
-        if name.startswith("train"):
-            return 0
-        if name.startswith("score") or name == "cast":
-            return self.moments
-        return self.state + (self.policy if name == "empty cache" else 0)
+    def beside(self, what: str) -> float:
+        """What lies on the device while a program of this kind runs, and is none of its arguments. Scoring may begin
+        while the last answers are being sampled."""
+        state = self.parameters + self.moments
+        return {"train step": 0, "cast": self.moments, "score": self.moments + self.weights + self.cache,
+                "empty cache": state + self.weights, "admit": state + self.weights, "prefill": state + self.cache,
+                "grow": state + self.weights + self.cache * (1 - 1 / self.layers)}.get(
+                    what, state + (self.weights + self.cache if what == "rollout key" else 0))
 
 
-def analytic(config: Config, model: ModelConfig, mesh, *, fused_attention: bool) -> Model:
-    """The memory model of a settled `config` on `mesh`, whose devices need not be there."""
-    state = abstract_state(config, model, mesh)
-    dtype = jnp.dtype(config.policy.compute_dtype)
-    capacity = -(-config.data.max_prompt_tokens // 8) * 8 + config.rollout.max_new_tokens
-    slots = data_parallel_size(mesh)            # one slot a device: the cache is linear in them
-    cache = with_shardings(jax.eval_shape(partial(empty_state, model, slots, capacity, dtype)),
-                           cache_shardings(model, mesh)).cache
-    policy = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding), state.params)
-    work = _Work(config, model, mesh, dtype.itemsize, capacity, fused_attention)
+def analytic(config: Config, model: ModelConfig, mesh: Mesh, sampler: Sampler, programs: Mapping[str, Program], *,
+             fused_attention: bool) -> Model:
+    """The memory model of a settled `config` on `mesh`, whose devices need not be there; `programs`: all of the run."""
+    names = largest(programs)
+    decode = names.get("decode") or names["decode, truncated"]
+    state, (weights, cache) = programs["train step"].arguments[0], programs[decode].arguments[:2]
+    work = _Work(config, model, mesh, sampler, fused_attention)
+    nothing = Split(0, 0)
     return Model(
-        state=sharded_bytes(state), moments=sharded_bytes(state) - sharded_bytes(state.params),
-        policy=sharded_bytes(policy), slot=sharded_bytes(cache) / slots,
-        temporaries={"cast": Split(0, 0), "empty cache": Split(0, 0), "prefill and admit": work.prefill(),
-                     "decode": work.decode(), "decode, truncated": work.decode(truncated=True),
-                     "train step": work.train(), "score": work.score()})
+        parameters=sharded_bytes(state.params), moments=sharded_bytes(state.opt_state),
+        weights=sharded_bytes(weights), cache=sharded_bytes(cache.cache), layers=model.num_layers,
+        temporaries={"cast": work.cast(), "rollout key": nothing, "empty cache": nothing, "prefill": work.prefill(),
+                     "admit": work.admit(), "grow": nothing, "decode": work.decode(4),
+                     "decode, truncated": work.decode(6), "train step": work.train(), "score": work.score()})
 
 
 class _Work:
-    """Temporaries, in bytes on one device. `width` is what a token has in a layer, in elements."""
+    """Temporaries, in bytes on one device. Sizes of the model are those of a device's share."""
 
-    def __init__(self, config: Config, model: ModelConfig, mesh, item: int, capacity: int, fused: bool):
-        self.config, self.model, self.item, self.capacity, self.fused = config, model, item, capacity, fused
+    def __init__(self, config: Config, model: ModelConfig, mesh: Mesh, sampler: Sampler, fused: bool):
+        self.config, self.model, self.sampler, self.fused = config, model, sampler, fused
+        self.item = jnp.dtype(config.policy.compute_dtype).itemsize
         self.parallel, self.fsdp, tensor = data_parallel_size(mesh), mesh.shape["fsdp"], mesh.shape["tensor"]
-        self.context = mesh.shape.get("context", 1)
+        self.context = mesh.shape["context"]
+        self.kv_heads = model.num_kv_heads / tensor if model.num_kv_heads % tensor == 0 else model.num_kv_heads
         self.heads, self.vocab = model.num_heads / tensor, model.vocab_size / tensor
-        kv_heads = model.num_kv_heads / tensor if model.num_kv_heads % tensor == 0 else model.num_kv_heads
-        self.qkv, self.feed = (self.heads + 2 * kv_heads) * model.head_dim, model.intermediate_size / tensor
-        self.kv_heads = kv_heads
+        self.qkv, self.feed = (self.heads + 2 * self.kv_heads) * model.head_dim, model.intermediate_size / tensor
+        self.width = 4 * model.hidden_size + 2 * self.qkv + 3 * self.feed      # what a token has in a layer
         parameters, outside = decoder.count_parameters(model), model.vocab_size * model.hidden_size
-        self.parameters = parameters / (self.fsdp * tensor)
+        self.parameters, self.outside = parameters / (self.fsdp * tensor), outside / tensor
         self.layer = (parameters - outside * (1 if model.tie_embeddings else 2)) / model.num_layers / tensor
-        self.embedding = outside / tensor
+        self.stack = model.num_layers * model.hidden_size * self.feed          # the largest parameter
 
-    def gathered(self, gradients: bool = False) -> float:
-        """Weights that fsdp brings together: two layers at a time (one in use, one on its way), and the head; in the
-        backward pass also their gradients before they are divided."""
+    def gathered(self, gradients: bool) -> float:
+        """Weights that fsdp brings together: two layers (one in use, one on its way) and the head; in the backward pass
+        also their gradients before they are divided."""
         if self.fsdp == 1:
-            return 0
-        return (2 * self.layer + self.embedding) * self.item + gradients * 4 * (self.layer + self.embedding)
+            return gradients * 4 * self.layer
+        return (2 * self.layer + self.outside) * self.item + gradients * 4 * (self.layer + self.outside)
 
     def row(self, gradients: bool) -> float:
-        """One row of the run, forward (and backward): the inputs kept for every layer, and one layer's own work."""
-        c, m = self.config, self.model
-        tokens = c.row_length / self.parallel / self.context
-        kept = m.hidden_size if c.policy.remat == "block" else 3 * m.hidden_size + self.qkv + 2 * self.feed
-        width = 4 * m.hidden_size + 2 * self.qkv + 3 * self.feed
-        layer = (2 if gradients else 1) * width * self.item + 8 * m.hidden_size
-        scores = 0 if self.fused else (10 if gradients else 8) * self.heads * c.row_length
-        return tokens * (gradients * m.num_layers * kept * self.item + layer + scores + 4 * m.hidden_size * self.item)
+        """One row of the run, forward (and backward): what is kept of every layer, and one layer's own work."""
+        m, tokens = self.model, self.config.row_length / self.parallel / self.context
+        kept = {"none": 3 * m.hidden_size + self.qkv + 2 * self.feed, "offload": 0,
+                "attention": m.hidden_size + self.heads * m.head_dim}.get(self.config.policy.remat, m.hidden_size)
+        scores = 0 if self.fused else (10 if gradients else 4) * self.heads * self.config.row_length
+        return tokens * (gradients * m.num_layers * kept * self.item + (2 if gradients else 1) * self.width * self.item
+                         + 8 * m.hidden_size + scores)
 
     def head(self, gradients: bool) -> float:
-        """Logits of one chunk of tokens, in float32, with their gradient."""
-        tokens = min(self.config.batch.rows_per_micro_batch * self.config.row_length,
-                     CHUNK_ELEMENTS / self.model.vocab_size)
-        return (3 if gradients else 2) * 4 * tokens * self.vocab
+        """Logits of one chunk in float32, with what is made of them."""
+        tokens = self.config.batch.rows_per_micro_batch * self.config.row_length / self.parallel
+        return (3 if gradients else 2) * 4 * min(tokens * self.vocab, CHUNK_ELEMENTS)
 
     def train(self) -> Split:
         """Two sets of gradients: the sum, and those of the micro-batch."""
-        return Split(8 * self.parameters + self.gathered(gradients=True) + self.head(True), self.row(gradients=True))
+        return Split(8 * self.parameters + self.gathered(True) + self.head(True), self.row(True))
 
     def score(self) -> Split:
-        return Split(self.gathered() + self.head(False), self.row(gradients=False))
+        return Split(self.gathered(False) + self.head(False), self.row(False))
 
-    def decode(self, truncated: bool = False) -> Split:
-        """Logits with their noise (and the orders of truncation), scores against the cache, the layers' work."""
-        m = self.model
-        logits = (6 if truncated else 4) * 4 * self.vocab
-        scores = 2 * 4 * self.heads * self.capacity
-        work = (4 * m.hidden_size + 2 * self.qkv + 3 * self.feed) * self.item
-        return Split(self.gathered(), (logits + scores + work) / self.parallel)
+    def decode(self, arrays: int) -> Split:
+        """`arrays` of [S, V] float32 (logits, and what sampling makes of them), scores against the cache, a layer."""
+        scores = 2 * 4 * self.heads * self.sampler.buckets[-1]
+        return Split(0, (4 * arrays * self.vocab + scores + self.width * self.item) / self.parallel)
 
     def prefill(self) -> Split:
-        """Every device prefills all prompts of an admission (an eighth... of the slots), then gathers rows for them."""
-        m, shape = self.model, 1 / 16              # prompts of an admission for every slot of the run
-        length = -(-self.config.data.max_prompt_tokens // 8) * 8
-        entries = 2 * m.num_layers * self.kv_heads * m.head_dim * self.item * length
-        layer = length * ((4 * m.hidden_size + 2 * self.qkv + 3 * self.feed) * self.item
-                          + (0 if self.fused else 8 * self.heads * length))
-        rows = 2 * self.kv_heads * m.head_dim * self.item * self.capacity / 4
-        return Split(self.gathered(), (entries + layer) * shape + 2 * rows)
+        """All prompts that are prefilled together; where they lie is left to XLA, so on every device."""
+        length = self.sampler.prompt_buckets[-1]
+        scores = 0 if self.fused else 4 * self.heads * length
+        return Split(self.sampler.prefills * length * (self.width * self.item + scores), 0)
+
+    def admit(self) -> Split:
+        """Rows of one layer's cache for the samples that are admitted, a quarter of the slots."""
+        rows = 2 * self.kv_heads * self.model.head_dim * self.item * self.sampler.buckets[-1] / 4
+        return Split(0, 2 * rows)
+
+    def cast(self) -> Split:
+        """The largest parameter, brought together over fsdp before it is divided into layers."""
+        return Split(self.stack * self.item if self.fsdp > 1 else 0, 0)
 
 
-def rows_of(config: Config, mesh) -> int:
-    """Rows of a micro-batch as they are computed: a multiple of the devices that share them."""
+def rows_of(config: Config, mesh: Mesh) -> int:
+    """Rows of a micro-batch of the longest kind, as computed: a multiple of the devices that share them."""
     return BatchShape.of(config, data_parallel_size(mesh)).rows

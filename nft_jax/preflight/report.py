@@ -3,24 +3,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from jax.sharding import Mesh
 
 from nft_jax.config import Config
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.decoder import count_parameters
+from nft_jax.model.kernels import choose_attention
 from nft_jax.parallel import data_parallel_size, make_mesh
 from nft_jax.preflight.compiled import Compiled, compile_programs, demanded
 from nft_jax.preflight.devices import GiB, Topology
 from nft_jax.preflight.estimate import BANDWIDTH, UTILISATION, Assumptions, Estimate, estimate, flops
-from nft_jax.preflight.memory import Model, Split, analytic, rows_of
+from nft_jax.preflight.memory import Model, Split, analytic, kind, largest, rows_of
+from nft_jax.rollout.slots import settle_slots
+from nft_jax.train.batch import shapes_of
 from nft_jax.train.programs import compute_of, programs_of, sampler_of
 
 
 @dataclass(frozen=True)
 class Line:
-    """One program on one device: bytes, operations of one call, seconds to compile."""
+    """One kind of program, in its largest variant, on one device: bytes, operations of one call, seconds to compile."""
     name: str
-    beside: int                       # lies there and is no argument: the train state while answers are sampled
+    variants: int                     # that the run compiles: lengths of rows, prompts and rings
+    beside: float                     # lies there and is no argument: the train state while answers are sampled
     arguments: int
     temporaries: float
     results: int
@@ -43,8 +49,8 @@ class Report:
     mesh: dict[str, int]
     attention: str
     lines: list[Line]
-    capacity: int                     # cache entries of a slot: the longest prompt and answer
-    slot: float                       # bytes of a slot's cache, times the slots of one device = of its cache
+    memory: Model
+    entries: int                      # of a slot's cache: the longest prompt and answer
     rows: int
     slots: int
     most_rows: int
@@ -70,46 +76,61 @@ class Report:
 
 
 def preflight(config: Config, model: ModelConfig, topology: Topology, *, answer_tokens: int = 0,
-              accepted_share: float = 0.5, progress: Callable[[str], None] | None = None) -> Report:
-    """Compile every program of the settled `config` for `topology` and weigh it. `Topology.prepare` comes before jax.
+              accepted_share: float = 0.5, every_variant: bool = False,
+              progress: Callable[[str], None] | None = None) -> Report:
+    """Compile the programs of the settled `config` for `topology`, each in its largest variant or in every one, and
+    weigh them. `Topology.prepare` comes before jax is imported.
 
     GPU programs are compiled for as many virtual CPU devices: arguments and collectives are read from these, while
     temporaries, which depend on the kernels, are the analytic model's. Raises InputError as `make_mesh` does.
     """
     mesh = make_mesh(config.mesh, topology.devices())
-    compute = compute_of(config, model, mesh, topology.platform)
-    memory = analytic(config, model, mesh, fused_attention=compute.attention != "xla")
-    compiled_on = compute_of(config, model, mesh, "cpu" if topology.platform == "gpu" else topology.platform)
-    programs = programs_of(config, model, mesh, compiled_on)
-    found = compile_programs(programs, mesh.size, progress)
-    sampler, rows = sampler_of(config, model, mesh, compute), rows_of(config, mesh)
-    slots, capacity = sampler.slots, sampler.prompt_length + config.rollout.max_new_tokens
-    work = flops(config, model, rows, slots, capacity)
-    lines = [_line(name, found[name], memory, rows, slots, work[name] / mesh.size, topology) for name in programs]
-    assumed = Assumptions.of(config, answer_tokens, accepted_share)
     limit = topology.device.memory * topology.device.usable
+    config, attention = _attention(settle_slots(config, model, mesh, int(limit)), model, topology)
+    compute, _ = compute_of(config, model, mesh, "cpu" if topology.platform == "gpu" else topology.platform)
+    sampler = sampler_of(config, model, mesh, compute)
+    programs = programs_of(config, model, mesh, compute, sampler, shapes_of(config, data_parallel_size(mesh), model))
+    memory = analytic(config, model, mesh, sampler, programs, fused_attention=attention != "xla")
+    names = largest(programs)
+    found = compile_programs(programs if every_variant else {name: programs[name] for name in names.values()},
+                             mesh.size, progress)
+    rows, slots, entries = rows_of(config, mesh), sampler.slots, sampler.buckets[-1]
+    work = flops(config, model, rows=rows, slots=slots, entries=entries,
+                 prompts=(sampler.prefills, sampler.prompt_buckets[-1]))
+    lines = [_line(what, [name for name in programs if kind(name) == what], found, name, memory,
+                   rows if what in ("train step", "score") else slots, work.get(what, 0.0) / mesh.size, topology)
+             for what, name in names.items()]
+    assumed = Assumptions.of(config, answer_tokens, accepted_share)
     return Report(
-        config, model, topology, dict(mesh.shape), compute.attention, lines, capacity, memory.slot, rows, slots,
+        config, model, topology, dict(mesh.shape), attention, lines, memory, entries, rows, slots,
         _most_rows(config, lines, memory, rows, limit, mesh), _most_slots(config, lines, memory, slots, limit, mesh),
         assumed, estimate(config, model, topology.device, mesh.size, assumed, rows=rows, slots=slots,
-                          policy_bytes=memory.policy * (mesh.shape["fsdp"]),
-                          slot_bytes=memory.slot * slots * (assumed.prompt_tokens + assumed.answer_tokens) / capacity,
-                          received={name: one.received for name, one in found.items()}))
+                          weights=memory.weights, cache=memory.cache, entries=entries,
+                          received={line.name: line.received for line in lines}))
 
 
-def _line(name: str, compiled: Compiled, memory: Model, rows: int, slots: int, operations: float,
-          topology: Topology) -> Line:
+def _attention(config: Config, model: ModelConfig, topology: Topology) -> tuple[Config, str]:
+    """The configuration to compile with, and the attention kernel of the run. cuDNN's cannot be tried here: it is taken
+    to run where its types are right."""
+    policy = config.policy
+    if topology.platform != "gpu":
+        return config, choose_attention(policy.attention, topology.platform, policy.compute_dtype, model.head_dim)[0]
+    fused = policy.attention in ("auto", "cudnn") and policy.compute_dtype == "bfloat16"
+    return replace(config, policy=replace(policy, attention="auto")), "cudnn" if fused else "xla"
+
+
+def _line(what: str, variants: list[str], found: dict[str, Compiled], name: str, memory: Model, count: int,
+          operations: float, topology: Topology) -> Line:
+    compiled = found[name]
     temporaries = compiled.temporaries
-    if compiled.refusal:
-        temporaries = demanded(compiled.refusal) or memory.temporaries[name].at(_count(name, rows, slots))
-    elif topology.platform == "gpu":
-        temporaries = memory.temporaries[name].at(_count(name, rows, slots))
-    return Line(name, memory.beside(name), compiled.arguments, temporaries, compiled.results, operations,
-                compiled.received, compiled.seconds, compiled.refusal)
-
-
-def _count(name: str, rows: int, slots: int) -> int:
-    return rows if name.startswith(("train", "score")) else slots
+    if topology.platform == "gpu":
+        temporaries = memory.temporaries[what].at(count)
+    refused = [found[other].refusal for other in variants if other in found and found[other].refusal]
+    if compiled.refusal:              # then its sizes are unknown, beyond what the compiler says it would take
+        temporaries = demanded(compiled.refusal) or memory.temporaries[what].at(count)
+    return Line(what, len(variants), memory.beside(what), compiled.arguments, temporaries, compiled.results, operations,
+                compiled.received, sum(found[other].seconds for other in variants if other in found),
+                refused[0] if refused else "")
 
 
 def calibrated(split: Split, temporaries: float, count: int) -> Split:
@@ -122,25 +143,27 @@ def calibrated(split: Split, temporaries: float, count: int) -> Split:
     return Split(split.fixed * scale, split.each * scale)
 
 
-def _most_rows(config: Config, lines: list[Line], memory: Model, rows: int, limit: float, mesh) -> int:
+def _most_rows(config: Config, lines: list[Line], memory: Model, rows: int, limit: float, mesh: Mesh) -> int:
     """Rows of the largest micro-batch that fits, by the temporaries found at `rows`; no more than can ever fill."""
-    most = config.groups_per_update * config.rollout.samples_per_prompt
+    most = -(-config.groups_per_update * config.rollout.samples_per_prompt // data_parallel_size(mesh)) \
+        * data_parallel_size(mesh)
     for line in lines:
-        if line.name.startswith(("train", "score")):
+        if line.name in ("train step", "score"):
             split = calibrated(memory.temporaries[line.name], line.temporaries, rows)
-            room = limit - line.beside - line.arguments - line.results - split.fixed
+            arguments = line.arguments or memory.parameters + (memory.moments if line.name == "train step" else 0)
+            room = limit - line.beside - arguments - line.results - split.fixed
             most = min(most, math.floor(room / split.each) if split.each else most)
     return max(0, most // data_parallel_size(mesh) * data_parallel_size(mesh))
 
 
-def _most_slots(config: Config, lines: list[Line], memory: Model, slots: int, limit: float, mesh) -> int:
+def _most_slots(config: Config, lines: list[Line], memory: Model, slots: int, limit: float, mesh: Mesh) -> int:
     """Slots that fit, their caches and what sampling needs beside them; no more than a step has answers."""
     most = config.rollout.prompts_per_step * config.rollout.samples_per_prompt
     for line in lines:
-        if line.name.startswith(("decode", "prefill")):
+        if line.name.startswith(("decode", "prefill", "admit")):
             split = calibrated(memory.temporaries[line.name], line.temporaries, slots)
-            room = limit - memory.state - memory.policy - split.fixed
-            most = min(most, math.floor(room / (memory.slot + split.each)))
+            room = limit - memory.parameters - memory.moments - memory.weights - split.fixed
+            most = min(most, math.floor(room / (memory.cache / slots + split.each)))
     return max(0, most // data_parallel_size(mesh) * data_parallel_size(mesh))
 
 
@@ -160,7 +183,7 @@ def _head(r: Report) -> list[str]:
         f"remat {c.policy.remat}, {r.attention} attention",
         f"{r.topology.name}: {r.devices} devices of {device.memory / GiB:.2f} GiB ({device.usable:.0%} usable = "
         f"{r.usable / GiB:.2f} GiB), mesh {axes}",
-        f"{r.rows} rows of {c.row_length:,} tokens in a micro-batch, {r.slots} slots of {r.capacity:,} entries",
+        f"{r.rows} rows of {c.row_length:,} tokens in a micro-batch, {r.slots} slots of {r.entries:,} entries",
         origin,
     ]
     if r.topology.platform == "gpu":
@@ -169,7 +192,8 @@ def _head(r: Report) -> list[str]:
 
 
 def _table(r: Report) -> list[str]:
-    head = ("program", "beside", "arguments", "temporaries", "peak", "of usable", "TFLOP", "received", "compiled in")
+    head = ("program", "beside", "arguments", "temporaries", "peak", "of usable", "TFLOP", "received", "variants",
+            "compiled in")
     name, unit = ("GiB", GiB) if max(line.peak for line in r.lines) > GiB else ("MiB", 2**20)
 
     def size(value: float) -> str:
@@ -177,23 +201,24 @@ def _table(r: Report) -> list[str]:
 
     rows = [(line.name, size(line.beside), size(line.arguments), "refused" if line.refusal else size(line.temporaries),
              size(line.peak), f"{line.peak / r.usable:.0%}", f"{line.flops / 1e12:.3g}", size(line.received),
-             f"{line.seconds:.0f} s") for line in r.lines]
+             str(line.variants), f"{line.seconds:.0f} s") for line in r.lines]
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
 
     def show(row):
         return "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in
                                                      zip(row[1:], widths[1:], strict=True))])
     return [show(head), *map(show, rows), "",
-            f"{name} on one device; beside: what else lies there meanwhile. TFLOP by arithmetic and {name} received in",
-            "collectives are those of one device in one micro-batch, block of decode steps, or admission.",
-            f"Compiled variants: {len(rows)}, in {sum(line.seconds for line in r.lines):.0f} s of compiling."]
+            f"{name} on one device, for each program's largest variant; beside: what else lies there meanwhile;",
+            f"TFLOP by arithmetic, and {name} received in collectives: one device, for one micro-batch, block of",
+            f"decode steps or prefill. The run compiles {sum(line.variants for line in r.lines)} variants (lengths of "
+            "rows, prompts, rings)."]
 
 
 def _verdict(r: Report) -> list[str]:
     decode = next(line for line in r.lines if line.name.startswith("decode"))
-    room = r.usable - decode.beside - decode.temporaries - (decode.arguments - r.slot * r.slots)
+    room = r.usable - decode.beside - decode.temporaries - r.memory.weights
     lines = [f"keys and values: room for {max(0, room) / GiB:.2f} GiB on each device, and a slot of the longest answer "
-             f"takes {r.slot * r.devices / 2**20:,.1f} MiB over all of them",
+             f"takes {r.memory.cache / r.slots * r.devices / 2**20:,.1f} MiB over all of them",
              f"largest that fit: batch.rows_per_micro_batch {r.most_rows}, rollout.slots {r.most_slots} (asked for: "
              f"{r.rows} and {r.slots})"]
     for line in r.too_large:

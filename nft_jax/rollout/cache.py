@@ -8,6 +8,7 @@ The sequence axis is never sharded (a clamped update on a sharded axis is droppe
 """
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from jax.sharding import Mesh
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.decoder import cache_entries
 from nft_jax.parallel import sharding
+from nft_jax.programs import with_shardings
 
 RING_AXES = (3, 2)     # of keys [S, K, E, C] and of values [S, K, C, E]
 
@@ -70,6 +72,12 @@ def state_shardings(config: ModelConfig, mesh: Mesh) -> DecodeState:
     """As `entry_sharding`; what each slot has one of, like the slots."""
     slots = sharding(mesh, "batch")
     return DecodeState(entry_sharding(config, mesh), sharding(mesh), *(slots,) * 6)
+
+
+def abstract_decode_state(config: ModelConfig, mesh: Mesh, *sizes) -> DecodeState:
+    """`empty_state(config, *sizes)` as jax.ShapeDtypeStruct with shardings."""
+    state, places = jax.eval_shape(partial(empty_state, config, *sizes)), state_shardings(config, mesh)
+    return with_shardings(state, places._replace(cache=jax.tree.map(lambda _: places.cache, state.cache)))
 
 
 def attended(write_index, length, capacity: int):

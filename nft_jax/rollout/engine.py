@@ -22,9 +22,10 @@ from nft_jax.model import decoder
 from nft_jax.model.config import FLOAT32, Compute, ModelConfig
 from nft_jax.model.quantise import quantise_layer
 from nft_jax.parallel import data_parallel_size, parameter_shardings, sharding
-from nft_jax.programs import Program
+from nft_jax.programs import Program, with_shardings
 from nft_jax.rollout.cache import (
     DecodeState,
+    abstract_decode_state,
     admit,
     attended,
     buckets_up_to,
@@ -121,19 +122,21 @@ class Sampler:
     What it returns for a sample does not depend on `slots`, `block_size`, `delay`, `buckets`, the mesh, or which other
     prompts are asked at the same time: it is a function of (params, prompt, seed, rollout index, prompt.index, sample).
 
-    eos: ids that end an answer (none: only its limit does). stop: strings that do. kv_dtype, weight_dtype: "int8"
-    quantises the cache, or the layers' matrices. delay: how many blocks are asked for ahead of reading (None: 1 on an
-    accelerator; 0 on CPU, which shares its cores with the host and would only decode ended answers for longer).
+    eos and stop_token_ids: ids that end an answer (none: only its limit does). stop: strings that do. kv_dtype,
+    weight_dtype: "int8" quantises the cache, or the layers' matrices. delay: how many blocks are asked for ahead of
+    reading (None: 1 on an accelerator; 0 on CPU, which shares its cores with the host and would only decode ended
+    answers for longer).
     buckets: lengths of the ring (None: 128 * 2^k, from a sixteenth of the longest on).
     """
 
     def __init__(self, config: ModelConfig, tokenizer, eos: tuple[int, ...], *, mesh: Mesh, slots: int,
                  block_size: int, max_prompt_tokens: int, max_new_tokens: int, compute: Compute = FLOAT32,
-                 stop: tuple[str, ...] = (), kv_dtype: Stored = "compute", weight_dtype: Stored = "compute",
+                 stop: tuple[str, ...] = (), stop_token_ids: tuple[int, ...] = (),
+                 kv_dtype: Stored = "compute", weight_dtype: Stored = "compute",
                  delay: int | None = None, buckets: tuple[int, ...] | None = None):
         data_parallel = data_parallel_size(mesh)
         self.config, self.mesh, self.compute, self.eos = config, mesh, compute, eos
-        self.ends = Ends(tokenizer, eos, stop)
+        self.ends = Ends(tokenizer, (*eos, *stop_token_ids), stop)
         self.block_size, self.max_prompt_tokens, self.max_new_tokens = block_size, max_prompt_tokens, max_new_tokens
         self.slots = -(-slots // data_parallel) * data_parallel
         self.admissions = max(1, self.slots // 4)
@@ -146,25 +149,26 @@ class Sampler:
             self.prefills -= self.prefills % data_parallel
         self._shardings, self._entry_sharding = state_shardings(config, mesh), entry_sharding(config, mesh, None)
         self._weight_shardings = decode_weight_shardings(config, mesh, weight_dtype)
-        self._compile(kv_dtype == "int8", weight_dtype)
+        self._stored = compute.dtype, kv_dtype == "int8"
+        self._compile(weight_dtype)
 
-    def _compile(self, quantised: bool, weight_dtype: Stored) -> None:
+    def _compile(self, weight_dtype: Stored) -> None:
         """The jitted programs. What differs in shape (prompt and ring buckets) is compiled when it is first needed."""
         config, mesh, compute, shardings = self.config, self.mesh, self.compute, self._shardings
         replicated, outputs = sharding(mesh), sharding(mesh, None, "batch")
         self.cast = jax.jit(partial(decode_weights, compute=compute, weight_dtype=weight_dtype),
                             out_shardings=self._weight_shardings)
-        self._empty = {capacity: jax.jit(partial(empty_state, config, self.slots, capacity, compute.dtype, quantised),
+        self._empty = {capacity: jax.jit(partial(empty_state, config, self.slots, capacity, *self._stored),
                                          out_shardings=shardings) for capacity in self.buckets}
         self._prefill = jax.jit(
-            lambda params, *arrays: prefill(params, config, compute, self.prompt_buckets[-1], quantised, *arrays),
+            lambda params, *arrays: prefill(params, config, compute, self.prompt_buckets[-1], self._stored[1], *arrays),
             out_shardings=self._entry_sharding)
         self._admit = jax.jit(admit, donate_argnums=0, out_shardings=shardings)
         self._grow = {capacity: jax.jit(partial(grow_layer, capacity=capacity),
                                         out_shardings=entry_sharding(config, mesh)) for capacity in self.buckets}
         self._decode = {truncate: jax.jit(
             lambda params, *arrays, truncate=truncate: decode_block(
-                params, config, self.eos, self.block_size, truncate, *arrays),
+                params, config, self.ends.ids, self.block_size, truncate, *arrays),
             donate_argnums=1, out_shardings=(shardings, outputs)) for truncate in (False, True)}
         self._rollout_key = jax.jit(jax.random.fold_in, out_shardings=replicated)
 
@@ -216,8 +220,8 @@ class Sampler:
         shape = len(prompts), samples
         limits = np.full(shape, self.max_new_tokens) if limits is None else np.asarray(limits)
         if limits.shape != shape or (limits.size and not 1 <= limits.min() <= limits.max() <= self.max_new_tokens):
-            raise InputError(f"limits is an array {limits.shape} of {limits.min(initial=1)} to {limits.max(initial=1)}: "
-                             f"give {shape} numbers from 1 to max_new_tokens = {self.max_new_tokens}.")
+            raise InputError(f"limits is an array {limits.shape} of {limits.min(initial=1)} to {limits.max(initial=1)}:"
+                             f" give {shape} numbers from 1 to max_new_tokens = {self.max_new_tokens}.")
         return limits
 
     def _prefill_padded(self, params, tokens: np.ndarray, lengths: np.ndarray):
@@ -233,36 +237,43 @@ class Sampler:
         return state._replace(cache=cache, write_index=jax.device_put(np.int32(capacity), write_index.sharding))
 
     def programs(self, truncations: Sequence[bool] = (False,)) -> dict[str, Program]:
-        """Everything that `sample` may run, with abstract arguments; `truncations`: whether it will be asked to sample
-        plainly, with top-k, top-p or min-p, or both."""
-        def at(tree, places):
-            places = jax.tree.map(lambda _: places, tree) if isinstance(places, NamedSharding) else places
-            return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree, places)
+        """What sampling compiles, by name, with abstract arguments; decoding once for each of `truncations` (with or
+        without top-k, top-p and min-p). The names of the longest prompts' and the largest ring's are plain, those of
+        the smaller end with "of N"."""
+        def one_place(tree, place):
+            return with_shardings(tree, jax.tree.map(lambda _: place, tree))
 
-        shapes, index = decoder.parameter_shapes(self.config), sharding(self.mesh)
-        weights = at(jax.eval_shape(self.cast, shapes), self._weight_shardings)
-        states = {capacity: jax.eval_shape(empty) for capacity, empty in self._empty.items()}
-        states = {capacity: at(state, state._replace(**{
-            name: jax.tree.map(lambda _, place=place: place, getattr(state, name))
-            for name, place in self._shardings._asdict().items()})) for capacity, state in states.items()}
-        key = at(jax.eval_shape(jax.random.key, 0), index)
+        shapes = decoder.parameter_shapes(self.config)
+        trained = with_shardings(shapes, parameter_shardings(shapes, self.mesh))
+        weights = with_shardings(jax.eval_shape(self.cast, trained), self._weight_shardings)
+        base_key = jax.eval_shape(jax.random.key, 0)
+        key = one_place(base_key, sharding(self.mesh))
+        state_of = {ring: abstract_decode_state(self.config, self.mesh, self.slots, ring, *self._stored)
+                    for ring in self.buckets}
         prompts = {size: (np.zeros((self.prefills, size), np.int32), np.zeros(self.prefills, np.int32))
                    for size in self.prompt_buckets}
-        entries = at(jax.eval_shape(self._prefill, weights, *prompts[self.prompt_buckets[0]]), self._entry_sharding)
+        entries = one_place(jax.eval_shape(self._prefill, weights, *prompts[self.prompt_buckets[0]]),
+                            self._entry_sharding)
         rows = np.zeros(self.admissions, np.int32)
-        out = {"cast": Program(self.cast, (at(shapes, parameter_shardings(shapes, self.mesh)),)),
-               "rollout_key": Program(self._rollout_key, (key, 0))}
-        out |= {f"prefill/{size}": Program(self._prefill, (weights, *arrays)) for size, arrays in prompts.items()}
-        for i, (capacity, state) in enumerate(states.items()):
-            out[f"empty/{capacity}"] = Program(self._empty[capacity], ())
-            out[f"admit/{capacity}"] = Program(
-                self._admit, (state, *Admission(entries, rows, rows, rows, rows, rows.astype(np.uint32), rows)))
+        admission = Admission(entries, rows, rows, rows, rows, rows.astype(np.uint32), rows)
+
+        out = {"cast": Program(self.cast, (trained,)), "rollout key": Program(self._rollout_key, (base_key, 0))}
+        for size, arrays in prompts.items():
+            out["prefill" + _of("prompts", size, self.prompt_buckets)] = Program(self._prefill, (weights, *arrays))
+        for i, (ring, state) in enumerate(state_of.items()):
+            suffix = _of("ring", ring, self.buckets)
+            out["empty cache" + suffix] = Program(self._empty[ring], ())
+            out["admit" + suffix] = Program(self._admit, (state, *admission))
             for truncate in truncations:
-                out[f"decode/{capacity}" + "/truncated" * truncate] = Program(
+                out["decode" + ", truncated" * truncate + suffix] = Program(
                     self._decode[truncate], (weights, state, np.int32(0), key, _as_values(PLAIN)))
-            out |= {f"grow/{old}/{capacity}": Program(self._grow[capacity], (states[old].cache[0], state.write_index))
-                    for old in self.buckets[:i]}
+            out |= {f"grow to {ring}, ring of {old}": Program(
+                self._grow[ring], (state_of[old].cache[0], state.write_index)) for old in self.buckets[:i]}
         return out
+
+
+def _of(what: str, size: int, sizes: tuple[int, ...]) -> str:
+    return "" if size == sizes[-1] else f", {what} of {size}"
 
 
 def _as_values(sampling: SamplingParams) -> SamplingParams:

@@ -13,10 +13,10 @@ INERT = -1      # what a slot emits when it has nothing to decode
 
 
 class Ends:
-    """Where answers end: at one of the ids `eos`, or at the first token that completes one of the strings `stop`."""
+    """Where answers end: at one of the `ids`, or at the first token that completes one of the strings `stop`."""
 
-    def __init__(self, tokenizer, eos: tuple[int, ...], stop: tuple[str, ...]):
-        self.tokenizer, self.eos, self.stop = tokenizer, eos, stop
+    def __init__(self, tokenizer, ids: tuple[int, ...], stop: tuple[str, ...]):
+        self.tokenizer, self.ids, self.stop = tokenizer, ids, stop
         self.reach = max((len(text.encode()) for text in stop), default=0) + 16     # tokens that a stop can stand in
 
     def texts(self, sequences: list[np.ndarray]) -> list[str]:
@@ -38,7 +38,7 @@ class Ends:
                 middle = (low + high) // 2
                 low, high = (low, middle) if self._complete(tokens[slot, :middle]) else (middle, high)
             count[slot] = high
-        stopped = np.isin(tokens[np.arange(len(count)), np.maximum(count - 1, 0)], self.eos) & (count > 0)
+        stopped = np.isin(tokens[np.arange(len(count)), np.maximum(count - 1, 0)], self.ids) & (count > 0)
         stopped[list(hits)] = True
         return stopped
 

@@ -1,17 +1,20 @@
 """How many answers to decode at the same time, from the memory that is free."""
 from __future__ import annotations
 
+import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
+from nft_jax.config import Config
+from nft_jax.model import decoder
 from nft_jax.model.config import ModelConfig
-from nft_jax.parallel import data_parallel_size
+from nft_jax.parallel import data_parallel_size, parameter_shardings
 from nft_jax.types import InputError
 
 MOST = 512               # more slots gain nothing: the products with the weights are as wide as they need to be
@@ -41,10 +44,10 @@ def automatic_slots(free_bytes: int, bytes_per_slot: int, answers: int, data_par
     devices among which they are divided. Raises InputError when not even one fits on each."""
     fitting = int(free_bytes * USABLE) // bytes_per_slot
     if fitting < 1:
-        raise InputError(f"rollout.slots is 0 (automatic), but {free_bytes / 2**20:,.0f} MiB free on each device do not "
-                         f"hold one answer of the longest kind ({bytes_per_slot / 2**20:,.0f} MiB): lower "
-                         "rollout.max_new_tokens, use policy.compute_dtype bfloat16 or rollout.kv_dtype int8, or more "
-                         "devices (mesh.tensor, mesh.fsdp).")
+        raise InputError(f"rollout.slots is 0 (automatic), but {max(free_bytes, 0) / 2**20:,.0f} MiB left on each "
+                         f"device do not hold one answer of the longest kind ({bytes_per_slot / 2**20:,.0f} MiB): "
+                         "lower rollout.max_new_tokens, use policy.compute_dtype bfloat16 or rollout.kv_dtype int8, or "
+                         "more devices (mesh.tensor, mesh.fsdp).")
     return min(-(-useful_slots(answers) // data_parallel), fitting) * data_parallel
 
 
@@ -64,15 +67,26 @@ def free_bytes(mesh: Mesh) -> int:
     return available // 2 // len(devices)
 
 
-def resident_bytes(*trees) -> int:
-    """Bytes on one device of arrays, or of shapes with shardings."""
-    return sum(int(np.prod(x.sharding.shard_shape(x.shape))) * jnp.dtype(x.dtype).itemsize
-               for x in jax.tree.leaves(trees))
+def policy_bytes(model: ModelConfig, mesh: Mesh, dtype: str) -> tuple[int, int]:
+    """Bytes on one device of the parameters in float32, sharded as in training, and of the weights that decode."""
+    shapes = decoder.parameter_shapes(model)
+    placed = zip(jax.tree.leaves(shapes), jax.tree.leaves(parameter_shardings(shapes, mesh)), strict=True)
+    stored = sum(4 * math.prod(place.shard_shape(shape.shape)) for shape, place in placed)
+    return stored, decoder.count_parameters(model) * jnp.dtype(dtype).itemsize // mesh.shape["tensor"]
 
 
-def slots_for(mesh: Mesh, model: ModelConfig, *, entries: int, dtype: str, kv_dtype: Literal["compute", "int8"],
-              answers: int, resident: int) -> int:
-    """`automatic_slots` on these devices, which will also hold `resident` bytes each that are not there yet."""
-    return automatic_slots(free_bytes(mesh) - resident, slot_bytes(model, entries, dtype, kv_dtype,
-                                                                   mesh.shape["tensor"]),
-                           answers, data_parallel_size(mesh))
+def settle_slots(config: Config, model: ModelConfig, mesh: Mesh, free: int | None = None) -> Config:
+    """The configuration with rollout.slots decided where it is 0 (automatic). `free`: bytes of each device, before
+    anything of the run is there (None asks the devices). Training keeps its state (the parameters and two moments)
+    beside the sampler."""
+    rollout = config.rollout
+    if rollout.slots:
+        return config
+    stored, weights = policy_bytes(model, mesh, config.policy.compute_dtype)
+    free = free_bytes(mesh) if free is None else free
+    slots = automatic_slots(
+        free - 3 * stored - weights,
+        slot_bytes(model, config.data.max_prompt_tokens + rollout.max_new_tokens, config.policy.compute_dtype,
+                   rollout.kv_dtype, mesh.shape["tensor"]),
+        rollout.prompts_per_step * rollout.samples_per_prompt, data_parallel_size(mesh))
+    return replace(config, rollout=replace(rollout, slots=slots))

@@ -3,7 +3,7 @@ checkpoint carries over. Nothing is rounded, so a group read back is the group w
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -20,26 +20,38 @@ SCHEMA = pa.schema([
     ("logprobs", pa.list_(pa.float32())), ("truncated_logprobs", pa.list_(pa.float32())),
     ("entropies", pa.list_(pa.float32())), ("old_logprobs", pa.list_(pa.float32())),
 ])
+JUDGED = ("extracted", "outcome", "reward", "reason", "group_accuracy", "kept", "old_logprobs")
+ANSWERS = pa.schema([field for field in SCHEMA if field.name not in JUDGED])     # of answers that nobody judged
+
+
+def _text(value: str | None) -> str | None:
+    """Text that is not valid Unicode is made so."""
+    return None if value is None else value.encode("utf-8", "replace").decode("utf-8")
+
+
+def _row(rollout: Rollout) -> dict:
+    prompt = rollout.prompt
+    return {"prompt_index": prompt.index, "sample": rollout.sample, "problem": _text(prompt.problem),
+            "prompt": _text(prompt.text), "text": _text(rollout.text), "gold": _text(prompt.gold),
+            "finish_reason": rollout.finish_reason, "prompt_tokens": prompt.tokens, "tokens": rollout.tokens,
+            "logprobs": rollout.logprobs, "truncated_logprobs": rollout.truncated_logprobs,
+            "entropies": rollout.entropies}
+
+
+def answers_to_table(groups: Iterable[Sequence[Rollout]]) -> pa.Table:
+    """The answers of groups, one row each, without verdicts."""
+    return pa.Table.from_pylist([_row(rollout) for rollouts in groups for rollout in rollouts], schema=ANSWERS)
 
 
 def groups_to_table(groups: Sequence[Group], kept: frozenset[int] = frozenset()) -> pa.Table:
-    """`kept`: prompt indices of the groups that were trained on. Text that is not valid Unicode is made so."""
-    def text(value):
-        return None if value is None else value.encode("utf-8", "replace").decode("utf-8")
-
-    def rows():
-        for group in groups:
-            for i, (rollout, verdict) in enumerate(zip(group.rollouts, group.verdicts, strict=True)):
-                prompt = group.prompt
-                yield (prompt.index, rollout.sample, text(prompt.problem), text(prompt.text), text(rollout.text),
-                       text(prompt.gold), text(verdict.extracted), verdict.outcome, verdict.reward,
-                       text(verdict.reason), group.accuracy, prompt.index in kept, rollout.finish_reason,
-                       prompt.tokens, rollout.tokens, rollout.logprobs, rollout.truncated_logprobs, rollout.entropies,
-                       None if group.old_logprobs is None else group.old_logprobs[i])
-
-    columns = list(zip(*rows(), strict=True)) or [[]] * len(SCHEMA)
-    return pa.table([pa.array(list(column), field.type) for column, field in zip(columns, SCHEMA, strict=True)],
-                    schema=SCHEMA)
+    """`kept`: prompt indices of the groups that were trained on."""
+    return pa.Table.from_pylist([
+        _row(rollout) | {
+            "extracted": _text(verdict.extracted), "outcome": verdict.outcome, "reward": verdict.reward,
+            "reason": _text(verdict.reason), "group_accuracy": group.accuracy, "kept": group.prompt.index in kept,
+            "old_logprobs": None if group.old_logprobs is None else group.old_logprobs[i]}
+        for group in groups
+        for i, (rollout, verdict) in enumerate(zip(group.rollouts, group.verdicts, strict=True))], schema=SCHEMA)
 
 
 def table_to_groups(table: pa.Table) -> list[Group]:

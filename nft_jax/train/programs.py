@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from nft_jax.config import Config
 from nft_jax.model import decoder
 from nft_jax.model.config import Compute, ModelConfig
+from nft_jax.model.kernels import choose_attention
 from nft_jax.parallel import data_parallel_size
 from nft_jax.programs import Program, with_shardings
 from nft_jax.rollout.engine import Sampler
@@ -21,17 +22,22 @@ from nft_jax.train.step import compile_score, compile_step
 from nft_jax.types import TrainBatch
 
 
-def compute_of(config: Config, model: ModelConfig, mesh: Mesh, platform: str) -> Compute:
-    """How the passes of a run are computed on this mesh; `platform` (tpu, gpu or cpu) decides the attention kernel."""
-    return Compute(config.policy.compute_dtype, config.policy.remat, mesh=mesh)
+def compute_of(config: Config, model: ModelConfig, mesh: Mesh, platform: str) -> tuple[Compute, str]:
+    """How the passes of a run are computed on this mesh, and why with this attention kernel; `platform` (tpu, gpu or
+    cpu) is that of the run's devices."""
+    policy = config.policy
+    attention, reason = choose_attention(policy.attention, platform, policy.compute_dtype, model.head_dim)
+    return Compute(policy.compute_dtype, policy.remat, attention, mesh), reason
 
 
 def sampler_of(config: Config, model: ModelConfig, mesh: Mesh, compute: Compute, tokenizer=None,
                eos: tuple[int, ...] = (0,)) -> Sampler:
     """The run's sampler. For compiling alone it needs neither a tokenizer nor the true end-of-sequence ids."""
-    return Sampler(model, tokenizer, eos, mesh=mesh, slots=config.rollout.slots, block_size=config.rollout.block_size,
-                   max_prompt_tokens=config.data.max_prompt_tokens, max_new_tokens=config.rollout.max_new_tokens,
-                   compute=compute)
+    rollout = config.rollout
+    return Sampler(model, tokenizer, eos, mesh=mesh, slots=rollout.slots,
+                   block_size=rollout.block_size, max_prompt_tokens=config.data.max_prompt_tokens,
+                   max_new_tokens=rollout.max_new_tokens, compute=compute, stop=rollout.stop,
+                   stop_token_ids=rollout.stop_token_ids, kv_dtype=rollout.kv_dtype, weight_dtype=rollout.weight_dtype)
 
 
 def abstract_state(config: Config, model: ModelConfig, mesh: Mesh) -> TrainState:
@@ -72,8 +78,8 @@ def truncations(config: Config) -> list[bool]:
     return sorted({config.rollout.truncates} | evaluation)
 
 
-def programs_of(config: Config, model: ModelConfig, mesh: Mesh, compute: Compute) -> dict[str, Program]:
-    """Every program of a run of the settled `config`, by name: sampling first. No device is asked for anything, so the
-    mesh may be one of devices that are not there."""
-    return (sampler_of(config, model, mesh, compute).programs(truncations(config))
-            | training_programs(config, model, mesh, compute))
+def programs_of(config: Config, model: ModelConfig, mesh: Mesh, compute: Compute, sampler: Sampler,
+                shapes: Sequence[BatchShape]) -> dict[str, Program]:
+    """Every program of a run of the settled `config`, by name: those of its sampler first, then those of training. No
+    device is asked for anything, so the mesh may be one of devices that are not there."""
+    return sampler.programs(truncations(config)) | training_programs(config, model, mesh, compute, shapes)

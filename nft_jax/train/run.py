@@ -26,7 +26,7 @@ from nft_jax.checkpoint import Checkpoints, check_room
 from nft_jax.config import Config, MeshConfig
 from nft_jax.console import Console
 from nft_jax.metrics import CompileCounter, MetricsWriter
-from nft_jax.model.config import Compute, ModelConfig
+from nft_jax.model.config import ModelConfig
 from nft_jax.model.hf import (
     check_weights,
     config_of,
@@ -36,17 +36,17 @@ from nft_jax.model.hf import (
     read_config,
     resolve_folder,
 )
-from nft_jax.model.kernels import choose_attention
 from nft_jax.model.published import PUBLISHED
-from nft_jax.parallel import data_parallel_size, make_mesh
+from nft_jax.parallel import data_parallel_size, make_mesh, require_host_memory
 from nft_jax.programs import Program, compile_all
 from nft_jax.prompts import PromptStream, load_questions
 from nft_jax.rollout.engine import Sampler
+from nft_jax.rollout.slots import settle_slots
 from nft_jax.rollout.table import groups_to_table
 from nft_jax.timeline import Timeline, Watcher
 from nft_jax.train.batch import BatchShape, shapes_of
 from nft_jax.train.objectives import resolve
-from nft_jax.train.programs import abstract_state, sampler_of, training_programs, truncations
+from nft_jax.train.programs import abstract_state, compute_of, programs_of, sampler_of
 from nft_jax.train.row import Rollouts, Row
 from nft_jax.train.state import TrainState, init_state, make_optimizer
 from nft_jax.types import Group, InputError, Prompt, Unreachable
@@ -193,7 +193,7 @@ def preview(config: Config) -> tuple[ModelConfig, list[str]]:
 def claim_folder(folder: Path, config: Config, fresh: bool) -> None:
     """Make the run folder and write config.json; refuse to go on with another configuration."""
     path = folder / "config.json"
-    wanted = json.loads(json.dumps(config.to_dict()))          # as the file gives it back: no tuples
+    wanted = json.loads(json.dumps(config.to_dict()))        # tuples as lists, as they are read back
     for name, source in (("policy.path", config.policy.path), ("data.source", config.data.source),
                          ("evaluation.source", config.evaluation.source)):
         if Path(source).exists() and Path(source).resolve().is_relative_to(folder.resolve()):
@@ -298,13 +298,13 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None, q
     folder = Path(config.folder)
     model, tokenizer, eos, stream, held_out, reports = read_inputs(config)
     mesh = make_mesh(config.mesh)
-    config = replace(config, mesh=MeshConfig(**mesh.shape))
-    attention, reason = choose_attention(config.policy.attention, mesh.devices.flat[0].platform,
-                                         config.policy.compute_dtype, model.head_dim)
-    compute = Compute(config.policy.compute_dtype, config.policy.remat, attention, mesh)
+    require_host_memory(config.policy.remat, mesh)
+    automatic = not config.rollout.slots
+    config = settle_slots(replace(config, mesh=MeshConfig(**mesh.shape)), model, mesh)
+    compute, reason = compute_of(config, model, mesh, mesh.devices.flat[0].platform)
     sampler = sampler_of(config, model, mesh, compute, tokenizer, eos)
     batch_shapes = shapes_of(config, data_parallel_size(mesh), model)
-    programs = sampler.programs(truncations(config)) | training_programs(config, model, mesh, compute, batch_shapes)
+    programs = programs_of(config, model, mesh, compute, sampler, batch_shapes)
     shapes = abstract_state(config, model, mesh)
     claim_folder(folder, config, fresh)
     check_room(folder, shapes, config.checkpoint.keep)
@@ -323,7 +323,8 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None, q
         with stop_on_signals() as stop, Console(config.steps, progress.step, quiet) as console:
             for name, report in reports.items():
                 console.say(f"{name}: {report}")
-            console.say(f"attention: {attention} ({reason})")
+            console.say(f"attention: {compute.attention} ({reason})")
+            console.say(f"rollout.slots: {sampler.slots}{' (chosen from the free memory)' if automatic else ''}")
             if not held_out:
                 console.say("evaluation: none (set evaluation.source to measure accuracy on held-out questions)")
             compile_programs(programs, console)

@@ -38,7 +38,7 @@ def micro_loss(params, batch: TrainBatch, temperature, *, model: ModelConfig, ob
                loss_config: ObjectiveConfig, compute: Compute):
     """Weighted loss of one micro-batch, and its tally."""
     logprobs, entropy = token_logprobs(params, model, batch.tokens, batch.positions, batch.segment_ids,
-                                       temperature=temperature, compute=compute)
+                                       wanted=batch.weight > 0, temperature=temperature, compute=compute)
     inputs = (batch.old_logprobs, batch.weight > 0, batch.rewards, batch.group_accuracy, loss_config,
               {"segment_ids": batch.segment_ids, "group_std": batch.group_std})
     loss, metrics = token_loss(objective, logprobs, *inputs)
@@ -51,33 +51,32 @@ def train_step(state: TrainState, batch: TrainBatch, learning_rate, temperature,
                optimizer: optax.GradientTransformation, compute: Compute, **loss_arguments):
     """One optimizer step -> the new state, the tally of the batch, and the gradient's norm before clipping. The sum of
     the gradients lies where the parameters lie."""
-    gradient_of = jax.grad(partial(micro_loss, compute=compute, **loss_arguments), has_aux=True)
+    def gradient_of(*arguments):
+        gradient, counts = jax.grad(partial(micro_loss, compute=compute, **loss_arguments), has_aux=True)(*arguments)
+        return constrain_parameters(gradient, compute.mesh), counts
 
     def add(index, carry):
         gradient, total = carry
         more, counts = gradient_of(state.params, micro_batch(batch, index), temperature)
-        more = constrain_parameters(more, compute.mesh)
         return jax.tree.map(jnp.add, gradient, more), combine(total, counts)
 
     if batch.tokens.shape[0] == 1:       # no sum to keep beside the gradient, which is as large as the parameters
         gradient, total = gradient_of(state.params, micro_batch(batch, 0), temperature)
-        gradient = constrain_parameters(gradient, compute.mesh)
     else:
         shapes = jax.eval_shape(gradient_of, state.params, micro_batch(batch, 0), temperature)
-        zeros, nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        gradient, total = jax.lax.fori_loop(0, batch.num_micro, add,
-                                            (constrain_parameters(zeros, compute.mesh), nothing))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        gradient, total = jax.lax.fori_loop(0, batch.num_micro, add, zeros)
     direction, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, direction)
     return TrainState(params, opt_state, state.updates + 1), total, optax.tree.norm(gradient)
 
 
 def score(params, batch: TrainBatch, temperature, *, model: ModelConfig, compute: Compute):
-    """Log-probs [M, R, T] of the batch's tokens by the trainer's own graph."""
+    """Log-probs [M, R, T] of the batch's answers by the trainer's own graph, 0 elsewhere."""
     def one(index, out):
         m = micro_batch(batch, index)
-        logprobs, _ = token_logprobs(params, model, m.tokens, m.positions, m.segment_ids, temperature=temperature,
-                                     compute=compute)
+        logprobs, _ = token_logprobs(params, model, m.tokens, m.positions, m.segment_ids, wanted=m.weight > 0,
+                                     temperature=temperature, compute=compute)
         return out.at[index].set(logprobs)
 
     return jax.lax.fori_loop(0, batch.num_micro, one, jnp.zeros(batch.tokens.shape, jnp.float32))

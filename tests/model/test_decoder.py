@@ -9,7 +9,7 @@ import pytest
 
 from nft_jax.model import decoder
 from nft_jax.model.attention import attend
-from nft_jax.model.config import FLOAT32, Compute, ModelConfig
+from nft_jax.model.config import FLOAT32, Compute, ModelConfig, RopeScaling
 from nft_jax.model.families import FAMILIES
 from nft_jax.model.hf import load_params, read_config
 
@@ -17,6 +17,10 @@ FIXTURES = Path(__file__).parent / "fixtures"
 CASES = sorted(folder.name for folder in FIXTURES.iterdir())
 TINY = ModelConfig("qwen3", vocab_size=31, hidden_size=12, intermediate_size=20, num_layers=2, num_heads=6,
                    num_kv_heads=2, head_dim=6, max_positions=64, rope_theta=100.0, qk_norm=True, initializer_range=0.3)
+# Everything that some family has, together: no family is this, the decoder can be.
+MIXED = replace(TINY, qkv_bias=True, local_layers=(0,), window=3, local_rope_theta=10.0, activation="gelu_tanh",
+                rope_scaling=RopeScaling("llama3", 4.0, 1.0, 4.0, 16), norm_offset=1.0, sandwich_norms=True,
+                scale_embeddings=True, query_pre_attn_scalar=5, final_softcap=9.0)
 
 
 def rows(lengths, width):
@@ -72,7 +76,7 @@ def test_prefill_and_decode_steps_match_one_forward(case):
     expected = np.asarray(all_logits(params, config, tokens, positions, segment_ids))
     keys, values = decoder.prefill(params, config, tokens[:, :prompt], positions[:, :prompt], segment_ids[:, :prompt])
     empty = jnp.zeros((2, config.num_kv_heads, capacity, config.head_dim))
-    cache = [(empty.at[:, :, :prompt].set(keys[i]), empty.at[:, :, :prompt].set(values[i]))
+    cache = [decoder.cache_entries(*(empty.at[:, :, :prompt].set(part[i]) for part in (keys, values)), False)
              for i in range(config.num_layers)]
     step = jax.jit(partial(decoder.decode, params, config))
     for t in range(prompt, length):
@@ -88,7 +92,8 @@ def test_decode_ignores_what_is_not_valid_and_where_it_is_written(tiny):
     expected = all_logits(tiny, TINY, tokens, positions, segment_ids)[0, -1]
     keys, values = decoder.prefill(tiny, TINY, tokens[:, :7], positions[:, :7], segment_ids[:, :7])
     noise = jnp.asarray(np.random.default_rng(5).normal(0, 1e3, (1, TINY.num_kv_heads, 24, TINY.head_dim)), jnp.float32)
-    cache = [(noise.at[:, :, 9:16].set(keys[i]), noise.at[:, :, 9:16].set(values[i])) for i in range(TINY.num_layers)]
+    cache = [decoder.cache_entries(*(noise.at[:, :, 9:16].set(part[i]) for part in (keys, values)), False)
+             for i in range(TINY.num_layers)]
     valid = np.zeros((1, 24), bool)
     valid[0, 9:16] = valid[0, 20] = True
     logits, _ = jax.jit(partial(decoder.decode, tiny, TINY))(tokens[:, 7], positions[:, 7], cache, 20, valid)
@@ -128,6 +133,7 @@ def test_a_token_sees_what_precedes_it_and_nothing_else(tiny):
     assert (np.abs(before[5:] - after[5:]).max(axis=-1) > 1e-4).all()
 
 
+@pytest.mark.parametrize("case", ["qwen2_tied", "qwen3_tied", "llama_tied", "gemma3_tied_softcap"], indirect=True)
 def test_bfloat16_is_close_to_float32(case):
     config, params, reference = case
     tokens, lengths = reference["tokens"], reference["lengths"]
@@ -140,14 +146,13 @@ def test_bfloat16_is_close_to_float32(case):
 
 
 def test_remat_gives_the_same_gradients():
-    config = replace(TINY, qkv_bias=True)               # biases and norms: no family has both, the decoder does
-    params = decoder.init(config, jax.random.key(3))
-    tokens = np.asarray(jax.random.randint(jax.random.key(4), (2, 9), 0, config.vocab_size))
+    params = decoder.init(MIXED, jax.random.key(3))
+    tokens = np.asarray(jax.random.randint(jax.random.key(4), (2, 9), 0, MIXED.vocab_size))
     layout = rows([9, 6], 9)
 
     def gradients(remat):
         def loss(p):
-            return jnp.sum(jnp.sin(all_logits(p, config, tokens, *layout, Compute(remat=remat))))
+            return jnp.sum(jnp.sin(all_logits(p, MIXED, tokens, *layout, Compute(remat=remat))))
         return jax.jit(jax.grad(loss))(params)
 
     kept, recomputed = gradients("none"), gradients("block")
@@ -155,12 +160,13 @@ def test_remat_gives_the_same_gradients():
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(kept))
 
 
-def test_gradient_matches_a_finite_difference(tiny):
+def test_gradient_matches_a_finite_difference():
     tokens = np.asarray(jax.random.randint(jax.random.key(6), (2, 9), 0, TINY.vocab_size))
     layout = (np.array([[0, 1, 2, 3, 0, 1, 2, 3, 4]] * 2, np.int32), np.array([[1] * 4 + [2] * 5, [1] * 4 + [0] * 5]))
     with jax.enable_x64(True):
-        params = jax.tree.map(lambda w: jnp.asarray(np.asarray(w, np.float64)), tiny)
-        loss = jax.jit(lambda p: jnp.sum(jnp.sin(all_logits(p, TINY, tokens, *layout, Compute("float64")))))
+        params = jax.tree.map(lambda w: jnp.asarray(np.asarray(w, np.float64)),
+                              decoder.init(MIXED, jax.random.key(3)))
+        loss = jax.jit(lambda p: jnp.sum(jnp.sin(all_logits(p, MIXED, tokens, *layout, Compute("float64")))))
         random = np.random.default_rng(7)
         direction = jax.tree.map(lambda w: jnp.asarray(random.normal(size=w.shape)), params)
         step = 1e-3     # the sums inside are float32
@@ -171,8 +177,12 @@ def test_gradient_matches_a_finite_difference(tiny):
 
 
 def test_parameter_count_and_initial_values():
-    params = decoder.init(TINY, jax.random.key(0))
+    params, mixed = (decoder.init(config, jax.random.key(0)) for config in (TINY, MIXED))
     assert decoder.count_parameters(TINY) == sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert decoder.count_parameters(MIXED) == sum(leaf.size for leaf in jax.tree.leaves(mixed))
+    norms = [leaf for name, leaf in mixed["layers"].items() if name.endswith("norm")]
+    assert len(norms) == 6
+    assert all((leaf == 0).all() for leaf in norms)         # where norms multiply by 1 + w
     for name, leaf in params["layers"].items():
         assert leaf.shape[0] == TINY.num_layers
         if name.endswith("norm"):

@@ -251,7 +251,7 @@ def test_config_to_hf_refuses_what_a_family_cannot_express():
     for changes in ({"local_rope_theta": 5.0}, {"final_softcap": 30.0}, {"norm_offset": 1.0}):
         with pytest.raises(InputError, match=next(iter(changes))):
             config_to_hf(replace(config, **changes))
-    with pytest.raises(InputError, match="layer_types"):
+    with pytest.raises(InputError, match="llama models cannot have local_layers"):
         config_to_hf(replace(config_from_hf(raw_config("llama_tied")), window=4, local_layers=(0,)))
 
 
@@ -275,7 +275,7 @@ def test_transformers_reads_a_saved_config(name, tmp_path):
     assert type(theirs) is type(original)
     for field in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
                   "num_key_value_heads", "rms_norm_eps", "tie_word_embeddings", "max_position_embeddings", "hidden_act",
-                  "layer_types", "use_sliding_window", "architectures", "attention_bias", "hidden_activation",
+                  "layer_types", "use_sliding_window", "architectures", "hidden_activation",
                   "query_pre_attn_scalar", "final_logit_softcapping", "rope_parameters"):
         assert getattr(theirs, field, None) == getattr(original, field, None), field
     assert theirs.head_dim == config.head_dim

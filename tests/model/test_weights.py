@@ -114,13 +114,15 @@ def test_a_large_parameter_is_never_whole_on_the_host(splittable, tiny_model, in
 
 def test_parts_of_merged_axes(splittable, tiny_model):
     """Any box of any tensor, also one that cuts head_dim, which is not the first of its merged axes."""
-    files, rng = weights.check_weights(splittable, tiny_model), np.random.default_rng(0)
+    stored, rng = weights.check_weights(splittable, tiny_model), np.random.default_rng(0)
     for tensor in weights.tensors_of(tiny_model):
         name, shape = tensor.name.format(1), tensor.shapes(tiny_model)[0]
-        whole = tensor.from_hf(load_file(files[name])[name], tiny_model)
+        everything = (slice(None),) * len(shape)
+        whole = weights._read_part(stored[name].file, name, tensor, tiny_model, stored[name].dtype, everything)
+        np.testing.assert_array_equal(tensor.to_hf(whole, tiny_model), load_file(stored[name].file)[name])
         for _ in range(4):
             index = tuple(slice(*sorted(rng.choice(size + 1, 2, replace=False).tolist())) for size in shape)
-            part = weights._read_part(files, name, tensor, tiny_model, np.dtype(np.float32), index)
+            part = weights._read_part(stored[name].file, name, tensor, tiny_model, np.dtype(np.float32), index)
             np.testing.assert_array_equal(part, whole[index].astype(np.float32))
             assert part.flags.c_contiguous
 
@@ -137,6 +139,9 @@ def test_files_are_those_of_the_safetensors_writer(tmp_path):
     out = save_params(params, read_config(source), tmp_path / "out")
     save_file(mixed, tmp_path / "theirs.safetensors", metadata={"format": "pt"})
     assert (out / weights.SINGLE).read_bytes() == (tmp_path / "theirs.safetensors").read_bytes()
+    again = load_params(out, dtype=None)
+    jax.tree.map(lambda a, b: a.dtype == b.dtype or pytest.fail(f"{a.dtype} is not {b.dtype}"), again, params)
+    same(again, params)
 
 
 def test_a_type_that_model_files_do_not_hold(tmp_path):

@@ -5,13 +5,15 @@ import numpy as np
 import pytest
 
 from nft_jax.config import MeshConfig
+from nft_jax.metrics import CompileCounter
 from nft_jax.model.logprobs import token_logprobs
 from nft_jax.parallel import make_mesh
+from nft_jax.programs import compile_all
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.sampling import SamplingParams
 from nft_jax.types import InputError, Prompt
 
-EOS, SAMPLES, PROMPTS = 3, 4, 11
+EOS, SAMPLES, PROMPTS, LONGEST = 3, 4, 11, 20
 
 
 @pytest.fixture(scope="module")
@@ -21,10 +23,17 @@ def prompts():
             for i in range(PROMPTS)]
 
 
-def make(model, tokenizer, *, slots=16, block=4, devices=1, max_new=20, mesh=None):
+class Numbers:
+    """Decodes ids to their decimal numbers: enough of a tokenizer for the sampler."""
+
+    def batch_decode(self, sequences, skip_special_tokens):
+        return [" ".join(map(str, sequence)) for sequence in sequences]
+
+
+def make(model, *, slots=16, block=4, devices=1, max_new=LONGEST, mesh=None, eos=(EOS,), **kwargs):
     mesh = mesh or make_mesh(MeshConfig(), jax.devices()[:devices])
-    return Sampler(model, tokenizer, (EOS,), mesh=mesh, slots=slots, block_size=block, max_prompt_tokens=13,
-                   max_new_tokens=max_new)
+    return Sampler(model, Numbers(), eos, mesh=mesh, slots=slots, block_size=block, max_prompt_tokens=13,
+                   max_new_tokens=max_new, **kwargs)
 
 
 def run(sampler, params, prompts, **kwargs):
@@ -33,11 +42,14 @@ def run(sampler, params, prompts, **kwargs):
 
 
 @pytest.fixture(scope="module")
+def sampler(tiny_model):
+    """One device, one ring, no delay."""
+    return make(tiny_model)
+
+
+@pytest.fixture(scope="module")
 def reference(tiny_model, tiny_params, prompts):
-    class Plain:
-        def batch_decode(self, sequences, skip_special_tokens):
-            return [""] * len(sequences)
-    return run(make(tiny_model, Plain(), slots=8, block=1), tiny_params, prompts)
+    return run(make(tiny_model, slots=8, block=1), tiny_params, prompts)
 
 
 def assert_same(groups, reference):
@@ -49,29 +61,42 @@ def assert_same(groups, reference):
             np.testing.assert_allclose(a.entropies, b.entropies, atol=1e-5)
 
 
-@pytest.mark.parametrize(("slots", "block", "devices"), [(16, 8, 1), (64, 64, 1), (8, 8, 8), (16, 1, 8), (64, 8, 4)])
-def test_samples_do_not_depend_on_the_schedule(tiny_model, tiny_params, prompts, reference, number_tokenizer, slots,
-                                               block, devices):
-    sampler = make(tiny_model, number_tokenizer, slots=slots, block=block, devices=devices)
+@pytest.mark.parametrize(("slots", "block", "devices", "delay", "buckets"), [
+    (16, 8, 1, 1, (24, 32)), (64, 64, 1, 0, None), (8, 8, 8, 1, None), (16, 1, 8, 2, (16, 24, 32)),
+    (64, 8, 4, 0, None)])
+def test_samples_do_not_depend_on_the_schedule(tiny_model, tiny_params, prompts, reference, slots, block, devices,
+                                               delay, buckets):
+    sampler = make(tiny_model, slots=slots, block=block, devices=devices, delay=delay, buckets=buckets)
+    growths, grown = [], sampler._grown
+    sampler._grown = lambda state, old, new: growths.append(new) or grown(state, old, new)
     assert_same(run(sampler, tiny_params, prompts), reference)
+    assert growths == list(buckets or ())[1:]
 
 
 @pytest.mark.parametrize("mesh", [MeshConfig(data=1, fsdp=8), MeshConfig(data=2, fsdp=2, tensor=2),
-                                  MeshConfig(data=2, fsdp=1, tensor=4)])
-def test_samples_do_not_depend_on_the_mesh(tiny_model, tiny_params, prompts, reference, number_tokenizer, mesh):
-    sampler = make(tiny_model, number_tokenizer, mesh=make_mesh(mesh))
+                                  MeshConfig(data=1, fsdp=2, tensor=4), MeshConfig(1, 2, 2, 2)])
+def test_samples_do_not_depend_on_the_mesh(tiny_model, tiny_params, prompts, reference, mesh):
+    sampler = make(tiny_model, mesh=make_mesh(mesh))
     assert_same(run(sampler, tiny_params, prompts), reference)
 
 
-def test_samples_do_not_depend_on_the_order_of_admission(tiny_model, tiny_params, prompts, reference, number_tokenizer):
+def test_a_decode_step_gathers_no_weights(tiny_model):
+    """On a mesh with fsdp the weights that decode are whole on every device, but for their shards over tensor."""
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    for weight_dtype in ("compute", "int8"):
+        program = make(tiny_model, mesh=mesh, weight_dtype=weight_dtype).programs()["cast"]
+        placed = jax.tree.leaves(program.function.lower(*program.arguments).out_info)
+        assert {axis for leaf in placed for axis in leaf.sharding.spec} == {None, "tensor"}
+
+
+def test_samples_do_not_depend_on_the_order_of_admission(sampler, tiny_params, prompts, reference):
     order = np.random.default_rng(1).permutation(PROMPTS)
-    shuffled = run(make(tiny_model, number_tokenizer), tiny_params, [prompts[i] for i in order])
+    shuffled = run(sampler, tiny_params, [prompts[i] for i in order])
     assert_same([shuffled[list(order).index(i)] for i in range(PROMPTS)], reference)
-    assert_same(run(make(tiny_model, number_tokenizer), tiny_params, prompts[4:6]), reference[4:6])
+    assert_same(run(sampler, tiny_params, prompts[4:6]), reference[4:6])
 
 
-def test_other_seed_or_rollout_gives_other_samples(tiny_model, tiny_params, prompts, reference, number_tokenizer):
-    sampler = make(tiny_model, number_tokenizer)
+def test_other_seed_or_rollout_gives_other_samples(sampler, tiny_params, prompts, reference):
     for key, rollout in ((jax.random.key(6), 2), (jax.random.key(5), 3)):
         groups = dict(sampler.sample(sampler.cast(tiny_params), prompts, SAMPLES, key, rollout))
         assert any(a.tokens.tolist() != b.tolist() for i, group in groups.items()
@@ -88,44 +113,97 @@ def test_logprobs_are_those_of_the_trainer(tiny_model, tiny_params, reference):
         np.testing.assert_allclose(rollout.entropies, entropies[0, answer], atol=1e-5)
 
 
-def test_an_answer_ends_at_eos_or_at_its_limit(reference, tiny_model, tiny_params, prompts, number_tokenizer):
+def test_an_answer_ends_at_eos_or_at_its_limit(sampler, reference, tiny_params, prompts):
     answers = [rollout for group in reference for rollout in group]
     assert {rollout.finish_reason for rollout in answers} == {"stop", "length"}
     for rollout in answers:
         assert (rollout.tokens[-1] == EOS) == (rollout.finish_reason == "stop")
         assert EOS not in rollout.tokens[:-1]
-        assert len(rollout.tokens) == 20 or rollout.finish_reason == "stop"
+        assert len(rollout.tokens) == LONGEST or rollout.finish_reason == "stop"
         assert len(rollout.tokens) == len(rollout.logprobs) == len(rollout.entropies)
-    short = run(make(tiny_model, number_tokenizer, max_new=1), tiny_params, prompts)
-    assert all(len(rollout.tokens) == 1 for group in short for rollout in group)
-    assert_prefix(short, reference)
+    limits = np.random.default_rng(3).integers(1, LONGEST + 1, (PROMPTS, SAMPLES))
+    limits[0, 0], limits[1, 1] = 1, LONGEST
+    for group, full, limit in zip(run(sampler, tiny_params, prompts, limits=limits), reference, limits, strict=True):
+        for a, b, n in zip(group, full, limit, strict=True):
+            np.testing.assert_array_equal(a.tokens, b.tokens[:n])
+            assert a.finish_reason == ("stop" if a.tokens[-1] == EOS else "length")
+            assert a.text == " ".join(map(str, a.tokens))
 
 
-def assert_prefix(short, long):
-    for a, b in zip(short, long, strict=True):
-        for x, y in zip(a, b, strict=True):
-            np.testing.assert_array_equal(x.tokens, y.tokens[:1])
-            assert x.text == str(int(x.tokens[0]))
+def test_without_ids_that_end_an_answer_all_reach_their_limits(tiny_model, tiny_params, prompts):
+    limits = np.arange(PROMPTS * SAMPLES).reshape(PROMPTS, SAMPLES) % LONGEST + 1
+    groups = run(make(tiny_model, eos=()), tiny_params, prompts, limits=limits)
+    assert [[len(r.tokens) for r in group] for group in groups] == limits.tolist()
+    assert {r.finish_reason for group in groups for r in group} == {"length"}
 
 
-def test_truncated_and_greedy_sampling(tiny_model, tiny_params, prompts, number_tokenizer):
-    sampler = make(tiny_model, number_tokenizer)
+def cut(rollout, stop):
+    """The number of tokens up to the first that completes one of the strings, or all of them."""
+    text = [" ".join(map(str, rollout.tokens[:n])) for n in range(len(rollout.tokens) + 1)]
+    return next((n for n, part in enumerate(text) if any(s in part for s in stop)), len(rollout.tokens))
+
+
+@pytest.mark.parametrize(("slots", "block", "delay"), [(8, 8, 0), (8, 3, 1)])
+def test_stop_strings_cut_where_they_are_complete(tiny_model, tiny_params, prompts, reference, slots, block, delay):
+    """The slot of an answer that the host cut goes on on the device until it is refilled: nothing of that is seen."""
+    common = reference[2][1].tokens
+    stop = (f"{common[1]} {common[2]}", "17 1")
+    groups = run(make(tiny_model, slots=slots, block=block, delay=delay, stop=stop), tiny_params, prompts)
+    hits = 0
+    for group, full in zip(groups, reference, strict=True):
+        for a, b in zip(group, full, strict=True):
+            n = cut(b, stop)
+            np.testing.assert_array_equal(a.tokens, b.tokens[:n])
+            np.testing.assert_allclose(a.logprobs, b.logprobs[:n], atol=1e-5)
+            assert a.finish_reason == ("stop" if n < len(b.tokens) else b.finish_reason)
+            hits += n < len(b.tokens)
+    assert hits >= 3
+
+
+def test_further_ids_end_answers_too(tiny_model, tiny_params, prompts, reference):
+    extra = int(reference[1][0].tokens[0])
+    sampler = make(tiny_model, stop_token_ids=(extra,))
+    assert sampler.eos == (EOS,)
+    for group, full in zip(run(sampler, tiny_params, prompts), reference, strict=True):
+        for a, b in zip(group, full, strict=True):
+            ends = np.flatnonzero(np.isin(b.tokens, (EOS, extra)))
+            np.testing.assert_array_equal(a.tokens, b.tokens[:ends[0] + 1] if len(ends) else b.tokens)
+            assert a.finish_reason == ("stop" if len(ends) else "length")
+
+
+def test_truncated_and_greedy_sampling(sampler, tiny_params, prompts):
     greedy = run(sampler, tiny_params, prompts, sampling=SamplingParams(0.0))
-    top_one = run(sampler, tiny_params, prompts, sampling=SamplingParams(1.0, 1, 1.0))
-    for a, b in zip(greedy, top_one, strict=True):
-        assert len({rollout.tokens.tobytes() for rollout in a}) == 1
-        for x, y in zip(a, b, strict=True):
-            np.testing.assert_array_equal(x.tokens, y.tokens)
-            np.testing.assert_allclose(y.truncated_logprobs, 0, atol=1e-6)
-            np.testing.assert_allclose(x.logprobs, y.logprobs, atol=1e-5)
+    for params in (SamplingParams(1.0, 1, 1.0), SamplingParams(1.0, 0, 1.0, 0.9999)):
+        for a, b in zip(greedy, run(sampler, tiny_params, prompts, sampling=params), strict=True):
+            assert len({rollout.tokens.tobytes() for rollout in a}) == 1
+            for x, y in zip(a, b, strict=True):
+                np.testing.assert_array_equal(x.tokens, y.tokens)
+                np.testing.assert_allclose(y.truncated_logprobs, 0, atol=1e-6)
+                np.testing.assert_allclose(x.logprobs, y.logprobs, atol=1e-5)
 
 
-def test_every_token_is_reported_to_progress(tiny_model, tiny_params, prompts, number_tokenizer):
+def test_every_token_is_reported_to_progress(sampler, tiny_params, prompts):
     counts = []
-    groups = run(make(tiny_model, number_tokenizer), tiny_params, prompts, progress=counts.append)
+    groups = run(sampler, tiny_params, prompts, progress=counts.append)
     assert sum(counts) == sum(len(r.tokens) for group in groups for r in group)
 
 
-def test_too_long_input_is_refused(tiny_model, tiny_params, number_tokenizer):
-    with pytest.raises(InputError, match="prompt 3 has 30 tokens"):
-        run(make(tiny_model, number_tokenizer), tiny_params, [Prompt(3, "", "", "", np.ones(30, np.int32))])
+def test_bad_input_is_refused_before_anything_runs(sampler, tiny_params, prompts):
+    for tokens in (np.ones(30, np.int32), np.ones(0, np.int32)):
+        with pytest.raises(InputError, match=f"prompt 3 has {len(tokens)} tokens"):
+            run(sampler, tiny_params, [Prompt(3, "", "", "", tokens)])
+    for limits in (np.ones((PROMPTS, SAMPLES + 1)), np.zeros((PROMPTS, SAMPLES)),
+                   np.full((PROMPTS, SAMPLES), LONGEST + 1)):
+        with pytest.raises(InputError, match="limits is an array"):
+            run(sampler, tiny_params, prompts, limits=limits)
+    assert run(sampler, tiny_params, []) == []
+
+
+def test_no_program_is_compiled_beside_those_that_are_listed(tiny_model, tiny_params, prompts):
+    sampler = make(tiny_model, block=2, buckets=(16, 32))
+    compile_all(sampler.programs((False, True)))
+    weights, key = sampler.cast(tiny_params), jax.random.key(5)
+    counter = CompileCounter()
+    for sampling in (SamplingParams(), SamplingParams(0.7, 3, 0.9, 0.1)):
+        assert len(list(sampler.sample(weights, prompts, SAMPLES, key, 1, sampling))) == PROMPTS
+    assert counter.take() == 0

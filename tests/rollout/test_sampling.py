@@ -1,4 +1,6 @@
 """Sampling against numpy: distributions, truncation by sorting, log-probs, entropy."""
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nft_jax.rollout.sampling import SamplingParams, kept_by_truncation, sample_tokens
+from nft_jax.rollout.sampling import SamplingParams, block_width, pick, sample_tokens, truncation_floor, uniforms
 
 
 def log_softmax(x):
@@ -14,8 +16,9 @@ def log_softmax(x):
     return x - x.max(-1, keepdims=True) - np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True))
 
 
-def kept_by_sorting(scores, top_k, top_p):
-    """The reference: sort, keep the first k, then the shortest head whose renormalised mass reaches top_p."""
+def kept_by_sorting(scores, top_k, top_p, min_p=0.0):
+    """The reference: sort, keep the first k, then the shortest head whose renormalised mass reaches top_p, then what is
+    at least min_p times as likely as the first."""
     logp = log_softmax(scores)
     keep = np.ones_like(logp, bool)
     for row, kept in zip(logp, keep, strict=True):
@@ -26,47 +29,105 @@ def kept_by_sorting(scores, top_k, top_p):
             mass = np.cumsum(np.exp(row[order[:k]]))
             needed = int(np.searchsorted(mass, top_p * mass[-1])) + 1
             kept[order[needed:]] = False
+        kept[np.exp(row - row.max()) < min_p] = False
     return keep
 
 
+@partial(jax.jit, static_argnames="truncate")
+def draw(logits, stream, position, params, truncate=False, seed=1):
+    return sample_tokens(logits, uniforms(jax.random.key(seed), stream, position), params, truncate=truncate)
+
+
+def kept(scores, params):
+    scores = jnp.asarray(scores)
+    return scores >= truncation_floor(scores, jnp.exp(scores), params)[:, None]
+
+
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**31), st.sampled_from([0, 1, 2, 5, 17, 40]), st.sampled_from([1.0, 0.95, 0.7, 0.3, 0.01]))
-def test_truncation_equals_sorting(seed, top_k, top_p):
+@given(st.integers(0, 2**31), st.sampled_from([0, 1, 2, 5, 17, 40]), st.sampled_from([1.0, 0.95, 0.7, 0.3, 0.01]),
+       st.sampled_from([0.0, 0.02, 0.3, 0.99]))
+def test_truncation_equals_sorting(seed, top_k, top_p, min_p):
     scores = np.random.default_rng(seed).normal(0, 3, (4, 17)).astype(np.float32)
     scores -= scores.max(-1, keepdims=True)
-    probabilities = np.exp(log_softmax(scores)).astype(np.float32)
-    kept = kept_by_truncation(jnp.array(scores), jnp.array(probabilities),
-                              SamplingParams(1.0, np.int32(top_k), np.float32(top_p)))
-    np.testing.assert_array_equal(kept, kept_by_sorting(scores, top_k, top_p))
+    np.testing.assert_array_equal(
+        jax.jit(kept)(scores, SamplingParams(np.float32(1), np.int32(top_k), np.float32(top_p), np.float32(min_p))),
+        kept_by_sorting(scores, top_k, top_p, min_p))
 
 
 def test_truncation_keeps_ties_and_extremes():
-    scores = jnp.array([[0.0, 0.0, -1.0, -1e30], [0.0, -80.0, -90.0, -1e38]])
-    probabilities = jax.nn.softmax(scores)
-    np.testing.assert_array_equal(kept_by_truncation(scores, probabilities, SamplingParams(1.0, 1, 1.0)),
+    scores = np.array([[0.0, 0.0, -1.0, -1e30], [0.0, -80.0, -90.0, -1e38]], np.float32)
+    np.testing.assert_array_equal(kept(scores, SamplingParams(top_k=1)),
                                   [[True, True, False, False], [True, False, False, False]])
-    assert kept_by_truncation(scores, probabilities, SamplingParams(1.0, 4, 1.0)).all()
+    assert kept(scores, SamplingParams(top_k=4)).all()
+    assert kept(scores, SamplingParams()).all()
+    assert [SamplingParams(*p).truncates for p in ((), (0.5,), (1, 3), (1, 0, 0.9), (1, 0, 1, 0.1))] == [
+        False, False, True, True, True]
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
-def test_frequencies_follow_the_distribution(temperature):
-    logits = jnp.array([1.0, 0.0, -1.0, 2.0])
-    count = 20_000
-    sampled = sample_tokens(jnp.broadcast_to(logits, (count, 4)), jax.random.key(1),
-                            jnp.arange(count, dtype=jnp.uint32), jnp.zeros(count, jnp.int32),
-                            SamplingParams(temperature), truncate=False)
-    expected = np.exp(log_softmax(np.asarray(logits) / temperature))
-    observed = np.bincount(sampled.token, minlength=4) / count
-    np.testing.assert_allclose(observed, expected, atol=5 * np.sqrt(0.25 / count))
+def frequencies(logits, count, params=None, truncate=False):
+    """Counts [V] of `count` draws, each of its own stream."""
+    params = SamplingParams() if params is None else params
+    rows = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (count, len(logits)))
+    sampled = draw(rows, jnp.arange(count, dtype=jnp.uint32), jnp.zeros(count, jnp.int32), params, truncate=truncate)
+    return np.bincount(sampled.token, minlength=len(logits))
+
+
+def assert_follows(counts, probabilities):
+    """Pearson's chi-square over the tokens expected at least 5 times, the rest as one: no more than 5 standard
+    deviations above its mean. Nothing impossible was drawn."""
+    assert counts[probabilities == 0].sum() == 0
+    expected = counts.sum() * probabilities
+    common = expected >= 5
+    a = np.append(counts[common], counts[~common].sum())
+    b = np.append(expected[common], max(expected[~common].sum(), 1e-9))
+    freedom = len(a) - 1
+    assert ((a - b) ** 2 / b)[b > 1].sum() < freedom + 5 * np.sqrt(2 * freedom) + 5
+
+
+@pytest.mark.parametrize("vocabulary", [2, 4, 31, 33, 512])
+def test_frequencies_follow_the_distribution(vocabulary):
+    """Also where the vocabulary is not a multiple of the search's blocks."""
+    logits = np.random.default_rng(vocabulary).normal(0, 1.5, vocabulary).astype(np.float32)
+    for temperature in (0.5, 1.7):
+        assert_follows(frequencies(logits, 20_000, SamplingParams(np.float32(temperature))),
+                       np.exp(log_softmax(logits / temperature)))
+
+
+def test_frequencies_of_a_large_vocabulary_with_impossible_tokens():
+    """5,000 entries in blocks, some blocks without a possible token, some of almost no probability."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, 5_000).astype(np.float32)
+    width = block_width(5_000)
+    logits[rng.random(5_000) < 0.3] = -1e30
+    logits[3 * width:5 * width] = -1e30
+    logits[:width] = -60.0
+    logits[-3:] = -1e30
+    assert_follows(frequencies(logits, 8_000), np.exp(log_softmax(logits)))
+    params = SamplingParams(np.float32(1), np.int32(50), np.float32(0.9), np.float32(0.05))
+    keep = kept_by_sorting(logits[None], 50, 0.9, 0.05)[0]
+    probabilities = np.where(keep, np.exp(log_softmax(logits)), 0)
+    assert_follows(frequencies(logits, 1_500, params, truncate=True), probabilities / probabilities.sum())
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.sampled_from([0.0, 1e-30, 1e-7, 0.3, 1.0, 7.0]), min_size=1, max_size=40).filter(any),
+       st.sampled_from([0.0, 1e-7, 0.5, 1 - 2**-23]))
+def test_nothing_of_weight_zero_is_picked(weights, uniform):
+    padded = np.zeros(40, np.float32)
+    padded[:len(weights)] = weights
+    index = int(jax.jit(pick)(padded[None], np.array([uniform], np.float32))[0])
+    assert padded[index] > 0
+    below = float(padded[:index].astype(np.float64).sum() / padded.astype(np.float64).sum())
+    assert below <= uniform + 1e-5
 
 
 def test_logprob_truncated_logprob_and_entropy():
     logits = np.random.default_rng(0).normal(0, 2, (50, 9)).astype(np.float32)
-    sampled = sample_tokens(jnp.array(logits), jax.random.key(0), jnp.arange(50, dtype=jnp.uint32),
-                            jnp.zeros(50, jnp.int32), SamplingParams(0.8, 3, 0.9), truncate=True)
+    sampled = draw(logits, jnp.arange(50, dtype=jnp.uint32), jnp.zeros(50, jnp.int32),
+                   SamplingParams(0.8, 3, 0.9, 0.1), truncate=True)
     logp = log_softmax(logits / np.float32(0.8))
     token = np.asarray(sampled.token)
-    kept = kept_by_sorting(logits / np.float32(0.8), 3, 0.9)
+    kept = kept_by_sorting(logits / np.float32(0.8), 3, 0.9, 0.1)
     assert kept[np.arange(50), token].all()
     np.testing.assert_allclose(sampled.logprob, logp[np.arange(50), token], atol=1e-5)
     inside = np.log(np.where(kept, np.exp(logp), 0).sum(-1))
@@ -75,20 +136,18 @@ def test_logprob_truncated_logprob_and_entropy():
 
 
 def test_greedy_takes_the_mode_and_reports_temperature_one():
-    logits = jnp.array([[0.0, 3.0, 1.0]])
-    sampled = sample_tokens(logits, jax.random.key(0), jnp.zeros(1, jnp.uint32), jnp.zeros(1, jnp.int32),
-                            SamplingParams(0.0), truncate=False)
+    logits = np.array([[0.0, 3.0, 1.0]], np.float32)
+    sampled = draw(logits, jnp.zeros(1, jnp.uint32), jnp.zeros(1, jnp.int32), SamplingParams(0.0))
     assert int(sampled.token[0]) == 1
     np.testing.assert_allclose(sampled.logprob, log_softmax(logits)[0, 1:2], atol=1e-6)
 
 
 def test_a_token_depends_on_stream_and_position_only():
-    logits = jnp.array(np.random.default_rng(0).normal(0, 1, (6, 30)).astype(np.float32))
-    stream, position = jnp.array([3, 3, 5, 5, 3, 9], jnp.uint32), jnp.array([0, 1, 0, 1, 0, 2], jnp.int32)
-    draw = lambda rows: sample_tokens(logits[:1].repeat(len(rows), 0), jax.random.key(7), stream[rows],    # noqa: E731
-                                      position[rows], SamplingParams(), truncate=False).token
-    everything = np.asarray(draw(np.arange(6)))
-    assert everything[0] == everything[4]
-    assert len(set(everything[[0, 1, 2, 3, 5]])) > 1
-    for row in range(6):
-        assert draw(np.array([row]))[0] == everything[row]
+    logits = np.random.default_rng(0).normal(0, 1, (1, 30)).astype(np.float32).repeat(6, 0)
+    stream, position = np.array([3, 3, 5, 5, 3, 9], np.uint32), np.array([0, 1, 0, 1, 0, 2], np.int32)
+    tokens = np.asarray(draw(logits, stream, position, SamplingParams()).token)
+    assert tokens[0] == tokens[4]
+    assert len(set(tokens[[0, 1, 2, 3, 5]])) > 1
+    for order in ([5, 4, 3, 2, 1, 0], [2, 0, 5, 1, 4, 3]):
+        again = draw(logits, stream[order], position[order], SamplingParams()).token
+        np.testing.assert_array_equal(again, tokens[order])

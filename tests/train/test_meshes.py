@@ -1,0 +1,178 @@
+"""One optimizer step on six meshes: the same loss and gradient on all of them, and nothing travels that need not.
+
+The sizes of the model are such that every array that a collective could carry has a size of its own.
+"""
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from nft_jax.config import MeshConfig, ObjectiveConfig, OptimizerConfig
+from nft_jax.model import decoder
+from nft_jax.model.config import Compute, ModelConfig
+from nft_jax.parallel import make_mesh
+from nft_jax.preflight.hlo import collectives
+from nft_jax.train.objectives import resolve
+from nft_jax.train.state import init_state, make_optimizer, state_shardings
+from nft_jax.train.step import compile_score, compile_step
+from nft_jax.types import TrainBatch
+
+VOCAB, HIDDEN, FEED, LAYERS, HEADS, KV_HEADS, HEAD = 352, 48, 88, 3, 16, 2, 8
+MODEL = ModelConfig("qwen3", VOCAB, HIDDEN, FEED, LAYERS, HEADS, KV_HEADS, HEAD, max_positions=64, tie_embeddings=True,
+                    qk_norm=True, qkv_bias=True, initializer_range=0.1)
+MICRO, ROWS, LENGTH = 2, 8, 40
+ONE = (1, 1, 1, 1)
+MESHES = [(8, 1, 1, 1), (1, 8, 1, 1), (1, 2, 4, 1), (2, 2, 2, 1), (1, 2, 2, 2)]
+OPTIMIZER = OptimizerConfig(eps=1e-3, clip_norm=1e6)      # a tiny eps makes Adam a sign, which noise turns
+
+
+@cache
+def batch() -> TrainBatch:
+    """Two answers and padding in every row; the second micro-batch is full too."""
+    rng, shape = np.random.default_rng(0), (MICRO, ROWS, LENGTH)
+    starts = np.array([0, 17, 36])                         # of two segments and of the padding
+    segment = np.searchsorted(starts, np.arange(LENGTH), side="right")
+    positions = np.arange(LENGTH) - starts[segment - 1]
+    answer = (segment < 3) & (positions >= 5)
+    segments = np.broadcast_to(np.where(segment < 3, segment, 0), shape).astype(np.int32)
+    rewards = rng.integers(0, 2, (*shape[:2], 3))[..., segment - 1]
+    return TrainBatch(
+        tokens=rng.integers(0, VOCAB, shape).astype(np.int32), segment_ids=segments,
+        positions=np.broadcast_to(positions, shape).astype(np.int32),
+        weight=np.broadcast_to(answer / (answer.sum() * MICRO * ROWS), shape).astype(np.float32),
+        rewards=(rewards * answer).astype(np.float32), group_accuracy=np.full(shape, 0.4, np.float32),
+        group_std=np.full(shape, 0.5, np.float32),
+        old_logprobs=rng.normal(-np.log(VOCAB), 0.5, shape).astype(np.float32), num_micro=np.int32(MICRO))
+
+
+@dataclass(frozen=True)
+class Built:
+    """A mesh, the compiled step, and the state, tally and gradient norm that it returned."""
+    mesh: Any
+    step: Any
+    result: Any
+
+
+@cache
+def params():
+    return jax.device_get(decoder.init(MODEL, jax.random.key(0)))
+
+
+@cache
+def built(sizes) -> Built:
+    mesh = make_mesh(MeshConfig(*sizes), jax.devices()[:int(np.prod(sizes))])
+    optimizer = make_optimizer(OPTIMIZER)
+    placements = state_shardings(params(), optimizer, mesh)
+    state = jax.device_put(init_state(params(), optimizer), placements)
+    arguments = state, batch(), np.float32(1e-2), np.float32(0.9)
+    step = compile_step(mesh, placements, optimizer, compute=Compute(), model=MODEL, objective="nft",
+                        loss_config=resolve("nft", ObjectiveConfig())).lower(*arguments).compile()
+    return Built(mesh, step, jax.device_get(step(*arguments)))
+
+
+def assert_close(result, expected):
+    """Within 1e-5 of the largest number of each array."""
+    for (path, a), b in zip(jax.tree.leaves_with_path(result), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max(), err_msg=jax.tree_util.keystr(path))
+
+
+@pytest.mark.parametrize("sizes", MESHES)
+def test_loss_gradient_and_step_do_not_depend_on_the_mesh(sizes):
+    """Adam's first moment is a tenth of the gradient."""
+    (state, tally, norm), (expected, expected_tally, expected_norm) = built(sizes).result, built(ONE).result
+    adam, expected_adam = (next(s for s in x.opt_state if hasattr(s, "mu")) for x in (state, expected))
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(expected_adam.mu))
+    assert_close(adam.mu, expected_adam.mu)
+    assert_close((tally, norm), (expected_tally, expected_norm))
+    assert_close(state.params, expected.params)
+
+
+@cache
+def scored(sizes) -> np.ndarray:
+    mesh = built(sizes).mesh
+    placements = state_shardings(params(), make_optimizer(OPTIMIZER), mesh).params
+    values = compile_score(mesh, placements, model=MODEL, compute=Compute())(params(), batch(), np.float32(0.9))
+    return np.asarray(values) * (batch().weight > 0)
+
+
+@pytest.mark.parametrize("sizes", [(1, 2, 4, 1), (1, 2, 2, 2)])
+def test_score_does_not_depend_on_the_mesh(sizes):
+    assert_close(scored(sizes), scored(ONE))
+
+
+class Sizes:
+    """Numbers of elements of what may travel on a mesh, as each device has it after a gather."""
+
+    def __init__(self, data, fsdp, tensor, context):
+        rows, length, kv_heads = ROWS // (data * fsdp), LENGTH // context, max(KV_HEADS // tensor, 1)
+        self.query = HIDDEN * HEADS * HEAD // tensor       # of one layer; the output projection has the same size
+        self.key = HIDDEN * kv_heads * HEAD if KV_HEADS % tensor == 0 else HIDDEN * KV_HEADS * HEAD
+        self.gate = HIDDEN * FEED // tensor                # and up, and down
+        self.layer = 2 * self.query + 2 * self.key + 3 * self.gate
+        self.head = VOCAB * HIDDEN // tensor
+        self.states = rows * length * HIDDEN
+        self.keys = rows * kv_heads * LENGTH * HEAD        # of one layer, the whole row
+        self.per_token = ROWS * LENGTH                     # numbers that each token of a micro-batch has one of
+        self.small = 64 * self.per_token + 32 * LAYERS * HIDDEN        # tallies, norms and biases
+
+
+def arrays(text: str, devices: int):
+    """(kind, [elements of each result]) of the collectives between two or more devices, once each."""
+    for line in text.splitlines():
+        found = re.search(r"= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)\(", line)
+        alone = re.search(rf"replica_groups=(\{{\{{\d+\}}|\[{devices},1\])", line)
+        if found and not alone:
+            yield found[2], [int(np.prod([int(n) for n in dims.split(",") if n]))
+                             for dims in re.findall(r"[a-z]+\d*\[([\d,]*)\]", found[1])]
+
+
+@pytest.mark.parametrize("sizes", MESHES[1:])
+def test_only_one_layer_is_gathered_at_a_time(sizes):
+    """Kinds and sizes of every collective. Weights are gathered inside the scan over the layers, forward and again
+    backward, never stacked and never with the optimizer's moments; states and logits are not gathered at all."""
+    s, context = Sizes(*sizes), sizes[3]
+    gathered = [size for kind, found in arrays(built(sizes).step.as_text(), 8) if kind == "all-gather"
+                for size in found if size > s.per_token]
+    expected = [s.query] * 4 + [s.key] * 4 + [s.gate] * 6 + [s.head] + [s.keys] * (4 if context > 1 else 0)
+    shared = {s.query, s.key, s.gate, s.head, s.keys}
+    assert len(shared) == 5 and not shared & {s.states, s.states * context, s.layer}, "sizes must tell arrays apart"
+    if sizes[2] > KV_HEADS:        # the kv heads' weights are whole there: their gradients' parts are joined
+        expected += [s.key // sizes[1]] * 2
+    assert sorted(gathered) == sorted(expected)
+
+
+@pytest.mark.parametrize("sizes", MESHES)
+def test_bytes_that_travel_are_bounded(sizes):
+    """What one device receives in a micro-batch and the update after it. A reduce-scatter may be written as an
+    all-reduce and a slice, as the CPU compiler does; an all-reduce counts twice its size."""
+    (_, fsdp, tensor, context), s, word = sizes, Sizes(*sizes), 4
+    received = {t.kind: t.bytes for t in collectives(built(sizes).step.as_text(), 8)}
+    gradients = LAYERS * (s.layer + s.layer // fsdp) + 2 * s.head // fsdp
+    reduced = 2 * gradients + (2 * (9 * LAYERS + 2) * s.states if tensor > 1 else 0)
+    bounds = {
+        "all-gather": (2 * LAYERS * s.layer + s.head) * (fsdp > 1) + 4 * LAYERS * s.keys * (context > 1)
+        + 2 * LAYERS * s.key * (tensor > KV_HEADS),
+        "all-reduce": reduced,
+        "reduce-scatter": (s.head + 2 * LAYERS * s.keys) * (fsdp * context > 1),
+        "all-to-all": 2 * s.states * (fsdp > 1),
+        "collective-permute": 2 * LAYERS * s.key * (tensor > KV_HEADS),
+    }
+    for kind, size in received.items():
+        assert size <= word * (bounds[kind] + s.small), kind
+
+
+def test_a_device_of_eight_needs_a_fraction_of_the_memory():
+    one, eight = (built(sizes).step.memory_analysis() for sizes in (ONE, (1, 8, 1, 1)))
+    assert eight.argument_size_in_bytes < one.argument_size_in_bytes / 5
+    assert eight.temp_size_in_bytes < one.temp_size_in_bytes / 2
+
+
+def test_attention_and_products_are_divided_over_every_axis():
+    """Also where `tensor` exceeds the kv heads: a device has an eighth of the work, and what it does for others."""
+    work = {sizes: built(sizes).step.cost_analysis()["flops"] for sizes in (ONE, *MESHES)}
+    for sizes in MESHES:
+        assert work[sizes] < work[ONE] / 8 * (1.6 if sizes[2] > KV_HEADS else 1.25), sizes
