@@ -32,7 +32,7 @@ def test_one_micro_batch_keeps_one_gradient_and_the_state_is_updated_in_place(ti
     model = dataclasses.replace(tiny_model, hidden_size=64, intermediate_size=4096, num_layers=4)
     whole, arguments = peak(model, 2, 2, 16)
     several, _ = peak(model, 2, 1, 16)
-    assert whole < 4.5 * arguments / 3 < several
+    assert whole < 5 * arguments / 3 < several
 
 
 @pytest.mark.slow
