@@ -32,6 +32,7 @@ def compiled_once(tmp_path_factory):
     """The runs of this module share one device and a compilation cache."""
     patch = pytest.MonkeyPatch()
     patch.setattr("nft_jax.train.run.make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
+    patch.setattr("nft_jax.train.batch.SHORTEST_ROW", 64)
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = [getattr(jax.config, name) for name in names]
     for name, value in zip(names, (str(tmp_path_factory.mktemp("compiled")), 0.0), strict=True):
@@ -42,7 +43,7 @@ def compiled_once(tmp_path_factory):
     patch.undo()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def config(small_run, compiled_once):
     """Rows of 64 or 128 tokens."""
     def make(workdir, ahead=0, every=100):
@@ -55,31 +56,35 @@ def config(small_run, compiled_once):
     return make
 
 
-@pytest.fixture(autouse=True)
-def short_rows(monkeypatch):
-    monkeypatch.setattr("nft_jax.train.batch.SHORTEST_ROW", 64)
-
-
-def test_rows_are_late_and_nothing_is_compiled_after_the_start(config, tmp_path, monkeypatch):
-    """Batches use both row lengths; a row is written when its answers and those of the next step are; the timeline
-    holds the phases of the host and the programs of the devices."""
-    lengths, order = [], []
+@pytest.fixture(scope="module")
+def plain(config, tmp_path_factory):
+    """The folder of a run with a timeline; the row length of every batch, and how many files of answers there were when
+    each row was written."""
+    folder, lengths, order = tmp_path_factory.mktemp("plain"), [], []
     choose, write = loop.choose_shape, MetricsWriter.write
 
     def alternate(sizes, shapes):
-        """Long rows at first, short rows for the last two steps."""
-        lengths.append(shapes[0 if len(lengths) >= 6 and max(sizes) <= 64 else -1].row_length)
+        """Long rows at first, short rows in the last two steps."""
         assert choose(sizes, shapes) in shapes
-        return next(shape for shape in shapes if shape.row_length == lengths[-1])
+        shape = shapes[0 if len(lengths) >= 6 and max(sizes) <= 64 else -1]
+        lengths.append(shape.row_length)
+        return shape
 
     def note(self, step, metrics):
-        order.append((step, len(list((tmp_path / "run" / "rollouts").iterdir()))))
+        order.append((step, len(list((folder / "rollouts").iterdir()))))
         write(self, step, metrics)
 
-    monkeypatch.setattr(loop, "choose_shape", alternate)
-    monkeypatch.setattr(MetricsWriter, "write", note)
-    loop.train(config(tmp_path / "run"), verifier=ByLength(), quiet=True, profile=True)
-    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "choose_shape", alternate)
+        patch.setattr(MetricsWriter, "write", note)
+        loop.train(config(folder), verifier=ByLength(), quiet=True, profile=True)
+    return folder, lengths, order
+
+
+def test_rows_are_late_and_nothing_is_compiled_after_the_start(plain):
+    """Batches use both row lengths; a row is written when the answers of the step after it are."""
+    folder, lengths, order = plain
+    rows = read_metrics(folder / "metrics.jsonl")
     assert set(lengths[:6]) == {128} and set(lengths[6:]) >= {64}
     assert order == [(0, 0), (1, 2), (2, 3), (3, 4), (4, 4)]
     assert [row["step"] for row in rows] == list(range(STEPS + 1))
@@ -88,7 +93,10 @@ def test_rows_are_late_and_nothing_is_compiled_after_the_start(config, tmp_path,
         assert row["grad_norm/mean"] > 0 and row["tokens_per_second/train"] > 0
         phases = ("rollout", "verify", "score", "pack", "train", "write", "step")
         assert {f"seconds/{name}" for name in phases} <= set(row)
-    trace = next((tmp_path / "run" / "profile").rglob("perfetto_trace.json.gz"))
+
+
+def test_the_timeline_holds_the_phases_and_the_programs(plain):
+    trace = next((plain[0] / "profile").rglob("perfetto_trace.json.gz"))
     names = {event.get("name") for event in json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]}
     assert {"step", "rollout", "verify", "score", "pack", "train", "write"} <= names
     assert any("train_step" in str(name) for name in names)
@@ -99,20 +107,18 @@ def answers(folder, step):
     return {(row["prompt_index"], row["sample"]): row for row in table}
 
 
-def test_one_step_ahead_samples_with_the_parameters_of_before_the_update(config, tmp_path, monkeypatch):
+def test_one_step_ahead_samples_with_the_parameters_of_before_the_update(config, plain, tmp_path, monkeypatch):
     """Steps 1 and 2 train on answers of the first parameters, and old log-probs are those of the parameters that
     sampled; killed after step 2, the run ends bit by bit like one that was not."""
-    loop.train(config(tmp_path / "plain"), verifier=ByLength(), quiet=True)
     whole = tmp_path / "ahead"
     loop.train(config(whole, 1, every=1), verifier=ByLength(), quiet=True)
-    plain, ahead = (read_metrics(folder / "metrics.jsonl") for folder in (tmp_path / "plain", whole))
-    assert comparable(plain[1]) | {"groups/carried": 0} == comparable(ahead[1]) | {"groups/carried": 0}
+    usual, ahead = (read_metrics(folder / "metrics.jsonl") for folder in (plain[0], whole))
     first, second = answers(whole, 1), answers(whole, 2)
-    assert first == answers(tmp_path / "plain", 1) and second != answers(tmp_path / "plain", 2)
+    assert first == answers(plain[0], 1) and second != answers(plain[0], 2)
     assert {index for index, _ in first} == set(range(4)) and {index for index, _ in second} == set(range(4, 8))
     for row in second.values():
         np.testing.assert_allclose(row["old_logprobs"], row["logprobs"], atol=1e-4)
-    assert abs(ahead[2]["ratio/mean_positive"] - 1) > abs(plain[2]["ratio/mean_positive"] - 1)
+    assert abs(ahead[2]["ratio/mean_positive"] - 1) > abs(usual[2]["ratio/mean_positive"] - 1)
 
     finish = loop.finish_step
 
