@@ -38,6 +38,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--slots", type=int, default=0, help="answers decoded at the same time (0: the workload's)")
     parser.add_argument("--block-size", type=int, default=0,
                         help="decode steps between two looks of the host (0: the workload's)")
+    parser.add_argument("--new-tokens", type=int, default=1024, help="of every answer, on an accelerator")
     parser.add_argument("--remat", default="none", help="what the backward pass recomputes, on an accelerator")
     parser.add_argument("--profile", type=Path, help="trace one more repetition into this folder; its largest costs")
     parser.add_argument("--compare", type=Path, metavar="FILE", help="print the ratios of a file of results")
@@ -70,7 +71,7 @@ def measure(model: str, task: str, options: argparse.Namespace) -> dict:
     from experiments.benchmark_tasks import standard_case
     sizes = {"slots": options.slots, "micro": options.micro, "block_size": options.block_size}
     case = standard_case(model, task, **sizes) if options.device == "cpu" \
-        else accelerator_case(LARGE[model], task, remat=options.remat, **sizes)
+        else accelerator_case(LARGE[model], task, remat=options.remat, new_tokens=options.new_tokens, **sizes)
     return measure_case(case, argparse.Namespace(**vars(options) | {"model": model, "task": task}))
 
 

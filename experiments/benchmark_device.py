@@ -1,6 +1,6 @@
 """The benchmark on an accelerator: larger workloads in bfloat16, the device's own rates, and our share of them.
 
-rollout   answers of 1,024 tokens to prompts of 64 to 512, in 256 slots. The limit is memory: every decode step reads
+rollout   answers of 1,024 tokens (--new-tokens) to prompts of 64 to 512, in 256 slots. The limit is memory: every decode step reads
           the weights once and the keys and values of every slot; the share is that traffic over the measured copy
           bandwidth, over the whole rollout's wall time (prefill and the host included). rollout_var has lengths that
           vary and more answers than slots.
@@ -40,7 +40,7 @@ def accelerator_case(model: ModelConfig, task: str, *, slots: int = 0, micro: in
     if task == "train":
         tokens = rng.integers(FIRST_ID, model.vocab_size, (sequences, row_length)).astype(np.int32)
         examples = tuple(Example(row[:longest], row[longest:], float(i % 2), 0.5, 0.5) for i, row in enumerate(tokens))
-        return Case(model, compute, examples=examples, sequences=sequences, rows=micro or 2, row_length=row_length)
+        return Case(model, compute, examples=examples, sequences=sequences, rows=micro or 4, row_length=row_length)
     samples, rounds = 8, 3 if task == "rollout_var" else 1
     count = -(-slots * rounds // samples)
     prompts = tuple(Prompt(i, "", "", "", rng.integers(FIRST_ID, model.vocab_size, length).astype(np.int32))
@@ -146,7 +146,8 @@ def costs(folder: Path, most: int = 12) -> dict:
                 stats = dict(event.stats)
                 if "hlo_op" not in stats and not on_device:
                     continue
-                kind = kind_of(str(stats.get("hlo_op") or event.name))
+                # A GPU's kernels run in command buffers, which is all that their hlo_op says.
+                kind = kind_of(event.name if "Stream" in line.name else str(stats.get("hlo_op") or event.name))
                 if kind in CONTAINERS:
                     continue
                 spent[kind] += event.duration_ns / 1e6
