@@ -1,9 +1,9 @@
 """The benchmark on an accelerator: larger workloads in bfloat16, the device's own rates, and our share of them.
 
-rollout   answers of 1,024 tokens (--new-tokens) to prompts of 64 to 512, in 256 slots. The limit is memory: every decode step reads
-          the weights once and the keys and values of every slot; the share is that traffic over the measured copy
-          bandwidth, over the whole rollout's wall time (prefill and the host included). rollout_var has lengths that
-          vary and more answers than slots.
+rollout   answers of 1,024 tokens (--new-tokens) to prompts of 64 to 512, in 256 slots. The limit is memory: every
+          decode step reads the weights once and the keys and values of every slot; the share is that traffic over the
+          measured copy bandwidth, over the whole rollout's wall time (prefill and the host included). rollout_var has
+          lengths that vary and more answers than slots.
 train     an optimizer step on rows of 4,096 tokens. The limit is the matrix units: 6 x matmul parameters x tokens, and
           the causal attention, over the rate of an 8192-cubed bfloat16 product, over the step's wall time.
 """
