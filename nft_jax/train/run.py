@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -320,7 +320,8 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None, q
             if int(path.stem.removeprefix("step_")) > progress.step:
                 path.unlink()
         writer = MetricsWriter(folder, progress.step or -1)
-        with stop_on_signals() as stop, Console(config.steps, progress.step, quiet) as console:
+        with stop_on_signals() as stop, Console(config.steps, progress.step, quiet) as console, \
+                closing(Timeline(folder / "profile" if profile else None, console.say)) as timeline:
             for name, report in reports.items():
                 console.say(f"{name}: {report}")
             console.say(f"attention: {compute.attention} ({reason})")
@@ -328,7 +329,6 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None, q
             if not held_out:
                 console.say("evaluation: none (set evaluation.source to measure accuracy on held-out questions)")
             compile_programs(programs, console)
-            timeline = Timeline(folder / "profile" if profile else None, console.say)
             yield Run(
                 config=config, folder=folder, model=model, tokenizer=tokenizer, sampler=sampler, verifier=judge,
                 stream=stream, held_out=held_out, shapes=batch_shapes,
@@ -336,7 +336,6 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None, q
                 train_step=programs["train step"].function, checkpoints=checkpoints, writer=writer, compiles=compiles,
                 console=console, stop=stop, timeline=timeline, watcher=watcher,
             ), state, progress
-            timeline.close()
         writer.close()
     finally:
         watcher.close()
