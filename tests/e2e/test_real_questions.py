@@ -55,7 +55,7 @@ def config(small_run, folder, workdir, source):
                         template="{problem}\nPut your final answer within \\boxed{}."),
         rollout=RolloutConfig(prompts_per_step=4, samples_per_prompt=4, max_new_tokens=16, slots=16, block_size=8,
                               max_generation_batches=2),
-        batch=BatchConfig(updates_per_step=2, rows_per_micro_batch=8),
+        batch=BatchConfig(updates_per_step=2, row_length=320, rows_per_micro_batch=8),
         evaluation=EvaluationConfig(source=str(source), questions=2, samples=2, every=0),
         checkpoint=CheckpointConfig(every=1))
 
