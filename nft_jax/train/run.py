@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 import pyarrow.parquet as pq
+from jax.sharding import Mesh
 
 from nft_jax.checkpoint import Checkpoints, check_room
 from nft_jax.config import Config, MeshConfig
@@ -274,6 +275,20 @@ def restore_or_load(config: Config, model: ModelConfig, shapes: TrainState,
     return first(params), Progress()
 
 
+def choose_slots(config: Config, model: ModelConfig, mesh: Mesh, fresh: bool) -> tuple[Config, str]:
+    """The configuration with rollout.slots decided where it is 0 (automatic), and how, in words. A run that goes on
+    keeps the number it began with, whatever memory is free now: on accelerators the last bits of an answer's
+    log-probs may depend on it."""
+    if config.rollout.slots:
+        return config, ""
+    path = Path(config.folder) / "config.json"
+    if path.exists() and not fresh:
+        slots = json.loads(path.read_text()).get("rollout", {}).get("slots", 0)
+        if slots:
+            return replace(config, rollout=replace(config.rollout, slots=slots)), " (as the run began)"
+    return settle_slots(config, model, mesh), " (chosen from the free memory)"
+
+
 def compile_programs(programs: Mapping[str, Program], console: Console) -> None:
     """Every program of a run, compiled before its first step: jax keeps what it compiled ahead, so that the calls of
     the run find it (the metric `compiles` counts those that do not)."""
@@ -299,8 +314,7 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None, q
     model, tokenizer, eos, stream, held_out, reports = read_inputs(config)
     mesh = make_mesh(config.mesh)
     require_host_memory(config.policy.remat, mesh)
-    automatic = not config.rollout.slots
-    config = settle_slots(replace(config, mesh=MeshConfig(**mesh.shape)), model, mesh)
+    config, slots_note = choose_slots(replace(config, mesh=MeshConfig(**mesh.shape)), model, mesh, fresh)
     compute, reason = compute_of(config, model, mesh, mesh.devices.flat[0].platform)
     sampler = sampler_of(config, model, mesh, compute, tokenizer, eos)
     batch_shapes = shapes_of(config, data_parallel_size(mesh), model)
@@ -328,7 +342,7 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None, q
             for name, report in reports.items():
                 console.say(f"{name}: {report}")
             console.say(f"attention: {compute.attention} ({reason})")
-            console.say(f"rollout.slots: {sampler.slots}{' (chosen from the free memory)' if automatic else ''}")
+            console.say(f"rollout.slots: {sampler.slots}{slots_note}")
             if not held_out:
                 console.say("evaluation: none (set evaluation.source to measure accuracy on held-out questions)")
             compile_programs(programs, console)
