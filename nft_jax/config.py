@@ -29,7 +29,7 @@ class PolicyConfig:
     """Type of activations and matrix products. Parameters, logits, log-probs and reductions are float32."""
     remat: Remat = "none"
     """What the backward pass recomputes, from most memory to least: none, only the cheap work between the products with
-    weights; attention, every decoder block but its attention's output; block, every block (a third more compute);
+    weights; attention, every decoder block but what its attention leaves; block, every block (a third more compute);
     offload, as block, with the blocks' inputs waiting in the host's memory."""
     attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
     """Attention of whole sequences: splash (a TPU kernel), cudnn (an NVIDIA kernel, bfloat16), or xla (anywhere; keeps
@@ -101,10 +101,14 @@ class RolloutConfig:
     old_logprobs: Literal["auto", "trainer", "sampler", "truncated"] = "auto"
     """Which log-probs are pi_old in the ratio: recomputed by the trainer's own graph, the sampler's, or the sampler's
     after truncation. "auto" is trainer, and refuses top_k, top_p and min_p, where you must choose. The sampler's are
-    those of the distribution that was sampled: with kv_dtype or weight_dtype int8, of the quantised policy."""
+    those of the distribution that was sampled: with kv_dtype or weight_dtype int8, of the quantised policy. The metrics
+    mismatch/* compare the trainer's with the sampler's, so there are none with "sampler" and "truncated"."""
     rollout_ahead: Literal[0, 1] = 0
     """Steps between sampling and training. 1: a step trains on answers sampled before the step before it took its
-    optimizer steps; old log-probs are those of the parameters that sampled."""
+    optimizer steps; old log-probs are those of the parameters that sampled. It overlaps no decoding with training,
+    which take turns on the same devices, and the next answers are judged and scored (which of them to score, and how
+    many more to sample, hangs on their verdicts) before a step trains: judging hides behind decoding, with 0 and with
+    1. It is for studying training on answers one step old."""
 
     def __post_init__(self):
         for name in ("prompts_per_step", "samples_per_prompt", "max_new_tokens", "block_size",

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from nft_jax.metrics import answer_metrics
 from nft_jax.rollout.engine import Sampler
@@ -11,19 +12,26 @@ from nft_jax.verify import Verifier
 
 
 def judged_groups(sampler: Sampler, verifier: Verifier, params, prompts: Sequence[Prompt], samples: int, base_key,
-                  rollout_index: int, sampling: SamplingParams, *,
-                  progress: Callable[[int], None] | None = None) -> Iterator[Group]:
+                  rollout_index: int, sampling: SamplingParams, *, progress: Callable[[int], None] | None = None,
+                  phase: Callable[[str], AbstractContextManager] = nullcontext) -> Iterator[Group]:
     """K = `samples` judged answers to every prompt, in the order of the prompts. A group goes to the verifier as soon
-    as its last answer has ended; decoding does not wait for verdicts. All answers are there when this returns; a group
-    can be drawn as soon as it is judged."""
-    pending = {}
-    for position, rollouts in sampler.sample(params, prompts, samples, base_key, rollout_index, sampling,
-                                             progress=progress):
-        prompt = prompts[position]
-        verdicts = verifier.submit([r.text for r in rollouts], [prompt.gold] * samples, [prompt.problem] * samples)
-        pending[position] = rollouts, verdicts
-    return (Group(prompts[position], pending[position][0], tuple(pending[position][1].result()))
-            for position in range(len(prompts)))
+    as its last answer has ended, and is yielded as soon as it and all before it are judged; decoding waits for no
+    verdict. `phase` is entered around decoding as "rollout", around what is left to judge after it as "verify"."""
+    answers, submitted, judged = sampler.sample(params, prompts, samples, base_key, rollout_index, sampling,
+                                                progress=progress), {}, 0
+    while judged < len(prompts):
+        with phase("rollout"):
+            position, rollouts = next(answers, (None, ()))
+            if rollouts:
+                prompt = prompts[position]
+                submitted[position] = rollouts, verifier.submit(
+                    [r.text for r in rollouts], [prompt.gold] * samples, [prompt.problem] * samples)
+        while judged in submitted and (not rollouts or submitted[judged][1].done()):
+            with phase("verify"):
+                answered, verdicts = submitted.pop(judged)
+                group = Group(prompts[judged], answered, tuple(verdicts.result()))
+            judged += 1
+            yield group
 
 
 def evaluation_metrics(groups: Iterable[Group]) -> dict[str, float]:

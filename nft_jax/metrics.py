@@ -63,15 +63,16 @@ def mode_disagreement(groups: Sequence[Group], prefix: str = "") -> dict[str, fl
 
 
 def mismatch_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """How far the sampler's log-probs are from the trainer's, over the answers of the groups."""
+    """How far the sampler's log-probs are from the trainer's, over the answers of the groups: means over tokens, and
+    the share of tokens whose ratio, trainer's probability over sampler's, is outside [0.9, 1.1]."""
     if not groups:
         return {}
     differences = np.concatenate([old - rollout.logprobs for group in groups
                                   for old, rollout in zip(group.old_logprobs, group.rollouts, strict=True)])
-    ratios = np.exp(np.abs(differences))
+    ratios = np.exp(differences)
     return {"mismatch/mean": float(np.abs(differences).mean()),
             "mismatch/p95": float(np.quantile(np.abs(differences), 0.95)),
-            "mismatch/outside_10_percent": float((ratios > 1 / 0.9).mean())}
+            "mismatch/outside_10_percent": float(((ratios < 0.9) | (ratios > 1.1)).mean())}
 
 
 class CompileCounter:

@@ -52,6 +52,11 @@ def test_mismatch(groups):
     shifted = [dataclasses.replace(g, old_logprobs=tuple(r.logprobs + 0.2 for r in g.rollouts)) for g in groups]
     found = mismatch_metrics(shifted)
     assert found["mismatch/mean"] == pytest.approx(0.2, abs=1e-5) and found["mismatch/outside_10_percent"] == 1
+    ratios = (0.89, 0.91, 1.09, 1.105)               # of all tokens of a group: the first and the last are outside
+    shares = [mismatch_metrics([dataclasses.replace(
+        groups[0], old_logprobs=tuple(r.logprobs + np.log(ratio) for r in groups[0].rollouts))])
+        ["mismatch/outside_10_percent"] for ratio in ratios]
+    assert shares == [1, 0, 0, 1]
     assert mismatch_metrics([]) == {}
 
 

@@ -15,7 +15,7 @@ from nft_jax.types import Group, Prompt, Rollout, Verdict
 SCHEMA = pa.schema([
     ("prompt_index", pa.int64()), ("sample", pa.int32()), ("problem", pa.string()), ("prompt", pa.string()),
     ("text", pa.string()), ("gold", pa.string()), ("extracted", pa.string()), ("outcome", pa.string()),
-    ("reward", pa.float32()), ("reason", pa.string()), ("group_accuracy", pa.float64()), ("kept", pa.bool_()),
+    ("reward", pa.float64()), ("reason", pa.string()), ("group_accuracy", pa.float64()), ("kept", pa.bool_()),
     ("finish_reason", pa.string()), ("prompt_tokens", pa.list_(pa.int32())), ("tokens", pa.list_(pa.int32())),
     ("logprobs", pa.list_(pa.float32())), ("truncated_logprobs", pa.list_(pa.float32())),
     ("entropies", pa.list_(pa.float32())), ("old_logprobs", pa.list_(pa.float32())),

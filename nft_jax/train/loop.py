@@ -76,21 +76,24 @@ def collect(run: Run, params, progress: Progress, rollout_index: int, clock: Clo
     """The first prompts_per_step groups with unequal rewards, in the order of the prompt stream.
 
     First come the groups carried over, then new ones until prompts_per_step are there or max_generation_batches have
-    been asked for; a further batch has as many prompts as the share accepted so far calls for. Every new group is
-    scored at once, by the parameters that sampled it; surplus is carried.
+    been asked for; a further batch has as many prompts as the share accepted so far calls for. That share is known
+    when the batch is judged, so at its end, as the longest answers are decoded, slots stay empty: filling them with
+    prompts that may not be needed would make what a step generates depend on which answer ended first. Every new group
+    is scored by the parameters that sampled it; surplus is carried.
     """
     rollout = run.config.rollout
     sampling = SamplingParams(rollout.temperature, rollout.top_k, rollout.top_p, rollout.min_p)
     key = jax.random.fold_in(jax.random.key(run.config.seed), TRAINING)
     accepted, seen, share = list(progress.carried), [], 1.0
+    with clock.phase("rollout"):
+        weights = run.sampler.cast(params)
     for _ in range(rollout.max_generation_batches):
         missing = rollout.prompts_per_step - len(accepted)
         if missing <= 0:
             break
-        with clock.phase("rollout"):
-            prompts = run.stream.take(min(rollout.prompts_per_step, math.ceil(missing / share)))
-            judged = judged_groups(run.sampler, run.verifier, run.sampler.cast(params), prompts,
-                                   rollout.samples_per_prompt, key, rollout_index, sampling)
+        prompts = run.stream.take(min(rollout.prompts_per_step, math.ceil(missing / share)))
+        judged = judged_groups(run.sampler, run.verifier, weights, prompts, rollout.samples_per_prompt, key,
+                               rollout_index, sampling, phase=clock.phase)
         groups = score(run, params, judged, clock)
         clock.sampled += sum(len(r.tokens) for group in groups for r in group.rollouts)
         seen += groups
@@ -103,7 +106,8 @@ def collect(run: Run, params, progress: Progress, rollout_index: int, clock: Clo
 
 def score(run: Run, params, judged: Iterator[Group], clock: Clock) -> list[Group]:
     """All groups in their order, those with unequal rewards with `old_logprobs`: by the trainer's own graph, or the
-    sampler's where the configuration says so. The devices score the first groups while the last are being judged."""
+    sampler's where the configuration says so. The first groups are packed and handed to the devices while the last are
+    being sampled and judged (what decoding then waits for them is in seconds/rollout)."""
     choice = run.config.rollout.old_logprobs
     groups, waiting, parts = [], [], []
 
@@ -113,11 +117,7 @@ def score(run: Run, params, judged: Iterator[Group], clock: Clock) -> list[Group
                                        for i in part for r in groups[i].rollouts])
             parts.append((part, places, run.score(params, batch, run.config.rollout.temperature)))
 
-    while True:
-        with clock.phase("verify"):
-            group = next(judged, None)
-        if group is None:
-            break
+    for group in judged:
         groups.append(group)
         if group.has_signal:
             waiting.append(len(groups) - 1)
@@ -212,14 +212,14 @@ def finish_step(run: Run, state: TrainState, progress: Progress, rollouts: Rollo
     run.row = row
     evaluates = progress.step == config.steps or bool(
         config.evaluation.every and progress.step % config.evaluation.every == 0)
+    saves = progress.step % config.checkpoint.every == 0
+    if (evaluates or saves) and row.trained is not None:
+        row.trained.result()               # so that it is in the seconds of this step, and not in those of what follows
     if evaluates and run.held_out:
-        if row.trained is not None:
-            row.trained.result()           # so that the time of the evaluation is its own
         with clock.phase("evaluate"):
             row.metrics |= evaluate(run, state.params, progress)
     progress.seconds += clock.total
     row.metrics |= {"seconds/step": clock.total, "compiles": run.compiles.take(), "memory/peak_mb": peak_memory_mb()}
-    saves = progress.step % config.checkpoint.every == 0
     if evaluates or saves:
         run.write_row()
     run.late_seconds = {}

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -304,7 +304,10 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None, q
 
     checkpoints, watcher, compiles = Checkpoints(folder / "checkpoints", config.checkpoint), Watcher(), CompileCounter()
     own_verifier = Verifier(config.verifier) if verifier is None else None
-    try:
+    with ExitStack() as closing:                 # whatever ends the run, last opened first
+        for part in (own_verifier, checkpoints, watcher):
+            if part is not None:
+                closing.callback(part.close)
         judge = verifier or own_verifier.start()
         state, progress = restore_or_load(config, model, shapes, checkpoints)
         stream.restore({"index": progress.cursor})
@@ -312,6 +315,7 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None, q
             if int(path.stem.removeprefix("step_")) > progress.step:
                 path.unlink()
         writer = MetricsWriter(folder, progress.step or -1)
+        closing.callback(writer.close)
         with stop_on_signals() as stop, Console(config.steps, progress.step, quiet) as console:
             for name, report in reports.items():
                 console.say(f"{name}: {report}")
@@ -321,6 +325,7 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None, q
                 console.say("evaluation: none (set evaluation.source to measure accuracy on held-out questions)")
             compile_programs(programs, console)
             timeline = Timeline(folder / "profile" if profile else None, console.say)
+            closing.callback(timeline.close)
             yield Run(
                 config=config, folder=folder, model=model, tokenizer=tokenizer, sampler=sampler, verifier=judge,
                 stream=stream, held_out=held_out, shapes=batch_shapes,
@@ -328,10 +333,3 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None, q
                 train_step=programs["train step"].function, checkpoints=checkpoints, writer=writer, compiles=compiles,
                 console=console, stop=stop, timeline=timeline, watcher=watcher,
             ), state, progress
-            timeline.close()
-        writer.close()
-    finally:
-        watcher.close()
-        checkpoints.close()
-        if own_verifier is not None:
-            own_verifier.close()

@@ -23,7 +23,7 @@ def assert_equal(a, b):
 @pytest.mark.parametrize("old", [True, False])
 def test_round_trip(old):
     rng = np.random.default_rng(0)
-    groups = [make_group(i, [1, 0, None, 0.5], rng=rng, old=old) for i in (4, 9)]
+    groups = [make_group(i, [1, 0, None, 0.1], rng=rng, old=old) for i in (4, 9)]
     for a, b in zip(from_bytes(to_bytes(groups)), groups, strict=True):
         assert_equal(a, b)
     assert from_bytes(to_bytes([])) == []
