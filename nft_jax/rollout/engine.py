@@ -116,6 +116,12 @@ def decode_block(params, config: ModelConfig, eos: tuple[int, ...], block_size: 
     return jax.lax.fori_loop(0, steps, one, (state, blank))
 
 
+def prefills_of(slots: int, longest: int, data_parallel: int) -> int:
+    """How many prompts, of at most `longest` tokens, a sampler of so many slots prefills together."""
+    prompts = max(1, min(max(1, slots // 4) // 4, PREFILL_TOKENS // longest))
+    return prompts - prompts % data_parallel if prompts >= data_parallel else prompts
+
+
 class Sampler:
     """Compiled sampling programs for one model and one set of sizes; `sample` may be called any number of times.
 
@@ -141,12 +147,10 @@ class Sampler:
         self.slots = -(-slots // data_parallel) * data_parallel
         self.admissions = max(1, self.slots // 4)
         self.prompt_buckets = buckets_up_to(max_prompt_tokens)
-        self.prefills = max(1, min(self.admissions // 4, PREFILL_TOKENS // self.prompt_buckets[-1]))
+        self.prefills = prefills_of(self.slots, self.prompt_buckets[-1], data_parallel)
         longest = max_prompt_tokens - 1 + max_new_tokens
         self.buckets = buckets or buckets_up_to(longest, max(128, longest // 16))
         self.delay = delay if delay is not None else int(mesh.devices.flat[0].platform != "cpu")
-        if self.prefills >= data_parallel:
-            self.prefills -= self.prefills % data_parallel
         self._shardings, self._entry_sharding = state_shardings(config, mesh), entry_sharding(config, mesh, None)
         self._weight_shardings = decode_weight_shardings(config, mesh, weight_dtype)
         self._stored = compute.dtype, kv_dtype == "int8"

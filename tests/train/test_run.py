@@ -4,28 +4,30 @@ from dataclasses import replace
 import jax
 import pytest
 
-from nft_jax.config import EvaluationConfig, MeshConfig, RolloutConfig
+from nft_jax.config import DataConfig, EvaluationConfig, MeshConfig, RolloutConfig
 from nft_jax.parallel import make_mesh
 from nft_jax.train import run
-from nft_jax.train.programs import truncations
+from nft_jax.train.programs import settle_on, truncations
 
 
-def test_automatic_slots_stay_what_they_were_when_the_run_began(small_run, tiny_model, tmp_path, monkeypatch):
+def test_automatic_slots_stay_what_they_were_when_the_run_began(small_run, tiny_model, tmp_path):
     """Whatever memory is free when it goes on; not after --fresh, and not where a number is asked for."""
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    automatic = small_run(tmp_path, rollout=RolloutConfig(max_new_tokens=32, slots=0))
-    free = {"slots": 24}
-    monkeypatch.setattr(run, "settle_slots", lambda config, *_: replace(
-        config, rollout=replace(config.rollout, slots=free["slots"])))
-    first, note = run.choose_slots(automatic, tiny_model, mesh, fresh=False)
-    assert first.rollout.slots == 24 and "free memory" in note
+    automatic = small_run(tmp_path, data=DataConfig(max_prompt_tokens=24), rollout=RolloutConfig(
+        prompts_per_step=64, max_new_tokens=32, slots=0))
+
+    def opened(config, fresh, free):
+        config, note = run.remembered_slots(config, fresh)
+        return settle_on(config, tiny_model, mesh, free), note
+
+    first, note = opened(automatic, False, 1 << 30)
+    assert first.rollout.slots > 100 and "free memory" in note
     run.claim_folder(run.Path(automatic.folder), first, fresh=False)
-    free["slots"] = 16
-    again, note = run.choose_slots(automatic, tiny_model, mesh, fresh=False)
+    again, note = opened(automatic, False, 1 << 20)
     assert again == first and "as the run began" in note
-    assert run.choose_slots(automatic, tiny_model, mesh, fresh=True)[0].rollout.slots == 16
+    assert opened(automatic, True, 1 << 20)[0].rollout.slots < 100
     asked = replace(automatic, rollout=replace(automatic.rollout, slots=8))
-    assert run.choose_slots(asked, tiny_model, mesh, fresh=False) == (asked, "")
+    assert run.remembered_slots(asked, False) == (asked, "")
 
 
 @pytest.mark.parametrize(("changes", "expected"), [({}, [False]), ({"top_p": 0.9}, [False, True]),
