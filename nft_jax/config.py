@@ -29,7 +29,7 @@ class PolicyConfig:
     """Type of activations and matrix products. Parameters, logits, log-probs and reductions are float32."""
     remat: Remat = "none"
     """What the backward pass recomputes, from most memory to least: none, only the cheap work between the products with
-    weights; attention, every decoder block but its attention's output; block, every block (a third more compute);
+    weights; attention, every decoder block but what its attention leaves; block, every block (a third more compute);
     offload, as block, with the blocks' inputs waiting in the host's memory."""
     attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
     """Attention of whole sequences: splash (a TPU kernel), cudnn (an NVIDIA kernel, bfloat16), or xla (anywhere; keeps

@@ -217,8 +217,9 @@ def hidden_states(params, config: ModelConfig, tokens, positions, segment_ids, c
 
     A token attends to the tokens before it in its own segment. For the backward pass remat "none" keeps the
     products with the weights, and recomputes what lies between them (elementwise work, attention scores: computing
-    these again is cheaper than writing and reading them); "attention" keeps the input of each layer and the output of
-    its attention; "block" no more than the input of each layer, "offload" the same in the host's memory.
+    these again is cheaper than writing and reading them); "attention" keeps the input of each layer and what its
+    attention leaves (the output; a kernel also wants queries, keys and values); "block" no more than the input of each
+    layer, "offload" the same in the host's memory.
 
     On a mesh the rows lie over the data axes and the tokens over `context`, all through the layers, and each layer's
     weights are gathered when it is their turn.
@@ -244,7 +245,9 @@ def hidden_states(params, config: ModelConfig, tokens, positions, segment_ids, c
         return constrain(x, mesh, "batch", "context", None), None
 
     x = embed(params, config, tokens, compute)
-    if compute.attention != "xla" and compute.remat in ("none", "attention"):
+    # (Where layers differ, cuDNN's mask would be kept once for each of them.)
+    differ = 0 < len(config.local_layers) < config.num_layers
+    if compute.remat in ("none", "attention") and compute.attention in (("splash",) if differ else ("splash", "cudnn")):
         x, _ = scan_layers(layer_around_kernel, x, params, config)
     else:
         x, _ = scan_layers(layer, x, params, config, kept)

@@ -111,12 +111,16 @@ def save_tokenizer(tokenizer, folder: str | os.PathLike) -> None:
 
 def eos_token_ids(folder: str | os.PathLike, tokenizer) -> tuple[int, ...]:
     """Ids that end an answer, in ascending order: eos_token_id of generation_config.json (when there is one) and the
-    tokenizer's own."""
+    tokenizer's own. Raises InputError for ids that are none of the model's: no answer would ever end by them."""
     path = Path(folder) / "generation_config.json"
     value = read_json(path).get("eos_token_id") if path.exists() else None
     ids = value if isinstance(value, list) else [] if value is None else [value]
     if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
         raise InputError(f"{path}: eos_token_id is {value!r}: it must be an integer or a list of integers.")
+    size = read_config(folder).vocab_size
+    if not all(0 <= i < size for i in ids):
+        raise InputError(f"{path}: eos_token_id is {value!r}, but the model has the ids 0 to {size - 1}: use the "
+                         "generation_config.json of this model.")
     return tuple(sorted({*ids, tokenizer.eos_token_id}))
 
 

@@ -17,7 +17,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -87,11 +87,14 @@ def check_weights(folder: str | os.PathLike, config: ModelConfig) -> dict[str, S
         try:
             with safe_open(folder / file, "numpy") as handle:
                 views = ((name, handle.get_slice(name)) for name in handle.keys())  # noqa: SIM118
-                found |= {name: (folder / file, tuple(view.get_shape()), view.get_dtype()) for name, view in views}
+                here = {name: (folder / file, tuple(view.get_shape()), view.get_dtype()) for name, view in views}
         except FileNotFoundError:
             problems.append(f"{file} is missing")
         except (SafetensorError, OSError) as error:
             problems.append(f"{file} is damaged or cut short ({first_line(error)})")
+        else:
+            problems += [f"{name} is in {file} and in {found[name][0].name}" for name in sorted(here.keys() & found)]
+            found |= here
     if problems:        # what a missing file holds would only drown its name
         raise InputError(f"{folder}: {'; '.join(problems)}. Download or copy the model again.")
     expected = {name: tensor.shapes(config)[1] for name, tensor, _ in _hf_order(config)}
@@ -129,7 +132,8 @@ def same_bits(file: Path, name: str, other_file: Path, other: str) -> bool:
 
 def load_params(folder: str | os.PathLike, config: ModelConfig | None = None, dtype=jnp.float32,
                 shardings=None) -> dict:
-    """The folder's weights as the tree that `decoder.init` gives, in `dtype` (None: as the files have them).
+    """The folder's weights as the tree that `decoder.init` gives, in `dtype` (None: as the files have them; a parameter
+    whose layers differ in type takes one that holds all of them).
 
     `shardings`: a tree like the parameters, of jax.sharding.Sharding; None leaves them on the default device. In a run
     of several processes each reads what its devices hold. Raises the InputErrors of `check_weights` before anything
@@ -141,7 +145,8 @@ def load_params(folder: str | os.PathLike, config: ModelConfig | None = None, dt
     for tensor in tensors_of(config):
         sharding = _leaf(shardings, tensor.path) if shardings is not None else None
         load = _load_stacked if tensor.layered else _load_single
-        kind = stored[tensor.name.format(0)].dtype if dtype is None else dtype
+        layers = range(config.num_layers if tensor.layered else 1)
+        kind = dtype or np.dtype(reduce(jnp.promote_types, (stored[tensor.name.format(i)].dtype for i in layers)))
         _put(params, tensor.path, load(stored, tensor, config, kind, sharding))
     return params
 

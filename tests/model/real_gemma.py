@@ -103,7 +103,8 @@ def main() -> int:
         prompts = [tokenizer(text)["input_ids"] for text in PROMPTS]
         answers, our_logits = ours(Path(folder), tokenizer, prompts)
         different = 0
-        print("prompt tokens | same of 32 | smallest gap of the best two | largest |logit|, |ours - eager|, |sdpa - eager|")
+        print("prompt tokens | same of 32 | smallest gap of the best two | "
+              "largest |logit|, |ours - eager|, |sdpa - eager|")
         for prompt, answer in zip(prompts, answers, strict=True):
             expected, logits, gap = theirs(model, prompt)
             same = next((i for i in range(NEW_TOKENS) if answer[i] != expected[i]), NEW_TOKENS)

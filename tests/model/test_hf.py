@@ -286,6 +286,13 @@ def test_eos_token_ids(value, ids, tokenizer_folder):
     assert hf.eos_token_ids(folder, hf.load_tokenizer(folder)) == ids
 
 
+def test_eos_token_ids_of_another_model(tokenizer_folder):
+    folder = tokenizer_folder()
+    (folder / "generation_config.json").write_text('{"eos_token_id": [3, 151645]}')
+    with pytest.raises(InputError, match="the model has the ids 0 to"):
+        hf.eos_token_ids(folder, hf.load_tokenizer(folder))
+
+
 def test_eos_token_ids_of_the_wrong_type(tokenizer_folder):
     folder = tokenizer_folder()
     (folder / "generation_config.json").write_text('{"eos_token_id": "<|end|>"}')

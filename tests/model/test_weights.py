@@ -1,6 +1,7 @@
 """How tensors come in and go out: in pieces, each process its part, and never much of them at once."""
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -142,6 +143,28 @@ def test_files_are_those_of_the_safetensors_writer(tmp_path):
     again = load_params(out, dtype=None)
     jax.tree.map(lambda a, b: a.dtype == b.dtype or pytest.fail(f"{a.dtype} is not {b.dtype}"), again, params)
     same(again, params)
+
+
+def test_layers_of_different_types_lose_nothing(tmp_path):
+    folder = tmp_path / "mixed"
+    shutil.copytree(FIXTURES / "qwen2_untied", folder)
+    tensors = load_file(folder / "model.safetensors")
+    first = "model.layers.0.mlp.up_proj.weight"
+    tensors[first] = tensors[first].astype(np.float16)
+    save_file(tensors, folder / "model.safetensors")
+    up = load_params(folder, dtype=None)["layers"]["up"]
+    assert up.dtype == np.float32
+    np.testing.assert_array_equal(up[1], tensors["model.layers.1.mlp.up_proj.weight"].T)
+
+
+def test_a_tensor_in_two_files_is_refused(tmp_path):
+    folder = tmp_path / "twice"
+    shutil.copytree(FIXTURES / "qwen3_untied_sharded", folder)
+    one, two, *_ = sorted(folder.glob("model-*.safetensors"))
+    name, array = next(iter(load_file(one).items()))
+    save_file(load_file(two) | {name: array}, two)
+    with pytest.raises(InputError, match=f"{name} is in {two.name} and in {one.name}"):
+        load_params(folder)
 
 
 def test_a_type_that_model_files_do_not_hold(tmp_path):

@@ -24,6 +24,9 @@ from nft_jax.types import TrainBatch
 VOCAB, HIDDEN, FEED, LAYERS, HEADS, KV_HEADS, HEAD = 352, 48, 88, 3, 16, 2, 8
 MODEL = ModelConfig("qwen3", VOCAB, HIDDEN, FEED, LAYERS, HEADS, KV_HEADS, HEAD, max_positions=64, tie_embeddings=True,
                     qk_norm=True, qkv_bias=True, initializer_range=0.1)
+GEMMA = ModelConfig("gemma3_text", VOCAB, HIDDEN, FEED, LAYERS, HEADS, KV_HEADS, HEAD, max_positions=64, qk_norm=True,
+                    initializer_range=0.1, local_layers=(0, 2), window=7, local_rope_theta=100.0, norm_offset=1.0,
+                    activation="gelu_tanh", sandwich_norms=True, scale_embeddings=True, final_softcap=3.0)
 MICRO, ROWS, LENGTH = 2, 8, 40
 ONE = (1, 1, 1, 1)
 MESHES = [(8, 1, 1, 1), (1, 8, 1, 1), (1, 2, 4, 1), (2, 2, 2, 1), (1, 2, 2, 2)]
@@ -58,18 +61,18 @@ class Built:
 
 
 @cache
-def params():
-    return jax.device_get(decoder.init(MODEL, jax.random.key(0)))
+def params(model=MODEL):
+    return jax.device_get(decoder.init(model, jax.random.key(0)))
 
 
 @cache
-def built(sizes) -> Built:
+def built(sizes, model=MODEL, remat="none") -> Built:
     mesh = make_mesh(MeshConfig(*sizes), jax.devices()[:int(np.prod(sizes))])
     optimizer = make_optimizer(OPTIMIZER)
-    placements = state_shardings(params(), optimizer, mesh)
-    state = jax.device_put(init_state(params(), optimizer), placements)
+    placements = state_shardings(params(model), optimizer, mesh)
+    state = jax.device_put(init_state(params(model), optimizer), placements)
     arguments = state, batch(), np.float32(1e-2), np.float32(0.9)
-    step = compile_step(mesh, placements, optimizer, compute=Compute(), model=MODEL, objective="nft",
+    step = compile_step(mesh, placements, optimizer, compute=Compute(remat=remat), model=model, objective="nft",
                         loss_config=resolve("nft", ObjectiveConfig())).lower(*arguments).compile()
     return Built(mesh, step, jax.device_get(step(*arguments)))
 
@@ -80,15 +83,26 @@ def assert_close(result, expected):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max(), err_msg=jax.tree_util.keystr(path))
 
 
-@pytest.mark.parametrize("sizes", MESHES)
-def test_loss_gradient_and_step_do_not_depend_on_the_mesh(sizes):
+def assert_same_step(result, one):
     """Adam's first moment is a tenth of the gradient."""
-    (state, tally, norm), (expected, expected_tally, expected_norm) = built(sizes).result, built(ONE).result
+    (state, tally, norm), (expected, expected_tally, expected_norm) = result, one
     adam, expected_adam = (next(s for s in x.opt_state if hasattr(s, "mu")) for x in (state, expected))
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(expected_adam.mu))
     assert_close(adam.mu, expected_adam.mu)
     assert_close((tally, norm), (expected_tally, expected_norm))
     assert_close(state.params, expected.params)
+
+
+@pytest.mark.parametrize("sizes", MESHES)
+def test_loss_gradient_and_step_do_not_depend_on_the_mesh(sizes):
+    assert_same_step(built(sizes).result, built(ONE).result)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(2, 2, 2, 1), (1, 2, 2, 2)])
+def test_local_layers_soft_cap_and_a_head_of_its_own_on_meshes(sizes):
+    """Everything that Gemma 3 adds, with both kinds of layers, every block computed again in the backward pass."""
+    assert_same_step(built(sizes, GEMMA, "block").result, built(ONE, GEMMA).result)
 
 
 @cache
