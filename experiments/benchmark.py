@@ -26,6 +26,8 @@ from pathlib import Path
 from experiments.benchmark_compare import OURS, compare, read_lines
 from experiments.peers.common import MODELS, TASKS, add_options, emit, limit_threads, repeat, result
 
+ACCELERATOR_MODELS = ("half", "one_and_half")            # their shapes: `experiments.benchmark_device.MODELS`
+ACCELERATOR_TASKS = ("rollout", "rollout_var", "train")
 MODEL_NAMES = (*MODELS, "one_and_half")
 
 
@@ -46,9 +48,22 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     given = add_options(parser).parse_args(arguments)
     if not given.task and given.compare is None:
         parser.error("give --task or --compare")
-    if given.device == "cpu" and "one_and_half" in given.model:
-        parser.error("--model one_and_half is for accelerators: add --device gpu")
+    check_device(parser, given)
     return given
+
+
+def check_device(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    """Refuses the models and tasks that the device has no workload for."""
+    on_cpu = given.device == "cpu"
+    tasks = [task for task in given.task if task != "verify"]
+    models = list(MODELS) if on_cpu else list(ACCELERATOR_MODELS)
+    allowed = TASKS if on_cpu else ACCELERATOR_TASKS
+    for name, found, known in (("model", given.model if tasks else [], models), ("task", tasks, allowed)):
+        unknown = [value for value in found if value not in known]
+        if unknown:
+            other = "" if name == "task" or not on_cpu else ", or add --device gpu"
+            parser.error(f"--device {given.device} has no {name} {' '.join(unknown)}: write --{name} "
+                         f"{' or '.join(known)}{other}")
 
 
 def pin(threads: int, device: str) -> None:
@@ -91,10 +106,11 @@ def measure_case(case, options: argparse.Namespace) -> dict:
     if options.device != "cpu":
         more |= shares(task, timed, options)
     tokens, slot_tokens = task.tokens
-    return result(OURS, case.compute.dtype, options, timed, tokens=tokens, slot_tokens=slot_tokens, unit=task.unit,
+    line = result(OURS, case.compute.dtype, options, timed, tokens=tokens, slot_tokens=slot_tokens, unit=task.unit,
                   versions=versions(), setup_s=round(built, 2), platform=jax.devices()[0].device_kind,
                   slots=case.slots, block_size=case.block_size, rows=case.rows, row_length=case.row_length,
-                  compilation_cache=bool(jax.config.jax_compilation_cache_dir), check=task.check(), **more)
+                  compilation_cache=bool(jax.config.jax_compilation_cache_dir), **more)
+    return line | {"check": task.check()}                 # after the line, whose memory is that of what was timed
 
 
 def versions() -> dict[str, str]:

@@ -14,6 +14,7 @@ import time
 from argparse import Namespace
 from collections import Counter
 from pathlib import Path
+from statistics import median
 
 import jax
 import jax.numpy as jnp
@@ -103,12 +104,12 @@ def matmul_flops_per_second(size: int = 8192) -> float:
 
 
 def shares(task: Rollouts | Training, timed: Timed, options: Namespace) -> dict:
-    """What share of the device's rates the timed task reached; for training the optimizer step and the forward pass for
-    old log-probs are timed apart. With them the peak of device memory, where the backend tells."""
+    """What share of the device's rates the timed task reached, by medians; for training the optimizer step and the
+    forward pass for old log-probs are timed apart. With them the peak of device memory, where the backend tells."""
     case, out = task.case, {}
     if isinstance(task, Rollouts):
         bandwidth = copy_bytes_per_second()
-        seconds = min(took.wall for took in timed.steady)
+        seconds = median(took.wall for took in timed.steady)
         out |= {"copy_gb_per_s": round(bandwidth / 1e9, 1),
                 "bandwidth_share": round(rollout_bytes(case) / bandwidth / seconds, 4)}
     else:
@@ -116,7 +117,7 @@ def shares(task: Rollouts | Training, timed: Timed, options: Namespace) -> dict:
         out["matmul_tflops"] = round(matmul / 1e12, 1)
         for name, function, passes in (("step", task.update, 3), ("score", task.old_logprobs, 1)):
             apart = repeat(lambda _, function=function: function(case.examples), options, name)
-            seconds = min(took.wall for took in apart.steady)
+            seconds = median(took.wall for took in apart.steady)
             out |= {f"{name}_tokens_per_s": round(task.tokens[0] / seconds, 1),
                     f"{name}_mfu": round(train_flops(case, passes) / matmul / seconds, 4)}
     peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")

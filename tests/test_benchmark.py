@@ -10,6 +10,7 @@ import pytest
 
 from experiments import benchmark, scaling
 from experiments.benchmark_compare import TARGETS, compare, read_lines
+from experiments.benchmark_device import MODELS as ACCELERATOR_SHAPES
 from experiments.benchmark_device import (
     accelerator_case,
     copy_bytes_per_second,
@@ -28,6 +29,7 @@ from experiments.benchmark_tasks import (
     WrongResult,
     random_params,
     require_close,
+    require_logprobs,
     rows_for,
     standard_case,
 )
@@ -66,7 +68,8 @@ def test_a_result_has_its_keys_and_was_checked(case, options, end_to_end, monkey
     line = benchmark.measure_case(case, Namespace(**vars(options) | {"profile": tmp_path}))
     assert line.keys() >= KEYS and json.loads(json.dumps(line)) == line
     assert (line["tokens"], line["slot_tokens"], line["unit"]) == (17, 32, "new tokens/s")
-    assert 0 <= line["check"]["logprob_error"] < 1e-4
+    assert 0 <= line["check"]["logprob_error_mean"] <= line["check"]["logprob_error"] < 1e-4
+    assert 0 <= line["check"]["trainer_logprob_error"] < 1e-4 and 0 <= line["check"]["trainer_loss_error"] < 1e-4
     assert line["value"] > 0 and line["profile"]["costs"][0]["ms"] > 0
     assert [len(r.tokens) for r in end_to_end.rollouts.rollouts] == [8, 3, 1, 5]
 
@@ -76,7 +79,7 @@ def test_rollouts_that_are_wrong_stop_the_benchmark(case, end_to_end):
     rollouts.weights = rollouts.sampler.cast(random_params(case))
     rollouts.run(0)
     good = rollouts.rollouts
-    assert rollouts.logprob_error(random_params(case), good) < 1e-4
+    assert rollouts.logprob_error(random_params(case), good)["logprob_error"] < 1e-4
     tampered = replace(good[1], logprobs=good[1].logprobs + np.float32([0, 0, 1e-3]))
     with pytest.raises(WrongResult, match="log-probs"):
         rollouts.logprob_error(random_params(case), [good[0], tampered, *good[2:]])
@@ -95,10 +98,23 @@ def test_a_train_step_that_is_wrong_stops_the_benchmark(end_to_end):
         require_close(float("nan"), 1.0, "nothing")
 
 
+def test_wrong_old_logprobs_stop_the_benchmark(case, monkeypatch):
+    training, right = Training(case), Training.old_logprobs
+    monkeypatch.setattr(Training, "old_logprobs", lambda self, examples: [x + 1e-3 for x in right(self, examples)])
+    with pytest.raises(WrongResult, match="old log-probs"):
+        training.check()
+
+
+def test_many_small_differences_are_too_much():
+    assert require_logprobs(np.float32([0.2] + [0.001] * 99), "bfloat16", "")["logprob_error_mean"] < 0.02
+    with pytest.raises(WrongResult, match="mean of 100 tokens"):
+        require_logprobs(np.full(100, 0.05, np.float32), "bfloat16", "")
+
+
 def test_shares_of_the_device(end_to_end, options, monkeypatch):
     monkeypatch.setattr("experiments.benchmark_device.copy_bytes_per_second", lambda: 1e9)
     monkeypatch.setattr("experiments.benchmark_device.matmul_flops_per_second", lambda: 1e9)
-    timed = Timed([], [Seconds(4.0, 1.0), Seconds(2.0, 1.0)])
+    timed = Timed([], [Seconds(4.0, 1.0), Seconds(1.0, 1.0), Seconds(2.0, 1.0)])
     found = shares(end_to_end.rollouts, timed, options)
     assert found["bandwidth_share"] == round(rollout_bytes(end_to_end.case) / 1e9 / 2.0, 4)
     found = shares(end_to_end.training, timed, options)
@@ -173,6 +189,20 @@ def test_the_table_takes_medians_and_the_fastest_variant(tmp_path):
     assert len({target[:3] for target in TARGETS}) == len(TARGETS)
 
 
+def test_only_lines_of_one_platform_and_machine_are_compared():
+    lines = [line("nft_jax", "nano", "rollout", 300.0, platform="cpu", machine="A", compilation_cache=True),
+             line("nft_jax", "nano", "rollout", 9000.0, platform="NVIDIA H100", machine="A"),
+             line("nft_jax", "half", "rollout", 9000.0, "bfloat16", platform="NVIDIA H100", machine="A",
+                  bandwidth_share=0.7),
+             line("hf", "nano", "rollout", 100.0), line("hf", "nano", "rollout", 200.0, "static", machine="B"),
+             line("hf", "half", "rollout", 1.0, machine="A")]
+    text = compare(lines)
+    assert "| nano rollout | hf (plain) | 100 | 300 | 3.00 × | ≥ 3 ×, met |" in text
+    assert "hf (static)" not in text and "9,000" not in text
+    assert "| nano rollout | compile_s, from a compilation cache | 3.0 s |" in text
+    assert text.index("A (NVIDIA H100)") < text.index("| half rollout | bandwidth_share | 0.700 | ≥ 0.6, met |")
+
+
 def test_one_failure_does_not_stop_the_others(monkeypatch, capsys, tmp_path):
     def measure(model, task, options):
         if task == "train":
@@ -187,9 +217,24 @@ def test_one_failure_does_not_stop_the_others(monkeypatch, capsys, tmp_path):
     assert ["error" in json.loads(text) for text in out.read_text().splitlines()] == [True, False]
     assert "| nano rollout | hf (plain) | 100 | 500 | 5.00 × | ≥ 3 ×, met |" in capsys.readouterr().out
     assert benchmark.main(["--compare", str(peers), "--results", str(out)]) == 0
-    for wrong in ([], ["--task", "rollout", "--model", "one_and_half"]):
-        with pytest.raises(SystemExit):
-            benchmark.main(wrong)
+
+
+@pytest.mark.parametrize(("wrong", "way_out"), [
+    ("", "give --task or --compare"),
+    ("--task rollout --model one_and_half", "write --model nano or mini or half, or add --device gpu"),
+    ("--task rollout --device gpu", "--device gpu has no model nano: write --model half or one_and_half"),
+    ("--task e2e train_var train --device gpu --model half",
+     "--device gpu has no task e2e train_var: write --task rollout or rollout_var or train"),
+])
+def test_what_a_device_has_no_workload_for_is_refused(wrong, way_out, capsys):
+    with pytest.raises(SystemExit):
+        benchmark.main(wrong.split())
+    assert way_out in capsys.readouterr().err
+
+
+def test_every_accelerator_model_has_its_shape():
+    assert set(benchmark.ACCELERATOR_MODELS) == set(ACCELERATOR_SHAPES)
+    assert benchmark.parse(["--device", "gpu", "--model", "half", "--task", "train", "verify"]).model == ["half"]
 
 
 def test_the_figure_is_drawn_from_its_measurements(tmp_path):

@@ -77,6 +77,13 @@ def test_repetitions_are_counted_apart(capsys):
     assert len(repeat(calls.append, Namespace(warmup=0, reps=5, max_seconds=0.0), "").steady) == 1
 
 
+def test_the_warm_up_is_not_counted_as_time_spent(monkeypatch):
+    walls = iter([100.0, 1.0, 1.0, 1.0])
+    monkeypatch.setattr(Seconds, "since", lambda self, start: Seconds(next(walls), 0.0))
+    options = Namespace(warmup=1, reps=5, max_seconds=2.5)
+    assert len(repeat(lambda index: None, options, "").steady) == 3
+
+
 def test_rewards():
     assert even_share([2, 4, 5, 7]) == 0.5 and even_share([]) == 0
     advantages = rewards_to_advantages(np.array([0.0, 1.0, 0.5, 0.5]), 2)

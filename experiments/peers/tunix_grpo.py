@@ -16,10 +16,10 @@ from itertools import pairwise
 from experiments.peers.common import (
     EOS,
     MODELS,
-    PAD,
     PROMPT_LENGTH,
     TASKS,
     WORKLOADS,
+    NumberTokenizer,
     Seconds,
     Timed,
     emit,
@@ -32,25 +32,6 @@ from experiments.peers.common import (
     rollout_lengths,
     train_arrays,
 )
-
-
-class NumberTokenizer:
-    """ids as decimal numbers with spaces between them."""
-
-    def encode(self, text, **_):
-        return [int(word) for word in text.split()]
-
-    def decode(self, tokens, **_):
-        return " ".join(str(int(token)) for token in tokens)
-
-    def bos_id(self):
-        return 0
-
-    def eos_id(self):
-        return EOS
-
-    def pad_id(self):
-        return PAD
 
 
 def build(shape):
