@@ -24,6 +24,8 @@ FEWEST = 32              # where there are as many answers
 USABLE = 0.9             # share of the free memory that is planned with
 AROUND = 1.25            # keys and values, and what admitting to them and growing them takes for a moment
 VOCABULARY_ARRAYS = 4    # logits and what sampling makes of them, float32 [S, V]
+REMEDY = "lower rollout.max_new_tokens, use policy.compute_dtype bfloat16 or rollout.kv_dtype int8, or more devices " \
+         "(mesh.tensor, mesh.fsdp)"
 
 
 def useful_slots(answers: int) -> int:
@@ -53,15 +55,16 @@ def _entry_bytes(model: ModelConfig, entries: int, dtype: str, kv_dtype: str, te
     return 2 * model.num_layers * heads * one * entries
 
 
-def automatic_slots(free_bytes: int, bytes_per_slot: int, answers: int, data_parallel: int = 1) -> int:
+def automatic_slots(free_bytes: int, bytes_per_slot: int, answers: int, data_parallel: int = 1, *,
+                    field: str = "rollout.slots", remedy: str = REMEDY) -> int:
     """As many slots as are useful for so many answers and fit in `free_bytes` of each device, a multiple of the
-    devices among which they are divided. Raises InputError when not even one fits on each."""
+    devices among which they are divided. Raises InputError when not even one fits on each, with the names that the
+    caller's user knows: `field` and `remedy`."""
     fitting = int(free_bytes * USABLE) // bytes_per_slot
     if fitting < 1:
-        raise InputError(f"rollout.slots is 0 (automatic), but {max(free_bytes, 0) / 2**20:,.0f} MiB left on each "
+        raise InputError(f"{field} is 0 (automatic), but {max(free_bytes, 0) / 2**20:,.0f} MiB left on each "
                          f"device do not hold one answer of the longest kind ({bytes_per_slot / 2**20:,.0f} MiB): "
-                         "lower rollout.max_new_tokens, use policy.compute_dtype bfloat16 or rollout.kv_dtype int8, or "
-                         "more devices (mesh.tensor, mesh.fsdp).")
+                         f"{remedy}.")
     return min(-(-useful_slots(answers) // data_parallel), fitting) * data_parallel
 
 

@@ -91,9 +91,10 @@ def training_programs(config: Config, model: ModelConfig, mesh: Mesh, compute: C
 
 
 def truncations(config: Config) -> list[bool]:
-    """Whether answers are sampled without top-k and top-p, with them, or both ways (evaluation may differ)."""
-    evaluation = {config.evaluation.top_p < 1} if config.evaluation.source else set()
-    return sorted({config.rollout.truncates} | evaluation)
+    """Whether answers are sampled without top-k, top-p and min-p, with them, or both ways (evaluation may differ)."""
+    evaluation = config.evaluation
+    evaluates = {evaluation.top_p < 1 or evaluation.min_p > 0} if evaluation.source else set()
+    return sorted({config.rollout.truncates} | evaluates)
 
 
 def programs_of(config: Config, model: ModelConfig, mesh: Mesh, compute: Compute, sampler: Sampler,

@@ -266,6 +266,19 @@ def restore_or_load(config: Config, model: ModelConfig, shapes: TrainState,
     return first(params), Progress()
 
 
+def remembered_slots(config: Config, fresh: bool) -> tuple[Config, str]:
+    """The configuration, and how its slots are decided, in words. Where rollout.slots is 0 (automatic), a run that goes
+    on keeps the number it began with, whatever memory is free now: on accelerators the last bits of an answer's
+    log-probs may depend on it."""
+    if config.rollout.slots:
+        return config, ""
+    path = Path(config.folder) / "config.json"
+    slots = json.loads(path.read_text()).get("rollout", {}).get("slots", 0) if path.exists() and not fresh else 0
+    if not slots:
+        return config, " (chosen from the free memory)"
+    return replace(config, rollout=replace(config.rollout, slots=slots)), " (as the run began)"
+
+
 def compile_programs(programs: Mapping[str, Program], console: Console) -> None:
     """Every program of a run, compiled before its first step: jax keeps what it compiled ahead, so that the calls of
     the run find it (the metric `compiles` counts those that do not)."""
@@ -291,7 +304,7 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None, q
     model, tokenizer, eos, stream, held_out, reports = read_inputs(config)
     mesh = make_mesh(config.mesh)
     require_host_memory(config.policy.remat, mesh)
-    automatic = not config.rollout.slots
+    config, slots_note = remembered_slots(config, fresh)
     config = settle_on(config, model, mesh)
     compute, reason = compute_of(config, model, mesh, mesh.devices.flat[0].platform)
     sampler = sampler_of(config, model, mesh, compute, tokenizer, eos)
@@ -320,7 +333,7 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None, q
             for name, report in reports.items():
                 console.say(f"{name}: {report}")
             console.say(f"attention: {compute.attention} ({reason})")
-            console.say(f"rollout.slots: {sampler.slots}{' (chosen from the free memory)' if automatic else ''}")
+            console.say(f"rollout.slots: {sampler.slots}{slots_note}")
             if not held_out:
                 console.say("evaluation: none (set evaluation.source to measure accuracy on held-out questions)")
             compile_programs(programs, console)
