@@ -6,8 +6,9 @@
 
 Hardware: 256 chips of v5p (4x8x8) or more, or 64 H100 (`mesh.tensor` 4, `mesh.fsdp` takes the rest); the paper used
 16 x 8 H100. The same command on every host. Not yet run by us on accelerators.
-Estimate, preflight: 444 hours on 64 H100 with answers of 4,779 tokens on average
-(python -m nft_jax.preflight qwen2_5_32b --topology gpu:64xH100; --answer-tokens for others).
+Estimate, preflight, with answers of 4,779 tokens on average (--answer-tokens for others): 444 hours on 64 H100
+(python -m nft_jax.preflight qwen2_5_32b --topology gpu:64xH100), 213 on the v5p (--topology v5p:4x8x8
+--batch.rows-per-micro-batch 64).
 
 As `experiments.qwen2_5_math_7b`, whose docstring lists what differs from the official code and what `recommended`
 changes, but for
