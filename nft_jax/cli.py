@@ -5,17 +5,15 @@
 from __future__ import annotations
 
 import importlib
-import os
 import runpy
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import tyro
 
 from nft_jax.config import Config
 from nft_jax.preflight.devices import Topology
+from nft_jax.terminal import one_paragraph_errors
 from nft_jax.types import InputError
 
 
@@ -97,34 +95,9 @@ def experiment(name: str) -> Config:
     return config
 
 
-class one_paragraph_errors:
-    """InputError leaves the program as one paragraph on stderr and status 2, Ctrl-C with status 130; anything else
-    keeps its traceback."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind, error, trace) -> None:
-        if isinstance(error, InputError):
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
-        if isinstance(error, KeyboardInterrupt):
-            print("interrupted; the same command goes on from the newest checkpoint", file=sys.stderr)
-            sys.exit(130)
-
-
-def use_compilation_cache() -> Path:
-    """Compiled programs are kept between runs, in $JAX_COMPILATION_CACHE_DIR or ~/.cache/nft_jax/xla."""
-    import jax
-    folder = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or Path.home() / ".cache" / "nft_jax" / "xla")
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    return folder
-
-
 def run(arguments: Arguments, report: Callable[[Config, dict], None] | None = None) -> dict | None:
     """Train as the command line says; `report` gets the configuration and the summary. None after --dry-run."""
-    with one_paragraph_errors():
+    with one_paragraph_errors("the same command goes on from the newest checkpoint"):
         if arguments.dry_run:
             from nft_jax.preflight.dry_run import describe
             from nft_jax.train.run import preview, settle
@@ -135,7 +108,6 @@ def run(arguments: Arguments, report: Callable[[Config, dict], None] | None = No
         from nft_jax.verify import Verifier
         with Verifier(arguments.config.verifier) as verifier:        # its processes start now, before jax does
             from nft_jax.train.loop import train
-            use_compilation_cache()
             summary = train(arguments.config, fresh=arguments.fresh, verifier=verifier, profile=arguments.profile)
         if report is not None:
             report(arguments.config, summary)

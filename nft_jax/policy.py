@@ -4,7 +4,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from nft_jax.config import MeshConfig
 from nft_jax.model import decoder
-from nft_jax.model.config import ModelConfig
+from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.hf import (
     eos_token_ids,
     load_params,
@@ -25,6 +25,7 @@ from nft_jax.model.hf import (
     save_params,
     save_tokenizer,
 )
+from nft_jax.model.kernels import choose_attention
 from nft_jax.model.logprobs import token_logprobs
 from nft_jax.parallel import make_mesh, parameter_shardings
 from nft_jax.prompts import render
@@ -80,7 +81,7 @@ def sample(policy: Policy, prompts: Sequence[str | list[dict]], *, num_samples: 
 
     Returns len(prompts) * num_samples rollouts, those of a prompt side by side. An answer depends on the policy, its
     prompt and the prompt's position, the seed and the sample number, not on `slots` (answers decoded at a time).
-    temperature 0 is greedy.
+    temperature 0 is greedy. Everything is computed in the type of the parameters.
     """
     positions = policy.config.max_positions
     for name, value, holds, remedy in (
@@ -109,15 +110,30 @@ def sample(policy: Policy, prompts: Sequence[str | list[dict]], *, num_samples: 
     while room < longest:
         room *= 2
     room = min(room, positions - max_new_tokens)
-    key = room, max_new_tokens, slots
-    if key not in policy._samplers:
-        policy._samplers[key] = Sampler(
-            policy.config, policy.tokenizer, policy.eos, mesh=policy.mesh or make_mesh(MeshConfig(), jax.devices()[:1]),
-            slots=slots, block_size=16, max_prompt_tokens=room, max_new_tokens=max_new_tokens)
-    sampler = policy._samplers[key]
+    sampler = _sampler(policy, slots, room, max_new_tokens)
     groups = dict(sampler.sample(sampler.cast(policy.params), made, num_samples, jax.random.key(seed), 0,
                                  SamplingParams(temperature, top_k, top_p, min_p)))
     return [rollout for index in range(len(made)) for rollout in groups[index]]
+
+
+def _compute(policy: Policy) -> Compute:
+    """In the type of the parameters."""
+    return Compute(policy.params["embed"].dtype.name)
+
+
+def _sampler(policy: Policy, slots: int, max_prompt_tokens: int, max_new_tokens: int) -> Sampler:
+    """One for all calls of the same sizes. The key has everything of the policy that a sampler is made of, since
+    `dataclasses.replace` hands the dict on."""
+    compute, mesh = _compute(policy), policy.mesh or make_mesh(MeshConfig(), jax.devices()[:1])
+    key = (policy.config, policy.eos, id(policy.tokenizer), mesh, compute.dtype, slots, max_prompt_tokens,
+           max_new_tokens)
+    if key not in policy._samplers:
+        attention, _ = choose_attention("auto", mesh.devices.flat[0].platform, compute.dtype, policy.config.head_dim)
+        policy._samplers[key] = Sampler(
+            policy.config, policy.tokenizer, policy.eos, mesh=mesh, slots=slots, block_size=16,
+            max_prompt_tokens=max_prompt_tokens, max_new_tokens=max_new_tokens,
+            compute=replace(compute, attention=attention, mesh=mesh))
+    return policy._samplers[key]
 
 
 def _positions(tokens, lengths):
@@ -129,12 +145,14 @@ def logits(policy: Policy, tokens, lengths) -> jax.Array:
     """tokens [B, T] int, right-padded, lengths [B] -> logits [B, T, V] float32. For small inputs: all of it is in
     memory at once. What stands at and after a row's length is meaningless."""
     tokens = jnp.asarray(tokens, jnp.int32)
-    hidden = decoder.hidden_states(policy.params, policy.config, tokens, *_positions(tokens, lengths))
+    hidden = decoder.hidden_states(policy.params, policy.config, tokens, *_positions(tokens, lengths),
+                                   _compute(policy))
     return decoder.logits(policy.params, policy.config, hidden)
 
 
 def logprobs(policy: Policy, rollouts: Sequence[Rollout], *, temperature: float = 1.0) -> list[np.ndarray]:
-    """Log-probs [n] float32 of each rollout's tokens under the policy, by the training graph."""
+    """Log-probs [n] float32 of each rollout's tokens under the policy, by the training graph, in the type of
+    the parameters."""
     if not rollouts:
         return []
     sequences = [np.concatenate([r.prompt.tokens, r.tokens]) for r in rollouts]
@@ -143,6 +161,6 @@ def logprobs(policy: Policy, rollouts: Sequence[Rollout], *, temperature: float 
     for row, sequence in zip(tokens, sequences, strict=True):
         row[:len(sequence)] = sequence
     values, _ = token_logprobs(policy.params, policy.config, jnp.asarray(tokens), *_positions(tokens, lengths),
-                               temperature=temperature)
+                               temperature=temperature, compute=_compute(policy))
     values = np.asarray(values)
     return [row[len(r.prompt.tokens):n] for row, r, n in zip(values, rollouts, lengths, strict=True)]

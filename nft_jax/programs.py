@@ -5,9 +5,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+
+CACHED_SECONDS = 0.5      # programs that took so long to compile are kept
+
+
+def use_compilation_cache() -> None:
+    """Compiled programs are kept between processes: in the folder that jax has been told of
+    (JAX_COMPILATION_CACHE_DIR, jax_compilation_cache_dir), else in ~/.cache/nft_jax/xla."""
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "nft_jax" / "xla"))
+    name = "jax_persistent_cache_min_compile_time_secs"
+    jax.config.update(name, min(getattr(jax.config, name), CACHED_SECONDS))
 
 
 class Program(NamedTuple):

@@ -1,11 +1,16 @@
 """Eight virtual CPU devices for every test, set before jax is imported; small models made from nothing."""
 import os
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Compiling is most of the suite's time, and tests run each program once or twice.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):      # or training would write to the user's cache
+    _compiled = tempfile.TemporaryDirectory(prefix="nft_jax_compiled_")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
 
 from pathlib import Path
 
@@ -45,7 +50,7 @@ class NumberTokenizer:
         return [" ".join(map(str, sequence)) for sequence in sequences]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def number_tokenizer():
     return NumberTokenizer()
 

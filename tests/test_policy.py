@@ -1,5 +1,6 @@
 """The public face, on the embedded model: load, sample, verify, score, loss, save."""
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -7,6 +8,8 @@ import numpy as np
 import pytest
 
 import nft_jax
+from nft_jax.model import decoder
+from nft_jax.model.config import Compute
 
 ROOT = Path(__file__).parents[1]
 NANO = ROOT / "experiments" / "assets" / "nano"
@@ -105,6 +108,28 @@ def test_a_policy_split_over_a_mesh(policy, rollouts, stored, tmp_path):
         assert texts == [r.text for r in rollouts[:3]]
     np.testing.assert_allclose(nft_jax.logprobs(split, rollouts[:1])[0], rollouts[0].logprobs,
                                atol=1e-4 if stored == "float32" else 0.2)
+
+
+def test_a_policy_computes_in_the_type_of_its_parameters(policy, rollouts):
+    low = replace(policy, params=jax.tree.map(lambda w: w.astype("bfloat16"), policy.params))
+    answers = nft_jax.sample(low, ["12+34-5", "(20-7)%5"], num_samples=3, max_new_tokens=40, seed=1)
+    assert {sampler.compute.dtype for sampler in policy._samplers.values()} == {"float32", "bfloat16"}
+    for rollout, values in zip(answers, nft_jax.logprobs(low, answers), strict=True):
+        np.testing.assert_allclose(values, rollout.logprobs, atol=0.3)
+    tokens, lengths = np.array([answers[0].prompt.tokens]), np.array([len(answers[0].prompt.tokens)])
+    hidden = decoder.hidden_states(low.params, low.config, tokens, np.arange(lengths[0])[None], np.ones_like(tokens),
+                                   Compute("bfloat16"))
+    np.testing.assert_array_equal(nft_jax.logits(low, tokens, lengths),
+                                  decoder.logits(low.params, low.config, hidden))
+
+
+def test_a_policy_that_was_changed_gets_a_sampler_of_its_own(policy, rollouts):
+    """`dataclasses.replace` hands on the dict of samplers."""
+    capped = replace(policy, config=replace(policy.config, final_softcap=1e-3))
+    answer, = nft_jax.sample(capped, ["12+34-5"], max_new_tokens=40)
+    np.testing.assert_allclose(answer.logprobs, -np.log(policy.config.vocab_size), atol=0.01)
+    never = replace(policy, eos=(0,))
+    assert len(nft_jax.sample(never, ["12+34-5"], max_new_tokens=40, temperature=0)[0].tokens) == 40
 
 
 def test_the_example_of_the_readme_runs(tmp_path, monkeypatch):

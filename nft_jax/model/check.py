@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,8 +15,10 @@ import numpy as np
 
 from nft_jax.model import decoder
 from nft_jax.model.config import ModelConfig
-from nft_jax.model.hf import check_weights, load_params, load_tokenizer, read_config, resolve_folder, save_params
-from nft_jax.model.weights import Stored, same_bits
+from nft_jax.model.hub import resolve_folder
+from nft_jax.model.tokenizer import load_tokenizer
+from nft_jax.model.weights import Stored, check_weights, load_params, read_config, same_bits, save_params
+from nft_jax.terminal import one_paragraph_errors
 from nft_jax.types import InputError
 
 TOLERANCE = 1e-4             # of the logits, in units of the largest one
@@ -25,22 +26,19 @@ ROWS, LENGTH = 2, 24         # random tokens that both implementations read
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a line for each step. Returns 0 when all is well, 1 when something differs, 2 for bad input."""
+    """Print a line for each step. Returns 0 when all is well, 1 when something differs; bad input exits with 2."""
     parser = argparse.ArgumentParser(
         prog="python -m nft_jax.model.hf", description="Check a model folder in Hugging Face layout: its config, every "
         "tensor, a bitwise round trip through our parameters, the tokenizer, and, where torch is installed, our logits "
         "against those of transformers. Needs room for a copy in $TMPDIR and for the model in float32 on the first "
         "device (JAX_PLATFORMS=cpu takes the host's memory).")
     parser.add_argument("--check", metavar="FOLDER", required=True, help="the folder, or the name of a hub model")
-    try:
-        folder = resolve_folder(parser.parse_args(arguments).check)
-        sound = True
+    sound, asked = True, parser.parse_args(arguments).check
+    with one_paragraph_errors():
+        folder = resolve_folder(asked)
         for well, line in check(folder):
             sound &= well
             print(line if well else f"DIFFERS: {line}", flush=True)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     return 0 if sound else 1
 
 

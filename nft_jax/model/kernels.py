@@ -13,12 +13,13 @@ LANES = 128                       # lengths and head sizes of the TPU kernel are
 BLOCKS = (512, 256, LANES)        # tokens of a tile, by preference
 
 
-def choose_attention(requested: str, platform: str, dtype: str, head_dim: int) -> tuple[Attention, str]:
+def choose_attention(requested: str, platform: str, dtype: str, head_dim: int, *,
+                     present: bool = True) -> tuple[Attention, str]:
     """The implementation for a run, and the reason in words.
 
     requested: `policy.attention`; platform: that of the devices ("cpu", "gpu", "tpu"); dtype: of the activations. On a
-    GPU the kernel is tried on a few tokens before it is chosen. Raises InputError when the one that is requested cannot
-    run, with the reason.
+    GPU the kernel is tried on a few tokens before it is chosen; where the devices are not `present`, it is taken to run
+    if it has the type. Raises InputError when the one that is requested cannot run, with the reason.
     """
     kernel: Attention = {"tpu": "splash", "gpu": "cudnn"}.get(platform, "xla")
     if requested == "xla":
@@ -28,7 +29,7 @@ def choose_attention(requested: str, platform: str, dtype: str, head_dim: int) -
                          "auto or xla.")
     if kernel == "xla":
         return "xla", f"there is no kernel for the platform {platform}"
-    problem = cudnn_problem(dtype, head_dim) if kernel == "cudnn" else None
+    problem = (cudnn_problem(dtype, head_dim) if present else no_such_type(dtype)) if kernel == "cudnn" else None
     if problem is None:
         return kernel, f"the kernel of the platform {platform}"
     if requested == kernel:
@@ -36,10 +37,15 @@ def choose_attention(requested: str, platform: str, dtype: str, head_dim: int) -
     return "xla", f"cuDNN cannot: {problem}"
 
 
+def no_such_type(dtype: str) -> str | None:
+    """What keeps cuDNN's attention from running with these activations on any GPU; None if nothing does."""
+    return None if dtype in ("bfloat16", "float16") else f"it has no {dtype}, set policy.compute_dtype to bfloat16"
+
+
 def cudnn_problem(dtype: str, head_dim: int) -> str | None:
     """What keeps cuDNN's attention, forward and backward, from running on this process's GPU; None if it runs."""
-    if dtype not in ("bfloat16", "float16"):
-        return f"it has no {dtype}, set policy.compute_dtype to bfloat16"
+    if no_such_type(dtype):
+        return no_such_type(dtype)
     q, k = jnp.ones((1, 1, 2, 64, head_dim), dtype), jnp.ones((1, 1, 64, head_dim), dtype)
 
     def total(q, k, v):

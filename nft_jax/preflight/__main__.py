@@ -7,7 +7,8 @@ compiled ahead of time on abstract arrays; no weights, data or tokenizer are rea
 """
 import sys
 
-from nft_jax.cli import experiment, one_paragraph_errors, parse_preflight
+from nft_jax.cli import experiment, parse_preflight
+from nft_jax.terminal import one_paragraph_errors
 
 
 def main(arguments: list[str]) -> int:
@@ -26,7 +27,6 @@ def main(arguments: list[str]) -> int:
                            progress=lambda line: print(line, file=sys.stderr))
         print(text(report))
         return 0 if report.fits else 2
-    return 2
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ COMPUTATION = re.compile(r"^(ENTRY )?%?(\S+) \(.*\{\s*$")
 COLLECTIVE = re.compile(r"= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|ragged-all-to-all|"
                         r"collective-permute|collective-broadcast)(-start)?\(")
 ARRAY = re.compile(r"([a-z]+\d*)\[([\d,]*)\]")
-CALLED = re.compile(r"(?:body|calls|to_apply|true_computation|false_computation)=%?([^\s,)}]+)")
-BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+CALLED = re.compile(r"(?:body|calls|to_apply)=%?([^\s,)}]+)")
+BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}|(?:true|false)_computation=(%?[^\s,)}]+)")
+BRANCH = re.compile(r"[^\s,%]+")
 
 
 class Transfer(NamedTuple):
@@ -29,13 +30,13 @@ def collectives(text: str, devices: int) -> list[Transfer]:
     Bytes are those that a device receives when every other member of its group (n in all) sends its part once: the
     result times (n-1)/n for all-gather and all-to-all, twice that for all-reduce, n-1 results for reduce-scatter, the
     result for a permutation. What stands in a loop counts as often as the loop runs where its text tells (scans over
-    layers and chunks); a loop of unknown length, which is the walk over micro-batches, counts once.
+    layers and chunks); a loop of unknown length, which is the walk over micro-batches, counts once. Of a
+    conditional's branches the one that receives most counts, as if it were always taken.
     """
     computations, entry = _computations(text)
     totals: dict[str, list[int]] = {}
-    seen: set = set()
 
-    def walk(name: str, times: int, scope: str) -> None:
+    def walk(name: str, times: int, scope: str, totals: dict[str, list[int]], seen: set) -> None:
         for line in computations.get(name, ()):
             match = COLLECTIVE.search(line)
             if match:
@@ -50,15 +51,21 @@ def collectives(text: str, devices: int) -> list[Transfer]:
                     total[1] += times * size
             if " while(" in line:
                 body = _group(r"body=%?([^\s,)]+)", line)
-                walk(body, times * _trip_count(line, computations), body)
+                walk(body, times * _trip_count(line, computations), body, totals, seen)
             elif not match:
                 for called in CALLED.findall(line):
-                    walk(called, times, scope)
-                for branches in BRANCHES.findall(line):
-                    for called in branches.split(","):
-                        walk(called.strip().lstrip("%"), times, scope)
+                    walk(called, times, scope, totals, seen)
+                most: dict[str, list[int]] = {}
+                for branch in BRANCH.findall(" ".join(map(" ".join, BRANCHES.findall(line)))):
+                    found: dict[str, list[int]] = {}
+                    walk(branch, times, scope, found, set(seen))
+                    most = max(most, found, key=lambda kinds: sum(size for _, size in kinds.values()))
+                for kind, (count, size) in most.items():
+                    total = totals.setdefault(kind, [0, 0])
+                    total[0] += count
+                    total[1] += size
 
-    walk(entry, 1, entry)
+    walk(entry, 1, entry, totals, set())
     return [Transfer(kind, *total) for kind, total in sorted(totals.items())]
 
 

@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from nft_jax.config import Config
 from nft_jax.model import decoder
 from nft_jax.model.config import Attention, ModelConfig
+from nft_jax.model.kernels import LANES
 from nft_jax.model.logprobs import CHUNK_ELEMENTS
 from nft_jax.parallel import data_parallel_size
 from nft_jax.programs import Program
@@ -70,17 +71,19 @@ class Model:
     moments: int                  # the optimizer's part of the train state
     weights: int                  # what decoding reads
     cache: int                    # keys and values of all slots, of the longest answers
+    entries: int                  # of the prompts that are prefilled together, which wait there for free slots
     layers: int
     temporaries: Mapping[str, Split]
 
     def beside(self, what: str) -> float:
         """What lies on the device while a program of this kind runs, and is none of its arguments. Scoring may begin
-        while the last answers are being sampled."""
-        state = self.parameters + self.moments
-        return {"train step": 0, "cast": self.moments, "score": self.moments + self.weights + self.cache,
-                "empty cache": state + self.weights, "admit": state + self.weights, "prefill": state + self.cache,
-                "grow": state + self.weights + self.cache * (1 - 1 / self.layers)}.get(
-                    what, state + (self.weights + self.cache if what == "rollout key" else 0))
+        while the last answers are being sampled; prefilled prompts wait while others are."""
+        state, sampling = self.parameters + self.moments, self.weights + self.cache
+        return {"train step": 0, "cast": self.moments, "score": self.moments + sampling,
+                "rollout key": state + sampling, "prefill": state + self.cache, "admit": state + self.weights,
+                "empty cache": state + self.weights + self.entries,
+                "grow": state + self.weights + self.entries + self.cache * (1 - 1 / self.layers)}.get(
+                    what, state + self.entries)
 
 
 def analytic(config: Config, model: ModelConfig, mesh: Mesh, sampler: Sampler, programs: Mapping[str, Program], *,
@@ -89,24 +92,25 @@ def analytic(config: Config, model: ModelConfig, mesh: Mesh, sampler: Sampler, p
     names = largest(programs)
     decode = names.get("decode") or names["decode, truncated"]
     state, (weights, cache) = programs["train step"].arguments[0], programs[decode].arguments[:2]
-    work = _Work(config, model, mesh, sampler, attention)
+    work = Work(config, model, mesh, sampler, attention)
     nothing = Split(0, 0)
     return Model(
         parameters=sharded_bytes(state.params), moments=sharded_bytes(state.opt_state),
-        weights=sharded_bytes(weights), cache=sharded_bytes(cache.cache), layers=model.num_layers,
+        weights=sharded_bytes(weights), cache=sharded_bytes(cache.cache),
+        entries=sharded_bytes(programs["admit"].arguments[1]), layers=model.num_layers,
         temporaries={"cast": work.cast(), "rollout key": nothing, "empty cache": nothing, "prefill": work.prefill(),
                      "admit": work.admit(), "grow": nothing, "decode": work.decode(4),
                      "decode, truncated": work.decode(6), "train step": work.train(), "score": work.score()})
 
 
-class _Work:
+class Work:
     """Temporaries, in bytes on one device. Sizes of the model are those of a device's share."""
 
     def __init__(self, config: Config, model: ModelConfig, mesh: Mesh, sampler: Sampler, attention: Attention):
         self.config, self.model, self.sampler, self.attention = config, model, sampler, attention
         self.item = jnp.dtype(config.policy.compute_dtype).itemsize
         self.parallel, self.fsdp, tensor = data_parallel_size(mesh), mesh.shape["fsdp"], mesh.shape["tensor"]
-        self.context = mesh.shape["context"]
+        self.context, self.rows = mesh.shape["context"], rows_of(config, mesh)
         self.kv_heads = model.num_kv_heads / tensor if model.num_kv_heads % tensor == 0 else model.num_kv_heads
         self.heads, self.vocab = model.num_heads / tensor, model.vocab_size / tensor
         self.qkv, self.feed = (self.heads + 2 * self.kv_heads) * model.head_dim, model.intermediate_size / tensor
@@ -126,27 +130,44 @@ class _Work:
     def row(self, gradients: bool) -> float:
         """One row of the run, forward (and backward): what is kept of every layer, and one layer's own work."""
         m, tokens = self.model, self.config.row_length / self.parallel / self.context
-        kept = {"none": 3 * m.hidden_size + self.qkv + 2 * self.feed, "offload": 0,
-                "attention": m.hidden_size + self.heads * m.head_dim}.get(self.config.policy.remat, m.hidden_size)
-        return tokens * (gradients * m.num_layers * kept * self.item + (2 if gradients else 1) * self.width * self.item
+        return tokens * (gradients * m.num_layers * self.kept() + (2 if gradients else 1) * self.width * self.item
                          + 8 * m.hidden_size + self.scores(self.config.row_length, 10 if gradients else 4))
+
+    def kept(self) -> float:
+        """What a layer leaves its backward pass of a token: `decoder.hidden_states`. Around a kernel "none" and
+        "attention" keep its operands (splash pads the heads to its lanes) and its output, before and after it is turned
+        into the layout of the model, with the logarithm of each head's sum."""
+        m, remat, kernel = self.model, self.config.policy.remat, self.attention != "xla"
+        head = -(-m.head_dim // LANES) * LANES if self.attention == "splash" else m.head_dim
+        around = (self.heads * (head + m.head_dim) + (self.heads + 2 * self.kv_heads) * head) * self.item \
+            + 4 * self.heads
+        products = (1 + m.sandwich_norms) * m.hidden_size + 2 * self.feed
+        if not kernel:
+            products += self.qkv
+        elif m.qk_norm:                                             # what the norms of queries and keys are given
+            products += (self.heads + self.kv_heads) * m.head_dim
+        return m.hidden_size * self.item * (remat != "offload") + {
+            "none": products * self.item + around * kernel,
+            "attention": around if kernel else self.heads * m.head_dim * self.item}.get(remat, 0)
 
     def scores(self, length: float, size: int) -> float:
         """What attention has for one token of a row: with plain products `size` bytes for each head and token of the
         row; for cuDNN the mask of all heads, as one byte and as the kernel's bias of two; nothing for splash."""
         return {"xla": size * self.heads * length, "cudnn": 3 * length}.get(self.attention, 0)
 
-    def head(self, gradients: bool) -> float:
-        """Logits of one chunk in float32, with what is made of them."""
-        tokens = self.config.batch.rows_per_micro_batch * self.config.row_length / self.parallel
-        return (3 if gradients else 2) * 4 * min(tokens * self.vocab, CHUNK_ELEMENTS)
+    def head(self, gradients: bool) -> Split:
+        """Logits of one chunk in float32, with what is made of them; they grow with the rows until a chunk is full."""
+        row, size = self.config.row_length / self.parallel / self.context * self.vocab, (3 if gradients else 2) * 4
+        return Split(0, size * row) if row * self.rows < CHUNK_ELEMENTS else Split(size * CHUNK_ELEMENTS, 0)
 
     def train(self) -> Split:
         """Two sets of gradients: the sum, and those of the micro-batch."""
-        return Split(8 * self.parameters + self.gathered(True) + self.head(True), self.row(True))
+        head = self.head(True)
+        return Split(8 * self.parameters + self.gathered(True) + head.fixed, self.row(True) + head.each)
 
     def score(self) -> Split:
-        return Split(self.gathered(False) + self.head(False), self.row(False))
+        head = self.head(False)
+        return Split(self.gathered(False) + head.fixed, self.row(False) + head.each)
 
     def decode(self, arrays: int) -> Split:
         """`arrays` of [S, V] float32 (logits, and what sampling makes of them), scores against the cache, a layer."""

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -16,9 +17,12 @@ from nft_jax.preflight.compiled import Compiled, compile_programs, demanded
 from nft_jax.preflight.devices import GiB, Topology
 from nft_jax.preflight.estimate import BANDWIDTH, UTILISATION, Assumptions, Estimate, estimate, flops
 from nft_jax.preflight.memory import Model, Split, analytic, kind, largest, rows_of
-from nft_jax.rollout.slots import settle_slots
+from nft_jax.rollout.engine import Sampler, prefills_of
 from nft_jax.train.batch import shapes_of
-from nft_jax.train.programs import compute_of, programs_of, sampler_of
+from nft_jax.train.programs import compute_of, programs_of, sampler_of, settle_on
+
+# Programs whose memory grows with rows or slots.
+SIZED = ("train step", "score", "empty cache", "prefill", "admit", "decode", "decode, truncated", "grow", "rollout key")
 
 
 @dataclass(frozen=True)
@@ -82,11 +86,12 @@ def preflight(config: Config, model: ModelConfig, topology: Topology, *, answer_
     weigh them. `Topology.prepare` comes before jax is imported.
 
     GPU programs are compiled for as many virtual CPU devices: arguments and collectives are read from these, while
-    temporaries, which depend on the kernels, are the analytic model's. Raises InputError as `make_mesh` does.
+    temporaries, which depend on the kernels, are the analytic model's. Raises InputError as the run would: `make_mesh`,
+    `settle_on`, `choose_attention`.
     """
     mesh = make_mesh(config.mesh, topology.devices())
     limit = topology.device.memory * topology.device.usable
-    config, attention = _attention(settle_slots(config, model, mesh, int(limit)), model, topology)
+    config, attention = _attention(settle_on(config, model, mesh, int(limit)), model, topology)
     compute, _ = compute_of(config, model, mesh, "cpu" if topology.platform == "gpu" else topology.platform)
     sampler = sampler_of(config, model, mesh, compute)
     programs = programs_of(config, model, mesh, compute, sampler, shapes_of(config, data_parallel_size(mesh), model))
@@ -103,20 +108,20 @@ def preflight(config: Config, model: ModelConfig, topology: Topology, *, answer_
     assumed = Assumptions.of(config, answer_tokens, accepted_share)
     return Report(
         config, model, topology, dict(mesh.shape), attention, lines, memory, entries, rows, slots,
-        _most_rows(config, lines, memory, rows, limit, mesh), _most_slots(config, lines, memory, slots, limit, mesh),
+        _most_rows(config, lines, memory, rows, limit, mesh), _most_slots(config, lines, memory, sampler, limit, mesh),
         assumed, estimate(config, model, topology.device, mesh.size, assumed, rows=rows, slots=slots,
                           weights=memory.weights, cache=memory.cache, entries=entries,
                           received={line.name: line.received for line in lines}))
 
 
 def _attention(config: Config, model: ModelConfig, topology: Topology) -> tuple[Config, Attention]:
-    """The configuration to compile with, and the attention kernel of the run. cuDNN's cannot be tried here: it is taken
-    to run where its types are right."""
+    """The configuration to compile with (GPU programs with what the CPU has), and the attention kernel of the run."""
     policy = config.policy
-    if topology.platform != "gpu":
-        return config, choose_attention(policy.attention, topology.platform, policy.compute_dtype, model.head_dim)[0]
-    fused = policy.attention in ("auto", "cudnn") and policy.compute_dtype == "bfloat16"
-    return replace(config, policy=replace(policy, attention="auto")), "cudnn" if fused else "xla"
+    attention, _ = choose_attention(policy.attention, topology.platform, policy.compute_dtype, model.head_dim,
+                                    present=False)
+    if topology.platform == "gpu":
+        config = replace(config, policy=replace(policy, attention="auto"))
+    return config, attention
 
 
 def _line(what: str, variants: list[str], found: dict[str, Compiled], name: str, memory: Model, count: int,
@@ -145,26 +150,52 @@ def calibrated(split: Split, temporaries: float, count: int) -> Split:
 
 def _most_rows(config: Config, lines: list[Line], memory: Model, rows: int, limit: float, mesh: Mesh) -> int:
     """Rows of the largest micro-batch that fits, by the temporaries found at `rows`; no more than can ever fill."""
-    most = -(-config.groups_per_update * config.rollout.samples_per_prompt // data_parallel_size(mesh)) \
-        * data_parallel_size(mesh)
-    for line in lines:
-        if line.name in ("train step", "score"):
-            split = calibrated(memory.temporaries[line.name], line.temporaries, rows)
-            arguments = line.arguments or memory.parameters + (memory.moments if line.name == "train step" else 0)
-            room = limit - line.beside - arguments - line.results - split.fixed
-            most = min(most, math.floor(room / split.each) if split.each else most)
-    return max(0, most // data_parallel_size(mesh) * data_parallel_size(mesh))
+    parallel = data_parallel_size(mesh)
+    sequences = config.groups_per_update * config.rollout.samples_per_prompt
+    row = 8 * 4 * config.row_length / parallel / mesh.shape["context"]              # the fields of a batch
+
+    def peak(line: Line, count: int) -> float:
+        demanded = 0 if line.arguments else memory.parameters + memory.moments * (line.name == "train step")
+        split = calibrated(memory.temporaries[line.name], line.temporaries - demanded, rows)
+        padding = -(-sequences // count) * count - -(-sequences // rows) * rows
+        return line.peak + split.each * (count - rows) + row * padding
+
+    return _most(lines, peak, rows, limit, ("train step", "score"), parallel, -(-sequences // parallel))
 
 
-def _most_slots(config: Config, lines: list[Line], memory: Model, slots: int, limit: float, mesh: Mesh) -> int:
+def _most_slots(config: Config, lines: list[Line], memory: Model, sampler: Sampler, limit: float, mesh: Mesh) -> int:
     """Slots that fit, their caches and what sampling needs beside them; no more than a step has answers."""
-    most = config.rollout.prompts_per_step * config.rollout.samples_per_prompt
+    slots, parallel = sampler.slots, data_parallel_size(mesh)
+    state = memory.parameters + memory.moments
+
+    def peak(line: Line, count: int) -> float:
+        more, prompts = count / slots, prefills_of(count, sampler.prompt_buckets[-1], parallel) / sampler.prefills
+        if line.name == "score":
+            return line.peak + memory.cache * (more - 1)
+        if line.name == "prefill":
+            together = line.temporaries + line.results
+            return line.peak + memory.cache * (more - 1) + together * (prompts - 1)
+        fixed = state + memory.weights
+        return fixed + memory.entries * prompts + (line.peak - fixed - memory.entries) * more
+
+    answers = config.rollout.prompts_per_step * config.rollout.samples_per_prompt
+    return _most(lines, peak, slots, limit,
+                 ("empty cache", "prefill", "admit", "decode", "decode, truncated", "grow", "score"), parallel,
+                 -(-answers // parallel))
+
+
+def _most(lines: list[Line], peak: Callable[[Line, int], float], now: int, limit: float, depend: tuple[str, ...],
+          step: int, most: int) -> int:
+    """The largest multiple of `step`, up to `most` times it, at which the lines that `depend` on it fit (`peak`): fewer
+    than `now` where the compiler refused one of them. 0 where none does, or a line is too large that no size changes.
+    """
     for line in lines:
-        if line.name.startswith(("decode", "prefill", "admit")):
-            split = calibrated(memory.temporaries[line.name], line.temporaries, slots)
-            room = limit - memory.parameters - memory.moments - memory.weights - split.fixed
-            most = min(most, math.floor(room / (memory.cache / slots + split.each)))
-    return max(0, most // data_parallel_size(mesh) * data_parallel_size(mesh))
+        if line.name in depend and line.refusal:
+            most = min(most, (now - 1) // step)
+        if line.name not in SIZED and (line.refusal or line.peak > limit):
+            return 0
+    return step * bisect_left(range(1, most + 1), True, key=lambda k: any(
+        peak(line, k * step) > limit for line in lines if line.name in depend))
 
 
 def text(report: Report) -> str:
@@ -219,8 +250,8 @@ def _verdict(r: Report) -> list[str]:
     room = r.usable - decode.beside - decode.temporaries - r.memory.weights
     lines = [f"keys and values: room for {max(0, room) / GiB:.2f} GiB on each device, and a slot of the longest answer "
              f"takes {r.memory.cache / r.slots * r.devices / 2**20:,.1f} MiB over all of them",
-             f"largest that fit: batch.rows_per_micro_batch {r.most_rows}, rollout.slots {r.most_slots} (asked for: "
-             f"{r.rows} and {r.slots})"]
+             f"largest that fit, each with the other as asked for: batch.rows_per_micro_batch {r.most_rows}, "
+             f"rollout.slots {r.most_slots} (asked for: {r.rows} and {r.slots})"]
     for line in r.too_large:
         over = f"the compiler says: {line.refusal}" if line.refusal else \
             f"{(line.peak - r.usable) / GiB:.2f} GiB too much on each device"
@@ -228,8 +259,8 @@ def _verdict(r: Report) -> list[str]:
     if r.fits:
         lines.append("it fits")
     elif not (r.most_rows and r.most_slots):
-        lines.append("no size fits this mesh: divide the model over more devices (mesh.fsdp, mesh.tensor), or use "
-                     "policy.compute_dtype bfloat16 and policy.remat block")
+        lines.append("no size fits this mesh, even a row or slot for each device: divide the model over more devices "
+                     "(mesh.fsdp, mesh.tensor), or use policy.compute_dtype bfloat16 and policy.remat block")
     return lines
 
 

@@ -116,6 +116,12 @@ def decode_block(params, config: ModelConfig, eos: tuple[int, ...], block_size: 
     return jax.lax.fori_loop(0, steps, one, (state, blank))
 
 
+def prefills_of(slots: int, longest: int, data_parallel: int) -> int:
+    """How many prompts, of at most `longest` tokens, a sampler of so many slots prefills together."""
+    prompts = max(1, min(max(1, slots // 4) // 4, PREFILL_TOKENS // longest))
+    return prompts - prompts % data_parallel if prompts >= data_parallel else prompts
+
+
 class Sampler:
     """Compiled sampling programs for one model and one set of sizes; `sample` may be called any number of times.
 
@@ -141,12 +147,10 @@ class Sampler:
         self.slots = -(-slots // data_parallel) * data_parallel
         self.admissions = max(1, self.slots // 4)
         self.prompt_buckets = buckets_up_to(max_prompt_tokens)
-        self.prefills = max(1, min(self.admissions // 4, PREFILL_TOKENS // self.prompt_buckets[-1]))
+        self.prefills = prefills_of(self.slots, self.prompt_buckets[-1], data_parallel)
         longest = max_prompt_tokens - 1 + max_new_tokens
         self.buckets = buckets or buckets_up_to(longest, max(128, longest // 16))
         self.delay = delay if delay is not None else int(mesh.devices.flat[0].platform != "cpu")
-        if self.prefills >= data_parallel:
-            self.prefills -= self.prefills % data_parallel
         self._shardings, self._entry_sharding = state_shardings(config, mesh), entry_sharding(config, mesh, None)
         self._weight_shardings = decode_weight_shardings(config, mesh, weight_dtype)
         self._stored = compute.dtype, kv_dtype == "int8"
@@ -187,8 +191,8 @@ class Sampler:
         sampling = _as_values(sampling)
         schedule = Schedule(
             prompts, limits, slots=self.slots, admissions=self.admissions, prefills=self.prefills,
-            block_size=self.block_size, prefill=partial(self._prefill_padded, params), ends=self.ends)
-        capacity, state, unread = 0, None, deque()
+            block_size=self.block_size, ends=self.ends)
+        capacity, state, entries, unread = 0, None, None, deque()
         while not schedule.finished:
             admissions = list(schedule.admissions())
             steps = min(self.block_size, schedule.remaining)
@@ -196,9 +200,13 @@ class Sampler:
             if wanted > capacity:
                 state = self._empty[wanted]() if state is None else self._grown(state, capacity, wanted)
                 capacity = wanted
-            for admission in admissions:
-                state = self._admit(state, *admission)
-            del admissions
+            for asked, admission in admissions:
+                if asked is not None:
+                    entries = None             # let go before the next are made: beside the ring lie those of one only
+                    entries = self._prefill_padded(params, *asked)
+                state = self._admit(state, entries, *admission)
+            if not schedule.ready:
+                entries = None
             if steps:
                 state, outputs = decode(params, state, np.int32(steps), key, sampling)
                 jax.tree.map(lambda x: x.copy_to_host_async(), outputs)
@@ -229,12 +237,13 @@ class Sampler:
         return self._prefill(params, np.pad(tokens, ((0, 0), (size - tokens.shape[1], 0))), lengths)
 
     def _grown(self, state: DecodeState, capacity: int, wanted: int) -> DecodeState:
-        """The state with a ring of `wanted` entries, a layer at a time."""
-        cache = list(state.cache)
-        write_index, state = state.write_index, state._replace(cache=None)
-        for index in range(len(cache)):
-            cache[index] = self._grow[wanted](cache[index], write_index)
-        return state._replace(cache=cache, write_index=jax.device_put(np.int32(capacity), write_index.sharding))
+        """The state with a ring of `wanted` entries, a layer at a time. The list `state.cache` is emptied on the way:
+        whoever else holds the state keeps no layer of it alive."""
+        old, cache = state.cache, []
+        while old:
+            cache.append(self._grow[wanted](old.pop(0), state.write_index))
+        write_index = jax.device_put(np.int32(capacity), state.write_index.sharding)
+        return state._replace(cache=cache, write_index=write_index)
 
     def programs(self, truncations: Sequence[bool] = (False,)) -> dict[str, Program]:
         """What sampling compiles, by name, with abstract arguments; decoding once for each of `truncations` (with or
@@ -255,7 +264,7 @@ class Sampler:
         entries = one_place(jax.eval_shape(self._prefill, weights, *prompts[self.prompt_buckets[0]]),
                             self._entry_sharding)
         rows = np.zeros(self.admissions, np.int32)
-        admission = Admission(entries, rows, rows, rows, rows, rows.astype(np.uint32), rows)
+        admission = Admission(rows, rows, rows, rows, rows.astype(np.uint32), rows)
 
         out = {"cast": Program(self.cast, (trained,)), "rollout key": Program(self._rollout_key, (base_key, 0))}
         for size, arrays in prompts.items():
@@ -263,7 +272,7 @@ class Sampler:
         for i, (ring, state) in enumerate(state_of.items()):
             suffix = _of("ring", ring, self.buckets)
             out["empty cache" + suffix] = Program(self._empty[ring], ())
-            out["admit" + suffix] = Program(self._admit, (state, *admission))
+            out["admit" + suffix] = Program(self._admit, (state, entries, *admission))
             for truncate in truncations:
                 out["decode" + ", truncated" * truncate + suffix] = Program(
                     self._decode[truncate], (weights, state, np.int32(0), key, _as_values(PLAIN)))

@@ -13,13 +13,13 @@ import argparse
 import hashlib
 import json
 import shutil
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from nft_jax.config import DataConfig, MeshConfig, RolloutConfig
+from nft_jax.terminal import one_paragraph_errors
 from nft_jax.types import InputError, Prompt
 
 METADATA = b"nft_jax.rollout.generate"     # the table's key for the settings that made it
@@ -106,7 +106,8 @@ class Parts:
 
     @property
     def finished(self) -> bool:
-        """Whether the table is there already. Raises InputError when it is another one."""
+        """Whether the table is there already; its parts, which a kill may have left, then go. Raises InputError when
+        it is another one."""
         if not self.out.exists():
             return False
         import pyarrow.parquet as pq
@@ -115,15 +116,18 @@ class Parts:
             raise InputError(f"--out is {str(self.out)!r}, which exists and was not written by this command: name "
                              "another file.")
         refuse_other(json.loads(found), self.settings, self.out)
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
         return True
 
-    def claim(self, chosen: dict[str, int]) -> dict[str, int]:
-        """Make the folder, or go on with it: what was `chosen` at the first start (slots, prompts of a part) stays."""
+    def claim(self, choose: Callable[[], dict[str, int]]) -> dict[str, int]:
+        """Make the folder, or go on with it: what was chosen at the first start (slots, prompts of a part) stays."""
         path = self.folder / "settings.json"
         if path.exists():
             found = json.loads(path.read_text())
             refuse_other(found["settings"], self.settings, self.folder)
             return found["chosen"]
+        chosen = choose()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -221,10 +225,11 @@ def generate(given: argparse.Namespace) -> Path:
     check(given)
     import jax
 
-    from nft_jax.cli import use_compilation_cache
     from nft_jax.model.config import Compute
     from nft_jax.model.hf import eos_token_ids, load_tokenizer, read_config, resolve_folder
+    from nft_jax.model.kernels import choose_attention
     from nft_jax.parallel import make_mesh
+    from nft_jax.programs import use_compilation_cache
     use_compilation_cache()
     folder = resolve_folder(given.model)
     model, tokenizer = read_config(folder), load_tokenizer(folder)
@@ -235,10 +240,11 @@ def generate(given: argparse.Namespace) -> Path:
         shown.say(f"{given.out} is there already, of these settings")
         return given.out
     mesh = make_mesh(MeshConfig(tensor=given.tensor))
-    compute = Compute(given.dtype, mesh=mesh)
+    attention, _ = choose_attention("auto", mesh.devices.flat[0].platform, given.dtype, model.head_dim)
+    compute = Compute(given.dtype, attention=attention, mesh=mesh)
     sizes = {"block_size": given.block_size, "max_new_tokens": given.max_new_tokens,
              "max_prompt_tokens": max(len(prompt.tokens) for prompt in prompts)}
-    chosen = parts.claim(choose(given, model, mesh, len(prompts), sizes))
+    chosen = parts.claim(lambda: choose(given, model, mesh, len(prompts), sizes))
     size = chosen["part_prompts"]
     starts = range(0, len(prompts), size)
     missing = [part for part in range(len(starts)) if not parts.path(part).exists()]
@@ -269,7 +275,8 @@ def choose(given: argparse.Namespace, model, mesh, questions: int, sizes: dict[s
     slots = given.slots or automatic_slots(
         free_bytes(mesh) - sum(policy_bytes(model, mesh, given.dtype)),
         slot_bytes(model, sizes["max_prompt_tokens"] + given.max_new_tokens, given.dtype, given.kv_dtype, given.tensor),
-        answers, data_parallel_size(mesh))
+        answers, data_parallel_size(mesh), field="--slots", remedy="lower --max-new-tokens, use --dtype bfloat16 or "
+        "--kv-dtype int8, or more devices for a copy of the model (--tensor)")
     return {"slots": slots, "part_prompts": given.part_prompts or -(-PART_ROUNDS * slots // given.num_samples)}
 
 
@@ -295,14 +302,8 @@ def in_order(sampler, weights, prompts: Sequence[Prompt], given: argparse.Namesp
 
 def main(arguments: list[str] | None = None) -> None:
     given = parser().parse_args(arguments)
-    try:
+    with one_paragraph_errors("the same command goes on after the last part that was finished"):
         print(f"table: {generate(given)}")
-    except InputError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on after the last part that was finished", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

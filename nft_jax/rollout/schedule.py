@@ -2,8 +2,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -48,8 +48,7 @@ class Ends:
 
 
 class Admission(NamedTuple):
-    """Arguments of `cache.admit` after the state: A samples of the prompts prefilled in `entries`."""
-    entries: Any
+    """Arguments of `cache.admit` after the state and the entries of the prompts: A samples of them."""
     slots: np.ndarray
     source: np.ndarray
     token: np.ndarray
@@ -60,16 +59,16 @@ class Admission(NamedTuple):
 
 class Schedule:
     """Admits the samples in the order of the prompts, reads blocks (possibly some blocks after they were asked for),
-    and puts groups together. Its decisions move samples between slots and in time; they change no sample."""
+    and puts groups together; it runs nothing on a device. Its decisions move samples between slots and in time; they
+    change no sample."""
 
     def __init__(self, prompts: Sequence[Prompt], limits: np.ndarray, *, slots: int, admissions: int, prefills: int,
-                 block_size: int, prefill: Callable[[np.ndarray, np.ndarray], Any], ends: Ends):
+                 block_size: int, ends: Ends):
         self.prompts, self.limits, self.ends = prompts, limits, ends
-        self.slots, self.admissions_size, self.prefills, self.prefill = slots, admissions, prefills, prefill
+        self.slots, self.admissions_size, self.prefills = slots, admissions, prefills
         self.samples = limits.shape[1]
         self.waiting = deque(range(len(prompts)))               # prompts that are not prefilled yet
-        self.ready: deque[tuple[int, int, int]] = deque()       # (row in `entries`, position, sample)
-        self.entries: Any = None
+        self.ready: deque[tuple[int, int, int]] = deque()       # (row of the prefilled, position, sample)
         self.free = list(range(slots))[::-1]
         self.owner: dict[int, tuple[int, int]] = {}
         self.groups: dict[int, dict[int, Rollout]] = {}
@@ -105,20 +104,19 @@ class Schedule:
         self.asked += 1
         return self.asked - 1
 
-    def admissions(self) -> Iterator[Admission]:
-        """The samples that go in now. Slots are refilled once `admissions_size` of them are free: putting a sample in
-        costs about as much for one as for that many."""
+    def admissions(self) -> Iterator[tuple[tuple[np.ndarray, np.ndarray] | None, Admission]]:
+        """The samples that go in now, and the prompts to prefill before them: tokens [P, T] left-padded, without their
+        last ones, and lengths [P]; None where the samples are of the prompts that were prefilled last. Slots are
+        refilled once `admissions_size` of them are free: putting a sample in costs about as much for one as for that
+        many."""
         while True:
             left = len(self.ready) + len(self.waiting) * self.samples
             if not left or len(self.free) < min(self.admissions_size, left):
                 return
-            if not self.ready:
-                self._prefill()
-            yield self._admission(min(self.admissions_size, len(self.free), len(self.ready)))
-            if not self.ready:
-                self.entries = None
+            prompts = None if self.ready else self._next_prompts()
+            yield prompts, self._admission(min(self.admissions_size, len(self.free), len(self.ready)))
 
-    def _prefill(self) -> None:
+    def _next_prompts(self) -> tuple[np.ndarray, np.ndarray]:
         chosen = [self.waiting.popleft() for _ in range(min(self.prefills, len(self.waiting)))]
         longest = max(len(self.prompts[position].tokens) for position in chosen)
         tokens = np.zeros((self.prefills, max(longest - 1, 1)), np.int32)
@@ -127,7 +125,7 @@ class Schedule:
             cached = self.prompts[position].tokens[:-1]
             tokens[row, tokens.shape[1] - len(cached):], lengths[row] = cached, len(cached)
             self.ready.extend((row, position, sample) for sample in range(self.samples))
-        self.entries = self.prefill(tokens, lengths)
+        return tokens, lengths
 
     def _admission(self, number: int) -> Admission:
         slots = np.full(self.admissions_size, self.slots, np.int32)
@@ -141,7 +139,7 @@ class Schedule:
             self.prompt_entries[slot] = len(prompt.tokens) - 1
             slots[i], token[i], length[i], limit[i] = slot, prompt.tokens[-1], len(prompt.tokens) - 1, self.limit[slot]
             stream[i] = (prompt.index * self.samples + sample) % (1 << 32)
-        return Admission(self.entries, slots, source, token, length, stream, limit)
+        return Admission(slots, source, token, length, stream, limit)
 
     def collect(self, block: int, tokens, numbers) -> tuple[int, list[tuple[int, tuple[Rollout, ...]]]]:
         """Notes the outputs of a block, [steps, S] arrays -> the number of tokens in it, and the groups it completed.

@@ -15,6 +15,8 @@ from nft_jax.config import Config
 from nft_jax.model import decoder
 from nft_jax.model.config import ModelConfig
 from nft_jax.parallel import data_parallel_size, parameter_shardings
+from nft_jax.rollout.cache import buckets_up_to
+from nft_jax.rollout.engine import prefills_of
 from nft_jax.types import InputError
 
 MOST = 512               # more slots gain nothing: the products with the weights are as wide as they need to be
@@ -22,6 +24,8 @@ FEWEST = 32              # where there are as many answers
 USABLE = 0.9             # share of the free memory that is planned with
 AROUND = 1.25            # keys and values, and what admitting to them and growing them takes for a moment
 VOCABULARY_ARRAYS = 4    # logits and what sampling makes of them, float32 [S, V]
+REMEDY = "lower rollout.max_new_tokens, use policy.compute_dtype bfloat16 or rollout.kv_dtype int8, or more devices " \
+         "(mesh.tensor, mesh.fsdp)"
 
 
 def useful_slots(answers: int) -> int:
@@ -33,21 +37,34 @@ def useful_slots(answers: int) -> int:
 def slot_bytes(model: ModelConfig, entries: int, dtype: str, kv_dtype: Literal["compute", "int8"] = "compute",
                tensor: int = 1) -> int:
     """Bytes that one slot takes on its device: keys and values of `entries` tokens, and its row of logits."""
-    heads = model.num_kv_heads // tensor if model.num_kv_heads % tensor == 0 else model.num_kv_heads
-    one = model.head_dim * jnp.dtype(dtype).itemsize if kv_dtype == "compute" else model.head_dim + 4
-    return int(2 * model.num_layers * heads * one * entries * AROUND) \
+    return int(_entry_bytes(model, entries, dtype, kv_dtype, tensor) * AROUND) \
         + 4 * VOCABULARY_ARRAYS * model.vocab_size + entries * 16
 
 
-def automatic_slots(free_bytes: int, bytes_per_slot: int, answers: int, data_parallel: int = 1) -> int:
+def prefilled_bytes(model: ModelConfig, max_prompt_tokens: int, slots: int, dtype: str,
+                    kv_dtype: Literal["compute", "int8"] = "compute", tensor: int = 1) -> int:
+    """Bytes on each device of the prompts that a sampler of so many slots prefills together, and which wait there
+    while the samples before them are decoded."""
+    longest = buckets_up_to(max_prompt_tokens)[-1]
+    return prefills_of(slots, longest, 1) * _entry_bytes(model, longest, dtype, kv_dtype, tensor)
+
+
+def _entry_bytes(model: ModelConfig, entries: int, dtype: str, kv_dtype: str, tensor: int) -> int:
+    heads = model.num_kv_heads // tensor if model.num_kv_heads % tensor == 0 else model.num_kv_heads
+    one = model.head_dim * jnp.dtype(dtype).itemsize if kv_dtype == "compute" else model.head_dim + 4
+    return 2 * model.num_layers * heads * one * entries
+
+
+def automatic_slots(free_bytes: int, bytes_per_slot: int, answers: int, data_parallel: int = 1, *,
+                    field: str = "rollout.slots", remedy: str = REMEDY) -> int:
     """As many slots as are useful for so many answers and fit in `free_bytes` of each device, a multiple of the
-    devices among which they are divided. Raises InputError when not even one fits on each."""
+    devices among which they are divided. Raises InputError when not even one fits on each, with the names that the
+    caller's user knows: `field` and `remedy`."""
     fitting = int(free_bytes * USABLE) // bytes_per_slot
     if fitting < 1:
-        raise InputError(f"rollout.slots is 0 (automatic), but {max(free_bytes, 0) / 2**20:,.0f} MiB left on each "
+        raise InputError(f"{field} is 0 (automatic), but {max(free_bytes, 0) / 2**20:,.0f} MiB left on each "
                          f"device do not hold one answer of the longest kind ({bytes_per_slot / 2**20:,.0f} MiB): "
-                         "lower rollout.max_new_tokens, use policy.compute_dtype bfloat16 or rollout.kv_dtype int8, or "
-                         "more devices (mesh.tensor, mesh.fsdp).")
+                         f"{remedy}.")
     return min(-(-useful_slots(answers) // data_parallel), fitting) * data_parallel
 
 
@@ -84,9 +101,10 @@ def settle_slots(config: Config, model: ModelConfig, mesh: Mesh, free: int | Non
         return config
     stored, weights = policy_bytes(model, mesh, config.policy.compute_dtype)
     free = free_bytes(mesh) if free is None else free
+    answers, parallel = rollout.prompts_per_step * rollout.samples_per_prompt, data_parallel_size(mesh)
+    stored_as = config.policy.compute_dtype, rollout.kv_dtype, mesh.shape["tensor"]
+    prompts = prefilled_bytes(model, config.data.max_prompt_tokens, useful_slots(answers) + parallel, *stored_as)
     slots = automatic_slots(
-        free - 3 * stored - weights,
-        slot_bytes(model, config.data.max_prompt_tokens + rollout.max_new_tokens, config.policy.compute_dtype,
-                   rollout.kv_dtype, mesh.shape["tensor"]),
-        rollout.prompts_per_step * rollout.samples_per_prompt, data_parallel_size(mesh))
+        free - 3 * stored - weights - prompts,
+        slot_bytes(model, config.data.max_prompt_tokens + rollout.max_new_tokens, *stored_as), answers, parallel)
     return replace(config, rollout=replace(rollout, slots=slots))

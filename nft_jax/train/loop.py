@@ -28,6 +28,7 @@ from nft_jax.metrics import (
     read_metrics,
 )
 from nft_jax.policy import Policy, save
+from nft_jax.programs import use_compilation_cache
 from nft_jax.rollout.sampling import SamplingParams
 from nft_jax.timeline import Clock
 from nft_jax.train.batch import Example, choose_shape, deal, examples_of, make_batch, unpack
@@ -45,8 +46,10 @@ def train(config: Config, *, fresh: bool = False, verifier: Verifier | None = No
     """Run `config` to its end, or continue it from its folder's newest checkpoint; returns the summary.
 
     SIGINT and SIGTERM finish the step, save and return. `profile` records a timeline of two steps into the run's
-    folder. Raises InputError for bad input, before heavy work where that is possible.
+    folder. Compiled programs are kept (`use_compilation_cache`). Raises InputError for bad input, before heavy work
+    where that is possible.
     """
+    use_compilation_cache()
     with open_run(config, fresh=fresh, verifier=verifier, quiet=quiet, profile=profile) as (run, state, progress):
         if progress.step == 0:
             begin(run, state, progress)

@@ -3,23 +3,41 @@ list at its start, preflight for devices that are not there."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from nft_jax.config import Config
+from nft_jax.config import Config, MeshConfig
 from nft_jax.model import decoder
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.kernels import choose_attention
 from nft_jax.parallel import data_parallel_size
 from nft_jax.programs import Program, with_shardings
 from nft_jax.rollout.engine import Sampler
+from nft_jax.rollout.slots import settle_slots
 from nft_jax.train.batch import BatchShape
 from nft_jax.train.state import TrainState, init_state, make_optimizer, state_shardings
 from nft_jax.train.step import compile_score, compile_step
-from nft_jax.types import TrainBatch
+from nft_jax.types import InputError, TrainBatch
+
+
+def settle_on(config: Config, model: ModelConfig, mesh: Mesh, free: int | None = None) -> Config:
+    """The settled `config` of a run of `model` on `mesh`: the sizes of its axes are written out, slots decided
+    (`settle_slots`, with `free`). The same for a run and its preflight. Raises InputError where the model has too few
+    positions, a row does not divide over `context`, or no slot fits."""
+    check_positions(config, model)
+    return settle_slots(replace(config, mesh=MeshConfig(**mesh.shape)), model, mesh, free)
+
+
+def check_positions(config: Config, model: ModelConfig) -> None:
+    """Raises InputError where the longest prompt and answer have more tokens than the model has positions."""
+    longest = config.data.max_prompt_tokens + config.rollout.max_new_tokens
+    if longest > model.max_positions:
+        raise InputError(f"data.max_prompt_tokens + rollout.max_new_tokens is {longest}, more than the model's "
+                         f"{model.max_positions} positions: lower one of them.")
 
 
 def compute_of(config: Config, model: ModelConfig, mesh: Mesh, platform: str) -> tuple[Compute, str]:
@@ -73,9 +91,10 @@ def training_programs(config: Config, model: ModelConfig, mesh: Mesh, compute: C
 
 
 def truncations(config: Config) -> list[bool]:
-    """Whether answers are sampled without top-k and top-p, with them, or both ways (evaluation may differ)."""
-    evaluation = {config.evaluation.top_p < 1} if config.evaluation.source else set()
-    return sorted({config.rollout.truncates} | evaluation)
+    """Whether answers are sampled without top-k, top-p and min-p, with them, or both ways (evaluation may differ)."""
+    evaluation = config.evaluation
+    evaluates = {evaluation.top_p < 1 or evaluation.min_p > 0} if evaluation.source else set()
+    return sorted({config.rollout.truncates} | evaluates)
 
 
 def programs_of(config: Config, model: ModelConfig, mesh: Mesh, compute: Compute, sampler: Sampler,

@@ -23,7 +23,7 @@ import jax
 import pyarrow.parquet as pq
 
 from nft_jax.checkpoint import Checkpoints, check_room
-from nft_jax.config import Config, MeshConfig
+from nft_jax.config import Config
 from nft_jax.console import Console
 from nft_jax.metrics import CompileCounter, MetricsWriter
 from nft_jax.model.config import ModelConfig
@@ -41,12 +41,11 @@ from nft_jax.parallel import data_parallel_size, make_mesh, require_host_memory
 from nft_jax.programs import Program, compile_all
 from nft_jax.prompts import PromptStream, load_questions
 from nft_jax.rollout.engine import Sampler
-from nft_jax.rollout.slots import settle_slots
 from nft_jax.rollout.table import groups_to_table
 from nft_jax.timeline import Timeline, Watcher
 from nft_jax.train.batch import BatchShape, shapes_of
 from nft_jax.train.objectives import resolve
-from nft_jax.train.programs import abstract_state, compute_of, programs_of, sampler_of
+from nft_jax.train.programs import abstract_state, check_positions, compute_of, programs_of, sampler_of, settle_on
 from nft_jax.train.row import Rollouts, Row
 from nft_jax.train.state import TrainState, init_state, make_optimizer
 from nft_jax.types import Group, InputError, Prompt, Unreachable
@@ -147,7 +146,7 @@ def read_inputs(config: Config, *, weights: bool = True):
     The headers of the weights are checked too; without `weights`, only where they are in a local folder."""
     model_folder = resolve_folder(config.policy.path, weights=weights)
     model = read_config(model_folder)
-    _check_positions(config, model)
+    check_positions(config, model)
     tokenizer = load_tokenizer(model_folder)
     if weights or Path(config.policy.path).expanduser().is_dir():
         check_weights(model_folder, model)
@@ -165,13 +164,6 @@ def read_inputs(config: Config, *, weights: bool = True):
         held_out, reports
 
 
-def _check_positions(config: Config, model: ModelConfig) -> None:
-    longest = config.data.max_prompt_tokens + config.rollout.max_new_tokens
-    if longest > model.max_positions:
-        raise InputError(f"data.max_prompt_tokens + rollout.max_new_tokens is {longest}, more than the model's "
-                         f"{model.max_positions} positions: lower one of them.")
-
-
 def preview(config: Config) -> tuple[ModelConfig, list[str]]:
     """For `--dry-run`: the model's configuration, and lines on what was read of the inputs. No weights are downloaded.
 
@@ -182,7 +174,7 @@ def preview(config: Config) -> tuple[ModelConfig, list[str]]:
         model, *_, reports = read_inputs(config, weights=False)
     except Unreachable as error:
         model = config_of(config.policy.path)
-        _check_positions(config, model)
+        check_positions(config, model)
         shape = [f"model: {config.policy.path} was not read; its shape is that of nft_jax.model.published."] \
             if model is PUBLISHED.get(config.policy.path) else []
         return model, [*shape, "Tokenizer and data were not read, or not all of them, so nothing is said of the "
@@ -274,6 +266,19 @@ def restore_or_load(config: Config, model: ModelConfig, shapes: TrainState,
     return first(params), Progress()
 
 
+def remembered_slots(config: Config, fresh: bool) -> tuple[Config, str]:
+    """The configuration, and how its slots are decided, in words. Where rollout.slots is 0 (automatic), a run that goes
+    on keeps the number it began with, whatever memory is free now: on accelerators the last bits of an answer's
+    log-probs may depend on it."""
+    if config.rollout.slots:
+        return config, ""
+    path = Path(config.folder) / "config.json"
+    slots = json.loads(path.read_text()).get("rollout", {}).get("slots", 0) if path.exists() and not fresh else 0
+    if not slots:
+        return config, " (chosen from the free memory)"
+    return replace(config, rollout=replace(config.rollout, slots=slots)), " (as the run began)"
+
+
 def compile_programs(programs: Mapping[str, Program], console: Console) -> None:
     """Every program of a run, compiled before its first step: jax keeps what it compiled ahead, so that the calls of
     the run find it (the metric `compiles` counts those that do not)."""
@@ -299,8 +304,8 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None, q
     model, tokenizer, eos, stream, held_out, reports = read_inputs(config)
     mesh = make_mesh(config.mesh)
     require_host_memory(config.policy.remat, mesh)
-    automatic = not config.rollout.slots
-    config = settle_slots(replace(config, mesh=MeshConfig(**mesh.shape)), model, mesh)
+    config, slots_note = remembered_slots(config, fresh)
+    config = settle_on(config, model, mesh)
     compute, reason = compute_of(config, model, mesh, mesh.devices.flat[0].platform)
     sampler = sampler_of(config, model, mesh, compute, tokenizer, eos)
     batch_shapes = shapes_of(config, data_parallel_size(mesh), model)
@@ -328,7 +333,7 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None, q
             for name, report in reports.items():
                 console.say(f"{name}: {report}")
             console.say(f"attention: {compute.attention} ({reason})")
-            console.say(f"rollout.slots: {sampler.slots}{' (chosen from the free memory)' if automatic else ''}")
+            console.say(f"rollout.slots: {sampler.slots}{slots_note}")
             if not held_out:
                 console.say("evaluation: none (set evaluation.source to measure accuracy on held-out questions)")
             compile_programs(programs, console)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 
 from nft_jax.config import VerifierConfig
+from nft_jax.terminal import one_paragraph_errors
 from nft_jax.types import OUTCOMES, InputError, Verdict
 from nft_jax.verify import Verifier
 from nft_jax.verify.math import MODES
@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="the table (default: FILE with .verdicts.parquet)")
     given = parser.parse_args(arguments)
     output = given.output or given.file.with_suffix(".verdicts.parquet")
-    try:
+    with one_paragraph_errors():
         rows = read(given.file)
         responses, golds = column(rows, RESPONSES, "responses"), column(rows, GOLDS, "golds")
         config = VerifierConfig(reward=given.reward, mode=given.mode, workers=given.workers, deadline=given.deadline,
@@ -95,9 +95,6 @@ def main(arguments: list[str] | None = None) -> None:
         with Verifier(config) as verifier:
             verdicts = verifier.judge(responses, golds, column(rows, PROMPTS, "prompts", optional=True))
         write(output, responses, golds, verdicts)
-    except InputError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        sys.exit(2)
     print(report(verdicts, output))
 
 

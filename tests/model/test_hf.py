@@ -93,9 +93,9 @@ def test_shards_hold_the_same_model_as_one_file(limit, tmp_path):
     files = sorted(out.glob("*.safetensors"))
     if limit == 10**9:
         assert [file.name for file in files] == [SINGLE]
-        assert not (out / hf.INDEX).exists()
+        assert not (out / weights.INDEX).exists()
     else:
-        index = json.loads((out / hf.INDEX).read_text())
+        index = json.loads((out / weights.INDEX).read_text())
         assert index["metadata"]["total_size"] == sum(array.nbytes for array in tensors(out).values())
         assert index["weight_map"] == {name: file.name for file in files for name in load_file(file)}
         for file in files:
@@ -222,12 +222,12 @@ def test_missing_and_truncated_shards_are_named(copy_of):
 
 def test_no_weights_and_a_bad_index(copy_of):
     folder = copy_of("qwen3_tied")
-    (folder / hf.INDEX).write_text('{"weight_map": []}')
+    (folder / weights.INDEX).write_text('{"weight_map": []}')
     assert hf.load_params(folder)           # one file goes before an index
     (folder / SINGLE).unlink()
     with pytest.raises(InputError, match="weight_map is"):
         hf.load_params(folder)
-    (folder / hf.INDEX).unlink()
+    (folder / weights.INDEX).unlink()
     (folder / "pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(InputError, match="converted to safetensors"):
         hf.load_params(folder)

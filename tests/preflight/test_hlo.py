@@ -40,6 +40,26 @@ def test_loops_groups_and_asynchronous_collectives_by_hand():
         Transfer("collective-permute", 1, 400), Transfer("reduce-scatter", 1, 64 * 4 * 3 // 4)]
 
 
+@pytest.mark.parametrize("branches", ["branch_computations={%near, %far}", "true_computation=%far, "
+                                      "false_computation=%near"])
+def test_of_a_conditionals_branches_the_larger_counts(branches):
+    text = f"""HloModule jit_f
+
+%near (p: f32[8]) -> f32[8] {{
+  %all-gather.1 = f32[8]{{0}} all-gather(%p), channel_id=1, replica_groups={{{{0,1}}}}
+}}
+
+%far (p: f32[8]) -> f32[8] {{
+  %all-gather.2 = f32[64]{{0}} all-gather(%p), channel_id=2, replica_groups={{{{0,1}}}}
+}}
+
+ENTRY %main (a: f32[8]) -> f32[8] {{
+  ROOT %conditional = f32[8]{{0}} conditional(%i, %a, %b), {branches}
+}}
+"""
+    assert collectives(text, 2) == [Transfer("all-gather", 1, 64 * 4 // 2)]
+
+
 @pytest.mark.parametrize("loops", [1, 5])
 def test_a_compiled_loop_is_counted_as_often_as_it_runs(loops):
     mesh = jax.make_mesh((8,), ("x",), (jax.sharding.AxisType.Auto,))

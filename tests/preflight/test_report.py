@@ -7,18 +7,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 
-from nft_jax.config import Config, MeshConfig
+from experiments.presets import PRESETS
+from nft_jax.config import MeshConfig
+from nft_jax.model.config import Compute, ModelConfig
+from nft_jax.model.decoder import hidden_states, parameter_shapes
 from nft_jax.model.published import PUBLISHED
 from nft_jax.parallel import make_mesh
+from nft_jax.preflight import report as report_module
 from nft_jax.preflight.__main__ import main
 from nft_jax.preflight.compiled import compile_programs
 from nft_jax.preflight.devices import DEVICES, Topology
-from nft_jax.preflight.memory import FACTOR, Split, analytic, kind, largest, sharded_bytes
+from nft_jax.preflight.memory import FACTOR, Split, Work, analytic, kind, largest, rows_of, sharded_bytes
 from nft_jax.preflight.report import calibrated, preflight, text
 from nft_jax.train.batch import shapes_of
-from nft_jax.train.programs import abstract_state, compute_of, programs_of, sampler_of
+from nft_jax.train.programs import abstract_state, compute_of, programs_of, sampler_of, settle_on
+from nft_jax.train.run import settle
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,25 +108,97 @@ def test_the_model_is_calibrated_by_what_was_compiled():
     assert calibrated(Split(0, 0), 0, 10) == (0, 0)
 
 
-def peaks(config: Config, model: str, devices: int) -> dict[str, float]:
-    """Peak of the large programs by arithmetic alone, of a settled configuration with a GPU's kernel."""
-    shape = PUBLISHED[model]
-    mesh = make_mesh(config.mesh, jax.devices()[:devices])
-    compute, _ = compute_of(config, shape, mesh, "cpu")
-    sampler = sampler_of(config, shape, mesh, compute)
-    programs = programs_of(config, shape, mesh, compute, sampler, shapes_of(config, devices))
-    memory = analytic(config, shape, mesh, sampler, programs, attention="cudnn")
-    return {"train": memory.parameters + memory.moments + memory.temporaries["train step"].at(devices),
-            "decode": memory.parameters + memory.moments + memory.weights + memory.cache}
-
-
-def test_the_papers_7b_fits_eight_h100_and_32b_does_not_fit_one(planned):
+def peaks(name: str, gpus: int) -> dict[str, float]:
+    """Peak of each program of a preset on so many H100, by arithmetic alone, in shares of what is usable."""
+    config, model = settle(PRESETS[name]), PUBLISHED[PRESETS[name].policy.path]
+    mesh = make_mesh(config.mesh, jax.devices("cpu")[:gpus])
+    config = settle_on(config, model, mesh, 0)
+    compute, _ = compute_of(config, model, mesh, "cpu")
+    sampler = sampler_of(config, model, mesh, compute)
+    memory = analytic(config, model, mesh, sampler, programs_of(config, model, mesh, compute, sampler,
+                                                                shapes_of(config, gpus)), attention="cudnn")
+    count = {"train step": rows_of(config, mesh), "decode": sampler.slots}
+    arguments = {"train step": memory.parameters + memory.moments, "decode": memory.weights + memory.cache}
     usable = DEVICES["H100"].memory * DEVICES["H100"].usable
-    settings = {"compute_dtype": "bfloat16", "remat": "block"}
-    seven = peaks(planned(MeshConfig(fsdp=-1, data=1), 8, 512, **settings), "Qwen/Qwen2.5-Math-7B", 8)
-    assert all(0.1 * usable < peak < usable for peak in seven.values())
-    large = peaks(planned(MeshConfig(data=1), 1, 16, **settings), "Qwen/Qwen2.5-32B", 1)
-    assert all(peak > 4 * usable for peak in large.values())
+    return {what: (memory.beside(what) + arguments[what] + memory.temporaries[what].at(count[what])) / usable
+            for what in arguments}
+
+
+def test_the_papers_7b_fits_eight_h100_and_its_state_alone_does_not_fit_one():
+    assert all(0.25 < share < 1 for share in peaks("qwen2_5_math_7b", 8).values())
+    assert all(0.8 < share < 1.6 for share in peaks("qwen2_5_math_7b", 2).values())       # 46 GB of state on each
+    assert all(1 < share < 5 for share in peaks("qwen2_5_32b", 8).values())
+    assert all(share > 1.25 for share in peaks("qwen2_5_math_7b", 1).values())            # 91 GB of state
+
+
+@pytest.mark.slow            # five sizes are compiled
+def test_what_fits_by_the_report_fits_when_it_is_asked_for_and_one_step_more_does_not(planned, model, monkeypatch):
+    model, mesh, known = replace(model, num_layers=1), MeshConfig(data=1, fsdp=2), {}
+
+    def weigh(rows, slots, memory):
+        def once(programs, devices, progress):          # on devices of another memory the programs are the same
+            if (rows, slots) not in known:
+                known[rows, slots] = compile_programs(programs, devices)
+            return known[rows, slots]
+
+        monkeypatch.setattr(report_module, "compile_programs", once)
+        device = replace(DEVICES["H100"], memory=memory, usable=1.0)
+        return preflight(planned(mesh, rows, slots, remat="block", compute_dtype="bfloat16"), model,
+                         Topology("gpu:2", "gpu", device, 2))
+
+    first = weigh(2, 32, 2**40)
+    assert first.most_rows == 64 and first.most_slots == 256            # as many as an optimizer step and a step have
+    memory = 2 * max(at.peak for at in first.lines)
+    found = weigh(2, 32, memory)
+    assert 2 < found.most_rows < 64 and 32 < found.most_slots < 256
+    assert weigh(found.most_rows, 32, memory).fits and weigh(2, found.most_slots, memory).fits
+    assert not weigh(found.most_rows + 2, 32, memory).fits and not weigh(2, found.most_slots + 2, memory).fits
+    none = weigh(2, 32, line(first, "cast").peak - 1)
+    assert none.most_rows == none.most_slots == 0 and "no size fits this mesh" in text(none)
+
+
+@pytest.mark.parametrize(("attention", "remat", "qk_norm"), [
+    ("splash", "none", True), ("splash", "none", False), ("splash", "attention", True), ("splash", "block", True),
+    ("xla", "none", False), ("xla", "block", False)])
+def test_what_a_layer_keeps_is_what_autodiff_says(planned, attention, remat, qk_norm):
+    """Residuals with an axis of the layers, of a trace: nothing is compiled. 67 layers and 640 tokens: no other size is
+    either."""
+    shape = ModelConfig("qwen3", vocab_size=32, hidden_size=48, intermediate_size=136, num_layers=67, num_heads=8,
+                        num_kv_heads=2, head_dim=64, max_positions=1024, qk_norm=qk_norm)
+    tokens = jax.ShapeDtypeStruct((1, 640), jnp.int32)
+
+    def backward(params, tokens):
+        return jax.vjp(lambda params: hidden_states(params, shape, tokens, tokens, tokens,
+                                                    Compute("bfloat16", remat, attention)), params)[1]
+
+    kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(
+        jax.eval_shape(backward, parameter_shapes(shape), tokens)) if leaf.shape[:1] == (67,) and 640 in leaf.shape)
+    config = planned(MeshConfig(data=1), 1, 16, remat=remat, compute_dtype="bfloat16")
+    mesh = make_mesh(config.mesh, jax.devices("cpu")[:1])
+    compute, _ = compute_of(config, shape, mesh, "cpu")
+    work = Work(config, shape, mesh, sampler_of(config, shape, mesh, compute), attention)
+    assert work.kept() == kept / 67 / 640
+
+
+@pytest.mark.parametrize(("arguments", "told"), [
+    (["--rollout.max-new-tokens", "100000", "--batch.row-length", "0"], "positions"),
+    (["--policy.attention", "splash"], "does not run on this"),
+    (["--policy.attention", "cudnn"], "it has no float32"),
+    (["--mesh.data", "1", "--mesh.context", "-1", "--batch.row-length", "130"], "does not divide the 130 tokens")])
+def test_what_the_run_refuses_is_refused(arguments, told, monkeypatch, capsys):
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    with pytest.raises(SystemExit) as ended:
+        main(["quickstart", "--topology", "gpu:8xH100", *arguments])
+    assert ended.value.code == 2 and told in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "gpus"), [("gsm8k", 1), ("qwen2_5_math_7b", 8), ("qwen2_5_math_7b_official", 8),
+                                            ("qwen2_5_32b", 64), ("qwen2_5_32b_official", 64)])
+def test_every_preset_fits_its_hardware(name, gpus):
+    done = subprocess.run([sys.executable, "-m", "nft_jax.preflight", name, "--topology", f"gpu:{gpus}xH100"], cwd=ROOT,
+                          capture_output=True, text=True, timeout=3000)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_status_2_when_it_does_not_fit(monkeypatch, capsys):

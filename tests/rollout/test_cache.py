@@ -60,21 +60,19 @@ def test_admitted_entries_survive_growth(tiny_model, quantised, write_index):
                 np.testing.assert_allclose(got, expected, atol=np.abs(expected).max() / 127 if quantised else 0)
 
 
-def make(model, **kwargs):
-    class Numbers:
-        def batch_decode(self, sequences, skip_special_tokens):
-            return [""] * len(sequences)
-    return Sampler(model, Numbers(), (3,), mesh=make_mesh(MeshConfig(), jax.devices()[:1]), max_prompt_tokens=16,
+def make(model, tokenizer, **kwargs):
+    return Sampler(model, tokenizer, (3,), mesh=make_mesh(MeshConfig(), jax.devices()[:1]), max_prompt_tokens=16,
                    **kwargs)
 
 
 @pytest.mark.parametrize("kv_dtype", ["compute", "int8"])
-def test_a_block_holds_the_cache_once(tiny_model, kv_dtype):
+def test_a_block_holds_the_cache_once(tiny_model, number_tokenizer, kv_dtype):
     """The compiled block writes into the cache that it is given, and its temporaries are at most 1.1 times its bytes:
     far less, but for int8 on CPU, which multiplies no int8. There XLA converts a layer at a time, from the ring before
     the write, of which it therefore keeps a copy."""
     model = replace(tiny_model, head_dim=16, num_layers=12)
-    sampler = make(model, slots=32, block_size=4, max_new_tokens=497, buckets=(512,), kv_dtype=kv_dtype)
+    sampler = make(model, number_tokenizer, slots=32, block_size=4, max_new_tokens=497, buckets=(512,),
+                   kv_dtype=kv_dtype)
     program = sampler.programs()["decode"]
     memory = program.function.lower(*program.arguments).compile().memory_analysis()
     cache = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(program.arguments[1].cache))
@@ -84,9 +82,9 @@ def test_a_block_holds_the_cache_once(tiny_model, kv_dtype):
 
 
 @pytest.mark.parametrize("quantised", ["kv_dtype", "weight_dtype"])
-def test_int8_is_close_to_the_trainer_and_says_how_close(tiny_model, tiny_params, quantised):
+def test_int8_is_close_to_the_trainer_and_says_how_close(tiny_model, tiny_params, number_tokenizer, quantised):
     """Log-probs of the trainer's graph against the sampler's: a mismatch that is small and not nothing."""
-    sampler = make(tiny_model, slots=16, block_size=8, max_new_tokens=16, **{quantised: "int8"})
+    sampler = make(tiny_model, number_tokenizer, slots=16, block_size=8, max_new_tokens=16, **{quantised: "int8"})
     rng = np.random.default_rng(0)
     prompts = [Prompt(i, "", "", "", rng.integers(4, 32, 9).astype(np.int32)) for i in range(4)]
     score, groups = jax.jit(lambda tokens: token_logprobs(

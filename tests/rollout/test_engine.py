@@ -1,4 +1,6 @@
 """The sampler's contracts: independent of the schedule, agreeing with the trainer, exact at its ends."""
+import gc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,17 +25,14 @@ def prompts():
             for i in range(PROMPTS)]
 
 
-class Numbers:
-    """Decodes ids to their decimal numbers: enough of a tokenizer for the sampler."""
-
-    def batch_decode(self, sequences, skip_special_tokens):
-        return [" ".join(map(str, sequence)) for sequence in sequences]
-
-
-def make(model, *, slots=16, block=4, devices=1, max_new=LONGEST, mesh=None, eos=(EOS,), **kwargs):
-    mesh = mesh or make_mesh(MeshConfig(), jax.devices()[:devices])
-    return Sampler(model, Numbers(), eos, mesh=mesh, slots=slots, block_size=block, max_prompt_tokens=13,
-                   max_new_tokens=max_new, **kwargs)
+@pytest.fixture(scope="module")
+def make(tiny_model, number_tokenizer):
+    """`make(**changes)`: a sampler of the tiny model."""
+    def make(*, slots=16, block=4, devices=1, max_new=LONGEST, mesh=None, eos=(EOS,), **kwargs):
+        mesh = mesh or make_mesh(MeshConfig(), jax.devices()[:devices])
+        return Sampler(tiny_model, number_tokenizer, eos, mesh=mesh, slots=slots, block_size=block,
+                       max_prompt_tokens=13, max_new_tokens=max_new, **kwargs)
+    return make
 
 
 def run(sampler, params, prompts, **kwargs):
@@ -42,14 +41,19 @@ def run(sampler, params, prompts, **kwargs):
 
 
 @pytest.fixture(scope="module")
-def sampler(tiny_model):
+def sampler(make):
     """One device, one ring, no delay."""
-    return make(tiny_model)
+    return make()
 
 
 @pytest.fixture(scope="module")
-def reference(tiny_model, tiny_params, prompts):
-    return run(make(tiny_model, slots=8, block=1), tiny_params, prompts)
+def reference(make, tiny_params, prompts):
+    return run(make(slots=8, block=1), tiny_params, prompts)
+
+
+@pytest.fixture(scope="module")
+def greedy(sampler, tiny_params, prompts):
+    return run(sampler, tiny_params, prompts, sampling=SamplingParams(0.0))
 
 
 def assert_same(groups, reference):
@@ -64,9 +68,9 @@ def assert_same(groups, reference):
 @pytest.mark.parametrize(("slots", "block", "devices", "delay", "buckets"), [
     (16, 8, 1, 1, (24, 32)), (64, 64, 1, 0, None), (8, 8, 8, 1, None), (16, 1, 8, 2, (16, 24, 32)),
     (64, 8, 4, 0, None)])
-def test_samples_do_not_depend_on_the_schedule(tiny_model, tiny_params, prompts, reference, slots, block, devices,
+def test_samples_do_not_depend_on_the_schedule(make, tiny_params, prompts, reference, slots, block, devices,
                                                delay, buckets):
-    sampler = make(tiny_model, slots=slots, block=block, devices=devices, delay=delay, buckets=buckets)
+    sampler = make(slots=slots, block=block, devices=devices, delay=delay, buckets=buckets)
     growths, grown = [], sampler._grown
     sampler._grown = lambda state, old, new: growths.append(new) or grown(state, old, new)
     assert_same(run(sampler, tiny_params, prompts), reference)
@@ -75,16 +79,49 @@ def test_samples_do_not_depend_on_the_schedule(tiny_model, tiny_params, prompts,
 
 @pytest.mark.parametrize("mesh", [MeshConfig(data=1, fsdp=8), MeshConfig(data=2, fsdp=2, tensor=2),
                                   MeshConfig(data=1, fsdp=2, tensor=4), MeshConfig(1, 2, 2, 2)])
-def test_samples_do_not_depend_on_the_mesh(tiny_model, tiny_params, prompts, reference, mesh):
-    sampler = make(tiny_model, mesh=make_mesh(mesh))
+def test_samples_do_not_depend_on_the_mesh(make, tiny_params, prompts, reference, greedy, mesh):
+    sampler = make(mesh=make_mesh(mesh))
     assert_same(run(sampler, tiny_params, prompts), reference)
+    assert_same(run(sampler, tiny_params, prompts, sampling=SamplingParams(0.0)), greedy)
 
 
-def test_a_decode_step_gathers_no_weights(tiny_model):
+def test_growth_and_admission_hold_little_beside_the_ring(make, tiny_params, prompts):
+    """A growth holds the new ring and one layer of the old one at most, and no prefilled prompts. Admitting all at once
+    holds the entries of one prefill only."""
+    slots, prefills, layers = 48, 3, 2
+    sampler = make(slots=slots, buckets=(16, 32), delay=0)
+    assert sampler.prefills == prefills and sampler.config.num_layers == layers
+    gc.collect()
+    older = {id(array) for array in jax.live_arrays()}
+    growing, admitting = [], []
+
+    def held(rows):
+        return sum(array.nbytes for array in jax.live_arrays()
+                   if array.ndim == 4 and array.shape[0] == rows and id(array) not in older)
+
+    def grow(layer, write_index, grown=sampler._grow[32]):
+        new = grown(layer, write_index)
+        growing.append((held(slots), held(prefills), sum(x.nbytes for x in new), sum(x.nbytes for x in layer)))
+        return new
+
+    def admit(state, entries, *rest, admitted=sampler._admit):
+        admitting.append((held(prefills), sum(x.nbytes for x in jax.tree.leaves(entries))))
+        return admitted(state, entries, *rest)
+
+    sampler._grow[32], sampler._admit = grow, admit
+    run(sampler, tiny_params, prompts)
+    assert len(growing) == layers and len(admitting) >= 4
+    for ring, entries, new, old in growing:
+        assert new <= ring <= layers * new + old and entries == 0
+    assert growing[-1][0] == layers * growing[-1][2] + growing[-1][3]
+    assert all(live == one > 0 for live, one in admitting)
+
+
+def test_a_decode_step_gathers_no_weights(make):
     """On a mesh with fsdp the weights that decode are whole on every device, but for their shards over tensor."""
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     for weight_dtype in ("compute", "int8"):
-        program = make(tiny_model, mesh=mesh, weight_dtype=weight_dtype).programs()["cast"]
+        program = make(mesh=mesh, weight_dtype=weight_dtype).programs()["cast"]
         placed = jax.tree.leaves(program.function.lower(*program.arguments).out_info)
         assert {axis for leaf in placed for axis in leaf.sharding.spec} == {None, "tensor"}
 
@@ -130,9 +167,9 @@ def test_an_answer_ends_at_eos_or_at_its_limit(sampler, reference, tiny_params, 
             assert a.text == " ".join(map(str, a.tokens))
 
 
-def test_without_ids_that_end_an_answer_all_reach_their_limits(tiny_model, tiny_params, prompts):
+def test_without_ids_that_end_an_answer_all_reach_their_limits(make, tiny_params, prompts):
     limits = np.arange(PROMPTS * SAMPLES).reshape(PROMPTS, SAMPLES) % LONGEST + 1
-    groups = run(make(tiny_model, eos=()), tiny_params, prompts, limits=limits)
+    groups = run(make(eos=()), tiny_params, prompts, limits=limits)
     assert [[len(r.tokens) for r in group] for group in groups] == limits.tolist()
     assert {r.finish_reason for group in groups for r in group} == {"length"}
 
@@ -144,11 +181,11 @@ def cut(rollout, stop):
 
 
 @pytest.mark.parametrize(("slots", "block", "delay"), [(8, 8, 0), (8, 3, 1)])
-def test_stop_strings_cut_where_they_are_complete(tiny_model, tiny_params, prompts, reference, slots, block, delay):
+def test_stop_strings_cut_where_they_are_complete(make, tiny_params, prompts, reference, slots, block, delay):
     """The slot of an answer that the host cut goes on on the device until it is refilled: nothing of that is seen."""
     common = reference[2][1].tokens
     stop = (f"{common[1]} {common[2]}", "17 1")
-    groups = run(make(tiny_model, slots=slots, block=block, delay=delay, stop=stop), tiny_params, prompts)
+    groups = run(make(slots=slots, block=block, delay=delay, stop=stop), tiny_params, prompts)
     hits = 0
     for group, full in zip(groups, reference, strict=True):
         for a, b in zip(group, full, strict=True):
@@ -160,9 +197,9 @@ def test_stop_strings_cut_where_they_are_complete(tiny_model, tiny_params, promp
     assert hits >= 3
 
 
-def test_further_ids_end_answers_too(tiny_model, tiny_params, prompts, reference):
+def test_further_ids_end_answers_too(make, tiny_params, prompts, reference):
     extra = int(reference[1][0].tokens[0])
-    sampler = make(tiny_model, stop_token_ids=(extra,))
+    sampler = make(stop_token_ids=(extra,))
     assert sampler.eos == (EOS,)
     for group, full in zip(run(sampler, tiny_params, prompts), reference, strict=True):
         for a, b in zip(group, full, strict=True):
@@ -171,8 +208,7 @@ def test_further_ids_end_answers_too(tiny_model, tiny_params, prompts, reference
             assert a.finish_reason == ("stop" if len(ends) else "length")
 
 
-def test_truncated_and_greedy_sampling(sampler, tiny_params, prompts):
-    greedy = run(sampler, tiny_params, prompts, sampling=SamplingParams(0.0))
+def test_truncated_and_greedy_sampling(sampler, tiny_params, prompts, greedy):
     for params in (SamplingParams(1.0, 1, 1.0), SamplingParams(1.0, 0, 1.0, 0.9999)):
         for a, b in zip(greedy, run(sampler, tiny_params, prompts, sampling=params), strict=True):
             assert len({rollout.tokens.tobytes() for rollout in a}) == 1
@@ -199,8 +235,8 @@ def test_bad_input_is_refused_before_anything_runs(sampler, tiny_params, prompts
     assert run(sampler, tiny_params, []) == []
 
 
-def test_no_program_is_compiled_beside_those_that_are_listed(tiny_model, tiny_params, prompts):
-    sampler = make(tiny_model, block=2, buckets=(16, 32))
+def test_no_program_is_compiled_beside_those_that_are_listed(make, tiny_params, prompts):
+    sampler = make(block=2, buckets=(16, 32))
     compile_all(sampler.programs((False, True)))
     weights, key = sampler.cast(tiny_params), jax.random.key(5)
     counter = CompileCounter()

@@ -7,11 +7,15 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import pyarrow.parquet as pq
 import pytest
 
-from nft_jax.rollout.generate import main
+from nft_jax.config import MeshConfig
+from nft_jax.parallel import make_mesh
+from nft_jax.rollout.generate import Parts, choose, main, parser
 from nft_jax.rollout.table import JUDGED, SCHEMA
+from nft_jax.types import InputError
 
 ROOT = Path(__file__).parents[2]
 NANO = ROOT / "experiments" / "assets" / "nano"
@@ -103,6 +107,29 @@ def test_a_finished_table_is_left_alone_and_another_is_refused(command, uninterr
         assert stopped.value.code == 2
         assert message in capsys.readouterr().err
     assert uninterrupted.stat().st_mtime_ns == before
+
+
+def test_parts_that_a_kill_left_beside_the_finished_table_go(command, uninterrupted):
+    left = uninterrupted.parent / "answers.parquet.parts"
+    left.mkdir()
+    (left / "part_000000.parquet").write_bytes(b"")
+    main(command(uninterrupted))
+    assert not left.exists() and uninterrupted.exists()
+
+
+def test_what_was_chosen_at_the_first_start_is_not_chosen_again(tmp_path):
+    parts = Parts(tmp_path / "answers.parquet", {"seed": 0})
+    assert parts.claim(lambda: {"slots": 7}) == {"slots": 7}
+    assert parts.claim(lambda: pytest.fail("asked again")) == {"slots": 7}
+
+
+def test_too_little_memory_is_told_in_the_flags_of_this_command(command, tiny_model, monkeypatch, tmp_path):
+    monkeypatch.setattr("nft_jax.rollout.slots.free_bytes", lambda mesh: 0)
+    given = parser().parse_args(command(tmp_path / "answers.parquet", "--slots", "0"))
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    with pytest.raises(InputError, match=r"--slots is 0 .* lower --max-new-tokens") as told:
+        choose(given, tiny_model, mesh, 5, {"max_prompt_tokens": 8})
+    assert not any(name in str(told.value) for name in ("rollout.", "policy.", "mesh."))
 
 
 def test_help_answers_without_jax():

@@ -13,6 +13,7 @@ from nft_jax.rollout.slots import (
     automatic_slots,
     free_bytes,
     policy_bytes,
+    prefilled_bytes,
     settle_slots,
     slot_bytes,
     useful_slots,
@@ -52,7 +53,9 @@ def test_settled_where_it_is_automatic(tiny_model):
     one = slot_bytes(tiny_model, 64, "float32", tensor=2)
     stored, weights = policy_bytes(tiny_model, mesh, "float32")
     assert stored < count_parameters(tiny_model) * 4 / 2 and weights == count_parameters(tiny_model) * 4 // 2
-    tight = settle_slots(config, tiny_model, mesh, free=3 * stored + weights + 12 * one)
+    prompts = prefilled_bytes(tiny_model, 24, 256 + 4, "float32", tensor=2)
+    assert prompts == 16 * 2 * tiny_model.num_layers * tiny_model.num_kv_heads * tiny_model.head_dim * 4 * 24 // 2
+    tight = settle_slots(config, tiny_model, mesh, free=3 * stored + weights + prompts + 12 * one)
     assert tight.rollout.slots == 10 * 4
     given = Config(rollout=RolloutConfig(slots=7))
     assert settle_slots(given, tiny_model, mesh, free=0) is given
