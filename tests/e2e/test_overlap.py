@@ -158,8 +158,8 @@ def test_a_run_killed_with_groups_carried_over_ends_bit_by_bit_like_one_that_was
 
 @pytest.mark.slow
 def test_nothing_is_compiled_after_the_start_on_a_mesh(small_run, tmp_path, monkeypatch):
-    """Parameters over fsdp and tensor: what one step hands to the next is placed as the programs expect it. (Without checkpoints
-    in between: orbax compiles a few slices of sharded arrays when it first saves them.)"""
+    """Parameters over fsdp and tensor: what one step hands to the next is placed as the programs expect it. (Without
+    checkpoints in between: orbax compiles a few slices of sharded arrays when it first saves them.)"""
     monkeypatch.setattr("nft_jax.train.run.make_mesh", lambda config: make_mesh(config, jax.devices()[:4]))
     loop.train(small_run(
         tmp_path, mesh=MeshConfig(data=1, fsdp=2, tensor=2), checkpoint=CheckpointConfig(every=100),
