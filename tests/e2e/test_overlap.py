@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from nft_jax.config import BatchConfig, CheckpointConfig, DataConfig, EvaluationConfig, RolloutConfig
+from nft_jax.config import BatchConfig, CheckpointConfig, DataConfig, EvaluationConfig, MeshConfig, RolloutConfig
 from nft_jax.metrics import MetricsWriter, comparable, read_metrics
 from nft_jax.parallel import make_mesh
 from nft_jax.train import loop
@@ -154,3 +154,16 @@ def test_a_run_killed_with_groups_carried_over_ends_bit_by_bit_like_one_that_was
         assert answers(killed, step) == answers(whole, step)
     a, b = ((folder / "model/model.safetensors").read_bytes() for folder in (killed, whole))
     assert a == b
+
+
+@pytest.mark.slow
+def test_nothing_is_compiled_after_the_start_on_a_mesh(small_run, tmp_path, monkeypatch):
+    """Parameters over fsdp and tensor: what one step hands to the next is placed as the programs expect it. (Without
+    checkpoints in between: orbax compiles a few slices of sharded arrays when it first saves them.)"""
+    monkeypatch.setattr("nft_jax.train.run.make_mesh", lambda config: make_mesh(config, jax.devices()[:4]))
+    loop.train(small_run(
+        tmp_path, mesh=MeshConfig(data=1, fsdp=2, tensor=2), checkpoint=CheckpointConfig(every=100),
+        evaluation=EvaluationConfig(questions=2, samples=2, every=0),
+        rollout=RolloutConfig(prompts_per_step=2, samples_per_prompt=4, max_new_tokens=32, slots=8, block_size=8)),
+        verifier=ByLength(), quiet=True)
+    assert [row["compiles"] for row in read_metrics(tmp_path / "metrics.jsonl")[1:]] == [0, 0]
