@@ -269,13 +269,10 @@ def generate(given: argparse.Namespace) -> Path:
 
 def choose(given: argparse.Namespace, model, mesh, questions: int, sizes: dict[str, int]) -> dict[str, int]:
     """Slots (from the memory that the weights leave free, where none are asked for) and prompts of a part."""
-    from nft_jax.parallel import data_parallel_size
-    from nft_jax.rollout.slots import automatic_slots, free_bytes, policy_bytes, slot_bytes
-    answers = questions * given.num_samples
-    slots = given.slots or automatic_slots(
-        free_bytes(mesh) - sum(policy_bytes(model, mesh, given.dtype)),
-        slot_bytes(model, sizes["max_prompt_tokens"] + given.max_new_tokens, given.dtype, given.kv_dtype, given.tensor),
-        answers, data_parallel_size(mesh), field="--slots", remedy="lower --max-new-tokens, use --dtype bfloat16 or "
+    from nft_jax.rollout.slots import slots_that_fit
+    slots = given.slots or slots_that_fit(
+        model, mesh, questions * given.num_samples, sizes["max_prompt_tokens"], given.max_new_tokens, given.dtype,
+        given.kv_dtype, copies=1, field="--slots", remedy="lower --max-new-tokens, use --dtype bfloat16 or "
         "--kv-dtype int8, or more devices for a copy of the model (--tensor)")
     return {"slots": slots, "part_prompts": given.part_prompts or -(-PART_ROUNDS * slots // given.num_samples)}
 

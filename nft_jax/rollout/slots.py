@@ -92,6 +92,20 @@ def policy_bytes(model: ModelConfig, mesh: Mesh, dtype: str) -> tuple[int, int]:
     return stored, decoder.count_parameters(model) * jnp.dtype(dtype).itemsize // mesh.shape["tensor"]
 
 
+def slots_that_fit(model: ModelConfig, mesh: Mesh, answers: int, max_prompt_tokens: int, max_new_tokens: int,
+                   dtype: str, kv_dtype: Literal["compute", "int8"], *, copies: int, free: int | None = None,
+                   **names: str) -> int:
+    """`automatic_slots` in what is left of the devices' memory (`free`; None asks them) by `copies` arrays of the size
+    of the parameters in float32, the weights that decode, and the prompts that are prefilled together. `names` as it
+    takes them."""
+    stored, weights = policy_bytes(model, mesh, dtype)
+    stored_as, parallel = (dtype, kv_dtype, mesh.shape["tensor"]), data_parallel_size(mesh)
+    prompts = prefilled_bytes(model, max_prompt_tokens, useful_slots(answers) + parallel, *stored_as)
+    free = free_bytes(mesh) if free is None else free
+    one = slot_bytes(model, max_prompt_tokens + max_new_tokens, *stored_as)
+    return automatic_slots(free - copies * stored - weights - prompts, one, answers, parallel, **names)
+
+
 def settle_slots(config: Config, model: ModelConfig, mesh: Mesh, free: int | None = None) -> Config:
     """The configuration with rollout.slots decided where it is 0 (automatic). `free`: bytes of each device, before
     anything of the run is there (None asks the devices). Training keeps its state (the parameters and two moments)
@@ -99,12 +113,7 @@ def settle_slots(config: Config, model: ModelConfig, mesh: Mesh, free: int | Non
     rollout = config.rollout
     if rollout.slots:
         return config
-    stored, weights = policy_bytes(model, mesh, config.policy.compute_dtype)
-    free = free_bytes(mesh) if free is None else free
-    answers, parallel = rollout.prompts_per_step * rollout.samples_per_prompt, data_parallel_size(mesh)
-    stored_as = config.policy.compute_dtype, rollout.kv_dtype, mesh.shape["tensor"]
-    prompts = prefilled_bytes(model, config.data.max_prompt_tokens, useful_slots(answers) + parallel, *stored_as)
-    slots = automatic_slots(
-        free - 3 * stored - weights - prompts,
-        slot_bytes(model, config.data.max_prompt_tokens + rollout.max_new_tokens, *stored_as), answers, parallel)
+    slots = slots_that_fit(model, mesh, rollout.prompts_per_step * rollout.samples_per_prompt,
+                           config.data.max_prompt_tokens, rollout.max_new_tokens, config.policy.compute_dtype,
+                           rollout.kv_dtype, copies=3, free=free)
     return replace(config, rollout=replace(rollout, slots=slots))
