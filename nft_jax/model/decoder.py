@@ -265,22 +265,16 @@ def logits(params, config: ModelConfig, hidden):
     return soft_cap(jnp.matmul(hidden, weights, preferred_element_type=jnp.float32), config.final_softcap)
 
 
-def layer_weights(params, index: int):
-    """One layer's weights: of the stacked arrays, or of the list of layers that decoding uses (`split_layers`)."""
-    layers = params["layers"]
-    return layers[index] if isinstance(layers, list) else jax.tree.map(lambda w: w[index], layers)
-
-
 def split_layers(params) -> dict:
-    """The parameters with a list of layers, each with arrays of its own: unrolled over the stacked arrays, every step
-    of decoding would copy each layer out of them first."""
+    """The parameters as `prefill` and `decode` take them, with a list of layers, each with arrays of its own: unrolled
+    over the stacked arrays, every step of decoding would copy each layer out of them first."""
     count = jax.tree.leaves(params["layers"])[0].shape[0]
-    return params | {"layers": [layer_weights(params, index) for index in range(count)]}
+    return params | {"layers": [jax.tree.map(lambda w, i=i: w[i], params["layers"]) for i in range(count)]}
 
 
 def prefill(params, config: ModelConfig, tokens, positions, segment_ids, compute: Compute = FLOAT32):
-    """Cache entries of prompts: tokens, positions, segment_ids [P, T] -> keys, values, [P, K, T, E] for each layer
-    (stacked, or in a list where the parameters' layers are). Their number need not divide over a mesh: where they lie
+    """Cache entries of prompts: params as `split_layers` gives them, tokens, positions, segment_ids [P, T] -> lists of
+    keys and of values, [P, K, T, E] for each layer. The number of prompts need not divide over a mesh: where they lie
     is left to XLA. A kernel of the attention, which XLA cannot divide, takes them where it does."""
     anywhere, mesh = replace(compute, mesh=None), compute.mesh
     angles, x = angles_by_kind(config, positions), embed(params, config, tokens, anywhere)
@@ -289,14 +283,10 @@ def prefill(params, config: ModelConfig, tokens, positions, segment_ids, compute
     elif len(tokens) % data_parallel_size(mesh) or tokens.shape[1] % mesh.shape["context"]:
         compute = replace(anywhere, attention="xla")
 
-    def layer(x, weights, local):
-        return Block(config, compute).apply({"params": weights}, x, angles, segment_ids, local)
-
-    if not isinstance(params["layers"], list):
-        return scan_layers(layer, x, params, config)[1]
     cache = []
     for index, weights in enumerate(params["layers"]):
-        x, entries = layer(x, weights, index in config.local_layers)
+        x, entries = Block(config, compute).apply({"params": weights}, x, angles, segment_ids,
+                                                  index in config.local_layers)
         cache.append(entries)
     return tuple(list(part) for part in zip(*cache, strict=True))
 
@@ -312,12 +302,12 @@ def cache_entries(keys, values, quantised: bool):
 def decode(params, config: ModelConfig, tokens, positions, cache, write_index, valid):
     """One step: feed one token to every slot.
 
-    tokens, positions [S] int32; cache: a pair (keys [S, K, E, C], values [S, K, C, E]) per layer, as `cache_entries`
-    makes them; write_index: the cache index at which this token's entries are written (the same for all slots, so that
-    it is one slice); valid [S, C] bool: what each slot attends to, the token itself included; local layers attend to
-    those of them that were written in the last `window` steps, so a slot's entries must lie side by side. Returns
-    logits [S, V] float32 and the new cache. Activations have the type of the embedding. The layers are unrolled: a scan
-    that carries the cache in and out would copy all of it at every step.
+    params as `split_layers` gives them; tokens, positions [S] int32; cache: a pair (keys [S, K, E, C], values
+    [S, K, C, E]) per layer, as `cache_entries` makes them; write_index: the cache index at which this token's entries
+    are written (the same for all slots, so that it is one slice); valid [S, C] bool: what each slot attends to, the
+    token itself included; local layers attend to those of them that were written in the last `window` steps, so a
+    slot's entries must lie side by side. Returns logits [S, V] float32 and the new cache. Activations have the type of
+    the embedding. The layers are unrolled: a scan that carries the cache in and out would copy all of it at every step.
     """
     angles = angles_by_kind(config, positions[:, None])
     x = embed(params, config, tokens[:, None], Compute(params["embed"].dtype.name))
@@ -330,7 +320,7 @@ def decode(params, config: ModelConfig, tokens, positions, cache, write_index, v
 
     for index, (keys, values) in enumerate(cache):
         local = index in config.local_layers
-        block = partial(Block(config).apply, {"params": layer_weights(params, index)})
+        block = partial(Block(config).apply, {"params": params["layers"][index]})
         q, k, v = block(x, *angles[local], method="project")
         k, v = cache_entries(k, v, isinstance(keys, Quantized))
         keys, values = write(keys, k, 3), write(values, v, 2)

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from nft_jax.model.config import FLOAT32, Compute, ModelConfig
-from nft_jax.model.decoder import hidden_states
+from nft_jax.model.decoder import hidden_states, soft_cap
 from nft_jax.parallel import RULES
 
 CHUNK_ELEMENTS = 1 << 23        # about so many logits exist at one time on a device (32 MiB of float32)
@@ -167,9 +167,7 @@ def _logits(head: Head, states, weights, start, width: int, temperature):
     part = jax.lax.dynamic_slice_in_dim(weights, start, width, head.vocab_axis).astype(states.dtype)
     logits = jax.lax.dot_general(states, part, (((1,), (1 - head.vocab_axis,)), ((), ())),
                                  preferred_element_type=accumulator(states))
-    if head.softcap:
-        logits = jnp.tanh(logits / head.softcap) * head.softcap
-    return logits / temperature, part
+    return soft_cap(logits, head.softcap) / temperature, part
 
 
 def _local_forward(head: Head, hidden_BTD, weights, targets_BT, wanted_BT, temperature):

@@ -88,12 +88,14 @@ def collect(run: Run, params, progress: Progress, rollout_index: int, clock: Clo
     sampling = SamplingParams(rollout.temperature, rollout.top_k, rollout.top_p, rollout.min_p)
     key = jax.random.fold_in(jax.random.key(run.config.seed), TRAINING)
     accepted, seen, share = list(progress.carried), [], 1.0
-    with clock.phase("rollout"):
-        weights = run.sampler.cast(params)
+    weights = None
     for _ in range(rollout.max_generation_batches):
         missing = rollout.prompts_per_step - len(accepted)
         if missing <= 0:
             break
+        if weights is None:                # once for all batches, and not where the carried groups are enough
+            with clock.phase("rollout"):
+                weights = run.sampler.cast(params)
         prompts = run.stream.take(min(rollout.prompts_per_step, math.ceil(missing / share)))
         judged = judged_groups(run.sampler, run.verifier, weights, prompts, rollout.samples_per_prompt, key,
                                rollout_index, sampling, phase=clock.phase)

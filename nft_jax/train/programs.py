@@ -17,6 +17,7 @@ from nft_jax.model.kernels import choose_attention
 from nft_jax.parallel import data_parallel_size
 from nft_jax.programs import Program, with_shardings
 from nft_jax.rollout.engine import Sampler
+from nft_jax.rollout.sampling import SamplingParams
 from nft_jax.rollout.slots import settle_slots
 from nft_jax.train.batch import BatchShape
 from nft_jax.train.state import TrainState, init_state, make_optimizer, state_shardings
@@ -93,7 +94,8 @@ def training_programs(config: Config, model: ModelConfig, mesh: Mesh, compute: C
 def truncations(config: Config) -> list[bool]:
     """Whether answers are sampled without top-k, top-p and min-p, with them, or both ways (evaluation may differ)."""
     evaluation = config.evaluation
-    evaluates = {evaluation.top_p < 1 or evaluation.min_p > 0} if evaluation.source else set()
+    evaluating = SamplingParams(top_p=evaluation.top_p, min_p=evaluation.min_p)
+    evaluates = {evaluating.truncates} if evaluation.source else set()
     return sorted({config.rollout.truncates} | evaluates)
 
 

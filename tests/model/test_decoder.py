@@ -74,11 +74,12 @@ def test_prefill_and_decode_steps_match_one_forward(case):
     tokens = tokens[:, :length]
     positions, segment_ids = rows([length, length], length)
     expected = np.asarray(all_logits(params, config, tokens, positions, segment_ids))
-    keys, values = decoder.prefill(params, config, tokens[:, :prompt], positions[:, :prompt], segment_ids[:, :prompt])
+    split = decoder.split_layers(params)
+    keys, values = decoder.prefill(split, config, tokens[:, :prompt], positions[:, :prompt], segment_ids[:, :prompt])
     empty = jnp.zeros((2, config.num_kv_heads, capacity, config.head_dim))
     cache = [decoder.cache_entries(*(empty.at[:, :, :prompt].set(part[i]) for part in (keys, values)), False)
              for i in range(config.num_layers)]
-    step = jax.jit(partial(decoder.decode, params, config))
+    step = jax.jit(partial(decoder.decode, split, config))
     for t in range(prompt, length):
         valid = np.arange(capacity)[None].repeat(2, 0) <= t
         logits, cache = step(tokens[:, t], positions[:, t], cache, t, valid)
@@ -90,13 +91,14 @@ def test_decode_ignores_what_is_not_valid_and_where_it_is_written(tiny):
     tokens = np.arange(8, dtype=np.int32)[None] % TINY.vocab_size
     positions, segment_ids = rows([8], 8)
     expected = all_logits(tiny, TINY, tokens, positions, segment_ids)[0, -1]
-    keys, values = decoder.prefill(tiny, TINY, tokens[:, :7], positions[:, :7], segment_ids[:, :7])
+    split = decoder.split_layers(tiny)
+    keys, values = decoder.prefill(split, TINY, tokens[:, :7], positions[:, :7], segment_ids[:, :7])
     noise = jnp.asarray(np.random.default_rng(5).normal(0, 1e3, (1, TINY.num_kv_heads, 24, TINY.head_dim)), jnp.float32)
     cache = [decoder.cache_entries(*(noise.at[:, :, 9:16].set(part[i]) for part in (keys, values)), False)
              for i in range(TINY.num_layers)]
     valid = np.zeros((1, 24), bool)
     valid[0, 9:16] = valid[0, 20] = True
-    logits, _ = jax.jit(partial(decoder.decode, tiny, TINY))(tokens[:, 7], positions[:, 7], cache, 20, valid)
+    logits, _ = jax.jit(partial(decoder.decode, split, TINY))(tokens[:, 7], positions[:, 7], cache, 20, valid)
     np.testing.assert_allclose(logits[0], expected, atol=2e-5, rtol=0)
 
 
