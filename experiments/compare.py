@@ -13,9 +13,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.variants import SEEDS
+from experiments.harness.variants import SEEDS
 from nft_jax.config import Config, flat
-from nft_jax.terminal import one_paragraph_errors
+from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import InputError
 
 
@@ -23,7 +23,7 @@ def labels_of(configs: Sequence[dict]) -> tuple[list[str], list[str]]:
     """A label for each configuration (dotted name -> value), the same for those that differ in seeds, folders and
     speed settings only; and the names of the fields that differ. A field that an older run does not have is at its
     default."""
-    from nft_jax.train.folder import MAY_CHANGE
+    from nft_jax.record.folder import MAY_CHANGE
     noise = (*(name for name in MAY_CHANGE if name != "steps"), *SEEDS)
     default = flat(Config().to_dict())
     whole = [{name: _plain(value) for name, value in (default | config).items() if not name.startswith(noise)}
@@ -51,8 +51,8 @@ def compare(folders: Sequence[Path], out: Path | None) -> str:
     """The text that is printed; writes into `out`. Raises InputError for folders without a run to compare."""
     import pyarrow.parquet as pq
 
-    from experiments.plots import draw
-    from experiments.results import Measures, accuracy_table, curves_of, markdown, read_run, tidy
+    from experiments.harness.plots import draw
+    from experiments.harness.results import Measures, accuracy_table, curves_of, markdown, read_run, tidy
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise InputError("a run folder is given twice: name each once.")
     runs = [read_run(folder) for folder in folders]

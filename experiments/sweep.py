@@ -1,7 +1,7 @@
 """A sweep: every combination of some fields' values, with several seeds.
 
     python -m experiments.sweep quickstart --grid loss.epsilon=0.1,1 --grid objective=nft --seeds 4
-    python -m experiments.sweep experiments.scales:NANO --grid objective=nft,grpo --seeds 3 --jobs 2
+    python -m experiments.sweep experiments.harness.scales:NANO --grid objective=nft,grpo --seeds 3 --jobs 2
 
 EXPERIMENT is a preset's name, package.module:NAME or file.py:NAME of a Config. A field is its dotted name; a seed sets
 both `seed` and `data.seed`. Another objective begins with its own defaults. The same command goes on where it was cut
@@ -19,12 +19,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from experiments.runner import Job, places, run_all
-from experiments.variants import SEEDS, command, described, folder_of, known, seeded, value_of, vary
+from experiments.harness.runner import Job, places, run_all
+from experiments.harness.variants import SEEDS, command, described, folder_of, known, seeded, value_of, vary
 from nft_jax.cli import experiment
 from nft_jax.config import Config
-from nft_jax.files import replaced
-from nft_jax.terminal import one_paragraph_errors
+from nft_jax.runtime.files import replaced
+from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import InputError
 
 
@@ -100,7 +100,7 @@ def write_results(planned: Sequence[Planned], path: Path) -> None:
     """The table of the runs that have a row of metrics."""
     import pyarrow.parquet as pq
 
-    from experiments.results import read_run, tidy
+    from experiments.harness.results import read_run, tidy
     runs = [(read_run(each.job.folder), {"arm": each.arm, **each.changes}) for each in planned if each.job.finished]
     if runs:
         with replaced(path) as partial:

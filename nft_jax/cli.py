@@ -12,9 +12,9 @@ from typing import Annotated, NamedTuple
 import tyro
 
 from nft_jax.config import Config
-from nft_jax.distributed import ends_together, is_first
 from nft_jax.preflight.devices import Topology
-from nft_jax.terminal import one_paragraph_errors
+from nft_jax.runtime.distributed import ends_together, is_first
+from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import InputError
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from nft_jax.config import MeshConfig
+from nft_jax.data.prompts import render
 from nft_jax.model import decoder
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.hf import (
@@ -29,11 +30,10 @@ from nft_jax.model.hf import (
 )
 from nft_jax.model.kernels import choose_attention
 from nft_jax.model.logprobs import token_logprobs
-from nft_jax.parallel import make_mesh, parameter_shardings
-from nft_jax.prompts import render
+from nft_jax.record.trained import LATEST, checkpoint_step, load_checkpoint, run_config
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.sampling import SamplingParams
-from nft_jax.trained import LATEST, checkpoint_step, load_checkpoint, run_config
+from nft_jax.runtime.mesh import make_mesh, parameter_shardings
 from nft_jax.types import InputError, Prompt, Rollout
 
 
@@ -52,7 +52,7 @@ class Policy:
 def load(path: str | os.PathLike, *, dtype="float32", mesh: Mesh | None = None, step: int | str = LATEST) -> Policy:
     """Policy of a folder in Hugging Face layout, of a hub name, or of a checkpoint of a run's folder (that of `step`:
     "latest" or a number), with parameters of type `dtype` (float32, bfloat16 or float16), split over `mesh` (of
-    `nft_jax.parallel.make_mesh`) as in training when there is one.
+    `nft_jax.runtime.mesh.make_mesh`) as in training when there is one.
 
     The weights are streamed from the files to where they stay. Raises InputError, before any of them is on a device:
     no such folder, an architecture or feature that is not implemented, tensors that are missing or of the wrong shape,

@@ -68,7 +68,7 @@ def small_run():
         PolicyConfig,
         RolloutConfig,
     )
-    nano = Path(__file__).parents[1] / "experiments" / "assets" / "nano"
+    nano = Path(__file__).parents[1] / "nft_jax" / "assets" / "nano"
 
     def make(workdir, **changes) -> Config:
         return Config(**{

@@ -14,7 +14,7 @@ from nft_jax.model import decoder
 from nft_jax.model.config import Compute
 
 ROOT = Path(__file__).parents[1]
-NANO = ROOT / "experiments" / "assets" / "nano"
+NANO = ROOT / "nft_jax" / "assets" / "nano"
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +73,11 @@ def test_logprobs_are_those_of_sampling_and_of_the_logits(policy, rollouts):
 
 
 def test_verify_is_the_function_even_after_the_package_is_imported():
-    import nft_jax.verify.math
+    import nft_jax.verify.maths.judge
     verdicts = nft_jax.verify(["so \\boxed{41}", "\\boxed{40}", "41"], ["41"] * 3)
     assert [(v.outcome, v.reward, v.extracted) for v in verdicts] == [
         ("right", 1.0, "41"), ("wrong", 0.0, "40"), ("no_answer", 0.0, None)]
-    assert nft_jax.verify.Verifier is not None and nft_jax.verify.math.last_box("\\boxed{1}") == "1"
+    assert nft_jax.verify.Verifier is not None and nft_jax.verify.maths.judge.last_box("\\boxed{1}") == "1"
 
 
 def test_save_and_load(policy, rollouts, tmp_path):
@@ -172,7 +172,7 @@ def test_saving_over_the_folder_it_came_from_and_after_that_is_gone(full_folder,
 def test_a_policy_split_over_a_mesh(policy, rollouts, stored, tmp_path):
     """The same policy, whatever holds its parameters; saved from there it is the same folder."""
     from nft_jax.config import MeshConfig
-    from nft_jax.parallel import make_mesh
+    from nft_jax.runtime.mesh import make_mesh
     split = nft_jax.load(NANO, dtype=stored, mesh=make_mesh(MeshConfig(2, 2, 2)))
     query = split.params["layers"]["query"]
     assert query.dtype == stored and not query.is_fully_replicated
@@ -214,7 +214,7 @@ def test_a_policy_that_was_changed_gets_a_sampler_of_its_own(policy, rollouts):
 def test_the_example_of_the_readme_runs(tmp_path, monkeypatch):
     code = re.search(r"## In a notebook.*?```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(1)
     monkeypatch.chdir(tmp_path)
-    code = code.replace("experiments/assets/nano", str(NANO))
+    code = code.replace("nft_jax/assets/nano", str(NANO))
     names: dict = {}
     exec(compile(code, "README.md", "exec"), names)
     assert names["loss"].shape == names["old"].shape and (tmp_path / "runs/copy/config.json").exists()

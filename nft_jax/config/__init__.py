@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal, get_args
 
-from nft_jax.config.answers import DataConfig, EvaluationConfig, RolloutConfig, VerifierConfig
 from nft_jax.config.checks import require
+from nft_jax.config.sampling import DataConfig, EvaluationConfig, RolloutConfig, VerifierConfig
 from nft_jax.config.training import (
     MESHES,
     BatchConfig,

@@ -16,7 +16,7 @@ Remat = Literal["none", "attention", "block", "offload"]
 @dataclass(frozen=True)
 class PolicyConfig:
     """The model to train."""
-    path: str = "experiments/assets/nano"
+    path: str = "nft_jax/assets/nano"
     """Folder in Hugging Face layout (config.json, *.safetensors, tokenizer files), or the name of a hub model."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations and matrix products. Parameters, logits, log-probs and reductions are float32."""
@@ -31,7 +31,7 @@ class PolicyConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """Parameters of the token loss. None = the objective's own default (see `nft_jax.train.objectives`)."""
+    """Parameters of the token loss. None = the objective's own default (see `nft_jax.objectives.registry`)."""
     epsilon: float = 1.0
     """NFT: lower clamp of the implicit negative policy's ratio (paper Eq. 10)."""
     prompt_weight: PromptWeight | None = None
@@ -82,7 +82,7 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class TermsConfig:
-    """Terms that any objective can be trained with; all are off by default (formulas: `nft_jax.train.terms`). They
+    """Terms that any objective can be trained with; all are off by default (formulas: `nft_jax.objectives.terms`). They
     are reduced over the tokens as loss.loss_agg says, like the token loss itself."""
     kl_weight: float = 0.0
     """Adds this times an estimate of KL(policy || reference) to the loss; 0 = off, and no reference is loaded."""

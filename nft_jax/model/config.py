@@ -1,4 +1,4 @@
-"""Shape of a decoder. Families differ in data, not in code (`nft_jax.model.families` maps config.json)."""
+"""Shape of a decoder. Families differ in data, not in code (`nft_jax.model.hf.families` maps config.json)."""
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -23,7 +23,7 @@ from nft_jax.model.attention import align, attend, attend_cache, rotary_angles, 
 from nft_jax.model.config import FLOAT32, Compute, ModelConfig
 from nft_jax.model.quantise import Quantized, quantise
 from nft_jax.model.sharded import gather_weights, look_up, over_mesh
-from nft_jax.parallel import constrain, data_parallel_size
+from nft_jax.runtime.mesh import constrain, data_parallel_size
 
 # What the backward pass finds instead of computing it, by `Compute.remat` (see `hidden_states`).
 KEPT = {

@@ -22,7 +22,7 @@ from jax.sharding import PartitionSpec as P
 
 from nft_jax.model.config import FLOAT32, Compute, ModelConfig
 from nft_jax.model.decoder import hidden_states, soft_cap
-from nft_jax.parallel import RULES
+from nft_jax.runtime.mesh import RULES
 
 CHUNK_ELEMENTS = 1 << 23        # about so many logits exist at one time on a device (32 MiB of float32)
 TOKEN_BLOCK = (1024, 4096)      # least and most tokens of a block: an eighth of the device's tokens, within these

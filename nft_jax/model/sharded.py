@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from nft_jax.model.config import Compute
-from nft_jax.parallel import PARAMETER_AXES, parameter_axes, partition_spec, sharding
+from nft_jax.runtime.mesh import PARAMETER_AXES, parameter_axes, partition_spec, sharding
 
 
 def look_up(table, tokens, compute: Compute):

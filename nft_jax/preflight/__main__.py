@@ -8,7 +8,7 @@ compiled ahead of time on abstract arrays; no weights, data or tokenizer are rea
 import sys
 
 from nft_jax.cli import experiment, parse_preflight
-from nft_jax.terminal import one_paragraph_errors
+from nft_jax.runtime.terminal import one_paragraph_errors
 
 
 def main(arguments: list[str]) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from nft_jax.preflight.hlo import Transfer, collectives
-from nft_jax.programs import Program, compile_all
+from nft_jax.runtime.compilation import Program, compile_all
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 

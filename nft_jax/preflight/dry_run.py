@@ -9,9 +9,9 @@ import jax
 from nft_jax.config import Config, MeshConfig
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.decoder import count_parameters
-from nft_jax.parallel import make_mesh
 from nft_jax.preflight.memory import analytic
 from nft_jax.rollout.slots import useful_slots
+from nft_jax.runtime.mesh import make_mesh
 from nft_jax.train.batch import BatchShape, shapes_of
 from nft_jax.train.programs import programs_of, sampler_of
 

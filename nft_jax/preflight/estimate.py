@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nft_jax.config import Config
+from nft_jax.data.benchmarks import answers_of
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.decoder import count_parameters
 from nft_jax.preflight.devices import Device
-from nft_jax.suites import answers_of
 
 # Shares of the makers' peaks that a run reaches. 0.4: model FLOPs utilisation of training, 38 to 43% on 8,192 to 16,384
 # H100 (Llama 3, arXiv 2407.21783, table 4). 0.6: memory and links, what decoding is held to (PaLM's latencies, Pope et

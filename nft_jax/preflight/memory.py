@@ -22,9 +22,9 @@ from nft_jax.model import decoder
 from nft_jax.model.config import Attention, ModelConfig
 from nft_jax.model.kernels import LANES
 from nft_jax.model.logprobs import CHUNK_ELEMENTS
-from nft_jax.parallel import data_parallel_size
-from nft_jax.programs import Program
 from nft_jax.rollout.engine import Sampler
+from nft_jax.runtime.compilation import Program
+from nft_jax.runtime.mesh import data_parallel_size
 from nft_jax.train.batch import BatchShape
 from nft_jax.train.reference import abstract_reference
 

@@ -13,12 +13,12 @@ from nft_jax.config import Config
 from nft_jax.model.config import Attention, ModelConfig
 from nft_jax.model.decoder import count_parameters
 from nft_jax.model.kernels import choose_attention
-from nft_jax.parallel import data_parallel_size, make_mesh
 from nft_jax.preflight.compiled import Compiled, compile_programs, demanded
 from nft_jax.preflight.devices import GiB, Topology
 from nft_jax.preflight.estimate import BANDWIDTH, UTILISATION, Assumptions, Estimate, estimate, flops
 from nft_jax.preflight.memory import Model, Split, analytic, kind, largest, rows_of
 from nft_jax.rollout.engine import Sampler, prefills_of
+from nft_jax.runtime.mesh import data_parallel_size, make_mesh
 from nft_jax.train.batch import shapes_of
 from nft_jax.train.programs import SCORES, compute_of, programs_of, sampler_of, settle_on
 

@@ -12,7 +12,7 @@ import argparse
 import os
 from pathlib import Path
 
-from nft_jax.terminal import one_paragraph_errors
+from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import InputError
 
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nft_jax.config import flat
-from nft_jax.metrics import read_metrics
+from nft_jax.record.metrics import read_metrics
 from nft_jax.types import InputError
 
 SAME = ("name", "workdir", "seed", "data.seed", "writers")

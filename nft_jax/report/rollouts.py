@@ -16,12 +16,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nft_jax.config import ObjectiveConfig
-from nft_jax.model.tokenizer import pieces, text_of_run
-from nft_jax.replaying import packed_rows, row_losses
+from nft_jax.model.hf.tokenizer import pieces, text_of_run
+from nft_jax.objectives.registry import OBJECTIVES, resolve
+from nft_jax.record.rollouts import SCHEMA, table_to_groups
 from nft_jax.report.data import read_table
-from nft_jax.rollout.table import SCHEMA, table_to_groups
+from nft_jax.report.replay import packed_rows, row_losses
 from nft_jax.train.batch import Example, examples_of, unpack
-from nft_jax.train.objectives import OBJECTIVES, resolve
 from nft_jax.types import OUTCOMES, InputError
 
 ALPHABET = np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", np.uint8)

@@ -17,8 +17,8 @@ from jax.sharding import Mesh
 
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.decoder import cache_entries
-from nft_jax.parallel import sharding
-from nft_jax.programs import with_shardings
+from nft_jax.runtime.compilation import with_shardings
+from nft_jax.runtime.mesh import sharding
 
 RING_AXES = (3, 2)     # of keys [S, K, E, C] and of values [S, K, C, E]
 

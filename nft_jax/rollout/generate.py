@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from nft_jax.config import DataConfig, MeshConfig, RolloutConfig
-from nft_jax.distributed import require_alone
-from nft_jax.files import replaced
-from nft_jax.terminal import one_paragraph_errors
+from nft_jax.runtime.distributed import require_alone
+from nft_jax.runtime.files import replaced
+from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import InputError, Prompt
 
 METADATA = b"nft_jax.rollout.generate"     # the table's key for the settings that made it
@@ -148,7 +148,7 @@ class Parts:
 
         import pyarrow.parquet as pq
 
-        from nft_jax.rollout.table import answers_to_table, groups_to_table
+        from nft_jax.record.rollouts import answers_to_table, groups_to_table
         buffer = io.BytesIO()
         pq.write_table(groups_to_table(groups) if self.judged else answers_to_table(groups), buffer, compression="zstd")
         with replaced(self.path(part)) as partial:
@@ -158,7 +158,7 @@ class Parts:
         """One table of all parts, a row group each, in place at once; then the parts go."""
         import pyarrow.parquet as pq
 
-        from nft_jax.rollout.table import ANSWERS, SCHEMA
+        from nft_jax.record.rollouts import ANSWERS, SCHEMA
         schema = (SCHEMA if self.judged else ANSWERS).with_metadata({METADATA: json.dumps(self.settings).encode()})
         with replaced(self.out) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
             for part in range(count):
@@ -205,7 +205,7 @@ class Shown:
 
 def read_prompts(given: argparse.Namespace, tokenizer, positions: int, say) -> list[Prompt]:
     """The questions in their order, rendered. Raises InputError without any, or where the lengths exceed the model."""
-    from nft_jax.prompts import load_questions
+    from nft_jax.data.prompts import load_questions
     room = positions - given.max_new_tokens
     if room < 1:
         raise InputError(f"--max-new-tokens is {given.max_new_tokens}, but the model has {positions} positions: "
@@ -226,8 +226,8 @@ def generate(given: argparse.Namespace) -> Path:
     from nft_jax.model.config import Compute
     from nft_jax.model.hf import eos_token_ids, load_tokenizer, read_config, resolve_folder
     from nft_jax.model.kernels import choose_attention
-    from nft_jax.parallel import make_mesh
-    from nft_jax.programs import use_compilation_cache
+    from nft_jax.runtime.compilation import use_compilation_cache
+    from nft_jax.runtime.mesh import make_mesh
     use_compilation_cache()
     folder = resolve_folder(given.model)
     model, tokenizer = read_config(folder), load_tokenizer(folder)
@@ -279,7 +279,7 @@ def load_weights(sampler, folder: Path):
     """The weights that decode; the parameters as they were read are let go."""
     from nft_jax.model import decoder
     from nft_jax.model.hf import load_params
-    from nft_jax.parallel import parameter_shardings
+    from nft_jax.runtime.mesh import parameter_shardings
     shardings = parameter_shardings(decoder.parameter_shapes(sampler.config), sampler.mesh)
     return sampler.cast(load_params(folder, sampler.config, shardings=shardings))
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from nft_jax.config import Config, ObjectiveConfig, TermsConfig
 from nft_jax.model.config import ModelConfig
-from nft_jax.train.objectives import overlong_penalty, token_weights
-from nft_jax.train.terms import OFF, mismatch_weights, trained
+from nft_jax.objectives.registry import overlong_penalty, token_weights
+from nft_jax.objectives.terms import OFF, mismatch_weights, trained
 from nft_jax.types import Group, TrainBatch
 
 SHORTEST_ROW = 128      # shorter rows save next to nothing, and each length is two programs to compile

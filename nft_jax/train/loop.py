@@ -18,11 +18,11 @@ import jax
 import numpy as np
 
 from nft_jax.config import Config
-from nft_jax.distributed import gather, initialise, is_first
-from nft_jax.evaluate import evaluation_key, evaluation_metrics, judged_groups
-from nft_jax.files import replaced
-from nft_jax.guard import StopRun
-from nft_jax.metrics import (
+from nft_jax.objectives.custom import adopt
+from nft_jax.objectives.registry import Objective, TokenLoss, find_objective
+from nft_jax.objectives.terms import answer_terms, trained
+from nft_jax.policy import Policy, save
+from nft_jax.record.metrics import (
     answer_metrics,
     draw_curves,
     mismatch_metrics,
@@ -30,20 +30,20 @@ from nft_jax.metrics import (
     peak_memory_mb,
     read_metrics,
 )
-from nft_jax.policy import Policy, save
-from nft_jax.programs import use_compilation_cache
+from nft_jax.rollout.evaluation import evaluation_key, evaluation_metrics, judged_groups
 from nft_jax.rollout.sampling import SamplingParams
-from nft_jax.timeline import Clock
+from nft_jax.runtime.clock import Clock
+from nft_jax.runtime.compilation import use_compilation_cache
+from nft_jax.runtime.distributed import gather, initialise, is_first
+from nft_jax.runtime.files import replaced
+from nft_jax.runtime.stops import StopRun
 from nft_jax.train.batch import Example, choose_shape, deal, examples_of, make_batch, unpack
 from nft_jax.train.nonfinite import nonfinite_logprobs
-from nft_jax.train.objectives import Objective, TokenLoss, find_objective
-from nft_jax.train.own import adopt
 from nft_jax.train.row import Rollouts, Row
 from nft_jax.train.run import Progress, Run, open_run
 from nft_jax.train.saving import finish_writing, save_checkpoint
 from nft_jax.train.state import TrainState, learning_rate
 from nft_jax.train.step import place_batch
-from nft_jax.train.terms import answer_terms, trained
 from nft_jax.types import Group, Halted, InputError, TrainBatch
 from nft_jax.verify import Verifier
 
@@ -58,8 +58,8 @@ def train(config: Config, *, objective: Objective | TokenLoss | None = None, fre
     SIGINT and SIGTERM give up what is being sampled, save and return: the same call goes on, and ends bit by bit like a
     run that was never stopped. `profile` records a timeline of two steps into the run's folder. Compiled programs are
     kept (`use_compilation_cache`). Where the environment names other processes, this is one of them
-    (`nft_jax.distributed`). Raises InputError for bad input, before heavy work where that is possible, and Halted where
-    the run ended itself.
+    (`nft_jax.runtime.distributed`). Raises InputError for bad input, before heavy work where that is possible, and
+    Halted where the run ended itself.
     """
     initialise()
     if objective is not None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nft_jax.files import replaced
-from nft_jax.retry import Writing
+from nft_jax.runtime.files import replaced
+from nft_jax.runtime.writing import Writing
 from nft_jax.train.row import Row
 from nft_jax.types import Group, TrainBatch
 

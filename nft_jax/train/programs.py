@@ -14,13 +14,13 @@ from nft_jax.config import Config, MeshConfig
 from nft_jax.model import decoder
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.kernels import choose_attention
-from nft_jax.parallel import data_parallel_size, hosts
-from nft_jax.programs import Program, with_shardings
+from nft_jax.objectives.registry import find_objective
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.sampling import SamplingParams
 from nft_jax.rollout.slots import settle_slots
+from nft_jax.runtime.compilation import Program, with_shardings
+from nft_jax.runtime.mesh import data_parallel_size, hosts
 from nft_jax.train.batch import BatchShape
-from nft_jax.train.objectives import find_objective
 from nft_jax.train.reference import abstract_reference
 from nft_jax.train.state import TrainState, init_state, make_optimizer, state_shardings
 from nft_jax.train.step import compile_score, compile_step, place_batch

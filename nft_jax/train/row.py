@@ -9,7 +9,7 @@ from functools import partial, reduce
 import jax
 import numpy as np
 
-from nft_jax.timeline import Clock
+from nft_jax.runtime.clock import Clock
 from nft_jax.train.tally import combine, summarise
 from nft_jax.types import Group, TrainBatch
 

@@ -20,15 +20,9 @@ import jax
 import pyarrow.parquet as pq
 from jax.sharding import Mesh
 
-from nft_jax.arithmetic import SOURCES
-from nft_jax.checkpoint import Checkpoints, check_room
 from nft_jax.config import Config
-from nft_jax.console import Console
-from nft_jax.distributed import ends_together, is_first, together
-from nft_jax.evaluate import HeldOut, read_held_out
-from nft_jax.files import replaced
-from nft_jax.guard import Stop, stop_on_signals
-from nft_jax.metrics import CompileCounter, MetricsWriter, NoWriter
+from nft_jax.data.arithmetic import SOURCES
+from nft_jax.data.prompts import LoadReport, PromptStream, load_questions
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.hf import (
     check_weights,
@@ -39,19 +33,27 @@ from nft_jax.model.hf import (
     read_config,
     resolve_folder,
 )
-from nft_jax.model.published import PUBLISHED
-from nft_jax.parallel import data_parallel_size, hosts, make_mesh, require_host_memory
-from nft_jax.programs import Program, compile_all
-from nft_jax.prompts import LoadReport, PromptStream, load_questions
-from nft_jax.retry import Writing
+from nft_jax.model.hf.published import PUBLISHED
+from nft_jax.objectives.registry import find_objective, resolve
+from nft_jax.record.checkpoint import Checkpoints, check_room
+from nft_jax.record.folder import claimed, read_settings
+from nft_jax.record.metrics import CompileCounter, MetricsWriter, NoWriter
+from nft_jax.record.rollouts import groups_to_table
+from nft_jax.record.trackers import require_writers
 from nft_jax.rollout.engine import Sampler
-from nft_jax.rollout.table import groups_to_table
-from nft_jax.timeline import Timeline, Watcher
+from nft_jax.rollout.evaluation import HeldOut, read_held_out
+from nft_jax.runtime.clock import Timeline, Watcher
+from nft_jax.runtime.compilation import Program, compile_all
+from nft_jax.runtime.console import Console
+from nft_jax.runtime.distributed import ends_together, is_first, together
+from nft_jax.runtime.files import replaced
+from nft_jax.runtime.mesh import data_parallel_size, hosts, make_mesh, require_host_memory
+from nft_jax.runtime.stops import Stop, stop_on_signals
+from nft_jax.runtime.watchdog import Watchdog
+from nft_jax.runtime.writing import Writing
 from nft_jax.train.batch import BatchShape, shapes_of
-from nft_jax.train.folder import claimed, read_settings
-from nft_jax.train.hosts import require_one_run, require_shared
 from nft_jax.train.nonfinite import count_skipped, write_batches
-from nft_jax.train.objectives import find_objective, resolve
+from nft_jax.train.opening import require_one_run, require_shared
 from nft_jax.train.programs import (
     SCORES,
     abstract_state,
@@ -66,8 +68,6 @@ from nft_jax.train.row import Rollouts, Row
 from nft_jax.train.state import TrainState, init_state, make_optimizer
 from nft_jax.types import Group, InputError, Unreachable
 from nft_jax.verify import Verifier
-from nft_jax.watchdog import Watchdog
-from nft_jax.writers import require_writers
 
 ROLLOUTS_KEPT = 8      # steps whose answers wait in memory, at most, while their files cannot be written
 
@@ -241,7 +241,7 @@ def preview(config: Config) -> tuple[ModelConfig, list[str]]:
     except Unreachable as error:
         model = config_of(config.policy.path)
         check_positions(config, model)
-        shape = [f"model: {config.policy.path} was not read; its shape is that of nft_jax.model.published."] \
+        shape = [f"model: {config.policy.path} was not read; its shape is that of nft_jax.model.hf.published."] \
             if model is PUBLISHED.get(config.policy.path) else []
         return model, [*shape, "Tokenizer and data were not read, or not all of them, so nothing is said of the "
                                f"questions: {error}"]

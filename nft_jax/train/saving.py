@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from nft_jax.distributed import process_count
-from nft_jax.retry import of_the_disk, reason
+from nft_jax.runtime.distributed import process_count
+from nft_jax.runtime.writing import of_the_disk, reason
 from nft_jax.train.run import Progress, Run
 from nft_jax.train.state import TrainState
 from nft_jax.types import Halted

@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from nft_jax.config import OptimizerConfig
-from nft_jax.parallel import parameter_shardings, sharding
+from nft_jax.runtime.mesh import parameter_shardings, sharding
 
 
 class TrainState(NamedTuple):

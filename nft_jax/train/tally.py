@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nft_jax.train.terms import summarise_terms
+from nft_jax.objectives.terms import summarise_terms
 
 SIGNS = ("positive", "negative")
 HISTOGRAM_BINS = 1024

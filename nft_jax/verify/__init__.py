@@ -9,7 +9,7 @@ from types import ModuleType
 
 from nft_jax.config import VerifierConfig
 from nft_jax.types import InputError, Verdict
-from nft_jax.verify.math import MODES, Mode, check_gold
+from nft_jax.verify.maths.judge import MODES, Mode, check_gold
 from nft_jax.verify.pool import Verifier
 
 __all__ = ["Verifier", "check_gold", "verify"]

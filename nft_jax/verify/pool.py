@@ -1,7 +1,7 @@
 """`Verifier`: one verdict per answer, in order, whatever the answers do to the processes that judge them.
 
-1. `submit` extracts the answers and decides the cheap ones in the calling thread (see `nft_jax.verify.math`). Any
-   other reward (`nft_jax.verify.rewards`) decides nothing here: all its answers go to the workers.
+1. `submit` extracts the answers and decides the cheap ones in the calling thread (see `nft_jax.verify.maths.judge`).
+   Any other reward (`nft_jax.verify.rewards.registry`) decides nothing here: all its answers go to the workers.
 2. The rest, without repetitions, join the queue of one dispatcher thread.
 3. The dispatcher gives a task to an idle worker with a deadline. A worker past its deadline is killed (outcome
    timeout), unless the machine is so busy that it has hardly run; a task whose worker died is tried once more in a
@@ -26,9 +26,9 @@ from multiprocessing.connection import wait
 
 from nft_jax.config import VerifierConfig
 from nft_jax.types import InputError, Outcome, Verdict
-from nft_jax.verify.math import SCANNED_CHARACTERS, extract, quick_verdict, verdict
-from nft_jax.verify.nursery import CPU_SECONDS, Nursery, Worker
-from nft_jax.verify.rewards import Reward, lookup
+from nft_jax.verify.maths.judge import SCANNED_CHARACTERS, extract, quick_verdict, verdict
+from nft_jax.verify.processes import CPU_SECONDS, Nursery, Worker
+from nft_jax.verify.rewards.registry import Reward, lookup
 
 REMEMBERED = 1 << 16
 ATTEMPTS = 2

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 from nft_jax.types import InputError
-from nft_jax.verify.rewards import Reward, resolve
+from nft_jax.verify.rewards.registry import Reward, resolve
 
 ANSWERS_PER_WORKER = 5_000
 RESIDENT_LIMIT = 500 << 20
@@ -79,7 +79,7 @@ def _guarded(clock: _CpuClock, size: int, judge: Callable[..., list[Word]], argu
 
 
 def _judge_maths(gold: str, answer: str) -> list[Word]:
-    from nft_jax.verify.math import judge
+    from nft_jax.verify.maths.judge import judge
     return [(*judge(gold, answer), None)]
 
 
@@ -99,7 +99,7 @@ def _load_judge(home: tuple[str, str] | None, allow_weak_sandbox: bool) -> tuple
         reward.prepare(allow_weak_sandbox)
     if reward is None or reward.symbolic:
         try:
-            from nft_jax.verify.symbolic import warm_up
+            from nft_jax.verify.maths.symbolic import warm_up
             warm_up()
         except ImportError as problem:
             raise InputError(f"{type(problem).__name__}: {problem}. Install math-verify[antlr4-13-2] (pip install -r "

@@ -21,7 +21,7 @@ from pathlib import Path
 import jax
 from orbax.checkpoint._src.path.atomicity import AtomicRenameTemporaryPath
 
-from nft_jax import checkpoint, metrics, policy
+from nft_jax import policy
 from nft_jax.config import (
     BatchConfig,
     CheckpointConfig,
@@ -33,6 +33,7 @@ from nft_jax.config import (
     PolicyConfig,
     RolloutConfig,
 )
+from nft_jax.record import checkpoint, metrics
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.schedule import Schedule
 from nft_jax.train import loop, run

@@ -7,8 +7,8 @@ import pytest
 
 import nft_jax
 from nft_jax.config import TermsConfig
-from nft_jax.metrics import comparable, read_metrics
-from nft_jax.rollout.table import table_to_groups
+from nft_jax.record.metrics import comparable, read_metrics
+from nft_jax.record.rollouts import table_to_groups
 
 ALL = TermsConfig(kl_weight=0.1, kl_estimator="k3", entropy_weight=0.01, mismatch="token", mismatch_cap=1.0,
                   mask_truncated=True)

@@ -9,10 +9,10 @@ from safetensors.numpy import load_file, save_file
 
 import nft_jax
 from nft_jax.config import MeshConfig, PolicyConfig
-from nft_jax.model import weights
+from nft_jax.model.hf import weights
 from nft_jax.train import run
 
-NANO = Path(__file__).parents[2] / "experiments" / "assets" / "nano"
+NANO = Path(__file__).parents[2] / "nft_jax" / "assets" / "nano"
 
 
 def tensors(change):

@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from nft_jax import policy
-from nft_jax.checkpoint import Checkpoints
 from nft_jax.config import MeshConfig
-from nft_jax.metrics import comparable, read_metrics
 from nft_jax.model import decoder
 from nft_jax.model.config import ModelConfig
-from nft_jax.parallel import make_mesh
-from nft_jax.rollout.table import groups_to_table
+from nft_jax.record.checkpoint import Checkpoints
+from nft_jax.record.metrics import comparable, read_metrics
+from nft_jax.record.rollouts import groups_to_table
+from nft_jax.runtime.mesh import make_mesh
 from nft_jax.train.programs import abstract_state
 from nft_jax.train.run import settle
 
@@ -63,7 +63,7 @@ def chains(seed: int, number: int) -> list[list[tuple[str, int, int]]]:
 def model(tmp_path_factory):
     """One layer of 16 features, with the tokenizer of the embedded model."""
     folder = tmp_path_factory.mktemp("model")
-    nano = policy.load(ROOT / "experiments" / "assets" / "nano")
+    nano = policy.load(ROOT / "nft_jax" / "assets" / "nano")
     config = ModelConfig("qwen3", vocab_size=nano.config.vocab_size, hidden_size=16, intermediate_size=32, num_layers=1,
                          num_heads=4, num_kv_heads=2, head_dim=8, max_positions=64, tie_embeddings=True, qk_norm=True,
                          initializer_range=0.3)

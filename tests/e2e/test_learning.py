@@ -5,7 +5,7 @@ import pytest
 
 from experiments.presets import QUICKSTART
 from nft_jax.config import EvaluationConfig
-from nft_jax.metrics import read_metrics
+from nft_jax.record.metrics import read_metrics
 from nft_jax.train.loop import train
 
 

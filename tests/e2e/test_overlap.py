@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from nft_jax.config import BatchConfig, CheckpointConfig, DataConfig, EvaluationConfig, MeshConfig, RolloutConfig
-from nft_jax.metrics import MetricsWriter, comparable, read_metrics
-from nft_jax.parallel import make_mesh
+from nft_jax.record.metrics import MetricsWriter, comparable, read_metrics
+from nft_jax.runtime.mesh import make_mesh
 from nft_jax.train import loop
 from nft_jax.types import Verdict
 

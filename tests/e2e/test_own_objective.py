@@ -7,7 +7,7 @@ import pytest
 
 from experiments.presets import PRESETS
 from nft_jax.config import EvaluationConfig
-from nft_jax.metrics import read_metrics
+from nft_jax.record.metrics import read_metrics
 from nft_jax.types import InputError
 
 ROOT = Path(__file__).parents[2]

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from nft_jax.config import BatchConfig, CheckpointConfig, DataConfig, EvaluationConfig, PolicyConfig, RolloutConfig
-from nft_jax.metrics import read_metrics
 from nft_jax.model import decoder
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.hf import save_params
-from nft_jax.parallel import make_mesh
+from nft_jax.record.metrics import read_metrics
+from nft_jax.runtime.mesh import make_mesh
 from nft_jax.train.loop import train
 from nft_jax.types import Verdict
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from nft_jax.metrics import comparable, read_metrics
+from nft_jax.record.metrics import comparable, read_metrics
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--steps", "5", "--checkpoint.every", "2", "--rollout.prompts-per-step", "6", "--rollout.samples-per-prompt",
@@ -132,7 +132,7 @@ def test_a_finished_run_can_go_on_further(tmp_path, uninterrupted, environment):
 @pytest.mark.parametrize("field", ["policy.path", "data.source"])
 def test_a_run_never_writes_over_its_own_inputs(tmp_path, environment, field):
     import shutil
-    model = shutil.copytree(ROOT / "experiments" / "assets" / "nano", tmp_path / "run" / "model")
+    model = shutil.copytree(ROOT / "nft_jax" / "assets" / "nano", tmp_path / "run" / "model")
     questions = tmp_path / "run" / "questions.jsonl"
     questions.write_text('{"problem": "1+1", "answer": "2"}\n')
     source = str(model if field == "policy.path" else questions)

@@ -10,17 +10,17 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from experiments.evaluate import SAMPLING, main, parser, sets_asked, settle
-from experiments.evaluate_table import markdown
+from experiments.evaluate.command import SAMPLING, main, parser, sets_asked, settle
+from experiments.evaluate.table import markdown
 from nft_jax.config import Config, EvaluationConfig, RolloutConfig, VerifierConfig
-from nft_jax.estimators import Estimate
-from nft_jax.evaluate import Summary
-from nft_jax.rollout.table import SCHEMA
-from nft_jax.suites import SETS
+from nft_jax.data.benchmarks import SETS
+from nft_jax.record.rollouts import SCHEMA
+from nft_jax.rollout.estimators import Estimate
+from nft_jax.rollout.evaluation import Summary
 from nft_jax.types import InputError
 
 ROOT = Path(__file__).parents[2]
-NANO = ROOT / "experiments" / "assets" / "nano"
+NANO = ROOT / "nft_jax" / "assets" / "nano"
 AIME = [("12+34-5", "41"), ("(20-7)%5", "3"), ("9-3", "6"), ("7+8", "15"), ("3*4", "12")]
 GSM8K = [("50-13", "so #### 37"), ("1+1", "#### 2")]
 OUTPUTS = "aime24.parquet", "gsm8k.parquet", "table.md", "summary.json"
@@ -181,6 +181,6 @@ other | Qwen2.5-Math-7B | NFT-7B | Qwen2.5-32B | NFT-32B |
 
 
 def test_help_answers_without_jax():
-    code = ("import sys; from experiments.evaluate import parser; parser().format_help(); "
+    code = ("import sys; from experiments.evaluate.command import parser; parser().format_help(); "
             "assert 'jax' not in sys.modules")
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import code_nano, gsm8k, healthy, mesh_table, presets, quickstart, qwen2_5_32b, qwen2_5_math_7b, train
-from experiments.presets import PRESETS
-from experiments.results import Curve
-from experiments.variants import kinds, known
+from experiments import presets, quickstart, train
+from experiments.harness.results import Curve
+from experiments.harness.variants import kinds, known
+from experiments.presets import PRESETS, gsm8k, qwen2_5_32b, qwen2_5_math_7b
+from experiments.studies import code_nano, healthy
+from experiments.tables import meshes
 from nft_jax.cli import parse
 from nft_jax.preflight.devices import Topology
 
@@ -107,18 +109,18 @@ def test_ranges_are_of_all_steps_and_seeds(tmp_path):
 def test_what_a_case_needs_is_arithmetic():
     """7B on eight GPUs: state 12 bytes a parameter, decoding's weights not divided over fsdp, but over tensor."""
     parameters = 7_615_616_512
-    one = mesh_table.needs("qwen2_5_math_7b", Topology.parse("gpu:8xH100"), "")
+    one = meshes.needs("qwen2_5_math_7b", Topology.parse("gpu:8xH100"), "")
     assert one.state == pytest.approx(12 * parameters / 8, rel=1e-3) and one.mesh["fsdp"] == 8 == one.rows
     assert one.fullest > one.state + 2 * parameters and one.fullest < one.usable
     assert one.filled == pytest.approx(512 * (128 + 3584 / 3) / 4096) and one.score < one.train < one.rollout
-    two = mesh_table.needs("qwen2_5_math_7b", Topology.parse("gpu:8xH100"), "--mesh.tensor 2")
+    two = meshes.needs("qwen2_5_math_7b", Topology.parse("gpu:8xH100"), "--mesh.tensor 2")
     assert two.state == pytest.approx(one.state, rel=1e-3) and one.fullest - two.fullest > 0.9 * parameters
-    assert mesh_table.exchanged(100, {"tensor": 2, "fsdp": 5}) == (80, 320)
-    cells = mesh_table.line(("qwen2_5_math_7b", "gpu:8xH100", ""), one)
-    assert len(cells) == len(mesh_table.HEAD) and cells[6] == "8 of 165"
+    assert meshes.exchanged(100, {"tensor": 2, "fsdp": 5}) == (80, 320)
+    cells = meshes.line(("qwen2_5_math_7b", "gpu:8xH100", ""), one)
+    assert len(cells) == len(meshes.HEAD) and cells[6] == "8 of 165"
 
 
-@pytest.mark.parametrize("case", mesh_table.CASES, ids=lambda case: f"{case[0]} {case[1]}")
+@pytest.mark.parametrize("case", meshes.CASES, ids=lambda case: f"{case[0]} {case[1]}")
 def test_every_case_is_a_command_of_preflight_and_in_the_table(case):
     preset, topology, flags = case
     parse(PRESETS[preset], "", flags.split())

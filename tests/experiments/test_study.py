@@ -7,20 +7,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from experiments import (
-    ablate_clamp,
-    ablate_negative_weight,
-    ablate_prompt_weight,
-    ablate_ratio,
-    ablate_rft,
-    ablate_updates,
-    compare,
-    controls,
-    longer,
-    main_table,
-    study,
-)
-from experiments.results import (
+from experiments import compare
+from experiments.harness import study
+from experiments.harness.results import (
     ACCURACY,
     Curve,
     Mean,
@@ -31,8 +20,19 @@ from experiments.results import (
     read_run,
     tidy,
 )
-from experiments.scales import SCALES
-from experiments.study import Expectation, Study
+from experiments.harness.scales import SCALES
+from experiments.harness.study import Expectation, Study
+from experiments.studies import (
+    ablate_clamp,
+    ablate_negative_weight,
+    ablate_prompt_weight,
+    ablate_ratio,
+    ablate_rft,
+    ablate_updates,
+    controls,
+    longer,
+    main_table,
+)
 from experiments.sweep import plan
 from nft_jax.cli import parse
 from nft_jax.config import EvaluationConfig, VerifierConfig
@@ -254,9 +254,9 @@ def test_many_updates_keep_the_warm_up_in_rollouts():
 
 
 def test_every_study_has_its_place_in_the_readme():
-    readme = (Path(study.__file__).parent / "README.md").read_text()
+    readme = (Path(study.__file__).parents[1] / "README.md").read_text()
     for module in MODULES:
-        assert f"<!-- {module.STUDY.name} nano -->" in readme and f"experiments.{module.STUDY.name}" in readme
+        assert f"<!-- {module.STUDY.name} nano -->" in readme and f"experiments.studies.{module.STUDY.name}" in readme
 
 
 # ---- controls ------------------------------------------------------------------------------------------------------
@@ -278,7 +278,7 @@ def always(prompt: str, response: str, gold: str) -> float:
 def test_a_run_on_another_reward_is_measured_by_its_own(tmp_path, small_run):
     from nft_jax.train.loop import train
     config = small_run(tmp_path / "run", steps=1, verifier=VerifierConfig(
-        reward="experiments.controls:random_reward"), evaluation=EvaluationConfig(
+        reward="experiments.studies.controls:random_reward"), evaluation=EvaluationConfig(
             reward=f"{__file__}:always", questions=4, samples=2, every=1))
     with pytest.raises(InputError, match=r"evaluation\.reward is 'nothing'"):
         train(replace(config, evaluation=replace(config.evaluation, reward="nothing")), quiet=True)

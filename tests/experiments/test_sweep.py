@@ -13,9 +13,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from experiments import runner, sweep, variants
+from experiments import sweep
+from experiments.harness import runner, variants
+from experiments.harness.runner import Job, Place, places, run_all
 from experiments.presets import PRESETS, QUICKSTART
-from experiments.runner import Job, Place, places, run_all
 from nft_jax.cli import parse
 from nft_jax.config import ObjectiveConfig
 from nft_jax.types import InputError
@@ -73,7 +74,7 @@ def test_a_run_is_named_by_what_it_computes(tmp_path):
     name = variants.digest(QUICKSTART)
     same = variants.vary(QUICKSTART, {"loss.prompt_weight": "1-r", "rollout.slots": 7, "workdir": "a", "name": "b",
                                       "checkpoint.every": 3, "evaluation.source": "arithmetic",
-                                      "policy.path": "experiments/assets/nano"})
+                                      "policy.path": "nft_jax/assets/nano"})
     assert variants.digest(same) == name
     for changes in ({"seed": 1}, {"data.seed": 1}, {"steps": 41}, {"loss.epsilon": 0.5}, {"objective": "rft"},
                     {"evaluation.reward": "boxed"}, {"rollout.temperature": 0.9}):

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import nft_jax
-from nft_jax.metrics import read_metrics
 from nft_jax.model import decoder
 from nft_jax.model.config import FLOAT32, Compute, ModelConfig
 from nft_jax.model.kernels import choose_attention
 from nft_jax.model.logprobs import token_logprobs
+from nft_jax.record.metrics import read_metrics
 from nft_jax.train.loop import train
 
 MODEL = ModelConfig("qwen2", 5000, 448, 1024, 3, 14, 2, 64, 1024, tie_embeddings=True, qkv_bias=True)

@@ -8,7 +8,7 @@ import yaml
 
 from experiments.presets import PRESETS
 from nft_jax.cli import parse
-from nft_jax.distributed import cluster_of
+from nft_jax.runtime.distributed import cluster_of
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"

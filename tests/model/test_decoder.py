@@ -10,8 +10,8 @@ import pytest
 from nft_jax.model import decoder
 from nft_jax.model.attention import attend
 from nft_jax.model.config import FLOAT32, Compute, ModelConfig, RopeScaling
-from nft_jax.model.families import FAMILIES
 from nft_jax.model.hf import load_params, read_config
+from nft_jax.model.hf.families import FAMILIES
 
 FIXTURES = Path(__file__).parent / "fixtures"
 CASES = sorted(folder.name for folder in FIXTURES.iterdir())

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 
 from nft_jax.model import decoder, logprobs
 from nft_jax.model.config import FLOAT32, Compute, ModelConfig
-from nft_jax.parallel import AXES, sharding
+from nft_jax.runtime.mesh import AXES, sharding
 
 CONFIG = ModelConfig("qwen2", vocab_size=37, hidden_size=12, intermediate_size=20, num_layers=2, num_heads=3,
                      num_kv_heads=1, head_dim=4, max_positions=64, tie_embeddings=True, qkv_bias=True,

@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import os, signal, sys, time
 from pathlib import Path
-from nft_jax.distributed import ends_together, initialise
-from nft_jax.guard import stop_on_signals
+from nft_jax.runtime.distributed import ends_together, initialise
+from nft_jax.runtime.stops import stop_on_signals
 
 def the_work_of_the_second():
     raise ValueError("no room on the second")

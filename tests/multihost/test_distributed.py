@@ -8,8 +8,8 @@ import time
 import jax
 import pytest
 
-from nft_jax import distributed
-from nft_jax.distributed import Cluster, SharedError, cluster_of, ends_together, gather, meet, together
+from nft_jax.runtime import distributed
+from nft_jax.runtime.distributed import Cluster, SharedError, cluster_of, ends_together, gather, meet, together
 from nft_jax.types import InputError
 
 SLURM = {"SLURM_JOB_ID": "1234", "SLURM_NTASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1",
@@ -78,7 +78,7 @@ def test_too_late(monkeypatch):
     for name, value in EXPLICIT.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(distributed, "meet", lambda *_: None)
-    with pytest.raises(InputError, match=r"must be called before any JAX calls.*: call nft_jax.distributed.initialise"):
+    with pytest.raises(InputError, match=r"must be called before any JAX calls.*: call nft_jax\.runtime\.distributed"):
         distributed.initialise()
 
 
@@ -183,14 +183,15 @@ def test_who_fails_on_the_way_tells_the_others(gathering, address, monkeypatch):
     assert "cannot take part in the run: no such reward" in told[0]
 
 
-@pytest.mark.parametrize("command", ["experiments.evaluate", "nft_jax.rollout.generate"])
-def test_work_for_one_process_is_refused_to_one_of_several(command, monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize(("module", "command"), [("experiments.evaluate.command", "experiments.evaluate"),
+                                                 ("nft_jax.rollout.generate", "nft_jax.rollout.generate")])
+def test_work_for_one_process_is_refused_to_one_of_several(module, command, monkeypatch, tmp_path, capsys):
     """All of them would write the same files."""
     for name, value in EXPLICIT.items():
         monkeypatch.setenv(name, value)
     arguments = ["--model", "nothing", "--out", str(tmp_path / "out.parquet")]
     with pytest.raises(SystemExit) as ended:
-        importlib.import_module(command).main(arguments + ["--prompts", "p"] * command.startswith("nft_jax"))
+        importlib.import_module(module).main(arguments + ["--prompts", "p"] * command.startswith("nft_jax"))
     said = capsys.readouterr().err
     assert ended.value.code == 2 and f"{command} is one process" in said and "number 1 of 2" in said
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
 
-from nft_jax.metrics import comparable, read_metrics
+from nft_jax.record.metrics import comparable, read_metrics
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -59,7 +59,7 @@ def assert_same_run(workdir, expected):
             if name not in ("logprobs", "truncated_logprobs", "entropies", "old_logprobs", "reference_logprobs"):
                 assert found[name].equals(wanted[name]), (path.name, name)
     a, b = (load_file(folder / "model" / "model.safetensors") for folder in (workdir, expected))
-    start = load_file(ROOT / "experiments" / "assets" / "nano" / "model.safetensors")
+    start = load_file(ROOT / "nft_jax" / "assets" / "nano" / "model.safetensors")
     assert max(np.abs(b[name] - start[name]).max() for name in start) > 1e-4
     for name in b:
         np.testing.assert_allclose(a[name], b[name], rtol=0, atol=1e-5)

@@ -14,8 +14,7 @@ from experiments.presets import PRESETS
 from nft_jax.config import MeshConfig, TermsConfig
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.decoder import hidden_states, parameter_shapes
-from nft_jax.model.published import PUBLISHED
-from nft_jax.parallel import make_mesh
+from nft_jax.model.hf.published import PUBLISHED
 from nft_jax.preflight import report as report_module
 from nft_jax.preflight.__main__ import main
 from nft_jax.preflight.compiled import compile_programs
@@ -23,6 +22,7 @@ from nft_jax.preflight.devices import DEVICES, Topology
 from nft_jax.preflight.dry_run import memory_estimate
 from nft_jax.preflight.memory import FACTOR, Split, Work, analytic, kind, largest, rows_of, sharded_bytes
 from nft_jax.preflight.report import calibrated, preflight, text
+from nft_jax.runtime.mesh import make_mesh
 from nft_jax.train.batch import shapes_of
 from nft_jax.train.programs import abstract_state, compute_of, programs_of, sampler_of, settle_on
 from nft_jax.train.run import settle

@@ -39,10 +39,10 @@ from nft_jax.preflight.devices import GiB, Topology
 topology = Topology.parse("v5p:4x4x4")
 topology.prepare()
 from dataclasses import replace
-from experiments.qwen2_5_math_7b import RECOMMENDED
+from experiments.presets.qwen2_5_math_7b import RECOMMENDED
 from nft_jax.config import MeshConfig
 from nft_jax.model.hf import config_of
-from nft_jax.parallel import make_mesh
+from nft_jax.runtime.mesh import make_mesh
 from nft_jax.preflight.compiled import compile_programs
 from nft_jax.train.programs import compute_of, training_programs
 from nft_jax.train.run import settle

@@ -6,7 +6,8 @@ import pytest
 from made import make_run
 
 from nft_jax.config import Config
-from nft_jax.model.tokenizer import pieces, text_of_run
+from nft_jax.model.hf.tokenizer import pieces, text_of_run
+from nft_jax.objectives.registry import resolve
 from nft_jax.report.__main__ import main
 from nft_jax.report.contents import page_data
 from nft_jax.report.data import group_names, group_runs, histogram, phases, read_run, series, status
@@ -22,7 +23,6 @@ from nft_jax.report.rollouts import (
     sample_of,
     utf16,
 )
-from nft_jax.train.objectives import resolve
 from nft_jax.types import InputError
 
 LOSS = Config().loss

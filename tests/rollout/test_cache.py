@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from nft_jax.config import MeshConfig
-from nft_jax.metrics import mismatch_metrics
 from nft_jax.model import decoder
 from nft_jax.model.logprobs import token_logprobs
 from nft_jax.model.quantise import Quantized
-from nft_jax.parallel import make_mesh
+from nft_jax.record.metrics import mismatch_metrics
 from nft_jax.rollout.cache import RING_AXES, admit, attended, buckets_up_to, empty_state, grow_layer
 from nft_jax.rollout.engine import Sampler
+from nft_jax.runtime.mesh import make_mesh
 from nft_jax.types import Group, Prompt, Verdict
 
 

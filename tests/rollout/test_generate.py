@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from nft_jax.config import MeshConfig
-from nft_jax.parallel import make_mesh
+from nft_jax.record.rollouts import JUDGED, SCHEMA
 from nft_jax.rollout.generate import Parts, choose, main, parser
-from nft_jax.rollout.table import JUDGED, SCHEMA
+from nft_jax.runtime.mesh import make_mesh
 from nft_jax.types import InputError
 
 ROOT = Path(__file__).parents[2]
-NANO = ROOT / "experiments" / "assets" / "nano"
+NANO = ROOT / "nft_jax" / "assets" / "nano"
 QUESTIONS = [{"question": "12+34-5", "answer": "41"}, {"question": "1+2"}, {"question": "(20-7)%5", "answer": "3"},
              {"question": "9-3", "answer": "no number, and far too long " * 20}, {"question": "7+8", "answer": "15"}]
 

@@ -9,8 +9,8 @@ import numpy as np
 from nft_jax.config import MeshConfig
 from nft_jax.model.hf import load_params, read_config
 from nft_jax.model.logprobs import token_logprobs
-from nft_jax.parallel import make_mesh
 from nft_jax.rollout.engine import Sampler
+from nft_jax.runtime.mesh import make_mesh
 from nft_jax.types import Prompt
 
 GEMMA = Path(__file__).parents[1] / "model" / "fixtures" / "gemma3_untied"

@@ -5,7 +5,6 @@ import pytest
 
 from nft_jax.config import Config, DataConfig, MeshConfig, RolloutConfig
 from nft_jax.model.decoder import count_parameters
-from nft_jax.parallel import make_mesh
 from nft_jax.rollout.cache import empty_state
 from nft_jax.rollout.slots import (
     AROUND,
@@ -18,6 +17,7 @@ from nft_jax.rollout.slots import (
     slot_bytes,
     useful_slots,
 )
+from nft_jax.runtime.mesh import make_mesh
 from nft_jax.types import InputError
 
 GIB = 2**30

@@ -14,8 +14,8 @@ from jax.extend.core import jaxprs_in_params
 from nft_jax.config import MeshConfig, ObjectiveConfig, OptimizerConfig
 from nft_jax.model import decoder
 from nft_jax.model.config import Compute, ModelConfig
-from nft_jax.parallel import make_mesh, require_host_memory
-from nft_jax.train.objectives import resolve
+from nft_jax.objectives.registry import resolve
+from nft_jax.runtime.mesh import make_mesh, require_host_memory
 from nft_jax.train.state import init_state, make_optimizer, round_stochastically, scale_by_adam, state_shardings
 from nft_jax.train.step import compile_step, micro_batch, micro_loss
 from nft_jax.types import InputError, TrainBatch
@@ -157,7 +157,7 @@ def test_the_step_compiled_for_tpus(monkeypatch):
     """Weights travel in bfloat16, gradients in float32 and scattered as they are summed; the blocks' inputs wait in the
     host's memory."""
     from nft_jax.preflight.devices import Topology
-    from nft_jax.programs import with_shardings
+    from nft_jax.runtime.compilation import with_shardings
 
     topology = Topology.parse("v5e:2x2")
     for name, value in (("TPU_SKIP_MDS_QUERY", "1"), ("TPU_WORKER_HOSTNAMES", "localhost"),

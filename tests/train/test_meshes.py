@@ -14,9 +14,9 @@ import pytest
 from nft_jax.config import MeshConfig, ObjectiveConfig, OptimizerConfig
 from nft_jax.model import decoder
 from nft_jax.model.config import Compute, ModelConfig
-from nft_jax.parallel import make_mesh
+from nft_jax.objectives.registry import resolve
 from nft_jax.preflight.hlo import collectives
-from nft_jax.train.objectives import resolve
+from nft_jax.runtime.mesh import make_mesh
 from nft_jax.train.state import init_state, make_optimizer, state_shardings
 from nft_jax.train.step import compile_score, compile_step
 from nft_jax.types import TrainBatch

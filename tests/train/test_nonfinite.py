@@ -9,13 +9,13 @@ from made import make_group
 
 from nft_jax.config import MeshConfig, ObjectiveConfig, OptimizerConfig
 from nft_jax.model.config import FLOAT32
-from nft_jax.parallel import make_mesh
-from nft_jax.retry import Writing
-from nft_jax.timeline import Clock
+from nft_jax.objectives.registry import resolve
+from nft_jax.runtime.clock import Clock
+from nft_jax.runtime.mesh import make_mesh
+from nft_jax.runtime.writing import Writing
 from nft_jax.train import nonfinite
 from nft_jax.train.batch import BatchShape, examples_of, make_batch
 from nft_jax.train.nonfinite import count_skipped, nonfinite_logprobs, write_batches
-from nft_jax.train.objectives import resolve
 from nft_jax.train.row import Row
 from nft_jax.train.state import init_state, make_optimizer, state_shardings
 from nft_jax.train.step import compile_step

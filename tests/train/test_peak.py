@@ -6,7 +6,7 @@ import pytest
 
 from nft_jax.config import BatchConfig, Config, DataConfig, MeshConfig, RolloutConfig
 from nft_jax.model.config import Compute, ModelConfig
-from nft_jax.parallel import make_mesh
+from nft_jax.runtime.mesh import make_mesh
 from nft_jax.train.programs import training_programs
 from nft_jax.train.run import settle
 

@@ -6,9 +6,9 @@ import jax
 import pytest
 
 from nft_jax.config import CheckpointConfig, DataConfig, EvaluationConfig, MeshConfig, RolloutConfig
-from nft_jax.parallel import make_mesh
+from nft_jax.record.folder import claimed
+from nft_jax.runtime.mesh import make_mesh
 from nft_jax.train import loop, run
-from nft_jax.train.folder import claimed
 from nft_jax.train.programs import settle_on, truncations
 from nft_jax.types import InputError
 

@@ -65,7 +65,7 @@ def test_disagreement_of_the_modes_is_a_metric():
 
     import numpy as np
 
-    from nft_jax.metrics import mode_disagreement
+    from nft_jax.record.metrics import mode_disagreement
     from nft_jax.types import Verdict
     group = make_group(0, [1.0, 1.0, 0.0, None], rng=np.random.default_rng(0))          # the gold is "1"
     texts = (r"\boxed{1}", r"\boxed{1.0}", r"\boxed{2}", r"\boxed{1}")

@@ -19,7 +19,7 @@ pytest.importorskip("math_verify")
 from nft_jax.config import VerifierConfig
 from nft_jax.types import OUTCOMES, InputError
 from nft_jax.verify import Verifier, verify
-from nft_jax.verify.math import judge as judge_in_worker
+from nft_jax.verify.maths.judge import judge as judge_in_worker
 
 SANE = [
     (r"2\sqrt{2}", r"\sqrt{8}", True),
@@ -296,7 +296,8 @@ print(len(maps), [name for name in ("jax", "transformers", "datasets") for text 
 
 def test_worker_modules_import_no_jax():
     heavy = "{'jax', 'jaxlib', 'transformers', 'datasets'}"
-    done = run(f"import sys, nft_jax.verify.worker, nft_jax.verify.symbolic; print(sorted({heavy} & set(sys.modules)))")
+    done = run("import sys, nft_jax.verify.worker, nft_jax.verify.maths.symbolic; "
+               f"print(sorted({heavy} & set(sys.modules)))")
     assert done.stdout.strip() == "[]", done.stderr
 
 

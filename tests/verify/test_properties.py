@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("math_verify")
 
-from nft_jax.verify.math import extract, judge, quick_verdict
-from nft_jax.verify.symbolic import warm_up
+from nft_jax.verify.maths.judge import extract, judge, quick_verdict
+from nft_jax.verify.maths.symbolic import warm_up
 
 small = st.integers(1, 30)
 primes = st.sampled_from((2, 3, 5, 7, 11, 13))

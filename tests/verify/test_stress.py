@@ -14,7 +14,7 @@ from hostile import HOSTILE
 pytest.importorskip("math_verify")
 
 from nft_jax.config import VerifierConfig
-from nft_jax.verify import Verifier, nursery
+from nft_jax.verify import Verifier, processes
 
 DATA = os.environ.get("NFT_TEST_DATA")
 SETS = ("math500", "minerva", "aime24", "amc", "gsm8k_test")
@@ -112,7 +112,7 @@ def test_what_a_platform_lacks_is_said_at_start(monkeypatch, caplog):
 
 
 def test_a_start_that_hangs_ends(monkeypatch):
-    monkeypatch.setattr(nursery, "START_SECONDS", 0.0)
+    monkeypatch.setattr(processes, "START_SECONDS", 0.0)
     from nft_jax.types import InputError
     with Verifier(VerifierConfig(workers=1)) as pool, pytest.raises(InputError, match="could not start within"):
         pool.judge([box(r"\sqrt{8}")], [r"2\sqrt2"])

@@ -1,0 +1,164 @@
+"""The benchmark on an accelerator: larger workloads in bfloat16, the device's own rates, and our share of them.
+
+rollout   answers of 1,024 tokens (--new-tokens) to prompts of 64 to 512, in 256 slots. The limit is memory: every
+          decode step reads the weights once and the keys and values of every slot; the share is that traffic over the
+          measured copy bandwidth, over the whole rollout's wall time (prefill and the host included). rollout_var has
+          lengths that vary and more answers than slots.
+train     an optimizer step on rows of 4,096 tokens. The limit is the matrix units: 6 x matmul parameters x tokens, and
+          the causal attention, over the rate of an 8192-cubed bfloat16 product, over the step's wall time.
+"""
+from __future__ import annotations
+
+import re
+import time
+from argparse import Namespace
+from collections import Counter
+from pathlib import Path
+from statistics import median
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.benchmark.tasks import Case, Rollouts, Training
+from experiments.peers.common import FIRST_ID, Timed, answer_lengths, repeat
+from nft_jax.model.config import Compute, ModelConfig
+from nft_jax.model.hf.published import PUBLISHED
+from nft_jax.model.kernels import choose_attention
+from nft_jax.train.batch import Example
+from nft_jax.types import Prompt
+
+MODELS = {"half": PUBLISHED["Qwen/Qwen2.5-0.5B-Instruct"], "one_and_half": PUBLISHED["Qwen/Qwen2.5-1.5B-Instruct"]}
+CONTAINERS = ("while", "conditional", "call")       # operations whose time is that of others
+
+
+def accelerator_case(model: ModelConfig, task: str, *, slots: int = 0, micro: int = 0, block_size: int = 0,
+                     new_tokens: int = 1024, shortest: int = 64, longest: int = 512, row_length: int = 4096,
+                     sequences: int = 16, remat: str = "none", dtype: str = "bfloat16") -> Case:
+    """A rollout that fills 256 slots (varied: three times over), or full rows to train on."""
+    attention, _ = choose_attention("auto", jax.default_backend(), dtype, model.head_dim)
+    rng, slots, compute = np.random.default_rng(0), slots or 256, Compute(dtype, remat, attention)
+    if task == "train":
+        tokens = rng.integers(FIRST_ID, model.vocab_size, (sequences, row_length)).astype(np.int32)
+        examples = tuple(Example(row[:longest], row[longest:], float(i % 2), 0.5, 0.5) for i, row in enumerate(tokens))
+        return Case(model, compute, examples=examples, sequences=sequences, rows=micro or 4, row_length=row_length)
+    samples, rounds = 8, 3 if task == "rollout_var" else 1
+    count = -(-slots * rounds // samples)
+    prompts = tuple(Prompt(i, "", "", "", rng.integers(FIRST_ID, model.vocab_size, length).astype(np.int32))
+                    for i, length in enumerate(rng.integers(shortest, longest + 1, count)))
+    limits = answer_lengths(count * samples, new_tokens, new_tokens // 4) if rounds > 1 \
+        else np.full(count * samples, new_tokens, np.int32)
+    return Case(model, compute, prompts, limits.reshape(count, samples), slots=slots, block_size=block_size or 32)
+
+
+def matmul_parameters(model: ModelConfig) -> int:
+    """Parameters that every token is multiplied with, the head's included."""
+    heads = 2 * (model.num_heads + model.num_kv_heads) * model.head_dim
+    return model.num_layers * model.hidden_size * (heads + 3 * model.intermediate_size) \
+        + model.vocab_size * model.hidden_size
+
+
+def rollout_bytes(case: Case) -> float:
+    """What decoding must read: the weights at every step of full slots, and each token's keys and values so far."""
+    item, model = jnp.dtype(case.compute.dtype).itemsize, case.model
+    tokens = int(case.limits.sum())
+    steps = max(int(case.limits.max()), -(-tokens // case.slots))
+    lengths = case.limits.astype(np.float64)
+    prompts = np.array([len(prompt.tokens) for prompt in case.prompts])[:, None]
+    attended = float((lengths * prompts + lengths * (lengths - 1) / 2).sum())
+    return item * (steps * matmul_parameters(model)
+                   + attended * 2 * model.num_layers * model.num_kv_heads * model.head_dim)
+
+
+def train_flops(case: Case, passes: int = 3) -> float:
+    """Forward and backward (`passes` 3), or forward alone (1)."""
+    lengths = np.array([len(e.prompt) + len(e.response) for e in case.examples], np.float64)
+    width = case.model.num_heads * case.model.head_dim
+    causal = 2 * case.model.num_layers * width * float((lengths ** 2).sum())
+    return passes * (2 * matmul_parameters(case.model) * float(lengths.sum()) + causal)
+
+
+def rate(function, *arrays, calls: int = 20) -> float:
+    """Calls a second, after one that compiles; three runs, the best."""
+    jax.block_until_ready(function(*arrays))
+    best = float("inf")
+    for _ in range(3):
+        started = time.perf_counter()
+        for _ in range(calls):
+            out = function(*arrays)
+        jax.block_until_ready(out)
+        best = min(best, (time.perf_counter() - started) / calls)
+    return 1.0 / best
+
+
+def copy_bytes_per_second(size: int = 1 << 30) -> float:
+    """Bytes read and written by a copy of `size` bytes on the device."""
+    source = jnp.ones(size // 4, jnp.float32)
+    return 2 * size * rate(jax.jit(lambda x: x + 1), source)
+
+
+def matmul_flops_per_second(size: int = 8192) -> float:
+    """Of a bfloat16 product of two square matrices."""
+    a = jax.random.normal(jax.random.key(0), (size, size), jnp.bfloat16)     # constants multiply faster
+    return 2.0 * size ** 3 * rate(jax.jit(jnp.matmul), a, a)
+
+
+def shares(task: Rollouts | Training, timed: Timed, options: Namespace) -> dict:
+    """What share of the device's rates the timed task reached, by medians; for training the optimizer step and the
+    forward pass for old log-probs are timed apart. With them the peak of device memory, where the backend tells."""
+    case, out = task.case, {}
+    if isinstance(task, Rollouts):
+        bandwidth = copy_bytes_per_second()
+        seconds = median(took.wall for took in timed.steady)
+        out |= {"copy_gb_per_s": round(bandwidth / 1e9, 1),
+                "bandwidth_share": round(rollout_bytes(case) / bandwidth / seconds, 4)}
+    else:
+        matmul = matmul_flops_per_second()
+        out["matmul_tflops"] = round(matmul / 1e12, 1)
+        for name, function, passes in (("step", task.update, 3), ("score", task.old_logprobs, 1)):
+            apart = repeat(lambda _, function=function: function(case.examples), options, name)
+            seconds = median(took.wall for took in apart.steady)
+            out |= {f"{name}_tokens_per_s": round(task.tokens[0] / seconds, 1),
+                    f"{name}_mfu": round(train_flops(case, passes) / matmul / seconds, 4)}
+    peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    return out if peak is None else out | {"peak_device_mb": round(peak / 2**20)}
+
+
+def traced(task, folder: Path, repetition: int) -> dict:
+    """One more repetition under the profiler, and its largest costs."""
+    with jax.profiler.trace(str(folder)):
+        task.run(repetition)
+    return costs(folder)
+
+
+def costs(folder: Path, most: int = 12) -> dict:
+    """The largest costs in the newest trace of `folder`: milliseconds on the device by kind of operation, and the share
+    of the time between the first and the last. On a GPU the kernels of the streams, elsewhere the XLA operations."""
+    newest = max(folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
+    planes = list(jax.profiler.ProfileData.from_file(str(newest)).planes)
+    devices = [plane for plane in planes if plane.name.startswith("/device:")] or planes
+    spent, start, end = Counter(), float("inf"), 0.0
+    for plane in devices:
+        on_device = plane.name.startswith("/device:")
+        for line in plane.lines:
+            if on_device and "Stream" not in line.name and line.name != "XLA Ops":
+                continue
+            for event in line.events:
+                stats = dict(event.stats)
+                if "hlo_op" not in stats and not on_device:
+                    continue
+                # A GPU's kernels run in command buffers, which is all that their hlo_op says.
+                kind = kind_of(event.name if "Stream" in line.name else str(stats.get("hlo_op") or event.name))
+                if kind in CONTAINERS:
+                    continue
+                spent[kind] += event.duration_ns / 1e6
+                start, end = min(start, event.start_ns), max(end, event.start_ns + event.duration_ns)
+    total = max((end - start) / 1e6, 1e-9)
+    return {"span_ms": round(total, 2), "busy_ms": round(sum(spent.values()), 2),
+            "costs": [{"operation": name, "ms": round(ms, 2), "share": round(ms / total, 4)}
+                      for name, ms in spent.most_common(most)]}
+
+
+def kind_of(operation: str) -> str:
+    """An operation's name without its number: `loop_fusion.12` and `loop_fusion.7` are one kind."""
+    return re.sub(r"([._]\d+)+(?=$|[._])", "", operation)

@@ -1,0 +1,307 @@
+"""Our side of the benchmark: a rollout, an optimizer step, and both with a reward between them, as a run does them.
+
+A `Case` is a workload made concrete: what to sample and what to train on, with the sizes of the programs. `Rollouts`,
+`Training` and `EndToEnd` run it: `run(repetition)` is what is timed, `check()` compares what was produced with a plain
+forward pass in the same process, and `tokens` says what a repetition is worth.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import numpy as np
+
+from experiments.peers.common import (
+    MODELS,
+    PROMPT_LENGTH,
+    WORKLOADS,
+    ModelShape,
+    NumberTokenizer,
+    even_share,
+    prompt_tokens,
+    rollout_lengths,
+    train_arrays,
+)
+from nft_jax.config import MeshConfig, ObjectiveConfig, OptimizerConfig
+from nft_jax.model import decoder
+from nft_jax.model.config import Compute, ModelConfig
+from nft_jax.model.logprobs import token_logprobs
+from nft_jax.objectives.registry import resolve, token_loss, token_weights
+from nft_jax.rollout.engine import Sampler
+from nft_jax.runtime.mesh import make_mesh
+from nft_jax.train.batch import BatchShape, Example, make_batch, pack, unpack
+from nft_jax.train.state import init_state, make_optimizer, state_shardings
+from nft_jax.train.step import compile_score, compile_step
+from nft_jax.train.tally import summarise
+from nft_jax.types import Prompt, Rollout
+
+OBJECTIVE = "nft"
+LEARNING_RATE = 1e-5
+# Of all tokens, against a plain forward pass. The largest of many tokens in bfloat16 says little, the mean says more.
+LOGPROB_TOLERANCE = {"float32": {"largest": 1e-4, "mean": 2e-5}, "bfloat16": {"largest": 0.25, "mean": 0.02}}
+LOSS_TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-2}
+
+
+class WrongResult(RuntimeError):
+    """What was timed is not what was asked for."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What to sample and to train on. Slots, block size and rows are speed settings."""
+    model: ModelConfig
+    compute: Compute
+    prompts: tuple[Prompt, ...] = ()
+    limits: np.ndarray | None = None           # [prompts, samples] int32: tokens of each answer
+    slots: int = 1
+    block_size: int = 16
+    examples: tuple[Example, ...] = ()
+    sequences: int = 1                         # of a train step
+    rows: int = 1                              # of a micro-batch
+    row_length: int = 0
+
+
+def model_config(shape: ModelShape) -> ModelConfig:
+    return ModelConfig("qwen2", shape.vocab, shape.hidden, shape.intermediate, shape.layers, shape.heads,
+                       shape.kv_heads, shape.head_dim, 4096, rope_theta=shape.rope_theta, tie_embeddings=True,
+                       qkv_bias=True)
+
+
+def rows_for(lengths: Sequence[int], row_length: int, most: int) -> int:
+    """Rows of a micro-batch: at most `most`, and so many that the last micro-batch is as full as the others."""
+    needed = len(pack(lengths, row_length))
+    return -(-needed // -(-needed // most))
+
+
+def standard_case(name: str, task: str, *, slots: int = 0, micro: int = 0, block_size: int = 0) -> Case:
+    """A workload of `experiments.peers.common` on one of its models, in float32. With lengths that vary, a quarter of
+    the answers at a time, so that slots are refilled (the samples do not depend on it)."""
+    shape, work, varied = MODELS[name], WORKLOADS[name], task.endswith("_var")
+    lengths = rollout_lengths(work, varied)
+    prompts = tuple(Prompt(i, "", "", "", tokens) for i, tokens in enumerate(prompt_tokens(shape, work)))
+    arrays = train_arrays(shape, work, varied)
+    rewards = (arrays.advantages > 0).astype(np.float32)
+    size = min(work.samples, work.sequences)
+    accuracy, std = (np.repeat(f(rewards.reshape(-1, size), axis=1), size) for f in (np.mean, np.std))
+    examples = tuple(
+        Example(tokens[:PROMPT_LENGTH], tokens[PROMPT_LENGTH:length], *numbers) for tokens, length, *numbers in
+        zip(arrays.tokens, arrays.lengths, rewards, accuracy, std, strict=True))
+    end_to_end = task.startswith("e2e")
+    packed = PROMPT_LENGTH + lengths if end_to_end else arrays.lengths
+    return Case(model_config(shape), Compute(), prompts, lengths.reshape(work.prompts, work.samples),
+                slots=slots or work.answers // (4 if varied else 1), block_size=block_size or (16 if varied else 32),
+                examples=examples,
+                sequences=work.answers if end_to_end else work.sequences, row_length=work.length,
+                rows=rows_for(packed, work.length, micro or work.micro_batch))
+
+
+def one_device_mesh():
+    return make_mesh(MeshConfig(), jax.devices()[:1])
+
+
+def random_params(case: Case):
+    return jax.jit(partial(decoder.init, case.model))(jax.random.key(0))
+
+
+class Rollouts:
+    """Rollouts of a case, with random parameters of its own or those that a trainer hands in."""
+    unit = "new tokens/s"
+
+    def __init__(self, case: Case, own_params: bool = True):
+        self.case, self.rollouts = case, []
+        self.sampler = Sampler(
+            case.model, NumberTokenizer(), (), mesh=one_device_mesh(), slots=case.slots, block_size=case.block_size,
+            max_prompt_tokens=max(len(prompt.tokens) for prompt in case.prompts),
+            max_new_tokens=int(case.limits.max()), compute=case.compute)
+        self.weights = jax.block_until_ready(self.sampler.cast(random_params(case))) if own_params else None
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Useful tokens of a repetition, and those with every answer as long as the longest."""
+        return int(self.case.limits.sum()), self.case.limits.size * int(self.case.limits.max())
+
+    def run(self, repetition: int) -> None:
+        self.rollouts = self.sample(self.weights, repetition)
+
+    def sample(self, weights, repetition: int) -> list[Rollout]:
+        """`weights` as `Sampler.cast` returns them -> all answers, in the order of prompts and samples."""
+        groups = dict(self.sampler.sample(weights, self.case.prompts, self.case.limits.shape[1], jax.random.key(0),
+                                          repetition, limits=self.case.limits))
+        return [rollout for position in sorted(groups) for rollout in groups[position]]
+
+    def check(self) -> dict[str, float]:
+        """Of the last repetition: every answer has the length asked for, and its log-probs are those of a plain forward
+        pass; returns how far they are apart."""
+        self.check_lengths(self.rollouts)
+        self.weights = None                              # room for the parameters
+        return self.logprob_error(random_params(self.case), self.rollouts)
+
+    def check_lengths(self, rollouts: Sequence[Rollout]) -> None:
+        """Raises WrongResult when an answer is not as long as asked."""
+        found, wanted = np.array([len(rollout.tokens) for rollout in rollouts]), self.case.limits.ravel()
+        if found.shape != wanted.shape or (found != wanted).any():
+            raise WrongResult(f"answers of {found.tolist()} tokens instead of {wanted.tolist()}")
+
+    def logprob_error(self, params, rollouts: Sequence[Rollout]) -> dict[str, float]:
+        """The sampler's log-probs against a plain forward pass over the same tokens."""
+        examples = [Example(r.prompt.tokens, r.tokens, old_logprobs=r.logprobs) for r in rollouts]
+        return check_logprobs(params, self.case, examples, "log-probs of the sampled tokens")
+
+
+def check_logprobs(params, case: Case, examples: Sequence[Example], what: str, rows: int = 8) -> dict[str, float]:
+    """Largest and mean difference between `old_logprobs` and a plain forward pass, one sequence in a row. Raises
+    WrongResult where one is beyond LOGPROB_TOLERANCE."""
+    longest = max(len(e.prompt) + len(e.response) for e in examples)
+    forward = jax.jit(lambda params, tokens, positions, segments: token_logprobs(
+        params, case.model, tokens, positions, segments, compute=case.compute)[0])
+    differences = []
+    for start in range(0, len(examples), rows):
+        part = examples[start:start + rows]
+        # as long as the longest, each by repeating itself, so that no two share a row
+        batch, places = make_batch([Example(e.prompt, np.resize(e.response, longest - len(e.prompt))) for e in part],
+                                   BatchShape(1, rows, longest))
+        values = forward(params, batch.tokens[0], batch.positions[0], batch.segment_ids[0])
+        differences += [np.abs(found[:len(e.response)] - e.old_logprobs)
+                        for e, found in zip(part, unpack(np.asarray(values), places), strict=True)]
+    return require_logprobs(np.concatenate(differences), case.compute.dtype, what)
+
+
+def require_logprobs(differences: np.ndarray, dtype: str, what: str) -> dict[str, float]:
+    found = {"largest": float(differences.max()), "mean": float(differences.mean(dtype=np.float64))}
+    for statistic, tolerance in LOGPROB_TOLERANCE[dtype].items():
+        require_close(found[statistic], tolerance, f"{what} ({statistic} of {differences.size:,} tokens)")
+    return {"logprob_error": found["largest"], "logprob_error_mean": found["mean"]}
+
+
+def require_close(difference: float, tolerance: float, what: str) -> None:
+    if not difference <= tolerance:                      # nan is not
+        raise WrongResult(f"{what} differ from a plain forward pass by {difference:.2e}, more than {tolerance:.0e}")
+
+
+class Training:
+    """Old log-probs and optimizer steps of a case, the state carried along."""
+    unit = "tokens/s"
+
+    def __init__(self, case: Case):
+        self.case, mesh = case, one_device_mesh()
+        optimizer = make_optimizer(OptimizerConfig(learning_rate=LEARNING_RATE))
+        self.loss = resolve(OBJECTIVE, ObjectiveConfig())
+        placements = state_shardings(decoder.parameter_shapes(case.model), optimizer, mesh)
+        self.state = jax.jit(partial(init_state, optimizer=optimizer), out_shardings=placements,
+                             donate_argnums=0)(random_params(case))
+        forward = {"model": case.model, "compute": case.compute}
+        self.shape = BatchShape.for_sequences(case.sequences, case.rows, case.row_length)
+        self.score = compile_score(mesh, placements.params, **forward)
+        self.step = compile_step(mesh, placements, optimizer, objective=OBJECTIVE, loss_config=self.loss, **forward)
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Useful tokens of a repetition, and those with every sequence as long as a row."""
+        lengths = [len(e.prompt) + len(e.response) for e in self.case.examples]
+        return sum(lengths), len(lengths) * self.case.row_length
+
+    def run(self, repetition: int) -> None:
+        self.learn(self.case.examples)
+
+    def batch(self, examples: Sequence[Example]):
+        return make_batch(examples, self.shape, self.loss.loss_agg, self.loss.constant_length)
+
+    def old_logprobs(self, examples: Sequence[Example]) -> list[np.ndarray]:
+        batch, places = self.batch(examples)
+        return unpack(np.asarray(self.score(self.state.params, batch, 1.0)), places)
+
+    def update(self, examples: Sequence[Example]) -> float:
+        """One optimizer step -> the loss; its work is done on return."""
+        batch, _ = self.batch(examples)
+        self.state, tally, _ = self.step(self.state, batch, LEARNING_RATE, 1.0)
+        loss = summarise(jax.device_get(tally), 1)["loss/total"]
+        jax.block_until_ready(self.state)
+        if not np.isfinite(loss):
+            raise WrongResult(f"the loss is {loss}")
+        return loss
+
+    def learn(self, examples: Sequence[Example]) -> list[np.ndarray]:
+        """Old log-probs by the present parameters, then the optimizer step on them; returns the old log-probs."""
+        old = self.old_logprobs(examples)
+        self.update([with_old(example, values) for example, values in zip(examples, old, strict=True)])
+        return old
+
+    def check(self) -> dict[str, float]:
+        """On the sequences of one packed micro-batch, against a forward pass over each alone: the compiled old
+        log-probs, and the compiled step's loss with old log-probs that make it differ from 0. Returns the differences;
+        takes an optimizer step."""
+        examples = self.case.examples
+        rows = pack([len(e.prompt) + len(e.response) for e in examples], self.case.row_length)[:self.case.rows]
+        rng, chosen = np.random.default_rng(0), [examples[i] for row in rows for i in row]
+        chosen = [with_old(example, old) for example, old in zip(chosen, self.old_logprobs(chosen), strict=True)]
+        found = check_logprobs(self.state.params, self.case, chosen, "old log-probs", min(self.case.rows, 8))
+        chosen = [with_old(e, e.old_logprobs + rng.normal(0, 0.2, e.old_logprobs.shape).astype(np.float32))
+                  for e in chosen]
+        expected = unpacked_loss(self.state.params, self.case, chosen, self.loss)
+        difference = abs(self.update(chosen) - expected)
+        require_close(difference, LOSS_TOLERANCE[self.case.compute.dtype],
+                      f"the losses of a packed micro-batch ({expected:.6f} expected)")
+        return found | {"loss_error": difference}
+
+
+def with_old(example: Example, old: np.ndarray) -> Example:
+    return Example(example.prompt, example.response, example.reward, example.group_accuracy, example.group_std, old)
+
+
+def unpacked_loss(params, case: Case, examples: Sequence[Example], loss: ObjectiveConfig) -> float:
+    """The loss of the examples, one forward pass for each, padded to the longest; weighted and summed in float64."""
+    weights = token_weights(loss.loss_agg, np.array([len(e.response) for e in examples]), loss.constant_length)
+    longest = max(len(e.prompt) + len(e.response) for e in examples)
+
+    @jax.jit
+    def losses(params, batch):
+        logprobs, _ = token_logprobs(params, case.model, batch.tokens, batch.positions, batch.segment_ids,
+                                     compute=case.compute)
+        return token_loss(OBJECTIVE, logprobs, batch.old_logprobs, batch.weight > 0, batch.rewards,
+                          batch.group_accuracy, loss, {"segment_ids": batch.segment_ids,
+                                                       "group_std": batch.group_std})[0]
+
+    total = 0.0
+    for example, weight in zip(examples, weights, strict=True):
+        batch, places = make_batch([example], BatchShape(1, 1, longest), loss.loss_agg, loss.constant_length)
+        values = losses(params, jax.tree.map(lambda x: x[0] if x.ndim else x, batch))
+        total += float(weight) * float(unpack(np.asarray(values), places)[0].astype(np.float64).sum())
+    return total
+
+
+class EndToEnd:
+    """A rollout, a reward in Python, old log-probs, and one optimizer step."""
+    unit = "new tokens/s"
+
+    def __init__(self, case: Case):
+        self.case, self.rollouts, self.training = case, Rollouts(case, own_params=False), Training(case)
+        self.old: list[np.ndarray] = []
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        return self.rollouts.tokens
+
+    def run(self, repetition: int) -> None:
+        sampler, params = self.rollouts.sampler, self.training.state.params
+        self.rollouts.rollouts = self.rollouts.sample(sampler.cast(params), repetition)
+        rewards = np.array([even_share(rollout.text.split()) for rollout in self.rollouts.rollouts])
+        groups = rewards.reshape(self.case.limits.shape)
+        mean, std = (np.repeat(f(groups, axis=1), groups.shape[1]) for f in (np.mean, np.std))
+        self.old = self.training.learn([
+            Example(rollout.prompt.tokens, rollout.tokens, *numbers)
+            for rollout, *numbers in zip(self.rollouts.rollouts, rewards, mean, std, strict=True)])
+
+    def check(self) -> dict[str, float]:
+        """Of the last repetition: the lengths, and the sampler's log-probs against the trainer's old ones. The
+        trainer's programs are checked apart, with the present parameters: both together bound the sampler's."""
+        rollouts = self.rollouts.rollouts
+        self.rollouts.check_lengths(rollouts)
+        differences = np.concatenate([np.abs(old - rollout.logprobs)
+                                      for old, rollout in zip(self.old, rollouts, strict=True)])
+        found = require_logprobs(differences, self.case.compute.dtype, "log-probs of the sampled tokens")
+        return found | {f"trainer_{name}": value for name, value in self.training.check().items()}
+
+
+TASK_CLASSES = {"rollout": Rollouts, "train": Training, "e2e": EndToEnd}

@@ -1,0 +1,5 @@
+"""`python -m experiments.evaluate`: see `experiments.evaluate.command`."""
+from experiments.evaluate.command import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""The figure of a study or a comparison: means over seeds with bands of one standard error."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from experiments.harness.results import ACCURACY, ENTROPY, Curve, Measures, by_arm
+
+
+def band(curves: Sequence[Curve], metric: str, axis: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Places, mean over the runs, standard error (0 for one run): at the places measured in any run, up to the
+    first run's end."""
+    measured = [curve.points(metric, axis)[0] for curve in curves]
+    measured = [places for places in measured if len(places)]
+    if not measured:
+        return (np.empty(0),) * 3
+    where = np.unique(np.concatenate(measured))
+    where = where[(where <= min(places[-1] for places in measured)) & (where >= max(p[0] for p in measured))]
+    values = np.array([[curve.at(metric, place, axis) for place in where] for curve in curves])
+    values = values[np.isfinite(values).all(axis=1)]
+    error = values.std(axis=0, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.zeros(len(where))
+    return where, values.mean(axis=0), error
+
+
+def draw(measures: Measures, path: Path, title: str) -> None:
+    """Accuracy over steps and over generated tokens, entropy over steps, and every arm's accuracy at equal tokens."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    arms = by_arm(measures.curves)
+    figure = Figure(figsize=(11, 7.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    panels = figure.subplots(2, 2).flat
+    shown = (("held-out accuracy", ACCURACY, "steps", "step"),
+             ("held-out accuracy", ACCURACY, "tokens", "million tokens generated for training"),
+             ("entropy of the training answers (nats per token)", ENTROPY, "steps", "step"))
+    for axes, (name, metric, axis, label) in zip(panels, shown, strict=False):
+        for index, (arm, curves) in enumerate(arms.items()):
+            where, mean, error = band(curves, metric, axis)
+            where = where / 1e6 if axis == "tokens" else where
+            axes.plot(where, mean, label=arm, color=f"C{index}", lw=1.6)
+            axes.fill_between(where, mean - error, mean + error, color=f"C{index}", alpha=0.18, lw=0)
+        axes.set_title(name, fontsize=10)
+        axes.set_xlabel(label)
+        axes.grid(alpha=0.3)
+    axes = figure.axes[3]
+    for index, arm in enumerate(arms):
+        for place, measure, marker in ((-0.12, "steps", "o"), (0.12, "tokens", "s")):
+            mean = measures.of_arm(measure, arm)
+            axes.errorbar(index + place, mean.value, 0 if np.isnan(mean.error) else mean.error, fmt=marker, ms=5,
+                          color=f"C{index}", capsize=3, mfc=f"C{index}" if measure == "steps" else "white")
+    axes.set_xticks(range(len(arms)), list(arms), rotation=30, ha="right", fontsize=8)
+    axes.set_title(f"accuracy at step {measures.step:.0f} (full) and at {measures.tokens / 1e6:.2f} M tokens (open)",
+                   fontsize=10)
+    axes.grid(alpha=0.3)
+    figure.axes[0].legend(fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)

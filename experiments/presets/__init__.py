@@ -1,0 +1,55 @@
+"""Presets: configurations as code you can read. `python -m experiments.train PRESET [--field value]`.
+
+Each preset's module says its command, hardware, hours and what to expect. `local`, which is here, takes what is yours:
+
+Command: python -m experiments.train local --policy.path FOLDER --data.source questions.jsonl
+Hardware: one machine; --dry-run and `python -m nft_jax.preflight local --topology ...` tell whether it fits.
+Hours: those that preflight estimates for your model, on your devices.
+Expected: accuracy/all rises within some tens of steps, if the model is right now and then (no source: your data).
+"""
+from pathlib import Path
+
+from experiments.presets import gsm8k, qwen2_5_32b, qwen2_5_math_7b
+from experiments.presets.templates import BOXED
+from experiments.studies import code_nano
+from nft_jax.config import (
+    BatchConfig,
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    OptimizerConfig,
+    PolicyConfig,
+    RolloutConfig,
+)
+
+NANO = PolicyConfig(path=str(Path(__file__).parents[2] / "nft_jax" / "assets" / "nano"))
+
+QUICKSTART = Config(
+    name="quickstart",
+    steps=40,
+    policy=NANO,
+    data=DataConfig(source="arithmetic", max_prompt_tokens=24),
+    rollout=RolloutConfig(prompts_per_step=64, samples_per_prompt=16, max_new_tokens=48, slots=256, block_size=8),
+    batch=BatchConfig(updates_per_step=4, row_length=128, rows_per_micro_batch=8),
+    optimizer=OptimizerConfig(learning_rate=1e-4, warmup_updates=20, weight_decay=0.0),
+    evaluation=EvaluationConfig(questions=128, samples=8, every=5),
+    checkpoint=CheckpointConfig(every=10, keep=2),
+)
+"""NFT on the embedded model, for a laptop without an accelerator. See `experiments.quickstart`."""
+
+LOCAL = Config(
+    name="local",
+    steps=100,
+    policy=NANO,
+    data=DataConfig(template=BOXED, max_prompt_tokens=512),
+    rollout=RolloutConfig(prompts_per_step=32, samples_per_prompt=8, max_new_tokens=512, slots=64, block_size=16),
+    batch=BatchConfig(updates_per_step=4, rows_per_micro_batch=4),
+    optimizer=OptimizerConfig(learning_rate=1e-6, warmup_updates=40),
+    evaluation=EvaluationConfig(questions=128, samples=4, every=20),
+)
+"""A model folder and a question file of your own, on one machine: set --policy.path and --data.source."""
+
+PRESETS: dict[str, Config] = {config.name: config for config in (
+    QUICKSTART, LOCAL, code_nano.PRESET, gsm8k.PRESET, qwen2_5_math_7b.RECOMMENDED, qwen2_5_math_7b.OFFICIAL,
+    qwen2_5_32b.RECOMMENDED, qwen2_5_32b.OFFICIAL)}

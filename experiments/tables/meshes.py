@@ -1,0 +1,122 @@
+"""Which preset and which mesh from 1 to 1,024 devices: the table of experiments/README.md, by preflight's arithmetic.
+
+    python -m experiments.tables.meshes            a minute, on CPU cores; no weights, no network; TPU rows take libtpu
+
+Nothing is compiled, so times are lower bounds: of what the devices send each other only the weights and gradients are
+counted that fsdp must bring together for every micro-batch. `nft_jax.preflight` with the same words compiles.
+"""
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+README = Path(__file__).parents[1] / "README.md"
+ROWS = "--batch.rows-per-micro-batch"
+# Preset, topology, flags. Batches stay as the preset has them; slots grow with the devices, to the answers of a batch.
+CASES = (
+    ("gsm8k", "gpu:1xH100", ""),
+    ("gsm8k", "gpu:8xH100", "--rollout.slots 1024"),
+    ("qwen2_5_math_7b", "gpu:8xH100", ""),
+    ("qwen2_5_math_7b", "gpu:32xH100", f"--rollout.slots 2048 {ROWS} 192"),
+    ("qwen2_5_math_7b", "gpu:64xH100", f"--rollout.slots 4096 {ROWS} 192"),
+    ("qwen2_5_math_7b", "gpu:128xH100", f"--rollout.slots 8192 {ROWS} 256"),
+    ("qwen2_5_math_7b", "gpu:256xH100", f"--rollout.slots 8192 {ROWS} 256 --mesh.tensor 2"),
+    ("qwen2_5_math_7b", "gpu:512xH100", f"--rollout.slots 8192 {ROWS} 256 --mesh.tensor 4"),
+    ("qwen2_5_math_7b", "gpu:1024xH100", "--rollout.slots 8192 --mesh.tensor 4"),
+    ("qwen2_5_32b", "gpu:64xH100", ""),
+    ("qwen2_5_32b", "gpu:128xH100", f"--rollout.slots 1024 {ROWS} 64"),
+    ("qwen2_5_32b", "gpu:256xH100", f"--rollout.slots 2048 {ROWS} 192"),
+    ("qwen2_5_32b", "gpu:512xH100", f"--rollout.slots 4096 {ROWS} 192 --mesh.tensor 8"),
+    ("qwen2_5_32b", "gpu:1024xH100", f"--rollout.slots 8192 {ROWS} 256 --mesh.tensor 8"),
+    ("qwen2_5_math_7b", "v5p:4x4x4", "--rollout.slots 4096 --mesh.tensor 4"),
+    ("qwen2_5_32b", "v5p:4x8x8", "--rollout.slots 2048"),
+    ("qwen2_5_32b", "v5p:8x8x16", "--rollout.slots 8192"),
+)
+HEAD = ("devices", "preset and flags", "fsdp × tensor", "state", "fullest", "of usable", "rows at a time",
+        "rollout", "score", "train", "hours", "device-hours")
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a case needs; bytes on one device, seconds of a step."""
+    devices: int
+    mesh: dict[str, int]
+    state: float                      # parameters and moments
+    fullest: float                    # the larger of a train step and decoding, with what lies beside
+    usable: float
+    rows: int                         # of a micro-batch
+    filled: float                     # rows that an optimizer step fills
+    rollout: float
+    score: float
+    train: float
+    hours: float
+
+
+def exchanged(parameters: int, mesh: dict[str, int]) -> tuple[float, float]:
+    """Bytes that each device receives at least for a micro-batch, (score, train): the weights in two bytes, forward and
+    again backward, and the gradients in four, of its share over `tensor`."""
+    share = parameters / mesh["tensor"] * (1 - 1 / mesh["fsdp"])
+    return 2 * share, 8 * share
+
+
+def needs(preset: str, topology, flags: str) -> Needs:
+    """Raises InputError as the run would: a mesh that does not divide the model, too few positions."""
+    from nft_jax.cli import experiment, parse
+    from nft_jax.model.decoder import count_parameters
+    from nft_jax.model.hf.published import PUBLISHED
+    from nft_jax.preflight.estimate import BANDWIDTH
+    from nft_jax.preflight.report import estimate_of
+    from nft_jax.train.run import settle
+    config = settle(parse(experiment(preset), "", flags.split()).config)
+    model = PUBLISHED[config.policy.path]
+    sketch = estimate_of(config, model, topology)
+    memory, e, device = sketch.memory, sketch.estimate, topology.device
+    state = memory.parameters + memory.moments
+    decoding = memory.weights + memory.cache + memory.entries + memory.temporaries["decode"].at(sketch.slots)
+    fullest = state + max(memory.temporaries["train step"].at(sketch.rows), decoding)
+    tokens = config.groups_per_update * config.rollout.samples_per_prompt * (
+        sketch.assumed.prompt_tokens + sketch.assumed.answer_tokens)
+    filled = tokens / config.row_length
+    times = config.batch.updates_per_step * math.ceil(filled / sketch.rows)
+    moved = [times * size / (device.link * BANDWIDTH) for size in exchanged(count_parameters(model), sketch.mesh)]
+    idle = max(1.0, sketch.rows / filled)
+    score, train = max(e.score * idle, moved[0]), max(e.train * idle, moved[1])
+    evaluations = e.device_hours * 3600 / sketch.devices - config.steps * e.step
+    return Needs(sketch.devices, sketch.mesh, state, fullest, device.memory * device.usable, sketch.rows, filled,
+                 e.rollout, score, train, (config.steps * (e.rollout + score + train) + evaluations) / 3600)
+
+
+def hours(value: float) -> str:
+    """Some three digits."""
+    return f"{value:,.{0 if value >= 100 else 1 if value >= 1 else 2}f}"
+
+
+def line(case: tuple[str, str, str], n: Needs) -> list[str]:
+    """A row of the table."""
+    preset, topology, flags = case
+    gib = 2**30
+    return [f"{n.devices:,} ({topology})", f"`{' '.join([preset, flags]).strip()}`",
+            f"{n.mesh['fsdp']} × {n.mesh['tensor']}", f"{n.state / gib:.1f}", f"{n.fullest / gib:.1f}",
+            f"{n.fullest / n.usable:.0%}", f"{n.rows} of {n.filled:.0f}",
+            *(f"{seconds:,.0f}" for seconds in (n.rollout, n.score, n.train)),
+            hours(n.hours), hours(n.hours * n.devices)]
+
+
+def main() -> None:
+    from nft_jax.preflight.devices import Topology
+    topologies = [Topology.parse(name) for _, name, _ in CASES]
+    # One process serves all of them, if it starts with what the TPUs want and as many CPU devices as the largest has.
+    for topology in sorted(topologies, key=lambda topology: topology.count or 0):
+        topology.prepare()
+    from experiments.harness.results import markdown
+    from experiments.harness.study import write_between
+    rows = [line(case, needs(case[0], topology, case[2])) for case, topology in zip(CASES, topologies, strict=True)]
+    text = markdown(HEAD, rows)
+    print(text)
+    write_between(README, "meshes", text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Questions: where they come from, and the resumable stream of prompts that they become."""

@@ -1,0 +1,24 @@
+"""Hugging Face folders in and out, without torch: config.json, safetensors, tokenizer.
+
+    folder = resolve_folder("Qwen/Qwen3-0.6B")
+    config = read_config(folder)
+    params = load_params(folder, config)                 HF -> ours -> HF is bitwise equal
+    save_params(params, config, "my_model")
+
+    python -m nft_jax.model.hf --check FOLDER            whether a folder is read, computed and written as it should be
+"""
+from nft_jax.model.hf.families import config_from_hf, config_to_hf
+from nft_jax.model.hf.hub import config_of, resolve_folder
+from nft_jax.model.hf.tokenizer import (
+    eos_token_ids,
+    load_tokenizer,
+    save_generation_config,
+    save_tokenizer,
+    source_of,
+    special_ids,
+)
+from nft_jax.model.hf.weights import check_weights, load_params, read_config, save_params
+
+__all__ = ["check_weights", "config_from_hf", "config_of", "config_to_hf", "eos_token_ids", "load_params",
+           "load_tokenizer", "read_config", "resolve_folder", "save_generation_config", "save_params", "save_tokenizer",
+           "source_of", "special_ids"]

@@ -1,0 +1,264 @@
+"""Families of Hugging Face decoders as data: how config.json and the tensor names of each map to ours.
+
+Axes are one letter each: D hidden, F feed-forward, H heads, K kv heads, E head dimension, V vocabulary. A tensor's
+Hugging Face layout is written in the same letters, those merged into one axis side by side: our query "DHE" is
+stored by `nn.Linear` as [out, in], "HE D".
+
+Adding a family, told by Llama. Its modeling file in transformers has the parts of Qwen3 without the norms of queries
+and keys, and its tensors have the names of `COMMON`; so its name table is `COMMON` and nothing else. (A tensor of its
+own would be one more line: Qwen3's are `QK_NORM`.) Then config.json, field by field, as configuration_llama.py of
+transformers has it:
+
+    Family("llama", "LlamaForCausalLM", COMMON,
+           traits={},                                       ModelConfig's defaults are what a Llama is
+           only={"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "pretraining_tp": 1},
+           defaults={"rms_norm_eps": 1e-6},                 what may be missing from config.json
+           rope_theta=10_000.0)                             the same for the rotary base, which has two spellings
+
+`only` names the fields that stand for something the decoder lacks (biases), with the value under which it is not
+needed: any other value is refused by name, and so is any field that nothing here reads. Sizes, `head_dim`, tying,
+and rotary positions with their scalings are read for every family alike. Put it into `FAMILIES`, add two cases to
+tests/model/make_fixtures.py, and loading, saving, sampling, training and their tests know the family. What the decoder
+does not have yet becomes a field of ModelConfig that is off by default (Gemma 3 brought `sandwich_norms`), its
+parameters one line each in `parallel.PARAMETER_AXES`.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+import numpy as np
+
+from nft_jax.model.config import ModelConfig
+from nft_jax.model.hf.config_json import (
+    FULL,
+    SLIDING,
+    boolean,
+    expect,
+    integer,
+    local_layers,
+    number,
+    rope_to_json,
+    ropes,
+)
+from nft_jax.types import InputError
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One parameter: where it stands in our tree, what Hugging Face calls it, and its axes here and there."""
+    path: str
+    name: str                          # {} stands for the number of the layer
+    ours: str
+    theirs: str
+
+    @property
+    def layered(self) -> bool:
+        """Whether our array stacks one of these per layer on a leading axis."""
+        return "{}" in self.name
+
+    def shapes(self, config: ModelConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """(our shape, Hugging Face shape) of one layer's array."""
+        size = {"D": config.hidden_size, "F": config.intermediate_size, "H": config.num_heads,
+                "K": config.num_kv_heads, "E": config.head_dim, "V": config.vocab_size}
+        return (tuple(size[axis] for axis in self.ours),
+                tuple(math.prod(size[axis] for axis in merged) for merged in self.theirs.split()))
+
+    def to_hf(self, array: np.ndarray, config: ModelConfig) -> np.ndarray:
+        """Our array in the Hugging Face layout, contiguous (the safetensors writer ignores strides)."""
+        order = self.theirs.replace(" ", "")
+        moved = array.transpose([self.ours.index(axis) for axis in order])
+        return np.ascontiguousarray(moved.reshape(self.shapes(config)[1]))
+
+
+LAYER = "model.layers.{}."
+COMMON = (
+    Tensor("embed", "model.embed_tokens.weight", "VD", "V D"),
+    Tensor("layers/attention_norm", LAYER + "input_layernorm.weight", "D", "D"),
+    Tensor("layers/query", LAYER + "self_attn.q_proj.weight", "DHE", "HE D"),
+    Tensor("layers/key", LAYER + "self_attn.k_proj.weight", "DKE", "KE D"),
+    Tensor("layers/value", LAYER + "self_attn.v_proj.weight", "DKE", "KE D"),
+    Tensor("layers/out", LAYER + "self_attn.o_proj.weight", "HED", "D HE"),
+    Tensor("layers/mlp_norm", LAYER + "post_attention_layernorm.weight", "D", "D"),
+    Tensor("layers/gate", LAYER + "mlp.gate_proj.weight", "DF", "F D"),
+    Tensor("layers/up", LAYER + "mlp.up_proj.weight", "DF", "F D"),
+    Tensor("layers/down", LAYER + "mlp.down_proj.weight", "FD", "D F"),
+    Tensor("final_norm", "model.norm.weight", "D", "D"),
+    Tensor("head", "lm_head.weight", "DV", "V D"),
+)
+QKV_BIAS = (
+    Tensor("layers/query_bias", LAYER + "self_attn.q_proj.bias", "HE", "HE"),
+    Tensor("layers/key_bias", LAYER + "self_attn.k_proj.bias", "KE", "KE"),
+    Tensor("layers/value_bias", LAYER + "self_attn.v_proj.bias", "KE", "KE"),
+)
+QK_NORM = (
+    Tensor("layers/query_norm", LAYER + "self_attn.q_norm.weight", "E", "E"),
+    Tensor("layers/key_norm", LAYER + "self_attn.k_norm.weight", "E", "E"),
+)
+SANDWICH = (        # here post_attention_layernorm is what its name says; in the other families it precedes the MLP
+    Tensor("layers/post_attention_norm", LAYER + "post_attention_layernorm.weight", "D", "D"),
+    Tensor("layers/mlp_norm", LAYER + "pre_feedforward_layernorm.weight", "D", "D"),
+    Tensor("layers/post_mlp_norm", LAYER + "post_feedforward_layernorm.weight", "D", "D"),
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """What one model_type means."""
+    model_type: str
+    architecture: str
+    tensors: tuple[Tensor, ...]
+    traits: Mapping[str, Any]          # fields of ModelConfig that all its members share
+    only: Mapping[str, Any]            # fields of config.json with the one value implemented; they may be absent
+    defaults: Mapping[str, Any] = field(default_factory=dict)      # fields of config.json that may be absent
+    integers: Mapping[str, str] = field(default_factory=dict)      # fields of its own -> those of ModelConfig
+    numbers: Mapping[str, str] = field(default_factory=dict)       # the same; null stands for 0, which is off
+    windows: Literal["", "last", "pattern"] = ""       # which layers are local, as in `config_json.local_layers`
+    rope_theta: float | None = None                    # where config.json has none; None: it must have one
+    local_rope_theta: float | None = None              # the same for local layers, when they have their own
+    split_head_dim: bool = True        # an absent head_dim means hidden_size / num_attention_heads
+
+
+LLAMA_ONLY = {"hidden_act": "silu", "attention_bias": False}
+FAMILIES = {family.model_type: family for family in (
+    Family("qwen2", "Qwen2ForCausalLM", COMMON + QKV_BIAS, traits={"qkv_bias": True},
+           only={"hidden_act": "silu", "attention_bias": True}, windows="last"),
+    Family("qwen3", "Qwen3ForCausalLM", COMMON + QK_NORM, traits={"qk_norm": True}, only=LLAMA_ONLY, windows="last",
+           split_head_dim=False),
+    Family("llama", "LlamaForCausalLM", COMMON, traits={}, only={**LLAMA_ONLY, "mlp_bias": False, "pretraining_tp": 1},
+           defaults={"rms_norm_eps": 1e-6}, rope_theta=10_000.0),
+    Family("gemma3_text", "Gemma3ForCausalLM",
+           tuple(tensor for tensor in COMMON if tensor.path != "layers/mlp_norm") + QK_NORM + SANDWICH,
+           traits={"qk_norm": True, "sandwich_norms": True, "norm_offset": 1.0, "activation": "gelu_tanh",
+                   "scale_embeddings": True},
+           only={"hidden_activation": "gelu_pytorch_tanh", "attention_bias": False, "attn_logit_softcapping": None,
+                 "use_bidirectional_attention": False},
+           defaults={"vocab_size": 262_208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+                     "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
+                     "max_position_embeddings": 131_072, "rms_norm_eps": 1e-6, "tie_word_embeddings": True,
+                     "query_pre_attn_scalar": 256, "sliding_window": 4096},
+           integers={"query_pre_attn_scalar": "query_pre_attn_scalar"},
+           numbers={"final_logit_softcapping": "final_softcap"},
+           windows="pattern", rope_theta=1e6, local_rope_theta=1e4),
+)}
+
+
+def tensors_of(config: ModelConfig) -> Iterator[Tensor]:
+    """The parameters of a model of this config; a tied model has no head of its own."""
+    return (tensor for tensor in FAMILIES[config.family].tensors
+            if not (tensor.path == "head" and config.tie_embeddings))
+
+
+INTEGERS = {"vocab_size": "vocab_size", "hidden_size": "hidden_size", "intermediate_size": "intermediate_size",
+            "num_hidden_layers": "num_layers", "num_attention_heads": "num_heads",
+            "num_key_value_heads": "num_kv_heads", "head_dim": "head_dim", "max_position_embeddings": "max_positions"}
+NUMBERS = {"rms_norm_eps": "norm_eps", "initializer_range": "initializer_range"}
+READ = frozenset([*INTEGERS, *NUMBERS, "tie_word_embeddings", "layer_types", "attention_dropout", "mlp_bias",
+                  "rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor"])
+READ_FOR_WINDOWS = {"": (), "last": ("use_sliding_window", "sliding_window", "max_window_layers"),
+                    "pattern": ("sliding_window", "sliding_window_pattern")}
+# Fields of config.json that change nothing we compute. Any other field that is set and not read is refused: it may
+# stand for a part of the model that is not here.
+WITHOUT_EFFECT = frozenset("""
+    architectures model_type dtype torch_dtype transformers_version use_cache bos_token_id eos_token_id pad_token_id
+    unk_token_id _name_or_path name_or_path _attn_implementation _attn_implementation_autoset _commit_hash return_dict
+    output_attentions output_hidden_states torchscript is_decoder id2label label2id chunk_size_feed_forward
+    temperature top_k top_p typical_p repetition_penalty length_penalty num_beams num_beam_groups num_return_sequences
+    max_length min_length diversity_penalty problem_type unsloth_fixed unsloth_version cache_implementation
+    _sliding_window_pattern
+""".split())   # noqa: SIM905
+INSTEAD = {"['Gemma3ForConditionalGeneration']":
+           "that is Gemma 3 with its image encoder, and the text model alone is needed: load this folder with "
+           "transformers as `full`; text = Gemma3ForCausalLM(full.config.text_config); "
+           "text.model.load_state_dict(full.model.language_model.state_dict()); text.save_pretrained(another folder)."}
+
+
+def config_from_hf(raw: dict) -> ModelConfig:
+    """The contents of config.json, as written by transformers 4 or 5 -> ModelConfig.
+
+    Raises InputError for a field that is missing, not a sensible number, or stands for a feature that is not here.
+    """
+    family = _family(raw)
+    _refuse_other_features(raw, family)
+    raw = {"initializer_range": 0.02, **family.defaults, **raw}
+    if raw.get("head_dim") is None and family.split_head_dim:
+        hidden, heads = integer(raw, "hidden_size"), integer(raw, "num_attention_heads")
+        expect(hidden % heads == 0, "hidden_size", hidden, f"without head_dim it must be a multiple of {heads} heads.")
+        raw["head_dim"] = hidden // heads
+    window, local = local_layers(raw, family.windows)
+    config = ModelConfig(
+        family=family.model_type, **{ours: integer(raw, name) for name, ours in (INTEGERS | family.integers).items()},
+        **{ours: number(raw, name) for name, ours in NUMBERS.items()},
+        **{ours: number(raw, name) for name, ours in family.numbers.items() if raw.get(name) is not None},
+        tie_embeddings=boolean(raw, "tie_word_embeddings"), window=window, local_layers=local,
+        **ropes(raw, family.rope_theta, family.local_rope_theta), **family.traits)
+    expect(config.num_heads % config.num_kv_heads == 0, "num_attention_heads", config.num_heads,
+           f"it must be a multiple of {config.num_kv_heads} kv heads.")
+    expect(config.head_dim % 2 == 0, "head_dim", config.head_dim, "rotary positions need an even number.")
+    return config
+
+
+def config_to_hf(config: ModelConfig) -> dict:
+    """ModelConfig -> the contents of a config.json that transformers 4 and 5 both read the same way.
+
+    Raises InputError for a config that its family cannot express.
+    """
+    family = FAMILIES.get(config.family)
+    expect(family is not None, "family", config.family, f"known families: {', '.join(FAMILIES)}.")
+    rope = rope_to_json(config.rope_theta, config.rope_scaling)
+    scaling = {name: value for name, value in rope.items() if name != "rope_theta"}
+    raw = {
+        "architectures": [family.architecture], "model_type": family.model_type,
+        **{name: getattr(config, ours) for name, ours in (INTEGERS | NUMBERS | family.integers).items()},
+        **{name: getattr(config, ours) or None for name, ours in family.numbers.items()},
+        "tie_word_embeddings": config.tie_embeddings, "rope_theta": config.rope_theta, "rope_parameters": rope,
+        "rope_scaling": scaling if config.rope_scaling else None, "attention_dropout": 0.0, "use_cache": True,
+        **family.only,
+    }
+    if family.windows:
+        raw["layer_types"] = [SLIDING if i in config.local_layers else FULL for i in range(config.num_layers)]
+        raw["sliding_window"] = config.window or None
+    if family.windows == "last":
+        raw["use_sliding_window"] = bool(config.local_layers)
+    if family.local_rope_theta is not None:
+        raw["rope_local_base_freq"] = config.local_rope_theta
+        raw["rope_parameters"] = {FULL: rope, SLIDING: rope_to_json(config.local_rope_theta, None)}
+    read = config_from_hf(raw)
+    lost = {f.name: getattr(config, f.name) for f in fields(config)
+            if getattr(read, f.name) != getattr(config, f.name)}
+    if lost:
+        raise InputError(f"{config.family} models cannot have {', '.join(f'{k} {v!r}' for k, v in lost.items())}: "
+                         "choose another family, or leave these fields as the family has them.")
+    return raw
+
+
+def _family(raw: dict) -> Family:
+    known = ", ".join(family.architecture for family in FAMILIES.values())
+    architectures = raw.get("architectures")
+    by_name = {family.architecture: family for family in FAMILIES.values()}
+    if architectures:
+        expect(isinstance(architectures, list) and architectures[0] in by_name, "architectures", architectures,
+               INSTEAD.get(str(architectures), f"use a model that is one of {known}."))
+        family = by_name[architectures[0]]
+        expect(raw.get("model_type", family.model_type) == family.model_type, "model_type", raw.get("model_type"),
+               f"{family.architecture} goes with {family.model_type!r}.")
+        return family
+    model_type = raw.get("model_type")
+    expect(model_type in FAMILIES, "model_type", model_type, f"use a model that is one of {known}.")
+    return FAMILIES[model_type]
+
+
+def _refuse_other_features(raw: dict, family: Family) -> None:
+    for name, value in {"mlp_bias": False, "attention_dropout": 0.0, **family.only}.items():
+        found = raw.get(name, value)
+        expect(found == value or not (found or value), name, found,
+               f"only {value!r} is implemented for {family.model_type}.")
+    read = READ | set(READ_FOR_WINDOWS[family.windows]) | family.only.keys() | family.integers.keys() \
+        | family.numbers.keys()
+    if family.local_rope_theta is not None:
+        read |= {"rope_local_base_freq"}
+    for name in sorted(raw.keys() - read - WITHOUT_EFFECT):
+        expect(not raw[name], name, raw[name], "this field is not known here, and may stand for a part of the model "
+               "that is not implemented; remove it from config.json if it changes nothing in the forward pass.")

@@ -1,0 +1,53 @@
+"""Folders of models: local ones, and those of the Hugging Face hub."""
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from nft_jax.model.config import ModelConfig
+from nft_jax.model.hf.published import PUBLISHED
+from nft_jax.model.hf.weights import INDEX, first_line, read_config
+from nft_jax.types import Unreachable
+
+TOKENIZER_FILES = ("tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
+                   "chat_template*")
+FILES = ("config.json", "generation_config.json", *TOKENIZER_FILES)
+WEIGHTS = ("model*.safetensors", INDEX)
+
+
+def resolve_folder(path_or_hub_name: str | os.PathLike, *, weights: bool = True, field: str = "policy.path") -> Path:
+    """A local folder as it is, or the local copy of a hub model (downloaded when it is not there yet; without
+    `weights`, the small files only).
+
+    Raises Unreachable, naming the `field`, when it is neither.
+    """
+    return _folder(path_or_hub_name, FILES + WEIGHTS if weights else FILES, field)
+
+
+def _folder(path_or_hub_name: str | os.PathLike, files: Sequence[str], field: str = "policy.path") -> Path:
+    path = Path(path_or_hub_name).expanduser()
+    if str(path_or_hub_name) and path.is_dir():       # Path("") would be the current folder
+        return path
+    from huggingface_hub import snapshot_download
+    try:
+        return Path(snapshot_download(str(path_or_hub_name), allow_patterns=list(files)))
+    except (OSError, ValueError) as error:      # not found, no access, no network, not a name
+        raise Unreachable(f"{field} is {str(path_or_hub_name)!r}: there is no such folder, and it could not be had "
+                          "as a model of the Hugging Face hub either. Check the spelling; without network, download "
+                          f"the model elsewhere and give its folder. ({first_line(error)})") from error
+
+
+def config_of(path_or_hub_name: str) -> ModelConfig:
+    """The shape of a model, to plan with, without its weights: config.json of a local folder, else that of the hub
+    model (this one file), else the shape that `nft_jax.model.hf.published` knows the name by.
+
+    Raises Unreachable when there is none of these, InputError for a config.json that will not do.
+    """
+    try:
+        folder = _folder(path_or_hub_name, ["config.json"])
+    except Unreachable:
+        if path_or_hub_name in PUBLISHED:
+            return PUBLISHED[path_or_hub_name]
+        raise
+    return read_config(folder)

@@ -1,0 +1,381 @@
+"""config.json and the safetensors of a model folder, streamed: one tensor at a time, each process its own part.
+
+Reading. All headers are read first (names, shapes, types, whole files), so that a folder that does not fit is refused
+before a byte of it is on a device. Then parameter by parameter is put on the devices. Our layer parameters stack the
+tensors of all layers, so a large one is never whole in host memory: its array is made on the devices, and one layer
+after another is read and written into it in place. Of every tensor a process reads the part that its own devices
+hold. A file is mapped only while one of its tensors is read, so that its pages do not stay. What host memory holds
+beyond the arrays is hence one tensor's part, in the file's type and in ours.
+
+Writing. A tensor (one layer of a stacked parameter) is brought to the host when its place in the file has come, and
+dropped when it is written; safetensors' own writer wants all of a file at once.
+"""
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial, reduce
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from safetensors import SafetensorError, safe_open
+
+from nft_jax.model.config import ModelConfig
+from nft_jax.model.hf.families import Tensor, config_from_hf, config_to_hf, tensors_of
+from nft_jax.types import InputError
+
+EMBEDDING = "model.embed_tokens.weight"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+FLOATS = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16)}
+AT_ONCE = 2**23              # bytes: a stacked parameter up to this size is put on the devices in one piece
+BLOCK = 2**20                # bytes that are read, turned and cast together; about what a core's cache holds
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object. Raises InputError when the file is missing or holds something else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: give the folder of a model in Hugging Face layout.") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error}): download or copy it again.") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds a {type(value).__name__}: it must be a JSON object.")
+    return value
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+
+
+def read_config(folder: str | os.PathLike) -> ModelConfig:
+    """config.json of the folder -> ModelConfig. Raises InputError when it is missing or asks for what is not here."""
+    raw = read_json(Path(folder) / "config.json")
+    try:
+        return config_from_hf(raw)
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from None
+
+
+class Stored(NamedTuple):
+    """Where a tensor of a folder is."""
+    file: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+def check_weights(folder: str | os.PathLike, config: ModelConfig) -> dict[str, Stored]:
+    """Name of every tensor of the folder -> where it is, after the headers' names, shapes and types have been checked.
+
+    Nothing is put on a device. Raises InputError that lists every tensor that is missing, unexpected, wrongly shaped
+    or typed, and every file that is missing or cut short.
+    """
+    folder = Path(folder)
+    where = _weight_map(folder)
+    problems, found = [], {}
+    for file in sorted(set(where.values())) if where else [SINGLE]:
+        try:
+            with safe_open(folder / file, "numpy") as handle:
+                views = ((name, handle.get_slice(name)) for name in handle.keys())  # noqa: SIM118
+                here = {name: (folder / file, tuple(view.get_shape()), view.get_dtype()) for name, view in views}
+        except FileNotFoundError:
+            problems.append(f"{file} is missing")
+        except (SafetensorError, OSError) as error:
+            problems.append(f"{file} is damaged or cut short ({first_line(error)})")
+        else:
+            problems += [f"{name} is in {file} and in {found[name][0].name}" for name in sorted(here.keys() & found)]
+            found |= here
+    if problems:        # what a missing file holds would only drown its name
+        raise InputError(f"{folder}: {'; '.join(problems)}. Download or copy the model again.")
+    expected = {name: tensor.shapes(config)[1] for name, tensor, _ in _hf_order(config)}
+    allowed = {**expected, "lm_head.weight": (config.vocab_size, config.hidden_size)}    # a tied model may carry one
+    problems += [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
+    for name, (_, shape, kind) in sorted(found.items()):
+        if name not in allowed:
+            problems.append(f"{name} is not part of a {config.family} model of this config")
+            continue
+        if shape != allowed[name]:
+            problems.append(f"{name} has shape {shape}, expected {allowed[name]}")
+        if kind not in FLOATS:
+            problems.append(f"{name} has type {kind}, expected one of {', '.join(FLOATS)}")
+    if not problems and config.tie_embeddings and "lm_head.weight" in found and not same_bits(
+            found["lm_head.weight"][0], "lm_head.weight", found[EMBEDDING][0], EMBEDDING):
+        problems.append("lm_head.weight differs from the embedding although tie_word_embeddings is true")
+    if problems:
+        listed = "; ".join(problems[:20]) + (f"; and {len(problems) - 20} more" if len(problems) > 20 else "")
+        raise InputError(f"{folder}: the weights do not fit config.json: {listed}. Use the weights and the "
+                         "config.json of one model.")
+    return {name: Stored(file, shape, FLOATS[kind]) for name, (file, shape, kind) in found.items()}
+
+
+def same_bits(file: Path, name: str, other_file: Path, other: str) -> bool:
+    """Whether two tensors of files have the same shape, type and bits; read in blocks."""
+    with safe_open(file, "numpy") as left, safe_open(other_file, "numpy") as right:
+        a, b = left.get_slice(name), right.get_slice(other)
+        if (a.get_shape(), a.get_dtype()) != (b.get_shape(), b.get_dtype()):
+            return False
+        rows, *rest = a.get_shape()
+        step = max(1, BLOCK // (math.prod(rest) * FLOATS[a.get_dtype()].itemsize))
+        blocks = (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+        return all(a[block].tobytes() == b[block].tobytes() for block in blocks)
+
+
+def load_params(folder: str | os.PathLike, config: ModelConfig | None = None, dtype=jnp.float32,
+                shardings=None) -> dict:
+    """The folder's weights as the tree that `decoder.init` gives, in `dtype` (None: as the files have them; a parameter
+    whose layers differ in type takes one that holds all of them; or a tree like the parameters, of dtypes).
+
+    `shardings`: a tree like the parameters, of jax.sharding.Sharding; None leaves them on the default device. In a run
+    of several processes each reads what its devices hold. Raises the InputErrors of `check_weights` before anything
+    is put on a device.
+    """
+    config = config or read_config(folder)
+    dtype = dtype if dtype is None or isinstance(dtype, dict) else _float_type(dtype)
+    stored = check_weights(folder, config)
+    params: dict = {}
+    for tensor in tensors_of(config):
+        sharding = _leaf(shardings, tensor.path) if shardings is not None else None
+        load = _load_stacked if tensor.layered else _load_single
+        layers = range(config.num_layers if tensor.layered else 1)
+        kind = _leaf(dtype, tensor.path) if isinstance(dtype, dict) else dtype or np.dtype(
+            reduce(jnp.promote_types, (stored[tensor.name.format(i)].dtype for i in layers)))
+        _put(params, tensor.path, load(stored, tensor, config, kind, sharding))
+    return params
+
+
+def save_params(params: dict, config: ModelConfig, folder: str | os.PathLike, dtype=None,
+                max_shard_bytes: int = 5 * 10**9, more: Mapping = MappingProxyType({})) -> Path:
+    """Write config.json (with the fields `more`, which do not change the model) and the weights (of type `dtype`; None
+    keeps each as it is), for transformers 4 and 5.
+
+    More than `max_shard_bytes` are spread over several files with an index. Every file is written whole under
+    another name first, so that a killed run leaves no half file under a final name; weights of an older save are
+    replaced. In a run of several processes all of them must call this, and the first writes. Returns the folder.
+    Raises InputError for parameters that do not fit the config, or a type that model files do not hold.
+    """
+    folder = Path(folder)
+    shards = _plan_shards(params, config, dtype, max_shard_bytes)
+    if jax.process_index() > 0:
+        for piece in (piece for shard in shards for piece in shard):
+            piece.array()        # the arrays' parts are exchanged by all processes
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = np.dtype(dtype if dtype is not None else params["embed"].dtype)
+    config_json = {**config_to_hf(config), **more, "dtype": kept.name, "torch_dtype": kept.name}
+    names = [SINGLE] if len(shards) == 1 else [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
+                                               for i in range(len(shards))]
+    for left_behind in folder.glob(".saving-*"):        # by a run that was killed
+        shutil.rmtree(left_behind, ignore_errors=True)
+    with TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
+        (Path(temporary) / "config.json").write_text(json.dumps(config_json, indent=2) + "\n")
+        for file, shard in zip(names, shards, strict=True):
+            _write_file(Path(temporary) / file, shard)
+        if len(shards) > 1:
+            index = {"metadata": {"total_size": sum(piece.size for shard in shards for piece in shard)},
+                     "weight_map": {piece.name: file for file, shard in zip(names, shards, strict=True)
+                                    for piece in shard}}
+            (Path(temporary) / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+            names.append(INDEX)
+        for name in (*names, "config.json"):
+            os.replace(Path(temporary) / name, folder / name)
+    for stale in {*folder.glob("model*.safetensors"), folder / INDEX} - {folder / name for name in names}:
+        stale.unlink(missing_ok=True)
+    return folder
+
+
+def _float_type(dtype) -> np.dtype:
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found not in FLOATS.values():
+        raise InputError(f"dtype is {(dtype if found is None else found.name)!r}: use one of "
+                         f"{', '.join(known.name for known in FLOATS.values())}.")
+    return found
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    """The index of a sharded model, or nothing when it is one file (which transformers too prefers to an index)."""
+    if (folder / SINGLE).exists():
+        return {}
+    if (folder / INDEX).exists():
+        weight_map = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise InputError(f"{folder / INDEX}: weight_map is {weight_map!r}: it must name a file for every tensor.")
+        return weight_map
+    raise InputError(f"{folder}: there is neither {SINGLE} nor {INDEX}; weights in another format must be "
+                     "converted to safetensors first (save_pretrained of transformers does it).")
+
+
+def _hf_order(config: ModelConfig) -> Iterator[tuple[str, Tensor, int | None]]:
+    """(Hugging Face name, tensor, layer or None) of every tensor, layer by layer."""
+    tensors = list(tensors_of(config))
+    yield from ((t.name, t, None) for t in tensors if not t.layered)
+    for layer in range(config.num_layers):
+        yield from ((t.name.format(layer), t, layer) for t in tensors if t.layered)
+
+
+# --- reading
+
+
+def _load_single(stored: dict[str, Stored], tensor: Tensor, config: ModelConfig, dtype: np.dtype,
+                 sharding) -> jax.Array:
+    return _place(tensor.shapes(config)[0], sharding,
+                  lambda index: _read_part(stored[tensor.name].file, tensor.name, tensor, config, dtype, index))
+
+
+def _load_stacked(stored: dict[str, Stored], tensor: Tensor, config: ModelConfig, dtype: np.dtype,
+                  sharding) -> jax.Array:
+    shape, count = tensor.shapes(config)[0], config.num_layers
+
+    def piece(layers: range) -> jax.Array:
+        def part(index):
+            names = [tensor.name.format(layer) for layer in layers[index[0]]]
+            return np.stack([_read_part(stored[name].file, name, tensor, config, dtype, index[1:]) for name in names])
+        return _place((len(layers), *shape), sharding, part)
+
+    layers_are_split = sharding is not None and sharding.shard_shape((count, *shape))[0] < count
+    if layers_are_split or count * math.prod(shape) * dtype.itemsize <= AT_ONCE:
+        return piece(range(count))
+    options = {} if sharding is None else {"out_shardings": sharding}
+    stacked = jax.jit(_first_layer, static_argnums=1, **options)(piece(range(1)), count)
+    write = jax.jit(_write_layer, donate_argnums=0, **options)
+    for layer in range(1, count):        # waiting keeps one layer under way, not as many as the host can read
+        stacked = write(stacked, piece(range(layer, layer + 1)), layer).block_until_ready()
+    return stacked
+
+
+def _first_layer(layer: jax.Array, count: int) -> jax.Array:
+    return _write_layer(jnp.zeros((count, *layer.shape[1:]), layer.dtype), layer, 0)
+
+
+def _write_layer(stacked: jax.Array, layer: jax.Array, index) -> jax.Array:
+    return jax.lax.dynamic_update_slice_in_dim(stacked, layer, index, 0)
+
+
+def _place(shape: tuple[int, ...], sharding, part: Callable[[tuple[slice, ...]], np.ndarray]) -> jax.Array:
+    """An array of this shape; `part(index)` is asked once for every different part on this process's devices."""
+    if sharding is None:
+        return jnp.asarray(part((slice(None),) * len(shape)))
+    parts: dict[tuple[range, ...], np.ndarray] = {}
+
+    def once(index: tuple[slice, ...]) -> np.ndarray:
+        key = tuple(range(size)[cut] for size, cut in zip(shape, index, strict=True))
+        if key not in parts:
+            parts[key] = part(index)
+        return parts[key]
+
+    return jax.make_array_from_callback(shape, sharding, once)
+
+
+def _read_part(file: Path, name: str, tensor: Tensor, config: ModelConfig, dtype: np.dtype,
+               index: tuple[slice, ...]) -> np.ndarray:
+    """The part `index` (along our axes) of one tensor, in our layout and `dtype`.
+
+    Of the file, only this part is read, except that an axis which is not the first of those it is merged with (head_dim
+    in "HE") is read whole.
+    """
+    size = dict(zip(tensor.ours, tensor.shapes(config)[0], strict=True))
+    wanted = {axis: range(size[axis])[cut] for axis, cut in zip(tensor.ours, index, strict=True)}
+    merged = tensor.theirs.split()
+    order = "".join(merged)
+    part = np.empty([len(wanted[axis]) for axis in tensor.ours], dtype)
+    target = part.transpose([tensor.ours.index(axis) for axis in order])
+    widths = [math.prod(size[axis] for axis in axes[1:]) for axes in merged]
+    columns = tuple(slice(wanted[axes[0]].start * width, wanted[axes[0]].stop * width)
+                    for axes, width in zip(merged[1:], widths[1:], strict=True))
+    split = [len(wanted[axis]) if axis in (axes[0] for axes in merged) else size[axis] for axis in order[1:]]
+    inner = tuple(slice(None) if axis in (axes[0] for axes in merged) else slice(wanted[axis].start, wanted[axis].stop)
+                  for axis in order[1:])
+    rows = wanted[order[0]]
+    step = max(1, BLOCK // (math.prod(split) * dtype.itemsize))
+    with safe_open(file, "numpy") as handle:
+        view = handle.get_slice(name)
+        for start in range(0, len(rows), step):
+            block = rows[start:start + step]
+            read = view[(slice(block.start * widths[0], block.stop * widths[0]), *columns)]
+            target[start:start + step] = read.reshape(len(block), *split)[(slice(None), *inner)]
+    return part
+
+
+# --- writing
+
+
+class _Piece(NamedTuple):
+    """A tensor of a file that is to be written; `array()` brings it to the host."""
+    name: str
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    array: Callable[[], np.ndarray]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def _plan_shards(params: dict, config: ModelConfig, dtype, max_shard_bytes: int) -> list[list[_Piece]]:
+    shards, room = [[]], max_shard_bytes
+    for name, tensor, layer in _hf_order(config):
+        leaf, (ours, theirs) = _leaf(params, tensor.path), tensor.shapes(config)
+        expected = ours if layer is None else (config.num_layers, *ours)
+        if tuple(leaf.shape) != expected:
+            raise InputError(f"params {tensor.path} has shape {tuple(leaf.shape)}: the config asks for {expected}.")
+        kind = _float_type(leaf.dtype if dtype is None else dtype)
+        piece = _Piece(name, kind, theirs, partial(_hf_array, leaf, tensor, layer, config, kind))
+        if shards[-1] and piece.size > room:
+            shards.append([])
+            room = max_shard_bytes
+        shards[-1].append(piece)
+        room -= piece.size
+    # larger types first, so that all are aligned; and the one order in which every process brings them to the host
+    return [sorted(shard, key=lambda piece: (-piece.dtype.itemsize, piece.name)) for shard in shards]
+
+
+def _hf_array(leaf, tensor: Tensor, layer: int | None, config: ModelConfig, dtype: np.dtype) -> np.ndarray:
+    array = leaf if layer is None else leaf[layer]
+    if not getattr(array, "is_fully_addressable", True):
+        everywhere = NamedSharding(array.sharding.mesh, PartitionSpec())
+        array = jax.jit(lambda x: x, out_shardings=everywhere)(array).addressable_data(0)
+    return tensor.to_hf(np.asarray(array).astype(dtype, copy=False), config)
+
+
+def _write_file(path: Path, pieces: list[_Piece]) -> None:
+    """A safetensors file (https://github.com/huggingface/safetensors#format): the header's length, the header, the
+    data in the header's order."""
+    tags = {dtype: tag for tag, dtype in FLOATS.items()}
+    header: dict = {"__metadata__": {"format": "pt"}}        # transformers 4 asks for "format"
+    end = 0
+    for piece in pieces:
+        header[piece.name] = {"dtype": tags[piece.dtype], "shape": piece.shape, "data_offsets": [end, end + piece.size]}
+        end += piece.size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for piece in pieces:
+            file.write(piece.array().reshape(-1).view(np.uint8).data)
+
+
+def _leaf(tree: dict, path: str):
+    for key in path.split("/"):
+        tree = tree[key]
+    return tree
+
+
+def _put(tree: dict, path: str, value) -> None:
+    *parents, last = path.split("/")
+    for key in parents:
+        tree = tree.setdefault(key, {})
+    tree[last] = value

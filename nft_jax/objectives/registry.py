@@ -1,0 +1,292 @@
+"""The token losses: what one token of one answer costs, before any reduction.
+
+1. `resolve` completes an `ObjectiveConfig` with the objective's own defaults and refuses settings it does not use.
+2. `token_loss` brings the arguments to one shape and type, neutral outside the mask (so no `exp` sees padding), and
+   calls the objective.
+3. An objective is a pure function of one signature, written to be read beside its paper: those in `likelihood` and
+   `policy_gradient`, or yours. What they share is in `parts`.
+4. `token_weights` is the reduction: the loss of an optimizer batch is sum(weight * token loss), whatever the layout.
+
+Notation: s = reward of the answer, r = group accuracy, R = exp(logprobs - old_logprobs), c = -dloss/dlogprob, the
+coefficient on grad log pi in the direction of ascent.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.lax import stop_gradient
+
+from nft_jax.config import LossAgg, ObjectiveConfig, PromptWeight, Ratio
+from nft_jax.objectives import custom
+from nft_jax.objectives.nft import dpo, naive_contrast, nft, nft_clip, rft
+from nft_jax.objectives.policy_gradient import (
+    cispo,
+    dapo,
+    dr_grpo,
+    grpo,
+    gspo,
+    maxrl,
+    nsr,
+    psr,
+    reinforce,
+    sapo,
+    topr,
+    w_reinforce,
+)
+from nft_jax.types import InputError
+
+Array = Any
+TokenLoss = Callable[..., tuple[Array, dict[str, Array]]]
+
+METRICS = ("ratio", "positive_loss", "negative_loss", "clamped", "saturated", "clipped")
+EXTRAS = ("segment_ids", "group_std", "group_ids", "reference_logprobs", "sampler_logprobs", "entropies")
+CHOICES = {"prompt_weight": get_args(PromptWeight), "ratio": get_args(Ratio), "std_ddof": (0, 1),
+           "loss_agg": get_args(LossAgg)}
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A token loss and its defaults. `reads` names the fields of `ObjectiveConfig` that may be changed under it
+    (`loss_agg`, among `loss_aggs`, and `constant_length` always may); every other field must keep its default.
+
+    whole_groups: the loss of an answer depends on the other answers of its group. The trainer then gives the function
+    a whole optimizer batch at once, with extras["group_ids"]; for the rest it gives one micro-batch after another.
+
+    Raises InputError: a name in `reads` that is no field."""
+    function: TokenLoss
+    reads: tuple[str, ...] = ()
+    prompt_weight: PromptWeight | None = None
+    neg_weight: float | None = None
+    clip_low: float | None = None
+    clip_high: float | None = None
+    loss_agg: LossAgg = "token_mean"
+    loss_aggs: tuple[LossAgg, ...] = get_args(LossAgg)
+    whole_groups: bool = False
+
+    def __post_init__(self):
+        known = [field.name for field in fields(ObjectiveConfig)]
+        if unknown := [name for name in self.reads if name not in known]:
+            raise InputError(f"Objective.reads has {unknown[0]!r}, which is no field of ObjectiveConfig: use some of "
+                             f"{', '.join(known)}.")
+
+
+_LIKELIHOODS = ("epsilon", "prompt_weight", "pos_weight", "neg_weight", "ratio")
+_CLIP = ("clip_low", "clip_high")
+_GROUP = ("std_ddof", "overlong_buffer")
+_PPO = {"clip_low": 0.2, "clip_high": 0.2}
+_PER_ANSWER: LossAgg = "seq_mean_token_mean"
+OBJECTIVES: dict[str, Objective] = {
+    "nft": Objective(nft, _LIKELIHOODS, prompt_weight="1-r", neg_weight=1.0),
+    "rft": Objective(rft, ("prompt_weight", "pos_weight", "ratio"), prompt_weight="1", neg_weight=0.0),
+    "grpo": Objective(grpo, (*_CLIP, *_GROUP), **_PPO, loss_agg=_PER_ANSWER),
+    "dr_grpo": Objective(dr_grpo, (*_CLIP, "overlong_buffer"), **_PPO, loss_agg="constant"),
+    "dapo": Objective(dapo, (*_CLIP, *_GROUP), clip_low=0.2, clip_high=0.28),
+    "dpo": Objective(dpo, ("beta", "nll_weight"), loss_agg="constant", loss_aggs=("constant", "token_mean"),
+                     whole_groups=True),
+    "nft_clip": Objective(nft_clip, (*_LIKELIHOODS, *_CLIP), prompt_weight="1-r", neg_weight=1.0,
+                          clip_low=0.2, clip_high=0.28),
+    "naive_contrast": Objective(naive_contrast, ("prompt_weight", "pos_weight", "neg_weight"), prompt_weight="1",
+                                neg_weight=1.0),
+    "reinforce": Objective(reinforce, ("overlong_buffer",)),
+    "maxrl": Objective(maxrl, _CLIP, **_PPO),
+    "cispo": Objective(cispo, (*_CLIP, *_GROUP), clip_low=1.0, clip_high=4.0),
+    "gspo": Objective(gspo, (*_CLIP, *_GROUP), clip_low=3e-4, clip_high=4e-4, loss_agg=_PER_ANSWER),
+    "sapo": Objective(sapo, ("tau_positive", "tau_negative", *_GROUP), loss_agg=_PER_ANSWER),
+    "topr": Objective(topr, ("pos_weight", "neg_weight"), neg_weight=1.0),
+    "psr": Objective(psr, ("clip_high",), **_PPO),
+    "nsr": Objective(nsr, ("clip_low",), **_PPO),
+    "w_reinforce": Objective(w_reinforce, ("psr_weight", *_CLIP), **_PPO),
+}
+
+
+# ---- the public face -------------------------------------------------------------------------------------------
+
+
+def find_objective(name: str | Objective | TokenLoss) -> Objective:
+    """The registry's entry of a name, or what `custom.find` finds under one with a colon; an `Objective` itself; a bare
+    function as an objective that may read every field, with nft's defaults and clips of 0.2. Raises InputError for an
+    unknown name, listing the known ones."""
+    if isinstance(name, Objective):
+        return name
+    if callable(name):
+        every = tuple(field.name for field in fields(ObjectiveConfig))
+        return Objective(name, every, prompt_weight="1-r", neg_weight=1.0, clip_low=0.2, clip_high=0.2)
+    if ":" in name:
+        return find_objective(custom.find(name))
+    if name not in OBJECTIVES:
+        raise InputError(f"objective is {name!r}: there is none of this name. Use one of {', '.join(OBJECTIVES)}, "
+                         "package.module:function or file.py:function, or pass a function (logprobs, old_logprobs, "
+                         "mask, rewards, group_accuracy, config, extras) -> (loss [B, T], metrics).")
+    return OBJECTIVES[name]
+
+
+def resolve(name: str | Objective | TokenLoss, config: ObjectiveConfig) -> ObjectiveConfig:
+    """`config` with each None replaced by the objective's default (None stays where the objective has none).
+
+    Resolving twice changes nothing. Raises InputError: unknown name; a value that is not one of the field's choices;
+    a field that the objective does not use and that is not at its default; a loss_agg that it does not allow;
+    constant_length without loss_agg "constant"."""
+    objective = find_objective(name)
+    label = name if isinstance(name, str) else getattr(objective.function, "__name__", "this function")
+    changes = {}
+    for field in fields(ObjectiveConfig):
+        key, value = field.name, getattr(config, field.name)
+        default = getattr(objective, key, None)
+        if key not in (*objective.reads, "loss_agg", "constant_length") and value not in (field.default, default):
+            users = [other for other, entry in OBJECTIVES.items() if key in entry.reads]
+            why = " (its rewards must stay in [0, 1])" if key == "overlong_buffer" else ""
+            raise InputError(f"loss.{key} is {value!r}: {label} does not use it{why}. Leave it at {field.default!r}, "
+                             f"or choose an objective that does: {', '.join(users)}.")
+        if value is None and default is not None:
+            changes[key] = value = default
+        if value is not None and key in CHOICES and value not in CHOICES[key]:
+            raise InputError(f"loss.{key} is {value!r}: use one of {', '.join(map(repr, CHOICES[key]))}.")
+    resolved = replace(config, **changes)
+    if resolved.loss_agg not in objective.loss_aggs:
+        raise InputError(f"loss.loss_agg is {resolved.loss_agg!r}: {label} is one loss for a whole group, "
+                         "whose answers cannot be weighted one by one. Use "
+                         f"{' or '.join(map(repr, objective.loss_aggs))}.")
+    length, default_length = config.constant_length, ObjectiveConfig().constant_length
+    if resolved.loss_agg != "constant" and length != default_length:
+        raise InputError(f"loss.constant_length is {length!r}: loss_agg {resolved.loss_agg!r} does not use it. Write "
+                         f"loss_agg='constant', or leave it at {default_length!r}.")
+    return resolved
+
+
+def token_loss(name: str | Objective | TokenLoss, logprobs: Array, old_logprobs: Array, mask: Array, rewards: Array,
+               group_accuracy: Array, config: ObjectiveConfig | None = None,
+               extras: Mapping[str, Array] | None = None) -> tuple[Array, dict[str, Array]]:
+    """The loss of every token, before any reduction, and per-token metrics.
+
+    name: a name of `OBJECTIVES`, or a function of the same signature as those (arguments as below, all [B, T],
+        config resolved, extras a dict) that returns (loss [B, T], metrics with some of the keys below).
+    logprobs, old_logprobs: [B, T], nats, of the tokens under the policy and under the one that sampled them.
+    mask: [B, T], nonzero on response tokens (the end-of-sequence token included).
+    rewards, group_accuracy: [B], or [B, T] where a row holds several sequences. Rewards are in [0, 1]; objectives
+        that read overlong_buffer take any.
+    config: `ObjectiveConfig()` when None; completed by `resolve`.
+    extras: "segment_ids" [B, T] int tells the sequences of a row apart (without it a row is one sequence; read where
+        a loss looks at whole answers); "group_std" [B] or [B, T] (grpo and its relatives); "group_ids" [B] or [B, T]
+        int, equal for the answers of one prompt (dpo, which refuses to go without: [B, T] must hold whole groups);
+        "reference_logprobs", "sampler_logprobs", "entropies" [B] or [B, T] for functions of yours (in training there
+        are entropies, where the objective is not of whole_groups, and reference_logprobs with terms.kl_weight).
+
+    Returns loss [B, T] and metrics, a dict of [B, T] with the keys `METRICS`, both in the promoted type of the
+    log-probs and at least float32 (numpy float64 stays float64, also outside jax's x64 mode), exactly 0 outside the
+    mask, where the gradient is 0 too; finite for log-probs up to 1e30 in size. Gradients flow to `logprobs` only.
+    Metrics: ratio (R); positive_loss and negative_loss, the parts that add up to the loss (of policy gradients by the
+    sign of the advantage); clamped (x < epsilon, by more than rounding) and saturated (r R >= 1), 0/1, on tokens with
+    s < 1 under nft; clipped, 0/1, where the clip takes the gradient (cispo, topr: where it bounds the weight). A metric
+    without a meaning for the objective is 0.
+
+    Raises InputError: see `resolve`; shapes that do not fit; unknown keys of extras or metrics.
+    Source: arXiv 2505.18116, Eq. 10, and the papers named in the objectives."""
+    if _float64_outside_x64(logprobs, old_logprobs):
+        with jax.enable_x64(True):
+            return token_loss(name, logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras)
+    objective, config = find_objective(name), resolve(name, config or ObjectiveConfig())
+    logprobs, old_logprobs = jnp.asarray(logprobs), jnp.asarray(old_logprobs)
+    if logprobs.ndim != 2:
+        raise InputError(f"logprobs has shape {logprobs.shape}: it must be [B, T]; add the missing axis.")
+    shape, dtype = logprobs.shape, _loss_dtype(logprobs, old_logprobs)
+    mask = _per_token("mask", mask, shape, shapes=(shape,)) != 0
+
+    def prepare(label: str, value: Array, outside: float, shapes=(shape, shape[:1])) -> Array:
+        return jnp.where(mask, _per_token(label, value, shape, shapes).astype(dtype), outside)
+
+    extras = dict(extras or {})
+    if unknown := [key for key in extras if key not in EXTRAS]:
+        raise InputError(f"extras has the key {unknown[0]!r}: use only {', '.join(EXTRAS)}.")
+    for key, value in extras.items():
+        row_too = () if key == "segment_ids" else (shape[:1],)
+        per_token = _per_token(f"extras[{key!r}]", value, shape, (shape, *row_too))
+        extras[key] = stop_gradient(prepare(key, per_token, 1.0) if key == "group_std" else per_token)
+    loss, found = objective.function(
+        prepare("logprobs", logprobs, 0), stop_gradient(prepare("old_logprobs", old_logprobs, 0, (shape,))), mask,
+        stop_gradient(prepare("rewards", rewards, 0)), stop_gradient(prepare("group_accuracy", group_accuracy, 0.5)),
+        config, extras)
+    if loss.shape != shape:
+        raise InputError(f"the objective's loss has shape {loss.shape}: return one value per token, {shape}.")
+    if unknown := [key for key in found if key not in METRICS]:
+        raise InputError(f"the objective's metrics have the key {unknown[0]!r}: use only {', '.join(METRICS)}.")
+    metrics = {key: prepare(f"metrics[{key!r}]", stop_gradient(found[key]), 0) if key in found
+               else jnp.zeros(shape, dtype) for key in METRICS}
+    return jnp.where(mask, loss, 0), metrics
+
+
+def coefficients(name: str | Objective | TokenLoss, logprobs: Array, old_logprobs: Array, mask: Array, rewards: Array,
+                 group_accuracy: Array, config: ObjectiveConfig | None = None,
+                 extras: Mapping[str, Array] | None = None) -> Array:
+    """c [B, T]: minus the derivative of the summed token loss with respect to `logprobs`, by autodiff, for any
+    objective: how hard each token is pushed up (c > 0) or down. Arguments and errors as `token_loss`."""
+    if _float64_outside_x64(logprobs, old_logprobs):
+        with jax.enable_x64(True):
+            return coefficients(name, logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras)
+    logprobs = jnp.asarray(logprobs)
+
+    def summed(values: Array) -> Array:
+        return token_loss(name, values, old_logprobs, mask, rewards, group_accuracy, config, extras)[0].sum()
+
+    return -jax.grad(summed)(logprobs.astype(_loss_dtype(logprobs, jnp.asarray(old_logprobs))))
+
+
+def _float64_outside_x64(*values: Array) -> bool:
+    """Whether numpy float64 was given while jax would make it float32."""
+    return jax.dtypes.canonicalize_dtype(np.float64) != np.float64 and any(
+        isinstance(value, np.ndarray) and value.dtype == np.float64 for value in values)
+
+
+def _loss_dtype(logprobs: Array, old_logprobs: Array):
+    return jnp.promote_types(jnp.promote_types(logprobs.dtype, old_logprobs.dtype), jnp.float32)
+
+
+def _per_token(label: str, value: Array, shape: tuple[int, int], shapes: tuple[tuple[int, ...], ...]) -> Array:
+    """`value` [B] or [B, T] as [B, T]; InputError when its shape is not one of `shapes`."""
+    value = jnp.asarray(value)
+    if value.shape not in shapes:
+        raise InputError(f"{label} has shape {value.shape}: with logprobs of shape {shape} it must be "
+                         f"{' or '.join(map(str, shapes))}.")
+    return jnp.broadcast_to(value[:, None], shape) if value.ndim == 1 else value
+
+
+# ---- reduction and reward shaping (numpy, on the host) ---------------------------------------------------------
+
+
+def token_weights(loss_agg: LossAgg, lengths: np.ndarray, constant_length: float = 1000.0) -> np.ndarray:
+    """[N] float64: the weight of each response token of sequence i, for which sum(weight * token loss) is the loss.
+
+    lengths: [N] response tokens of all sequences of ONE optimizer batch, over all rows, micro-batches and devices.
+    token_mean: 1 / sum(lengths). seq_mean_token_mean: 1 / (N lengths[i]). constant: 1 / constant_length, so the loss
+    is the sum over sequences of (sum over tokens) / constant_length (Dr. GRPO, arXiv 2503.20783; NVlabs/NFT).
+    Raises InputError for an unknown loss_agg, and for a length below 1."""
+    lengths = np.asarray(lengths, np.float64)
+    if lengths.size and lengths.min() < 1:
+        raise InputError(f"lengths has the value {lengths.min():g}: a sequence without response tokens has no loss; "
+                         "leave it out of the batch.")
+    if loss_agg == "token_mean":
+        return np.full(lengths.shape, 1 / max(lengths.sum(), 1))
+    if loss_agg == "seq_mean_token_mean":
+        return 1 / (lengths.size * lengths)
+    if loss_agg == "constant":
+        return np.full(lengths.shape, 1 / constant_length)
+    raise InputError(f"loss.loss_agg is {loss_agg!r}: use one of {', '.join(CHOICES['loss_agg'])}.")
+
+
+def overlong_penalty(lengths: np.ndarray, max_new_tokens: int, buffer: int) -> np.ndarray:
+    """[N] float64 in [-1, 0], to be added to the rewards of answers of `lengths` [N] tokens: 0 up to
+    max_new_tokens - buffer, then falling linearly to -1 at max_new_tokens. buffer 0 is off: all zeros.
+
+    Only for objectives that read overlong_buffer (policy gradients): likelihoods need rewards in [0, 1].
+    Raises InputError for a buffer outside 0 .. max_new_tokens. Source: DAPO, arXiv 2503.14476, Eq. 13."""
+    lengths = np.asarray(lengths, np.float64)
+    if not 0 <= buffer <= max_new_tokens:
+        raise InputError(f"loss.overlong_buffer is {buffer!r}: the penalty falls over the last tokens before "
+                         f"rollout.max_new_tokens = {max_new_tokens}; use 0 (off) to {max_new_tokens}.")
+    if buffer == 0:
+        return np.zeros(lengths.shape)
+    return np.clip((max_new_tokens - buffer - lengths) / buffer, -1.0, 0.0)

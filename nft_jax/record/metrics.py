@@ -1,0 +1,192 @@
+"""Metrics of a step, from its groups; their record; the counter of compilations; peak memory."""
+from __future__ import annotations
+
+import json
+import math
+import resource
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from nft_jax.config import Config
+from nft_jax.record.trackers import open_writers
+from nft_jax.runtime.files import replaced
+from nft_jax.runtime.writing import Mirror, Writing, append
+from nft_jax.types import OUTCOMES, Group
+from nft_jax.verify.maths.judge import extract, quick_verdict
+
+# Metrics that may differ between two runs of the same configuration (see `comparable`).
+NOT_REPRODUCIBLE = ("seconds/", "tokens_per_second/", "memory/", "compiles")
+
+
+def comparable(row: dict) -> dict:
+    """A row of metrics without times, speeds, memory and compilations: what an exact resume reproduces bit by bit."""
+    return {key: value for key, value in row.items() if not key.startswith(NOT_REPRODUCIBLE)}
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    values = list(values)
+    return float(np.mean(values)) if values else None
+
+
+def answer_metrics(groups: Sequence[Group], prefix: str = "") -> dict[str, float]:
+    """Accuracy, lengths, entropies and verdict counts over all answers of the groups. Means over nothing are left
+    out. Lengths are in tokens; entropies in nats per token, of the sampled distribution."""
+    answers = [(rollout, verdict) for group in groups
+               for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True)]
+    counts = Counter(verdict.outcome for _, verdict in answers)
+    kinds = {"all": answers, "right": [a for a in answers if a[1].outcome == "right"],
+             "wrong": [a for a in answers if a[1].outcome not in ("right", "error")]}
+    out = {"accuracy/all": _mean(v.reward for _, v in answers if v.reward is not None),
+           "truncated_share": _mean(r.finish_reason == "length" for r, _ in answers)}
+    for kind, chosen in kinds.items():
+        out[f"length/{kind}"] = _mean(len(r.tokens) for r, _ in chosen)
+        out[f"entropy/{kind}"] = float(np.concatenate([r.entropies for r, _ in chosen]).mean()) if chosen else None
+    out |= {f"verdicts/{outcome}": counts[outcome] for outcome in OUTCOMES}
+    return {prefix + key: value for key, value in out.items() if value is not None}
+
+
+def mode_disagreement(groups: Sequence[Group], prefix: str = "") -> dict[str, float]:
+    """Shares of the answers that mode equivalent and mode strict (the official NFT training rule) judge differently:
+    all of them, and those that only one of the two calls right. For verdicts of maths in mode equivalent."""
+    pairs = [(verdict.outcome == "right", quick_verdict(group.prompt.gold, extract(rollout.text, "strict"),
+                                                        "strict").outcome == "right")
+             for group in groups for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True)
+             if verdict.outcome != "error"]
+    if not pairs:
+        return {}
+    equivalent, strict = np.array(pairs).T
+    return {f"{prefix}verdicts/strict_disagreement": float((equivalent != strict).mean()),
+            f"{prefix}verdicts/only_equivalent": float((equivalent & ~strict).mean()),
+            f"{prefix}verdicts/only_strict": float((strict & ~equivalent).mean())}
+
+
+def mismatch_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    """How far the sampler's log-probs are from the trainer's, over the answers of the groups: means over tokens, and
+    the share of tokens whose ratio, trainer's probability over sampler's, is outside [0.9, 1.1]."""
+    if not groups:
+        return {}
+    differences = np.concatenate([old - rollout.logprobs for group in groups
+                                  for old, rollout in zip(group.old_logprobs, group.rollouts, strict=True)])
+    ratios = np.exp(differences)
+    return {"mismatch/mean": float(np.abs(differences).mean()),
+            "mismatch/p95": float(np.quantile(np.abs(differences), 0.95)),
+            "mismatch/outside_10_percent": float(((ratios < 0.9) | (ratios > 1.1)).mean())}
+
+
+class CompileCounter:
+    """Counts XLA compilations of this process, from jax's own monitoring events."""
+
+    def __init__(self):
+        self.count = 0
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def _listen(self, event: str, duration: float, **_) -> None:
+        self.count += event == "/jax/core/compile/backend_compile_duration"
+
+    def take(self) -> int:
+        """The number since the last call."""
+        count, self.count = self.count, 0
+        return count
+
+
+def peak_memory_mb() -> float:
+    """Largest memory in use so far: of the fullest device where the platform says, of this process otherwise."""
+    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
+    if max(peaks):
+        return max(peaks) / 2**20
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 2**20
+
+
+class JsonLines:
+    """`metrics.jsonl`, the record of a run. Rows after `last_step` are cut first: they belong to work that is about to
+    be done again. `rows`: those that stay."""
+
+    def __init__(self, folder: Path, last_step: int):
+        path = folder / "metrics.jsonl"
+        self.rows = [row for row in read_metrics(path) if row["step"] <= last_step] if path.exists() else []
+        with replaced(path) as partial:
+            partial.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        self._path = path
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """One row, or nothing of it. A number that is not finite is written as null (JSON has none)."""
+        finite = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
+        append(self._path, (json.dumps({"step": step} | finite) + "\n").encode())
+
+
+class MetricsWriter:
+    """The rows of a run, to `metrics.jsonl` (by `writing`) and to each of `config.writers` (in threads): none of them
+    ends the run, once it was opened. Waiting for the trackers is `flush` and `close`."""
+
+    def __init__(self, folder: Path, last_step: int, config: Config, writing: Writing | None = None):
+        self._writing = writing or Writing(print)
+        self._record = JsonLines(folder, last_step)
+        opened = open_writers(folder, last_step, self._record.rows, config)
+        self._mirrors = [Mirror(writer, name, self._writing.say)
+                         for name, writer in zip(config.writers, opened, strict=True)]
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        self._writing("metrics.jsonl", f"the row of step {step}", lambda: self._record.write(step, metrics))
+        for mirror in self._mirrors:
+            mirror.write(step, metrics)
+
+    def flush(self) -> None:
+        for mirror in self._mirrors:
+            mirror.flush()
+
+    def close(self) -> None:
+        for mirror in self._mirrors:
+            mirror.close()
+
+
+class NoWriter:
+    """What a process has that writes no metrics: those of the first one are of all."""
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """Rows of a metrics.jsonl; a last line cut short by a kill is dropped."""
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def draw_curves(rows: Sequence[dict], path: Path, title: str) -> None:
+    """`curves.png`: accuracy, entropy, gradient norm and lengths over the steps. (Not the loss: on-policy it is 0.)"""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    panels = {
+        "accuracy": {"accuracy/all": "training answers", "evaluation/accuracy/all": "held-out questions"},
+        "entropy (nats per token)": {"entropy/all": "all", "entropy/right": "right", "entropy/wrong": "wrong"},
+        "gradient norm": {"grad_norm/mean": "mean of the step's updates", "grad_norm/max": "largest"},
+        "answer length (tokens)": {"length/all": "all", "length/right": "right", "length/wrong": "wrong"},
+    }
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    for axes, (name, curves) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
+        for key, label in curves.items():
+            points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
+            if points:
+                axes.plot(*zip(*points, strict=True), label=label, marker="o" if len(points) < 25 else None, ms=3)
+        axes.set_title(name, fontsize=10)
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120, format="png")

@@ -1,0 +1,322 @@
+"""A step of a run once more, on the host: what an objective does, or would have done, to every token of its answers.
+
+1. the step's groups are dealt, weighted and packed as the run did it (`examples_of`, `deal`, `make_batch`);
+2. new log-probs come from a policy, or, without one, are the old ones: every ratio R is 1;
+3. `token_loss` and `coefficients` say the rest, and the run's own tally adds it up.
+
+Nothing here needs an accelerator, nor, without a policy, the run's model.
+"""
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nft_jax.config import BatchConfig, Config, ObjectiveConfig, PolicyConfig, RolloutConfig
+from nft_jax.model.config import Compute, ModelConfig
+from nft_jax.model.hf.tokenizer import Text, pieces, text_of_run
+from nft_jax.model.logprobs import token_logprobs
+from nft_jax.objectives.ratios import MAX_LOG_RATIO
+from nft_jax.objectives.registry import METRICS, Objective, coefficients, find_objective, resolve, token_loss
+from nft_jax.objectives.terms import trained
+from nft_jax.record.rollouts import SCHEMA, table_to_groups
+from nft_jax.train.batch import BatchShape, Example, deal, examples_of, make_batch, unpack
+from nft_jax.train.step import loss_inputs
+from nft_jax.train.tally import combine, summarise, tally
+from nft_jax.types import Group, InputError, TrainBatch
+
+if TYPE_CHECKING:
+    import pandas
+
+    from nft_jax.policy import Policy
+
+OPTIONAL = ("old_logprobs", "reference_logprobs", "kept")      # columns that a table may lack
+FLAGS = ("clamped", "saturated", "clipped")
+PART = 1 << 20               # tokens whose losses are computed at a time
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer under the objective. Arrays are [n], a value for each token."""
+    update: int                       # of the step's optimizer steps the one that it is in, from 0
+    prompt_index: int
+    sample: int
+    reward: float                     # with DAPO's overlong penalty where the objective has one
+    group_accuracy: float
+    finish_reason: str
+    ids: np.ndarray
+    tokens: tuple[str, ...]           # text of each token; its id where there is no tokenizer
+    old_logprobs: np.ndarray
+    logprobs: np.ndarray
+    ratio: np.ndarray                 # R = exp(logprobs - old_logprobs) of the token, whichever ratio the loss takes
+    weight: np.ndarray                # the loss of an optimizer step is the sum of weight * loss
+    loss: np.ndarray
+    coefficient: np.ndarray           # -dloss/dlogprob: how hard the token is pushed up (> 0) or down
+    clamped: np.ndarray
+    saturated: np.ndarray
+    clipped: np.ndarray
+
+
+@dataclass(frozen=True, repr=False)
+class Replay:
+    """What `replay` found. `metrics` are those of the step's row in metrics.jsonl that the objective decides, under
+    the same names and added up by the same code; `notes` says in words what stands in for what."""
+    path: Path
+    objective: str
+    config: ObjectiveConfig           # resolved
+    answers: tuple[Answer, ...]
+    metrics: dict[str, float]
+    notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return (f"Replay({str(self.path)!r}, {self.objective}: {len(self.answers)} answers, "
+                f"{sum(len(a.ids) for a in self.answers)} tokens; {'; '.join(self.notes)})")
+
+    def table(self) -> pandas.DataFrame:
+        """A row for every token; columns are the fields of `Answer`, and `position`, the token's place in it."""
+        import pandas
+        sizes = [len(answer.ids) for answer in self.answers]
+        columns = {name: np.repeat([getattr(answer, name) for answer in self.answers], sizes)
+                   for name in ("update", "prompt_index", "sample", "reward", "group_accuracy")}
+        columns["position"] = np.concatenate([np.arange(size) for size in sizes])
+        per_token = "tokens", "ids", "old_logprobs", "logprobs", "ratio", "weight", "loss", "coefficient", *FLAGS
+        return pandas.DataFrame(columns | {
+            name: np.concatenate([np.asarray(getattr(answer, name)) for answer in self.answers]) for name in per_token})
+
+    def summary(self) -> pandas.DataFrame:
+        """A row for right answers (reward >= 1/2) and one for wrong ones, where there are any: answers, tokens, means
+        over the tokens of ratio and coefficient, the largest ratio, shares of clamped, saturated and clipped tokens,
+        and, over the updates, the sums of weight * loss and of weight * coefficient (`push`)."""
+        import pandas
+        table = self.table()
+        rows = {}
+        for sign, part in (("positive", table[table.reward >= 0.5]), ("negative", table[table.reward < 0.5])):
+            if len(part):
+                rows[sign] = {"answers": len(part.groupby(["prompt_index", "sample"])), "tokens": len(part),
+                              "ratio": part.ratio.mean(), "largest ratio": part.ratio.max(),
+                              "coefficient": part.coefficient.mean(), **{name: part[name].mean() for name in FLAGS},
+                              "loss": (part.weight * part.loss).sum(), "push": (part.weight * part.coefficient).sum()}
+        return pandas.DataFrame.from_dict(rows, orient="index")
+
+
+def replay(step: str | os.PathLike, objective: str | Objective | Callable | None = None,
+           policy: Policy | str | os.PathLike | None = None, *, config: ObjectiveConfig | None = None,
+           temperature: float | None = None, kept: bool = True) -> Replay:
+    """Every token of a step's answers under an objective: loss, coefficient, ratio, clamp and clip.
+
+    step: a table of answers, RUN/rollouts/step_NNNNNN.parquet; or the folder of a run, which means its newest step.
+        The run's config.json, two folders up from a table, says how groups are dealt to optimizer steps and answers
+        weighted; without it all of them are one optimizer step.
+    objective: a name, a function or an `Objective`; None: the run's own.
+    policy: a `Policy`, or what `load` takes, whose log-probs are the new ones, in all of the step's updates. With None
+        the new log-probs ARE the old ones: every ratio is 1, as at the first update on fresh answers.
+    config: settings of the objective; None: the run's where the objective is the run's own, else the defaults.
+    temperature: divides the policy's logits; None: the run's rollout.temperature.
+    kept: only groups that the step trained on; False: all whose rewards differ, scored or not.
+
+    The old log-probs are the table's; answers without any (of groups that were not trained on) get the sampler's, and
+    `notes` says of how many. The run's mask_truncated and mismatch weights are in the weights; what its KL and entropy
+    terms add is not in the loss. extras["entropies"] are the policy's, or the sampler's without one.
+
+    Raises InputError: no such step; a table that cannot be read, lacks columns, or has no group to replay; no run's
+    config.json and no objective; a policy whose vocabulary lacks a token; and what `resolve` and `load` refuse."""
+    path = find_step(step)
+    every = read_groups(path, kept)
+    run = run_of(path, objective, every)
+    objective = run.objective if objective is None else objective
+    loss = resolve(objective, config or (run.loss if objective == run.objective else ObjectiveConfig()))
+    if find_objective(objective).whole_groups:
+        run = replace(run, terms=replace(run.terms, mismatch="off"))
+    run = replace(run, objective=objective, loss=loss)
+    groups, sampled = with_old_logprobs([group for group in every if trained(group, run.terms)])
+    if not groups:
+        raise InputError(f"step is {str(path)!r}, of which no group was trained on: kept=False replays all groups "
+                         "whose rewards differ." if kept else
+                         f"step is {str(path)!r}, which has no group with different rewards: choose another step.")
+    policy = loaded(policy, groups)
+    number = path.stem.removeprefix("step_")
+    parts = deal(groups, run.batch.updates_per_step, (run.seed, int(number) - 1)) if number.isdecimal() else [groups]
+    text = text_of(path, run, policy)
+    temperature = run.rollout.temperature if temperature is None else temperature
+    answers, tallies = [], []
+    for update, part in enumerate(parts):
+        more, counts = replay_update(update, part, run, policy, temperature, text, longest(groups))
+        answers += more
+        tallies.append(counts)
+    total = {name: np.asarray(value) for name, value in functools.reduce(combine, tallies).items()}
+    notes = ["new log-probs are the old ones, every ratio is 1" if policy is None else "new log-probs are the policy's",
+             *[f"old log-probs of {sampled} groups are the sampler's, as the table has no others"] * bool(sampled)]
+    label = objective if isinstance(objective, str) else getattr(
+        getattr(objective, "function", objective), "__name__", "objective")
+    return Replay(path, label, loss, tuple(answers), summarise(total, len(parts)), tuple(notes))
+
+
+def replay_update(update: int, groups: Sequence[Group], run: Config, policy: Policy | None, temperature: float,
+                  text: Text | None, longest: int) -> tuple[list[Answer], dict[str, Any]]:
+    """The answers of one optimizer step, and its tally. `run` has the objective and its settings, `longest` tokens are
+    the most of a sequence."""
+    made = [(group, group.rollouts[i], example) for group in groups for i, example in
+            zip(trained(group, run.terms), examples_of(group, run.loss, run.rollout.max_new_tokens, run.terms),
+                strict=True)]
+    rows, places = packed_rows([example for *_, example in made], longest, run.loss)
+    logprobs, entropies = rows.old_logprobs, np.zeros_like(rows.weight)
+    for (row, place), (_, rollout, _) in zip(places, made, strict=True):
+        entropies[row, place] = rollout.entropies
+    if policy is not None:
+        logprobs, entropies = score(policy, rows, temperature, run.batch.rows_per_micro_batch)
+    values = row_losses(rows, logprobs, entropies, run.objective, run.loss)
+    counts = tally(values["loss"], values, values["coefficient"], entropies, rows.weight, rows.rewards)
+    values |= {"logprobs": logprobs, "weight": rows.weight,
+               "ratio": np.exp(np.minimum(logprobs - rows.old_logprobs, MAX_LOG_RATIO))}
+    parts = {name: unpack(values[name], places) for name in ("logprobs", "ratio", "weight", "loss", "coefficient")}
+    parts |= {name: [value != 0 for value in unpack(values[name], places)] for name in FLAGS}
+    return [Answer(update, group.prompt.index, rollout.sample, float(example.reward), float(example.group_accuracy),
+                   rollout.finish_reason, rollout.tokens,
+                   tuple(map(str, rollout.tokens) if text is None else pieces(rollout.tokens.tolist(), text)),
+                   np.asarray(example.old_logprobs), **{name: each[i] for name, each in parts.items()})
+            for i, (group, rollout, example) in enumerate(made)], counts
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------
+
+
+def find_step(step: str | os.PathLike) -> Path:
+    """The table that `step` means."""
+    path = Path(step).expanduser()
+    if path.is_file():
+        return path
+    folder = path if path.is_dir() else path.parent.parent
+    there = sorted((folder / "rollouts").glob("step_*[0-9].parquet"))
+    if path.is_dir() and there:
+        return there[-1]
+    found = f"has the steps {there[0].stem[5:]} to {there[-1].stem[5:]}" if there else "has no rollouts/"
+    raise InputError(f"step is {str(path)!r}, where there is no table of answers; the folder {str(folder)!r} {found}: "
+                     "give RUN/rollouts/step_NNNNNN.parquet, or the folder of a run.")
+
+
+def run_of(path: Path, objective: Any, groups: Sequence[Group]) -> Config:
+    """The configuration of the run that wrote the table; where there is none, one of a single optimizer step."""
+    from nft_jax.record.trained import run_config
+    run = run_config(path.absolute().parent.parent)
+    if run is not None:
+        return run
+    if objective is None:
+        raise InputError(f"objective is None, but {str(path)!r} is not in the folder rollouts/ of a run, whose "
+                         "objective it could be: name one.")
+    most = max((len(rollout.tokens) for group in groups for rollout in group.rollouts), default=1)
+    return Config(policy=PolicyConfig(path=""), batch=BatchConfig(updates_per_step=1),
+                  rollout=RolloutConfig(max_new_tokens=most))
+
+
+def longest(groups: Sequence[Group]) -> int:
+    """Tokens of the longest sequence."""
+    return max(len(rollout.prompt.tokens) + len(rollout.tokens) for group in groups for rollout in group.rollouts)
+
+
+def text_of(path: Path, run: Config, policy: Policy | None) -> Text | None:
+    """The policy's tokenizer, or the run's, or None where neither can be had."""
+    if policy is not None:
+        return Text(policy.tokenizer)
+    return text_of_run(path.absolute().parent.parent, run.policy.path)
+
+
+def read_groups(path: Path, kept: bool) -> list[Group]:
+    """The groups of the table whose rewards differ; only those that were trained on where `kept`."""
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"step is {str(path)!r}, which cannot be read as a parquet file ({error}): give a table of "
+                         "answers, RUN/rollouts/step_NNNNNN.parquet.") from error
+    missing = [name for name in SCHEMA.names if name not in (*OPTIONAL, *table.column_names)]
+    if missing:
+        raise InputError(f"step is {str(path)!r}, a table without the columns {', '.join(missing)}: give one that a "
+                         "run wrote, RUN/rollouts/step_NNNNNN.parquet.")
+    if kept and "kept" in table.column_names:
+        table = table.filter(pa.array([bool(value) for value in table["kept"].to_pylist()], pa.bool_()))
+    elif kept:
+        table = table.slice(0, 0)
+    return [group for group in table_to_groups(table) if group.has_signal]
+
+
+def with_old_logprobs(groups: Sequence[Group]) -> tuple[list[Group], int]:
+    """Groups without old log-probs with those of the sampler, and how many these are."""
+    out = [group if group.old_logprobs is not None else
+           replace(group, old_logprobs=tuple(rollout.logprobs for rollout in group.rollouts)) for group in groups]
+    return out, sum(group.old_logprobs is None for group in groups)
+
+
+def loaded(policy: Policy | str | os.PathLike | None, groups: Sequence[Group]) -> Policy | None:
+    """The policy, from its folder where it is a path; InputError where the answers have tokens that it lacks."""
+    if isinstance(policy, (str, os.PathLike)):
+        from nft_jax.policy import load
+        policy = load(policy)
+    if policy is not None:
+        largest = max(int(max(r.tokens.max(), r.prompt.tokens.max())) for group in groups for r in group.rollouts)
+        if largest >= policy.config.vocab_size:
+            raise InputError(f"policy has vocab_size {policy.config.vocab_size}, but the answers have the token "
+                             f"{largest}: give a policy with the tokenizer that the answers were sampled with.")
+    return policy
+
+
+# ---- losses ----------------------------------------------------------------------------------------------------
+
+
+def packed_rows(examples: Sequence[Example], longest: int, loss: ObjectiveConfig) -> tuple[TrainBatch, list]:
+    """The examples of one optimizer step as `make_batch` packs them, its rows [N, T] in one piece, and their places. N
+    and T are powers of two, so that optimizer steps share what jax compiles."""
+    shape = BatchShape(len(examples), 1, 1 << (longest - 1).bit_length())
+    batch, places = make_batch(examples, shape, loss.loss_agg, loss.constant_length, group_ids=True)
+    count = 1 << (int(batch.num_micro) - 1).bit_length()
+
+    def rows(x: np.ndarray) -> np.ndarray:
+        x = x[:count, 0]
+        return np.pad(x, ((0, count - len(x)), (0, 0)))
+
+    return TrainBatch(*(x if x is None or x.ndim == 0 else rows(x) for x in batch)), places
+
+
+def row_losses(rows: TrainBatch, logprobs: np.ndarray, entropies: np.ndarray,
+               objective: str | Objective | Callable, loss: ObjectiveConfig) -> dict[str, np.ndarray]:
+    """`loss`, `coefficient` and the metrics of `token_loss`, each [N, T], of the rows of `packed_rows`, with the extras
+    that they have in training: some rows at a time, or all where the objective looks at whole groups."""
+    objective = find_objective(objective)
+    count = len(logprobs) if objective.whole_groups else max(1, PART // logprobs.shape[1])
+    parts = []
+    for start in range(0, len(logprobs), count):
+        part = jax.tree.map(lambda x, place=slice(start, start + count): x[place] if np.ndim(x) else x, rows)
+        inputs = loss_inputs(part if objective.whole_groups else part._replace(group_ids=None), loss,
+                             None if objective.whole_groups else entropies[start:start + count])
+        found, metrics = token_loss(objective, logprobs[start:start + count], *inputs)
+        pushed = coefficients(objective, logprobs[start:start + count], *inputs)
+        parts.append({"loss": found, "coefficient": pushed} | metrics)
+    return {name: np.concatenate([np.asarray(part[name]) for part in parts])
+            for name in ("loss", "coefficient", *METRICS)}
+
+
+@functools.cache
+def _scorer(model: ModelConfig, compute: Compute):
+    def of(params, tokens, positions, segment_ids, wanted, temperature):
+        return token_logprobs(params, model, tokens, positions, segment_ids, wanted=wanted, temperature=temperature,
+                              compute=compute)
+    return jax.jit(of)
+
+
+def score(policy: Policy, rows: TrainBatch, temperature: float, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probs and entropies [N, T] of the answers in the rows under the policy, in the type of its parameters, about
+    `count` rows at a time; 0 elsewhere."""
+    scorer = _scorer(policy.config, Compute(policy.params["embed"].dtype.name))
+    count = 1 << (count - 1).bit_length()
+    parts = [scorer(policy.params, *(x[start:start + count] for x in (rows.tokens, rows.positions, rows.segment_ids,
+                                                                      rows.weight > 0)), np.float32(temperature))
+             for start in range(0, len(rows.tokens), count)]
+    logprobs, entropies = (np.concatenate([np.asarray(x, np.float32) for x in each])
+                           for each in zip(*parts, strict=True))
+    return logprobs, entropies

@@ -1,0 +1,178 @@
+"""Answers to prompts, judged: the one way that training and evaluation sample and verify."""
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from nft_jax.config import Config
+from nft_jax.data.benchmarks import Asked, sets_of
+from nft_jax.data.prompts import LoadReport, load_questions
+from nft_jax.record.metrics import answer_metrics
+from nft_jax.rollout.engine import Sampler
+from nft_jax.rollout.estimators import Estimate, estimates
+from nft_jax.rollout.generate import Parts
+from nft_jax.rollout.sampling import SamplingParams
+from nft_jax.runtime.distributed import gather, process_count
+from nft_jax.types import OUTCOMES, Group, Prompt, Verdict
+from nft_jax.verify import Verifier
+from nft_jax.verify.rewards.registry import lookup
+
+
+def judged_groups(sampler: Sampler, verifier: Verifier, params, prompts: Sequence[Prompt], samples: int, base_key,
+                  rollout_index: int, sampling: SamplingParams, *, progress: Callable[[int], None] | None = None,
+                  settled: Callable[[], None] = lambda: None,
+                  phase: Callable[[str], AbstractContextManager] = nullcontext) -> Iterator[Group]:
+    """K = `samples` judged answers to every prompt, in the order of the prompts. A group goes to the verifier as soon
+    as its last answer has ended, and is yielded as soon as it and all before it are judged; decoding waits for no
+    verdict. `phase` is entered around decoding as "rollout", around what is left to judge after it as "verify".
+
+    Of several processes each answers and judges every n-th prompt; all of them then yield all groups, once the slowest
+    is done (waiting for it is in "rollout", too). `settled` is called between a process's own work, in which
+    `progress` may raise to give it up, and that exchange (see `guard.Stop`)."""
+    count = process_count()
+    if count == 1:
+        yield from _judged_here(sampler, verifier, params, prompts, samples, base_key, rollout_index, sampling,
+                                progress=progress, phase=phase)
+        return
+    own = list(_judged_here(sampler, verifier, params, prompts[jax.process_index()::count], samples, base_key,
+                            rollout_index, sampling, progress=progress, phase=phase))
+    settled()
+    with phase("rollout"):
+        parts = gather(own)
+    yield from (parts[place % count][place // count] for place in range(len(prompts)))
+
+
+def _judged_here(sampler: Sampler, verifier: Verifier, params, prompts: Sequence[Prompt], samples: int, base_key,
+                 rollout_index: int, sampling: SamplingParams, *, progress: Callable[[int], None] | None,
+                 phase: Callable[[str], AbstractContextManager]) -> Iterator[Group]:
+    """`judged_groups` of this process alone."""
+    answers, submitted, judged = sampler.sample(params, prompts, samples, base_key, rollout_index, sampling,
+                                                progress=progress), {}, 0
+    while judged < len(prompts):
+        with phase("rollout"):
+            position, rollouts = next(answers, (None, ()))
+            if rollouts:
+                prompt = prompts[position]
+                submitted[position] = rollouts, verifier.submit(
+                    [r.text for r in rollouts], [prompt.gold] * samples, [prompt.problem] * samples)
+        while judged in submitted and (not rollouts or submitted[judged][1].done()):
+            with phase("verify"):
+                answered, verdicts = submitted.pop(judged)
+                group = Group(prompts[judged], answered, tuple(verdicts.result()))
+            judged += 1
+            yield group
+
+
+def evaluation_key(seed: int) -> jax.Array:
+    """The stream of random numbers of evaluations; 0 is that of training."""
+    return jax.random.fold_in(jax.random.key(seed), 1)
+
+
+class HeldOut(NamedTuple):
+    """A set of questions to evaluate on. The name is "" where there is only one, without a name."""
+    name: str
+    prompts: list[Prompt]
+    samples: int
+    stream: int                # the rollout index of its answers
+
+
+def read_set(one: Asked, tokenizer, room: str, reward: str) -> tuple[HeldOut, LoadReport]:
+    """The questions of a set as prompts, and a report on its rows. Raises InputError as `load_questions`."""
+    questions, report = load_questions(one.data, tokenizer, room=room, reward=reward)
+    if one.integers:           # 033 on the answer sheet of AIME is 33, which verifier.mode strict would not accept
+        questions = [replace(q, gold=str(int(q.gold)) if q.gold.isdecimal() else q.gold) for q in questions]
+    return HeldOut(one.name, [question.prompt(i) for i, question in enumerate(questions)], one.samples,
+                   one.stream), report
+
+
+def read_held_out(config: Config, tokenizer) -> tuple[list[HeldOut], dict[str, LoadReport]]:
+    """The questions that `config.evaluation` names, and reports on the rows by room (evaluation, evaluation/NAME)."""
+    held_out, reports, reward = [], {}, config.verifier.reward
+    if config.evaluation.reward:
+        reward = lookup(config.evaluation.reward, "evaluation.reward").name
+    for one in sets_of(config.evaluation, config.data):
+        room = f"evaluation/{one.name}" if one.name else "evaluation"
+        held, reports[room] = read_set(one, tokenizer, room, reward)
+        held_out.append(held)
+    return held_out, reports
+
+
+def evaluation_metrics(sets: Mapping[str, Sequence[Group]]) -> dict[str, float]:
+    """avg@k and its company: `evaluation/accuracy/all`, `evaluation/pass@4`, ... of a set without a name, and
+    `evaluation/NAME/...` of the others. Beside named sets, `evaluation/accuracy/all` is the mean of their accuracies,
+    each counting once, as the paper averages its benchmarks. `standard_error` is that of the accuracy."""
+    out, named = {}, []
+    for name, groups in sets.items():
+        prefix = f"evaluation/{name}/" if name else "evaluation/"
+        found = estimates([group.verdicts for group in groups])
+        out |= answer_metrics(groups, prefix)
+        out |= {prefix + key: estimate.value for key, estimate in found.items() if key != "accuracy"}
+        if "accuracy" in found:
+            named += [found["accuracy"]] if name else []
+            if math.isfinite(found["accuracy"].standard_error):
+                out[prefix + "standard_error"] = found["accuracy"].standard_error
+    if named:
+        average = mean_of(named)
+        out["evaluation/accuracy/all"] = average.value
+        if math.isfinite(average.standard_error):
+            out["evaluation/standard_error"] = average.standard_error
+    return out
+
+
+def mean_of(sets: Sequence[Estimate]) -> Estimate:
+    """The mean of independent estimates, each counting once."""
+    return Estimate(sum(one.value for one in sets) / len(sets),
+                    math.sqrt(sum(one.standard_error ** 2 for one in sets)) / len(sets))
+
+
+def judge_into(parts: Parts, prompts: Sequence[Prompt], size: int,
+               judged: Callable[[Sequence[Prompt]], Iterator[Group]], part_done: Callable[[int, int], None]) -> None:
+    """The judged groups of all prompts in the table of `parts`, by parts of `size` prompts; those that are there
+    already are not made again. `part_done(part, number of parts)` is called as each one is written."""
+    starts = range(0, len(prompts), size)
+    for part, start in enumerate(starts):
+        if not parts.path(part).exists():
+            parts.write(part, list(judged(prompts[start:start + size])))
+            part_done(part, len(starts))
+    parts.merge(len(starts))
+
+
+class Summary(NamedTuple):
+    """What the answers to one set say."""
+    questions: int
+    skipped: int                           # rows that were not asked: prompts too long, golds that cannot be used
+    samples: int
+    estimates: dict[str, Estimate]         # accuracy, pass@k, maj@n
+    length: float                          # mean, in tokens
+    truncated_share: float
+    verdicts: dict[str, int]               # counts of the outcomes
+
+    def to_json(self) -> dict:
+        """As what json writes."""
+        errors = {name: one._asdict() for name, one in self.estimates.items()}
+        return self._asdict() | {"estimates": json.loads(json.dumps(errors).replace("NaN", "null"))}
+
+
+def summarise_table(path: Path, skipped: int = 0) -> Summary:
+    """From a table of judged groups, as `Parts` and runs write it (the arrays of its tokens are not read out)."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+    columns = ["prompt_index", "extracted", "outcome", "reward", "finish_reason"]
+    table = pq.read_table(path, columns=[*columns, "tokens"])
+    rows, questions = table.select(columns).to_pylist(), {}
+    for row in rows:
+        questions.setdefault(row["prompt_index"], []).append(Verdict(row["outcome"], row["reward"], row["extracted"]))
+    counts = Counter(row["outcome"] for row in rows)
+    return Summary(
+        questions=len(questions), skipped=skipped, samples=max(map(len, questions.values())),
+        estimates=estimates(list(questions.values())), length=pc.mean(pc.list_value_length(table["tokens"])).as_py(),
+        truncated_share=sum(row["finish_reason"] == "length" for row in rows) / len(rows),
+        verdicts={outcome: counts[outcome] for outcome in OUTCOMES})

@@ -1,0 +1,211 @@
+"""Running programs that a model wrote, in layers (Linux):
+
+1. bubblewrap: own user, process, network, mount, IPC and host name spaces, no capabilities, an empty environment; it
+   sees the system's programs read-only and an empty, small /tmp, and nothing of the home folder or the network;
+2. limits on CPU time, memory, file size, open files and processes, set before the submission starts; as another user
+   where the run is root's (root is not bound by the limit on processes);
+3. a deadline by kill, which ends everything in the sandbox with it, and a limit on the output.
+
+One sandbox runs one submission (all its tests): submissions that shared one could read or kill each other. Without
+bubblewrap nothing is run unless `allow_weak_sandbox` is set; layers 2 and 3 alone are no sandbox.
+"""
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from nft_jax.types import InputError
+
+INSIDE = (Path(__file__).parent / "sandbox_child.py").read_text()
+NOBODY = 65534
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a submission may use."""
+    seconds: float = 1.0              # wall clock of one test
+    total_seconds: float = 20.0       # wall clock of the sandbox: all tests
+    cpu_seconds: int = 2              # of one process
+    memory_mb: int = 256              # address space of one process
+    file_mb: int = 4                  # size of one file
+    folder_mb: int = 16               # all of /tmp
+    processes: int = 16               # and threads
+    output_bytes: int = 1 << 16       # of one test
+
+    def of_system(self, processes: int | None) -> dict[str, int]:
+        """Names of resource limits -> values; `processes` None leaves their number alone."""
+        wanted = {"RLIMIT_CPU": self.cpu_seconds, "RLIMIT_FSIZE": self.file_mb << 20, "RLIMIT_NOFILE": 64,
+                  "RLIMIT_CORE": 0}
+        if sys.platform == "linux":
+            wanted["RLIMIT_AS"] = self.memory_mb << 20
+        return wanted | ({} if processes is None else {"RLIMIT_NPROC": processes})
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """How programs are run here. `command` is what stands before the interpreter: bubblewrap, or nothing."""
+    python: str
+    command: tuple[str, ...] = ()
+
+    @property
+    def is_weak(self) -> bool:
+        return not self.command
+
+
+@cache
+def find_sandbox(allow_weak: bool) -> Sandbox:
+    """The strongest sandbox that works here, found by trying. Raises InputError where there is none."""
+    own = os.path.realpath(sys.executable)
+    own_is_at_home = Path(own).is_relative_to(Path.home())        # then its folder would have to be shown
+    interpreters = ("/usr/bin/python3", own) if own_is_at_home else (own, "/usr/bin/python3")
+    if sys.platform == "linux" and shutil.which("bwrap"):
+        for python in interpreters:
+            sandbox = Sandbox(python, _bubblewrap(python))
+            if _works(sandbox):
+                return sandbox
+        reason = "bubblewrap is installed but cannot start (the kernel or a container forbids user namespaces, or it " \
+                 "is older than 0.8)"
+    else:
+        reason = "bubblewrap is not installed" if sys.platform == "linux" else f"{sys.platform} has no bubblewrap"
+    weak = next((sandbox for sandbox in map(Sandbox, interpreters) if allow_weak and _works(sandbox)), None)
+    if weak is None:
+        raise InputError(f"The model's programs cannot be run safely here: {reason}. Install it (apt-get install "
+                         "bubblewrap), or accept limits only, without a sandbox: --verifier.allow-weak-sandbox "
+                         "(allow_weak_sandbox=True in VerifierConfig). Programs can then read your files.")
+    return weak
+
+
+def _works(sandbox: Sandbox) -> bool:
+    try:
+        found = run_submission(sandbox, "def f(x): return x + 1", "f", [{"args": [1]}], Limits(seconds=10.0))
+    except (OSError, RuntimeError):
+        return False
+    return found == [{"value": 2}]
+
+
+def _bubblewrap(python: str, folder_mb: int = Limits.folder_mb) -> tuple[str, ...]:
+    """The command line of bubblewrap 0.8: the system's programs read-only, the interpreter's own folder, an empty
+    /tmp of limited size."""
+    command = ["bwrap", "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session",
+               "--clearenv", "--hostname", "sandbox", "--cap-drop", "ALL", "--ro-bind", "/usr", "/usr"]
+    for name in ("lib", "lib64", "bin", "sbin"):
+        path = Path("/", name)
+        if path.is_symlink():
+            command += ["--symlink", os.readlink(path), str(path)]
+        elif path.exists():
+            command += ["--ro-bind", str(path), str(path)]
+    prefix = Path(python).parent.parent
+    if not prefix.is_relative_to("/usr"):
+        command += ["--ro-bind", str(prefix), str(prefix)]
+    command += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
+    return (*command, "--size", str(folder_mb << 20), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp", "--")
+
+
+def _threads_of(user: int) -> int:
+    """Threads that a user has at this moment: the system's limit counts them all."""
+    count = 0
+    for path in Path("/proc").glob("[0-9]*/task"):
+        try:
+            count += len(os.listdir(path)) if path.stat().st_uid == user else 0
+        except OSError:                      # it has ended meanwhile
+            continue
+    return count
+
+
+def run_submission(sandbox: Sandbox, source: str, entry: str | None, tests: Sequence[dict],
+                   limits: Limits) -> list[dict]:
+    """What each test gave: {"value": plain JSON} or {"failed": why}, one for each test, in order.
+
+    `entry` is the function that gets {"args"}; None runs a program on {"stdin"}, and the value is its output. Raises
+    RuntimeError when the sandbox itself did not start (twice).
+    """
+    for _ in range(2):
+        lines = _run_once(sandbox, source, entry, tests, limits)
+        if lines and lines[0] == {"ready": True}:
+            break
+    else:
+        raise RuntimeError("the sandbox did not start")
+    found: dict[int, dict] = {}
+    for line in lines[1:]:
+        if isinstance(line, dict) and type(line.get("test")) is int and ("value" in line or "failed" in line):
+            found.setdefault(line["test"], {key: line[key] for key in ("value", "failed") if key in line})
+    return [found.get(index, {"failed": "no result"}) for index in range(len(tests))]
+
+
+def _run_once(sandbox: Sandbox, source: str, entry: str | None, tests: Sequence[dict], limits: Limits) -> list:
+    user = NOBODY if os.getuid() == 0 else None
+    processes = limits.processes
+    if sandbox.is_weak:                      # without its own name space the user's other processes count, too
+        owner = os.getuid() if user is None else user
+        processes = limits.processes + _threads_of(owner) if Path("/proc/self/task").exists() else None
+    job = {"source": source, "entry": entry, "tests": list(tests), "seconds": limits.seconds,
+           "limits": limits.of_system(processes), "output_bytes": limits.output_bytes}
+    with ExitStack() as stack:
+        given = stack.enter_context(tempfile.TemporaryFile())
+        given.write(json.dumps(job).encode())
+        given.seek(0)
+        folder = "/"
+        if sandbox.is_weak:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+            if user is not None:
+                os.chown(folder, user, user)
+        process = subprocess.Popen(
+            [*sandbox.command, sandbox.python, "-I", "-S", "-c", INSIDE], stdin=given, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, env={}, cwd=folder, start_new_session=True, user=user, group=user,
+            extra_groups=None if user is None else [])
+        try:
+            data = _read(process, limits.total_seconds, len(tests) * 2 * limits.output_bytes + 4096)
+        finally:
+            _kill(process)
+    return _lines(data)
+
+
+def _read(process: subprocess.Popen, seconds: float, most: int) -> bytes:
+    """Its output until it ends, the time is over, or it is too much."""
+    end, data, pipe = time.monotonic() + seconds, b"", process.stdout.fileno()
+    while len(data) <= most:
+        left = end - time.monotonic()
+        if left <= 0 or not select.select([pipe], [], [], left)[0]:
+            return data
+        piece = os.read(pipe, 65536)
+        if not piece:
+            return data
+        data += piece
+    return data
+
+
+def _kill(process: subprocess.Popen) -> None:
+    """End the process and its group; what it started in its own process name space ends with it."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        process.poll()                       # all of it has ended
+    process.wait()
+    process.stdout.close()
+
+
+def _lines(data: bytes) -> list:
+    found = []
+    for line in data.split(b"\n"):
+        try:
+            found.append(json.loads(line))
+        except (ValueError, RecursionError):
+            found.append(None)
+    return found
+
+
+def stricter(limits: Limits, seconds: float) -> Limits:
+    """The limits with another wall clock for one test."""
+    return replace(limits, seconds=seconds, cpu_seconds=max(1, int(seconds) + 1))

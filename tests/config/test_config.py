@@ -1,0 +1,114 @@
+"""The settings: contradictions are refused, and every field is read by the code it steers."""
+import dataclasses
+import sys
+
+import numpy as np
+import pytest
+
+from nft_jax import config as config_module
+from nft_jax.config import (
+    BatchConfig,
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    MeshConfig,
+    ObjectiveConfig,
+    RolloutConfig,
+    TermsConfig,
+)
+from nft_jax.types import InputError
+
+CLASSES = [value for value in vars(config_module).values() if dataclasses.is_dataclass(value)]
+
+
+@pytest.mark.parametrize(("make", "told"), [
+    (lambda: RolloutConfig(top_k=5), "rollout.old_logprobs"),
+    (lambda: RolloutConfig(top_p=0), "rollout.top_p is 0"),
+    (lambda: RolloutConfig(min_p=1), "rollout.min_p is 1"),
+    (lambda: RolloutConfig(min_p=0.1), "min_p=0.1 the sampled distribution"),
+    (lambda: RolloutConfig(stop=("",)), "rollout.stop is"),
+    (lambda: RolloutConfig(slots=-1), "rollout.slots is -1"),
+    (lambda: RolloutConfig(samples_per_prompt=1), "rollout.samples_per_prompt is 1"),
+    (lambda: RolloutConfig(temperature=0), "rollout.temperature is 0"),
+    (lambda: DataConfig(template="no place"), "data.template"),
+    (lambda: MeshConfig(data=-1, fsdp=-1), "mesh is"),
+    (lambda: Config(mesh=MeshConfig(context=7)), "mesh.context is 7"),
+    (lambda: ObjectiveConfig(epsilon=-1), "loss.epsilon is -1"),
+    (lambda: ObjectiveConfig(epsilon=float("inf")), "loss.epsilon is inf"),
+    (lambda: ObjectiveConfig(constant_length=0), "loss.constant_length is 0"),
+    (lambda: ObjectiveConfig(neg_weight=-1), "loss.neg_weight is -1"),
+    (lambda: ObjectiveConfig(neg_weight=float("nan")), "loss.neg_weight is nan"),
+    (lambda: ObjectiveConfig(clip_high=-1), "loss.clip_high is -1"),
+    (lambda: ObjectiveConfig(beta=0), "loss.beta is 0"),
+    (lambda: ObjectiveConfig(tau_negative=0), "loss.tau_negative is 0"),
+    (lambda: ObjectiveConfig(nll_weight=-1), "loss.nll_weight is -1"),
+    (lambda: ObjectiveConfig(psr_weight=-1), "loss.psr_weight is -1"),
+    (lambda: Config(batch=BatchConfig(row_length=100)), "batch.row_length is 100"),
+    (lambda: Config(steps=0), "steps is 0"),
+    (lambda: CheckpointConfig(every=10, keep_every=25), "checkpoint.keep_every is 25"),
+    (lambda: CheckpointConfig(best="loss"), "checkpoint.best is 'loss'"),
+    (lambda: TermsConfig(kl_weight=-1), "terms.kl_weight is -1"),
+    (lambda: TermsConfig(kl_weight=float("inf")), "terms.kl_weight is inf"),
+    (lambda: TermsConfig(entropy_weight=-1), "terms.entropy_weight is -1"),
+    (lambda: TermsConfig(mismatch_cap=0.5), "terms.mismatch_cap is 0.5"),
+    (lambda: Config(terms=TermsConfig(mismatch="token"), rollout=RolloutConfig(old_logprobs="sampler")),
+     "terms.mismatch is 'token': it compares the trainer's log-probs with the sampler's, and rollout.old_logprobs is"),
+    (lambda: Config(writers=("wandb", "wandb")), "writers is"),
+    (lambda: Config(writers=("paper",)), "writers is"),
+])
+def test_contradictions_are_refused(make, told):
+    with pytest.raises(InputError, match=told.replace(".", r"\.")):
+        make()
+
+
+def test_choices():
+    assert RolloutConfig(top_p=0.9, old_logprobs="truncated").truncates
+    assert Config(data=DataConfig(max_prompt_tokens=10), rollout=RolloutConfig(max_new_tokens=60)).row_length == 128
+    assert Config(name="x").folder == "runs/x" and Config(workdir="y").folder == "y"
+
+
+def test_every_field_has_help():
+    """The string under a field."""
+    import ast
+    import inspect
+    for node in (ast.parse(inspect.getsource(each)).body[0] for each in CLASSES):
+        for field, after in zip(node.body, [*node.body[1:], None], strict=True):
+            if isinstance(field, ast.AnnAssign) and "Config" not in ast.unparse(field.annotation):
+                told = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+                assert told, f"{node.name}.{field.target.id}"
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """(class, field) pairs that code of the package reads, traced at run time. Reading all fields of a class in a
+    loop (to write, compare or complete a configuration) does not count."""
+    seen = set()
+    for each in CLASSES:
+        names = {field.name for field in dataclasses.fields(each)}
+
+        def trace(self, name, each=each, names=names):
+            if name in names:
+                frame = sys._getframe(1)
+                module, function = frame.f_globals.get("__name__", ""), frame.f_code.co_name
+                if module.startswith("nft_jax") and function not in ("__post_init__", "resolve"):
+                    seen.add((each.__name__, name))
+            return object.__getattribute__(self, name)
+
+        monkeypatch.setattr(each, "__getattribute__", trace)
+    return seen
+
+
+def test_every_field_is_read(reads, tmp_path, small_run):
+    from nft_jax.objectives.registry import token_loss
+    from nft_jax.train.loop import train
+    nft = small_run(tmp_path / "nft")
+    train(nft, quiet=True)
+    train(dataclasses.replace(
+        nft, workdir=str(tmp_path / "dapo"), objective="dapo", steps=1,
+        loss=ObjectiveConfig(overlong_buffer=8, std_ddof=1), terms=TermsConfig(0.1, mismatch="token")), quiet=True)
+    one = np.ones((1, 1), np.float32)
+    for name in ("dpo", "sapo", "w_reinforce"):
+        token_loss(name, -one, -one, one, one[0], one[0] / 2, extras={"group_ids": np.zeros(1, int)})
+    train(dataclasses.replace(nft, workdir="", name=str(tmp_path / "named"), steps=1), quiet=True)
+    fields = {(each.__name__, field.name) for each in CLASSES for field in dataclasses.fields(each)}
+    assert fields - reads == set()

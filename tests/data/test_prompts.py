@@ -1,0 +1,310 @@
+"""From rows to prompts: every layout, every error, and the stream's order and resume."""
+import dataclasses
+import json
+import os
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nft_jax.config import DataConfig
+from nft_jax.data.arithmetic import questions
+from nft_jax.data.prompts import PromptStream, Question, digest, load_questions, read_gold, read_question, render
+from nft_jax.data.sources import CHANGING_TASKS, EVALUATING_TASKS, read_rows
+from nft_jax.types import InputError
+
+TEST_DATA = Path(os.environ.get("NFT_TEST_DATA", "") or "missing")
+needs_data = pytest.mark.skipif(not TEST_DATA.is_dir(), reason="NFT_TEST_DATA is not set")
+CHAT = ("{% for m in messages %}{% if m['role'] not in ['system', 'user'] %}{{ raise_exception('unknown role') }}"
+        "{% endif %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% if enable_thinking is defined %}{{ enable_thinking }}{% endif %}"
+        "{% endif %}")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """A token per character; begins texts with a special token unless told not to."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+    vocabulary = {"<s>": 0, "<end>": 1, "?": 2} | {chr(c): c - 29 for c in range(32, 127) if chr(c) != "?"}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    backend.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>", unk_token="?", chat_template=CHAT)
+
+
+def write(path: Path, *rows) -> str:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return str(path)
+
+
+def load(tokenizer, source: str, **fields):
+    return load_questions(DataConfig(source=source, **fields), tokenizer)
+
+
+@pytest.mark.parametrize(("row", "gold"), [
+    ({"answer": "42"}, "42"),
+    ({"answer": 42}, "42"),
+    ({"answer": 0}, "0"),
+    ({"answer": 0.5}, "0.5"),
+    ({"answer": ["7"]}, "7"),
+    ({"answer": 142.0}, "142"),
+    ({"final_answer": ["$2$", "$-1$"], "solution": ["Long.", "Text."]}, "$2$, $-1$"),
+    ({"answer": str(["x" * 150, "y" * 150])}, str(["x" * 150, "y" * 150])),
+    ({"answer": "She has 3 + 4 = <<3+4=7>>7 eggs.\n#### 7"}, "7"),
+    ({"answer": "first #### 8\n#### 1,234 "}, "1,234"),
+    ({"solution": "So \\boxed{3}, no: $\\boxed{\\frac{1}{2}}$."}, "\\frac{1}{2}"),
+    ({"answer": None, "solution": "12"}, "12"),
+    ({"answer": " ", "reward_model": {"ground_truth": "34", "style": "rule"}}, "34"),
+    ({"answer": "5", "solution": "\\boxed{6}"}, "5"),
+])
+def test_gold_layouts(row, gold):
+    assert read_gold(row) == gold
+
+
+@pytest.mark.parametrize(("row", "reason"), [
+    ({}, "no_answer"),
+    ({"answer": None}, "no_answer"),
+    ({"answer": float("nan")}, "no_answer"),
+    ({"answer": "#### "}, "bad_gold"),
+    ({"reward_model": {"style": "rule"}}, "no_answer"),
+    ({"answer": True}, "bad_gold"),
+    ({"answer": ["1", "2"]}, "bad_gold"),
+    ({"answer": {"value": 3}}, "bad_gold"),
+    ({"solution": "We argue\nat length, without a box."}, "bad_gold"),
+    ({"solution": "not closed \\boxed{3"}, "bad_gold"),
+    ({"answer": "{1"}, "bad_gold"),
+])
+def test_unusable_golds(row, reason):
+    with pytest.raises(Exception) as caught:
+        read_gold(row)
+    assert caught.value.args[0] == reason and len(caught.value.args[1]) > 5
+
+
+@pytest.mark.parametrize("row", [
+    {}, {"question": ""}, {"question": "  "}, {"question": 3}, {"prompt": []}, {"prompt": ["text"]},
+    {"prompt": [{"role": "user"}]}, {"prompt": [{"role": "user", "content": " "}]},
+    {"prompt": [{"role": "user", "content": "2+2"}, {"role": "assistant", "content": "4"}]},
+])
+def test_unusable_questions(row):
+    with pytest.raises(Exception) as caught:
+        read_question(row)
+    assert caught.value.args[0] == "no_question"
+
+
+def test_jsonl_rows_are_used_repeated_or_skipped_with_their_line(tokenizer, tmp_path):
+    source = write(
+        tmp_path / "q.jsonl", {"problem": "1+1", "answer": "2"}, {"question": "1+2", "answer": "3"}, "",
+        {"prompt": [{"role": "user", "content": "1+1"}], "answer": "2"}, {"problem": "1+1", "answer": "2"},
+        {"problem": "1+1", "answer": "3"}, {"problem": "no answer"}, {"answer": "5"}, "{broken", "[1, 2]",
+        {"problem": "x" * 90, "answer": "1"}, {"prompt": [{"role": "tool", "content": "a"},
+                                                          {"role": "user", "content": "b"}], "answer": "1"},
+        {"problem": "2+2", "answer": "{"})
+    used, report = load(tokenizer, source, max_prompt_tokens=60)
+    assert [(q.problem, q.gold) for q in used] == [("1+1", "2"), ("1+2", "3"), ("1+1", "2")]
+    assert (report.rows, report.used, report.repeats, report.conflicting_repeats) == (12, 3, 2, 1)
+    assert [(row["row"], row["reason"]) for row in report.to_rows()] == [
+        (7, "no_answer"), (8, "no_question"), (9, "unreadable"), (10, "unreadable"), (11, "too_long"),
+        (12, "bad_chat"), (13, "bad_gold")]
+    assert report.rows == report.used + report.repeats + len(report.skipped)
+    written = json.loads(json.dumps(report.to_json()))
+    assert written["counts"]["unreadable"] == 2 and len(written["skipped"]) == 7
+    assert "3 questions from 12 rows" in str(report) and "2 repeats dropped (1 with another answer)" in str(report)
+
+
+def test_the_text_is_the_rendered_template_and_gets_no_second_special_token(tokenizer, tmp_path):
+    source = write(tmp_path / "q.jsonl", {"problem": "1+{1}", "answer": "2"},
+                   {"prompt": [{"role": "user", "content": "raw"}], "answer": "2"})
+    (one, chat), _ = load(tokenizer, source, template="{problem}=\\boxed{?}", system="Be brief.", thinking=False)
+    assert one.text == "[system]Be brief.[user]1+{1}=\\boxed{?}[assistant]False"
+    assert chat.text == "[user]raw[assistant]False" and chat.problem == "raw"
+    assert one.tokens.dtype == np.int32 and one.tokens[0] == tokenizer.convert_tokens_to_ids("[")
+    assert tokenizer.decode(one.tokens).replace(" ", "") == one.text.replace(" ", "")
+    assert render(tokenizer, "3*3") == "[user]3*3[assistant]"
+    with pytest.raises(InputError, match=r"roles \['critic'\]"):
+        render(tokenizer, [{"role": "critic", "content": "?"}])
+
+
+def test_limit_stops_reading(tokenizer, tmp_path):
+    rows = [{"problem": f"{i}+1", "answer": str(i + 1)} if i % 2 else {"problem": f"{i}+1"} for i in range(50)]
+    used, report = load(tokenizer, write(tmp_path / "q.jsonl", *rows), limit=10)
+    assert len(used) == 10 and report.rows == 20 and report.counts == {"no_answer": 10}
+
+
+def test_parquet_arrow_and_jsonl_give_the_same(tokenizer, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from datasets import Dataset, DatasetDict
+    rows = [{"prompt": [{"role": "user", "content": f"{i}*2"}], "other": i,
+             "reward_model": {"ground_truth": str(2 * i), "style": "rule"}} for i in range(20)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "q.parquet")
+    Dataset.from_list(rows).save_to_disk(tmp_path / "one")
+    DatasetDict({"train": Dataset.from_list(rows), "test": Dataset.from_list(rows[:3])}).save_to_disk(tmp_path / "two")
+    expected, _ = load(tokenizer, write(tmp_path / "q.jsonl", *rows))
+    assert [q.gold for q in expected] == [str(2 * i) for i in range(20)]
+    for name in ("q.parquet", "one", "two"):
+        found, report = load(tokenizer, str(tmp_path / name))
+        assert [(q.text, q.gold) for q in found] == [(q.text, q.gold) for q in expected] and report.rows == 20
+    assert len(load(tokenizer, str(tmp_path / "two"), split="test")[0]) == 3
+    with pytest.raises(InputError, match=r"data.split is 'dev'.*train, test"):
+        load(tokenizer, str(tmp_path / "two"), split="dev")
+
+
+def test_sources_that_cannot_be_used(tokenizer, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    pq.write_table(pa.table({"input": ["a"], "target": ["b"]}), tmp_path / "columns.parquet")
+    pq.write_table(pa.table({"problem": pa.array([], pa.string())}), tmp_path / "empty.parquet")
+    (tmp_path / "broken.parquet").write_bytes(b"no parquet")
+    (tmp_path / "notes.txt").write_text("a")
+    (tmp_path / "folder").mkdir()
+    cases = {
+        "missing.jsonl": "no such file", "missing.parquet": "no such file", "notes.txt": "files of this kind",
+        "broken.parquet": "cannot be read as parquet", "folder": "not written by datasets",
+        "empty.parquet": "no rows", "columns.parquet": r"holds the question \(found: input, target\)",
+    }
+    for name, words in cases.items():
+        with pytest.raises(InputError, match=words) as caught:
+            load(tokenizer, str(tmp_path / name))
+        assert str(caught.value).startswith(f"data.source is {str(tmp_path / name)!r}")
+        assert "\n" not in str(caught.value)
+    for rows, words in (((), "no rows"), (({"problem": "a", "target": "b"},), "holds the answer"),
+                        (({"text": "a"},), "holds the question"), (("nonsense",), "row 1, not JSON"),
+                        (({"problem": "a" * 99, "answer": "1"},), "raise data.max_prompt_tokens = 40")):
+        with pytest.raises(InputError, match=words):
+            load(tokenizer, write(tmp_path / "q.jsonl", *rows), max_prompt_tokens=40)
+    with pytest.raises(InputError, match=r"evaluation.source is .*no such file"):
+        load_questions(DataConfig(source="gone.jsonl"), tokenizer, room="evaluation")
+
+
+def test_hub_names(tokenizer, monkeypatch):
+    import datasets
+    asked = []
+
+    def load_dataset(repository, split, **options):
+        asked.append((repository, options, split))
+        if split != "train":
+            raise ValueError(f'Unknown split "{split}".')
+        return [{"question": "1+1", "answer": "#### 2"}]
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert load(tokenizer, "openai/gsm8k:main")[0][0].gold == "2"
+    assert load(tokenizer, "some/set")[1].rows == 1
+    assert load(tokenizer, "some/set:part/file.parquet")[1].rows == 1
+    assert asked == [("openai/gsm8k", {"name": "main"}, "train"), ("some/set", {"name": None}, "train"),
+                     ("some/set", {"data_files": "part/file.parquet"}, "train")]
+    with pytest.raises(InputError, match=r"some/set' \(split 'dev'\).*Unknown split"):
+        load(tokenizer, "some/set", split="dev")
+
+
+def test_generator_source(tokenizer):
+    used, report = load(tokenizer, "arithmetic", split="heldout", limit=30, seed=4)
+    assert [(q.problem, q.gold) for q in used] == questions("heldout", 30, 4) and report.repeats == 0
+    with pytest.raises(InputError, match=r"split is 'test'"):
+        load(tokenizer, "arithmetic", split="test")
+
+
+@pytest.mark.parametrize("task", sorted(EVALUATING_TASKS | CHANGING_TASKS))
+def test_refused_tasks(tokenizer, task):
+    with pytest.raises(InputError, match=f"data.source is 'reasoning-gym:{task}'"):
+        load(tokenizer, f"reasoning-gym:{task}")
+
+
+def test_reasoning_gym(tokenizer, monkeypatch):
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
+    with pytest.raises(InputError, match="pip install reasoning-gym"):
+        load(tokenizer, "reasoning-gym:chain_sum")
+
+    def create_dataset(task, size, seed):
+        if task != "chain_sum":
+            raise ValueError(f"Dataset '{task}' not registered")
+        return [{"question": f"{seed}+{i}", "answer": str(seed + i)} for i in range(size)]
+    monkeypatch.setitem(sys.modules, "reasoning_gym", types.SimpleNamespace(create_dataset=create_dataset))
+    train, _ = load(tokenizer, "reasoning-gym:chain_sum", limit=40, seed=2)
+    heldout, _ = load(tokenizer, "reasoning-gym:chain_sum", limit=40, seed=2, split="heldout")
+    assert len(train) == len(heldout) == 40
+    assert not {q.problem for q in train} & {q.problem for q in heldout}
+    assert all(sum(map(int, q.problem.split("+"))) == int(q.gold) for q in train)
+    with pytest.raises(InputError, match="not registered"):
+        load(tokenizer, "reasoning-gym:nothing")
+    with pytest.raises(InputError, match="train and heldout"):
+        load(tokenizer, "reasoning-gym:chain_sum", split="base")
+
+
+def made(count: int) -> list[Question]:
+    return [Question(f"q{i}", str(i), f"[user]q{i}", np.array([i], np.int32)) for i in range(count)]
+
+
+@given(st.integers(1, 12), st.integers(0, 2**40), st.lists(st.integers(0, 9), min_size=1, max_size=8),
+       st.integers(0, 8))
+@settings(max_examples=60, deadline=None)
+def test_resume_is_exact_and_the_size_of_a_draw_does_not_matter(count, seed, draws, cut):
+    whole = PromptStream(made(count), seed).take(sum(draws))
+    stream = PromptStream(made(count), seed)
+    drawn = [stream.take(n) for n in draws[:cut]]
+    state = json.loads(json.dumps(stream.state()))
+    resumed = PromptStream(made(count), seed)
+    resumed.restore(state)
+    drawn += [resumed.take(n) for n in draws[cut:]]
+    assert [(p.index, p.problem) for part in drawn for p in part] == [(p.index, p.problem) for p in whole]
+    assert [p.index for p in whole] == list(range(sum(draws)))
+
+
+def test_every_epoch_is_another_permutation_of_all_questions():
+    stream = PromptStream(made(50), 3)
+    epochs = [[p.problem for p in stream.take(50)] for _ in range(3)]
+    assert all(sorted(epoch) == sorted(q.problem for q in made(50)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert epochs[0] == [p.problem for p in PromptStream(made(50), 3).take(50)]
+    assert epochs[0] != [p.problem for p in PromptStream(made(50), 4).take(50)]
+    # As written down: the first permutation drawn from numpy's generator seeded by (seed, epoch).
+    assert epochs[1] == [f"q{i}" for i in np.random.default_rng([3, 1]).permutation(50)]
+
+
+def test_a_digest_is_of_tokens_golds_and_order():
+    first = made(3)
+    assert PromptStream(first).digest() == PromptStream(made(3)).digest() == digest(q.prompt(9) for q in first)
+    others = [first[::-1], first[:2], [*first[:2], dataclasses.replace(first[2], gold="other")],
+              [*first[:2], dataclasses.replace(first[2], tokens=first[2].tokens + 1)]]
+    assert len({digest(questions) for questions in [first, *others]}) == 5
+
+
+def test_stream_errors():
+    with pytest.raises(InputError, match="no questions"):
+        PromptStream([], 0)
+    with pytest.raises(InputError, match="index is -1"):
+        PromptStream(made(2), 0).restore({"index": -1})
+
+
+@needs_data
+def test_dapo_sample_with_the_qwen3_tokenizer():
+    from transformers import AutoTokenizer
+    qwen3 = AutoTokenizer.from_pretrained(str(TEST_DATA / "tokenizers" / "qwen3"))
+    source = str(TEST_DATA / "data" / "dapo_schema_sample.parquet")
+    used, report = load(qwen3, source)
+    assert (report.rows, report.used, report.repeats, report.conflicting_repeats) == (80, 64, 16, 0)
+    assert used[0].gold == "18" and used[0].problem.startswith("Solve the following math problem")
+    assert used[0].text == f"<|im_start|>user\n{used[0].problem}<|im_end|>\n<|im_start|>assistant\n"
+    assert qwen3.decode(used[0].tokens) == used[0].text
+    assert (used[0].tokens == qwen3.convert_tokens_to_ids("<|im_start|>")).sum() == 2
+    off, _ = load(qwen3, source, thinking=False, limit=1)
+    assert off[0].text == used[0].text + "<think>\n\n</think>\n\n"
+    short, report = load(qwen3, source, max_prompt_tokens=120)
+    assert report.used + report.counts["too_long"] == 64 and max(len(q.tokens) for q in short) <= 120
+
+
+@needs_data
+def test_gsm8k_and_math500_are_almost_all_usable(tokenizer):
+    for name, rows, lost in (("gsm8k_test.jsonl", 1319, 0), ("math500.jsonl", 500, 5)):
+        used, report = load(tokenizer, str(TEST_DATA / "data" / name), max_prompt_tokens=10**6)
+        assert report.rows == rows and len(used) >= rows - lost and len(report.skipped) <= lost
+
+
+def test_byte_order_mark_and_flat_ground_truth(tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_text('\ufeff{"problem": "1+1", "reward_model.ground_truth": "2"}\n', encoding="utf-8")
+    rows = dict(read_rows(DataConfig(source=str(path))))
+    assert read_gold(rows[1]) == "2"

@@ -1,0 +1,230 @@
+"""A run that is stopped wherever it is, that meets numbers which are not finite, or whose disk is full: it goes on,
+or ends with a message, and nothing is lost."""
+import errno
+import json
+import os
+import shutil
+from concurrent.futures import Future
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import load_file
+
+from nft_jax.config import CheckpointConfig, DataConfig, EvaluationConfig, GuardConfig, RolloutConfig
+from nft_jax.record.checkpoint import Checkpoints
+from nft_jax.record.metrics import comparable, read_metrics
+from nft_jax.runtime.mesh import make_mesh
+from nft_jax.train import loop, saving
+from nft_jax.train.run import Run
+from nft_jax.types import Halted, Verdict
+
+STEPS = 4
+
+
+class EveryOther:
+    """Half of the answers are right, whatever the model says."""
+
+    def submit(self, responses, golds, prompts=None):
+        future = Future()
+        future.set_result([Verdict("right", 1.0) if i % 2 else Verdict("wrong", 0.0) for i in range(len(responses))])
+        return future
+
+
+@pytest.fixture(scope="module")
+def config(small_run, tmp_path_factory):
+    """Runs on one device that share what is compiled; they evaluate after steps 2 and 4."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr("nft_jax.train.run.make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = [getattr(jax.config, name) for name in names]
+    for name, value in zip(names, (str(tmp_path_factory.mktemp("compiled")), 0.0), strict=True):
+        jax.config.update(name, value)
+
+    def make(workdir, ahead=0, every=100, best="", **guard):
+        return small_run(workdir, steps=STEPS, data=DataConfig(source="arithmetic", max_prompt_tokens=24, limit=50),
+                         evaluation=EvaluationConfig(questions=2, samples=2, every=2),
+                         checkpoint=CheckpointConfig(every=every, best=best), guard=GuardConfig(**guard),
+                         rollout=RolloutConfig(prompts_per_step=4, samples_per_prompt=4, max_new_tokens=32, slots=16,
+                                               block_size=8, rollout_ahead=ahead))
+    yield make
+    for name, value in zip(names, before, strict=True):
+        jax.config.update(name, value)
+    patch.undo()
+
+
+def train(config):
+    return loop.train(config, verifier=EveryOther(), quiet=True)
+
+
+@pytest.fixture(scope="module", params=[0, pytest.param(1, marks=pytest.mark.slow)])
+def whole(request, config, tmp_path_factory):
+    """The folder of a run that nothing happened to, and its rollout.rollout_ahead."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(config(folder, request.param))
+    return folder, request.param
+
+
+def assert_same_run(folder, whole):
+    rows, wanted = (read_metrics(each / "metrics.jsonl") for each in (folder, whole))
+    assert [comparable(row) for row in rows] == [comparable(row) for row in wanted]
+    assert [row["step"] for row in rows] == list(range(STEPS + 1))
+    for path in sorted((whole / "rollouts").iterdir()):
+        assert pq.read_table(folder / "rollouts" / path.name).equals(pq.read_table(path)), path.name
+    names = [sorted(path.name for path in (each / "rollouts").iterdir()) for each in (folder, whole)]
+    assert names[0] == names[1]
+    assert (folder / "model/model.safetensors").read_bytes() == (whole / "model/model.safetensors").read_bytes()
+
+
+def stop_in(monkeypatch, name, call):
+    """Asks the next run to stop with the first block of tokens of the so-many-th call of loop.NAME."""
+    calls, usual, alive = [], getattr(loop, name), Run.alive
+
+    def counted(*arguments):
+        calls.append(len(calls))
+        return usual(*arguments)
+
+    def asking(run, tokens=0):
+        if len(calls) == call + 1:
+            run.stop.ask()
+        alive(run, tokens)
+
+    monkeypatch.setattr(loop, name, counted)
+    monkeypatch.setattr(Run, "alive", asking)
+
+
+def test_stopped_anywhere_a_run_ends_bit_by_bit_like_one_that_was_not(config, whole, tmp_path, monkeypatch):
+    """While it samples for step 2, in the evaluation of step 2, whose row then waits in the checkpoint, and later; with
+    answers ahead also while it measures the first model and samples for step 1. The checkpoint of step 2 is due, too:
+    it is the one of the stop, and learns what was measured later."""
+    expected, ahead = whole
+    stopped = config(tmp_path, ahead, every=2, best="evaluation/accuracy/all")
+    for where, call, steps in [("collect", 1, 1), ("evaluate", 0, 2)] if not ahead else [
+            ("evaluate", 0, 0), ("collect", 0, 0), ("collect", 1, 0), ("evaluate", 1, 2), ("collect", 0, 2)]:
+        with monkeypatch.context() as patch:
+            stop_in(patch, where, call)
+            summary = train(stopped)
+        assert summary["steps"] == steps and not summary["finished"], (where, call)
+        assert not (tmp_path / "model").exists()
+        assert (tmp_path / "checkpoints" / str(steps)).exists() == bool(steps)
+    summary = train(stopped)
+    assert summary["finished"]
+    assert_same_run(tmp_path, expected)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", stopped.checkpoint, read_only=True)
+    assert checkpoints.best == summary["best"]["step"] and {2, 4} <= set(checkpoints.steps)
+    checkpoints.close()
+
+
+def spoil(monkeypatch, chosen):
+    """The optimizer steps whose number (from 0, over the run) is `chosen` get an old log-prob that is not a number."""
+    examples_of, made, updates = loop.examples_of, [], []
+
+    def spoiled(group, *arguments):
+        examples = examples_of(group, *arguments)
+        if chosen(len(updates)):
+            made.append(group.prompt.index)
+            examples[0] = replace(examples[0], old_logprobs=np.full_like(examples[0].old_logprobs, np.nan))
+        return examples
+
+    pack = loop.pack
+
+    def packed(run, examples, *arguments):
+        if examples[0].old_logprobs is not None:              # of an optimizer step; scoring has none
+            updates.append(len(examples))
+        return pack(run, examples, *arguments)
+
+    monkeypatch.setattr(loop, "examples_of", spoiled)
+    monkeypatch.setattr(loop, "pack", packed)
+
+
+@pytest.mark.slow
+def test_a_step_that_is_not_finite_is_skipped_counted_and_kept(config, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        spoil(patch, lambda update: update == 3)              # the second of step 2
+        summary = train(config(tmp_path))
+    assert summary["finished"] and summary["skipped_updates"] == 1
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [row.get("nonfinite/skipped") for row in rows] == [None, 0, 1, 0, 0]
+    assert all(np.isfinite(row["loss/total"]) and np.isfinite(row["grad_norm/max"]) for row in rows[1:])
+    batch = np.load(tmp_path / "nonfinite" / "step_000002_update_02.npz")
+    assert np.isnan(batch["old_logprobs"]).any() and len(batch["prompt_index"]) == 2
+    seen = pq.read_table(tmp_path / "rollouts" / "step_000002.parquet").to_pydict()
+    assert set(batch["prompt_index"]) <= set(seen["prompt_index"])
+    assert all(np.isfinite(array).all() for array in load_file(tmp_path / "model" / "model.safetensors").values())
+
+
+def test_too_many_in_a_row_end_the_run_at_the_last_good_parameters(config, tmp_path, monkeypatch, capfd):
+    with monkeypatch.context() as patch:
+        spoil(patch, lambda update: update >= 3)              # from the second of step 2 on
+        with pytest.raises(Halted, match=r"3 optimizer steps in a row, up to step 3, .* saved as of step 4"):
+            train(config(tmp_path))
+    assert json.loads((tmp_path / "summary.json").read_text())["skipped_updates"] == 5
+    files = sorted(path.name for path in (tmp_path / "nonfinite").iterdir())
+    assert files[:3] == ["step_000002_update_02.npz", "step_000003_update_01.npz", "step_000003_update_02.npz"]
+    assert (tmp_path / "checkpoints" / "4").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of some MB, whose room `fill` takes and `free` gives back. Needs the right to mount."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if shutil.which("mount") is None or os.system(f"mount -t tmpfs -o size=80m tmpfs {folder} 2>/dev/null"):
+        pytest.skip("no right to mount a file system")
+    yield folder
+    os.system(f"umount -l {folder}")
+
+
+def fill(folder):
+    with (folder / "filler").open("wb", buffering=0) as file:
+        while True:
+            try:
+                file.write(bytes(65536))
+            except OSError as error:
+                assert error.errno == errno.ENOSPC
+                return
+
+
+def fill_between(monkeypatch, disk, first, last):
+    """The disk is full from the end of step `first` to the end of step `last`."""
+    finish = loop.finish_step
+
+    def finished(run, state, progress, *arguments):
+        if progress.step == first:
+            fill(disk)
+        if progress.step == last:
+            (disk / "filler").unlink()
+        finish(run, state, progress, *arguments)
+
+    monkeypatch.setattr(loop, "finish_step", finished)
+
+
+def test_a_disk_that_is_full_for_a_while_costs_nothing(config, whole, small_disk, monkeypatch, capfd):
+    expected, ahead = whole
+    fill_between(monkeypatch, small_disk, 2, 4)
+    loop.train(config(small_disk / "run", ahead, every=1), verifier=EveryOther())
+    assert_same_run(small_disk / "run", expected)
+    out = capfd.readouterr().out
+    assert "metrics.jsonl: the row of step" in out and "rollouts: step_000002.parquet cannot be written" in out
+    assert "metrics.jsonl: written again" in out and "rollouts: written again" in out
+    assert "a checkpoint could not be written" in out
+    assert (small_disk / "run" / "checkpoints" / "4").exists()
+    assert not list((small_disk / "run").rglob("*.partial")) + list((small_disk / "run").rglob("*checkpoint-tmp*"))
+
+
+@pytest.mark.slow
+def test_a_disk_that_stays_full_ends_the_run_with_what_is_missing_and_it_goes_on_from_the_last_checkpoint(
+        config, whole, small_disk, monkeypatch):
+    expected, ahead = whole
+    if ahead:
+        pytest.skip("the same with answers sampled ahead")
+    monkeypatch.setattr(saving, "PATIENCE", 0.0)
+    with monkeypatch.context() as patch:
+        fill_between(patch, small_disk, 3, None)
+        with pytest.raises(Halted, match=r"not everything could be written .* the checkpoint of step 4.*of step 2"):
+            train(config(small_disk / "run", every=1))
+    (small_disk / "filler").unlink()
+    train(config(small_disk / "run", every=1))
+    assert_same_run(small_disk / "run", expected)

@@ -1,0 +1,141 @@
+"""The presets: the paper's arithmetic, sources whose columns are understood, and a dry run without network."""
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from experiments import train
+from experiments.presets import PRESETS, gsm8k, qwen2_5_32b, qwen2_5_math_7b
+from nft_jax.config import flat
+from nft_jax.data.prompts import load_questions
+from nft_jax.model.hf import config_of
+from nft_jax.model.hf.published import PUBLISHED
+from nft_jax.preflight.dry_run import batch_arithmetic
+from nft_jax.train.run import preview, settle
+from nft_jax.types import InputError
+
+ROOT = Path(__file__).parents[2]
+LARGE = [name for name in PRESETS if name.startswith("qwen")]
+
+
+def test_every_preset_is_found_by_its_name_and_settles():
+    assert set(PRESETS) == {"quickstart", "local", "code", "gsm8k", "qwen2_5_math_7b", "qwen2_5_math_7b_official",
+                            "qwen2_5_32b", "qwen2_5_32b_official"}
+    for name, config in PRESETS.items():
+        assert config.name == name and settle(config).loss.prompt_weight == "1-r"
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_the_arithmetic_is_the_papers(name):
+    config = PRESETS[name]
+    arithmetic = dict(batch_arithmetic(config))
+    assert arithmetic["answers trained on per step"] == "512 prompts x 16 answers = 8192"
+    assert arithmetic["optimizer steps per step"] == "16 of at most 32 prompts = 512 answers each"
+    assert arithmetic["optimizer steps in all"] == "320 x 16 = 5,120"
+    assert config.optimizer.warmup_updates == 10 * config.batch.updates_per_step
+    tokens = config.data.max_prompt_tokens, config.rollout.max_new_tokens
+    assert tokens == ((2048, 14_336) if "32b" in name else (512, 3584))
+    assert sum(tokens) <= PUBLISHED[config.policy.path].max_positions
+    assert config.evaluation.temperature == (0.6 if "32b" in name else 1.0) and config.evaluation.top_p == 0.7
+    assert config.rollout.max_generation_batches * config.rollout.prompts_per_step == 10 * 3 * 512
+
+
+@pytest.mark.parametrize("module", [qwen2_5_math_7b, qwen2_5_32b])
+def test_recommended_differs_from_official_where_the_docstring_says(module):
+    official, recommended = (flat(c.to_dict()) for c in (module.OFFICIAL, module.RECOMMENDED))
+    different = {key for key in official if official[key] != recommended[key]} - {"name"}
+    assert different == {"loss.loss_agg", "verifier.mode", "evaluation.every", "checkpoint.every", "checkpoint.keep"}
+    for field in different:
+        assert field in qwen2_5_math_7b.__doc__
+
+
+def tokenizer_of(data_folder):
+    from transformers import AutoTokenizer
+    return AutoTokenizer.from_pretrained(data_folder / "tokenizers" / "qwen3")
+
+
+def test_columns_of_dapo_math_are_understood(data_folder):
+    """Each question once, with its gold, and its own words: these prompts ask for a box themselves."""
+    source = str(data_folder / "data" / "dapo_schema_sample.parquet")
+    questions, report = load_questions(replace(qwen2_5_math_7b.OFFICIAL.data, source=source), tokenizer_of(data_folder))
+    assert (report.rows, report.used, report.repeats, report.conflicting_repeats) == (80, 64, 16, 0)
+    assert all(question.gold and question.text.count("\\boxed") == 1 for question in questions)
+
+
+@pytest.mark.parametrize(("preset", "file"), [("gsm8k", "gsm8k_train.jsonl"), ("qwen2_5_math_7b", "math500.jsonl")])
+def test_plain_questions_are_asked_for_a_box(preset, file, data_folder):
+    data = replace(PRESETS[preset].data, source=str(data_folder / "data" / file), limit=20)
+    questions, report = load_questions(data, tokenizer_of(data_folder))
+    assert report.used == 20 and not report.skipped
+    assert all("put your final answer within \\boxed{}" in question.text for question in questions)
+
+
+def test_rows_of_gsm8k_are_understood(tmp_path, data_folder):
+    """The hub's columns: the answer is a worked solution that ends in #### and the number."""
+    path = tmp_path / "gsm8k.jsonl"
+    path.write_text(json.dumps({"question": "What is 6 x 7?", "answer": "6 x 7 = <<6*7=42>>42\n#### 42"}) + "\n")
+    questions, _ = load_questions(replace(gsm8k.PRESET.data, source=str(path)), tokenizer_of(data_folder))
+    assert questions[0].gold == "42"
+
+
+@pytest.fixture
+def no_hub(monkeypatch):
+    import datasets
+    import huggingface_hub
+
+    def unreachable(*arguments, **options):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+
+
+@pytest.mark.parametrize("name", [*LARGE, "gsm8k"])
+def test_a_dry_run_needs_no_network(name, no_hub, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train.main([name, "--dry-run"])
+    output = capsys.readouterr().out
+    config = PRESETS[name]
+    for text in (f'"name": "{name}"', f"{config.policy.path} was not read; its shape is that of nft_jax.model.hf.publ",
+                 "Tokenizer and data were not read", "no network", "optimizer steps in all", "memory over all devices"):
+        assert text in output
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_needs_the_model(no_hub, capsys, tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        train.main(["gsm8k", "--workdir", str(tmp_path / "run")])
+    assert stopped.value.code == 2 and "policy.path is 'Qwen/Qwen2.5-0.5B-Instruct'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_with_the_model_and_without_the_data(no_hub, tmp_path):
+    nano = ROOT / "nft_jax" / "assets" / "nano"
+    config = replace(gsm8k.PRESET, policy=replace(gsm8k.PRESET.policy, path=str(nano)))
+    model, lines = preview(config)
+    assert model == config_of(str(nano)) and len(lines) == 1 and "data.source is 'openai/gsm8k:main'" in lines[0]
+
+
+def test_a_dry_run_still_refuses_what_is_wrong_here(no_hub, tmp_path):
+    preset = gsm8k.PRESET
+    for policy, told in ((replace(preset.policy, path="Qwen/none"), "policy.path is 'Qwen/none'"),
+                         (replace(preset.policy, path=str(tmp_path)), "config.json is missing")):
+        with pytest.raises(InputError, match=told):
+            preview(replace(preset, policy=policy))
+    with pytest.raises(InputError, match="33268, more than the model's 32768 positions"):
+        preview(replace(preset, rollout=replace(preset.rollout, max_new_tokens=32_948)))
+    shutil.copytree(ROOT / "nft_jax" / "assets" / "nano", tmp_path / "nano")
+    (tmp_path / "nano" / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(InputError, match="damaged or cut short"):
+        preview(replace(preset, policy=replace(preset.policy, path=str(tmp_path / "nano"))))
+
+
+def test_the_module_of_a_preset_is_a_command(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "experiments.presets.qwen2_5_math_7b", "--dry-run", "--steps", "7"],
+                          cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "7 x 16 = 112" in done.stdout and "qwen2, 7,615,616,512 parameters" in done.stdout

@@ -1,0 +1,294 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from nft_jax.model import decoder
+from nft_jax.model.hf import load_params, read_config, save_params
+from nft_jax.model.hf.families import FAMILIES, config_from_hf, config_to_hf
+from nft_jax.types import InputError
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+CASES = sorted(folder.name for folder in FIXTURES.iterdir())
+LLAMA3 = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 8192}
+SLIDING_LAST = {"layer_types": ["full_attention", "sliding_attention"]}
+
+
+def raw_config(name="qwen2_untied", **changes):
+    raw = json.loads((FIXTURES / name / "config.json").read_text())
+    return {key: value for key, value in {**raw, **changes}.items() if value is not ...}
+
+
+def test_both_spellings_mean_the_same():
+    five = raw_config()
+    assert "rope_parameters" in five and "rope_theta" not in five
+    four = raw_config(rope_parameters=..., dtype=..., layer_types=..., rope_theta=five["rope_parameters"]["rope_theta"],
+                      rope_scaling=None, torch_dtype="float32", use_sliding_window=False, sliding_window=4096,
+                      max_window_layers=1, transformers_version="4.40.0")
+    assert config_from_hf(four) == config_from_hf(five)
+    assert config_from_hf(five).rope_theta == 1e6
+    assert config_from_hf(five).head_dim == 6                                # hidden_size / heads
+    assert config_from_hf(raw_config("qwen2_tied")).head_dim == 10
+    assert config_from_hf({**four, "rope_scaling": {"type": "default"}}) == config_from_hf(five)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_config_round_trip(name):
+    config = config_from_hf(raw_config(name))
+    assert config_from_hf(config_to_hf(config)) == config
+
+
+def test_a_window_that_no_layer_uses_is_no_obstacle():
+    plain = config_from_hf(raw_config())
+    for changes in ({"sliding_window": 8, "max_window_layers": 2}, {"sliding_window": None}):
+        assert config_from_hf(raw_config(use_sliding_window=True, layer_types=..., **changes)) == plain
+    last = config_from_hf(raw_config(use_sliding_window=True, sliding_window=8, max_window_layers=1, layer_types=...))
+    assert (last.window, last.local_layers) == (8, (1,))
+
+
+def test_gemma3_in_both_spellings_and_with_nothing_said():
+    five = raw_config("gemma3_tied_softcap")
+    ropes = five["rope_parameters"]
+    four = {**five, "rope_theta": ropes["full_attention"]["rope_theta"],
+            "rope_scaling": {"type": "linear", "factor": 4}, "sliding_window_pattern": 3,
+            "rope_local_base_freq": ropes["sliding_attention"]["rope_theta"]}
+    del four["rope_parameters"], four["layer_types"]
+    assert config_from_hf(four) == config_from_hf(five)
+    assert config_from_hf(five).local_layers == (0, 1, 3, 4)
+    bare = config_from_hf({"model_type": "gemma3_text"})
+    assert (bare.num_layers, bare.head_dim, bare.window, bare.attention_scale) == (26, 256, 4096, 1 / 16)
+    assert (bare.rope_theta, bare.local_rope_theta, bare.local_layers[4:7]) == (1e6, 1e4, (4, 6, 7))
+    assert bare.tie_embeddings
+    assert config_from_hf({**five, "num_hidden_layers": 1, "layer_types": ["full_attention"]}).window == 0
+
+
+@pytest.mark.parametrize(("name", "changes", "said"), [
+    ("gemma3_untied", {"hidden_activation": "gelu"}, "hidden_activation is 'gelu'"),
+    ("gemma3_untied", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0"),
+    ("gemma3_untied", {"use_bidirectional_attention": True}, "use_bidirectional_attention is True"),
+    ("gemma3_untied", {"attention_bias": True}, "attention_bias is True"),
+    ("gemma3_untied", {"sliding_window": None}, "sliding_window is None"),
+    ("gemma3_untied", {"rope_parameters": {"rope_type": "default", "rope_theta": 5.0}}, "rope_parameters is"),
+    ("gemma3_untied", {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
+     "sliding_attention is .*not implemented"),
+    ("gemma3_untied", {"rope_local_base_freq": 5.0}, "rope_theta is .*these must agree"),
+    ("gemma3_untied", {"final_logit_softcapping": -1.0}, "final_logit_softcapping is -1.0"),
+    ("gemma3_untied", {"query_pre_attn_scalar": "256"}, "query_pre_attn_scalar is '256'"),
+    ("gemma3_untied", {"max_window_layers": 3}, "max_window_layers is 3"),
+    ("llama_tied", {"attention_bias": True}, "attention_bias is True"),
+    ("llama_tied", {"mlp_bias": True}, "mlp_bias is True"),
+    ("llama_tied", {"pretraining_tp": 2}, "pretraining_tp is 2"),
+    ("llama_tied", {"sliding_window": 4096}, "sliding_window is 4096"),
+    ("llama_tied", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types is .*no local layers"),
+    ("llama_tied", {"query_pre_attn_scalar": 256}, "query_pre_attn_scalar is 256"),
+    ("llama_tied", {"rope_parameters": {**LLAMA3, "factor": None}}, "rope_parameters.factor is None"),
+])
+def test_what_a_family_does_not_have_is_refused_by_name(name, changes, said):
+    with pytest.raises(InputError, match=said):
+        config_from_hf(raw_config(name, **changes))
+
+
+def gemma3(**sizes):
+    return {"architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "attention_bias": False,
+            "attention_dropout": 0.0, "attn_logit_softcapping": None, "final_logit_softcapping": None, "head_dim": 256,
+            "hidden_activation": "gelu_pytorch_tanh", "max_position_embeddings": 32768, "query_pre_attn_scalar": 256,
+            "rms_norm_eps": 1e-6, "rope_local_base_freq": 10000, "rope_scaling": None, "rope_theta": 1000000,
+            "sliding_window": 512, "vocab_size": 262144, "pad_token_id": 0, "use_cache": True, **sizes}
+
+
+def llama3(**sizes):
+    return {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "attention_bias": False, "hidden_act": "silu",
+            "attention_dropout": 0.0, "max_position_embeddings": 131072, "mlp_bias": False, "num_key_value_heads": 8,
+            "num_attention_heads": 32, "pretraining_tp": 1, "rms_norm_eps": 1e-5, "rope_scaling": LLAMA3,
+            "rope_theta": 500000.0, "tie_word_embeddings": False, "use_cache": True, "vocab_size": 128256, **sizes}
+
+
+def qwen(family, **sizes):
+    return {"architectures": [f"{family}ForCausalLM"], "model_type": family.lower(), "hidden_act": "silu",
+            "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "rope_theta": 1000000.0,
+            "use_sliding_window": False, "vocab_size": 151936, "use_cache": True, **sizes}
+
+
+# The sizes that config.json of each published model says, and the number of its parameters.
+PUBLISHED = {
+    "Llama-3.2-1B": (1_235_814_400, llama3(
+        head_dim=64, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, tie_word_embeddings=True)),
+    "Llama-3.2-3B": (3_212_749_824, llama3(
+        head_dim=128, hidden_size=3072, intermediate_size=8192, num_hidden_layers=28, num_attention_heads=24,
+        tie_word_embeddings=True)),
+    "Llama-3.1-8B": (8_030_261_248, llama3(
+        hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, rope_scaling={**LLAMA3, "factor": 8.0})),
+    "gemma-3-270m": (268_098_176, gemma3(
+        hidden_size=640, intermediate_size=2048, num_attention_heads=4, num_hidden_layers=18, num_key_value_heads=1,
+        _sliding_window_pattern=6, use_bidirectional_attention=False,
+        layer_types=["full_attention" if i % 6 == 5 else "sliding_attention" for i in range(18)])),
+    "gemma-3-1b-it": (999_885_952, gemma3(
+        hidden_size=1152, intermediate_size=6912, num_attention_heads=4, num_hidden_layers=26, num_key_value_heads=1,
+        sliding_window_pattern=6, cache_implementation="hybrid", eos_token_id=[1, 106])),
+    "Qwen2.5-0.5B": (494_032_768, qwen(
+        "Qwen2", hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14,
+        num_key_value_heads=2, max_window_layers=24, sliding_window=32768, tie_word_embeddings=True)),
+    "Qwen2.5-Math-7B": (7_615_616_512, qwen(
+        "Qwen2", hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28,
+        num_key_value_heads=4, max_window_layers=28, sliding_window=4096, tie_word_embeddings=False, vocab_size=152064,
+        rope_theta=10000)),
+    "Qwen3-0.6B": (596_049_920, qwen(
+        "Qwen3", hidden_size=1024, intermediate_size=3072, num_hidden_layers=28, num_attention_heads=16,
+        num_key_value_heads=8, head_dim=128, attention_bias=False, max_window_layers=28, sliding_window=None,
+        rope_scaling=None, tie_word_embeddings=True)),
+    "Qwen3-8B": (8_190_735_360, qwen(
+        "Qwen3", hidden_size=4096, intermediate_size=12288, num_hidden_layers=36, num_attention_heads=32,
+        num_key_value_heads=8, head_dim=128, attention_bias=False, max_window_layers=36, sliding_window=None,
+        rope_scaling=None, tie_word_embeddings=False)),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_configs_have_the_published_number_of_parameters(name):
+    parameters, raw = PUBLISHED[name]
+    config = config_from_hf(raw)
+    assert decoder.count_parameters(config) == parameters
+    assert config_from_hf(config_to_hf(config)) == config
+    if config.family == "gemma3_text":
+        assert [i for i in range(config.num_layers) if i not in config.local_layers] == [
+            5, 11, 17, 23][:config.num_layers // 6]
+    else:
+        assert config.local_layers == ()
+
+
+def test_a_family_is_data(tmp_path, monkeypatch):
+    """The worked example of families.py: a Llama that names its tensors and one field in its own way."""
+    def renamed(name):
+        return name.replace("model.layers", "transformer.h").replace("lm_head", "output").replace("gate_proj", "w1")
+
+    llama = FAMILIES["llama"]
+    monkeypatch.setitem(FAMILIES, "sheep", replace(
+        llama, model_type="sheep", architecture="SheepForCausalLM", traits={"activation": "gelu_tanh"},
+        only={"ffn_activation": "gelu_new", "clip_qkv": None},
+        tensors=tuple(replace(tensor, name=renamed(tensor.name)) for tensor in llama.tensors)))
+    source = FIXTURES / "llama_untied_linear"
+    raw = raw_config(source.name, architectures=["SheepForCausalLM"], model_type="sheep", ffn_activation="gelu_new",
+                     attention_bias=..., hidden_act=..., pretraining_tp=...)
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    arrays = load_file(source / "model.safetensors")
+    save_file({renamed(name): array for name, array in arrays.items()}, tmp_path / "model.safetensors")
+    config, params = read_config(tmp_path), load_params(tmp_path)
+    expected = replace(read_config(source), family="sheep", activation="gelu_tanh")
+    assert config == expected
+    jax.tree.map(np.testing.assert_array_equal, params, load_params(source))
+    out = load_file(save_params(params, config, tmp_path / "out") / "model.safetensors")
+    assert {name: array.tobytes() for name, array in out.items()} == {
+        renamed(name): array.tobytes() for name, array in arrays.items()}
+    assert read_config(tmp_path / "out") == config
+    with pytest.raises(InputError, match="clip_qkv is 8"):
+        config_from_hf({**raw, "clip_qkv": 8})
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6}
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"architectures": ["MistralForCausalLM"]}, "architectures is .*MistralForCausalLM"),
+    ({"architectures": ["Gemma3ForConditionalGeneration"]}, "architectures is .*text model alone is needed"),
+    ({"architectures": ["Qwen2ForSequenceClassification"]}, "architectures"),
+    ({"architectures": ["Qwen3ForCausalLM"]}, "model_type is 'qwen2'"),
+    ({"architectures": None, "model_type": "mamba"}, "model_type is 'mamba'"),
+    ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
+    ({"attention_bias": False}, "attention_bias is False"),
+    ({"mlp_bias": True}, "mlp_bias"),
+    ({"attention_dropout": 0.1}, "attention_dropout is 0.1"),
+    ({"layer_types": ["full_attention", "chunked_attention"]}, "layer_types"),
+    ({"layer_types": ["full_attention"]}, "layer_types"),
+    ({"layer_types": ["full_attention", "sliding_attention"]}, "use_sliding_window is False"),
+    ({**SLIDING_LAST, "use_sliding_window": True, "sliding_window": None}, "sliding_window is None"),
+    ({"use_sliding_window": True, "sliding_window": 8, "max_window_layers": -1, "layer_types": ...}, "max_window_lay"),
+    ({"rope_parameters": YARN}, "rope_parameters.rope_type is 'yarn'"),
+    ({"rope_parameters": {**YARN, "rope_type": "longrope"}}, "rope_parameters.rope_type is 'longrope'"),
+    ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_scaling.rope_type is 'dynamic'"),
+    ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling is .*these must agree"),
+    ({"rope_scaling": {"type": "linear"}}, "rope_scaling.factor is None"),
+    ({"rope_scaling": {**LLAMA3, "low_freq_factor": 4.0}}, "low_freq_factor is 4.0"),
+    ({"rope_scaling": {**LLAMA3, "beta_fast": 32}}, "rope_scaling is .*beta_fast"),
+    ({"rope_scaling": {"mrope_section": [1, 2]}}, "rope_scaling is .*mrope_section"),
+    ({"rope_theta": 5.0}, "rope_theta is .*these must agree"),
+    ({"rope_parameters": ...}, "rope_theta is None"),
+    ({"rope_parameters": {"rope_type": "default", "rope_theta": "1e6"}}, "rope_theta is '1e6'"),
+    ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+    ({"quantization_config": {"bits": 4}}, "quantization_config is"),
+    ({"num_local_experts": 8}, "num_local_experts is 8"),
+    ({"tie_word_embeddings": "false"}, "tie_word_embeddings is 'false'"),
+    ({"num_hidden_layers": ...}, "num_hidden_layers is None"),
+    ({"vocab_size": 0}, "vocab_size is 0"),
+    ({"hidden_size": True}, "hidden_size is True"),
+    ({"rms_norm_eps": None}, "rms_norm_eps is None"),
+    ({"num_key_value_heads": 4}, "num_attention_heads is 6"),
+    ({"head_dim": 7}, "head_dim is 7"),
+    ({"hidden_size": 37}, "hidden_size is 37"),
+])
+def test_what_is_not_implemented_is_refused_by_name(changes, said):
+    with pytest.raises(InputError, match=said):
+        config_from_hf(raw_config(**changes))
+
+
+def test_qwen3_has_no_attention_bias_and_always_a_head_dim():
+    with pytest.raises(InputError, match="attention_bias is True"):
+        config_from_hf(raw_config("qwen3_tied", attention_bias=True))
+    with pytest.raises(InputError, match="head_dim is None"):
+        config_from_hf(raw_config("qwen3_tied", head_dim=...))
+
+
+def test_config_to_hf_refuses_what_a_family_cannot_express():
+    config = config_from_hf(raw_config())
+    with pytest.raises(InputError, match="qkv_bias"):
+        config_to_hf(replace(config, qkv_bias=False))
+    with pytest.raises(InputError, match="family is 'mamba'"):
+        config_to_hf(replace(config, family="mamba"))
+    for changes in ({"local_rope_theta": 5.0}, {"final_softcap": 30.0}, {"norm_offset": 1.0}):
+        with pytest.raises(InputError, match=next(iter(changes))):
+            config_to_hf(replace(config, **changes))
+    with pytest.raises(InputError, match="llama models cannot have local_layers"):
+        config_to_hf(replace(config_from_hf(raw_config("llama_tied")), window=4, local_layers=(0,)))
+
+
+def test_read_config_names_the_folder(tmp_path):
+    with pytest.raises(InputError, match=r"config\.json is missing"):
+        read_config(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(InputError, match="not valid JSON"):
+        read_config(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(raw_config(hidden_act="relu")))
+    with pytest.raises(InputError, match=rf"{tmp_path}.*hidden_act"):
+        read_config(tmp_path)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_transformers_reads_a_saved_config(name, tmp_path):
+    from transformers import AutoConfig
+    config = read_config(FIXTURES / name)
+    theirs = AutoConfig.from_pretrained(save_params(load_params(FIXTURES / name), config, tmp_path / "out"))
+    original = AutoConfig.from_pretrained(FIXTURES / name)
+    assert type(theirs) is type(original)
+    for field in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+                  "num_key_value_heads", "rms_norm_eps", "tie_word_embeddings", "max_position_embeddings", "hidden_act",
+                  "layer_types", "use_sliding_window", "architectures", "hidden_activation",
+                  "query_pre_attn_scalar", "final_logit_softcapping", "rope_parameters"):
+        assert getattr(theirs, field, None) == getattr(original, field, None), field
+    assert theirs.head_dim == config.head_dim
+    if config.local_layers:
+        assert theirs.sliding_window == config.window
+    assert config_from_hf(theirs.to_dict()) == config
+
+
+def test_each_family_names_every_parameter_once():
+    for name in CASES:
+        config = read_config(FIXTURES / name)
+        paths = [tensor.path for tensor in FAMILIES[config.family].tensors]
+        assert len(set(paths)) == len(paths)
+        ours = {"/".join(key.key for key in path) for path, _ in
+                jax.tree.leaves_with_path(decoder.parameter_shapes(replace(config, tie_embeddings=False)))}
+        assert set(paths) == ours

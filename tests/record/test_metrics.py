@@ -1,0 +1,101 @@
+"""Numbers of a step against numbers by hand; what is written can be read, and is cut where work is done again."""
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from made import make_group
+
+from nft_jax.config import Config
+from nft_jax.record.metrics import (
+    CompileCounter,
+    MetricsWriter,
+    answer_metrics,
+    comparable,
+    draw_curves,
+    mismatch_metrics,
+    peak_memory_mb,
+    read_metrics,
+)
+from nft_jax.types import Verdict
+
+
+@pytest.fixture
+def groups():
+    rng = np.random.default_rng(0)
+    made = [make_group(0, [1, 0, 0, None], rng=rng), make_group(1, [1, 1, 0, 0], rng=rng)]
+    verdicts = (*made[1].verdicts[:3], Verdict("timeout", 0.0))
+    return [made[0], dataclasses.replace(made[1], verdicts=verdicts)]
+
+
+def test_answers_are_counted_once_and_averaged_over_all(groups):
+    found = answer_metrics(groups, "x/")
+    answers = [(r, v) for g in groups for r, v in zip(g.rollouts, g.verdicts, strict=True)]
+    assert found["x/accuracy/all"] == pytest.approx(3 / 7)        # the answer without a reward is left out
+    right = [r for r, v in answers if v.outcome == "right"]
+    wrong = [r for r, v in answers if v.outcome in ("wrong", "timeout")]
+    assert found["x/length/right"] == pytest.approx(np.mean([len(r.tokens) for r in right]))
+    assert found["x/length/wrong"] == pytest.approx(np.mean([len(r.tokens) for r in wrong]))
+    assert found["x/entropy/wrong"] == pytest.approx(np.concatenate([r.entropies for r in wrong]).mean())
+    assert [found[f"x/verdicts/{o}"] for o in ("right", "wrong", "timeout", "error")] == [3, 3, 1, 1]
+    assert found["x/truncated_share"] == 0
+
+
+def test_means_over_nothing_are_left_out():
+    group = make_group(0, [0, 0], rng=np.random.default_rng(0))
+    found = answer_metrics([group])
+    assert "length/right" not in found and found["accuracy/all"] == 0
+    assert "accuracy/all" not in answer_metrics([])
+
+
+def test_mismatch(groups):
+    shifted = [dataclasses.replace(g, old_logprobs=tuple(r.logprobs + 0.2 for r in g.rollouts)) for g in groups]
+    found = mismatch_metrics(shifted)
+    assert found["mismatch/mean"] == pytest.approx(0.2, abs=1e-5) and found["mismatch/outside_10_percent"] == 1
+    ratios = (0.89, 0.91, 1.09, 1.105)               # of all tokens of a group: the first and the last are outside
+    shares = [mismatch_metrics([dataclasses.replace(
+        groups[0], old_logprobs=tuple(r.logprobs + np.log(ratio) for r in groups[0].rollouts))])
+        ["mismatch/outside_10_percent"] for ratio in ratios]
+    assert shares == [1, 0, 0, 1]
+    assert mismatch_metrics([]) == {}
+
+
+def test_writer_cuts_what_is_done_again(tmp_path):
+    writer = MetricsWriter(tmp_path, -1, Config())
+    for step in range(4):
+        writer.write(step, {"a": step + 0.1, "bad": float("nan")})
+    writer.close()
+    (tmp_path / "metrics.jsonl").open("a").write('{"step": 4, "a": 1.')            # a kill in the middle of a line
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1, 2, 3]
+    writer = MetricsWriter(tmp_path, 2, Config())
+    writer.write(3, {"a": 9.0})
+    writer.close()
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [(row["step"], row["a"]) for row in rows] == [(0, 0.1), (1, 1.1), (2, 2.1), (3, 9.0)]
+    assert rows[0]["bad"] is None
+    assert all(json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_comparable_drops_times_only():
+    row = {"step": 1, "seconds/step": 1.0, "tokens_per_second/train": 5.0, "compiles": 1, "memory/peak_mb": 1,
+           "loss/total": 0.5}
+    assert comparable(row) == {"step": 1, "loss/total": 0.5}
+
+
+def test_compilations_are_counted():
+    counter = CompileCounter()
+    double = jax.jit(lambda x: x * 2 + 17)
+    double(np.ones(3, np.float32))
+    assert counter.take() == 1
+    double(np.zeros(3, np.float32))
+    assert counter.take() == 0
+    double(np.zeros(4, np.float32))
+    assert counter.take() == 1
+
+
+def test_memory_and_curves(tmp_path):
+    assert 10 < peak_memory_mb() < 1e6
+    draw_curves([{"step": s, "accuracy/all": s / 9, "entropy/all": None} for s in range(9)], tmp_path / "c.png", "t")
+    assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"

@@ -1,0 +1,101 @@
+"""Files are whole or not there, damage is found by name, and one process at a time holds a folder."""
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nft_jax.runtime.files import checksum, damage, held, read_manifest, replaced, write_manifest
+from nft_jax.types import InputError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_what_is_replaced_is_the_old_one_until_the_new_one_is_whole(tmp_path):
+    file, folder = tmp_path / "a.txt", tmp_path / "model"
+    file.write_text("old")
+    folder.mkdir()
+    (folder / "one").write_text("1")
+    with pytest.raises(RuntimeError), replaced(file) as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert file.read_text() == "old"
+    with replaced(file) as partial:                 # what the first attempt left is no hindrance
+        partial.write_text("new")
+    with replaced(folder) as partial:
+        partial.mkdir()
+        (partial / "two").write_text("2")
+        assert (folder / "one").exists()
+    with replaced(tmp_path / "other", writes=False) as partial:
+        assert partial == tmp_path / "other.partial"
+    assert file.read_text() == "new" and [path.name for path in folder.iterdir()] == ["two"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "model"]
+
+
+def test_the_checksum_is_that_of_the_whole_file(tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(b"123456789")
+    assert checksum(tmp_path / "a") == 0xCBF43926            # the check value of CRC-32
+    monkeypatch.setattr("nft_jax.runtime.files.CHUNK", 2)
+    assert checksum(tmp_path / "a") == 0xCBF43926
+
+
+def test_damage_is_named_file_by_file(tmp_path):
+    for name in "abcde":
+        (tmp_path / "sub" / name).mkdir(parents=True)
+        (tmp_path / "sub" / name / "data").write_bytes(name.encode() * 10)
+    (tmp_path / "later").write_text("not known yet")
+    write_manifest(tmp_path, {"score": 0.5}, ignore=("later",))
+    (tmp_path / "later").write_text("known")
+    (tmp_path / "more").write_text("not in the manifest")
+    assert damage(tmp_path) == "" and read_manifest(tmp_path)["notes"] == {"score": 0.5}
+    (tmp_path / "sub/a/data").write_bytes(b"aaaaabaaaa")
+    assert damage(tmp_path) == "the bytes of sub/a/data have changed"
+    (tmp_path / "sub/b/data").write_bytes(b"bbb")
+    (tmp_path / "sub/c/data").unlink()
+    assert damage(tmp_path) == "sub/b/data has 3 bytes instead of 10, sub/c/data is missing"
+    for name in "de":
+        (tmp_path / "sub" / name / "data").unlink()
+    assert damage(tmp_path).endswith("sub/d/data is missing, and 1 more files")
+    text = (tmp_path / "manifest.json").read_text()
+    (tmp_path / "manifest.json").write_text(text.replace("0.5", "0.6"))
+    assert damage(tmp_path) == "manifest.json is damaged" and read_manifest(tmp_path) is None
+    assert damage(tmp_path / "nothing") == "it is no folder"
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from nft_jax.runtime.files import held
+with held(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_one_process_holds_a_folder_and_a_kill_frees_it(tmp_path):
+    with held(tmp_path) as remark:
+        assert remark == ""
+        with pytest.raises(InputError, match=f"another process writes there: process {os.getpid()} on"), held(tmp_path):
+            pass
+    assert (tmp_path / "lock").read_text() == ""
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"held\n"
+    with pytest.raises(InputError, match=rf"process {process.pid} on .*, since 20\d\d-") as error, held(tmp_path):
+        pass
+    assert "--fresh does not help" in str(error.value)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert f"process {process.pid}" in (tmp_path / "lock").read_text()         # it could not tidy up
+    with held(tmp_path) as remark:
+        assert remark == ""
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    with held(tmp_path) as remark:
+        assert "lock cannot be locked (Operation not supported)" in remark

@@ -1,0 +1,140 @@
+"""Writes that fail are kept, tried again in their order, and said; trackers that fail or hang cost nothing."""
+import errno
+import os
+import resource
+import signal
+import threading
+
+import pytest
+
+from nft_jax.runtime import writing
+from nft_jax.runtime.writing import Mirror, Writing, append
+
+
+@pytest.fixture
+def small_files():
+    """No file may grow over 100 bytes, as if the disk were full there."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_line_is_there_as_a_whole_or_not_at_all(tmp_path, small_files):
+    path = tmp_path / "lines"
+    append(path, b"a" * 79 + b"\n")
+    with pytest.raises(OSError, match="too large"):
+        append(path, b"b" * 79 + b"\n")                      # 20 bytes of it would fit
+    assert path.read_bytes() == b"a" * 79 + b"\n"
+    append(path, b"c" * 20)
+    assert path.stat().st_size == 100
+
+
+class Disk:
+    """Holds what is written, unless it is full."""
+
+    def __init__(self):
+        self.full, self.held = False, []
+
+    def write(self, what):
+        def now():
+            if self.full:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self.held.append(what)
+        return now
+
+
+def test_what_fails_waits_and_comes_in_its_order():
+    disk, said = Disk(), []
+    writing = Writing(said.append)
+    for step in range(6):
+        disk.full = step in (2, 3)
+        writing("rows", f"row {step}", disk.write(step))
+        assert disk.held == list(range(step + 1 if not disk.full else 2))
+    assert disk.held == list(range(6)) and writing.waiting == [] and writing.retry()
+    assert len(said) == 2 and "row 2 cannot be written (OSError: [Errno 28] No space left" in said[0]
+    assert "written again" in said[1]
+
+
+def test_queues_do_not_hold_each_other_up_and_the_oldest_of_too_many_is_given_up():
+    disk, other, said = Disk(), Disk(), []
+    writing, disk.full = Writing(said.append), True
+    for step in range(4):
+        writing("rollouts", f"step {step}", disk.write(step), most=3)
+        writing("rows", f"row {step}", other.write(step))
+    assert other.held == [0, 1, 2, 3] and not writing.retry()
+    assert writing.waiting == ["rollouts (step 1, step 2, step 3): OSError: [Errno 28] No space left on device"]
+    disk.full = False
+    assert writing.retry() and disk.held == [1, 2, 3]
+    assert [line for line in said if "is lost" in line] == [
+        "rollouts: step 0 is lost: no more than 3 are kept until they can be written"]
+
+
+def test_an_error_that_is_not_of_the_disk_is_none_to_wait_for():
+    def tokenizers():
+        raise Exception("No space left on device (os error 28)")     # as Rust's libraries say it
+
+    def mistake():
+        raise TypeError("a bug")
+
+    writing = Writing([].append)
+    writing("model", "tokenizer.json", tokenizers)
+    assert writing.waiting
+    with pytest.raises(TypeError, match="a bug"):
+        writing("rows", "row 1", mistake)
+
+
+class Tracker:
+    """Fails while `broken`, hangs while `stuck` is not set."""
+
+    def __init__(self):
+        self.rows, self.broken, self.tries, self.closed = [], False, threading.Semaphore(0), False
+        self.stuck = threading.Event()
+        self.stuck.set()
+
+    def write(self, step, metrics):
+        assert self.stuck.wait(60)
+        self.tries.release()
+        if self.broken:
+            raise ConnectionError("no route to host")
+        self.rows.append((step, metrics))
+
+    def close(self):
+        self.closed = True
+
+
+def test_a_tracker_gets_every_row_once_in_order_when_it_works_again():
+    tracker, said = Tracker(), []
+    mirror = Mirror(tracker, "wandb", said.append, pause=0.01)
+    tracker.broken = True
+    for step in range(5):
+        mirror.write(step, {"a": step})
+    for _ in range(3):
+        assert tracker.tries.acquire(timeout=60)
+    assert not mirror.flush(0)
+    tracker.broken = False
+    assert mirror.flush(60)
+    mirror.close()
+    assert tracker.rows == [(step, {"a": step}) for step in range(5)] and tracker.closed
+    assert len(said) == 2 and "does not take metrics (ConnectionError: no route to host)" in said[0]
+    assert said[1] == "wandb: takes metrics again"
+
+
+def test_a_tracker_that_never_works_or_hangs_does_not_keep_the_run(monkeypatch):
+    monkeypatch.setattr(writing, "CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr(writing, "MIRRORED_ROWS", 3)
+    broken, stuck, said = Tracker(), Tracker(), []
+    broken.broken = True
+    stuck.stuck.clear()
+    mirrors = [Mirror(broken, "wandb", said.append, pause=3600), Mirror(stuck, "trackio", said.append)]
+    for step in range(5):
+        for mirror in mirrors:
+            mirror.write(step, {})
+    assert broken.tries.acquire(timeout=60)
+    for mirror in mirrors:
+        mirror.close()
+    stuck.stuck.set()
+    assert any(line.startswith("wandb: 5 rows were not taken (ConnectionError") for line in said)
+    assert any(line.startswith("trackio: 5 rows were not taken (it does not answer)") for line in said)

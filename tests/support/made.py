@@ -1,0 +1,48 @@
+"""Made-up groups and run folders for tests."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from nft_jax.config import Config
+from nft_jax.record.rollouts import groups_to_table
+from nft_jax.types import Group, Prompt, Rollout, Verdict
+
+
+def make_group(index: int, rewards, *, rng: np.random.Generator, vocabulary: int = 32, longest: int = 12,
+               old: bool = True) -> Group:
+    """A judged group of random tokens. A reward of None is an answer whose verification failed."""
+    prompt = Prompt(index, f"question {index}", "1", f"<{index}>",
+                    rng.integers(1, vocabulary, rng.integers(2, 6)).astype(np.int32))
+    rollouts = []
+    for sample in range(len(rewards)):
+        n = int(rng.integers(1, longest + 1))
+        numbers = [rng.normal(-1, 0.3, n).astype(np.float32) for _ in range(3)]
+        rollouts.append(Rollout(prompt, sample, f"answer {sample}", rng.integers(1, vocabulary, n).astype(np.int32),
+                                *numbers, finish_reason="stop"))
+    verdicts = tuple(Verdict("error", None) if r is None else Verdict("right" if r > 0.5 else "wrong", float(r))
+                     for r in rewards)
+    old_logprobs = tuple(r.logprobs + 0.01 for r in rollouts) if old else None
+    return Group(prompt, tuple(rollouts), verdicts, old_logprobs)
+
+
+def make_run(folder, *, rewards=((1, 0, 0, 0), (1, 1, 1, 0), (0, 0, 0, 0)), steps=2, objective="nft", rows=None,
+             vocabulary=300, **fields):
+    """A run's folder: its configuration with some fields changed, rows of metrics, and the same groups at every step,
+    of which those with right and wrong answers were kept."""
+    config = json.loads(json.dumps(Config(workdir=str(folder), objective=objective).to_dict()))
+    config["policy"]["path"] = str(Path(__file__).parents[2] / "nft_jax" / "assets" / "nano")
+    for name, value in fields.items():
+        room, _, key = name.rpartition("__")
+        (config[room] if room else config)[key] = value
+    (folder / "rollouts").mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    rows = [{"step": s, "accuracy/all": s / 10} for s in range(steps + 1)] if rows is None else rows
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for step in range(1, steps + 1):
+        rng = np.random.default_rng(step)
+        groups = [make_group(10 * step + i, each, rng=rng, vocabulary=vocabulary) for i, each in enumerate(rewards)]
+        kept = frozenset(group.prompt.index for group in groups if group.has_signal)
+        pq.write_table(groups_to_table(groups, kept), folder / "rollouts" / f"step_{step:06d}.parquet")
+    return folder
