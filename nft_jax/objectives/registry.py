@@ -23,7 +23,8 @@ from jax.lax import stop_gradient
 
 from nft_jax.config import LossAgg, ObjectiveConfig, PromptWeight, Ratio
 from nft_jax.objectives import custom
-from nft_jax.objectives.nft import dpo, naive_contrast, nft, nft_clip, rft
+from nft_jax.objectives.dpo import dpo
+from nft_jax.objectives.nft import naive_contrast, nft, nft_clip, rft
 from nft_jax.objectives.policy_gradient import (
     cispo,
     dapo,
