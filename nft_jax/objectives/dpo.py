@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from nft_jax.objectives.ratios import answer_sums, group_softmax, log_ratio, required
+from nft_jax.objectives.ratios import answer_sums, group_softmax, log_ratio
+from nft_jax.types import InputError
 
 
 def dpo(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
@@ -24,10 +25,12 @@ def dpo(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
 
     Rafailov et al., arXiv 2305.18290, Eq. 7; Chen et al., InfoNCA, arXiv 2402.05369; Pang et al., iterative with NLL,
     arXiv 2404.19733; as the baseline of arXiv 2505.18116."""
-    group_ids = required(extras, "group_ids", "dpo", "[B] or [B, T] int, equal for the answers of one prompt")
+    if "group_ids" not in extras:
+        raise InputError("extras has no 'group_ids': dpo needs it. Pass extras={'group_ids': ...}, [B] or [B, T] int, "
+                         "equal for the answers of one prompt.")
     rho, lengths = answer_sums(logprobs, old_logprobs, mask, extras)
     share = mask / lengths
-    log_p, group_sum = group_softmax(config.beta * rho, share, group_ids)
+    log_p, group_sum = group_softmax(config.beta * rho, share, extras["group_ids"])
     scored = group_sum(rewards)
     w = jnp.where(scored > 0, rewards / jnp.where(scored > 0, scored, 1), 0)
     loss = share * w * -(log_p + config.nll_weight * rho)
