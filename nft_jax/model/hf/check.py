@@ -16,8 +16,9 @@ import numpy as np
 from nft_jax.model import decoder
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.hf.hub import resolve_folder
+from nft_jax.model.hf.load import Stored, check_weights, load_params, read_config, same_bits
+from nft_jax.model.hf.save import save_params
 from nft_jax.model.hf.tokenizer import load_tokenizer
-from nft_jax.model.hf.weights import Stored, check_weights, load_params, read_config, same_bits, save_params
 from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import InputError
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nft_jax.model.config import ModelConfig
+from nft_jax.model.hf.load import INDEX, first_line, read_config
 from nft_jax.model.hf.published import PUBLISHED
-from nft_jax.model.hf.weights import INDEX, first_line, read_config
 from nft_jax.types import Unreachable
 
 TOKENIZER_FILES = ("tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",

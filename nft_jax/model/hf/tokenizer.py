@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nft_jax.model.hf.hub import TOKENIZER_FILES, resolve_folder
-from nft_jax.model.hf.weights import first_line, read_config, read_json
+from nft_jax.model.hf.load import first_line, read_config, read_json
 from nft_jax.runtime.files import replaced
 from nft_jax.types import InputError
 
