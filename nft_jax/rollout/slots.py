@@ -16,10 +16,11 @@ from jax.sharding import Mesh
 
 from nft_jax.model import decoder
 from nft_jax.model.config import Compute, ModelConfig
+from nft_jax.model.parameters import parameter_shardings
 from nft_jax.rollout.cache import buckets_up_to, empty_layer, entry_sharding
 from nft_jax.rollout.engine import Stored, decode_weight_shardings, decode_weights, prefills_of
 from nft_jax.runtime.compilation import with_shardings
-from nft_jax.runtime.mesh import data_parallel_size, parameter_shardings, sharded_bytes
+from nft_jax.runtime.mesh import data_parallel_size, sharded_bytes
 from nft_jax.types import InputError
 
 MOST = 512               # more slots gain nothing: the products with the weights are wide enough

@@ -9,7 +9,7 @@ import pytest
 from nft_jax.config import Config
 from nft_jax.record.metrics import MetricsWriter
 from nft_jax.record.trackers import PACKAGES, require_writers
-from nft_jax.train.run import read_inputs
+from nft_jax.train.opening import read_inputs
 from nft_jax.types import InputError
 
 
