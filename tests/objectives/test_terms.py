@@ -11,6 +11,7 @@ from made import make_group
 
 from nft_jax.config import (
     Config,
+    DataConfig,
     MeshConfig,
     ObjectiveConfig,
     OptimizerConfig,
