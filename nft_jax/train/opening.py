@@ -47,11 +47,11 @@ from nft_jax.rollout.evaluation import HeldOut, read_held_out
 from nft_jax.rollout.slots import require_positions
 from nft_jax.runtime.clock import Timeline, Watcher
 from nft_jax.runtime.compilation import Program, compile_all, largest
-from nft_jax.runtime.console import Console
 from nft_jax.runtime.distributed import ends_together, is_first, process_count, require_same, together
 from nft_jax.runtime.files import replaced
 from nft_jax.runtime.mesh import hosts, require_host_memory
 from nft_jax.runtime.stops import stop_on_signals
+from nft_jax.runtime.terminal import Console
 from nft_jax.runtime.watchdog import Watchdog
 from nft_jax.runtime.writing import Writing
 from nft_jax.train.plan import Plan, make_plan, settle

@@ -18,10 +18,10 @@ from nft_jax.record.rollouts import groups_to_table
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.evaluation import HeldOut
 from nft_jax.runtime.clock import Timeline, Watcher
-from nft_jax.runtime.console import Console
 from nft_jax.runtime.distributed import is_first
 from nft_jax.runtime.files import replaced
 from nft_jax.runtime.stops import Stop
+from nft_jax.runtime.terminal import Console
 from nft_jax.runtime.watchdog import Watchdog
 from nft_jax.runtime.writing import Writing
 from nft_jax.train.batch import BatchShape
