@@ -157,8 +157,7 @@ LOAD = """
 import ctypes, gc, sys
 import jax, jax.numpy as jnp
 from nft_jax.config import MeshConfig
-from nft_jax.model import decoder
-from nft_jax.model.hf import load_params, read_config, save_params
+from nft_jax.model import decoder, hf
 from nft_jax.model.parameters import parameter_shardings
 from nft_jax.runtime.mesh import make_mesh
 
@@ -176,7 +175,7 @@ def beyond(make):
     return made, status("VmHWM") - before
 
 folder, out = sys.argv[1:]
-config = read_config(folder)
+config = hf.read_config(folder)
 for sizes, devices in ((MeshConfig(), 1), (MeshConfig(1, 4, 1), 4)):
     shardings = parameter_shardings(decoder.parameter_shapes(config), make_mesh(sizes, jax.devices()[:devices]))
     for _ in range(2):                                  # the first time also compiles
@@ -196,7 +195,7 @@ def test_memory_beyond_the_arrays_is_less_than_one_and_a_half_shards(tmp_path, t
                      num_kv_heads=4, head_dim=32)
     shapes = decoder.parameter_shapes(config)
     hf.save_params(jax.tree.map(lambda s: np.full(s.shape, 0.5, np.float32), shapes), config, tmp_path / "large",
-                max_shard_bytes=16_000_000)
+                   max_shard_bytes=16_000_000)
     shard = max(file.stat().st_size for file in (tmp_path / "large").glob("*.safetensors"))
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu", "MALLOC_ARENA_MAX": "1",
                    "MALLOC_MMAP_THRESHOLD_": "65536"}
