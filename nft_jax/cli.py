@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import importlib
-import runpy
 from collections.abc import Callable, Sequence
 from typing import Annotated, NamedTuple
 
@@ -14,6 +13,7 @@ import tyro
 from nft_jax.config import Config
 from nft_jax.preflight.devices import Topology
 from nft_jax.runtime.distributed import ends_together, is_first
+from nft_jax.runtime.names import load
 from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import InputError
 
@@ -78,13 +78,8 @@ def parse_preflight(preset: Config, description: str, arguments: Sequence[str]) 
 
 def experiment(name: str) -> Config:
     """The configuration of that name: a preset of `experiments.presets`, or "package.module:NAME", "file.py:NAME"."""
-    home, _, attribute = name.rpartition(":")
-    if home:
-        try:
-            module = runpy.run_path(home) if home.endswith(".py") else vars(importlib.import_module(home))
-        except (ImportError, OSError, SyntaxError) as error:
-            raise InputError(f"experiment is {name!r}: {home} cannot be loaded ({error}). Check the name.") from error
-        config = module.get(attribute)
+    if ":" in name:
+        config = load(name, "experiment")
     else:
         presets = importlib.import_module("experiments.presets").PRESETS
         config = presets.get(name)
@@ -92,7 +87,7 @@ def experiment(name: str) -> Config:
             raise InputError(f"experiment is {name!r}: choose one of {', '.join(presets)}, or write "
                              "package.module:NAME or file.py:NAME of a Config.")
     if not isinstance(config, Config):
-        raise InputError(f"experiment is {name!r}: {attribute!r} there is {type(config).__name__}, not a Config.")
+        raise InputError(f"experiment is {name!r}: that is a {type(config).__name__}, not a Config.")
     return config
 
 

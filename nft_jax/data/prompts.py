@@ -252,27 +252,27 @@ def _tokenized(usable: Iterator, config: DataConfig, tokenizer, tally: _Tally) -
                 yield Question(problem, gold, text, np.asarray(tokens, np.int32))
 
 
-def load_questions(config: DataConfig, tokenizer, *, room: str = "data",
+def load_questions(config: DataConfig, tokenizer, *, field: str = "data",
                    reward: str = "math", answers: bool = True) -> tuple[list[Question], LoadReport]:
     """The usable questions of `config.source` in the order of the source, and what became of the other rows. The
     reward decides what a gold is; with `answers` False, questions without one are usable too.
 
     With `config.limit`, the first so many usable ones; rows after them are not read. Raises InputError (naming the
-    field `room`.source): nothing there, no rows, unknown columns, nothing usable.
+    field `field`.source): nothing there, no rows, unknown columns, nothing usable.
     """
     tally = _Tally()
     read = gold_reader(reward) if answers else _gold_or_nothing(gold_reader(reward))
-    used = list(_tokenized(_usable(read_rows(config, room, reward), tally, read), config, tokenizer, tally))
+    used = list(_tokenized(_usable(read_rows(config, field, reward), tally, read), config, tokenizer, tally))
     report = LoadReport(config.source, tally.rows, len(used), tally.repeats, tally.conflicting_repeats,
                         tuple(sorted(tally.skipped, key=lambda skipped: skipped.row)))
     if not used:
-        raise InputError(_nothing_usable(report, tally.columns, config, room))
+        raise InputError(_nothing_usable(report, tally.columns, config, field))
     return used, report
 
 
-def _nothing_usable(report: LoadReport, columns: dict[str, None], config: DataConfig, room: str) -> str:
+def _nothing_usable(report: LoadReport, columns: dict[str, None], config: DataConfig, field: str) -> str:
     """What to tell when not a single row can be used."""
-    found = f"{room}.source is {config.source!r}: "
+    found = f"{field}.source is {config.source!r}: "
     if not report.rows:
         return found + "the data set has no rows. Give one with a question and an answer in each row."
     for kind, names in (("question", QUESTION_COLUMNS), ("answer", ANSWER_COLUMNS)):
@@ -280,7 +280,7 @@ def _nothing_usable(report: LoadReport, columns: dict[str, None], config: DataCo
             return found + (f"none of its columns holds the {kind} (found: {', '.join(columns)}). Rename the column "
                             f"of the {kind} to one of {', '.join(name for name in names if name != 'reward_model')}.")
     first = report.skipped[0]
-    remedy = f"Mend the rows, or raise {room}.max_prompt_tokens = {config.max_prompt_tokens}." \
+    remedy = f"Mend the rows, or raise {field}.max_prompt_tokens = {config.max_prompt_tokens}." \
         if report.counts.get("too_long") else "Mend the rows, or give another data set."
     return found + (f"none of its {report.rows} rows can be used ({report}). The first: row {first.row}, "
                     f"{first.detail}. {remedy}")

@@ -30,10 +30,10 @@ CHANGING_TASKS = frozenset({"list_functions"})    # an item differs from one rea
 Rows = Iterator[tuple[int, dict | str]]
 
 
-def read_rows(config: DataConfig, room: str = "data", reward: str = "math") -> Rows:
+def read_rows(config: DataConfig, field: str = "data", reward: str = "math") -> Rows:
     """The rows of `config.source`, in order; `reward` is what will judge the answers.
 
-    Raises InputError (naming `room`.source or `room`.split): nothing at this path, a kind of file that is not read, a
+    Raises InputError (naming `field`.source or `field`.split): nothing at this path, a kind of file that is not read, a
     package or task that is missing, an unknown split; Unreachable: a data set that cannot be had.
     """
     source = config.source
@@ -41,19 +41,19 @@ def read_rows(config: DataConfig, room: str = "data", reward: str = "math") -> R
         pairs = arithmetic.questions(config.split, config.limit or GENERATED, config.seed, source)
         return ((i, {"problem": problem, "answer": answer}) for i, (problem, answer) in enumerate(pairs, 1))
     if source.startswith(GYM):
-        return _gym(source.removeprefix(GYM), config, room, reward)
+        return _gym(source.removeprefix(GYM), config, field, reward)
     path = Path(source).expanduser()
     if path.suffix in (".jsonl", ".parquet") and (":" not in source or path.is_file()):    # NAME:FILE is of the hub
         if not path.is_file():
-            raise InputError(f"{room}.source is {source!r}: there is no such file (looked for {path.absolute()}). "
+            raise InputError(f"{field}.source is {source!r}: there is no such file (looked for {path.absolute()}). "
                              "Check the path.")
-        return _jsonl(path) if path.suffix == ".jsonl" else _parquet(path, room)
+        return _jsonl(path) if path.suffix == ".jsonl" else _parquet(path, field)
     if path.is_dir():
-        return _saved(path, config, room)
+        return _saved(path, config, field)
     if path.exists():
-        raise InputError(f"{room}.source is {source!r}: files of this kind are not read. Give a .jsonl or .parquet "
+        raise InputError(f"{field}.source is {source!r}: files of this kind are not read. Give a .jsonl or .parquet "
                          "file, or a folder written by datasets' save_to_disk.")
-    return _hub(config, room)
+    return _hub(config, field)
 
 
 def _jsonl(path: Path) -> Rows:
@@ -69,13 +69,13 @@ def _jsonl(path: Path) -> Rows:
             yield number, row if isinstance(row, dict) else f"JSON of type {type(row).__name__}, not an object"
 
 
-def _parquet(path: Path, room: str) -> Rows:
+def _parquet(path: Path, field: str) -> Rows:
     import pyarrow as pa
     import pyarrow.parquet as pq
     try:
         file = pq.ParquetFile(path)
     except pa.ArrowInvalid as error:
-        raise InputError(f"{room}.source is {str(path)!r}: it cannot be read as parquet ({error}).") from error
+        raise InputError(f"{field}.source is {str(path)!r}: it cannot be read as parquet ({error}).") from error
     wanted = [name for name in file.schema_arrow.names if name in QUESTION_COLUMNS + ANSWER_COLUMNS]
     if not wanted and file.metadata.num_rows:      # let the columns be seen, so that the error can name them
         return iter([(1, dict.fromkeys(file.schema_arrow.names))])
@@ -83,21 +83,21 @@ def _parquet(path: Path, room: str) -> Rows:
     return enumerate(chain.from_iterable(batch.to_pylist() for batch in batches), 1)
 
 
-def _saved(path: Path, config: DataConfig, room: str) -> Rows:
+def _saved(path: Path, config: DataConfig, field: str) -> Rows:
     from datasets import DatasetDict, load_from_disk
     try:
         data = load_from_disk(str(path))
     except (FileNotFoundError, ValueError) as error:
-        raise InputError(f"{room}.source is {str(path)!r}: this folder was not written by datasets' save_to_disk "
+        raise InputError(f"{field}.source is {str(path)!r}: this folder was not written by datasets' save_to_disk "
                          f"({error}). Give such a folder, or one .jsonl or .parquet file.") from error
     if isinstance(data, DatasetDict):
         if config.split not in data:
-            raise InputError(f"{room}.split is {config.split!r}: {path} has the splits {', '.join(data)}; choose one.")
+            raise InputError(f"{field}.split is {config.split!r}: {path} has the splits {', '.join(data)}; choose one.")
         data = data[config.split]
     return enumerate(data, 1)
 
 
-def _hub(config: DataConfig, room: str) -> Rows:
+def _hub(config: DataConfig, field: str) -> Rows:
     name, _, part = config.source.partition(":")
     options = {"data_files": part} if part.endswith((".jsonl", ".parquet")) else {"name": part or None}
     try:
@@ -106,7 +106,7 @@ def _hub(config: DataConfig, room: str) -> Rows:
     except (OSError, ValueError, RuntimeError) as error:       # not found, no network, no such split or subset
         reason = str(error).strip().splitlines()
         raise Unreachable(
-            f"{room}.source is {config.source!r} (split {config.split!r}): there is no such file or folder, and it "
+            f"{field}.source is {config.source!r} (split {config.split!r}): there is no such file or folder, and it "
             "could not be had as a data set of the hub either. Check the spelling and the split; a subset is written "
             "NAME:SUBSET (openai/gsm8k:main), one of its files NAME:FILE.parquet; without network, give a local .jsonl "
             "or .parquet file. "
@@ -114,34 +114,34 @@ def _hub(config: DataConfig, room: str) -> Rows:
     return enumerate(data, 1)
 
 
-def refuse_task(task: str, room: str, reward: str = "math") -> None:
+def refuse_task(task: str, field: str, reward: str = "math") -> None:
     """Raises InputError for the reasoning-gym tasks that are not offered, or not with this reward."""
     if task in EVALUATING_TASKS and not reward.startswith("reasoning-gym"):
-        raise InputError(f"{room}.source is {GYM + task!r}: this task has many right answers and its scorer runs the "
+        raise InputError(f"{field}.source is {GYM + task!r}: this task has many right answers and its scorer runs the "
                          "model's text as code, so it is not offered like this; set verifier.reward to reasoning-gym, "
                          f"where our own scorer judges it, or choose a task with one right answer, such as {GYM}"
                          "chain_sum.")
     if task in CHANGING_TASKS:
-        raise InputError(f"{room}.source is {GYM + task!r}: this task changes its questions from one read to the next, "
+        raise InputError(f"{field}.source is {GYM + task!r}: this task changes its questions between two reads, "
                          f"so a run could not be resumed. Choose another, such as {GYM}chain_sum.")
 
 
-def _gym(task: str, config: DataConfig, room: str, reward: str) -> Rows:
+def _gym(task: str, config: DataConfig, field: str, reward: str) -> Rows:
     """Each row also carries `gym`: where the item comes from, for scorers that want more than its answer."""
-    refuse_task(task, room, reward)
+    refuse_task(task, field, reward)
     try:
         import reasoning_gym
     except ImportError as error:
-        raise InputError(f"{room}.source is {config.source!r}: the package reasoning-gym is not installed. "
+        raise InputError(f"{field}.source is {config.source!r}: the package reasoning-gym is not installed. "
                          "Run: pip install reasoning-gym") from error
     if config.split not in ("train", "heldout"):
-        raise InputError(f"{room}.split is {config.split!r}: questions of reasoning-gym have the splits train and "
+        raise InputError(f"{field}.split is {config.split!r}: questions of reasoning-gym have the splits train and "
                          "heldout; choose one of them.")
     wanted = config.limit or GENERATED
     try:
         data = reasoning_gym.create_dataset(task, size=8 * wanted, seed=config.seed)
     except (ValueError, KeyError, AssertionError) as error:      # it validates by assertion
-        raise InputError(f"{room}.source is {config.source!r}: reasoning-gym cannot make this task ({error}). Write "
+        raise InputError(f"{field}.source is {config.source!r}: reasoning-gym cannot make this task ({error}). Write "
                          f"the name of one of its tasks, such as {GYM}chain_sum.") from error
     items = ((i + 1, data[i]) for i in range(8 * wanted))
     origin = {"task": task, "size": 8 * wanted, "seed": config.seed}

@@ -84,9 +84,9 @@ class HeldOut(NamedTuple):
     stream: int                # the rollout index of its answers
 
 
-def read_set(one: Asked, tokenizer, room: str, reward: str) -> tuple[HeldOut, LoadReport]:
+def read_set(one: Asked, tokenizer, field: str, reward: str) -> tuple[HeldOut, LoadReport]:
     """The questions of a set as prompts, and a report on its rows. Raises InputError as `load_questions`."""
-    questions, report = load_questions(one.data, tokenizer, room=room, reward=reward)
+    questions, report = load_questions(one.data, tokenizer, field=field, reward=reward)
     if one.integers:           # 033 on the answer sheet of AIME is 33, which verifier.mode strict would not accept
         questions = [replace(q, gold=str(int(q.gold)) if q.gold.isdecimal() else q.gold) for q in questions]
     return HeldOut(one.name, [question.prompt(i) for i, question in enumerate(questions)], one.samples,
@@ -94,13 +94,13 @@ def read_set(one: Asked, tokenizer, room: str, reward: str) -> tuple[HeldOut, Lo
 
 
 def read_held_out(config: Config, tokenizer) -> tuple[list[HeldOut], dict[str, LoadReport]]:
-    """The questions that `config.evaluation` names, and reports on the rows by room (evaluation, evaluation/NAME)."""
+    """The questions that `config.evaluation` names, and reports on the rows by field (evaluation, evaluation/NAME)."""
     held_out, reports, reward = [], {}, config.verifier.reward
     if config.evaluation.reward:
         reward = lookup(config.evaluation.reward, "evaluation.reward").name
     for one in sets_of(config.evaluation, config.data):
-        room = f"evaluation/{one.name}" if one.name else "evaluation"
-        held, reports[room] = read_set(one, tokenizer, room, reward)
+        field = f"evaluation/{one.name}" if one.name else "evaluation"
+        held, reports[field] = read_set(one, tokenizer, field, reward)
         held_out.append(held)
     return held_out, reports
 

@@ -212,7 +212,7 @@ def read_prompts(given: argparse.Namespace, tokenizer, positions: int, say) -> l
                          "lower it.")
     data = DataConfig(source=given.prompts, split=given.split, template=given.template, system=given.system,
                       max_prompt_tokens=min(given.max_prompt_tokens, room), limit=given.limit)
-    questions, report = load_questions(data, tokenizer, room="prompts", answers=False)
+    questions, report = load_questions(data, tokenizer, field="prompts", answers=False)
     say(f"prompts: {report}")
     return [question.prompt(index) for index, question in enumerate(questions)]
 

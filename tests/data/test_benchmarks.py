@@ -51,7 +51,7 @@ def test_the_columns_of_every_set(name, kind, tmp_path):
         pq.write_table(pa.Table.from_pylist([row]), path)
     one, = sets_of(EvaluationConfig(source=f"{name}={path}", samples=0), DataConfig(max_prompt_tokens=2000))
     assert one.samples == (32 if name in ("aime24", "aime25", "amc23") else 1)
-    (question,), _ = load_questions(one.data, Plain(), room=name)
+    (question,), _ = load_questions(one.data, Plain(), field=name)
     assert question.gold == gold and question.problem == (row.get("problem") or row["question"])
     assert question.text.startswith("Solve the following") == (one.samples == 32)
     assert question.text.count("\\boxed{") == 1 and question.problem in question.text

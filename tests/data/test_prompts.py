@@ -178,7 +178,7 @@ def test_sources_that_cannot_be_used(tokenizer, tmp_path):
         with pytest.raises(InputError, match=words):
             load(tokenizer, write(tmp_path / "q.jsonl", *rows), max_prompt_tokens=40)
     with pytest.raises(InputError, match=r"evaluation.source is .*no such file"):
-        load_questions(DataConfig(source="gone.jsonl"), tokenizer, room="evaluation")
+        load_questions(DataConfig(source="gone.jsonl"), tokenizer, field="evaluation")
 
 
 def test_hub_names(tokenizer, monkeypatch):

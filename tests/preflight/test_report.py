@@ -237,7 +237,7 @@ def test_status_2_when_it_does_not_fit(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("arguments", "told"), [
-    (["nonsense"], "quickstart"), (["experiments.presets:NONE"], "not a Config"), (["/nowhere/run.py:X"], "run.py"),
+    (["nonsense"], "quickstart"), (["experiments.presets:NONE"], "NONE"), (["/nowhere/run.py:X"], "run.py"),
     (["quickstart", "--topology", "v9:1x1"], "v5p:4x4x4"), (["quickstart", "--accepted-share", "0"], "accepted_share"),
     (["quickstart", "--topology", "cpu:8", "--mesh.fsdp", "3"], "mesh (data, fsdp, tensor, context)")])
 def test_a_mistake_is_one_paragraph_and_status_2(arguments, told, monkeypatch, capsys):

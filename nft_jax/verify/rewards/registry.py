@@ -15,7 +15,6 @@ registers them and must not find jax in it. An answer is right iff its reward is
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import math
 import sys
@@ -24,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
+from nft_jax.runtime.names import load_module
 from nft_jax.types import InputError
 
 SHIPPED = {"code": "nft_jax.verify.rewards.code", "code-share": "nft_jax.verify.rewards.code",
@@ -141,22 +141,8 @@ def lookup(name: str | Callable, field: str = "verifier.reward") -> Reward:
 
 def resolve(home: str, name: str) -> Reward:
     """What `lookup` found in another process: load `home`, then take the reward of that name."""
-    module = load_module(home)
+    module = load_module(home, "verifier.reward")
     return _registry[name] if name in _registry else _in_module(module, home, name.rpartition(":")[2], name)
-
-
-def load_module(home: str, field: str = "verifier.reward") -> ModuleType:
-    """Import a module by name, or a .py file by path. Raises InputError when it cannot be imported."""
-    try:
-        if not home.endswith(".py"):
-            return importlib.import_module(home)
-        specification = importlib.util.spec_from_file_location(f"reward_{Path(home).stem}", home)
-        module = importlib.util.module_from_spec(specification)
-        specification.loader.exec_module(module)
-        return module
-    except Exception as problem:
-        raise InputError(f"{field}: {home} cannot be imported ({type(problem).__name__}: {problem}). Check the "
-                         "name, and that Python finds it from where you start the run.") from problem
 
 
 def _in_module(module: ModuleType, home: str, attribute: str, name: str, field: str = "verifier.reward") -> Reward:
