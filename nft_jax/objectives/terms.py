@@ -113,8 +113,8 @@ def term_losses(terms: TermsConfig, logprobs: Array, entropy: Array, reference_l
 
 def tally_terms(terms: TermsConfig, losses: dict, logprobs: Array, reference_logprobs: Array | None,
                 weight: Array) -> dict[str, Array]:
-    """Sums over the trained tokens, to be added up with the others of `nft_jax.train.tally`: of what each term adds
-    to the loss, and of the KL estimates, by k3 and by the chosen one."""
+    """Sums over the trained tokens, to be added up with the others of `nft_jax.train.step_metrics`: of what each term
+    adds to the loss, and of the KL estimates, by k3 and by the chosen one."""
     out = {f"sum/term_{name}": (weight * loss).sum() for name, loss in losses.items()}
     for kind in {"k3", terms.kl_estimator} if terms.kl_weight else ():
         out[f"sum/kl_{kind}"] = jnp.where(weight > 0, kl_estimate(kind, logprobs, reference_logprobs), 0).sum()
