@@ -28,7 +28,8 @@ from nft_jax.objectives.registry import Objective, TokenLoss, find_objective
 from nft_jax.objectives.terms import answer_terms, trained
 from nft_jax.policy import Policy, save
 from nft_jax.record.metrics import draw_curves, mismatch_metrics, read_metrics
-from nft_jax.rollout.evaluation import evaluation_key, evaluation_metrics, judged_groups
+from nft_jax.rollout.evaluation import evaluation_key, evaluation_metrics
+from nft_jax.rollout.judged import judged_groups
 from nft_jax.rollout.sampling import SamplingParams
 from nft_jax.runtime.compilation import use_compilation_cache
 from nft_jax.runtime.distributed import gather, initialise, is_first

@@ -20,7 +20,8 @@ from jax.sharding import Mesh
 
 from nft_jax.config import Config
 from nft_jax.data.arithmetic import SOURCES
-from nft_jax.data.prompts import LoadReport, PromptStream, load_questions
+from nft_jax.data.prompts import LoadReport, load_questions
+from nft_jax.data.stream import PromptStream
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.hf import (
     check_weights,

@@ -18,7 +18,7 @@ from nft_jax.model.hf import weights
 from nft_jax.model.hf.weights import load_params, read_config, save_params
 from nft_jax.record.metrics import CompileCounter
 from nft_jax.rollout.engine import Sampler
-from nft_jax.rollout.evaluation import judged_groups
+from nft_jax.rollout.judged import judged_groups
 from nft_jax.rollout.sampling import SamplingParams
 from nft_jax.runtime import distributed
 from nft_jax.runtime.compilation import compile_all
