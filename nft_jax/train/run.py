@@ -112,14 +112,14 @@ def settle(config: Config) -> Config:
     evaluation = config.evaluation
     if not evaluation.source and config.data.source in SOURCES:
         evaluation = replace(evaluation, source=config.data.source)
-    rollout = config.rollout
-    if rollout.old_logprobs == "auto":
-        rollout = replace(rollout, old_logprobs="trainer")
+    data = config.data
+    if data.seed is None:
+        data = replace(data, seed=config.seed)
     if config.terms.mismatch != "off" and find_objective(config.objective).whole_groups:
         raise InputError(f"terms.mismatch is {config.terms.mismatch!r}: {config.objective} is one loss for a whole "
                          "group, whose answers cannot be weighted one by one. Switch it off, or choose another "
                          "objective.")
-    return replace(config, loss=resolve(config.objective, config.loss), evaluation=evaluation, rollout=rollout)
+    return replace(config, loss=resolve(config.objective, config.loss), evaluation=evaluation, data=data)
 
 
 def read_inputs(config: Config, *, weights: bool = True):
@@ -153,10 +153,8 @@ def preview(config: Config) -> tuple[ModelConfig, list[str]]:
         shape = [f"model: {config.policy.path} was not read; its shape is that of nft_jax.model.hf.published."] \
             if model is PUBLISHED.get(config.policy.path) else []
         return model, [*shape, "Tokenizer and data were not read, or not all of them, so nothing is said of the "
-                               f"questions: {error}"]
-    return model, [f"{name}: {report}" for name, report in reports.items()]
-
-
+                               f"questions: {error}", *truncation_remark(config)]
+    return model, [*(f"{name}: {report}" for name, report in reports.items()), *truncation_remark(config)]
 
 
 def restore_or_load(config: Config, model: ModelConfig, shapes: TrainState,
@@ -230,8 +228,19 @@ def remove_answers_after(folder: Path, step: int) -> None:
             path.unlink()
 
 
-def remarks(mesh: Mesh, sampler: Sampler, held_out: list[HeldOut]) -> Iterator[str]:
+def truncation_remark(config: Config) -> list[str]:
+    """One line where answers are sampled from another distribution than the one that is trained."""
+    rollout = config.rollout
+    if not rollout.truncates or rollout.old_logprobs != "trainer":
+        return []
+    return [f"rollout.old_logprobs: trainer, and top_k={rollout.top_k}, top_p={rollout.top_p}, min_p={rollout.min_p}: "
+            "the sampled distribution is not the trained one (top-p 0.8 alone moves the mean ratio to 0.9). Switch "
+            "truncation off (0, 1, 0), or choose rollout.old_logprobs truncated or sampler"]
+
+
+def remarks(config: Config, mesh: Mesh, sampler: Sampler, held_out: list[HeldOut]) -> Iterator[str]:
     """What a user may not expect of this run."""
+    yield from truncation_remark(config)
     if hosts(mesh) > 1:
         yield (f"processes: {hosts(mesh)}, each with {sampler.mesh.size} of the {mesh.size} devices; each decodes and "
                "judges its own prompts")
@@ -286,7 +295,7 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None, q
             for line in (*(f"{name}: {report}" for name, report in reports.items()), remark, *checkpoints.set_aside,
                          f"attention: {compute.attention} ({reason})",
                          f"rollout.slots: {sampler.slots * hosts(mesh)}{slots_note}",
-                         *remarks(mesh, sampler, held_out)):
+                         *remarks(config, mesh, sampler, held_out)):
                 if line:
                     console.say(line)
             compile_programs(programs, console, watchdog)
