@@ -36,7 +36,8 @@ from nft_jax.runtime.distributed import gather, initialise, is_first
 from nft_jax.runtime.files import replaced
 from nft_jax.runtime.stops import StopRun
 from nft_jax.train.batch import Example, choose_shape, deal, examples_of, make_batch, unpack
-from nft_jax.train.run import Run, open_run
+from nft_jax.train.opening import open_run
+from nft_jax.train.run import Run
 from nft_jax.train.saving import count_updates, finish_writing, save_if_due, save_last, write_rollouts, write_row
 from nft_jax.train.state import Progress, TrainState, learning_rate
 from nft_jax.train.step import place_batch

@@ -182,7 +182,7 @@ def run(small_run, tmp_path_factory):
         return score(run, first[0], judged)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nft_jax.train.run.make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
+        patch.setattr("nft_jax.train.plan.make_mesh", lambda config, devices: make_mesh(config, jax.devices()[:1]))
         patch.setattr(loop, "score", by_the_first)
         loop.train(config, quiet=True)
     return folder
