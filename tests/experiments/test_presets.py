@@ -121,9 +121,9 @@ def test_a_dry_run_with_the_model_and_without_the_data(no_hub, tmp_path):
 
 def test_a_dry_run_still_refuses_what_is_wrong_here(no_hub, tmp_path):
     preset = gsm8k.PRESET
-    for policy, told in ((replace(preset.policy, path="Qwen/none"), "'Qwen/none'"),
-                         (replace(preset.policy, path=str(tmp_path)), "config.json")):
-        with refused("policy.path", told):
+    for policy, told in ((replace(preset.policy, path="Qwen/none"), ("policy.path", "'Qwen/none'")),
+                         (replace(preset.policy, path=str(tmp_path)), (tmp_path / "config.json",))):
+        with refused(*told):
             preview(replace(preset, policy=policy))
     with refused(33268, 32768):
         memory_estimate(replace(preset, rollout=replace(preset.rollout, max_new_tokens=32_948)), preview(preset)[0])
