@@ -5,7 +5,9 @@
     params = load_params(folder, config)                 HF -> ours -> HF is bitwise equal
     save_params(params, config, "my_model")
 
-    python -m nft_jax.model.hf --check FOLDER            whether a folder is read, computed and written as it should be
+    python -m nft_jax.model.hf --check FOLDER            is the folder read, computed and written as it should be?
+
+How to add a family: `nft_jax.model.hf.families`.
 """
 from nft_jax.model.hf.families import config_from_hf, config_to_hf
 from nft_jax.model.hf.hub import config_of, resolve_folder
