@@ -7,7 +7,6 @@ Hardware: one machine; --dry-run and `python -m nft_jax.preflight local --topolo
 Hours: those that preflight estimates for your model, on your devices.
 Expected: accuracy/all rises within some tens of steps, if the model is right now and then (no source: your data).
 """
-from pathlib import Path
 
 from experiments.presets import gsm8k, qwen2_5_32b, qwen2_5_math_7b
 from experiments.presets.templates import BOXED
@@ -23,7 +22,7 @@ from nft_jax.config import (
     RolloutConfig,
 )
 
-NANO = PolicyConfig(path=str(Path(__file__).parents[2] / "nft_jax" / "assets" / "nano"))
+NANO = PolicyConfig(path="nano")
 
 QUICKSTART = Config(
     name="quickstart",

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from nft_jax.config import DataConfig, MeshConfig, RolloutConfig
+from nft_jax.config.differences import differences
 from nft_jax.runtime.distributed import require_alone
 from nft_jax.runtime.files import replaced
 from nft_jax.runtime.terminal import one_paragraph_errors
@@ -92,10 +93,9 @@ def settings_of(given: argparse.Namespace, folder: Path, prompts: Sequence[Promp
 
 def refuse_other(found: dict, wanted: dict, where: Path) -> None:
     """Raises InputError, naming the differences, when `where` was made with other settings."""
-    differences = [f"{name}: {found.get(name)!r} there, {wanted.get(name)!r} now"
-                   for name in sorted(found.keys() | wanted.keys()) if found.get(name) != wanted.get(name)]
-    if differences:
-        raise InputError(f"{str(where)!r} was made with other settings ({'; '.join(differences)}): set these back to "
+    different = [f"{name}: {before!r} there, {now!r} now" for name, (before, now) in differences(found, wanted).items()]
+    if different:
+        raise InputError(f"{str(where)!r} was made with other settings ({'; '.join(different)}): set these back to "
                          "go on with it, name another --out, or delete it.")
 
 

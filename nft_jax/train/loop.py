@@ -27,7 +27,6 @@ from nft_jax.record.metrics import (
     draw_curves,
     mismatch_metrics,
     mode_disagreement,
-    peak_memory_mb,
     read_metrics,
 )
 from nft_jax.rollout.evaluation import evaluation_key, evaluation_metrics, judged_groups
@@ -36,6 +35,7 @@ from nft_jax.runtime.clock import Clock
 from nft_jax.runtime.compilation import use_compilation_cache
 from nft_jax.runtime.distributed import gather, initialise, is_first
 from nft_jax.runtime.files import replaced
+from nft_jax.runtime.mesh import peak_memory_mb
 from nft_jax.runtime.stops import StopRun
 from nft_jax.train.batch import Example, choose_shape, deal, examples_of, make_batch, unpack
 from nft_jax.train.nonfinite import nonfinite_logprobs

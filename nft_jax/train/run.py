@@ -28,6 +28,7 @@ from nft_jax.model.hf import (
     check_weights,
     config_of,
     eos_token_ids,
+    is_local,
     load_params,
     load_tokenizer,
     read_config,
@@ -36,14 +37,14 @@ from nft_jax.model.hf import (
 from nft_jax.model.hf.published import PUBLISHED
 from nft_jax.objectives.registry import find_objective, resolve
 from nft_jax.record.checkpoint import Checkpoints, check_room
-from nft_jax.record.folder import claimed, read_settings
-from nft_jax.record.metrics import CompileCounter, MetricsWriter, NoWriter
+from nft_jax.record.folder import claimed, is_run, read_run
+from nft_jax.record.metrics import MetricsWriter, NoWriter
 from nft_jax.record.rollouts import groups_to_table
 from nft_jax.record.trackers import require_writers
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.evaluation import HeldOut, read_held_out
 from nft_jax.runtime.clock import Timeline, Watcher
-from nft_jax.runtime.compilation import Program, compile_all
+from nft_jax.runtime.compilation import CompileCounter, Program, compile_all
 from nft_jax.runtime.console import Console
 from nft_jax.runtime.distributed import ends_together, is_first, together
 from nft_jax.runtime.files import replaced
@@ -221,7 +222,7 @@ def read_inputs(config: Config, *, weights: bool = True):
     model = read_config(model_folder)
     check_positions(config, model)
     tokenizer = load_tokenizer(model_folder)
-    if weights or Path(config.policy.path).expanduser().is_dir():
+    if weights or is_local(config.policy.path):
         check_weights(model_folder, model)
     check_reference(config, model, weights=weights)
     questions, report = load_questions(config.data, tokenizer, reward=config.verifier.reward)
@@ -274,8 +275,7 @@ def remembered_slots(config: Config, fresh: bool) -> tuple[Config, str]:
     log-probs may depend on it."""
     if config.rollout.slots:
         return config, ""
-    settings = None if fresh else read_settings(Path(config.folder))
-    slots = (settings or {}).get("rollout", {}).get("slots", 0)
+    slots = 0 if fresh or not is_run(config.folder) else read_run(config.folder).fields["rollout.slots"]
     if not slots:
         return config, " (chosen from the free memory)"
     return replace(config, rollout=replace(config.rollout, slots=slots)), " (as the run began)"

@@ -7,7 +7,15 @@ from jax.sharding import AxisType
 
 from nft_jax.config import MESHES, Config, DataConfig, MeshConfig, RolloutConfig
 from nft_jax.model.decoder import parameter_shapes
-from nft_jax.runtime.mesh import PARAMETER_AXES, RULES, make_mesh, parameter_shardings, partition_spec, sharding
+from nft_jax.runtime.mesh import (
+    PARAMETER_AXES,
+    RULES,
+    make_mesh,
+    parameter_shardings,
+    partition_spec,
+    peak_memory_mb,
+    sharding,
+)
 from nft_jax.types import InputError
 
 
@@ -79,3 +87,7 @@ def test_a_mesh_whose_axis_is_shorter_than_any_of_the_slice(monkeypatch):
     mesh = make_mesh(MeshConfig(data=1, fsdp=-1, tensor=4))
     assert dict(mesh.shape) == {"data": 1, "fsdp": 2, "tensor": 4, "context": 1} and mesh.size == 8
     assert len(set(mesh.devices.flat)) == 8 and mesh.axis_types == (AxisType.Auto,) * 4
+
+
+def test_the_peak_of_memory_is_in_mib():
+    assert 10 < peak_memory_mb() < 1e6
