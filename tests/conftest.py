@@ -70,7 +70,8 @@ def small_run():
 
     def make(workdir, **changes) -> Config:
         return Config(**{
-            "workdir": str(workdir), "steps": 2, "data": DataConfig(source="arithmetic", max_prompt_tokens=24, limit=200),
+            "workdir": str(workdir), "steps": 2,
+            "data": DataConfig(source="arithmetic", max_prompt_tokens=24, limit=200),
             "rollout": RolloutConfig(prompts_per_step=8, samples_per_prompt=4, max_new_tokens=32, slots=16,
                                      block_size=8),
             "batch": BatchConfig(updates_per_step=2, row_length=64, rows_per_micro_batch=8),
