@@ -30,12 +30,13 @@ from nft_jax.model.hf import (
 )
 from nft_jax.model.kernels import choose_attention
 from nft_jax.model.logprobs import token_logprobs
+from nft_jax.model.parameters import parameter_shardings
 from nft_jax.record.checkpoint import LATEST, checkpoint_step, read_params
 from nft_jax.record.folder import is_run, read_run
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.sampling import SamplingParams
 from nft_jax.runtime.compilation import with_shardings
-from nft_jax.runtime.mesh import make_mesh, parameter_shardings
+from nft_jax.runtime.mesh import make_mesh
 from nft_jax.types import InputError, Prompt, Rollout
 
 

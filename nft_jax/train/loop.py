@@ -29,7 +29,8 @@ from nft_jax.record.metrics import (
     mode_disagreement,
     read_metrics,
 )
-from nft_jax.rollout.evaluation import evaluation_key, evaluation_metrics, judged_groups
+from nft_jax.rollout.evaluation import evaluation_key, evaluation_metrics
+from nft_jax.rollout.judged import judged_groups
 from nft_jax.rollout.sampling import SamplingParams
 from nft_jax.runtime.clock import Clock
 from nft_jax.runtime.compilation import use_compilation_cache
