@@ -109,7 +109,7 @@ def command(experiment: str, base: Config, config: Config) -> list[str]:
 def resolved(config: Config) -> dict[str, object]:
     """Dotted name -> value of everything that decides what a run computes: defaults resolved; without names, folders,
     speed settings; paths inside this repository from its root, so that they are the same in every clone."""
-    from nft_jax.train.run import settle
+    from nft_jax.train.plan import settle
     return {name: _portable(value) for name, value in without(settle(config).to_dict(), NO_EXPERIMENT).items()}
 
 
