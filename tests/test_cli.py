@@ -42,7 +42,6 @@ def test_help_lists_every_field_with_its_text():
 @pytest.mark.parametrize(("arguments", "told"), [
     (["--rollout.slot", "3"], "--rollout.slots"),
     (["--loss.epsilon", "0"], "loss.epsilon is 0.0"),
-    (["--rollout.top-p", "0.9"], "rollout.old_logprobs"),
     (["--objective", "nfft"], "objective is 'nfft'"),
     (["--objective", "grpo", "--loss.epsilon", "0.5"], "loss.epsilon is 0.5"),
     (["--policy.path", "/nowhere/model"], "/nowhere/model"),
