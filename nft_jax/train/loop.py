@@ -32,7 +32,6 @@ from nft_jax.record.metrics import (
 )
 from nft_jax.rollout.evaluation import evaluation_key, evaluation_metrics
 from nft_jax.rollout.judged import judged_groups
-from nft_jax.rollout.sampling import SamplingParams
 from nft_jax.runtime.clock import Clock
 from nft_jax.runtime.compilation import use_compilation_cache
 from nft_jax.runtime.distributed import gather, initialise, is_first
@@ -115,7 +114,6 @@ def collect(run: Run, params, progress: Progress, rollout_index: int, clock: Clo
     the run is to stop.
     """
     rollout = run.config.rollout
-    sampling = SamplingParams(rollout.temperature, rollout.top_k, rollout.top_p, rollout.min_p)
     key = jax.random.fold_in(jax.random.key(run.config.seed), TRAINING)
     accepted, seen, share = list(progress.carried), [], 1.0
     weights = None
@@ -129,7 +127,7 @@ def collect(run: Run, params, progress: Progress, rollout_index: int, clock: Clo
         run.stop.check()
         prompts = run.stream.take(min(rollout.prompts_per_step, math.ceil(missing / share)))
         judged = judged_groups(run.sampler, run.verifier, weights, prompts, rollout.samples_per_prompt, key,
-                               rollout_index, sampling, progress=run.alive, settled=run.stop.check, phase=clock.phase)
+                               rollout_index, rollout, progress=run.alive, settled=run.stop.check, phase=clock.phase)
         groups = score(run, params, judged, clock)
         clock.sampled += sum(len(r.tokens) for group in groups for r in group.rollouts)
         seen += groups
@@ -226,10 +224,9 @@ def evaluate(run: Run, params, progress: Progress) -> dict:
         return {}
     settings = run.config.evaluation
     key = evaluation_key(run.config.seed)
-    sampling = SamplingParams(settings.temperature, 0, settings.top_p, settings.min_p)
     weights = run.sampler.cast(params)
     metrics = evaluation_metrics({held.name: list(judged_groups(
-        run.sampler, run.examiner, weights, held.prompts, held.samples, key, held.stream, sampling,
+        run.sampler, run.examiner, weights, held.prompts, held.samples, key, held.stream, settings,
         progress=run.alive, settled=run.stop.check)) for held in run.held_out})
     progress.accuracy = metrics.get("evaluation/accuracy/all")
     return metrics

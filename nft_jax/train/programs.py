@@ -16,10 +16,9 @@ from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.kernels import choose_attention
 from nft_jax.objectives.registry import find_objective
 from nft_jax.rollout.engine import Sampler
-from nft_jax.rollout.sampling import SamplingParams
 from nft_jax.rollout.slots import settle_slots
 from nft_jax.runtime.compilation import Program, with_shardings
-from nft_jax.runtime.mesh import data_parallel_size, hosts
+from nft_jax.runtime.mesh import data_parallel_size
 from nft_jax.train.batch import BatchShape
 from nft_jax.train.reference import abstract_reference
 from nft_jax.train.state import TrainState, init_state, make_optimizer, state_shardings
@@ -57,11 +56,8 @@ def sampler_of(config: Config, model: ModelConfig, mesh: Mesh, compute: Compute,
                eos: tuple[int, ...] = (0,)) -> Sampler:
     """The run's sampler, in every process one with its share of the slots. For compiling alone it needs neither a
     tokenizer nor the true end-of-sequence ids."""
-    rollout = config.rollout
-    return Sampler(model, tokenizer, eos, mesh=mesh, slots=-(-rollout.slots // hosts(mesh)),
-                   block_size=rollout.block_size, max_prompt_tokens=config.data.max_prompt_tokens,
-                   max_new_tokens=rollout.max_new_tokens, compute=compute, stop=rollout.stop,
-                   stop_token_ids=rollout.stop_token_ids, kv_dtype=rollout.kv_dtype, weight_dtype=rollout.weight_dtype)
+    return Sampler(model, tokenizer, eos, config.rollout, mesh=mesh, max_prompt_tokens=config.data.max_prompt_tokens,
+                   compute=compute)
 
 
 def abstract_state(config: Config, model: ModelConfig, mesh: Mesh) -> TrainState:
@@ -109,8 +105,7 @@ def training_programs(config: Config, model: ModelConfig, mesh: Mesh, compute: C
 def truncations(config: Config) -> list[bool]:
     """Whether answers are sampled without top-k, top-p and min-p, with them, or both ways (evaluation may differ)."""
     evaluation = config.evaluation
-    evaluating = SamplingParams(top_p=evaluation.top_p, min_p=evaluation.min_p)
-    evaluates = {evaluating.truncates} if evaluation.source else set()
+    evaluates = {evaluation.truncates} if evaluation.source else set()
     return sorted({config.rollout.truncates} | evaluates)
 
 
