@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from experiments.evaluate.command import sets_asked, settle
 from experiments.evaluate.table import markdown
 from nft_jax.config import DecodingConfig, MeshConfig, SamplingConfig, VerifierConfig
-from nft_jax.data.prompts import digest
+from nft_jax.data.stream import digest
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.hf import eos_token_ids, load_tokenizer, read_config, resolve_folder
 from nft_jax.model.kernels import choose_attention

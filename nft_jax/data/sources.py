@@ -1,8 +1,7 @@
 """Rows of questions: from our generator, reasoning-gym, local files, folders saved by datasets, or the hub.
 
-`read_rows` gives (row number, row) pairs; a row is a dict, or a string that says why it could not be read. Row numbers
-count from 1 (in a .jsonl file they are line numbers). Nothing is judged here: `nft_jax.data.prompts` decides what is
-usable.
+`read_rows` gives (row number, row) pairs. A row is a dict, or a string that says why it could not be read. Row numbers
+count from 1; in a .jsonl file they are line numbers. Whether a row can be used is decided in `nft_jax.data.questions`.
 """
 from __future__ import annotations
 
@@ -15,17 +14,13 @@ from pathlib import Path
 from nft_jax.config import DataConfig
 from nft_jax.data import arithmetic
 from nft_jax.types import InputError, Unreachable
+from nft_jax.verify.rewards.gym import refuse_task
 
 QUESTION_COLUMNS = ("problem", "question", "prompt")
 ANSWER_COLUMNS = ("answer", "final_answer", "solution", "reward_model.ground_truth", "reward_model")
-GENERATED = 20_000           # questions a generator makes when data.limit is 0
+GENERATED = 20_000
+"""Questions that a generator makes when data.limit is 0."""
 GYM = "reasoning-gym:"
-# Tasks whose scorer runs the model's answer as code (sympy's parse_expr or eval): only the reward reasoning-gym, which
-# has scorers of ours for them (`nft_jax.verify.rewards.gym`), judges these.
-EVALUATING_TASKS = frozenset({
-    "countdown", "puzzle24", "simple_integration", "intermediate_integration", "polynomial_multiplication",
-    "binary_matrix", "spiral_matrix", "n_queens", "string_insertion"})
-CHANGING_TASKS = frozenset({"list_functions"})    # an item differs from one read to the next: no exact resume
 
 Rows = Iterator[tuple[int, dict | str]]
 
@@ -33,8 +28,9 @@ Rows = Iterator[tuple[int, dict | str]]
 def read_rows(config: DataConfig, field: str = "data", reward: str = "math") -> Rows:
     """The rows of `config.source`, in order; `reward` is what will judge the answers.
 
-    Raises InputError (naming `field`.source or `field`.split): nothing at this path, a kind of file that is not read, a
-    package or task that is missing, an unknown split; Unreachable: a data set that cannot be had.
+    Raises InputError, naming `field`.source or `field`.split: nothing at this path, a kind of file that is not read, a
+    missing package, a task that is not offered, an unknown split. Raises Unreachable for a data set that could only be
+    on the hub and cannot be had.
     """
     source = config.source
     if source in arithmetic.SOURCES:
@@ -43,7 +39,8 @@ def read_rows(config: DataConfig, field: str = "data", reward: str = "math") -> 
     if source.startswith(GYM):
         return _gym(source.removeprefix(GYM), config, field, reward)
     path = Path(source).expanduser()
-    if path.suffix in (".jsonl", ".parquet") and (":" not in source or path.is_file()):    # NAME:FILE is of the hub
+    # NAME:FILE.parquet is a file of a data set on the hub, unless a local file has that very name.
+    if path.suffix in (".jsonl", ".parquet") and (":" not in source or path.is_file()):
         if not path.is_file():
             raise InputError(f"{field}.source is {source!r}: there is no such file (looked for {path.absolute()}). "
                              "Check the path.")
@@ -77,7 +74,8 @@ def _parquet(path: Path, field: str) -> Rows:
     except pa.ArrowInvalid as error:
         raise InputError(f"{field}.source is {str(path)!r}: it cannot be read as parquet ({error}).") from error
     wanted = [name for name in file.schema_arrow.names if name in QUESTION_COLUMNS + ANSWER_COLUMNS]
-    if not wanted and file.metadata.num_rows:      # let the columns be seen, so that the error can name them
+    if not wanted and file.metadata.num_rows:
+        # One row that shows the columns, so that the error can name them.
         return iter([(1, dict.fromkeys(file.schema_arrow.names))])
     batches = file.iter_batches(columns=wanted)
     return enumerate(chain.from_iterable(batch.to_pylist() for batch in batches), 1)
@@ -92,7 +90,8 @@ def _saved(path: Path, config: DataConfig, field: str) -> Rows:
                          f"({error}). Give such a folder, or one .jsonl or .parquet file.") from error
     if isinstance(data, DatasetDict):
         if config.split not in data:
-            raise InputError(f"{field}.split is {config.split!r}: {path} has the splits {', '.join(data)}; choose one.")
+            raise InputError(f"{field}.split is {config.split!r}: {path} has the splits {', '.join(data)}. "
+                             "Choose one of them.")
         data = data[config.split]
     return enumerate(data, 1)
 
@@ -103,32 +102,20 @@ def _hub(config: DataConfig, field: str) -> Rows:
     try:
         from datasets import load_dataset
         data = load_dataset(name, split=config.split, **options)
-    except (OSError, ValueError, RuntimeError) as error:       # not found, no network, no such split or subset
+    except (OSError, ValueError, RuntimeError) as error:
+        # Not found, no network, or no such split or subset: datasets' own words say which.
         reason = str(error).strip().splitlines()
         raise Unreachable(
-            f"{field}.source is {config.source!r} (split {config.split!r}): there is no such file or folder, and it "
-            "could not be had as a data set of the hub either. Check the spelling and the split; a subset is written "
-            "NAME:SUBSET (openai/gsm8k:main), one of its files NAME:FILE.parquet; without network, give a local .jsonl "
-            "or .parquet file. "
-            f"({reason[0] if reason else type(error).__name__})") from error
+            f"{field}.source is {config.source!r} (split {config.split!r}): there is no such file or folder, and the "
+            f"hub gave no data set ({reason[0] if reason else type(error).__name__}). Check the spelling and the "
+            "split. A subset is written NAME:SUBSET (openai/gsm8k:main), one file of a data set NAME:FILE.parquet. "
+            "Without network, give a local .jsonl or .parquet file.") from error
     return enumerate(data, 1)
 
 
-def refuse_task(task: str, field: str, reward: str = "math") -> None:
-    """Raises InputError for the reasoning-gym tasks that are not offered, or not with this reward."""
-    if task in EVALUATING_TASKS and not reward.startswith("reasoning-gym"):
-        raise InputError(f"{field}.source is {GYM + task!r}: this task has many right answers and its scorer runs the "
-                         "model's text as code, so it is not offered like this; set verifier.reward to reasoning-gym, "
-                         f"where our own scorer judges it, or choose a task with one right answer, such as {GYM}"
-                         "chain_sum.")
-    if task in CHANGING_TASKS:
-        raise InputError(f"{field}.source is {GYM + task!r}: this task changes its questions between two reads, "
-                         f"so a run could not be resumed. Choose another, such as {GYM}chain_sum.")
-
-
 def _gym(task: str, config: DataConfig, field: str, reward: str) -> Rows:
-    """Each row also carries `gym`: where the item comes from, for scorers that want more than its answer."""
-    refuse_task(task, field, reward)
+    """Each row also carries `gym`: the item's task, size, seed and index, from which a scorer makes it again."""
+    refuse_task(task, reward, f"{field}.source")
     try:
         import reasoning_gym
     except ImportError as error:
@@ -136,20 +123,23 @@ def _gym(task: str, config: DataConfig, field: str, reward: str) -> Rows:
                          "Run: pip install reasoning-gym") from error
     if config.split not in ("train", "heldout"):
         raise InputError(f"{field}.split is {config.split!r}: questions of reasoning-gym have the splits train and "
-                         "heldout; choose one of them.")
+                         "heldout. Choose one of them.")
     wanted = config.limit or GENERATED
+    # A quarter of the items is held out: eight times as many leave enough for either split.
+    size = 8 * wanted
     try:
-        data = reasoning_gym.create_dataset(task, size=8 * wanted, seed=config.seed)
-    except (ValueError, KeyError, AssertionError) as error:      # it validates by assertion
+        data = reasoning_gym.create_dataset(task, size=size, seed=config.seed)
+    except (ValueError, KeyError, AssertionError) as error:
+        # reasoning-gym validates by assertion.
         raise InputError(f"{field}.source is {config.source!r}: reasoning-gym cannot make this task ({error}). Write "
                          f"the name of one of its tasks, such as {GYM}chain_sum.") from error
-    items = ((i + 1, data[i]) for i in range(8 * wanted))
-    origin = {"task": task, "size": 8 * wanted, "seed": config.seed}
-    return islice(((number, {"question": item["question"], "answer": item["answer"],
-                             "gym": origin | {"index": number - 1}}) for number, item in items
-                   if _gym_split(item["question"]) == config.split), wanted)
+    origin = {"task": task, "size": size, "seed": config.seed}
+    items = ((index, data[index]) for index in range(size))
+    rows = ((index + 1, {"question": item["question"], "answer": item["answer"], "gym": origin | {"index": index}})
+            for index, item in items if _gym_split(item["question"]) == config.split)
+    return islice(rows, wanted)
 
 
 def _gym_split(question: str) -> str:
-    """One question is in one split, whatever seed and position it was drawn with."""
+    """The one split of a question, whatever seed and position it was drawn with: a quarter is held out."""
     return "heldout" if hashlib.blake2b(question.encode(), digest_size=1).digest()[0] < 64 else "train"

@@ -13,9 +13,9 @@ import jax
 import numpy as np
 
 from nft_jax.config import Config
-from nft_jax.record.trackers import open_writers
+from nft_jax.record.trackers import Mirror, open_writers
 from nft_jax.runtime.files import replaced
-from nft_jax.runtime.writing import Mirror, Writing, append
+from nft_jax.runtime.writing import Writing, append
 from nft_jax.types import OUTCOMES, Group
 from nft_jax.verify.maths.judge import extract, quick_verdict
 

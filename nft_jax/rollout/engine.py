@@ -30,6 +30,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from nft_jax.config import DecodingConfig, SamplingConfig
 from nft_jax.model import decoder
 from nft_jax.model.config import FLOAT32, Compute, ModelConfig
+from nft_jax.model.parameters import parameter_shardings
 from nft_jax.model.quantise import quantise_layer
 from nft_jax.rollout.cache import (
     DecodeState,
@@ -45,7 +46,7 @@ from nft_jax.rollout.cache import (
 from nft_jax.rollout.sampling import Sampled, SamplingParams, sample_tokens, uniforms
 from nft_jax.rollout.schedule import INERT, Admission, Ends, Schedule
 from nft_jax.runtime.compilation import Program, with_shardings
-from nft_jax.runtime.mesh import data_parallel_size, host_mesh, hosts, parameter_shardings, sharding
+from nft_jax.runtime.mesh import data_parallel_size, host_mesh, hosts, sharding
 from nft_jax.types import InputError, Prompt, Rollout
 
 PLAIN = SamplingConfig()

@@ -202,7 +202,7 @@ def load_weights(sampler, folder: Path):
     """The weights that decode; the parameters as they were read are let go."""
     from nft_jax.model import decoder
     from nft_jax.model.hf import load_params
-    from nft_jax.runtime.mesh import parameter_shardings
+    from nft_jax.model.parameters import parameter_shardings
     shardings = parameter_shardings(decoder.parameter_shapes(sampler.model), sampler.mesh)
     return sampler.cast(load_params(folder, sampler.model, shardings=shardings))
 

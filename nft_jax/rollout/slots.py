@@ -14,9 +14,10 @@ from jax.sharding import Mesh
 from nft_jax.config import Config
 from nft_jax.model import decoder
 from nft_jax.model.config import ModelConfig
+from nft_jax.model.parameters import parameter_shardings
 from nft_jax.rollout.cache import buckets_up_to
 from nft_jax.rollout.engine import prefills_of
-from nft_jax.runtime.mesh import data_parallel_size, parameter_shardings
+from nft_jax.runtime.mesh import data_parallel_size
 from nft_jax.types import InputError
 
 MOST = 512               # more slots gain nothing: the products with the weights are as wide as they need to be

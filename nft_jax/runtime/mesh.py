@@ -26,29 +26,6 @@ RULES: dict[str | None, tuple[str, ...]] = {
     None: (),
 }
 
-# Parameter name -> logical axes. Layer parameters have the layer axis in front, which is never sharded.
-PARAMETER_AXES: dict[str, tuple[str | None, ...]] = {
-    "embed": ("vocab", "embed"),
-    "head": ("embed", "vocab"),
-    "final_norm": (None,),
-    "attention_norm": (None, None),
-    "post_attention_norm": (None, None),
-    "mlp_norm": (None, None),
-    "post_mlp_norm": (None, None),
-    "query": (None, "embed", "heads", None),
-    "key": (None, "embed", "kv_heads", None),
-    "value": (None, "embed", "kv_heads", None),
-    "query_bias": (None, "heads", None),
-    "key_bias": (None, "kv_heads", None),
-    "value_bias": (None, "kv_heads", None),
-    "query_norm": (None, None),
-    "key_norm": (None, None),
-    "out": (None, "heads", None, "embed"),
-    "gate": (None, "embed", "mlp"),
-    "up": (None, "embed", "mlp"),
-    "down": (None, "mlp", "embed"),
-}
-
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh of a run over all devices (or those given), those of all processes; `tensor` and `context` stay inside
@@ -154,30 +131,3 @@ def constrain(x, mesh: Mesh | None, *axes: str | None):
     if mesh is None or mesh.size == 1:
         return x
     return jax.lax.with_sharding_constraint(x, sharding(mesh, *axes))
-
-
-def constrain_parameters(tree, mesh: Mesh | None):
-    """A dict named and shaped like the parameters (their gradient), laid out like them; as `constrain`."""
-    if mesh is None or mesh.size == 1:
-        return tree
-    return jax.lax.with_sharding_constraint(tree, parameter_shardings(tree, mesh))
-
-
-def parameter_axes(name: str, shape: Sequence[int], mesh: Mesh) -> tuple[str | None, ...]:
-    """Logical axes of a parameter of this shape on this mesh. kv heads are replicated where `tensor` exceeds them; any
-    other size that its mesh axes do not divide is an InputError naming both."""
-    axes = list(PARAMETER_AXES[name])
-    for dimension, axis in enumerate(axes):
-        shards, size = int(np.prod([mesh.shape[mesh_axis] for mesh_axis in RULES[axis]])), shape[dimension]
-        if axis == "kv_heads" and shards > size:
-            axes[dimension] = None
-        elif size % shards:
-            raise InputError(f"mesh.{'/'.join(RULES[axis])} is {shards}, which does not divide the {size} of "
-                             f"{name!r} ({axis}): choose a size that divides {size}.")
-    return tuple(axes)
-
-
-def parameter_shardings(params, mesh: Mesh):
-    """Shardings of a parameter dict (arrays or shapes), by `parameter_axes`."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: sharding(mesh, *parameter_axes(path[-1].key, leaf.shape, mesh)), params)

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 
 from nft_jax.config import Config
-from nft_jax.data.prompts import PromptStream, digest
+from nft_jax.data.stream import PromptStream, digest
 from nft_jax.model.config import ModelConfig
 from nft_jax.objectives.custom import record_of
 from nft_jax.rollout.evaluation import HeldOut

@@ -22,7 +22,8 @@ from jax.sharding import Mesh
 
 from nft_jax.config import Config
 from nft_jax.data.arithmetic import SOURCES
-from nft_jax.data.prompts import LoadReport, PromptStream, load_questions
+from nft_jax.data.prompts import LoadReport, load_questions
+from nft_jax.data.stream import PromptStream
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.hf import (
     check_weights,
@@ -44,11 +45,11 @@ from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.evaluation import HeldOut, read_held_out
 from nft_jax.runtime.clock import Timeline, Watcher
 from nft_jax.runtime.compilation import Program, compile_all
-from nft_jax.runtime.console import Console
 from nft_jax.runtime.distributed import ends_together, is_first, together
 from nft_jax.runtime.files import replaced
 from nft_jax.runtime.mesh import data_parallel_size, hosts, make_mesh, require_host_memory
 from nft_jax.runtime.stops import Stop, stop_on_signals
+from nft_jax.runtime.terminal import Console
 from nft_jax.runtime.watchdog import Watchdog
 from nft_jax.runtime.writing import Writing
 from nft_jax.train.batch import BatchShape, shapes_of

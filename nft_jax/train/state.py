@@ -10,7 +10,8 @@ import optax
 from jax.sharding import Mesh
 
 from nft_jax.config import OptimizerConfig
-from nft_jax.runtime.mesh import parameter_shardings, sharding
+from nft_jax.model.parameters import parameter_shardings
+from nft_jax.runtime.mesh import sharding
 
 
 class TrainState(NamedTuple):

@@ -1,13 +1,10 @@
 """Meshes and the sharding table: sizes that fit nothing are refused by name, no two axes meet."""
-import dataclasses
-
 import jax
 import pytest
 from jax.sharding import AxisType
 
 from nft_jax.config import MESHES, Config, DataConfig, MeshConfig, RolloutConfig
-from nft_jax.model.decoder import parameter_shapes
-from nft_jax.runtime.mesh import PARAMETER_AXES, RULES, make_mesh, parameter_shardings, partition_spec, sharding
+from nft_jax.runtime.mesh import RULES, make_mesh, partition_spec, sharding
 from nft_jax.types import InputError
 
 
@@ -38,33 +35,10 @@ def test_rows_are_cut_evenly_over_context():
     Config(mesh=MeshConfig(context=-1, data=1))
 
 
-def test_the_table_never_puts_two_dimensions_on_one_mesh_axis():
-    for axes in PARAMETER_AXES.values():
-        partition_spec(axes)
+def test_two_dimensions_never_share_a_mesh_axis():
     with pytest.raises(ValueError, match="two dimensions on one mesh axis"):
         partition_spec(("heads", "mlp"))
     assert set(RULES["batch"]) == {"data", "fsdp"}
-
-
-def test_every_parameter_has_its_axes(tiny_model):
-    shapes = parameter_shapes(dataclasses.replace(tiny_model, qkv_bias=True, sandwich_norms=True,
-                                                  tie_embeddings=False))
-    leaves = jax.tree.leaves_with_path(shapes)
-    assert {path[-1].key for path, _ in leaves} == set(PARAMETER_AXES)
-    for path, leaf in leaves:
-        assert len(PARAMETER_AXES[path[-1].key]) == leaf.ndim
-
-
-def test_kv_heads_are_replicated_where_tensor_exceeds_them(tiny_model):
-    mesh = make_mesh(MeshConfig(data=1, fsdp=2, tensor=4))
-    placed = parameter_shardings(parameter_shapes(tiny_model), mesh)["layers"]
-    assert placed["query"].spec == jax.P(None, "fsdp", "tensor", None)
-    assert placed["key"].spec == jax.P(None, "fsdp", None, None)
-
-
-def test_a_size_that_does_not_divide_is_refused_with_both_names(tiny_model):
-    with pytest.raises(InputError, match=r"mesh.tensor is 8, which does not divide the 4 of 'out' \(heads\)"):
-        parameter_shardings(parameter_shapes(tiny_model), make_mesh(MeshConfig(data=1, tensor=8)))
 
 
 def test_replicated():
