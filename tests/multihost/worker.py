@@ -143,10 +143,10 @@ def main(folder: Path):
     shardings = parameter_shardings(decoder.parameter_shapes(config), mesh)
     params = load_params(folder / "model", config, shardings=shardings)
     save_params(params, config, folder / "saved")
-    sampler, compiles = sampler_on(config, mesh), CompileCounter()
+    sampler, compiles, key = sampler_on(config, mesh), CompileCounter(), jax.random.key(5)
     compile_all(sampler.programs())
     compiles.take()
-    answers = [list(judged_groups(sampler, Parity(), sampler.cast(params), some, SAMPLES, jax.random.key(5), 2,
+    answers = [list(judged_groups(sampler, Parity(), sampler.cast(params), some, SAMPLES, key, 2,
                                   SamplingConfig()))
                for some in (prompts(), prompts()[:1], [])]          # one process has less, or nothing, or both nothing
     assert compiles.take() == 0
