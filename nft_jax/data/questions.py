@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nft_jax.data.sources import ANSWER_COLUMNS, QUESTION_COLUMNS
-from nft_jax.verify.maths.judge import alternatives, check_gold, extract
+from nft_jax.verify.maths.extract import extract
+from nft_jax.verify.maths.judge import alternatives, check_gold
 from nft_jax.verify.rewards.registry import lookup
 
 REASONS = ("unreadable", "no_question", "no_answer", "bad_gold", "bad_chat", "too_long")

@@ -9,7 +9,8 @@ from types import ModuleType
 
 from nft_jax.config import VerifierConfig
 from nft_jax.types import InputError, Verdict
-from nft_jax.verify.maths.judge import MODES, Mode, check_gold
+from nft_jax.verify.maths.extract import MODES, Mode
+from nft_jax.verify.maths.judge import check_gold
 from nft_jax.verify.pool import Verifier
 
 __all__ = ["Verifier", "check_gold", "verify"]

@@ -15,7 +15,7 @@ from nft_jax.config import VerifierConfig
 from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import OUTCOMES, InputError, Verdict
 from nft_jax.verify import Verifier
-from nft_jax.verify.maths.judge import MODES
+from nft_jax.verify.maths.extract import MODES
 
 RESPONSES = ("response", "text", "completion", "output")
 GOLDS = ("gold", "answer", "ground_truth", "solution")

@@ -15,6 +15,7 @@ from nft_jax.record.metrics import (
     comparable,
     draw_curves,
     mismatch_metrics,
+    mode_disagreement,
     peak_memory_mb,
     read_metrics,
 )
@@ -40,6 +41,17 @@ def test_answers_are_counted_once_and_averaged_over_all(groups):
     assert found["x/entropy/wrong"] == pytest.approx(np.concatenate([r.entropies for r in wrong]).mean())
     assert [found[f"x/verdicts/{o}"] for o in ("right", "wrong", "timeout", "error")] == [3, 3, 1, 1]
     assert found["x/truncated_share"] == 0
+
+
+def test_disagreement_of_the_modes():
+    """Of three answers with a verdict, one is right in mode equivalent only."""
+    group = make_group(0, [1.0, 1.0, 0.0, None], rng=np.random.default_rng(0))
+    assert mode_disagreement([group]) == {}                       # no verdicts of mode equivalent
+    words = (True, False, False, True)
+    verdicts = tuple(dataclasses.replace(v, strict=word) for v, word in zip(group.verdicts, words, strict=True))
+    assert mode_disagreement([dataclasses.replace(group, verdicts=verdicts)]) == {
+        "verdicts/strict_disagreement": pytest.approx(1 / 3), "verdicts/only_equivalent": pytest.approx(1 / 3),
+        "verdicts/only_strict": 0.0}
 
 
 def test_means_over_nothing_are_left_out():

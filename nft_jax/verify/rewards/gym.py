@@ -20,7 +20,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from nft_jax.types import InputError
-from nft_jax.verify.maths.judge import last_box
+from nft_jax.verify.maths.extract import last_box
 from nft_jax.verify.rewards.registry import register
 
 ROUNDING = 1e-9

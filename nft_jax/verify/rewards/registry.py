@@ -207,7 +207,8 @@ def gated(gate: str | Callable, reward: str | Callable) -> Reward:
 
 def _math(prompt: str, response: str, gold: str) -> float:
     """Maths in mode equivalent, for compositions."""
-    from nft_jax.verify.maths.judge import extract, judge, quick_verdict
+    from nft_jax.verify.maths.extract import extract
+    from nft_jax.verify.maths.judge import judge, quick_verdict
     answer = extract(response)
     quick = quick_verdict(gold, answer)
     return float((quick.outcome if quick else judge(gold, answer)[0]) == "right")
@@ -215,7 +216,7 @@ def _math(prompt: str, response: str, gold: str) -> float:
 
 def _boxed(prompt: str, response: str, gold: str) -> float:
     """1 when the response has a complete, non-empty box."""
-    from nft_jax.verify.maths.judge import extract
+    from nft_jax.verify.maths.extract import extract
     return float(extract(response) is not None)
 
 

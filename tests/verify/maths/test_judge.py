@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nft_jax.types import OUTCOMES, InputError
-from nft_jax.verify.maths.judge import MODES, check_gold, extract, last_box, quick_verdict, too_large
+from nft_jax.verify.maths.extract import MODES, extract, last_box
+from nft_jax.verify.maths.judge import check_gold, quick_verdict, too_large
 
 DATA = os.environ.get("NFT_TEST_DATA")
 SETS = ("math500", "minerva", "amc", "aime24", "gsm8k_test")
