@@ -20,7 +20,7 @@ import numpy as np
 from nft_jax.config import Config
 from nft_jax.objectives.custom import adopt
 from nft_jax.objectives.registry import Objective, TokenLoss, find_objective
-from nft_jax.objectives.terms import answer_terms, trained
+from nft_jax.objectives.terms import answer_terms, answers_in_loss
 from nft_jax.policy import Policy, save
 from nft_jax.record.metrics import (
     answer_metrics,
@@ -193,7 +193,7 @@ def update(run: Run, state: TrainState, groups: list[Group], progress: Progress,
     groups that have an answer to train on the step is skipped and counted."""
     config, row = run.config, Row(progress.step + 1, clock, {}, before=run.trained)
     row.metrics |= answer_terms(groups, config.terms)
-    groups = [group for group in groups if trained(group, config.terms)]
+    groups = [group for group in groups if answers_in_loss(group, config.terms)]
     kept, parts = 0, deal(groups, config.batch.updates_per_step, (config.seed, progress.step)) if groups else []
     for part in parts:
         with clock.phase("pack"):

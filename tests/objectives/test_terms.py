@@ -23,7 +23,7 @@ from nft_jax.model.config import FLOAT32, Compute
 from nft_jax.model.hf import load_params, read_config
 from nft_jax.model.logprobs import token_logprobs
 from nft_jax.objectives.registry import find_objective, resolve, token_loss, token_weights
-from nft_jax.objectives.terms import OFF, answer_terms, kl_estimate, mismatch_weights, trained
+from nft_jax.objectives.terms import OFF, answer_terms, answers_in_loss, kl_estimate, mismatch_weights
 from nft_jax.runtime.mesh import make_mesh
 from nft_jax.train import reference as reference_module
 from nft_jax.train.batch import BatchShape, examples_of, make_batch
@@ -112,8 +112,8 @@ def examples(groups, terms, loss=LOSS):
 def test_truncated_answers_leave_the_loss_and_nothing_else(groups):
     """The statistics are of the full group; the denominators count the answers that are left."""
     masked = TermsConfig(mask_truncated=True)
-    assert [trained(group, masked) for group in groups] == [(0, 2, 3), (0, 2, 3), (0, 3)]
-    assert [trained(group, OFF) for group in groups] == [(0, 1, 2, 3), (0, 1, 2, 3), (0, 1, 3)]
+    assert [answers_in_loss(group, masked) for group in groups] == [(0, 2, 3), (0, 2, 3), (0, 3)]
+    assert [answers_in_loss(group, OFF) for group in groups] == [(0, 1, 2, 3), (0, 1, 2, 3), (0, 1, 3)]
     every, left = examples(groups, OFF), examples(groups, masked)
     kept = [e for e in every if any(np.array_equal(e.response, other.response) for other in left)]
     for a, b in zip(kept, left, strict=True):
