@@ -16,7 +16,6 @@ preset too.
 import sys
 
 from experiments.presets import PRESETS
-from experiments.quickstart import report
 from experiments.studies import code_nano
 from nft_jax.cli import experiment, parse, run
 from nft_jax.runtime.terminal import one_paragraph_errors
@@ -31,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     with one_paragraph_errors():
         preset = experiment(arguments[0])
     parsed = parse(preset, f"Preset {arguments[0]!r}.", arguments[1:])
-    run(code_nano.prepared(parsed) if arguments[0] == "code" else parsed, report)
+    run(code_nano.prepared(parsed) if arguments[0] == "code" else parsed)
 
 
 if __name__ == "__main__":

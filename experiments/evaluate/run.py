@@ -115,7 +115,7 @@ def answer(given: argparse.Namespace, model: Model, missing: Sequence[tuple[Held
     def fitting() -> int:
         return slots_that_fit(
             model.config, mesh, max(len(held.prompts) * held.samples for held, _ in missing), given.max_prompt_tokens,
-            given.max_new_tokens, given.dtype, given.kv_dtype, copies=1, field="--slots",
+            given.max_new_tokens, given.dtype, given.kv_dtype, field="--slots",
             remedy="lower --max-new-tokens, use --dtype bfloat16 or --kv-dtype int8, or more devices for a copy of the "
                    "model (--tensor)")
 

@@ -123,7 +123,6 @@ def dry_run(scale: str, topology: Topology, base: Config, planned: Sequence[Plan
     """Each arm's resolved fields where they are not the base's, and the time by preflight's arithmetic."""
     from nft_jax.model.hf import config_of
     from nft_jax.preflight.report import estimate_of
-    from nft_jax.train.run import settle
     lines, before = [f"base: {SCALES[scale].experiment}, {base.steps} steps"], resolved(base)
     configs = {each.arm: each.config for each in planned}
     for arm, config in configs.items():
@@ -131,15 +130,17 @@ def dry_run(scale: str, topology: Topology, base: Config, planned: Sequence[Plan
                 if value != before[name] and value is not None and name not in SEEDS}
         lines.append(f"  {arm:24} {described(told)}")
     model = config_of(base.policy.path)
-    assumed, found, devices, *_ = estimate_of(settle(base), model, topology)
-    hours = {arm: estimate_of(settle(config), model, topology).estimate.device_hours for arm, config in configs.items()}
+    sketch = estimate_of(base, model, topology)
+    assumed, found = sketch.assumed, sketch.estimate
+    hours = {arm: estimate_of(config, model, topology).estimate.device_hours for arm, config in configs.items()}
     return "\n".join([
         *lines, "",
         f"estimate for {topology.name}, no measurement: nothing compiled, the devices' exchange not counted,",
         f"  answers of {assumed.answer_tokens:,.0f} tokens on average, {assumed.accepted_share:.0%} of the prompts "
         "with right and wrong answers",
-        f"estimate: a run of the base {found.device_hours / devices:,.1f} hours = {found.device_hours:,.1f} "
-        f"device-hours; a step = rollout {found.rollout:,.0f} + score {found.score:,.0f} + train {found.train:,.0f} s",
+        f"estimate: a run of the base {found.device_hours / sketch.plan.mesh.size:,.1f} hours = "
+        f"{found.device_hours:,.1f} device-hours; "
+        f"a step = rollout {found.rollout:,.0f} + score {found.score:,.0f} + train {found.train:,.0f} s",
         f"estimate: {len(planned)} runs = {sum(hours[each.arm] for each in planned):,.1f} device-hours"])
 
 

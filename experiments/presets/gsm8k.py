@@ -49,8 +49,7 @@ PRESET = Config(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    from experiments.quickstart import report
-    run(parse(PRESET, __doc__, arguments), report)
+    run(parse(PRESET, __doc__, arguments))
 
 
 if __name__ == "__main__":

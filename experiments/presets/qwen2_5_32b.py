@@ -44,8 +44,7 @@ RECOMMENDED = _with_32b(seven.RECOMMENDED, "qwen2_5_32b")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    from experiments.quickstart import report
-    run(parse(RECOMMENDED, __doc__, arguments), report)
+    run(parse(RECOMMENDED, __doc__, arguments))
 
 
 if __name__ == "__main__":

@@ -86,8 +86,7 @@ RECOMMENDED = replace(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    from experiments.quickstart import report
-    run(parse(RECOMMENDED, __doc__, arguments), report)
+    run(parse(RECOMMENDED, __doc__, arguments))
 
 
 if __name__ == "__main__":

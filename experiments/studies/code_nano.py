@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from experiments.nano import stack_programs
-from nft_jax.cli import Arguments, parse, run
+from nft_jax.cli import Arguments, parse, print_summary, run
 from nft_jax.config import (
     BatchConfig,
     CheckpointConfig,
@@ -65,12 +65,11 @@ def make_base(folder: Path) -> None:
                          CLEAN_UPDATES + MIXED_UPDATES, rate=2e-3), folder)
 
 
-def report(config: Config, summary: dict) -> None:
+def show(config: Config, summary: dict) -> None:
     """The figure, and the numbers before and after."""
     from experiments.nano.small_tasks import draw_figure
-    from experiments.quickstart import report as table
     from nft_jax.record.metrics import read_metrics
-    table(config, summary)
+    print_summary(config, summary)
     if summary["finished"]:
         draw_figure(FIGURE, "NFT on programs for a stack machine",
                     read_metrics(Path(config.folder) / "metrics.jsonl"),
@@ -96,7 +95,7 @@ def prepared(parsed: Arguments) -> Arguments:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    run(prepared(parse(PRESET, __doc__, arguments)), report)
+    run(prepared(parse(PRESET, __doc__, arguments)), show)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ already do now and then, it teaches nothing that never occurs.
 from pathlib import Path
 
 from experiments.nano import constraints
-from nft_jax.cli import parse, run
+from nft_jax.cli import parse, print_summary, run
 from nft_jax.config import (
     BatchConfig,
     CheckpointConfig,
@@ -55,15 +55,14 @@ def rule_scores(folder: str | Path, rows: list[dict]) -> dict[str, float]:
     return means | {"all rules met": float(np.mean([value == 1 for value in scores["constraints"]]))}
 
 
-def report(config: Config, summary: dict) -> None:
+def show(config: Config, summary: dict) -> None:
     """The figure, and every rule before and after."""
     from rich.console import Console
     from rich.table import Table
 
     from experiments.nano.small_tasks import draw_figure
-    from experiments.quickstart import report as table
     from nft_jax.record.metrics import read_metrics
-    table(config, summary)
+    print_summary(config, summary)
     if not summary["finished"]:
         return
     folder = Path(config.folder)
@@ -88,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
         train = [row for row in constraints.questions(4000, seed=0) if row["problem"] not in known]
         for name, rows in (("train", train), ("heldout", held_out)):
             write_questions(Path("runs/constraints_nano_data") / f"{name}.jsonl", rows)
-    run(parsed, report)
+    run(parsed, show)
 
 
 if __name__ == "__main__":

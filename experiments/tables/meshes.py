@@ -68,23 +68,24 @@ def needs(preset: str, topology, flags: str) -> Needs:
     from nft_jax.model.hf.published import PUBLISHED
     from nft_jax.preflight.estimate import BANDWIDTH
     from nft_jax.preflight.report import estimate_of
-    from nft_jax.train.run import settle
-    config = settle(parse(experiment(preset), "", flags.split()).config)
+    config = parse(experiment(preset), "", flags.split()).config
     model = PUBLISHED[config.policy.path]
     sketch = estimate_of(config, model, topology)
     memory, e, device = sketch.memory, sketch.estimate, topology.device
+    plan, slots, rows = sketch.plan, sketch.sampler.slots, sketch.plan.longest.rows
+    config, mesh = plan.config, dict(plan.mesh.shape)
     state = memory.parameters + memory.moments
-    decoding = memory.weights + memory.cache + memory.entries + memory.temporaries["decode"].at(sketch.slots)
-    fullest = state + max(memory.temporaries["train step"].at(sketch.rows), decoding)
+    decoding = memory.weights + memory.cache + memory.entries + memory.temporaries["decode"].at(slots)
+    fullest = state + max(memory.temporaries["train step"].at(rows), decoding)
     tokens = config.groups_per_update * config.rollout.samples_per_prompt * (
         sketch.assumed.prompt_tokens + sketch.assumed.answer_tokens)
     filled = tokens / config.row_length
-    times = config.batch.updates_per_step * math.ceil(filled / sketch.rows)
-    moved = [times * size / (device.link * BANDWIDTH) for size in exchanged(count_parameters(model), sketch.mesh)]
-    idle = max(1.0, sketch.rows / filled)
+    times = config.batch.updates_per_step * math.ceil(filled / rows)
+    moved = [times * size / (device.link * BANDWIDTH) for size in exchanged(count_parameters(model), mesh)]
+    idle = max(1.0, rows / filled)
     score, train = max(e.score * idle, moved[0]), max(e.train * idle, moved[1])
-    evaluations = e.device_hours * 3600 / sketch.devices - config.steps * e.step
-    return Needs(sketch.devices, sketch.mesh, state, fullest, device.memory * device.usable, sketch.rows, filled,
+    evaluations = e.device_hours * 3600 / plan.mesh.size - config.steps * e.step
+    return Needs(plan.mesh.size, mesh, state, fullest, device.memory * device.usable, rows, filled,
                  e.rollout, score, train, (config.steps * (e.rollout + score + train) + evaluations) / 3600)
 
 

@@ -190,7 +190,7 @@ def choose(given: argparse.Namespace, model, mesh, questions: int, sizes: dict[s
     from nft_jax.rollout.slots import slots_that_fit
     slots = given.slots or slots_that_fit(
         model, mesh, questions * given.num_samples, sizes["max_prompt_tokens"], given.max_new_tokens, given.dtype,
-        given.kv_dtype, copies=1, field="--slots", remedy="lower --max-new-tokens, use --dtype bfloat16 or "
+        given.kv_dtype, field="--slots", remedy="lower --max-new-tokens, use --dtype bfloat16 or "
         "--kv-dtype int8, or more devices for a copy of the model (--tensor)")
     return {"slots": slots, "part_prompts": given.part_prompts or -(-PART_ROUNDS * slots // given.num_samples)}
 

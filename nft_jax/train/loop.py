@@ -40,8 +40,9 @@ from nft_jax.runtime.files import replaced
 from nft_jax.runtime.stops import StopRun
 from nft_jax.train.batch import Example, choose_shape, deal, examples_of, make_batch, unpack
 from nft_jax.train.nonfinite import nonfinite_logprobs
+from nft_jax.train.opening import open_run
 from nft_jax.train.row import Rollouts, Row
-from nft_jax.train.run import Progress, Run, open_run
+from nft_jax.train.run import Progress, Run
 from nft_jax.train.saving import finish_writing, save_checkpoint
 from nft_jax.train.state import TrainState, learning_rate
 from nft_jax.train.step import place_batch

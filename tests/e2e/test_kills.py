@@ -15,15 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from nft_jax import policy
-from nft_jax.config import MeshConfig
 from nft_jax.model import decoder
 from nft_jax.model.config import ModelConfig
 from nft_jax.record.checkpoint import Checkpoints
 from nft_jax.record.metrics import comparable, read_metrics
 from nft_jax.record.rollouts import groups_to_table
-from nft_jax.runtime.mesh import make_mesh
-from nft_jax.train.programs import abstract_state
-from nft_jax.train.run import settle
+from nft_jax.train.plan import make_plan
 
 sys.path.insert(0, str(Path(__file__).parent))
 import killed
@@ -98,8 +95,8 @@ def whole(execute, tmp_path_factory):
 
 def last_checkpoint(folder, model):
     """What it holds (but for seconds), and the steps of the checkpoints that there are."""
-    config = settle(killed.config_of({"folder": str(folder), "model": str(model[1]), "ahead": 0, "mesh": SINGLE}))
-    shapes = abstract_state(config, model[0], make_mesh(MeshConfig(), jax.devices()[:1]))
+    config = killed.config_of({"folder": str(folder), "model": str(model[1]), "ahead": 0, "mesh": SINGLE})
+    shapes = make_plan(config, model[0], jax.devices()[:1]).state
     checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint, read_only=True)
     state, host, groups = checkpoints.restore(killed.STEPS, shapes)
     steps = checkpoints.steps, checkpoints.best

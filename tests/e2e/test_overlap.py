@@ -31,7 +31,7 @@ class ByLength:
 def compiled_once(tmp_path_factory):
     """The runs of this module share one device and a compilation cache."""
     patch = pytest.MonkeyPatch()
-    patch.setattr("nft_jax.train.run.make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
+    patch.setattr("nft_jax.train.plan.make_mesh", lambda config, devices: make_mesh(config, jax.devices()[:1]))
     patch.setattr("nft_jax.train.batch.SHORTEST_ROW", 64)
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = [getattr(jax.config, name) for name in names]
@@ -160,7 +160,7 @@ def test_a_run_killed_with_groups_carried_over_ends_bit_by_bit_like_one_that_was
 def test_nothing_is_compiled_after_the_start_on_a_mesh(small_run, tmp_path, monkeypatch):
     """Parameters over fsdp and tensor: what one step hands to the next is placed as the programs expect it. (Without
     checkpoints in between: orbax compiles a few slices of sharded arrays when it first saves them.)"""
-    monkeypatch.setattr("nft_jax.train.run.make_mesh", lambda config: make_mesh(config, jax.devices()[:4]))
+    monkeypatch.setattr("nft_jax.train.plan.make_mesh", lambda config, devices: make_mesh(config, jax.devices()[:4]))
     loop.train(small_run(
         tmp_path, mesh=MeshConfig(data=1, fsdp=2, tensor=2), checkpoint=CheckpointConfig(every=100),
         evaluation=EvaluationConfig(questions=2, samples=2, every=0),

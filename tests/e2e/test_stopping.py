@@ -37,7 +37,7 @@ class EveryOther:
 def config(small_run, tmp_path_factory):
     """Runs on one device that share what is compiled; they evaluate after steps 2 and 4."""
     patch = pytest.MonkeyPatch()
-    patch.setattr("nft_jax.train.run.make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
+    patch.setattr("nft_jax.train.plan.make_mesh", lambda config, devices: make_mesh(config, jax.devices()[:1]))
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = [getattr(jax.config, name) for name in names]
     for name, value in zip(names, (str(tmp_path_factory.mktemp("compiled")), 0.0), strict=True):

@@ -14,8 +14,9 @@ from nft_jax.config import flat
 from nft_jax.data.prompts import load_questions
 from nft_jax.model.hf import config_of
 from nft_jax.model.hf.published import PUBLISHED
-from nft_jax.preflight.dry_run import batch_arithmetic
-from nft_jax.train.run import preview, settle
+from nft_jax.preflight.dry_run import batch_arithmetic, memory_estimate
+from nft_jax.train.opening import preview
+from nft_jax.train.plan import settle
 from nft_jax.types import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -127,7 +128,7 @@ def test_a_dry_run_still_refuses_what_is_wrong_here(no_hub, tmp_path):
         with pytest.raises(InputError, match=told):
             preview(replace(preset, policy=policy))
     with pytest.raises(InputError, match="33268, more than the model's 32768 positions"):
-        preview(replace(preset, rollout=replace(preset.rollout, max_new_tokens=32_948)))
+        memory_estimate(replace(preset, rollout=replace(preset.rollout, max_new_tokens=32_948)), preview(preset)[0])
     shutil.copytree(ROOT / "nft_jax" / "assets" / "nano", tmp_path / "nano")
     (tmp_path / "nano" / "model.safetensors").write_bytes(b"cut")
     with pytest.raises(InputError, match="damaged or cut short"):

@@ -11,6 +11,7 @@ from made import make_group
 
 from nft_jax.config import (
     Config,
+    DataConfig,
     MeshConfig,
     ObjectiveConfig,
     OptimizerConfig,
@@ -24,12 +25,13 @@ from nft_jax.model.hf import load_params, read_config
 from nft_jax.model.logprobs import token_logprobs
 from nft_jax.objectives.registry import find_objective, resolve, token_loss, token_weights
 from nft_jax.objectives.terms import OFF, answer_terms, answers_in_loss, kl_estimate, mismatch_weights
+from nft_jax.runtime.compilation import largest
 from nft_jax.runtime.mesh import make_mesh
 from nft_jax.train import reference as reference_module
 from nft_jax.train.batch import BatchShape, examples_of, make_batch
+from nft_jax.train.plan import make_plan, settle
 from nft_jax.train.programs import training_programs
 from nft_jax.train.reference import abstract_reference, check_reference, load_reference
-from nft_jax.train.run import settle
 from nft_jax.train.state import init_state, make_optimizer, state_shardings
 from nft_jax.train.step import compile_step, micro_batch, micro_loss
 from nft_jax.train.tally import summarise
@@ -271,12 +273,11 @@ def test_no_weight_no_reference(tiny_model, monkeypatch):
 
 
 def test_programs_and_batches_know_of_the_reference(tiny_model):
-    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-
     def programs(terms, old="trainer", dtype="float32"):
-        made = config(terms=terms, rollout=RolloutConfig(old_logprobs=old))
+        made = config(terms=terms, data=DataConfig(max_prompt_tokens=24),
+                      rollout=RolloutConfig(old_logprobs=old, max_new_tokens=32, slots=8))
         made = replace(made, policy=replace(made.policy, compute_dtype=dtype))
-        return training_programs(made, tiny_model, mesh, Compute(dtype))
+        return largest(training_programs(make_plan(made, tiny_model, jax.devices()[:1])))
 
     kl = TermsConfig(kl_weight=0.1)
     assert set(programs(OFF)) == {"train step", "score"} and set(programs(OFF, "sampler")) == {"train step"}

@@ -12,7 +12,7 @@ from nft_jax.config import Config
 from nft_jax.record import trackers
 from nft_jax.record.metrics import MetricsWriter
 from nft_jax.record.trackers import PACKAGES, Mirror, require_writers
-from nft_jax.train.run import read_inputs
+from nft_jax.train.opening import read_inputs
 
 
 class FakeTracker(ModuleType):

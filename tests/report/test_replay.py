@@ -174,7 +174,7 @@ def run(small_run, tmp_path_factory):
                        checkpoint=CheckpointConfig(every=1, keep=2))
     config = replace(config, optimizer=replace(config.optimizer, learning_rate=3e-3, warmup_updates=1))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nft_jax.train.run.make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
+        patch.setattr("nft_jax.train.plan.make_mesh", lambda config, devices: make_mesh(config, jax.devices()[:1]))
         train(config, quiet=True)
     return folder
 

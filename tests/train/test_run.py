@@ -5,33 +5,31 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from nft_jax.config import CheckpointConfig, DataConfig, EvaluationConfig, MeshConfig, RolloutConfig
+from nft_jax.config import CheckpointConfig, DataConfig, EvaluationConfig, RolloutConfig
 from nft_jax.record.folder import claimed
-from nft_jax.runtime.mesh import make_mesh
-from nft_jax.train import loop, run
-from nft_jax.train.programs import settle_on, truncations
+from nft_jax.train import loop, opening, run
+from nft_jax.train.plan import make_plan
+from nft_jax.train.programs import truncations
 from nft_jax.types import InputError
 
 
 def test_automatic_slots_stay_what_they_were_when_the_run_began(small_run, tiny_model, tmp_path):
     """Whatever memory is free when it goes on; not after --fresh, and not where a number is asked for."""
-    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     automatic = small_run(tmp_path, data=DataConfig(max_prompt_tokens=24), rollout=RolloutConfig(
         prompts_per_step=64, max_new_tokens=32, slots=0))
 
     def opened(config, fresh, free):
-        config, note = run.remembered_slots(config, fresh)
-        return settle_on(config, tiny_model, mesh, free), note
+        slots = opening.remembered_slots(config, fresh)
+        return slots, make_plan(config, tiny_model, jax.devices()[:1], slots=slots, free=free).config
 
-    first, note = opened(automatic, False, 1 << 30)
-    assert first.rollout.slots > 100 and "free memory" in note
+    remembered, first = opened(automatic, False, 1 << 30)
+    assert remembered == 0 and first.rollout.slots > 100
     with claimed(first, fresh=False):
         pass
-    again, note = opened(automatic, False, 1 << 20)
-    assert again == first and "as the run began" in note
-    assert opened(automatic, True, 1 << 20)[0].rollout.slots < 100
+    assert opened(automatic, False, 1 << 20) == (first.rollout.slots, first)
+    assert opened(automatic, True, 1 << 20)[1].rollout.slots < 100
     asked = replace(automatic, rollout=replace(automatic.rollout, slots=8))
-    assert run.remembered_slots(asked, False) == (asked, "")
+    assert opened(asked, False, 1 << 20)[1].rollout.slots == 8
 
 
 @pytest.mark.parametrize(("changes", "expected"), [({}, [False]), ({"top_p": 0.9}, [False, True]),
@@ -58,8 +56,8 @@ def test_another_metric_to_be_best_by_starts_anew(small_run, tmp_path):
 
     config = small_run(tmp_path)
     for metric, best in (("evaluation/accuracy/all", 0.5), ("evaluation/other", None)):
-        _, progress = run.restore_or_load(
-            replace(config, checkpoint=replace(config.checkpoint, best=metric)), None, None, Stored())
+        plan = SimpleNamespace(config=replace(config, checkpoint=replace(config.checkpoint, best=metric)), state=None)
+        _, progress = opening.restore_or_load(plan, Stored())
         assert (progress.step, progress.best, progress.best_metric) == (3, best, metric)
 
 
