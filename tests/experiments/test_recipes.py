@@ -14,7 +14,7 @@ from experiments.harness.results import Curve
 from experiments.harness.variants import kinds, known
 from experiments.presets import PRESETS, gsm8k, qwen2_5_32b, qwen2_5_math_7b
 from experiments.studies import code_nano, healthy
-from experiments.tables import meshes
+from experiments.tables import meshes, preflight
 from nft_jax.cli import parse
 from nft_jax.preflight.devices import Topology
 
@@ -126,4 +126,11 @@ def test_every_case_is_a_command_of_preflight_and_in_the_table(case):
     parse(PRESETS[preset], "", flags.split())
     Topology.parse(topology)
     command = f"{preset} {flags}".strip()
-    assert f"({topology}) | `{command}` |" in (ROOT / "experiments" / "README.md").read_text()
+    assert f"({topology}) | `{command}` |" in meshes.TABLE.read_text()
+
+
+def test_every_output_of_preflight_is_of_its_command():
+    for name, command in preflight.COMMANDS.items():
+        text = (preflight.FOLDER / f"preflight_{name}.txt").read_text()
+        assert text.startswith(f"$ python -m nft_jax.preflight {command}\n") and text.endswith("among them\n")
+        parse(PRESETS[command.split()[0]], "", command.split()[3:])

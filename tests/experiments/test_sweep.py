@@ -87,9 +87,13 @@ def test_a_run_is_named_by_what_it_computes(tmp_path):
 
 
 def stub(folder: Path, body: str = "", *, finished: bool = True, status: int = 0) -> Job:
-    """A run that takes no time: it counts its starts, does `body`, and says how far it got."""
-    code = ("import json, pathlib, sys, time\n"
+    """A run that takes no time: it locks its folder, counts its starts, does `body`, and says how far it got."""
+    code = ("import fcntl, json, pathlib, sys, time\n"
             f"folder = pathlib.Path({str(folder)!r})\n"
+            "lock = (folder / 'lock').open('a')\n"
+            "lock.write('process of a stub')\n"
+            "lock.flush()\n"
+            "fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
             "starts = folder / 'starts'\n"
             "starts.write_text(starts.read_text() + 'x' if starts.exists() else 'x')\n"
             f"{body}\n"
@@ -131,21 +135,27 @@ def test_runs_share_the_places(tmp_path):
     assert found == [f"[{cores[0]}]a", f"[{cores[-1]}]b"] and sorted(os.sched_getaffinity(0)) == cores
 
 
-def test_a_folder_that_another_process_is_at_is_waited_for(tmp_path):
-    held, free = stub(tmp_path / "held"), stub(tmp_path / "free")
-    held.folder.mkdir()
-    lock = (held.folder / "sweep.lock").open("a")
+@pytest.mark.parametrize("written", ["process 1 on this machine", ""])
+def test_a_folder_that_another_process_holds_is_waited_for(written, tmp_path):
+    """Seen before the run starts; or, with nothing written in the lock yet, when the run is refused."""
+    taken, free = stub(tmp_path / "taken"), stub(tmp_path / "free")
+    taken.folder.mkdir()
+    lock = (taken.folder / "lock").open("a")
     fcntl.flock(lock, fcntl.LOCK_EX)
+    lock.write(written)
+    lock.flush()
     said = []
 
     def say(line):
         said.append(line)
         if "free" in line:                                  # the other process ends, having finished the run
-            (held.folder / "summary.json").write_text('{"finished": true, "steps": 3}')
+            (taken.folder / "summary.json").write_text('{"finished": true, "steps": 3}')
             lock.close()
 
-    assert run_all([held, free], [Place()], say) == []
-    assert "another process is at it" in said[0] and "finished before" in said[-1] and starts(held) == 0
+    assert run_all([taken, free], [Place()], say) == []
+    assert [line.split(":")[0] for line in said] == ["taken", "[1/2] free", "[2/2] taken"]
+    assert "finished before" in said[-1] and starts(taken) == 0
+    assert (taken.folder / "log.txt").exists() == (not written)
 
 
 def sweeping(folder: Path, body: str) -> subprocess.Popen:
@@ -180,7 +190,7 @@ def test_killed_at_any_moment_it_goes_on(tmp_path):
     (tmp_path / "b" / "go").touch()
     jobs = [stub(tmp_path / name, body) for name in ("a", "b")]
     assert run_all(jobs, [Place()], say) == [] and [starts(job) for job in jobs] == [1, 1]
-    assert "another process" in said[0]
+    assert said[0].startswith("a: ") and any("a: finished before" in line for line in said)
 
 
 @pytest.mark.slow
