@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from refusal import refused
 
 from experiments import sweep
 from experiments.harness import runner, variants
@@ -19,27 +20,25 @@ from experiments.harness.runner import Job, Place, places, run_all
 from experiments.presets import PRESETS, QUICKSTART
 from nft_jax.cli import parse
 from nft_jax.config import ObjectiveConfig
-from nft_jax.types import InputError
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(("text", "told"), [
-    ("loss.epsilom=1", "'loss.epsilom' is no field of a configuration: did you mean loss.epsilon"),
-    ("epsilon=1", "did you mean loss.epsilon"),
-    ("zzz=1", "lists them all"),
-    ("loss.epsilon=small", "loss.epsilon is 'small': it takes float"),
-    ("steps=1.5", "steps is '1.5': it takes int"),
-    ("loss.ratio=word", "loss.ratio is 'word': it takes one of token, sequence"),
-    ("rollout.stop=a", "rollout.stop is 'a'"),
-    ("seed=1", "set by --seeds"),
-    ("name=a", "set by the sweep"),
-    ("loss.epsilon", "write field=value"),
+    ("loss.epsilom=1", ("'loss.epsilom'", "loss.epsilon")),
+    ("epsilon=1", ("'epsilon'", "loss.epsilon")),
+    ("zzz=1", ("'zzz'", "--help")),
+    ("loss.epsilon=small", ("loss.epsilon", "'small'", "float")),
+    ("steps=1.5", ("steps", "'1.5'", "int")),
+    ("loss.ratio=word", ("loss.ratio", "'word'", "token, sequence")),
+    ("rollout.stop=a", ("rollout.stop", "'a'")),
+    ("seed=1", ("'seed=1'", "--seeds")),
+    ("name=a", ("'name=a'",)),
+    ("loss.epsilon", ("'loss.epsilon'", "field=value")),
 ])
 def test_a_bad_grid_names_the_field_and_the_way_out(text, told):
-    with pytest.raises(InputError) as error:
+    with refused(*told):
         sweep.grid_of([text])
-    assert told in str(error.value)
 
 
 def test_a_grid_is_read_by_the_types_of_its_fields():
@@ -54,7 +53,7 @@ def test_another_objective_begins_with_its_own_defaults():
     varied = variants.vary(base, {"objective": "grpo", "loss.clip_high": 0.3, "seed": 4})
     assert varied.loss == ObjectiveConfig(clip_high=0.3) and (varied.objective, varied.seed) == ("grpo", 4)
     assert variants.vary(base, {"loss.epsilon": 2.0}).loss == replace(base.loss, epsilon=2.0)
-    with pytest.raises(InputError, match=r"loss\.epsilon is -1"):
+    with refused("loss.epsilon", -1):
         variants.vary(base, {"loss.epsilon": -1.0})
 
 
@@ -210,17 +209,17 @@ def test_devices_are_divided(monkeypatch):
     assert [place.environment for place in places(0)] == [{"CUDA_VISIBLE_DEVICES": name} for name in "235"]
     assert [place.environment["CUDA_VISIBLE_DEVICES"] for place in places(2)] == ["2,5", "3"]
     assert places(1) == [Place()]
-    with pytest.raises(InputError, match="may use 3 GPUs"):
+    with refused("jobs is 4", "3 GPUs"):
         places(4)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.setattr(runner.os, "sched_getaffinity", lambda pid: {4, 5, 6, 7})
     assert places(0) == [Place()] and [sorted(place.cores) for place in places(2)] == [[4, 6], [5, 7]]
-    with pytest.raises(InputError, match="may use 4 cores"):
+    with refused("jobs is 5", "4 cores"):
         places(5)
     monkeypatch.setenv("JAX_PLATFORMS", "tpu")
     monkeypatch.setattr(runner.glob, "glob", lambda pattern: ["/dev/accel0"])
     assert places(0) == [Place()]
-    with pytest.raises(InputError, match="a TPU belongs to one process"):
+    with refused("jobs is 2", "TPU"):
         places(2)
 
 

@@ -4,13 +4,13 @@ from types import SimpleNamespace
 
 import jax
 import pytest
+from refusal import refused
 
 from nft_jax.config import CheckpointConfig, DataConfig, EvaluationConfig, RolloutConfig
 from nft_jax.record.folder import claimed
 from nft_jax.train import loop, opening, run
 from nft_jax.train.plan import make_plan
 from nft_jax.train.programs import truncations
-from nft_jax.types import InputError
 
 
 def test_automatic_slots_stay_what_they_were_when_the_run_began(small_run, tiny_model, tmp_path):
@@ -64,5 +64,5 @@ def test_another_metric_to_be_best_by_starts_anew(small_run, tmp_path):
 def test_a_metric_that_is_not_measured_cannot_be_the_best(small_run, tmp_path, monkeypatch):
     config = small_run(tmp_path, checkpoint=CheckpointConfig(best="evaluation/acuracy/all"))
     monkeypatch.setattr(loop, "evaluate", lambda *_: {"evaluation/accuracy/all": 0.5})
-    with pytest.raises(InputError, match=r"checkpoint.best is 'evaluation/acuracy/all', .* use one of evaluation/acc"):
+    with refused("checkpoint.best", "evaluation/acuracy/all", "evaluation/accuracy/all"):
         loop.begin(SimpleNamespace(config=config), SimpleNamespace(params=None), run.Progress())
