@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.harness.variants import SEEDS
 from nft_jax.config import Config, flat
+from nft_jax.config.differences import NO_EXPERIMENT, SEEDS, differences
 from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import InputError
 
@@ -23,19 +23,12 @@ def labels_of(configs: Sequence[dict]) -> tuple[list[str], list[str]]:
     """A label for each configuration (dotted name -> value), the same for those that differ in seeds, folders and
     speed settings only; and the names of the fields that differ. A field that an older run does not have is at its
     default."""
-    from nft_jax.record.folder import MAY_CHANGE
-    noise = (*(name for name in MAY_CHANGE if name != "steps"), *SEEDS)
     default = flat(Config().to_dict())
-    whole = [{name: _plain(value) for name, value in (default | config).items() if not name.startswith(noise)}
-             for config in configs]
-    differing = sorted({name for config in whole for name, value in config.items() if value != whole[0].get(name)})
+    differing = sorted(differences(*(default | config for config in configs), ignore=(*NO_EXPERIMENT, *SEEDS)))
+    first = sorted(differing, key=lambda name: name != "objective")
     told = [", ".join(str(config[name]) if name == "objective" else f"{name.rpartition('.')[2]}={config.get(name)}"
-                      for name in sorted(differing, key=lambda name: name != "objective")) for config in whole]
-    return [text or str(config["objective"]) for text, config in zip(told, whole, strict=True)], differing
-
-
-def _plain(value):
-    return tuple(value) if isinstance(value, list) else value
+                      for name in first) for config in (default | config for config in configs)]
+    return [text or str(config["objective"]) for text, config in zip(told, configs, strict=True)], differing
 
 
 def short(labels: Sequence[str]) -> dict[str, str]:
@@ -56,11 +49,11 @@ def compare(folders: Sequence[Path], out: Path | None) -> str:
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise InputError("a run folder is given twice: name each once.")
     runs = [read_run(folder) for folder in folders]
-    labels, differing = labels_of([run.config for run in runs])
+    labels, differing = labels_of([run.fields for run in runs])
     names = short(labels)
     table = tidy((run, {"arm": names[label]}) for run, label in zip(runs, labels, strict=True))
     measures = Measures.of(curves_of(table))
-    fields = [[f"`{name}`", *(_value(runs[labels.index(label)].config, name) for label in names)]
+    fields = [[f"`{name}`", *(str(runs[labels.index(label)].fields.get(name)) for label in names)]
               for name in differing]
     text = accuracy_table(measures, "configuration")
     if fields:
@@ -71,10 +64,6 @@ def compare(folders: Sequence[Path], out: Path | None) -> str:
         draw(measures, out / "compare.png", "")
         (out / "compare.md").write_text(text + "\n")
     return text
-
-
-def _value(config: dict, name: str) -> str:
-    return str(config.get(name, flat(Config().to_dict()).get(name)))
 
 
 def main(arguments: list[str] | None = None) -> int:

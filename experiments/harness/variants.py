@@ -13,10 +13,10 @@ from types import NoneType, UnionType
 from typing import Literal, Union, get_args, get_origin, get_type_hints
 
 from nft_jax.config import Config, ObjectiveConfig, flat
+from nft_jax.config.differences import NO_EXPERIMENT, SEEDS, differences, without
 from nft_jax.types import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
-SEEDS = ("seed", "data.seed")
 
 
 @cache
@@ -109,20 +109,17 @@ def command(experiment: str, base: Config, config: Config) -> list[str]:
 def resolved(config: Config) -> dict[str, object]:
     """Dotted name -> value of everything that decides what a run computes: defaults resolved; without names, folders,
     speed settings; paths inside this repository from its root, so that they are the same in every clone."""
-    from nft_jax.record.folder import MAY_CHANGE
     from nft_jax.train.plan import settle
-    speed = tuple(name for name in MAY_CHANGE if name != "steps")
-    return {name: _portable(value) for name, value in flat(settle(config).to_dict()).items()
-            if not name.startswith(speed)}
+    return {name: _portable(value) for name, value in without(settle(config).to_dict(), NO_EXPERIMENT).items()}
 
 
 def _portable(value: object) -> object:
     if isinstance(value, str) and Path(value).is_absolute() and Path(value).is_relative_to(ROOT):
         return Path(value).relative_to(ROOT).as_posix()
-    return list(value) if isinstance(value, tuple) else value
+    return value
 
 
-def differences(base: Config, config: Config) -> dict[str, object]:
+def changes_of(base: Config, config: Config) -> dict[str, object]:
     """The resolved fields in which `config` is not `base`, seeds aside. Where the objective is another one, fields
     of the loss at its own defaults are not told."""
     if config.objective != base.objective:
@@ -130,15 +127,14 @@ def differences(base: Config, config: Config) -> dict[str, object]:
         told = {"objective": config.objective}
     else:
         told = {}
-    before = resolved(base)
-    return told | {name: value for name, value in resolved(config).items()
-                   if value != before.get(name) and name not in SEEDS}
+    return told | {name: now for name, (_, now) in
+                   differences(resolved(base), resolved(config), ignore=SEEDS).items()}
 
 
 def digest(config: Config) -> str:
     """Eight hex digits of what a run computes. A field at its default does not count, so that a field that is new,
     and off by default, leaves the names of older runs as they are."""
-    default = {name: _portable(value) for name, value in flat(Config().to_dict()).items()}
+    default = {name: _portable(value) for name, value in without(Config().to_dict(), ()).items()}
     told = {name: value for name, value in resolved(config).items() if value != default[name]}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
 
@@ -148,7 +144,7 @@ def folder_of(root: Path, base: Config, config: Config) -> Path:
     name = digest(config)
     for found in sorted(root.glob(f"*-{name}")):
         return found
-    told = differences(base, config)
+    told = changes_of(base, config)
     words = [base.name, str(told.pop("objective", config.objective)),
              *(f"{field.rpartition('.')[2]}={value}" for field, value in told.items())]
     slug = "".join(c if c.isalnum() or c in "=.-" else "_" for c in "-".join(words))[:80]

@@ -304,7 +304,7 @@ def test_an_older_run_has_a_new_field_at_its_default():
 
 
 @pytest.mark.parametrize(("make", "told"), [
-    (lambda path: path / "nothing", "holds no run"),
+    (lambda path: path / "nothing", "no config.json"),
     (lambda path: write_run(path / "a", []), "no row yet"),
     (lambda path: write_run(path / "b", [0.1]), "given twice"),
 ])
