@@ -49,17 +49,15 @@ def short(labels: Sequence[str]) -> dict[str, str]:
 
 def compare(folders: Sequence[Path], out: Path | None) -> str:
     """The text that is printed; writes into `out`. Raises InputError for folders without a run to compare."""
-    import pyarrow.parquet as pq
-
     from experiments.harness.plots import draw
-    from experiments.harness.results import Measures, accuracy_table, curves_of, markdown, read_run, tidy
+    from experiments.harness.results import Measures, accuracy_table, markdown, read_run, tidy
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise InputError("a run folder is given twice: name each once.")
     runs = [read_run(folder) for folder in folders]
     labels, differing = labels_of([run.config for run in runs])
     names = short(labels)
     table = tidy((run, {"arm": names[label]}) for run, label in zip(runs, labels, strict=True))
-    measures = Measures.of(curves_of(table))
+    measures = Measures.of(table)
     fields = [[f"`{name}`", *(_value(runs[labels.index(label)].config, name) for label in names)]
               for name in differing]
     text = accuracy_table(measures, "configuration")
@@ -67,7 +65,7 @@ def compare(folders: Sequence[Path], out: Path | None) -> str:
         text += "\n\n" + markdown(["field", *names.values()], fields)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, out / "compare.parquet", compression="zstd")
+        table.to_parquet(out / "compare.parquet", compression="zstd")
         draw(measures, out / "compare.png", "")
         (out / "compare.md").write_text(text + "\n")
     return text

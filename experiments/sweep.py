@@ -98,13 +98,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def write_results(planned: Sequence[Planned], path: Path) -> None:
     """The table of the runs that have a row of metrics."""
-    import pyarrow.parquet as pq
-
     from experiments.harness.results import read_run, tidy
     runs = [(read_run(each.job.folder), {"arm": each.arm, **each.changes}) for each in planned if each.job.finished]
     if runs:
         with replaced(path) as partial:
-            pq.write_table(tidy(runs), partial, compression="zstd")
+            tidy(runs).to_parquet(partial, compression="zstd")
         print(f"{path}: {len(runs)} runs of {len(planned)}")
 
 
