@@ -153,13 +153,19 @@ class NoWriter:
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """Rows of a metrics.jsonl; a last line cut short by a kill is dropped."""
+    """The rows of a metrics.jsonl, one for each step. A last line cut short by a kill is dropped.
+
+    An evaluation that was given up and done again has a second row, which adds its metrics to those of the step."""
     rows = []
     for line in path.read_text().splitlines():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError:
             break
+        if rows and "step" in row and row["step"] == rows[-1].get("step"):
+            rows[-1] = row | rows[-1]
+        else:
+            rows.append(row)
     return rows
 
 

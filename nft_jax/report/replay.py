@@ -30,7 +30,7 @@ from nft_jax.objectives.terms import answers_in_loss
 from nft_jax.record.rollouts import SCHEMA, table_to_groups
 from nft_jax.train.batch import BatchShape, Example, deal, examples_of, make_batch, unpack
 from nft_jax.train.step import loss_inputs
-from nft_jax.train.tally import combine, summarise, tally
+from nft_jax.train.step_metrics import combine, summarise, tally
 from nft_jax.types import Group, InputError, TrainBatch
 
 if TYPE_CHECKING:

@@ -75,14 +75,14 @@ def settle(config: Config) -> Config:
     evaluation = config.evaluation
     if not evaluation.source and config.data.source in SOURCES:
         evaluation = replace(evaluation, source=config.data.source)
-    rollout = config.rollout
-    if rollout.old_logprobs == "auto":
-        rollout = replace(rollout, old_logprobs="trainer")
+    data = config.data
+    if data.seed is None:
+        data = replace(data, seed=config.seed)
     if config.terms.mismatch != "off" and find_objective(config.objective).whole_groups:
         raise InputError(f"terms.mismatch is {config.terms.mismatch!r}: {config.objective} is one loss for a whole "
                          "group, whose answers cannot be weighted one by one. Switch it off, or choose another "
                          "objective.")
-    return replace(config, loss=resolve(config.objective, config.loss), evaluation=evaluation, rollout=rollout)
+    return replace(config, loss=resolve(config.objective, config.loss), evaluation=evaluation, data=data)
 
 
 def make_plan(config: Config, model: ModelConfig, devices: Sequence[jax.Device] | None = None, *, slots: int = 0,

@@ -90,6 +90,15 @@ def test_writer_cuts_what_is_done_again(tmp_path):
     assert list((tmp_path / "tensorboard").iterdir())
 
 
+def test_a_second_row_of_a_step_adds_to_the_first(tmp_path):
+    writer = MetricsWriter(tmp_path, -1, Config(writers=()))
+    for step, metrics in ((1, {"loss/total": 0.5, "compiles": 1}),
+                          (1, {"evaluation/accuracy/all": 0.25, "compiles": 0}), (2, {"loss/total": 0.75})):
+        writer.write(step, metrics)
+    assert read_metrics(tmp_path / "metrics.jsonl") == [
+        {"step": 1, "loss/total": 0.5, "evaluation/accuracy/all": 0.25, "compiles": 1}, {"step": 2, "loss/total": 0.75}]
+
+
 def test_comparable_drops_times_only():
     row = {"step": 1, "seconds/step": 1.0, "tokens_per_second/train": 5.0, "compiles": 1, "memory/peak_mb": 1,
            "loss/total": 0.5}
