@@ -7,8 +7,8 @@
    rate decays, a deliberately imperfect mixture of strategies (`respond`): some solutions guess without working, stop a
    step early, take a wrong operation, forget the box, or slip inside a step and continue with the wrong number.
 3. Train. The model knows the right way and samples it only sometimes, which reinforcement learning can improve.
-4. Write the model in Hugging Face layout, and train_log.jsonl: losses, then the held-out accuracy. README.md beside them
-   is written by hand from the log; a test compares the two.
+4. Write the model in Hugging Face layout, and train_log.jsonl: losses, then the held-out accuracy. README.md beside
+   them is written by hand from the log; a test compares the two.
 """
 from __future__ import annotations
 
