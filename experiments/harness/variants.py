@@ -135,7 +135,8 @@ def folder_of(root: Path, name: str, config: Config) -> Path:
     ending = digest(config)
     for found in sorted(root.glob(f"*-{ending}")):
         return found
-    return root / f"{name}-{Path(config.objective).name}-seed{config.seed}-{ending}"
+    objective = Path(config.objective).name.replace(":", "_")
+    return root / f"{name}-{objective}-seed{config.seed}-{ending}"
 
 
 def described(changes: Mapping[str, object]) -> str:
