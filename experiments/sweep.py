@@ -24,9 +24,10 @@ from typing import Annotated
 import tyro
 
 from experiments.harness.runner import Job, places, run_all
-from experiments.harness.variants import SEEDS, command, described, folder_of, known, value_of, vary
+from experiments.harness.variants import command, described, folder_of, known, value_of, vary
 from nft_jax.cli import experiment
 from nft_jax.config import Config
+from nft_jax.config.differences import SEEDS
 from nft_jax.runtime.files import replaced
 from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import InputError

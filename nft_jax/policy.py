@@ -31,9 +31,11 @@ from nft_jax.model.hf import (
 from nft_jax.model.kernels import choose_attention
 from nft_jax.model.logprobs import token_logprobs
 from nft_jax.model.parameters import parameter_shardings
-from nft_jax.record.trained import LATEST, checkpoint_step, load_checkpoint, run_config
+from nft_jax.record.checkpoint import LATEST, checkpoint_step, read_params
+from nft_jax.record.folder import is_run, read_run
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.sampling import SamplingParams
+from nft_jax.runtime.compilation import with_shardings
 from nft_jax.runtime.mesh import make_mesh
 from nft_jax.types import InputError, Prompt, Rollout
 
@@ -60,18 +62,22 @@ def load(path: str | os.PathLike, *, dtype="float32", mesh: Mesh | None = None, 
     files cut short, a tokenizer without chat template or end-of-sequence token or with more ids than the embedding,
     sizes that the mesh does not divide, a run without such a checkpoint; `step` with a folder that is no run's.
     """
-    run = run_config(path)
+    run = read_run(path, "path").config if is_run(path) else None
     if run is None and step != LATEST:
         raise InputError(f"step is {step!r}, but {str(path)!r} is not the folder of a run, whose checkpoints have "
                          "steps: leave it out.")
     folder = resolve_folder(path if run is None else run.policy.path, weights=run is None)
     config = read_config(folder)
     tokenizer = load_tokenizer(folder)
+    shapes = decoder.parameter_shapes(config)
+    shardings = None if mesh is None else parameter_shardings(shapes, mesh)
     if run is None:
-        shardings = None if mesh is None else parameter_shardings(decoder.parameter_shapes(config), mesh)
         params = load_params(folder, config, dtype, shardings)
     else:
-        params = load_checkpoint(Path(path), run, checkpoint_step(Path(path), run, step), mesh)
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        shapes = with_shardings(shapes, shardings or jax.tree.map(lambda _: device, shapes))
+        number = checkpoint_step(Path(path), run.checkpoint, step)
+        params = read_params(Path(path), run.checkpoint, number, shapes)
         params = jax.tree.map(lambda w: w.astype(dtype), params)
     return Policy(config, params, tokenizer, eos_token_ids(folder, tokenizer), mesh)
 

@@ -16,8 +16,9 @@ from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.hf import eos_token_ids, load_tokenizer, read_config, resolve_folder
 from nft_jax.model.kernels import choose_attention
 from nft_jax.policy import load
+from nft_jax.record.checkpoint import checkpoint_step
+from nft_jax.record.folder import is_run, read_run
 from nft_jax.record.parts import Parts
-from nft_jax.record.trained import checkpoint_step, run_config
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.evaluation import HeldOut, evaluation_key, read_set, summarise_table
 from nft_jax.rollout.generate import PART_ROUNDS, Shown
@@ -47,7 +48,7 @@ def evaluate(given: argparse.Namespace) -> str:
     """Everything that the command does; returns the table and where what was written. Raises InputError."""
     require_alone("experiments.evaluate")
     use_compilation_cache()
-    run = run_config(given.model)
+    run = read_run(given.model).config if is_run(given.model) else None
     given = settle(given, run)
     asked = sets_asked(given)
     model = open_model(given, run)
@@ -85,7 +86,7 @@ def open_model(given: argparse.Namespace, run) -> Model:
     a step that is not there, and lengths that the model has no positions for."""
     path = Path(given.model).expanduser()
     if run is not None:
-        given.step = checkpoint_step(path, run, given.step)
+        given.step = checkpoint_step(path, run.checkpoint, given.step)
         folder, weights = resolve_folder(run.policy.path, weights=False), path / "checkpoints" / str(given.step)
         files, out = weights.rglob("*"), path / "evaluations" / f"step_{given.step:06d}"
     else:

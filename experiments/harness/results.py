@@ -1,7 +1,6 @@
 """What runs did, as one tidy table with a row for every step of every run. Tables and figures are made of it alone."""
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nft_jax.config import flat
+from nft_jax.record.folder import RunFolder
+from nft_jax.record.folder import read_run as folder_reader
 from nft_jax.types import InputError
 
 ACCURACY = "evaluation/accuracy/all"
@@ -21,31 +21,15 @@ KEPT = (ACCURACY, "accuracy/all", ENTROPY, "length/all", "truncated_share", "gra
         "share/clipped", "groups/accepted_share", "ratio/p95_positive", "ratio/p95_negative", "seconds/step")
 
 
-@dataclass(frozen=True)
-class RunResult:
-    """A run folder, read: its settings by dotted names, its rows of metrics, its summary ({} while it runs)."""
-    folder: Path
-    config: dict
-    rows: list[dict]
-    summary: dict
-
-
-def read_run(folder: Path) -> RunResult:
-    """Raises InputError where there is no run with at least one row."""
-    from nft_jax.record.metrics import read_metrics
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        rows = read_metrics(folder / "metrics.jsonl")
-    except (OSError, json.JSONDecodeError) as error:
-        raise InputError(f"the run folder is {str(folder)!r}, which holds no run ({error}): give folders that have "
-                         "config.json and metrics.jsonl.") from error
-    if not rows:
+def read_run(folder: Path) -> RunFolder:
+    """The run in `folder`. Raises InputError where there is no run with at least one row."""
+    run = folder_reader(folder, "the run folder")
+    if not run.rows:
         raise InputError(f"the run folder is {str(folder)!r}, whose metrics.jsonl has no row yet: leave it out.")
-    summary = folder / "summary.json"
-    return RunResult(folder, flat(config), rows, json.loads(summary.read_text()) if summary.exists() else {})
+    return run
 
 
-def tidy(runs: Iterable[tuple[RunResult, Mapping[str, object]]]) -> pd.DataFrame:
+def tidy(runs: Iterable[tuple[RunFolder, Mapping[str, object]]]) -> pd.DataFrame:
     """A row for every (run, step): the columns `KEYS`, the labels given with each run (`arm`, ...), every metric.
 
     `tokens` were generated for training up to and with the step; evaluation is not counted.
@@ -55,8 +39,8 @@ def tidy(runs: Iterable[tuple[RunResult, Mapping[str, object]]]) -> pd.DataFrame
         tokens = 0
         for row in run.rows:
             tokens += int(row.get("tokens/generated") or 0)
-            rows.append({"run": run.folder.name, "arm": run.folder.name, "seed": run.config.get("seed", 0),
-                         "objective": run.config.get("objective", ""), **labels, "tokens": tokens, **row})
+            rows.append({"run": run.folder.name, "arm": run.folder.name, "seed": run.fields.get("seed", 0),
+                         "objective": run.fields.get("objective", ""), **labels, "tokens": tokens, **row})
     frame = pd.DataFrame(rows)
     # Parquet takes one type a column: what is neither number nor text, or mixed, becomes text.
     for name in frame:

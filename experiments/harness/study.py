@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Literal
 
 from experiments.harness.runner import places, run_all
 from experiments.harness.scales import SCALES
-from experiments.harness.variants import SEEDS, described, resolved
+from experiments.harness.variants import described, resolved
 from experiments.sweep import Planned, plan
 from nft_jax.config import Config
+from nft_jax.config.differences import SEEDS, differences
 from nft_jax.preflight.devices import Topology
 from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import InputError
@@ -164,12 +165,11 @@ def dry_run(scale: str, topology: Topology, base: Config, planned: Sequence[Plan
     """The fields in which each arm is not the base, and the time by preflight's arithmetic."""
     from nft_jax.model.hf import config_of
     from nft_jax.preflight.report import estimate_of
-    lines, before = [f"base: {SCALES[scale].experiment}, {base.steps} steps"], resolved(base)
+    lines = [f"base: {SCALES[scale].experiment}, {base.steps} steps"]
     configs = {each.arm: each.config for each in planned}
     for arm, config in configs.items():
-        told = {name: value for name, value in resolved(config).items()
-                if value != before[name] and value is not None and name not in SEEDS}
-        lines.append(f"  {arm:24} {described(told)}")
+        told = differences(resolved(base), resolved(config), ignore=SEEDS)
+        lines.append(f"  {arm:24} {described({name: now for name, (_, now) in told.items() if now is not None})}")
     model = config_of(base.policy.path)
     sketch = estimate_of(base, model, topology)
     assumed, found = sketch.assumed, sketch.estimate

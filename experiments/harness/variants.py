@@ -13,10 +13,10 @@ from types import NoneType, UnionType
 from typing import Literal, Union, get_args, get_origin, get_type_hints
 
 from nft_jax.config import Config, ObjectiveConfig, flat
+from nft_jax.config.differences import NO_EXPERIMENT, without
 from nft_jax.types import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
-SEEDS = ("seed", "data.seed")
 
 
 @cache
@@ -107,17 +107,14 @@ def resolved(config: Config) -> dict[str, object]:
     Without names, folders and speed settings. Paths inside this repository are relative to its root, so that they are
     the same in every clone.
     """
-    from nft_jax.record.folder import MAY_CHANGE
     from nft_jax.train.plan import settle
-    speed = tuple(name for name in MAY_CHANGE if name != "steps")
-    return {name: _portable(value) for name, value in flat(settle(config).to_dict()).items()
-            if not name.startswith(speed)}
+    return {name: _portable(value) for name, value in without(settle(config).to_dict(), NO_EXPERIMENT).items()}
 
 
 def _portable(value: object) -> object:
     if isinstance(value, str) and Path(value).is_absolute() and Path(value).is_relative_to(ROOT):
         return Path(value).relative_to(ROOT).as_posix()
-    return list(value) if isinstance(value, tuple) else value
+    return value
 
 
 def digest(config: Config) -> str:
@@ -125,7 +122,7 @@ def digest(config: Config) -> str:
 
     A field at its default does not count. A new field that is off by default so leaves the names of older runs alone.
     """
-    default = {name: _portable(value) for name, value in flat(Config().to_dict()).items()}
+    default = {name: _portable(value) for name, value in without(Config().to_dict(), ()).items()}
     told = {name: value for name, value in resolved(config).items() if value != default[name]}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
 

@@ -5,11 +5,11 @@ each names its unit. Values that contradict each other are refused in `__post_in
 """
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal, get_args
 
 from nft_jax.config.checks import require
+from nft_jax.config.differences import flat
 from nft_jax.config.sampling import DataConfig, EvaluationConfig, RolloutConfig, VerifierConfig
 from nft_jax.config.training import (
     MESHES,
@@ -141,11 +141,3 @@ class Config:
 
     def to_dict(self) -> dict:
         return asdict(self)
-
-
-def flat(settings: Mapping, prefix: str = "") -> dict[str, object]:
-    """Nested settings as dotted name -> value: {"loss": {"epsilon": 1.0}} -> {"loss.epsilon": 1.0}."""
-    found: dict[str, object] = {}
-    for name, value in settings.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return found

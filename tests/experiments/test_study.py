@@ -292,18 +292,17 @@ def test_compare_takes_seeds_together_and_tells_what_differs(tmp_path, capsys):
     assert pq.read_table(tmp_path / "out" / "compare.parquet").num_rows == 12
 
 
-def test_an_older_run_has_a_new_field_at_its_default():
-    labels, differing = compare.labels_of([{"objective": "nft", "seed": 1},
-                                           {"objective": "nft", "evaluation.reward": "", "seed": 2}])
+def test_labels_tell_objective_and_fields_and_short_ones_fit_a_legend():
+    labels, differing = compare.labels_of([{"objective": "nft", "seed": 1}, {"objective": "nft", "seed": 2}])
     assert labels == ["nft", "nft"] and not differing
-    long = {"verifier.reward": "a_package.of_mine.rewards:the_long_name_of_a_function"}
-    labels, _ = compare.labels_of([{"objective": "nft"}, {"objective": "nft", **long}])
-    assert list(compare.short(labels).values()) == ["(a) reward=math", f"(b) reward={long['verifier.reward']}"]
+    long = "a_package.of_mine.rewards:the_long_name_of_a_function"
+    labels, _ = compare.labels_of([{"objective": "nft", "verifier.reward": reward} for reward in ("math", long)])
+    assert list(compare.short(labels).values()) == ["(a) reward=math", f"(b) reward={long}"]
 
 
 @pytest.mark.parametrize(("make", "told"), [
-    (lambda path: path / "nothing", "holds no run"),
-    (lambda path: write_run(path / "a", []), "no row yet"),
+    (lambda path: path / "nothing", "no config.json"),
+    (lambda path: write_run(path / "a", []), "metrics.jsonl"),
     (lambda path: write_run(path / "b", [0.1]), "given twice"),
 ])
 def test_compare_refuses_what_is_no_run(make, told, tmp_path, capsys):

@@ -73,7 +73,7 @@ def test_a_run_is_named_by_what_it_computes(tmp_path):
     name = variants.digest(QUICKSTART)
     same = variants.vary(QUICKSTART, {"loss.prompt_weight": "1-r", "rollout.slots": 7, "workdir": "a", "name": "b",
                                       "checkpoint.every": 3, "evaluation.source": "arithmetic",
-                                      "policy.path": "nft_jax/assets/nano"})
+                                      "policy.path": "nano"})
     assert variants.digest(same) == name
     for changes in ({"seed": 1}, {"data.seed": 1}, {"steps": 41}, {"loss.epsilon": 0.5}, {"objective": "rft"},
                     {"evaluation.reward": "boxed"}, {"rollout.temperature": 0.9}):

@@ -17,12 +17,11 @@ from nft_jax.model import decoder
 from nft_jax.model.hf import weights
 from nft_jax.model.hf.weights import load_params, read_config, save_params
 from nft_jax.model.parameters import parameter_shardings
-from nft_jax.record.metrics import CompileCounter
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.judged import judged_groups
 from nft_jax.rollout.sampling import SamplingParams
 from nft_jax.runtime import distributed
-from nft_jax.runtime.compilation import compile_all
+from nft_jax.runtime.compilation import CompileCounter, compile_all
 from nft_jax.runtime.distributed import SharedError, gather, initialise, is_first, require_same, together
 from nft_jax.runtime.mesh import host_mesh, hosts, make_mesh, place, sharding
 from nft_jax.train.step import place_batch

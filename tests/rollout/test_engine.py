@@ -8,10 +8,9 @@ import pytest
 
 from nft_jax.config import MeshConfig
 from nft_jax.model.logprobs import token_logprobs
-from nft_jax.record.metrics import CompileCounter
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.sampling import SamplingParams
-from nft_jax.runtime.compilation import compile_all, largest
+from nft_jax.runtime.compilation import CompileCounter, compile_all, largest
 from nft_jax.runtime.mesh import make_mesh
 from nft_jax.types import InputError, Prompt
 

@@ -8,7 +8,7 @@
     python -m nft_jax.model.hf --check FOLDER            whether a folder is read, computed and written as it should be
 """
 from nft_jax.model.hf.families import config_from_hf, config_to_hf
-from nft_jax.model.hf.hub import config_of, resolve_folder
+from nft_jax.model.hf.hub import config_of, is_local, resolve_folder
 from nft_jax.model.hf.tokenizer import (
     eos_token_ids,
     load_tokenizer,
@@ -19,6 +19,6 @@ from nft_jax.model.hf.tokenizer import (
 )
 from nft_jax.model.hf.weights import check_weights, load_params, read_config, save_params
 
-__all__ = ["check_weights", "config_from_hf", "config_of", "config_to_hf", "eos_token_ids", "load_params",
-           "load_tokenizer", "read_config", "resolve_folder", "save_generation_config", "save_params", "save_tokenizer",
-           "source_of", "special_ids"]
+__all__ = ["check_weights", "config_from_hf", "config_of", "config_to_hf", "eos_token_ids", "is_local",
+           "load_params", "load_tokenizer", "read_config", "resolve_folder", "save_generation_config", "save_params",
+           "save_tokenizer", "source_of", "special_ids"]

@@ -16,19 +16,28 @@ FILES = ("config.json", "generation_config.json", *TOKENIZER_FILES)
 WEIGHTS = ("model*.safetensors", INDEX)
 
 
-def resolve_folder(path_or_hub_name: str | os.PathLike, *, weights: bool = True, field: str = "policy.path") -> Path:
-    """A local folder as it is, or the local copy of a hub model (downloaded when it is not there yet; without
-    `weights`, the small files only).
+# The model that comes with the package, by its name. A local folder of that name is "./nano".
+EMBEDDED = {"nano": Path(__file__).parents[2] / "assets" / "nano"}
 
-    Raises Unreachable, naming the `field`, when it is neither.
+
+def is_local(path_or_hub_name: str | os.PathLike) -> bool:
+    """Whether the model's folder is on this machine without a download."""
+    # Path("") would be the current folder.
+    return path_or_hub_name in EMBEDDED or (path_or_hub_name != "" and Path(path_or_hub_name).expanduser().is_dir())
+
+
+def resolve_folder(path_or_hub_name: str | os.PathLike, *, weights: bool = True, field: str = "policy.path") -> Path:
+    """The folder of a model: "nano", the embedded one; a local folder as it is; or the local copy of a hub model.
+
+    A hub model is downloaded if it is not there yet; without `weights`, its small files only. Raises Unreachable,
+    naming the `field`, for anything else.
     """
     return _folder(path_or_hub_name, FILES + WEIGHTS if weights else FILES, field)
 
 
 def _folder(path_or_hub_name: str | os.PathLike, files: Sequence[str], field: str = "policy.path") -> Path:
-    path = Path(path_or_hub_name).expanduser()
-    if str(path_or_hub_name) and path.is_dir():       # Path("") would be the current folder
-        return path
+    if is_local(path_or_hub_name):
+        return EMBEDDED.get(path_or_hub_name) or Path(path_or_hub_name).expanduser()
     from huggingface_hub import snapshot_download
     try:
         return Path(snapshot_download(str(path_or_hub_name), allow_patterns=list(files)))

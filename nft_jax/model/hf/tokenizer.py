@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from nft_jax.model.hf.hub import TOKENIZER_FILES, resolve_folder
+from nft_jax.model.hf.hub import TOKENIZER_FILES
 from nft_jax.model.hf.weights import first_line, read_config, read_json
 from nft_jax.runtime.files import replaced
 from nft_jax.types import InputError
@@ -151,16 +151,6 @@ class Text:
                 return text
             self._known[key] = text
         return self._known[key]
-
-
-def text_of_run(folder: Path, path: str) -> Text | None:
-    """The tokenizer of the run in `folder`: that of its model/, or of `path`, its policy.path; None where neither can
-    be had."""
-    try:
-        trained = folder / "model"
-        return Text(load_tokenizer(trained if trained.is_dir() else resolve_folder(path, weights=False)))
-    except (InputError, OSError):
-        return None
 
 
 def pieces(tokens: Sequence[int], text: Callable[[Sequence[int]], str]) -> list[str]:
