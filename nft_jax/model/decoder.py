@@ -12,8 +12,8 @@ Sampling unrolls the layers:
     keys, values = prefill(split, config, tokens, positions, segment_ids)      a prompt's cache entries
     logits, cache = decode(split, config, token, position, cache, ...)         one token of every slot
 
-Shape suffixes: B batch, S slots, T tokens, C cache, D hidden, F feed-forward, H heads, K kv heads, G queries per kv
-head, V vocabulary, E head dimension.
+Shape suffixes: B batch, S slots, T tokens, C cache, D hidden, F feed-forward, H heads, K kv heads,
+G queries per kv head, V vocabulary, E head dimension.
 """
 from __future__ import annotations
 
@@ -201,8 +201,8 @@ def count_parameters(config: ModelConfig) -> int:
 def hidden_states(params, config: ModelConfig, tokens, positions, segment_ids, compute: Compute = FLOAT32):
     """States before the head: tokens, positions, segment_ids [B, T] int32 -> [B, T, D] of type `compute.dtype`.
 
-    A token attends to the tokens before it in its own segment. `compute.remat` says what is kept for the backward
-    pass; everything else is recomputed:
+    A token attends to the tokens before it in its own segment. `compute.remat` says what is kept
+    for the backward pass; everything else is recomputed:
 
         none         the products with the weights. Elementwise work and attention scores are cheaper to compute again
                      than to write and read.
@@ -210,8 +210,8 @@ def hidden_states(params, config: ModelConfig, tokens, positions, segment_ids, c
         block        each layer's input
         offload      each layer's input, in the host's memory
 
-    On a mesh the rows are sharded over the data axes and the tokens over `context`, through all layers. Each layer's
-    weights are gathered when the scan reaches the layer.
+    On a mesh the rows are sharded over the data axes and the tokens over `context`, through all
+    layers. Each layer's weights are gathered when the scan reaches the layer.
     """
     mesh = compute.mesh
     segment_ids = constrain(segment_ids, mesh, "batch", None)
@@ -228,7 +228,8 @@ def hidden_states(params, config: ModelConfig, tokens, positions, segment_ids, c
         return constrain(x, mesh, "batch", "context", None), None
 
     def layer_around_kernel(x, weights, local):
-        # What a kernel's backward pass needs has no name by which `kept` could keep it, so the kernel stays outside.
+        # What a kernel's backward pass needs has no name by which `kept` could keep it, so the
+        # kernel stays outside.
         q, k, v = kept(lambda x, weights: part("enter", gather_weights(weights, compute), x, angles, local))(x, weights)
         attended = part("attend", weights, q, k, v, segment_ids, local)
         x = kept(lambda weights, *xs: part("finish", gather_weights(weights, compute), *xs))(weights, x, attended)
@@ -263,10 +264,10 @@ def split_layers(params) -> dict:
 
 
 def prefill(params, config: ModelConfig, tokens, positions, segment_ids, compute: Compute = FLOAT32):
-    """Cache entries of prompts: tokens, positions, segment_ids [P, T] int32 -> lists of keys and of values, [P, K, T, E]
-    for each layer. params: of `split_layers`."""
-    # The prompts need not divide over a mesh, so their place is left to XLA. XLA cannot divide a kernel: a kernel takes
-    # the prompts that divide, plain attention the others.
+    """Cache entries of prompts: tokens, positions, segment_ids [P, T] int32 -> lists of keys and of
+    values, [P, K, T, E] for each layer. params: of `split_layers`."""
+    # The prompts need not divide over a mesh, so their place is left to XLA. XLA cannot divide a
+    # kernel: a kernel takes the prompts that divide, plain attention the others.
     anywhere, mesh = replace(compute, mesh=None), compute.mesh
     angles, x = angles_by_kind(config, positions), embed(params, config, tokens, anywhere)
     if compute.attention == "xla" or mesh is None or mesh.size == 1:
@@ -299,8 +300,9 @@ def decode(params, config: ModelConfig, tokens, positions, cache, write_index, v
     tokens, positions: [S] int32.
     cache: a pair (keys [S, K, E, C], values [S, K, C, E]) per layer, made by `cache_entries`.
     write_index: the cache index of this token's entries, the same for all slots, so that writing is one slice.
-    valid: [S, C] bool, the entries that each slot attends to, the token itself included. Local layers attend to those
-        written in the last `window` steps, so a slot's entries must lie side by side.
+    valid: [S, C] bool, the entries that each slot attends to, the token itself included. Local
+        layers attend to those written in the last `window` steps, so a slot's entries must lie side
+        by side.
     """
     # The layers are unrolled: a scan that carries the cache in and out would copy all of it at every step.
     angles = angles_by_kind(config, positions[:, None])

@@ -1,14 +1,16 @@
 """Log-probs and entropy from hidden states, without the logits [B, T, V].
 
-1. The wanted tokens are brought to the front. The head loops over the blocks of tokens that they fill, so prompts and
-   padding cost nothing.
-2. Each block meets the vocabulary chunk by chunk. It keeps a running maximum and the sums for log-prob and entropy
-   (the online softmax: Milakov & Gimelshein, arXiv 1805.02867).
-3. The backward pass is written here. It computes every chunk's logits again, and from them the gradients of the states
-   and of the weights (the idea of Wijmans et al., "Cut Your Losses", arXiv 2411.09009).
+1. The wanted tokens are brought to the front. The head loops over the blocks of tokens that they
+   fill, so prompts and padding cost nothing.
+2. Each block meets the vocabulary chunk by chunk. It keeps a running maximum and the sums for
+   log-prob and entropy (the online softmax: Milakov & Gimelshein, arXiv 1805.02867).
+3. The backward pass is written here. It computes every chunk's logits again, and from them the
+   gradients of the states and of the weights (the idea of Wijmans et al., "Cut Your Losses", arXiv
+   2411.09009).
 
-On a mesh each device works on its own tokens and its own slice of the vocabulary. Both passes are `shard_map`s of the
-same functions. All collectives stand in this file, before and after the loops, never inside.
+On a mesh each device works on its own tokens and its own slice of the vocabulary. Both passes are
+`shard_map`s of the same functions. All collectives stand in this file, before and after the loops,
+never inside.
 """
 from __future__ import annotations
 
@@ -41,14 +43,15 @@ class Head(NamedTuple):
 
 def token_logprobs(params, config: ModelConfig, tokens, positions, segment_ids, *, wanted=None, temperature=1.0,
                    compute: Compute = FLOAT32):
-    """Log-prob of every token given the tokens before it in its segment, and the entropy of that distribution, in nats.
+    """Log-prob of every token given the tokens before it in its segment, and the entropy of that
+    distribution, in nats.
 
     tokens, positions, segment_ids: [B, T] int32. On `compute.mesh`, B must divide over the devices of the rows.
     wanted: [B, T] bool, the tokens to compute; None: all. The others have 0 and skip the head.
     temperature: divides the logits, as in sampling. It gets no gradient.
 
-    Returns two of [B, T] float32 (float64 if the pass is). A row's first token has 0. The value at the first token of
-    any other segment has no meaning and must be masked.
+    Returns two of [B, T] float32 (float64 if the pass is). A row's first token has 0. The value at
+    the first token of any other segment has no meaning and must be masked.
     """
     hidden = hidden_states(params, config, tokens, positions, segment_ids, compute)
     wanted = jnp.ones(tokens.shape, bool) if wanted is None else wanted
@@ -63,10 +66,11 @@ def token_logprobs(params, config: ModelConfig, tokens, positions, segment_ids, 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def head_logprobs(head: Head, hidden_BTD, weights, targets_BT, wanted_BT, temperature):
-    """Log-probs of the targets and entropies of their distributions, two of [B, T], at least float32; 0 where not wanted.
+    """Log-probs of the targets and entropies of their distributions, two of [B, T], at least
+    float32; 0 where not wanted.
 
-    weights: [D, V] or [V, D] by `head.vocab_axis`, of any floating type. Each chunk is multiplied in the type of
-        `hidden`.
+    weights: [D, V] or [V, D] by `head.vocab_axis`, of any floating type. Each chunk is multiplied
+        in the type of `hidden`.
 
     Both outputs are differentiable in hidden and weights. Gradients of the weights are summed in float32.
     """
@@ -145,7 +149,8 @@ class Tokens(NamedTuple):
         return jax.lax.fori_loop(0, self.blocks, body, carry)
 
     def put_back(self, x, wanted_N):
-        """x [len(order), ...] in the order of the blocks -> [N, ...] in the order of the tokens; 0 where not wanted."""
+        """x [len(order), ...] in the order of the blocks -> [N, ...] in the order of the tokens; 0
+        where not wanted."""
         return jnp.where(wanted_N.reshape(-1, *(1,) * (x.ndim - 1)), x[self.rank], 0)
 
 
@@ -157,8 +162,8 @@ def accumulator(x):
 def _over_vocabulary(size: int, tokens: int, step, carry):
     """carry = step(carry, start, skip, width) over chunks that cover a vocabulary of `size`.
 
-    All chunks have one width. The last one begins early, at `size - width`; its first `skip` words were in the chunk
-    before."""
+    All chunks have one width. The last one begins early, at `size - width`; its first `skip` words
+    were in the chunk before."""
     chunks = -(-size * tokens // CHUNK_ELEMENTS)
     if chunks == 1:
         return step(carry, 0, 0, size)
@@ -173,8 +178,8 @@ def _over_vocabulary(size: int, tokens: int, step, carry):
 
 
 def _logits(head: Head, states, weights, start, width: int, temperature):
-    """Logits of the states for the words start ... start + width, after soft-cap and temperature, and the words'
-    weights."""
+    """Logits of the states for the words start ... start + width, after soft-cap and temperature,
+    and the words' weights."""
     part = jax.lax.dynamic_slice_in_dim(weights, start, width, head.vocab_axis).astype(states.dtype)
     logits = jax.lax.dot_general(states, part, (((1,), (1 - head.vocab_axis,)), ((), ())),
                                  preferred_element_type=accumulator(states))
@@ -227,8 +232,9 @@ def _local_backward(head: Head, hidden_BTD, weights, targets_BT, wanted_BT, temp
                     d_logprobs_BT, d_entropies_BT):
     """Gradients of hidden and of this device's part of the weights.
 
-    Let p be the probabilities of the logits l, y the target's one-hot, and m = log-sum-exp - entropy the mean of l.
-    Then d logprob / dl = y - p, and d entropy / dl = -p (l - m).
+    Let p be the probabilities of the logits l, y the target's one-hot, and
+    m = log-sum-exp - entropy the mean of l. Then d logprob / dl = y - p, and d entropy / dl = -p
+    (l - m).
     """
     full, first = _gathered(head, weights, hidden_BTD.dtype)
     states_ND, wanted = hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), wanted_BT.reshape(-1)
