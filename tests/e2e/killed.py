@@ -205,7 +205,7 @@ POINTS = {
     "prefill": before(Sampler, "_prefill_padded"),
     "decode": before(Schedule, "collect"),
     "verify": before(Judge, "submit"),
-    "score": before(loop, "pack"),
+    "score": before(loop, "packed"),
     "collected": after(loop, "collect"),
     "pack": before(loop, "make_batch"),
     "optimizer step": before(loop, "learning_rate"),
