@@ -58,11 +58,8 @@ def _strict_box(response: str) -> str | None:
     """The last box within the last 100 characters, counting escaped braces as braces (math_dapo in verl)."""
     tail = response[-STRICT_TAIL:]
     start = tail.rfind(r"\boxed{")
-    if start < 0:
-        return None
-    depth = 0
-    for i in range(start, len(tail)):
-        depth += (tail[i] == "{") - (tail[i] == "}")
-        if tail[i] == "}" and depth == 0:
-            return tail[start + len(r"\boxed{"):i]
+    end = start if start >= 0 else len(tail)
+    while (end := tail.find("}", end + 1)) >= 0:
+        if tail.count("{", start, end) == tail.count("}", start, end + 1):
+            return tail[start + len(r"\boxed{"):end]
     return None
