@@ -10,7 +10,7 @@ Hardware: 2 CPU cores, no network.
 Hours: 0.07, measured (README, first run).
 Expected: held-out accuracy from 40% to 93% (README, first run: the same run on several seeds).
 
-Prints the accuracy on held-out questions before and after, and where it wrote what.
+Prints the held-out accuracy before and after, and which file holds what.
 """
 from experiments.presets import QUICKSTART
 from nft_jax.cli import parse, run

@@ -35,7 +35,7 @@ def read_rows(config: DataConfig, field: str = "data", reward: str = "math") -> 
     """
     source = config.source
     if source in arithmetic.SOURCES:
-        pairs = arithmetic.questions(config.split, config.limit or GENERATED, config.seed, source)
+        pairs = arithmetic.questions(config.split, config.limit or GENERATED, config.seed or 0, source)
         return ((i, {"problem": problem, "answer": answer}) for i, (problem, answer) in enumerate(pairs, 1))
     if source.startswith(GYM):
         return _gym(source.removeprefix(GYM), config, field, reward)
@@ -129,12 +129,12 @@ def _gym(task: str, config: DataConfig, field: str, reward: str) -> Rows:
     # A quarter of the items is held out: eight times as many leave enough for either split.
     size = 8 * wanted
     try:
-        data = reasoning_gym.create_dataset(task, size=size, seed=config.seed)
+        data = reasoning_gym.create_dataset(task, size=size, seed=config.seed or 0)
     except (ValueError, KeyError, AssertionError) as error:
         # reasoning-gym validates by assertion.
         raise InputError(f"{field}.source is {config.source!r}: reasoning-gym cannot make this task ({error}). Write "
                          f"the name of one of its tasks, such as {GYM}chain_sum.") from error
-    origin = {"task": task, "size": size, "seed": config.seed}
+    origin = {"task": task, "size": size, "seed": config.seed or 0}
     items = ((index, data[index]) for index in range(size))
     rows = ((index + 1, {"question": item["question"], "answer": item["answer"], "gym": origin | {"index": index}})
             for index, item in items if _gym_split(item["question"]) == config.split)

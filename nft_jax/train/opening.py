@@ -31,6 +31,7 @@ from nft_jax.model.hf import (
     check_weights,
     config_of,
     eos_token_ids,
+    is_local,
     load_params,
     load_tokenizer,
     read_config,
@@ -39,14 +40,14 @@ from nft_jax.model.hf import (
 from nft_jax.model.hf.published import PUBLISHED
 from nft_jax.objectives.custom import record_of
 from nft_jax.record.checkpoint import Checkpoints, check_room
-from nft_jax.record.folder import claimed, read_settings
-from nft_jax.record.metrics import CompileCounter, MetricsWriter, NoWriter
+from nft_jax.record.folder import claimed, is_run, read_run
+from nft_jax.record.metrics import MetricsWriter, NoWriter
 from nft_jax.record.trackers import require_writers
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.evaluation import HeldOut, read_held_out
 from nft_jax.rollout.slots import require_positions
-from nft_jax.runtime.clock import Timeline, Watcher
-from nft_jax.runtime.compilation import Program, compile_all, largest
+from nft_jax.runtime.clock import Timeline
+from nft_jax.runtime.compilation import CompileCounter, Program, compile_all, largest
 from nft_jax.runtime.distributed import ends_together, is_first, process_count, require_same, together
 from nft_jax.runtime.files import replaced
 from nft_jax.runtime.mesh import hosts, require_host_memory
@@ -57,8 +58,8 @@ from nft_jax.runtime.writing import Writing
 from nft_jax.train.plan import Plan, make_plan, settle
 from nft_jax.train.programs import SCORES, programs_of
 from nft_jax.train.reference import check_reference, load_reference
-from nft_jax.train.run import Progress, Run
-from nft_jax.train.state import TrainState, init_state, make_optimizer
+from nft_jax.train.run import Run
+from nft_jax.train.state import Progress, TrainState, init_state, make_optimizer
 from nft_jax.types import InputError, Unreachable
 from nft_jax.verify import Verifier
 
@@ -85,7 +86,7 @@ def read_inputs(config: Config, *, weights: bool = True) -> Inputs:
     # `make_plan` checks it as well. Here it is told before the questions are read.
     require_positions(model, config.data.max_prompt_tokens, config.rollout.max_new_tokens)
     tokenizer = load_tokenizer(folder)
-    if weights or Path(config.policy.path).expanduser().is_dir():
+    if weights or is_local(config.policy.path):
         check_weights(folder, model)
     check_reference(config, model, weights=weights)
     questions, report = load_questions(config.data, tokenizer, reward=config.verifier.reward)
@@ -108,8 +109,9 @@ def preview(config: Config) -> tuple[ModelConfig, list[str]]:
             lines.append(f"model: {config.policy.path} was not read; its shape is that of nft_jax.model.hf.published.")
         lines.append("Tokenizer and data were not read, or not all of them, so nothing is said of the questions: "
                      f"{error}")
-        return model, lines
-    return inputs.model, [f"{name}: {report}" for name, report in inputs.reports.items()]
+        return model, [*lines, *truncation_remark(config)]
+    return inputs.model, [*(f"{name}: {report}" for name, report in inputs.reports.items()),
+                          *truncation_remark(config)]
 
 
 def remembered_slots(config: Config, fresh: bool) -> int:
@@ -118,8 +120,7 @@ def remembered_slots(config: Config, fresh: bool) -> int:
     A run that goes on keeps the number, whatever memory is free now. On accelerators the last bits of an answer's
     log-probs may depend on it.
     """
-    settings = None if fresh else read_settings(Path(config.folder))
-    return (settings or {}).get("rollout", {}).get("slots", 0)
+    return 0 if fresh or not is_run(config.folder) else read_run(config.folder).fields["rollout.slots"]
 
 
 def require_one_run(plan: Plan, inputs: Inputs) -> None:
@@ -208,6 +209,16 @@ def compile_programs(programs: Sequence[Program], console: Console, watchdog: Wa
     compile_all(programs, threads=os.cpu_count() or 1, progress=progress)
 
 
+def truncation_remark(config: Config) -> list[str]:
+    """One line where the sampled distribution is not the trained one."""
+    rollout = config.rollout
+    if not rollout.truncates or rollout.old_logprobs != "trainer":
+        return []
+    return [f"rollout.old_logprobs: trainer, and top_k={rollout.top_k}, top_p={rollout.top_p}, min_p={rollout.min_p}: "
+            "the sampled distribution is not the trained one (top-p 0.8 alone moves the mean ratio to 0.9). Switch "
+            "truncation off (0, 1, 0), or choose rollout.old_logprobs truncated or sampler"]
+
+
 def remarks(plan: Plan, sampler: Sampler, held_out: Sequence[HeldOut], asked_slots: int,
             remembered: int) -> Iterator[str]:
     """What a user should know of this run: choices that it made, and what it leaves out."""
@@ -220,6 +231,7 @@ def remarks(plan: Plan, sampler: Sampler, held_out: Sequence[HeldOut], asked_slo
         yield f"rollout.slots: {slots} (as the run began)"
     else:
         yield f"rollout.slots: {slots} (chosen from the free memory)"
+    yield from truncation_remark(plan.config)
     if processes > 1:
         yield (f"processes: {processes}, each with {sampler.mesh.size} of the {plan.mesh.size} devices; each decodes "
                "and judges its own prompts")
@@ -253,9 +265,9 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None, q
     with ExitStack() as closing:
         remark = claim(plan, fresh, inputs.reports, closing)
         checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint)
-        watcher, compiles = Watcher(), CompileCounter()
+        compiles = CompileCounter()
         watchdog = Watchdog(config.guard.watchdog_seconds, folder / "hang.txt", ends=config.guard.watchdog_ends)
-        for part in (own_verifier, examiner, checkpoints, watcher, watchdog):
+        for part in (own_verifier, examiner, checkpoints, watchdog):
             if part is not None:
                 closing.callback(part.close)
         closing.enter_context(ends_together())
@@ -270,8 +282,7 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None, q
         with stop_on_signals() as stop, Console(config.steps, progress.step, quiet or not is_first()) as console, \
                 ends_together():
             writing = Writing(console.say)
-            last = progress.step - (progress.unfinished is not None) if progress.step else -1
-            writer = MetricsWriter(folder, last, config, writing) if is_first() else NoWriter()
+            writer = MetricsWriter(folder, progress.step or -1, config, writing) if is_first() else NoWriter()
             closing.callback(writer.close)
             for line in (*(f"{name}: {report}" for name, report in inputs.reports.items()), remark,
                          *checkpoints.set_aside, *remarks(plan, sampler, held_out, asked_slots, remembered)):
@@ -286,6 +297,6 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None, q
                 sampler=sampler, verifier=judge, examiner=examiner or judge, stream=stream, held_out=held_out,
                 shapes=plan.shapes, score=next((kinds[kind].function for kind in SCORES if kind in kinds), None),
                 train_step=kinds["train step"].function, reference=reference, checkpoints=checkpoints,
-                writer=writer, compiles=compiles, console=console, stop=stop, timeline=timeline, watcher=watcher,
-                watchdog=watchdog, writing=writing,
+                writer=writer, compiles=compiles, console=console, stop=stop, timeline=timeline, watchdog=watchdog,
+                writing=writing,
             ), state, progress

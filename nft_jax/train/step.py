@@ -25,7 +25,7 @@ from nft_jax.objectives.registry import Objective, coefficients, find_objective,
 from nft_jax.objectives.terms import OFF, tally_terms, term_losses
 from nft_jax.runtime.mesh import hosts, place, sharding
 from nft_jax.train.state import TrainState
-from nft_jax.train.tally import combine, tally
+from nft_jax.train.step_metrics import combine, tally
 from nft_jax.types import TrainBatch
 
 

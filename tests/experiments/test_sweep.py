@@ -10,8 +10,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow.parquet as pq
+import pandas as pd
 import pytest
+from refusal import refused
 
 from experiments import sweep
 from experiments.harness import runner, variants
@@ -19,27 +20,25 @@ from experiments.harness.runner import Job, Place, places, run_all
 from experiments.presets import PRESETS, QUICKSTART
 from nft_jax.cli import parse
 from nft_jax.config import ObjectiveConfig
-from nft_jax.types import InputError
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(("text", "told"), [
-    ("loss.epsilom=1", "'loss.epsilom' is no field of a configuration: did you mean loss.epsilon"),
-    ("epsilon=1", "did you mean loss.epsilon"),
-    ("zzz=1", "lists them all"),
-    ("loss.epsilon=small", "loss.epsilon is 'small': it takes float"),
-    ("steps=1.5", "steps is '1.5': it takes int"),
-    ("loss.ratio=word", "loss.ratio is 'word': it takes one of token, sequence"),
-    ("rollout.stop=a", "rollout.stop is 'a'"),
-    ("seed=1", "set by --seeds"),
-    ("name=a", "set by the sweep"),
-    ("loss.epsilon", "write field=value"),
+    ("loss.epsilom=1", ("'loss.epsilom'", "loss.epsilon")),
+    ("epsilon=1", ("'epsilon'", "loss.epsilon")),
+    ("zzz=1", ("'zzz'", "--help")),
+    ("loss.epsilon=small", ("loss.epsilon", "'small'", "float")),
+    ("steps=1.5", ("steps", "'1.5'", "int")),
+    ("loss.ratio=word", ("loss.ratio", "'word'", "token, sequence")),
+    ("rollout.stop=a", ("rollout.stop", "'a'")),
+    ("seed=1", ("'seed=1'", "--seeds")),
+    ("name=a", ("'name=a'",)),
+    ("loss.epsilon", ("'loss.epsilon'", "field=value")),
 ])
 def test_a_bad_grid_names_the_field_and_the_way_out(text, told):
-    with pytest.raises(InputError) as error:
+    with refused(*told):
         sweep.grid_of([text])
-    assert told in str(error.value)
 
 
 def test_a_grid_is_read_by_the_types_of_its_fields():
@@ -54,7 +53,7 @@ def test_another_objective_begins_with_its_own_defaults():
     varied = variants.vary(base, {"objective": "grpo", "loss.clip_high": 0.3, "seed": 4})
     assert varied.loss == ObjectiveConfig(clip_high=0.3) and (varied.objective, varied.seed) == ("grpo", 4)
     assert variants.vary(base, {"loss.epsilon": 2.0}).loss == replace(base.loss, epsilon=2.0)
-    with pytest.raises(InputError, match=r"loss\.epsilon is -1"):
+    with refused("loss.epsilon", -1):
         variants.vary(base, {"loss.epsilon": -1.0})
 
 
@@ -74,16 +73,16 @@ def test_a_run_is_named_by_what_it_computes(tmp_path):
     name = variants.digest(QUICKSTART)
     same = variants.vary(QUICKSTART, {"loss.prompt_weight": "1-r", "rollout.slots": 7, "workdir": "a", "name": "b",
                                       "checkpoint.every": 3, "evaluation.source": "arithmetic",
-                                      "policy.path": "nft_jax/assets/nano"})
+                                      "policy.path": "nano"})
     assert variants.digest(same) == name
     for changes in ({"seed": 1}, {"data.seed": 1}, {"steps": 41}, {"loss.epsilon": 0.5}, {"objective": "rft"},
                     {"evaluation.reward": "boxed"}, {"rollout.temperature": 0.9}):
         assert variants.digest(variants.vary(QUICKSTART, changes)) != name
-    folder = variants.folder_of(tmp_path, QUICKSTART, variants.vary(QUICKSTART, {"loss.epsilon": 0.5, "seed": 2}))
-    assert folder.name.startswith("quickstart-nft-epsilon=0.5-seed2-")
+    folder = variants.folder_of(tmp_path, "quickstart", variants.vary(QUICKSTART, {"seed": 2}))
+    assert folder.name.startswith("quickstart-nft-seed2-")
     other = tmp_path / f"of-another-study-{name}"
     other.mkdir()
-    assert variants.folder_of(tmp_path, QUICKSTART, QUICKSTART) == other
+    assert variants.folder_of(tmp_path, "quickstart", QUICKSTART) == other
 
 
 def stub(folder: Path, body: str = "", *, finished: bool = True, status: int = 0) -> Job:
@@ -210,17 +209,17 @@ def test_devices_are_divided(monkeypatch):
     assert [place.environment for place in places(0)] == [{"CUDA_VISIBLE_DEVICES": name} for name in "235"]
     assert [place.environment["CUDA_VISIBLE_DEVICES"] for place in places(2)] == ["2,5", "3"]
     assert places(1) == [Place()]
-    with pytest.raises(InputError, match="may use 3 GPUs"):
+    with refused("jobs is 4", "3 GPUs"):
         places(4)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.setattr(runner.os, "sched_getaffinity", lambda pid: {4, 5, 6, 7})
     assert places(0) == [Place()] and [sorted(place.cores) for place in places(2)] == [[4, 6], [5, 7]]
-    with pytest.raises(InputError, match="may use 4 cores"):
+    with refused("jobs is 5", "4 cores"):
         places(5)
     monkeypatch.setenv("JAX_PLATFORMS", "tpu")
     monkeypatch.setattr(runner.glob, "glob", lambda pattern: ["/dev/accel0"])
     assert places(0) == [Place()]
-    with pytest.raises(InputError, match="a TPU belongs to one process"):
+    with refused("jobs is 2", "TPU"):
         places(2)
 
 
@@ -248,12 +247,11 @@ def test_a_sweep_of_real_runs(tmp_path, capsys, monkeypatch):
     command = [f"{tmp_path}/small.py:SMALL", "--grid", "objective=nft,rft", "--workdir", str(tmp_path / "runs")]
     assert sweep.main(command) == 0
     assert "[2/2]" in capsys.readouterr().out
-    table = pq.read_table(tmp_path / "runs" / "results.parquet")
-    rows = table.to_pylist()
-    assert [(row["arm"], row["objective"], row["step"]) for row in rows] == [
+    table = pd.read_parquet(tmp_path / "runs" / "results.parquet")
+    assert [*zip(table["arm"], table["objective"], table["step"], strict=True)] == [
         (f"objective={name}", name, step) for name in ("nft", "rft") for step in (0, 1)]
-    assert all(row["tokens"] == (row["tokens/generated"] or 0) and row["evaluation/accuracy/all"] is not None
-               for row in rows) and rows[1]["tokens"] > 0
+    assert (table["tokens"] == table["tokens/generated"].fillna(0)).all() and table["tokens"][1] > 0
+    assert table["evaluation/accuracy/all"].notna().all()
     said = json.loads(next((tmp_path / "runs").glob("*rft*/summary.json")).read_text())
     assert "--objective=rft" in said["command"]
     assert sweep.main(command) == 0 and capsys.readouterr().out.count("finished before") == 2

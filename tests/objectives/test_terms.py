@@ -34,7 +34,7 @@ from nft_jax.train.programs import training_programs
 from nft_jax.train.reference import abstract_reference, check_reference, load_reference
 from nft_jax.train.state import init_state, make_optimizer, state_shardings
 from nft_jax.train.step import compile_step, micro_batch, micro_loss
-from nft_jax.train.tally import summarise
+from nft_jax.train.step_metrics import summarise
 from nft_jax.types import InputError
 
 NANO = Path(__file__).parents[2] / "nft_jax" / "assets" / "nano"

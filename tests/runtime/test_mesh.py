@@ -2,10 +2,10 @@
 import jax
 import pytest
 from jax.sharding import AxisType
+from refusal import refused
 
 from nft_jax.config import MESHES, Config, DataConfig, MeshConfig, RolloutConfig
-from nft_jax.runtime.mesh import RULES, make_mesh, partition_spec, sharding
-from nft_jax.types import InputError
+from nft_jax.runtime.mesh import RULES, make_mesh, partition_spec, peak_memory_mb, sharded_bytes, sharding
 
 
 def test_one_axis_takes_what_is_left():
@@ -15,7 +15,7 @@ def test_one_axis_takes_what_is_left():
 
 @pytest.mark.parametrize("config", [MeshConfig(data=1, fsdp=7), MeshConfig(fsdp=3), MeshConfig(data=2)])
 def test_a_mesh_that_does_not_fit_the_devices_is_refused(config):
-    with pytest.raises(InputError, match="there are 8 devices: make the product of the four sizes 8"):
+    with refused("mesh (data, fsdp, tensor, context)", config.data, config.fsdp, "8 devices"):
         make_mesh(config)
 
 
@@ -29,20 +29,26 @@ def test_meshes_to_start_from_take_what_devices_there_are():
 
 def test_rows_are_cut_evenly_over_context():
     """Said once the sizes are known: -1 is replaced before anything is made."""
-    with pytest.raises(InputError, match=r"mesh.context is 3: it does not divide the 64 tokens of a row \(batch.row_"):
+    with refused("mesh.context is 3", "64", "batch.row_length"):
         Config(data=DataConfig(max_prompt_tokens=24), rollout=RolloutConfig(max_new_tokens=32),
                mesh=MeshConfig(context=3))
     Config(mesh=MeshConfig(context=-1, data=1))
 
 
 def test_two_dimensions_never_share_a_mesh_axis():
-    with pytest.raises(ValueError, match="two dimensions on one mesh axis"):
+    with refused("heads", "mlp", kind=ValueError):
         partition_spec(("heads", "mlp"))
     assert set(RULES["batch"]) == {"data", "fsdp"}
 
 
-def test_replicated():
-    assert sharding(make_mesh(MeshConfig())).is_fully_replicated
+def test_bytes_on_one_device():
+    """Shards of what is divided, the whole of what is not."""
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    assert sharding(mesh).is_fully_replicated
+    placed = [jax.ShapeDtypeStruct((8, 6), "float32", sharding=sharding(mesh, *axes))
+              for axes in (("batch", None), (None, "mlp"), ())]
+    assert [sharded_bytes(x) for x in placed] == [48, 96, 192] and sharded_bytes(placed) == 336
+    assert sharded_bytes((jax.ShapeDtypeStruct((3,), "bfloat16"), None)) == 6
 
 
 def test_a_mesh_whose_axis_is_shorter_than_any_of_the_slice(monkeypatch):
@@ -53,3 +59,7 @@ def test_a_mesh_whose_axis_is_shorter_than_any_of_the_slice(monkeypatch):
     mesh = make_mesh(MeshConfig(data=1, fsdp=-1, tensor=4))
     assert dict(mesh.shape) == {"data": 1, "fsdp": 2, "tensor": 4, "context": 1} and mesh.size == 8
     assert len(set(mesh.devices.flat)) == 8 and mesh.axis_types == (AxisType.Auto,) * 4
+
+
+def test_the_peak_of_memory_is_in_mib():
+    assert 10 < peak_memory_mb() < 1e6
