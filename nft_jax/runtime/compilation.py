@@ -75,3 +75,19 @@ def compile_all(programs: Sequence[Program], *, threads: int = 4,
             if progress is not None:
                 progress(programs[futures.index(future)], done)
     return [future.result() for future in futures]
+
+
+class CompileCounter:
+    """Counts XLA compilations of this process, from jax's own monitoring events."""
+
+    def __init__(self):
+        self.count = 0
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def _listen(self, event: str, duration: float, **_) -> None:
+        self.count += event == "/jax/core/compile/backend_compile_duration"
+
+    def take(self) -> int:
+        """The number since the last call."""
+        count, self.count = self.count, 0
+        return count

@@ -30,7 +30,6 @@ from nft_jax.policy import Policy, save
 from nft_jax.record.metrics import draw_curves, mismatch_metrics, read_metrics
 from nft_jax.rollout.evaluation import evaluation_key, evaluation_metrics
 from nft_jax.rollout.judged import judged_groups
-from nft_jax.rollout.sampling import SamplingParams
 from nft_jax.runtime.compilation import use_compilation_cache
 from nft_jax.runtime.distributed import gather, initialise, is_first
 from nft_jax.runtime.files import replaced
@@ -98,7 +97,6 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
     Raises StopRun, with `progress` as it was, where the run is to stop.
     """
     rollout = run.config.rollout
-    sampling = SamplingParams(rollout.temperature, rollout.top_k, rollout.top_p, rollout.min_p)
     key = jax.random.fold_in(jax.random.key(run.config.seed), TRAINING)
     accepted, seen, share = list(progress.carried), [], 1.0
     weights = None
@@ -116,7 +114,7 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
         # The next batch is sized only after this one is judged, so slots idle while the longest answers finish. To fill
         # them with prompts that may not be needed would make the rollouts depend on which answer ended first.
         judged = judged_groups(run.sampler, run.verifier, weights, prompts, rollout.samples_per_prompt, key,
-                               progress.step, sampling, progress=run.alive, settled=run.stop.check,
+                               progress.step, rollout, progress=run.alive, settled=run.stop.check,
                                phase=run.clock.phase)
         groups = score(run, params, judged)
         seen += groups
@@ -247,13 +245,12 @@ def evaluate(run: Run, params, progress: Progress) -> dict:
     Raises StopRun where the run is to stop, and, before the first step, InputError where checkpoint.best is no metric
     of the evaluation."""
     settings = run.config.evaluation
-    sampling = SamplingParams(settings.temperature, 0, settings.top_p, settings.min_p)
     metrics = {}
     if run.held_out:
         with run.clock.phase("evaluate"):
             key, weights = evaluation_key(run.config.seed), run.sampler.cast(params)
             metrics = evaluation_metrics({held.name: list(judged_groups(
-                run.sampler, run.examiner, weights, held.prompts, held.samples, key, held.stream, sampling,
+                run.sampler, run.examiner, weights, held.prompts, held.samples, key, held.stream, settings,
                 progress=run.alive, settled=run.stop.check)) for held in run.held_out})
     progress.evaluated, progress.accuracy = progress.step, metrics.get("evaluation/accuracy/all")
     if progress.step == 0:

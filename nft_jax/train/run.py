@@ -8,10 +8,11 @@ from typing import Any
 from nft_jax.config import Config
 from nft_jax.data.stream import PromptStream
 from nft_jax.record.checkpoint import Checkpoints
-from nft_jax.record.metrics import CompileCounter, MetricsWriter
+from nft_jax.record.metrics import MetricsWriter
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.evaluation import HeldOut
 from nft_jax.runtime.clock import Clock, Timeline
+from nft_jax.runtime.compilation import CompileCounter
 from nft_jax.runtime.stops import Stop
 from nft_jax.runtime.terminal import Console
 from nft_jax.runtime.watchdog import Watchdog
