@@ -10,19 +10,19 @@ from typing import Any, NamedTuple
 
 from experiments.evaluate.command import sets_asked, settle
 from experiments.evaluate.table import markdown
-from nft_jax.config import MeshConfig, VerifierConfig
+from nft_jax.config import DecodingConfig, MeshConfig, SamplingConfig, VerifierConfig
 from nft_jax.data.stream import digest
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.hf import eos_token_ids, load_tokenizer, read_config, resolve_folder
 from nft_jax.model.kernels import choose_attention
 from nft_jax.policy import load
+from nft_jax.record.checkpoint import checkpoint_step
+from nft_jax.record.folder import is_run, read_run
 from nft_jax.record.parts import Parts
-from nft_jax.record.trained import checkpoint_step, run_config
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.evaluation import HeldOut, evaluation_key, read_set, summarise_table
 from nft_jax.rollout.generate import PART_ROUNDS, Shown
 from nft_jax.rollout.judged import judged_groups
-from nft_jax.rollout.sampling import SamplingParams
 from nft_jax.rollout.slots import slots_that_fit
 from nft_jax.runtime.compilation import use_compilation_cache
 from nft_jax.runtime.distributed import require_alone
@@ -47,7 +47,7 @@ def evaluate(given: argparse.Namespace) -> str:
     """Everything that the command does; returns the table and where what was written. Raises InputError."""
     require_alone("experiments.evaluate")
     use_compilation_cache()
-    run = run_config(given.model)
+    run = read_run(given.model).config if is_run(given.model) else None
     given = settle(given, run)
     asked = sets_asked(given)
     model = open_model(given, run)
@@ -85,7 +85,7 @@ def open_model(given: argparse.Namespace, run) -> Model:
     a step that is not there, and lengths that the model has no positions for."""
     path = Path(given.model).expanduser()
     if run is not None:
-        given.step = checkpoint_step(path, run, given.step)
+        given.step = checkpoint_step(path, run.checkpoint, given.step)
         folder, weights = resolve_folder(run.policy.path, weights=False), path / "checkpoints" / str(given.step)
         files, out = weights.rglob("*"), path / "evaluations" / f"step_{given.step:06d}"
     else:
@@ -122,10 +122,10 @@ def answer(given: argparse.Namespace, model: Model, missing: Sequence[tuple[Held
     @cache
     def sampler(slots: int) -> Sampler:
         return Sampler(
-            model.config, model.tokenizer, eos_token_ids(model.folder, model.tokenizer), mesh=mesh, slots=slots,
-            block_size=given.block_size, max_prompt_tokens=given.max_prompt_tokens, max_new_tokens=given.max_new_tokens,
-            compute=compute, stop=tuple(given.stop), stop_token_ids=tuple(given.stop_token_ids),
-            kv_dtype=given.kv_dtype, weight_dtype=given.weight_dtype)
+            model.config, model.tokenizer, eos_token_ids(model.folder, model.tokenizer), DecodingConfig(
+                max_new_tokens=given.max_new_tokens, stop=tuple(given.stop), stop_token_ids=tuple(given.stop_token_ids),
+                kv_dtype=given.kv_dtype, weight_dtype=given.weight_dtype, slots=slots, block_size=given.block_size),
+            mesh=mesh, max_prompt_tokens=given.max_prompt_tokens, compute=compute)
 
     def choose(samples: int) -> dict[str, int]:
         slots = given.slots or fitting()
@@ -135,7 +135,7 @@ def answer(given: argparse.Namespace, model: Model, missing: Sequence[tuple[Held
     params = load(given.model, mesh=mesh, step=given.step).params
     weights = sampler(chosen[0]["slots"]).cast(params)
     del params
-    key, sampling = evaluation_key(given.seed), SamplingParams(given.temperature, 0, given.top_p, given.min_p)
+    key, sampling = evaluation_key(given.seed), SamplingConfig(given.temperature, 0, given.top_p, given.min_p)
     shown = Shown(sum(len(held.prompts) * held.samples for held, _ in missing), sum(
         there * held.samples for (held, parts), sizes in zip(missing, chosen, strict=True)
         for there in parts.done(held.prompts, sizes["part_prompts"])))

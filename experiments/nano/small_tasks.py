@@ -5,9 +5,6 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments.harness.plots import curve_figure
-from nft_jax.record.metrics import read_metrics
-
 
 def write_questions(path: Path, rows: Sequence[dict]) -> None:
     """A .jsonl file for data.source."""
@@ -17,6 +14,9 @@ def write_questions(path: Path, rows: Sequence[dict]) -> None:
 
 def draw_run(path: Path, title: str, folder: Path, curves: Mapping[str, str], ylabel: str) -> None:
     """Curves (metric -> label) over the steps of the run in `folder`; values in [0, 1]."""
+    # Here, since presets import this module and must not load jax.
+    from experiments.harness.plots import curve_figure
+    from nft_jax.record.metrics import read_metrics
     rows = read_metrics(folder / "metrics.jsonl")
     figure, (axes,) = curve_figure(1, 1, (6, 3.6))
     for key, label in curves.items():

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from nft_jax.config import DataConfig, MeshConfig, RolloutConfig
+from nft_jax.config import DataConfig, DecodingConfig, MeshConfig, RolloutConfig, SamplingConfig
 from nft_jax.record.parts import Parts
 from nft_jax.runtime.distributed import require_alone
 from nft_jax.runtime.terminal import one_paragraph_errors
@@ -169,9 +169,12 @@ def generate(given: argparse.Namespace) -> Path:
     answer = None
     if len(there) < count:
         from nft_jax.rollout.engine import Sampler
-        sampler = Sampler(model, tokenizer, eos_token_ids(folder, tokenizer), mesh=mesh, slots=chosen["slots"],
-                          compute=compute, stop=tuple(given.stop), stop_token_ids=tuple(given.stop_token_id),
-                          kv_dtype=given.kv_dtype, weight_dtype=given.weight_dtype, **sizes)
+        decoding = DecodingConfig(
+            max_new_tokens=given.max_new_tokens, stop=tuple(given.stop), stop_token_ids=tuple(given.stop_token_id),
+            kv_dtype=given.kv_dtype, weight_dtype=given.weight_dtype, slots=chosen["slots"],
+            block_size=given.block_size)
+        sampler = Sampler(model, tokenizer, eos_token_ids(folder, tokenizer), decoding, mesh=mesh,
+                          max_prompt_tokens=sizes["max_prompt_tokens"], compute=compute)
         weights = load_weights(sampler, folder)
         key = jax.random.key(given.seed)
         shown = Shown(len(prompts) * given.num_samples, sum(there) * given.num_samples)
@@ -200,14 +203,13 @@ def load_weights(sampler, folder: Path):
     from nft_jax.model import decoder
     from nft_jax.model.hf import load_params
     from nft_jax.model.parameters import parameter_shardings
-    shardings = parameter_shardings(decoder.parameter_shapes(sampler.config), sampler.mesh)
-    return sampler.cast(load_params(folder, sampler.config, shardings=shardings))
+    shardings = parameter_shardings(decoder.parameter_shapes(sampler.model), sampler.mesh)
+    return sampler.cast(load_params(folder, sampler.model, shardings=shardings))
 
 
 def in_order(sampler, weights, prompts: Sequence[Prompt], given: argparse.Namespace, key, shown: Shown) -> Iterator:
     """The groups of a part in the order of its prompts, once all are there."""
-    from nft_jax.rollout.sampling import SamplingParams
-    sampling, groups = SamplingParams(given.temperature, given.top_k, given.top_p, given.min_p), {}
+    sampling, groups = SamplingConfig(given.temperature, given.top_k, given.top_p, given.min_p), {}
     for position, rollouts in sampler.sample(weights, prompts, given.num_samples, key, 0, sampling,
                                              progress=shown.block):
         groups[position] = rollouts
