@@ -143,7 +143,7 @@ def score(run: Run, params, judged: Iterator[Group]) -> list[Group]:
         with run.clock.phase("score"):
             batch, places = pack(run, [Example(groups[i].prompt.tokens, r.tokens)
                                        for i in part for r in groups[i].rollouts])
-            batch = place_batch(batch, run.mesh)
+            batch = place_batch(batch, run.plan.mesh)
             parts.append((part, places, {name: run.score(weights, batch, run.config.rollout.temperature)
                                          for name, weights in scorers.items()}))
 
@@ -170,7 +170,7 @@ def score(run: Run, params, judged: Iterator[Group]) -> list[Group]:
 
 def pack(run: Run, examples: list[Example], group_ids: bool = False) -> tuple[TrainBatch, list[tuple[int, slice]]]:
     """`make_batch` in the shape that costs least for these examples."""
-    shape = choose_shape([len(e.prompt) + len(e.response) for e in examples], run.shapes)
+    shape = choose_shape([len(e.prompt) + len(e.response) for e in examples], run.plan.shapes)
     return make_batch(examples, shape, run.config.loss.loss_agg, run.config.loss.constant_length, group_ids)
 
 
@@ -189,7 +189,8 @@ def update(run: Run, state: TrainState, groups: list[Group], progress: Progress)
             batch, _ = pack(run, examples, find_objective(config.objective).whole_groups)
         with run.clock.phase("train"):
             rate = learning_rate(config.optimizer, progress.updates)
-            state, tally, norm = run.train_step(state, place_batch(batch, run.mesh), rate, config.rollout.temperature)
+            placed = place_batch(batch, run.plan.mesh)
+            state, tally, norm = run.train_step(state, placed, rate, config.rollout.temperature)
         progress.updates += 1
         kept += sum(len(e.response) for e in examples)
         updates.batches.append((batch, [group.prompt.index for group in part]))
@@ -282,7 +283,7 @@ def conclude(run: Run, state: TrainState, progress: Progress) -> dict:
                             f"{run.config.name}: {run.config.objective}")
         if finished:
             with replaced(run.folder / "model", writes=is_first()) as temporary:
-                save(Policy(run.model, state.params, run.tokenizer, run.sampler.eos), temporary)
+                save(Policy(run.plan.model, state.params, run.tokenizer, run.sampler.eos), temporary)
         # Last: where summary.json is, the other results are.
         if is_first():
             with replaced(run.folder / "summary.json") as temporary:
