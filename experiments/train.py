@@ -3,21 +3,18 @@
 quickstart   the embedded model on generated arithmetic (what `experiments.quickstart` runs)
 local        a model folder and a question file of your own:
              python -m experiments.train local --policy.path FOLDER --data.source questions.jsonl
-code         programs for a tiny stack machine, judged by hidden tests (`experiments.studies.code_nano`)
+code         programs for a tiny stack machine, judged by hidden tests
 gsm8k        Qwen2.5-0.5B-Instruct on grade-school maths, for one accelerator
 qwen2_5_math_7b, qwen2_5_math_7b_official, qwen2_5_32b, qwen2_5_32b_official
              the paper's models on DAPO-Math-17k, as we recommend and as published
 package.module:NAME, file.py:NAME
              a Config of your own
 
-Each model's module says more (experiments/presets/qwen2_5_math_7b.py); `python -m experiments.presets.gsm8k` runs a
-preset too.
+Each preset's module in experiments/presets says its hardware, hours and what to expect.
 """
 import sys
 
-from experiments.presets import PRESETS
-from experiments.quickstart import report
-from experiments.studies import code_nano
+from experiments.presets import PRESETS, code
 from nft_jax.cli import experiment, parse, run
 from nft_jax.runtime.terminal import one_paragraph_errors
 
@@ -31,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
     with one_paragraph_errors():
         preset = experiment(arguments[0])
     parsed = parse(preset, f"Preset {arguments[0]!r}.", arguments[1:])
-    run(code_nano.prepared(parsed) if arguments[0] == "code" else parsed, report)
+    run(code.prepared(parsed) if arguments[0] == "code" else parsed)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,28 @@
-"""Command lines: a preset, overridden field by field. The one place that imports tyro.
+"""Command lines of a run: a preset, overridden field by field.
 
-`--help` and mistakes are answered before jax is imported; then the verifier's workers are started, and only then jax.
+1. `parse` answers `--help` and mistakes, before jax is imported.
+2. `run` starts the verifier's workers, and only then jax, which trains.
+3. `print_summary` tells what came out.
 """
 from __future__ import annotations
 
-import importlib
-import runpy
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import tyro
 
 from nft_jax.config import Config
-from nft_jax.preflight.devices import Topology
 from nft_jax.runtime.distributed import ends_together, is_first
+from nft_jax.runtime.presets import experiment
 from nft_jax.runtime.terminal import one_paragraph_errors
-from nft_jax.types import InputError
+
+__all__ = ["Arguments", "experiment", "parse", "print_summary", "run"]
+
+WRITTEN = {"summary.json": "these numbers", "metrics.jsonl": "every step", "curves.png": "curves",
+           "tensorboard": "TensorBoard events", "rollouts": "every answer with its verdict, a parquet file a step",
+           "checkpoints": "to continue", "model": "the trained model, Hugging Face layout",
+           "config.json": "the resolved configuration", "skipped.json": "rows that were left out"}
 
 
 class Arguments(NamedTuple):
@@ -27,15 +34,18 @@ class Arguments(NamedTuple):
 
 
 def parse(preset: Config, description: str, arguments: Sequence[str] | None = None) -> Arguments:
-    """Every field of `preset` as a flag (--steps, --rollout.slots, ...). A mistake prints what to write instead and
-    exits with status 2."""
+    """The command line with every field of `preset` as a flag (--steps, --rollout.slots, ...).
+
+    A mistake prints what to write instead, and exits with status 2.
+    """
     def command(
         config: Annotated[Config, tyro.conf.arg(name="")] = preset,
         fresh: Annotated[bool, tyro.conf.arg(help="Start over: remove what an earlier run wrote there.")] = False,
-        dry_run: Annotated[bool, tyro.conf.arg(help="Print the resolved configuration, the batch arithmetic and a "
-                                                    "memory estimate, and exit.")] = False,
-        profile: Annotated[bool, tyro.conf.arg(help="Record a timeline of two steps (after the first) into the run's "
-                                                    "folder profile/, for xprof or Perfetto.")] = False,
+        dry_run: Annotated[bool, tyro.conf.arg(
+            help="Print the resolved configuration, the batch arithmetic and a memory estimate, and exit.")] = False,
+        profile: Annotated[bool, tyro.conf.arg(
+            help="Record a timeline of two steps (after the first) into the run's folder profile/, for xprof or "
+                 "Perfetto.")] = False,
     ) -> Arguments:
         return Arguments(config, fresh, dry_run, profile)
 
@@ -43,73 +53,46 @@ def parse(preset: Config, description: str, arguments: Sequence[str] | None = No
         return tyro.cli(command, description=description, args=arguments)
 
 
-class PreflightArguments(NamedTuple):
-    """A parsed command line of `nft_jax.preflight`."""
-    config: Config
-    topology: Topology
-    answer_tokens: int
-    accepted_share: float
-    every_variant: bool
+def print_summary(config: Config, summary: dict) -> None:
+    """A small table of what a run did, and the paths of what it wrote."""
+    from rich.console import Console
+    from rich.table import Table
+
+    def share(accuracy: float | None) -> str:
+        return "-" if accuracy is None else f"{accuracy:.1%}"
+
+    table = Table(title=f"{config.name}: {summary['objective']}, {summary['steps']} steps")
+    for column in ("held-out before", "held-out after", "time", "tokens generated", "tokens kept"):
+        table.add_column(column, justify="right")
+    table.add_row(share(summary["base_accuracy"]), share(summary["final_accuracy"]),
+                  f"{summary['seconds'] / 60:.1f} min", f"{summary['tokens_generated']:,}",
+                  f"{summary['tokens_kept']:,}")
+    console = Console()
+    console.print(table)
+    folder = Path(config.folder)
+    for name, what in WRITTEN.items():
+        if (folder / name).exists():
+            console.print(f"  {folder / name}  [dim]{what}[/dim]", soft_wrap=True)
+    if not summary["finished"]:
+        console.print("stopped early; the same command continues the run")
 
 
-def parse_preflight(preset: Config, description: str, arguments: Sequence[str]) -> PreflightArguments:
-    """As `parse`, with the flags of preflight instead of those of a run."""
-    def command(
-        config: Annotated[Config, tyro.conf.arg(name="")] = preset,
-        topology: Annotated[str, tyro.conf.arg(help="Devices of the run: v5p:4x4x4, v6e:8x8, gpu:8xH100, cpu:8.")]
-            = "cpu:1",
-        answer_tokens: Annotated[int, tyro.conf.arg(help="Mean length of an answer, for the estimate of time; 0 = a "
-                                                         "third of rollout.max_new_tokens.")] = 0,
-        accepted_share: Annotated[float, tyro.conf.arg(help="Share of the prompts that have right and wrong answers, "
-                                                            "for the estimate of time.")] = 0.5,
-        every_variant: Annotated[bool, tyro.conf.arg(help="Compile the shorter rows, prompts and rings too, not only "
-                                                          "the longest.")] = False,
-    ) -> PreflightArguments:
-        return PreflightArguments(config, Topology.parse(topology), answer_tokens, accepted_share, every_variant)
-
-    asked = tyro.cli(command, description=description, args=arguments)
-    if not 0 < asked.accepted_share <= 1:
-        raise InputError(f"accepted_share is {asked.accepted_share}: use a number in (0, 1].")
-    if not 0 <= asked.answer_tokens <= asked.config.rollout.max_new_tokens:
-        raise InputError(f"answer_tokens is {asked.answer_tokens}: use 0, or at most rollout.max_new_tokens = "
-                         f"{asked.config.rollout.max_new_tokens}.")
-    return asked
-
-
-def experiment(name: str) -> Config:
-    """The configuration of that name: a preset of `experiments.presets`, or "package.module:NAME", "file.py:NAME"."""
-    home, _, attribute = name.rpartition(":")
-    if home:
-        try:
-            module = runpy.run_path(home) if home.endswith(".py") else vars(importlib.import_module(home))
-        except (ImportError, OSError, SyntaxError) as error:
-            raise InputError(f"experiment is {name!r}: {home} cannot be loaded ({error}). Check the name.") from error
-        config = module.get(attribute)
-    else:
-        presets = importlib.import_module("experiments.presets").PRESETS
-        config = presets.get(name)
-        if config is None:
-            raise InputError(f"experiment is {name!r}: choose one of {', '.join(presets)}, or write "
-                             "package.module:NAME or file.py:NAME of a Config.")
-    if not isinstance(config, Config):
-        raise InputError(f"experiment is {name!r}: {attribute!r} there is {type(config).__name__}, not a Config.")
-    return config
-
-
-def run(arguments: Arguments, report: Callable[[Config, dict], None] | None = None) -> dict | None:
-    """Train as the command line says; `report` gets the configuration and the summary. None after --dry-run."""
+def run(arguments: Arguments, show: Callable[[Config, dict], None] = print_summary) -> dict | None:
+    """Train as the command line says; returns the summary, which `show` has told the user. None after --dry-run."""
     with ends_together(), one_paragraph_errors("the same command goes on from the newest checkpoint"):
         if arguments.dry_run:
             from nft_jax.preflight.dry_run import describe
-            from nft_jax.train.run import preview, settle
+            from nft_jax.train.opening import preview
+            from nft_jax.train.plan import settle
             config = settle(arguments.config)
             model, lines = preview(config)
             print(describe(config, model), *lines, sep="\n")
             return None
         from nft_jax.verify import Verifier
-        with Verifier(arguments.config.verifier) as verifier:        # its processes start now, before jax does
+        # The verifier's processes start before jax does: they must not inherit its threads.
+        with Verifier(arguments.config.verifier) as verifier:
             from nft_jax.train.loop import train
             summary = train(arguments.config, fresh=arguments.fresh, verifier=verifier, profile=arguments.profile)
-        if report is not None and is_first():
-            report(arguments.config, summary)
+        if is_first():
+            show(arguments.config, summary)
         return summary

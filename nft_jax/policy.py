@@ -30,10 +30,11 @@ from nft_jax.model.hf import (
 )
 from nft_jax.model.kernels import choose_attention
 from nft_jax.model.logprobs import token_logprobs
+from nft_jax.model.parameters import parameter_shardings
 from nft_jax.record.trained import LATEST, checkpoint_step, load_checkpoint, run_config
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.sampling import SamplingParams
-from nft_jax.runtime.mesh import make_mesh, parameter_shardings
+from nft_jax.runtime.mesh import make_mesh
 from nft_jax.types import InputError, Prompt, Rollout
 
 

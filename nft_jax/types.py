@@ -69,6 +69,7 @@ class Verdict:
     reward: float | None
     extracted: str | None = None
     reason: str = ""
+    strict: bool | None = None        # whether mode strict calls it right; only beside verdicts of mode equivalent
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from nft_jax.cli import print_summary
+from nft_jax.config import Config
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -39,7 +42,6 @@ def test_help_lists_every_field_with_its_text():
 @pytest.mark.parametrize(("arguments", "told"), [
     (["--rollout.slot", "3"], "--rollout.slots"),
     (["--loss.epsilon", "0"], "loss.epsilon is 0.0"),
-    (["--rollout.top-p", "0.9"], "rollout.old_logprobs"),
     (["--objective", "nfft"], "objective is 'nfft'"),
     (["--objective", "grpo", "--loss.epsilon", "0.5"], "loss.epsilon is 0.5"),
     (["--policy.path", "/nowhere/model"], "/nowhere/model"),
@@ -86,3 +88,13 @@ def test_the_launcher_of_this_machine_runs_a_preset(tmp_path):
     result = subprocess.run(launcher, capture_output=True, text=True, timeout=200)
     assert result.returncode == 0, result.stderr
     assert '"steps": 7' in result.stdout
+
+
+def test_the_summary_tells_accuracies_and_the_files_that_are_there(tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").touch()
+    summary = {"objective": "nft", "steps": 2, "base_accuracy": None, "final_accuracy": 0.925, "seconds": 90.0,
+               "tokens_generated": 12345, "tokens_kept": 678, "finished": False}
+    print_summary(Config(name="small", workdir=str(tmp_path)), summary)
+    shown = capsys.readouterr().out
+    assert all(told in shown for told in ("small: nft, 2 steps", "92.5%", "1.5 min", "12,345", "678", "stopped early"))
+    assert "metrics.jsonl" in shown and "summary.json" not in shown

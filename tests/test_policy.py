@@ -73,11 +73,11 @@ def test_logprobs_are_those_of_sampling_and_of_the_logits(policy, rollouts):
 
 
 def test_verify_is_the_function_even_after_the_package_is_imported():
-    import nft_jax.verify.maths.judge
+    import nft_jax.verify.maths.extract
     verdicts = nft_jax.verify(["so \\boxed{41}", "\\boxed{40}", "41"], ["41"] * 3)
     assert [(v.outcome, v.reward, v.extracted) for v in verdicts] == [
         ("right", 1.0, "41"), ("wrong", 0.0, "40"), ("no_answer", 0.0, None)]
-    assert nft_jax.verify.Verifier is not None and nft_jax.verify.maths.judge.last_box("\\boxed{1}") == "1"
+    assert nft_jax.verify.Verifier is not None and nft_jax.verify.maths.extract.last_box("\\boxed{1}") == "1"
 
 
 def test_save_and_load(policy, rollouts, tmp_path):

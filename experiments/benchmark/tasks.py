@@ -34,7 +34,7 @@ from nft_jax.runtime.mesh import make_mesh
 from nft_jax.train.batch import BatchShape, Example, make_batch, pack, unpack
 from nft_jax.train.state import init_state, make_optimizer, state_shardings
 from nft_jax.train.step import compile_score, compile_step
-from nft_jax.train.tally import summarise
+from nft_jax.train.step_metrics import summarise
 from nft_jax.types import Prompt, Rollout
 
 OBJECTIVE = "nft"

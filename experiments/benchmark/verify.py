@@ -21,7 +21,8 @@ from typing import NamedTuple
 
 from nft_jax.config import VerifierConfig
 from nft_jax.verify import Verifier
-from nft_jax.verify.maths.judge import alternatives, last_box
+from nft_jax.verify.maths.extract import last_box
+from nft_jax.verify.maths.judge import alternatives
 
 SETS = ("math500", "minerva", "amc", "aime24", "gsm8k_test")
 SAMPLES = 8

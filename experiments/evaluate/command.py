@@ -24,7 +24,7 @@ from nft_jax.config import Config, DataConfig, EvaluationConfig, RolloutConfig, 
 from nft_jax.data.benchmarks import BOXED, SETS, SUITES, Asked, ask, names_of
 from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import InputError
-from nft_jax.verify.maths.judge import MODES
+from nft_jax.verify.maths.extract import MODES
 
 
 class Official(NamedTuple):

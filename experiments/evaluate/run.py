@@ -11,15 +11,17 @@ from typing import Any, NamedTuple
 from experiments.evaluate.command import sets_asked, settle
 from experiments.evaluate.table import markdown
 from nft_jax.config import MeshConfig, VerifierConfig
-from nft_jax.data.prompts import digest
+from nft_jax.data.stream import digest
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.hf import eos_token_ids, load_tokenizer, read_config, resolve_folder
 from nft_jax.model.kernels import choose_attention
 from nft_jax.policy import load
+from nft_jax.record.parts import Parts
 from nft_jax.record.trained import checkpoint_step, run_config
 from nft_jax.rollout.engine import Sampler
-from nft_jax.rollout.evaluation import HeldOut, evaluation_key, judge_into, judged_groups, read_set, summarise_table
-from nft_jax.rollout.generate import PART_ROUNDS, Parts, Shown
+from nft_jax.rollout.evaluation import HeldOut, evaluation_key, read_set, summarise_table
+from nft_jax.rollout.generate import PART_ROUNDS, Shown
+from nft_jax.rollout.judged import judged_groups
 from nft_jax.rollout.sampling import SamplingParams
 from nft_jax.rollout.slots import slots_that_fit
 from nft_jax.runtime.compilation import use_compilation_cache
@@ -113,7 +115,7 @@ def answer(given: argparse.Namespace, model: Model, missing: Sequence[tuple[Held
     def fitting() -> int:
         return slots_that_fit(
             model.config, mesh, max(len(held.prompts) * held.samples for held, _ in missing), given.max_prompt_tokens,
-            given.max_new_tokens, given.dtype, given.kv_dtype, copies=1, field="--slots",
+            given.max_new_tokens, given.dtype, given.kv_dtype, field="--slots",
             remedy="lower --max-new-tokens, use --dtype bfloat16 or --kv-dtype int8, or more devices for a copy of the "
                    "model (--tensor)")
 
@@ -134,7 +136,9 @@ def answer(given: argparse.Namespace, model: Model, missing: Sequence[tuple[Held
     weights = sampler(chosen[0]["slots"]).cast(params)
     del params
     key, sampling = evaluation_key(given.seed), SamplingParams(given.temperature, 0, given.top_p, given.min_p)
-    shown = Shown(sum(len(held.prompts) * held.samples for held, _ in missing), done_already(missing, chosen))
+    shown = Shown(sum(len(held.prompts) * held.samples for held, _ in missing), sum(
+        there * held.samples for (held, parts), sizes in zip(missing, chosen, strict=True)
+        for there in parts.done(held.prompts, sizes["part_prompts"])))
     with shown.bar:
         for (held, parts), sizes in zip(missing, chosen, strict=True):
             def judged(prompts: Sequence[Prompt], held=held, slots=sizes["slots"]) -> Iterator[Group]:
@@ -145,12 +149,4 @@ def answer(given: argparse.Namespace, model: Model, missing: Sequence[tuple[Held
 
             shown.say(f"{held.name}: {len(held.prompts):,} questions, {held.samples} answers each, {sizes['slots']} at "
                       "a time")
-            judge_into(parts, held.prompts, sizes["part_prompts"], judged, shown.part)
-
-
-def done_already(missing: Sequence[tuple[HeldOut, Parts]], chosen: Sequence[dict[str, int]]) -> int:
-    """Answers in parts that an earlier start has finished."""
-    return sum(len(held.prompts[start:start + sizes["part_prompts"]]) * held.samples
-               for (held, parts), sizes in zip(missing, chosen, strict=True)
-               for part, start in enumerate(range(0, len(held.prompts), sizes["part_prompts"]))
-               if parts.path(part).exists())
+            parts.fill(held.prompts, sizes["part_prompts"], judged, shown.part)

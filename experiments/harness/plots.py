@@ -1,17 +1,38 @@
-"""The figure of a study or a comparison: means over seeds with bands of one standard error."""
+"""Figures of studies and comparisons: means over seeds, with bands of one standard error."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from experiments.harness.results import ACCURACY, ENTROPY, Curve, Measures, by_arm
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def curve_figure(rows: int, columns: int, size: tuple[float, float], title: str = "") -> tuple[Figure, list[Axes]]:
+    """A figure of `size` inches, drawn without a window, and its panels, row by row, each with a grid."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    if title:
+        figure.suptitle(title)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels:
+        axes.grid(alpha=0.3)
+    return figure, panels
+
 
 def band(curves: Sequence[Curve], metric: str, axis: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Places, mean over the runs, standard error (0 for one run): at the places measured in any run, up to the
-    first run's end."""
+    """Places, mean over the runs, standard error (0 for one run).
+
+    The places are those measured in any run, within what all runs have measured.
+    """
     measured = [curve.points(metric, axis)[0] for curve in curves]
     measured = [places for places in measured if len(places)]
     if not measured:
@@ -24,28 +45,27 @@ def band(curves: Sequence[Curve], metric: str, axis: str) -> tuple[np.ndarray, n
     return where, values.mean(axis=0), error
 
 
+def draw_bands(axes: Axes, arms: Mapping[str, Sequence[Curve]], metric: str, axis: str = "steps") -> None:
+    """A line with its band for every arm; tokens in millions."""
+    for index, (arm, curves) in enumerate(arms.items()):
+        where, mean, error = band(curves, metric, axis)
+        where = where / 1e6 if axis == "tokens" else where
+        axes.plot(where, mean, label=arm, color=f"C{index}", lw=1.6)
+        axes.fill_between(where, mean - error, mean + error, color=f"C{index}", alpha=0.18, lw=0)
+
+
 def draw(measures: Measures, path: Path, title: str) -> None:
     """Accuracy over steps and over generated tokens, entropy over steps, and every arm's accuracy at equal tokens."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     arms = by_arm(measures.curves)
-    figure = Figure(figsize=(11, 7.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
-    panels = figure.subplots(2, 2).flat
+    figure, panels = curve_figure(2, 2, (11, 7.5), title)
     shown = (("held-out accuracy", ACCURACY, "steps", "step"),
              ("held-out accuracy", ACCURACY, "tokens", "million tokens generated for training"),
              ("entropy of the training answers (nats per token)", ENTROPY, "steps", "step"))
     for axes, (name, metric, axis, label) in zip(panels, shown, strict=False):
-        for index, (arm, curves) in enumerate(arms.items()):
-            where, mean, error = band(curves, metric, axis)
-            where = where / 1e6 if axis == "tokens" else where
-            axes.plot(where, mean, label=arm, color=f"C{index}", lw=1.6)
-            axes.fill_between(where, mean - error, mean + error, color=f"C{index}", alpha=0.18, lw=0)
+        draw_bands(axes, arms, metric, axis)
         axes.set_title(name, fontsize=10)
         axes.set_xlabel(label)
-        axes.grid(alpha=0.3)
-    axes = figure.axes[3]
+    axes = panels[3]
     for index, arm in enumerate(arms):
         for place, measure, marker in ((-0.12, "steps", "o"), (0.12, "tokens", "s")):
             mean = measures.of_arm(measure, arm)
@@ -54,7 +74,6 @@ def draw(measures: Measures, path: Path, title: str) -> None:
     axes.set_xticks(range(len(arms)), list(arms), rotation=30, ha="right", fontsize=8)
     axes.set_title(f"accuracy at step {measures.step:.0f} (full) and at {measures.tokens / 1e6:.2f} M tokens (open)",
                    fontsize=10)
-    axes.grid(alpha=0.3)
-    figure.axes[0].legend(fontsize=8)
+    panels[0].legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

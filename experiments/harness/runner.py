@@ -1,13 +1,17 @@
 """Many runs, one after another or side by side: each a process of its own, in its own folder, with its own log.
 
-1. A folder whose run is finished is left alone; one that was cut short goes on from its newest checkpoint.
-2. A run that fails is told at once, and the others go on.
-3. A folder is held (`sweep.lock`) by the run's own process too: killed at any moment, a sweep can be started again,
-   waits for what still runs there, and goes on. Two sweeps that share runs wait for each other.
+The life of a run here:
+
+1. Its folder says that it finished: it is left alone.
+2. Its folder is locked by another process (`nft_jax.runtime.files.held`): it waits, and other runs go first.
+3. A process starts, on the cores or the GPU of one place. The run itself holds the lock of its folder, so a run
+   that outlives a killed sweep is waited for, and two sweeps may share runs.
+4. The process ends. A run that did not reach its end is reported at once, and the others go on.
+
+A sweep can be killed at any moment: the same command starts again where it was.
 """
 from __future__ import annotations
 
-import fcntl
 import glob
 import json
 import os
@@ -15,28 +19,32 @@ import shlex
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
+from nft_jax.runtime.files import held
 from nft_jax.types import InputError
 
 Say = Callable[[str], None]
+POLL_SECONDS = 0.2              # between two looks at a folder that another process holds
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run to be made: `command` leaves a summary.json in `folder` that says whether it got to its end."""
+    """A run to be made. `command` leaves a summary.json in `folder` that says whether it reached its end."""
     folder: Path
     command: tuple[str, ...]
     steps: int
 
     @property
     def summary(self) -> dict:
+        """summary.json; {} while there is none that can be read."""
         with suppress(OSError, json.JSONDecodeError):
             return json.loads((self.folder / "summary.json").read_text())
         return {}
@@ -45,26 +53,31 @@ class Job:
     def finished(self) -> bool:
         return bool(self.summary.get("finished")) and self.summary.get("steps", 0) >= self.steps
 
+    @property
+    def held(self) -> bool:
+        """Whether another process writes to the folder."""
+        lock = self.folder / "lock"
+        # The holder's name is in the file. Empty: nobody holds it, and a look must not lock out a run that starts.
+        if not lock.exists() or not lock.stat().st_size:
+            return False
+        try:
+            with held(self.folder):
+                return False
+        except InputError:
+            return True
+
 
 @dataclass(frozen=True)
 class Place:
-    """Where one run at a time goes: cores of this machine (empty = as they are), variables of its environment."""
+    """Where one run at a time goes: cores of this machine (empty: any), and variables of its environment."""
     cores: frozenset[int] = frozenset()
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass
-class Running:
-    job: Job
-    process: subprocess.Popen
-    lock: IO
-    began: float
-
-
 def places(jobs: int) -> list[Place]:
-    """As many places as `jobs` asks for; 0 = one on CPUs, one for every GPU. Cores and GPUs are divided evenly.
+    """`jobs` places, among which the cores or GPUs are divided evenly; 0: one on CPUs, one for every GPU.
 
-    Raises InputError for more than there are, and for more than one on a TPU, which a single process opens.
+    Raises InputError for more places than cores or GPUs, and for several on a TPU, which only one process can open.
     """
     devices = _gpus()
     if not devices and _has_tpu():
@@ -105,107 +118,83 @@ def _has_tpu() -> bool:
 
 
 def run_all(jobs: Sequence[Job], at: Sequence[Place], say: Say = print) -> list[Job]:
-    """Run what is not finished, in order; the jobs that did not get to their end.
+    """Run what is not finished, in order. Returns the jobs that did not reach their end.
 
-    SIGINT and SIGTERM go to the runs, which finish their step and save; nothing new is started. KeyboardInterrupt
-    is raised when they have ended.
+    SIGINT and SIGTERM go to the runs, which finish their step and save; nothing new starts. KeyboardInterrupt is
+    raised when they have ended.
     """
     waiting = deque({job.folder: job for job in jobs}.values())
     total, done, failed, told = len(waiting), 0, [], set()
-    running: dict[int, Running] = {}
+    counting, running, stopping = threading.Lock(), set(), threading.Event()
 
-    def begin(index: int) -> None:
-        """The next job that is neither finished nor held, at this place."""
+    def work(place: Place) -> None:
         nonlocal done
-        for _ in range(len(waiting)):
-            job = waiting.popleft()
-            started = _start(job, at[index])
-            if isinstance(started, Running):
-                running[index] = started
+        if place.cores:
+            # This thread only: processes inherit it, and XLA takes as many threads as it may use cores.
+            os.sched_setaffinity(0, place.cores)
+        while not stopping.is_set():
+            try:
+                job = waiting.popleft()
+            except IndexError:
                 return
-            if started == "finished":
-                done += 1
-                say(f"[{done}/{total}] {job.folder.name}: finished before, {_result(job)}")
-                continue
-            waiting.append(job)
-            if job.folder not in told:
-                told.add(job.folder)
-                say(f"{job.folder.name}: another process is at it; waiting for it")
+            began = None
+            if not job.finished and not job.held:
+                began = time.monotonic()
+                status = _run(job, place, running, stopping)
+            with counting:
+                if job.finished:
+                    done += 1
+                    took = "" if began is None else f", {(time.monotonic() - began) / 60:.1f} min"
+                    say(f"[{done}/{total}] {job.folder.name}: "
+                        f"{'finished before, ' if began is None else ''}{_result(job)}{took}")
+                    continue
+                # Held now: by another process all along, or by one that was faster than ours.
+                if began is None or job.held:
+                    waiting.append(job)
+                    if job.folder not in told:
+                        told.add(job.folder)
+                        say(f"{job.folder.name}: another process writes there; waiting for its end")
+                else:
+                    failed.append(job)
+                    say(_failure(job, status))
+                    continue
+            stopping.wait(POLL_SECONDS)
 
-    def end(index: int) -> None:
-        nonlocal done
-        each = running.pop(index)
-        each.lock.close()
-        if each.job.finished:
-            done += 1
-            minutes = (time.monotonic() - each.began) / 60
-            say(f"[{done}/{total}] {each.job.folder.name}: {_result(each.job)}, {minutes:.1f} min")
-        else:
-            failed.append(each.job)
-            say(_failure(each))
-
-    with _forwarded(running) as stopping:
-        while running or (waiting and not stopping):
-            for index in range(len(at)):
-                if index not in running and not stopping:
-                    begin(index)
-            for index in [i for i, each in running.items() if each.process.poll() is not None]:
-                end(index)
-            time.sleep(0.2)
-    if stopping:
+    with _forwarded(running, stopping), ThreadPoolExecutor(len(at)) as pool:
+        list(pool.map(work, at))
+    if stopping.is_set():
         raise KeyboardInterrupt
     return failed
 
 
-def _start(job: Job, place: Place) -> Running | str:
-    """The job's process; or "finished", or "held" where another process is at its folder."""
+def _run(job: Job, place: Place, running: set[subprocess.Popen], stopping: threading.Event) -> int:
+    """The exit status of the job's process. Its command and what it says go to log.txt of its folder."""
     job.folder.mkdir(parents=True, exist_ok=True)
-    lock = (job.folder / "sweep.lock").open("a")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        return "held"
-    if job.finished:
-        lock.close()
-        return "finished"
-    with (job.folder / "log.txt").open("a") as log, _cores(place.cores):
+    with (job.folder / "log.txt").open("a") as log:
         log.write(f"$ {shlex.join(job.command)}\n")
         log.flush()
         process = subprocess.Popen(job.command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                                   start_new_session=True, pass_fds=(lock.fileno(),),
-                                   env=os.environ | dict(place.environment))
-    return Running(job, process, lock, time.monotonic())
+                                   start_new_session=True, env=os.environ | dict(place.environment))
+    running.add(process)
+    # The signal may have come between the last look and the line above.
+    if stopping.is_set():
+        process.terminate()
+    status = process.wait()
+    running.discard(process)
+    return status
 
 
 @contextmanager
-def _cores(cores: frozenset[int]) -> Iterator[None]:
-    """Processes started inside are kept on these cores: XLA takes as many threads as it may use cores."""
-    if not cores:
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
-@contextmanager
-def _forwarded(running: Mapping[int, Running]) -> Iterator[list[int]]:
-    """The signals that came: each goes to the runs as SIGTERM (the first lets them save, a second ends them)."""
-    came: list[int] = []
-
-    def handle(number, frame):
-        came.append(number)
-        for each in running.values():
-            with suppress(ProcessLookupError):
-                each.process.terminate()
+def _forwarded(running: set[subprocess.Popen], stopping: threading.Event) -> Iterator[None]:
+    """SIGINT and SIGTERM set `stopping` and go to the runs as SIGTERM: the first lets them save, a second ends them."""
+    def handle(number, frame) -> None:
+        stopping.set()
+        for process in list(running):
+            process.terminate()                     # does nothing to a process that has ended
 
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield came
+        yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -216,10 +205,9 @@ def _result(job: Job) -> str:
     return "no evaluation" if before is None or after is None else f"{before:.1%} -> {after:.1%}"
 
 
-def _failure(each: Running) -> str:
-    """What is known of a run that did not get to its end."""
-    log = each.job.folder / "log.txt"
+def _failure(job: Job, status: int) -> str:
+    """What is known of a run that did not reach its end."""
+    log = job.folder / "log.txt"
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    status = each.process.returncode
     what = "stopped before its end" if status == 0 else f"FAILED with status {status}"
-    return f"{each.job.folder.name}: {what}: {lines[-1].strip()[:300]} (all of it: {log})"
+    return f"{job.folder.name}: {what}: {lines[-1].strip()[:300]} (all of it: {log})"

@@ -110,7 +110,7 @@ def resolved(config: Config) -> dict[str, object]:
     """Dotted name -> value of everything that decides what a run computes: defaults resolved; without names, folders,
     speed settings; paths inside this repository from its root, so that they are the same in every clone."""
     from nft_jax.record.folder import MAY_CHANGE
-    from nft_jax.train.run import settle
+    from nft_jax.train.plan import settle
     speed = tuple(name for name in MAY_CHANGE if name != "steps")
     return {name: _portable(value) for name, value in flat(settle(config).to_dict()).items()
             if not name.startswith(speed)}

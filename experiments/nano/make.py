@@ -29,7 +29,7 @@ from nft_jax.data.prompts import render
 from nft_jax.model import decoder
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.logprobs import token_logprobs
-from nft_jax.verify.maths.judge import extract
+from nft_jax.verify.maths.extract import extract
 
 FOLDER = Path(__file__).parents[2] / "nft_jax" / "assets" / "nano"
 PAD, END, SYSTEM, USER, ASSISTANT, UNKNOWN = SPECIAL = (

@@ -1,17 +1,16 @@
 """Presets: configurations as code you can read. `python -m experiments.train PRESET [--field value]`.
 
-Each preset's module says its command, hardware, hours and what to expect. `local`, which is here, takes what is yours:
+The docstring of each preset's module says its command, hardware, hours and what to expect. `quickstart` is described in
+`experiments.quickstart`; `local`, which takes your own model and questions, here:
 
 Command: python -m experiments.train local --policy.path FOLDER --data.source questions.jsonl
 Hardware: one machine; --dry-run and `python -m nft_jax.preflight local --topology ...` tell whether it fits.
-Hours: those that preflight estimates for your model, on your devices.
+Hours: what preflight estimates for your model, on your devices.
 Expected: accuracy/all rises within some tens of steps, if the model is right now and then (no source: your data).
 """
 from pathlib import Path
 
-from experiments.presets import gsm8k, qwen2_5_32b, qwen2_5_math_7b
-from experiments.presets.templates import BOXED
-from experiments.studies import code_nano
+from experiments.presets import code, gsm8k, qwen2_5_32b, qwen2_5_math_7b
 from nft_jax.config import (
     BatchConfig,
     CheckpointConfig,
@@ -22,6 +21,7 @@ from nft_jax.config import (
     PolicyConfig,
     RolloutConfig,
 )
+from nft_jax.data.benchmarks import BOXED
 
 NANO = PolicyConfig(path=str(Path(__file__).parents[2] / "nft_jax" / "assets" / "nano"))
 
@@ -51,5 +51,5 @@ LOCAL = Config(
 """A model folder and a question file of your own, on one machine: set --policy.path and --data.source."""
 
 PRESETS: dict[str, Config] = {config.name: config for config in (
-    QUICKSTART, LOCAL, code_nano.PRESET, gsm8k.PRESET, qwen2_5_math_7b.RECOMMENDED, qwen2_5_math_7b.OFFICIAL,
+    QUICKSTART, LOCAL, code.PRESET, gsm8k.PRESET, qwen2_5_math_7b.RECOMMENDED, qwen2_5_math_7b.OFFICIAL,
     qwen2_5_32b.RECOMMENDED, qwen2_5_32b.OFFICIAL)}

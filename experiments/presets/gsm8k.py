@@ -1,26 +1,21 @@
 """NFT of a small instruct model on grade-school maths, for one accelerator of 40 GB or more.
 
-    python -m experiments.presets.gsm8k
-    python -m experiments.presets.gsm8k --policy.path Qwen/Qwen2.5-1.5B-Instruct --workdir runs/gsm8k_1.5b
-    --dry-run                                                   what it will do, without weights or network
-
-Questions: openai/gsm8k (7,473 to train on, which 58 steps see about once; the test split is held out and answered
-greedily), answers after ####. The larger model needs 80 GB. More devices each take their share of the batch
-(`mesh.fsdp`). Not yet run by us on accelerators.
-
 Command: python -m experiments.train gsm8k
 Hardware: one accelerator of 40 GB (1.5B: of 80 GB).
 Hours: 0.2 on one H100, preflight's estimate, compiling and verifying not counted
 (python -m nft_jax.preflight gsm8k --topology gpu:1xH100).
-Expected: evaluation/accuracy/all above its start. No paper has a figure for NFT here; the models start near 49.6%
+Expected: evaluation/accuracy/all above its start. No paper has a figure for NFT here. The models start near 49.6%
 (0.5B) and 73.2% (1.5B) of the test questions (Qwen2.5 technical report, arXiv 2412.15115, own prompt and scorer).
 
-What differs from the paper's settings
-(`experiments.presets.qwen2_5_math_7b`): 128 prompts x 8 answers of up to 512 tokens a step and 8 optimizer steps,
-because the model, the answers and the machine are smaller.
+The larger model: --policy.path Qwen/Qwen2.5-1.5B-Instruct --workdir runs/gsm8k_1.5b. More devices each take their share
+of the batch (`mesh.fsdp`). Not yet run by us on accelerators.
+
+Questions: openai/gsm8k. 7,473 to train on, which 58 steps see about once; the test split is held out and answered
+greedily. Answers stand after ####.
+
+What differs from the paper's settings (`experiments.presets.qwen2_5_math_7b`): 128 prompts x 8 answers of up to 512
+tokens a step, and 8 optimizer updates, because the model, the answers and the machine are smaller.
 """
-from experiments.presets.templates import BOXED
-from nft_jax.cli import parse, run
 from nft_jax.config import (
     MESHES,
     BatchConfig,
@@ -32,6 +27,7 @@ from nft_jax.config import (
     PolicyConfig,
     RolloutConfig,
 )
+from nft_jax.data.benchmarks import BOXED
 
 PRESET = Config(
     name="gsm8k",
@@ -46,12 +42,3 @@ PRESET = Config(
     evaluation=EvaluationConfig(source="openai/gsm8k:main", split="test", questions=1319, samples=1, every=10,
                                 temperature=0.0),
 )
-
-
-def main(arguments: list[str] | None = None) -> None:
-    from experiments.quickstart import report
-    run(parse(PRESET, __doc__, arguments), report)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,45 +1,48 @@
 """The paper's main result: NFT of Qwen2.5-Math-7B on DAPO-Math-17k (arXiv 2505.18116, section 5).
 
-    python -m experiments.presets.qwen2_5_math_7b                       recommended
-    python -m experiments.train qwen2_5_math_7b_official        as published
-    --dry-run                                                   what it will do, without weights or network
-
 Command: python -m experiments.train qwen2_5_math_7b
 Hardware: 8 GPUs of 80 GB or more (`mesh.fsdp` takes all there are; the paper used 4 x 8 H100). Not yet run by us on
 accelerators.
-Hours: 61 on 8 H100, preflight's estimate with evaluations of 500 answers only and answers of 1,195 tokens on average
-(python -m nft_jax.preflight qwen2_5_math_7b --topology gpu:8xH100; --answer-tokens for others).
+Hours: 61 on 8 H100 (python -m nft_jax.preflight qwen2_5_math_7b --topology gpu:8xH100). Preflight's estimate, with
+evaluations of 500 answers only and answers of 1,195 tokens on average (--answer-tokens for others).
+Expected (paper, table 1): the average of six benchmarks rises from 31.6 to 51.7.
 
-The paper's settings, in both: 512 prompts x 16 answers a step, 16 optimizer steps of 512 answers each, 320 steps
-(5,120 optimizer steps), AdamW 1e-6 with (0.9, 0.999, 1e-8), decay 0.1, norm 1.0, warm-up over 10 steps, temperature 1,
-prompts of 512 and answers of 3,584 tokens, groups that are all right or all wrong left out, omega(q) = 1 - r,
-epsilon 1, no KL, no entropy bonus.
+`qwen2_5_math_7b_official` is as published. --dry-run says what a run will do, without weights or network.
 
-What the official code (https://github.com/NVlabs/NFT) does and `official` does not: its warm-up starts at rate 0, ours
-at a tenth; its scale of the loss depends on the number of GPUs and micro-batches; it runs a reference model whose KL is
-multiplied by 0; it throws surplus groups away, we carry them over with their log-probs; it samples 10 batches of 1,536
-prompts at most and then aborts, we sample 30 of 512 and train on what there is; its file holds every question ten
-times, repeats are dropped here; it deletes the old checkpoint before the new one is written.
+The paper's settings, in both: 512 prompts x 16 answers a step, 16 optimizer updates of 512 answers each, 320 steps
+(5,120 updates), AdamW 1e-6 with (0.9, 0.999, 1e-8), decay 0.1, norm 1.0, warm-up over 10 steps, temperature 1, prompts
+of 512 and answers of 3,584 tokens, groups that are all right or all wrong left out, omega(q) = 1 - r, epsilon 1, no KL,
+no entropy bonus.
+
+The run measures all six benchmarks: avg@32 on AIME24, AIME25 and AMC23, avg@1 on MATH-500, OlympiadBench and Minerva,
+top-p 0.7. The metrics are `evaluation/NAME/accuracy/all`, and their average `evaluation/accuracy/all`. The temperature
+is 1.0 as the paper says; its scripts say 0.6 (--evaluation.temperature 0.6). A checkpoint is measured by
+python -m experiments.evaluate --model RUN --suite paper.
+
+What the official code (https://github.com/NVlabs/NFT) does and `official` does not:
+
+    warm-up           starts at rate 0; ours at a tenth
+    loss's scale      depends on the number of GPUs and micro-batches; ours does not
+    reference model   runs, and its KL is multiplied by 0; ours does not run
+    surplus groups    are thrown away; ours are carried over with their log-probs
+    sampling          10 batches of 1,536 prompts at most, then it aborts; ours 30 of 512, then it trains on
+                      what there is
+    questions         its file holds every question ten times; ours drops repeats
+    checkpoints       the old one is deleted before the new one is written; ours after
+    evaluation        AIME and AMC by verifier.mode strict, the other three by math-verify; ours judges all by
+                      one mode, so `official` is harsher on those three
 
 `recommended` differs from `official` in:
+
     loss.loss_agg         token_mean for sum / 1000: the gradient's norm, and so what clipping does, then does not
                           depend on the length of the answers
     verifier.mode         equivalent for strict: an answer that means the same as the gold is right, and a right box
                           further than 100 characters from the end counts
     evaluation.every      10 for 2, and checkpoint.every likewise: 4,647 answers and 91 GB each time
     checkpoint.keep       4 for 2
-
-Expected (paper, table 1): the average of six benchmarks rises from 31.6 to 51.7. The run measures all six (avg@32 on
-AIME24, AIME25 and AMC23, avg@1 on MATH-500, OlympiadBench and Minerva, top-p 0.7): `evaluation/NAME/accuracy/all`, and
-their average `evaluation/accuracy/all`. Evaluated at temperature 1.0 as the paper says; its scripts say 0.6
-(--evaluation.temperature 0.6). Of a checkpoint: python -m experiments.evaluate --model RUN --suite paper. The official
-code judges AIME and AMC by verifier.mode strict and the other three by math-verify; here one mode judges all, so
-`official` is harsher on those three.
 """
 from dataclasses import replace
 
-from experiments.presets.templates import BOXED
-from nft_jax.cli import parse, run
 from nft_jax.config import (
     MESHES,
     BatchConfig,
@@ -53,14 +56,15 @@ from nft_jax.config import (
     RolloutConfig,
     VerifierConfig,
 )
+from nft_jax.data.benchmarks import BOXED
 
 OFFICIAL = Config(
     name="qwen2_5_math_7b_official",
     steps=320,
     objective="nft",
     policy=PolicyConfig(path="Qwen/Qwen2.5-Math-7B", compute_dtype="bfloat16", remat="block"),
-    # DAPO-Math-17k with its prompts asking for \boxed{}; those of BytedTsinghua-SIA/DAPO-Math-17k ask for "Answer:",
-    # which the verifier does not read. The template is for the evaluation: these prompts are chat messages.
+    # DAPO-Math-17k with prompts that ask for \boxed{}. Those of BytedTsinghua-SIA/DAPO-Math-17k ask for "Answer:",
+    # which the verifier does not read. The template is for the evaluation: the training prompts are chat messages.
     data=DataConfig(source="ChenDRAG/VeRL_math_validation:dapo-math-17k_10boxed.parquet", template=BOXED,
                     max_prompt_tokens=512),
     rollout=RolloutConfig(prompts_per_step=512, samples_per_prompt=16, max_new_tokens=3584, temperature=1.0,
@@ -83,12 +87,3 @@ RECOMMENDED = replace(
     checkpoint=CheckpointConfig(every=10, keep=4),
     evaluation=replace(OFFICIAL.evaluation, every=10),
 )
-
-
-def main(arguments: list[str] | None = None) -> None:
-    from experiments.quickstart import report
-    run(parse(RECOMMENDED, __doc__, arguments), report)
-
-
-if __name__ == "__main__":
-    main()

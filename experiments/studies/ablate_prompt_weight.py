@@ -1,21 +1,21 @@
-"""The weight of a prompt, omega(q), under NFT (arXiv 2505.18116, section 5: 1-r and sqrt are alike, both above 1).
+"""The weight of a prompt, omega(q), under NFT.
 
     python -m experiments.studies.ablate_prompt_weight --scale nano --seeds 3
 
-omega(q) of the group accuracy r: 1 (all prompts alike), 1-r (on-policy Dr. GRPO), sqrt((1-r)/r) (on-policy GRPO), and
-(1-r)/r (on-policy MaxRL, ours). The harder a prompt, the more the last three weigh it.
+omega(q) is a function of the group accuracy r: 1 (all prompts alike), 1-r (on-policy Dr. GRPO), sqrt((1-r)/r)
+(on-policy GRPO), and (1-r)/r (on-policy MaxRL, ours). The last three weigh harder prompts more.
 """
-from experiments.harness.study import Expectation, Study, run
+from experiments.harness.study import Claim, Study, run
 
 STUDY = Study(
     name="ablate_prompt_weight",
     title="NFT: the weight of a prompt",
-    arms=lambda base: {name: {"objective": "nft", "loss.prompt_weight": name}
-                       for name in ("1", "1-r", "sqrt", "maxrl")},
-    expected=(
-        Expectation("1-r", "1", "steps", {"nano": (-2, 15), "gsm8k": (-2, 10), "7b": (0, 5)}, "paper: 1-r above 1"),
-        Expectation("sqrt", "1", "steps", {"nano": (-2, 15), "gsm8k": (-2, 10), "7b": (0, 5)}, "paper: sqrt above 1"),
-        Expectation("sqrt", "1-r", "steps", {"nano": (-5, 10), "gsm8k": (-3, 3), "7b": (-2, 2)}, "paper: alike"),
+    paper="section 5: omega(q) = 1-r and sqrt((1-r)/r) are alike, and both are above 1.",
+    arms={name: {"objective": "nft", "loss.prompt_weight": name} for name in ("1", "1-r", "sqrt", "maxrl")},
+    claims=(
+        Claim("1-r", "1", "steps", "1-r above 1", {"nano": (-2, 15), "gsm8k": (-2, 10), "7b": (0, 5)}),
+        Claim("sqrt", "1", "steps", "sqrt above 1", {"nano": (-2, 15), "gsm8k": (-2, 10), "7b": (0, 5)}),
+        Claim("sqrt", "1-r", "steps", "alike", {"gsm8k": (-3, 3), "7b": (-2, 2)}),
     ),
 )
 

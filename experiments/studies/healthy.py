@@ -1,22 +1,22 @@
-"""What a healthy run looks like: the curves and the ranges of `what_you_should_see.md`, from the main table's runs.
+"""What a healthy run looks like: the curves and ranges of `experiments/what_you_should_see.md`.
 
-    python -m experiments.studies.healthy  draws figures/healthy.png and writes the table between the page's markers
+    python -m experiments.studies.healthy       writes figures/healthy.png and figures/healthy.md
 
-It reads figures/main_table_nano.parquet, which `python -m experiments.studies.main_table --scale nano` writes.
+Both are drawn from the main table's runs, in figures/main_table_nano.parquet
+(`python -m experiments.studies.main_table --scale nano`).
 """
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 
-from nft_jax.runtime.terminal import one_paragraph_errors
-from nft_jax.types import InputError
+from experiments.harness.plots import curve_figure, draw_bands
+from experiments.harness.results import Curve, curves_of, markdown
 
-HERE = Path(__file__).parents[1]
-PAGE, FIGURES = HERE / "what_you_should_see.md", HERE / "figures"
+FIGURES = Path(__file__).parents[1] / "figures"
 ARMS = ("nft", "rft", "grpo")
 SHOWN = {"evaluation/accuracy/all": "held-out accuracy", "accuracy/all": "accuracy of the training answers",
          "groups/accepted_share": "share of groups that teach", "entropy/all": "entropy (nats per token)",
@@ -27,9 +27,11 @@ PANELS = ("evaluation/accuracy/all", "entropy/all", "grad_norm/mean", "length/al
           "share/clamped")
 
 
-def ranges(curves: Sequence, arm: str, metric: str) -> list[str]:
-    """Mean over seeds at the first and at the last measurement, and the smallest and largest value of any run; [] where
-    it was not measured."""
+def ranges(curves: Sequence[Curve], arm: str, metric: str) -> list[str]:
+    """Mean over seeds at the first and at the last measurement; smallest and largest value of any step and seed.
+
+    [] where the metric was not measured.
+    """
     measured = [values for curve in curves if curve.arm == arm
                 for _, values in [curve.points(metric)] if len(values)]
     if not measured:
@@ -38,47 +40,29 @@ def ranges(curves: Sequence, arm: str, metric: str) -> list[str]:
     return [f"{value:.3g}" for value in (*ends, min(map(np.min, measured)), max(map(np.max, measured)))]
 
 
-def table(curves: Sequence) -> str:
+def table(curves: Sequence[Curve]) -> str:
     """A row for every metric of `nft`."""
-    from experiments.harness.results import markdown
-    rows = [(f"`{metric}`", name, ranges(curves, "nft", metric)) for metric, name in SHOWN.items()]
-    found = [(metric, name, *cells) for metric, name, cells in rows if cells]
-    return markdown(("metric", "", "first", "last", "smallest", "largest"), found)
+    rows = [(f"`{metric}`", name, *cells) for metric, name in SHOWN.items()
+            if (cells := ranges(curves, "nft", metric))]
+    return markdown(("metric", "", "first", "last", "smallest", "largest"), rows)
 
 
-def draw(curves: Sequence, path: Path) -> None:
+def draw(curves: Sequence[Curve], path: Path) -> None:
     """Six panels, a line with its band for each of three objectives."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from experiments.harness.plots import band
-    figure = Figure(figsize=(11, 5.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, metric in zip(figure.subplots(2, 3).flat, PANELS, strict=True):
-        for arm in ARMS:
-            where, mean, error = band([curve for curve in curves if curve.arm == arm], metric, "steps")
-            axes.plot(where, mean, label=arm, lw=1.6)
-            axes.fill_between(where, mean - error, mean + error, alpha=0.18, lw=0)
+    figure, panels = curve_figure(2, 3, (11, 5.6))
+    for axes, metric in zip(panels, PANELS, strict=True):
+        draw_bands(axes, {arm: [curve for curve in curves if curve.arm == arm] for arm in ARMS}, metric)
         axes.set_title(f"{SHOWN[metric]}\n{metric}", fontsize=9)
         axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.3)
-    figure.axes[0].legend(fontsize=8)
+    panels[0].legend(fontsize=8)
     figure.savefig(path, dpi=100)
 
 
 def main() -> None:
-    import pyarrow.parquet as pq
-
-    from experiments.harness.results import curves_of
-    from experiments.harness.study import write_between
-    source = FIGURES / "main_table_nano.parquet"
-    with one_paragraph_errors():
-        if not source.exists():
-            raise InputError(f"{source} is missing: run `python -m experiments.studies.main_table --scale nano` first.")
-        curves = [curve for curve in curves_of(pq.read_table(source)) if curve.arm in ARMS]
-        draw(curves, FIGURES / "healthy.png")
-        write_between(PAGE, "healthy", table(curves))
+    curves = curves_of(pq.read_table(FIGURES / "main_table_nano.parquet"))
+    draw(curves, FIGURES / "healthy.png")
+    (FIGURES / "healthy.md").write_text(table(curves) + "\n")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,20 +1,20 @@
-"""Which preset and which mesh from 1 to 1,024 devices: the table of experiments/README.md, by preflight's arithmetic.
+"""Which preset and which mesh from 1 to 1,024 devices: `meshes.md`, by preflight's arithmetic.
 
-    python -m experiments.tables.meshes            a minute, on CPU cores; no weights, no network; TPU rows take libtpu
+    python -m experiments.tables.meshes        a minute on CPU cores; no weights, no network; TPU rows take libtpu
 
-Nothing is compiled, so times are lower bounds: of what the devices send each other only the weights and gradients are
-counted that fsdp must bring together for every micro-batch. `nft_jax.preflight` with the same words compiles.
+Nothing is compiled, so times are lower bounds. Of what the devices send each other, only the weights and gradients are
+counted that `fsdp` must bring together for every micro-batch. `nft_jax.preflight` with the words of a row compiles.
 """
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-README = Path(__file__).parents[1] / "README.md"
+TABLE = Path(__file__).with_name("meshes.md")
 ROWS = "--batch.rows-per-micro-batch"
-# Preset, topology, flags. Batches stay as the preset has them; slots grow with the devices, to the answers of a batch.
+# Preset, topology, flags. Batches stay as the preset has them. Slots grow with the devices, up to one for every answer
+# of a batch.
 CASES = (
     ("gsm8k", "gpu:1xH100", ""),
     ("gsm8k", "gpu:8xH100", "--rollout.slots 1024"),
@@ -40,11 +40,11 @@ HEAD = ("devices", "preset and flags", "fsdp × tensor", "state", "fullest", "of
 
 @dataclass(frozen=True)
 class Needs:
-    """What a case needs; bytes on one device, seconds of a step."""
+    """What a case needs: bytes on one device, seconds of a step."""
     devices: int
     mesh: dict[str, int]
     state: float                      # parameters and moments
-    fullest: float                    # the larger of a train step and decoding, with what lies beside
+    fullest: float                    # the larger of a train step and decoding, with the state beside it
     usable: float
     rows: int                         # of a micro-batch
     filled: float                     # rows that an optimizer step fills
@@ -55,8 +55,11 @@ class Needs:
 
 
 def exchanged(parameters: int, mesh: dict[str, int]) -> tuple[float, float]:
-    """Bytes that each device receives at least for a micro-batch, (score, train): the weights in two bytes, forward and
-    again backward, and the gradients in four, of its share over `tensor`."""
+    """The least bytes that each device receives for a micro-batch: (score, train).
+
+    They are its share over `tensor` of the weights, two bytes each, once for the score and twice (forward and backward)
+    for training; training adds the gradients, four bytes each.
+    """
     share = parameters / mesh["tensor"] * (1 - 1 / mesh["fsdp"])
     return 2 * share, 8 * share
 
@@ -68,28 +71,29 @@ def needs(preset: str, topology, flags: str) -> Needs:
     from nft_jax.model.hf.published import PUBLISHED
     from nft_jax.preflight.estimate import BANDWIDTH
     from nft_jax.preflight.report import estimate_of
-    from nft_jax.train.run import settle
-    config = settle(parse(experiment(preset), "", flags.split()).config)
+    config = parse(experiment(preset), "", flags.split()).config
     model = PUBLISHED[config.policy.path]
     sketch = estimate_of(config, model, topology)
     memory, e, device = sketch.memory, sketch.estimate, topology.device
+    plan, slots, rows = sketch.plan, sketch.sampler.slots, sketch.plan.longest.rows
+    config, mesh = plan.config, dict(plan.mesh.shape)
     state = memory.parameters + memory.moments
-    decoding = memory.weights + memory.cache + memory.entries + memory.temporaries["decode"].at(sketch.slots)
-    fullest = state + max(memory.temporaries["train step"].at(sketch.rows), decoding)
+    decoding = memory.weights + memory.cache + memory.entries + memory.temporaries["decode"].at(slots)
+    fullest = state + max(memory.temporaries["train step"].at(rows), decoding)
     tokens = config.groups_per_update * config.rollout.samples_per_prompt * (
         sketch.assumed.prompt_tokens + sketch.assumed.answer_tokens)
     filled = tokens / config.row_length
-    times = config.batch.updates_per_step * math.ceil(filled / sketch.rows)
-    moved = [times * size / (device.link * BANDWIDTH) for size in exchanged(count_parameters(model), sketch.mesh)]
-    idle = max(1.0, sketch.rows / filled)
+    times = config.batch.updates_per_step * math.ceil(filled / rows)
+    moved = [times * size / (device.link * BANDWIDTH) for size in exchanged(count_parameters(model), mesh)]
+    idle = max(1.0, rows / filled)
     score, train = max(e.score * idle, moved[0]), max(e.train * idle, moved[1])
-    evaluations = e.device_hours * 3600 / sketch.devices - config.steps * e.step
-    return Needs(sketch.devices, sketch.mesh, state, fullest, device.memory * device.usable, sketch.rows, filled,
+    evaluations = e.device_hours * 3600 / plan.mesh.size - config.steps * e.step
+    return Needs(plan.mesh.size, mesh, state, fullest, device.memory * device.usable, rows, filled,
                  e.rollout, score, train, (config.steps * (e.rollout + score + train) + evaluations) / 3600)
 
 
 def hours(value: float) -> str:
-    """Some three digits."""
+    """About three digits."""
     return f"{value:,.{0 if value >= 100 else 1 if value >= 1 else 2}f}"
 
 
@@ -107,16 +111,15 @@ def line(case: tuple[str, str, str], n: Needs) -> list[str]:
 def main() -> None:
     from nft_jax.preflight.devices import Topology
     topologies = [Topology.parse(name) for _, name, _ in CASES]
-    # One process serves all of them, if it starts with what the TPUs want and as many CPU devices as the largest has.
+    # One process serves all topologies if it starts with the TPUs' variables and the largest number of CPU devices.
     for topology in sorted(topologies, key=lambda topology: topology.count or 0):
         topology.prepare()
     from experiments.harness.results import markdown
-    from experiments.harness.study import write_between
     rows = [line(case, needs(case[0], topology, case[2])) for case, topology in zip(CASES, topologies, strict=True)]
     text = markdown(HEAD, rows)
     print(text)
-    write_between(README, "meshes", text)
+    TABLE.write_text(text + "\n")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

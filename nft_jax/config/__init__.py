@@ -81,7 +81,7 @@ class Config:
     workdir: str = ""
     """Folder of the run. The same folder again continues the run; --fresh starts over."""
     seed: int = 0
-    """Seed of sampling."""
+    """Seed of sampling, and of the questions and their order unless data.seed is set."""
     steps: int = 320
     """Rollouts, each followed by batch.updates_per_step optimizer steps."""
     objective: str = "nft"
@@ -120,7 +120,7 @@ class Config:
         require(self.loss.overlong_buffer < self.rollout.max_new_tokens, "loss.overlong_buffer",
                 self.loss.overlong_buffer, "the buffer is the last part of an answer's length, so use less than "
                 f"rollout.max_new_tokens = {self.rollout.max_new_tokens}.")
-        require(self.terms.mismatch == "off" or self.rollout.old_logprobs in ("auto", "trainer"), "terms.mismatch",
+        require(self.terms.mismatch == "off" or self.rollout.old_logprobs == "trainer", "terms.mismatch",
                 self.terms.mismatch, "it compares the trainer's log-probs with the sampler's, and "
                 f"rollout.old_logprobs is {self.rollout.old_logprobs!r}: use trainer there, or terms.mismatch off.")
 

@@ -25,8 +25,8 @@ class DataConfig:
     """Longer prompts are skipped and counted."""
     limit: int = 0
     """Use only the first so many questions; 0 = all of them (the generator makes 20,000)."""
-    seed: int = 0
-    """Seed of the order (a new permutation every epoch) and of generated questions."""
+    seed: int | None = None
+    """Seed of the order (a new permutation every epoch) and of generated questions; None = that of the run."""
 
     def __post_init__(self):
         require("{problem}" in self.template, "data.template", self.template, "it must contain {problem}.")
@@ -69,17 +69,11 @@ class RolloutConfig:
     max_generation_batches: int = 10
     """A step generates at most so many batches of prompts_per_step prompts while it collects groups with unequal
     rewards, then trains on those there are (on none: the step is skipped and counted)."""
-    old_logprobs: Literal["auto", "trainer", "sampler", "truncated"] = "auto"
+    old_logprobs: Literal["trainer", "sampler", "truncated"] = "trainer"
     """Which log-probs are pi_old in the ratio: recomputed by the trainer's own graph, the sampler's, or the sampler's
-    after truncation. "auto" is trainer, and refuses top_k, top_p and min_p, where you must choose. The sampler's are
-    those of the distribution that was sampled: with kv_dtype or weight_dtype int8, of the quantised policy. The metrics
-    mismatch/* compare the trainer's with the sampler's, so there are none with "sampler" and "truncated"."""
-    rollout_ahead: Literal[0, 1] = 0
-    """Steps between sampling and training. 1: a step trains on answers sampled before the step before it took its
-    optimizer steps; old log-probs are those of the parameters that sampled. It overlaps no decoding with training,
-    which take turns on the same devices, and the next answers are judged and scored (which of them to score, and how
-    many more to sample, hangs on their verdicts) before a step trains: judging hides behind decoding, with 0 and with
-    1. It is for studying training on answers one step old."""
+    after truncation. The sampler's are those of the distribution that was sampled: with kv_dtype or weight_dtype int8,
+    of the quantised policy. With top_k, top_p or min_p the trainer's are not (a remark says so). The metrics mismatch/*
+    compare the trainer's with the sampler's, so there are none with "sampler" and "truncated"."""
 
     def __post_init__(self):
         for name in ("prompts_per_step", "samples_per_prompt", "max_new_tokens", "block_size",
@@ -96,10 +90,6 @@ class RolloutConfig:
         require(all(i >= 0 for i in self.stop_token_ids), "rollout.stop_token_ids", self.stop_token_ids,
                 "ids are 0 or more.")
         require(self.slots >= 0, "rollout.slots", self.slots, "use 0 (automatic) or a positive number.")
-        require(not (self.truncates and self.old_logprobs == "auto"), "rollout.old_logprobs", self.old_logprobs,
-                f"with top_k={self.top_k}, top_p={self.top_p}, min_p={self.min_p} the sampled distribution is not the "
-                "trained one (top-p 0.8 alone moves the mean ratio to 0.9). Switch truncation off (0, 1, 0), or "
-                "choose old_logprobs: trainer, sampler or truncated.")
 
     @property
     def truncates(self) -> bool:

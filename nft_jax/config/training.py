@@ -147,9 +147,6 @@ class OptimizerConfig:
     """Decoupled decay of every parameter, times the learning rate."""
     clip_norm: float = 1.0
     """Gradients are scaled down to this global norm."""
-    second_moment_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type in which Adam's mean of squared gradients is kept; bfloat16 (rounded stochastically) saves 2 bytes a
-    parameter."""
 
     def __post_init__(self):
         for name in ("learning_rate", "eps", "clip_norm"):

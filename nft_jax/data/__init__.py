@@ -1,1 +1,1 @@
-"""Questions: where they come from, and the resumable stream of prompts that they become."""
+"""Questions, from rows to prompts: sources -> questions -> prompts -> stream; arithmetic and benchmarks are sources."""

@@ -1,10 +1,11 @@
-"""Seeded generators of short arithmetic questions, in three splits that share no question by construction: what the
-embedded model was made for ("arithmetic"), and what it has to learn ("arithmetic-hard").
+"""Seeded generators of short arithmetic questions, in three splits that share no question by construction.
 
-A question is drawn as a *plan* (the steps that solve it); its text, its answer and its canonical form follow from the
-plan. A stable hash of the canonical form decides the split, so that one question, or the same question with its
-commuting operands exchanged, is in exactly one of "base" (what the embedded model was made from), "train" and
-"heldout", for any seed and count.
+The embedded model was made for the source "arithmetic"; it has to learn "arithmetic-hard".
+
+1. A question is drawn as its `plan`: the steps that solve it. Its text and its answer follow from the plan.
+2. The canonical form of a plan does not depend on the order of commuting operands.
+3. A stable hash of the canonical form decides the split: "base" (what the embedded model was made from), "train" or
+   "heldout". A question is in the same split for any seed and count.
 """
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from typing import NamedTuple
 from nft_jax.types import InputError
 
 SPLITS = ("base", "train", "heldout")
-PATIENCE = 10_000        # draws in a row without a new question, after which repeats are allowed
+PATIENCE = 10_000
+"""Draws in a row without a new question, after which repeats are allowed."""
 
 
 class Ref(int):
@@ -24,7 +26,7 @@ class Ref(int):
 
 
 class Step(NamedTuple):
-    """`left op right`, where an operand is a number or the result of an earlier step."""
+    """`left op right`. An operand is a number, or a `Ref` to the result of an earlier step."""
     left: int | Ref
     op: str
     right: int | Ref
@@ -42,13 +44,13 @@ class Question(NamedTuple):
 
 
 def calculate(left: int, op: str, right: int) -> int:
-    """The result of one step. Division and remainder are those of whole numbers."""
+    """The result of one step; division and remainder of whole numbers, 0 where the divisor is 0."""
     return {"+": left + right, "-": left - right, "*": left * right,
             "/": left // right if right else 0, "%": left % right if right else 0}[op]
 
 
 def solve(plan: tuple[Step, ...]) -> list[int]:
-    """The results of all steps."""
+    """The results of all steps, in order."""
     results: list[int] = []
     for left, op, right in plan:
         left, right = (results[x] if isinstance(x, Ref) else x for x in (left, right))
@@ -68,12 +70,13 @@ def canonical(plan: tuple[Step, ...]) -> str:
 
 
 def split_of(plan: tuple[Step, ...]) -> str:
-    """The one split a question belongs to. The hash does not depend on the process or the platform."""
+    """The split of a question, the same in every process and on every platform."""
     digest = hashlib.blake2b(canonical(plan).encode(), digest_size=4).digest()
     return SPLITS[int.from_bytes(digest, "big") % len(SPLITS)]
 
 
 Drawn = tuple[str, tuple[Step, ...]]
+"""Text of a problem, and its plan."""
 
 
 def _sum(rng: random.Random, terms: int) -> Drawn:
@@ -201,14 +204,14 @@ HARD_KINDS: dict[str, Callable[[random.Random], Drawn]] = {
     "long_remainder": _long_remainder,
     "sum_equation": _sum_equation,
 }
-"""Two kinds that the embedded model was made for, and four that it never saw: it has to put steps it knows together
-in a new way, and is right on less than a fifth of those at first."""
+"""Two kinds that the embedded model was made for, and four that it never saw. Those four combine steps that it knows in
+a new way, and at first it is right on less than a fifth of them."""
 
 SOURCES = {"arithmetic": KINDS, "arithmetic-hard": HARD_KINDS}
 
 
 def draw(rng: random.Random, source: str = "arithmetic") -> Question:
-    """One question of any split, each kind of the source as likely as another."""
+    """One question of any split; all kinds of the source are equally likely."""
     kinds = SOURCES[source]
     kind = rng.choice(tuple(kinds))
     return Question(kind, *kinds[kind](rng))
@@ -217,8 +220,8 @@ def draw(rng: random.Random, source: str = "arithmetic") -> Question:
 def generate(split: str, count: int, seed: int, source: str = "arithmetic") -> list[Question]:
     """`count` questions of a split of one of the `SOURCES`, in a seeded order; the first n do not depend on `count`.
 
-    No problem comes twice while new ones are found within PATIENCE draws. Raises InputError for an
-    unknown split or a negative count.
+    No problem comes twice while a new one is found within PATIENCE draws. Raises InputError for an unknown split or a
+    negative count.
     """
     if split not in SPLITS:
         raise InputError(f"split is {split!r}: the arithmetic generator has the splits {', '.join(SPLITS)}; "

@@ -1,7 +1,7 @@
-"""Sets of questions to evaluate on, and what each is asked with: data, read by runs and by `experiments.evaluate`.
+"""Sets of questions to evaluate on, each with its prompt and its number of answers.
 
-The mathematics suite is that of the paper (H. Chen et al., arXiv 2505.18116, section 5: avg@32 on AIME 2024, AIME 2025
-and AMC 2023, avg@1 on the others) and GSM8K. Every set is read from the hub, or from a local file of the same columns:
+The suite "math" is the paper's (H. Chen et al., arXiv 2505.18116, section 5: avg@32 on AIME 2024, AIME 2025 and AMC
+2023, avg@1 on the others) and GSM8K. Every set is read from the hub, or from a local file with the same columns:
 
 | name | hub | split | columns | questions |
 |---|---|---|---|---|
@@ -13,9 +13,8 @@ and AMC 2023, avg@1 on the others) and GSM8K. Every set is read from the hub, or
 | minerva | math-ai/minervamath | test | question, answer | 272 |
 | gsm8k | openai/gsm8k:main | test | question, answer (ends in #### and the number) | 1,319 |
 
-The official code reads files of its own, with the prompts in them: ChenDRAG/VeRL_math_validation
-(`aime24=ChenDRAG/VeRL_math_validation:aime-2024-boxed_w_answer.parquet` with split train takes one of them; repeats in
-it are dropped).
+The official code reads files of its own, which contain the prompts: ChenDRAG/VeRL_math_validation. One of them is
+`aime24=ChenDRAG/VeRL_math_validation:aime-2024-boxed_w_answer.parquet` with split train; its repeats are dropped.
 """
 from __future__ import annotations
 
@@ -33,20 +32,20 @@ BOXED = "{problem}\n\nPlease reason step by step, and put your final answer with
 DAPO = ("Solve the following math problem step by step. The last line of your response should be of the form Answer: "
         "\\boxed{$Answer} where $Answer is the answer to the problem.\n\n{problem}\n\nRemember to put your answer on "
         "its own line after \"Answer:\".")
-"""The prompt of DAPO-Math-17k with its answer in a box (Q. Yu et al., arXiv 2503.14476; the boxed form is that of
-zhuzilin/dapo-math-17k): what the paper trains with, and asks AIME and AMC with."""
+"""The prompt of DAPO-Math-17k (Q. Yu et al., arXiv 2503.14476) in the boxed form of zhuzilin/dapo-math-17k. The paper
+trains with it, and asks AIME and AMC with it."""
 
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """A set by name: where it is, how its questions are asked, and the answers to each that the paper averages over."""
+    """A set by name: its source, the template of its prompts, and how many answers to each the paper averages over."""
     name: str
     source: str
     split: str
     template: str
     samples: int
     questions: int
-    integers: bool = False     # all answers are whole numbers, whatever zeros stand before them
+    integers: bool = False     # all answers are whole numbers, perhaps with leading zeros
 
 
 SETS: dict[str, EvaluationSet] = {one.name: one for one in (
@@ -58,29 +57,32 @@ SETS: dict[str, EvaluationSet] = {one.name: one for one in (
     EvaluationSet("minerva", "math-ai/minervamath", "test", BOXED, 1, 272),
     EvaluationSet("gsm8k", "openai/gsm8k:main", "test", BOXED, 1, 1319),
 )}
-PAPER = ("aime24", "math500", "aime25", "amc23", "olympiadbench", "minerva")     # the six whose average the paper gives
+PAPER = ("aime24", "math500", "aime25", "amc23", "olympiadbench", "minerva")
+"""The six sets whose average the paper gives."""
 SUITES: dict[str, tuple[str, ...]] = {"math": tuple(SETS), "paper": PAPER}
 _NAMED = re.compile(r"([A-Za-z0-9_-]+)=(.+)")
 
 
 class Asked(NamedTuple):
-    """A set as it will be read and sampled. The name is "" where a single source has none."""
+    """A set as it will be read and sampled. The name is "" for a single source without one."""
     name: str
     data: DataConfig
-    samples: int
-    size: int                  # at most so many questions
-    integers: bool = False     # as of EvaluationSet
+    samples: int               # answers to each question
+    size: int                  # questions at most
+    integers: bool = False     # as in EvaluationSet
 
     @property
     def stream(self) -> int:
-        """The rollout index of its answers: a set's random numbers do not depend on the sets beside it."""
+        """The rollout index of the set's answers: its random numbers do not depend on the sets beside it."""
         return zlib.crc32(self.name.encode()) % 2**31
 
 
 def names_of(source: str, field: str = "evaluation.source") -> list[tuple[str, str | None]]:
-    """(name, source of its own or None) of every set in "math", "aime24,math500", "aime24=FILE,mine=FILE"; [] where
-    `source` is one source without a name. Raises InputError (`field` is what the user wrote it in) for a list with a
-    name that is not known, or that is there twice."""
+    """(name, source given for it or None) of every set in "math", "aime24,math500" or "aime24=FILE,mine=FILE".
+
+    [] where `source` is one source without a name. Raises InputError, naming `field`, for an unknown name in a list and
+    for a name that is there twice.
+    """
     if Path(source).exists():
         return []
     if source in SUITES:
@@ -99,12 +101,15 @@ def names_of(source: str, field: str = "evaluation.source") -> list[tuple[str, s
 
 
 def ask(name: str, own: str | None, evaluation: EvaluationConfig, data: DataConfig) -> Asked:
-    """The set of that name, from its home or from the source `own`; what the set leaves open is as in `evaluation` and
-    `data`. Raises InputError for evaluation.samples 0 where the set does not say how many."""
+    """The set of that name, read from its home or from the source `own`.
+
+    What the set leaves open comes from `evaluation` and `data`. Raises InputError for evaluation.samples 0 with a set
+    that gives no number of answers.
+    """
     known = SETS.get(name)
     if known is None and not evaluation.samples:
-        raise InputError(f"evaluation.samples is 0, which leaves the number of answers to the set, but {name or own!r} "
-                         f"is none of {', '.join(SETS)}: use 1 or more.")
+        raise InputError(f"evaluation.samples is 0, so the set gives the number of answers, but {name or own!r} is "
+                         f"none of {', '.join(SETS)}: use 1 or more.")
     data = replace(data, source=own or known.source, limit=evaluation.questions, split=evaluation.split)
     if known is None:
         return Asked(name, data, evaluation.samples, evaluation.questions)
@@ -121,5 +126,5 @@ def sets_of(evaluation: EvaluationConfig, data: DataConfig) -> tuple[Asked, ...]
 
 
 def answers_of(evaluation: EvaluationConfig) -> int:
-    """At most so many answers are sampled in one evaluation."""
+    """The largest number of answers that one evaluation samples."""
     return sum(one.size * one.samples for one in sets_of(evaluation, DataConfig()))

@@ -21,6 +21,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from nft_jax.model.attention import align, attend, attend_cache, rotary_angles, rotate
 from nft_jax.model.config import FLOAT32, Compute, ModelConfig
+from nft_jax.model.parameters import ARRAYS, IN_LAYERS, OUTSIDE_LAYERS, arrays_of
 from nft_jax.model.quantise import Quantized, quantise
 from nft_jax.model.sharded import gather_weights, look_up, over_mesh
 from nft_jax.runtime.mesh import constrain, data_parallel_size
@@ -96,28 +97,9 @@ class Block(nn.Module):
     compute: Compute = FLOAT32
 
     def setup(self):
-        c = self.config
-        zeros = nn.initializers.zeros                                  # `init` draws the matrices
-        ones = nn.initializers.constant(1.0 - c.norm_offset)           # norms multiply by 1
-        self.attention_norm = self.param("attention_norm", ones, (c.hidden_size,), jnp.float32)
-        self.query = self.param("query", zeros, (c.hidden_size, c.num_heads, c.head_dim), jnp.float32)
-        self.key = self.param("key", zeros, (c.hidden_size, c.num_kv_heads, c.head_dim), jnp.float32)
-        self.value = self.param("value", zeros, (c.hidden_size, c.num_kv_heads, c.head_dim), jnp.float32)
-        self.out = self.param("out", zeros, (c.num_heads, c.head_dim, c.hidden_size), jnp.float32)
-        if c.qkv_bias:
-            self.query_bias = self.param("query_bias", zeros, (c.num_heads, c.head_dim), jnp.float32)
-            self.key_bias = self.param("key_bias", zeros, (c.num_kv_heads, c.head_dim), jnp.float32)
-            self.value_bias = self.param("value_bias", zeros, (c.num_kv_heads, c.head_dim), jnp.float32)
-        if c.qk_norm:
-            self.query_norm = self.param("query_norm", ones, (c.head_dim,), jnp.float32)
-            self.key_norm = self.param("key_norm", ones, (c.head_dim,), jnp.float32)
-        self.mlp_norm = self.param("mlp_norm", ones, (c.hidden_size,), jnp.float32)
-        if c.sandwich_norms:
-            self.post_attention_norm = self.param("post_attention_norm", ones, (c.hidden_size,), jnp.float32)
-            self.post_mlp_norm = self.param("post_mlp_norm", ones, (c.hidden_size,), jnp.float32)
-        self.gate = self.param("gate", zeros, (c.hidden_size, c.intermediate_size), jnp.float32)
-        self.up = self.param("up", zeros, (c.hidden_size, c.intermediate_size), jnp.float32)
-        self.down = self.param("down", zeros, (c.intermediate_size, c.hidden_size), jnp.float32)
+        # Linen only looks the arrays up, by the names of the table; `init` makes their values.
+        for name, _, shape in arrays_of(IN_LAYERS, self.config):
+            setattr(self, name, self.param(name, nn.initializers.zeros, shape, jnp.float32))
 
     def project(self, x, cos, sin):
         """x [B, T, D] -> q [B, K, G, T, E] and k, v [B, K, T, E], rotated."""
@@ -175,30 +157,21 @@ def scan_layers(layer, x, params, config: ModelConfig, transform=lambda body: bo
 
 
 def parameter_shapes(config: ModelConfig) -> dict:
-    """The tree of parameters as jax.ShapeDtypeStruct, float32."""
-    def make(key):
-        row = jnp.zeros((1, 1, config.hidden_size))
-        angles = angles_by_kind(config, jnp.zeros((1, 1), int))
-        return Block(config).init(key, row, angles, jnp.ones((1, 1), int), False)["params"]
+    """The dict of parameters as jax.ShapeDtypeStruct, float32."""
+    def struct(*shape):
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
 
-    layer = jax.eval_shape(make, jax.random.key(0))
-    params = {
-        "embed": jax.ShapeDtypeStruct((config.vocab_size, config.hidden_size), jnp.float32),
-        "layers": jax.tree.map(lambda w: jax.ShapeDtypeStruct((config.num_layers, *w.shape), w.dtype), layer),
-        "final_norm": jax.ShapeDtypeStruct((config.hidden_size,), jnp.float32),
-    }
-    if not config.tie_embeddings:
-        params["head"] = jax.ShapeDtypeStruct((config.hidden_size, config.vocab_size), jnp.float32)
+    params: dict = {name: struct(*shape) for name, _, shape in arrays_of(OUTSIDE_LAYERS, config)}
+    params["layers"] = {name: struct(config.num_layers, *shape) for name, _, shape in arrays_of(IN_LAYERS, config)}
     return params
 
 
 def init(config: ModelConfig, key) -> dict:
-    """Random float32 parameters: norms that multiply by 1, biases 0, the rest normal with `initializer_range`.
-
-    All of them are cut from one draw, because XLA takes about half a second to compile each random generator.
-    """
+    """Random float32 parameters: matrices normal with `initializer_range`, norms that multiply by 1, biases 0."""
     leaves, tree = jax.tree.flatten_with_path(parameter_shapes(config))
-    constants = [{"norm": 1.0 - config.norm_offset, "bias": 0.0}.get(path[-1].key.split("_")[-1]) for path, _ in leaves]
+    constants = [{"matrix": None, "norm": 1.0 - config.norm_offset, "bias": 0.0}[ARRAYS[path[-1].key].kind]
+                 for path, _ in leaves]
+    # One draw for all matrices: XLA takes about half a second to compile each random generator.
     sizes = [leaf.size if constant is None else 0 for (_, leaf), constant in zip(leaves, constants, strict=True)]
     pieces = jnp.split(config.initializer_range * jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes)[:-1])
     return jax.tree.unflatten(tree, [

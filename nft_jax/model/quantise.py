@@ -6,8 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-# Axes of a layer's matrix that are summed over in the product; one scale is kept for each of the other entries.
-SUMMED = {"query": (0,), "key": (0,), "value": (0,), "out": (0, 1), "gate": (0,), "up": (0,), "down": (0,)}
+from nft_jax.model.parameters import IN_LAYERS
 
 
 class Quantized(NamedTuple):
@@ -29,4 +28,5 @@ def quantise(x, axes: tuple[int, ...] | int) -> Quantized:
 
 def quantise_layer(weights: dict) -> dict:
     """One layer's weights (a dict of arrays) with its matrices in int8, a scale for every output channel."""
-    return {name: quantise(w, SUMMED[name]) if name in SUMMED else w for name, w in weights.items()}
+    return {name: quantise(w, IN_LAYERS[name].summed) if IN_LAYERS[name].kind == "matrix" else w
+            for name, w in weights.items()}

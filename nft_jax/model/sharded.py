@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from nft_jax.model.config import Compute
-from nft_jax.runtime.mesh import PARAMETER_AXES, parameter_axes, partition_spec, sharding
+from nft_jax.model.parameters import ARRAYS, parameter_axes
+from nft_jax.runtime.mesh import partition_spec, sharding
 
 
 def look_up(table, tokens, compute: Compute):
@@ -35,7 +36,7 @@ def look_up(table, tokens, compute: Compute):
         return jax.lax.all_to_all(jax.lax.psum(x, "tensor"), "fsdp", split_axis=0, concat_axis=2, tiled=True)
 
     rows = partition_spec(("batch", "context"))
-    return jax.shard_map(local, mesh=mesh, in_specs=(partition_spec(PARAMETER_AXES["embed"]), rows),
+    return jax.shard_map(local, mesh=mesh, in_specs=(partition_spec(ARRAYS["embed"].logical_axes), rows),
                          out_specs=partition_spec(("batch", "context", None)))(table, tokens)
 
 
@@ -64,7 +65,7 @@ def gather_weights(weights: dict, compute: Compute) -> dict:
         return weights
 
     def one(name, x):
-        axes = parameter_axes(name, (1, *x.shape), mesh)[1:]
+        axes = parameter_axes(name, x.shape, mesh)
         if "embed" not in axes:                          # norms and biases: small, and never sharded over fsdp
             return x
         whole = [None if axis == "embed" else axis for axis in axes]

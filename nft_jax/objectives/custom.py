@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from nft_jax.runtime.names import load_module
 from nft_jax.types import InputError
-from nft_jax.verify.rewards.registry import load_module
 
 FILE = "objective.py"
 PLAIN = (bool, int, float, complex, str, bytes, type(None))

@@ -1,5 +1,8 @@
-"""Token losses that are policy gradients: GRPO and its relatives. Notation as in `nft_jax.objectives.registry`;
-R = exp(min(logp - old, 10)) of a token unless said otherwise, so the derivative of R is 0 where logp - old > 10."""
+"""Token losses that are policy gradients: GRPO and its relatives.
+
+Notation as in `nft_jax.objectives.registry`. R = exp(min(logp - old, 10)) of a token unless said otherwise, so the
+derivative of R is 0 where logp - old > 10.
+"""
 from __future__ import annotations
 
 import jax
@@ -15,9 +18,9 @@ def grpo(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
     value       -min(A R, A clip(R, 1 - clip_low, 1 + clip_high)),  A = (s - r) / std,  r not clipped
     derivative  -A R;  0 where the clip is active and where logp - old > 10
     std is extras["group_std"], or without it the population std sqrt(r (1-r)) of 0/1 rewards; A = 0 where std < 1e-6.
-    Its usual reduction is the mean over sequences of their token means. No KL term.
+    Its usual reduction is the mean over sequences of their token means. There is no KL term: see
+    `nft_jax.objectives.terms`. Raises InputError for std_ddof 1 without extras["group_std"].
 
-    Raises InputError: std_ddof 1 without extras["group_std"] (the group's size is not known here).
     Shao et al., DeepSeekMath, arXiv 2402.03300, Eq. 3 (which does not say which std; verl and TRL use std_ddof 1)."""
     advantage = group_advantage(rewards, group_accuracy, config, extras)
     return clipped_surrogate(log_ratio(logprobs, old_logprobs), advantage, config)
@@ -37,8 +40,8 @@ def dr_grpo(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extra
 def dapo(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
     """DAPO: GRPO with the upper clip raised ("clip-higher", 0.28) and one token mean over the whole batch.
 
-    Value, derivative, std and errors are those of `grpo`. Its other two parts are not in the token loss: groups
-    without signal are left out (as for every objective), and `overlong_penalty` is added to the rewards.
+    Value, derivative, std and errors as `grpo`. DAPO's other two parts are not in the token loss: groups without
+    signal are left out (as for every objective), and `overlong_penalty` is added to the rewards.
 
     Yu et al., arXiv 2503.14476, Eq. 8-13."""
     return grpo(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras)
@@ -49,7 +52,7 @@ def reinforce(logprobs, old_logprobs, mask, rewards, group_accuracy, config, ext
 
     value       -A (logp - old),  A = s - r
     derivative  -A
-    K / (K - 1) times this is RLOO, whose baseline leaves the answer itself out.
+    K / (K - 1) times this is RLOO, whose baseline leaves out the answer itself.
 
     Williams, Machine Learning 8, 1992; Ahmadian et al., arXiv 2402.14740."""
     advantage, difference = rewards - group_accuracy, logprobs - old_logprobs
@@ -70,11 +73,11 @@ def maxrl(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras)
 
 
 def cispo(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
-    """CISPO: REINFORCE with a clipped importance weight, a constant for the gradient: no token is ever left out.
+    """CISPO: REINFORCE with a clipped importance weight. The weight is a constant, so no token ever loses its gradient.
 
     value       -sg(clip(R, 1 - clip_low, 1 + clip_high)) A (logp - old),  A as in `grpo`
     derivative  -clip(R, 1 - clip_low, 1 + clip_high) A
-    The paper sets no lower bound (clip_low 1) and does not print its upper one; 1 + clip_high = 5 is ScaleRL's.
+    The paper sets no lower bound (clip_low 1) and does not print its upper bound. 1 + clip_high = 5 is ScaleRL's.
 
     MiniMax-M1, arXiv 2506.13585, Eq. 4-5; Khatri et al., ScaleRL, arXiv 2510.13786."""
     advantage = group_advantage(rewards, group_accuracy, config, extras)
@@ -89,9 +92,9 @@ def gspo(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
 
     value       -min(A R, A clip(R, 1 - clip_low, 1 + clip_high)) at every token of the answer, A as in `grpo`,
                 R = exp(min(mean of logp - old over the answer, 10))
-    derivative  -A R at every token: each of the n tokens' values has 1/n of it;  0 where the clip is active and where
-                the mean exceeds 10
-    With loss_agg "seq_mean_token_mean" the loss is the paper's mean over answers, and equals its GSPO-token.
+    derivative  -A R at every token: each of the n tokens' values contributes 1/n of it;  0 where the clip is active
+                and where the mean exceeds 10
+    With loss_agg "seq_mean_token_mean" the loss is the paper's mean over answers, and equals the paper's GSPO-token.
 
     Zheng et al., arXiv 2507.18071, Eq. 5-7 and 5.1 (clips of 3e-4 and 4e-4)."""
     total, lengths = answer_sums(logprobs, old_logprobs, mask, extras)
@@ -115,12 +118,13 @@ def sapo(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
 
 
 def topr(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
-    """Tapered Off-Policy REINFORCE: right answers as in fine-tuning, wrong ones with the importance ratio of the whole
-    answer, truncated at 1, so that an answer is left alone once the policy has given it up.
+    """Tapered Off-Policy REINFORCE: right answers as in fine-tuning, wrong ones weighted by the importance ratio of the
+    whole answer, truncated at 1. So a wrong answer is left alone once the policy has given it up.
 
     value       -[pos_weight s - neg_weight (1-s) sg(min(R, 1))] (logp - old),  R = exp(sum of logp - old)
     derivative  -pos_weight s + neg_weight (1-s) min(R, 1)
-    Rewards of the paper are +1 and -1 without a baseline: pos_weight = neg_weight = 1. Fractional s is both in part.
+    The paper's rewards are +1 and -1 without a baseline: pos_weight = neg_weight = 1. A fractional s counts as right
+    with weight s and as wrong with weight 1 - s.
 
     Le Roux et al., arXiv 2503.14286 (weight 1 for positives, [0, 1] for negatives)."""
     total, _ = answer_sums(logprobs, old_logprobs, mask, extras)
@@ -152,10 +156,10 @@ def nsr(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
 
 
 def w_reinforce(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
-    """Weighted-REINFORCE: psr_weight times `psr` plus `nsr`; right answers count little, which keeps diversity.
+    """Weighted-REINFORCE: psr_weight times `psr` plus `nsr`. Right answers count little, which keeps diversity.
 
     value       -psr_weight s min(R, 1 + clip_high) + (1-s) max(R, 1 - clip_low)
-    derivative  -psr_weight s R + (1-s) R, each part 0 where it is in `psr` and `nsr`
+    derivative  -psr_weight s R + (1-s) R, each part 0 where it is 0 in `psr` or `nsr`
 
     Zhu et al., arXiv 2506.01347, section 5 (psr_weight 0.1)."""
     arguments = logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras

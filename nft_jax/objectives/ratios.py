@@ -1,4 +1,10 @@
-"""What token losses are made of: the ratio, sums over an answer or a group, omega(q), the advantage, the clip."""
+"""The pieces of token losses. Notation as in `nft_jax.objectives.registry`.
+
+1. `prompt_weight`, `right_and_wrong`, `group_advantage`: weights of a prompt and of an answer.
+2. `log_ratio`, `ratio_and_share`, `answer_sums`: the ratio of a token, or of a whole answer.
+3. `group_softmax`: a comparison of the answers of a group.
+4. `clipped_surrogate`, `by_sign`: PPO's clip and its metrics.
+"""
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -13,39 +19,41 @@ from nft_jax.types import InputError
 
 Array = Any
 
-MAX_LOG_RATIO = 10.0        # the ratio stops at exp(10) = 22026, without gradient beyond
+# The ratio stops at exp(10) = 22026, without gradient beyond.
+MAX_LOG_RATIO = 10.0
 ACCURACY_RANGE = (0.02, 0.98)
-STD_FLOOR = 1e-6            # a smaller spread of rewards is rounding of equal rewards: no signal
-
-
-def required(extras: Mapping[str, Array], key: str, objective: str, meaning: str) -> Array:
-    """extras[key]; InputError that names it when it is missing."""
-    if key not in extras:
-        raise InputError(f"extras has no {key!r}: {objective} needs it. Pass extras={{{key!r}: ...}}, {meaning}.")
-    return extras[key]
+# A smaller spread is rounding of equal rewards, which carry no signal.
+STD_FLOOR = 1e-6
 
 
 # ---- weights of a prompt and of an answer ----------------------------------------------------------------------
 
 
 def prompt_weight(kind: PromptWeight, right: Array, wrong: Array) -> Array:
-    """omega(q) from r = `right` and 1 - r = `wrong`, any shape (arXiv 2505.18116; "maxrl" is ours).
+    """omega(q) from r = `right` and 1 - r = `wrong`, any shape.
 
-    On-policy NFT with 1-r is Dr. GRPO, with sqrt((1-r)/r) GRPO, with (1-r)/r MaxRL."""
-    return {"1": jnp.ones_like, "1-r": lambda r: wrong, "sqrt": lambda r: jnp.sqrt(wrong / r),
-            "maxrl": lambda r: wrong / r}[kind](right)
+    On-policy NFT with "1-r" has the gradient of Dr. GRPO, with "sqrt" of GRPO, with "maxrl" of MaxRL.
+
+    H. Chen et al., arXiv 2505.18116; "maxrl" is ours."""
+    if kind == "1":
+        return jnp.ones_like(right)
+    if kind == "1-r":
+        return wrong
+    return {"sqrt": jnp.sqrt(wrong / right), "maxrl": wrong / right}[kind]
 
 
 def right_and_wrong(group_accuracy: Array) -> tuple[Array, Array]:
-    """r and 1 - r, clipped one by one: 1 - clip(r) would lose digits near r = 0.98."""
+    """r and 1 - r, each clipped to [0.02, 0.98]. Any shape."""
+    # Each is clipped by itself: 1 - clip(r) would lose digits near r = 0.98.
     return jnp.clip(group_accuracy, *ACCURACY_RANGE), jnp.clip(1 - group_accuracy, *ACCURACY_RANGE)
 
 
 def group_advantage(rewards: Array, group_accuracy: Array, config: ObjectiveConfig,
                     extras: Mapping[str, Array]) -> Array:
-    """GRPO's A = (s - r) / std. std is extras["group_std"], or without it the population std sqrt(r (1-r)) of 0/1
-    rewards; A = 0 where std < 1e-6. Raises InputError: std_ddof 1 without extras["group_std"] (the group's size is not
-    known here)."""
+    """GRPO's A = (s - r) / std, [B, T]; 0 where std < 1e-6.
+
+    std is extras["group_std"], or without it the population std sqrt(r (1-r)) of 0/1 rewards. Raises InputError for
+    std_ddof 1 without extras["group_std"]: the group's size is not known here."""
     std = extras.get("group_std")
     if std is None:
         if config.std_ddof:
@@ -60,27 +68,30 @@ def group_advantage(rewards: Array, group_accuracy: Array, config: ObjectiveConf
 
 
 def log_ratio(logprobs: Array, old_logprobs: Array) -> Array:
-    """min(logprobs - old_logprobs, 10), the gradient whole up to the tie and 0 beyond it. Any shape."""
+    """min(logprobs - old_logprobs, 10). Any shape. The gradient is whole up to 10, included, and 0 beyond."""
     difference = logprobs - old_logprobs
     return jnp.where(difference > MAX_LOG_RATIO, MAX_LOG_RATIO, difference)
 
 
 def segment_sum(values: Array, segment_ids: Array | None) -> Array:
-    """[B, T]: at each token, the sum of `values` [B, T] over the tokens of its row with the same id (any integers);
-    over the whole row when `segment_ids` is None. Static shapes, O(T log T) per row."""
+    """[B, T]: at each token, the sum of `values` [B, T] over the tokens of its row with the same id.
+
+    Ids are any integers [B, T]; None sums over the whole row. Static shapes, O(T log T) per row."""
     if segment_ids is None:
         return jnp.broadcast_to(values.sum(axis=1, keepdims=True), values.shape)
 
     def row(values_T: Array, ids_T: Array) -> Array:
-        slot_T = jnp.searchsorted(jnp.sort(ids_T), ids_T)       # equal ids, equal slot, all below T
+        # Equal ids get equal slots, all below T.
+        slot_T = jnp.searchsorted(jnp.sort(ids_T), ids_T)
         return jax.ops.segment_sum(values_T, slot_T, num_segments=ids_T.shape[0])[slot_T]
 
     return jax.vmap(row)(values, segment_ids)
 
 
 def answer_sums(logprobs: Array, old_logprobs: Array, mask: Array, extras: Mapping[str, Array]) -> tuple[Array, Array]:
-    """At each token [B, T] the sum of logp - old over its answer, and the answer's length (at least 1). Answers are the
-    rows, or the segments of extras["segment_ids"]."""
+    """At each token, the sum of logp - old over its answer, and the answer's length (at least 1): two of [B, T].
+
+    The answers are the segments of extras["segment_ids"], or the rows without it."""
     ids = extras.get("segment_ids")
     lengths = segment_sum(mask.astype(logprobs.dtype), ids)
     return segment_sum(jnp.where(mask, logprobs - old_logprobs, 0), ids), jnp.maximum(lengths, 1)
@@ -88,9 +99,14 @@ def answer_sums(logprobs: Array, old_logprobs: Array, mask: Array, extras: Mappi
 
 def ratio_and_share(logprobs: Array, old_logprobs: Array, mask: Array, config: ObjectiveConfig,
                     extras: Mapping[str, Array]) -> tuple[Array, Array]:
-    """log R [B, T] of the token or of its whole answer (sum or mean of the tokens' log ratios), at most 10, and the
-    share [B, T] of one loss that the token carries. In each case a token's derivative is that of its one loss in log R:
-    1 as it is, of the sum 1 times n shares of 1/n, of the mean 1/n times n shares of 1."""
+    """log R [B, T], at most 10, and the share [B, T] of one loss that the token carries, by `config.ratio`.
+
+    ratio            log R                             share    tokens of one answer of length n
+    token            of the token                      1        each has its own loss
+    sequence         sum of the answer's log ratios    1/n      n shares of 1/n, each with derivative 1
+    sequence_mean    mean of the answer's log ratios   1        n shares of 1, each with derivative 1/n
+
+    So in each case the derivative at a token is the derivative of one loss in log R."""
     if config.ratio == "token":
         return log_ratio(logprobs, old_logprobs), jnp.ones_like(logprobs)
     total, lengths = answer_sums(logprobs, old_logprobs, mask, extras)
@@ -100,10 +116,11 @@ def ratio_and_share(logprobs: Array, old_logprobs: Array, mask: Array, config: O
 
 
 def group_softmax(values: Array, share: Array, group_ids: Array) -> tuple[Array, Array]:
-    """log softmax [B, T] of `values` over the answers of a group, and a function that sums any [B, T] over a group.
+    """log softmax [B, T] of `values` [B, T] over the answers of a group, and a function that sums any [B, T] over a
+    group.
 
-    share: 1 / length on an answer's tokens and 0 elsewhere, so that sums over tokens are sums over answers. Answers may
-    lie anywhere in [B, T]: all tokens with the same id are one group. Static shapes, O(B T log(B T))."""
+    share: [B, T], 1 / length on an answer's tokens and 0 elsewhere, so that a sum over tokens is a sum over answers.
+    group_ids: [B, T] int; all tokens of [B, T] with the same id are one group. Static shapes, O(B T log(B T))."""
     flat = group_ids.ravel()
     slot = jnp.searchsorted(jnp.sort(flat), flat)
 
@@ -121,8 +138,12 @@ def group_softmax(values: Array, share: Array, group_ids: Array) -> tuple[Array,
 
 
 def clipped_surrogate(log_r: Array, advantage: Array, config: ObjectiveConfig) -> tuple[Array, dict[str, Array]]:
-    """PPO's loss -min(A R, A clip(R, 1 - clip_low, 1 + clip_high)); its derivative in log R is -A R, or 0 where the
-    clip is active (A > 0 and R > 1 + clip_high, or A < 0 and R < 1 - clip_low). The bounds are inside."""
+    """PPO's loss -min(A R, A clip(R, 1 - clip_low, 1 + clip_high)), [B, T], and its metrics.
+
+    Its derivative in log R is -A R, and 0 where the clip is active: where A > 0 and R > 1 + clip_high, or A < 0 and
+    R < 1 - clip_low. The bounds are inside.
+
+    Schulman et al., arXiv 1707.06347."""
     ratio = jnp.exp(log_r)
     low, high = 1 - config.clip_low, 1 + config.clip_high
     clipped = ((advantage > 0) & (ratio > high)) | ((advantage < 0) & (ratio < low))
@@ -131,5 +152,5 @@ def clipped_surrogate(log_r: Array, advantage: Array, config: ObjectiveConfig) -
 
 
 def by_sign(loss: Array, advantage: Array) -> dict[str, Array]:
-    """The parts of `loss` with A > 0 and with A < 0, as metrics."""
+    """The metrics positive_loss and negative_loss: the parts of `loss` with A > 0 and with A < 0."""
     return {"positive_loss": jnp.where(advantage > 0, loss, 0), "negative_loss": jnp.where(advantage < 0, loss, 0)}

@@ -1,10 +1,11 @@
-"""The token losses: what one token of one answer costs, before any reduction.
+"""The token losses by name: what one token of one answer costs, before any reduction.
 
-1. `resolve` completes an `ObjectiveConfig` with the objective's own defaults and refuses settings it does not use.
-2. `token_loss` brings the arguments to one shape and type, neutral outside the mask (so no `exp` sees padding), and
-   calls the objective.
-3. An objective is a pure function of one signature, written to be read beside its paper: those in `likelihood` and
-   `policy_gradient`, or yours. What they share is in `parts`.
+1. `resolve` completes an `ObjectiveConfig` with the objective's own defaults. It refuses settings the objective does
+   not use.
+2. `token_loss` brings the arguments to one shape and type. Outside the mask it makes them neutral, so that no `exp`
+   sees padding. Then it calls the objective.
+3. An objective is a pure function of one signature, written to be read beside its paper. The package's are in `nft`,
+   `dpo` and `policy_gradient`; yours can be anywhere (`custom`). `ratios` has what they share.
 4. `token_weights` is the reduction: the loss of an optimizer batch is sum(weight * token loss), whatever the layout.
 
 Notation: s = reward of the answer, r = group accuracy, R = exp(logprobs - old_logprobs), c = -dloss/dlogprob, the
@@ -23,7 +24,8 @@ from jax.lax import stop_gradient
 
 from nft_jax.config import LossAgg, ObjectiveConfig, PromptWeight, Ratio
 from nft_jax.objectives import custom
-from nft_jax.objectives.nft import dpo, naive_contrast, nft, nft_clip, rft
+from nft_jax.objectives.dpo import dpo
+from nft_jax.objectives.nft import naive_contrast, nft, nft_clip, rft
 from nft_jax.objectives.policy_gradient import (
     cispo,
     dapo,
@@ -51,13 +53,15 @@ CHOICES = {"prompt_weight": get_args(PromptWeight), "ratio": get_args(Ratio), "s
 
 @dataclass(frozen=True)
 class Objective:
-    """A token loss and its defaults. `reads` names the fields of `ObjectiveConfig` that may be changed under it
-    (`loss_agg`, among `loss_aggs`, and `constant_length` always may); every other field must keep its default.
+    """A token loss and its defaults.
 
+    reads: the fields of `ObjectiveConfig` that may be changed under it. Every other field must keep its default,
+        except `constant_length` and `loss_agg`, which may be any of `loss_aggs`.
     whole_groups: the loss of an answer depends on the other answers of its group. The trainer then gives the function
-    a whole optimizer batch at once, with extras["group_ids"]; for the rest it gives one micro-batch after another.
+        a whole optimizer batch at once, with extras["group_ids"]. To other objectives it gives one micro-batch after
+        another.
 
-    Raises InputError: a name in `reads` that is no field."""
+    Raises InputError for a name in `reads` that is no field."""
     function: TokenLoss
     reads: tuple[str, ...] = ()
     prompt_weight: PromptWeight | None = None
@@ -108,9 +112,10 @@ OBJECTIVES: dict[str, Objective] = {
 
 
 def find_objective(name: str | Objective | TokenLoss) -> Objective:
-    """The registry's entry of a name, or what `custom.find` finds under one with a colon; an `Objective` itself; a bare
-    function as an objective that may read every field, with nft's defaults and clips of 0.2. Raises InputError for an
-    unknown name, listing the known ones."""
+    """The `Objective` of a name, of a function, or the `Objective` given.
+
+    A name with a colon is looked up by `custom.find`. A bare function may read every field, with nft's defaults and
+    clips of 0.2. Raises InputError for an unknown name, listing the known ones."""
     if isinstance(name, Objective):
         return name
     if callable(name):
@@ -128,8 +133,8 @@ def find_objective(name: str | Objective | TokenLoss) -> Objective:
 def resolve(name: str | Objective | TokenLoss, config: ObjectiveConfig) -> ObjectiveConfig:
     """`config` with each None replaced by the objective's default (None stays where the objective has none).
 
-    Resolving twice changes nothing. Raises InputError: unknown name; a value that is not one of the field's choices;
-    a field that the objective does not use and that is not at its default; a loss_agg that it does not allow;
+    Resolving twice changes nothing. Raises InputError for an unknown name, for a value that is not one of the field's
+    choices, for a changed field that the objective does not use, for a loss_agg that it does not allow, and for
     constant_length without loss_agg "constant"."""
     objective = find_objective(name)
     label = name if isinstance(name, str) else getattr(objective.function, "__name__", "this function")
@@ -163,28 +168,34 @@ def token_loss(name: str | Objective | TokenLoss, logprobs: Array, old_logprobs:
                extras: Mapping[str, Array] | None = None) -> tuple[Array, dict[str, Array]]:
     """The loss of every token, before any reduction, and per-token metrics.
 
-    name: a name of `OBJECTIVES`, or a function of the same signature as those (arguments as below, all [B, T],
-        config resolved, extras a dict) that returns (loss [B, T], metrics with some of the keys below).
-    logprobs, old_logprobs: [B, T], nats, of the tokens under the policy and under the one that sampled them.
+    name: a name of `OBJECTIVES`, an `Objective`, or a function of the signature that objectives have: all arguments
+        [B, T], config resolved, extras a dict. It returns (loss [B, T], metrics with some of the keys below).
+    logprobs, old_logprobs: [B, T], nats, of the tokens under the policy and under the policy that sampled them.
     mask: [B, T], nonzero on response tokens (the end-of-sequence token included).
-    rewards, group_accuracy: [B], or [B, T] where a row holds several sequences. Rewards are in [0, 1]; objectives
-        that read overlong_buffer take any.
+    rewards, group_accuracy: [B], or [B, T] where a row holds several sequences. Rewards are in [0, 1], except that
+        objectives that read overlong_buffer take any.
     config: `ObjectiveConfig()` when None; completed by `resolve`.
-    extras: "segment_ids" [B, T] int tells the sequences of a row apart (without it a row is one sequence; read where
-        a loss looks at whole answers); "group_std" [B] or [B, T] (grpo and its relatives); "group_ids" [B] or [B, T]
-        int, equal for the answers of one prompt (dpo, which refuses to go without: [B, T] must hold whole groups);
-        "reference_logprobs", "sampler_logprobs", "entropies" [B] or [B, T] for functions of yours (in training there
-        are entropies, where the objective is not of whole_groups, and reference_logprobs with terms.kl_weight).
+    extras: a dict with any of
+        segment_ids [B, T] int: tells the sequences of a row apart. Without it a row is one sequence. Objectives that
+            look at whole answers read it.
+        group_std [B] or [B, T]: std of the group's rewards, for grpo and its relatives.
+        group_ids [B] or [B, T] int: equal for the answers of one prompt. dpo needs it, and [B, T] of whole groups.
+        reference_logprobs, sampler_logprobs, entropies [B] or [B, T]: for functions of yours. Training gives
+            entropies, unless the objective is of whole_groups, and reference_logprobs with terms.kl_weight.
 
-    Returns loss [B, T] and metrics, a dict of [B, T] with the keys `METRICS`, both in the promoted type of the
-    log-probs and at least float32 (numpy float64 stays float64, also outside jax's x64 mode), exactly 0 outside the
-    mask, where the gradient is 0 too; finite for log-probs up to 1e30 in size. Gradients flow to `logprobs` only.
-    Metrics: ratio (R); positive_loss and negative_loss, the parts that add up to the loss (of policy gradients by the
-    sign of the advantage); clamped (x < epsilon, by more than rounding) and saturated (r R >= 1), 0/1, on tokens with
-    s < 1 under nft; clipped, 0/1, where the clip takes the gradient (cispo, topr: where it bounds the weight). A metric
-    without a meaning for the objective is 0.
+    Returns the loss [B, T] and a dict of [B, T] with the keys `METRICS`. Both have the promoted type of the log-probs,
+    at least float32; numpy float64 stays float64, also outside jax's x64 mode. They are exactly 0 outside the mask,
+    and so is the gradient, which flows to `logprobs` only. They are finite for log-probs up to 1e30 in size.
 
-    Raises InputError: see `resolve`; shapes that do not fit; unknown keys of extras or metrics.
+        ratio                          R
+        positive_loss, negative_loss   the parts that add up to the loss; of policy gradients by the advantage's sign
+        clamped                        0/1, nft, tokens with s < 1: x < epsilon, by more than rounding
+        saturated                      0/1, nft, tokens with s < 1: r R >= 1
+        clipped                        0/1: the clip takes the gradient (cispo, topr: it bounds the weight)
+
+    A metric without a meaning for the objective is 0.
+
+    Raises InputError for what `resolve` refuses, for shapes that do not fit, and for unknown keys of extras or metrics.
     Source: arXiv 2505.18116, Eq. 10, and the papers named in the objectives."""
     if _float64_outside_x64(logprobs, old_logprobs):
         with jax.enable_x64(True):
@@ -222,8 +233,10 @@ def token_loss(name: str | Objective | TokenLoss, logprobs: Array, old_logprobs:
 def coefficients(name: str | Objective | TokenLoss, logprobs: Array, old_logprobs: Array, mask: Array, rewards: Array,
                  group_accuracy: Array, config: ObjectiveConfig | None = None,
                  extras: Mapping[str, Array] | None = None) -> Array:
-    """c [B, T]: minus the derivative of the summed token loss with respect to `logprobs`, by autodiff, for any
-    objective: how hard each token is pushed up (c > 0) or down. Arguments and errors as `token_loss`."""
+    """c [B, T]: how hard each token is pushed up (c > 0) or down, for any objective.
+
+    It is minus the derivative of the summed token loss by `logprobs`, by autodiff. Arguments and errors as
+    `token_loss`."""
     if _float64_outside_x64(logprobs, old_logprobs):
         with jax.enable_x64(True):
             return coefficients(name, logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras)
@@ -246,7 +259,7 @@ def _loss_dtype(logprobs: Array, old_logprobs: Array):
 
 
 def _per_token(label: str, value: Array, shape: tuple[int, int], shapes: tuple[tuple[int, ...], ...]) -> Array:
-    """`value` [B] or [B, T] as [B, T]; InputError when its shape is not one of `shapes`."""
+    """`value` [B] or [B, T] as [B, T]. Raises InputError when its shape is not one of `shapes`."""
     value = jnp.asarray(value)
     if value.shape not in shapes:
         raise InputError(f"{label} has shape {value.shape}: with logprobs of shape {shape} it must be "
@@ -258,11 +271,14 @@ def _per_token(label: str, value: Array, shape: tuple[int, int], shapes: tuple[t
 
 
 def token_weights(loss_agg: LossAgg, lengths: np.ndarray, constant_length: float = 1000.0) -> np.ndarray:
-    """[N] float64: the weight of each response token of sequence i, for which sum(weight * token loss) is the loss.
+    """[N] float64: the weight of each response token of sequence i. The loss is the sum of weight * token loss.
 
     lengths: [N] response tokens of all sequences of ONE optimizer batch, over all rows, micro-batches and devices.
-    token_mean: 1 / sum(lengths). seq_mean_token_mean: 1 / (N lengths[i]). constant: 1 / constant_length, so the loss
-    is the sum over sequences of (sum over tokens) / constant_length (Dr. GRPO, arXiv 2503.20783; NVlabs/NFT).
+
+        token_mean             1 / sum(lengths)
+        seq_mean_token_mean    1 / (N lengths[i])
+        constant               1 / constant_length (Dr. GRPO, arXiv 2503.20783; github.com/NVlabs/NFT)
+
     Raises InputError for an unknown loss_agg, and for a length below 1."""
     lengths = np.asarray(lengths, np.float64)
     if lengths.size and lengths.min() < 1:
@@ -278,11 +294,13 @@ def token_weights(loss_agg: LossAgg, lengths: np.ndarray, constant_length: float
 
 
 def overlong_penalty(lengths: np.ndarray, max_new_tokens: int, buffer: int) -> np.ndarray:
-    """[N] float64 in [-1, 0], to be added to the rewards of answers of `lengths` [N] tokens: 0 up to
-    max_new_tokens - buffer, then falling linearly to -1 at max_new_tokens. buffer 0 is off: all zeros.
+    """[N] float64 in [-1, 0], to be added to the rewards of answers of `lengths` [N] tokens.
 
-    Only for objectives that read overlong_buffer (policy gradients): likelihoods need rewards in [0, 1].
-    Raises InputError for a buffer outside 0 .. max_new_tokens. Source: DAPO, arXiv 2503.14476, Eq. 13."""
+    It is 0 up to max_new_tokens - buffer tokens, then falls linearly to -1 at max_new_tokens. buffer 0 is off: all
+    zeros. Only for objectives that read overlong_buffer (policy gradients): likelihoods need rewards in [0, 1].
+    Raises InputError for a buffer outside 0 .. max_new_tokens.
+
+    DAPO, arXiv 2503.14476, Eq. 13."""
     lengths = np.asarray(lengths, np.float64)
     if not 0 <= buffer <= max_new_tokens:
         raise InputError(f"loss.overlong_buffer is {buffer!r}: the penalty falls over the last tokens before "

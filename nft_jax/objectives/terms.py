@@ -1,12 +1,17 @@
 """Terms that any objective can be trained with: a KL penalty, an entropy bonus, weights against the sampler's mismatch.
 
-Each is a pure function of one token, or of one answer, with its formula, its derivative and its source; `TermsConfig`
-says which are on. The loss of a token is
+Each is a pure function of one token, or of one answer, with its formula, its derivative and its source. `TermsConfig`
+says which are on.
 
-    mismatch weight * (the objective's token loss + kl_weight * KL estimate - entropy_weight * entropy)
+1. `answers_in_loss` leaves truncated answers out.
+2. `mismatch_weights` weighs the tokens of an answer on the host. The weights are constants, so they are multiplied
+   into the batch's weights.
+3. `term_losses` adds the terms inside the compiled step, where terms that are off add nothing. The loss of a token is
 
-reduced as the objective's loss is (`token_weights`). The mismatch weight is constant, so it is multiplied into the
-batch's weights on the host; terms that are off add nothing to the compiled step.
+       mismatch weight * (the objective's token loss + kl_weight * KL estimate - entropy_weight * entropy)
+
+   and is reduced like the objective's loss (`token_weights`).
+4. `tally_terms`, `summarise_terms` and `answer_terms` are the metrics.
 """
 from __future__ import annotations
 
@@ -22,7 +27,8 @@ from nft_jax.types import Group
 
 Array = Any
 OFF = TermsConfig()
-MAX_LOG_RATIO = 10.0        # k3 goes on as a straight line beyond it
+# Beyond it k3 continues as a straight line.
+MAX_LOG_RATIO = 10.0
 
 
 def kl_estimate(kind: Literal["k1", "k2", "k3"], logprobs: Array, reference_logprobs: Array) -> Array:
@@ -33,11 +39,12 @@ def kl_estimate(kind: Literal["k1", "k2", "k3"], logprobs: Array, reference_logp
     k2    d^2 / 2            -d                       that of KL(policy || reference), exactly
     k3    exp(d) - 1 - d     1 - exp(d)               that of KL(reference || policy), exactly
 
-    (E[score] = 0, so E[-d score] is the gradient of E[-d]; and E[-exp(d) score] is, over the reference's tokens, minus
-    the expected score.) As values k1 and k3 are unbiased and k2 is not; k2 and k3 are never negative. All of this is of
-    one token given those before it: how a token changes the divergence of those after it has no gradient here (Tang &
-    Munos, arXiv 2506.09477), and tokens of an older policy weigh as that one sampled them.
-    Beyond d = 10 k3 is its tangent, so that its derivative stays at 1 - exp(10) and keeps its sign.
+    Why: E[score] = 0, so E[-d score] is the gradient of E[-d]. And E[-exp(d) score] is minus the expected score over
+    the reference's tokens. As values, k1 and k3 are unbiased and k2 is not; k2 and k3 are never negative.
+
+    All of this holds for one token given the tokens before it. How a token changes the divergence of later tokens has
+    no gradient here (Tang & Munos, arXiv 2506.09477). Tokens of an older policy weigh as that policy sampled them.
+    Beyond d = 10, k3 is its tangent: its derivative stays at 1 - exp(10) and keeps its sign.
 
     J. Schulman, "Approximating KL divergence" (2020); gradients: Liu et al., arXiv 2510.01555; k3: GRPO, 2402.03300."""
     d = reference_logprobs - logprobs
@@ -50,23 +57,25 @@ def kl_estimate(kind: Literal["k1", "k2", "k3"], logprobs: Array, reference_logp
 
 
 def entropy_bonus(entropy: Array) -> Array:
-    """-H, any shape: added to the loss it raises the entropy of the policy at the states that were visited.
+    """-H, nats, any shape. Added to the loss it raises the entropy of the policy at the visited states.
 
-    By the logits l of a token, with probabilities p: d(-H)/dl = p (log p + H), which `head_logprobs` computes chunk by
-    chunk. The distribution is that of rollout.temperature. Mnih et al., arXiv 1602.01783, section 4."""
+    For the logits l of a token, with probabilities p at rollout.temperature, d(-H)/dl = p (log p + H).
+    `nft_jax.model.logprobs.head_logprobs` computes it chunk by chunk.
+
+    Mnih et al., arXiv 1602.01783, section 4."""
     return -entropy
 
 
 def mismatch_weights(kind: Literal["token", "sequence"], old_logprobs: np.ndarray, sampler_logprobs: np.ndarray,
                      cap: float) -> np.ndarray:
-    """[n] float64: min(exp(old - sampler), cap) for each of an answer's n tokens, with "sequence" the same for all of
-    them, of the sums. Constants: they have no derivative.
+    """[n] float64: min(exp(old - sampler), cap) for each of an answer's n tokens; with "sequence", of the sums, the
+    same for all n. Constants, without a derivative.
 
-    The answer was sampled by one computation and is trained on by another, whose log-probs of the same parameters are
-    `old_logprobs`: weighted so, and without the cap, sums over the sampler's answers have the expectation of sums over
-    the trainer's (of the answers with "sequence"; token weights leave out what the tokens before have shifted).
-    `sampler_logprobs` are those before truncation (top-k, top-p, min-p), which is no mismatch but a choice. A weight is
-    at least 1e-20, so that a trained token is never taken for padding.
+    The sampler computed the answer's tokens, and the trainer computes `old_logprobs` [n] of the same parameters, in
+    another way. Weighted so, and without the cap, sums over the sampler's answers have the expectation of sums over
+    the trainer's. That holds for answers with "sequence"; "token" leaves out the shift by the tokens before.
+    `sampler_logprobs` [n] are before truncation (top-k, top-p, min-p), which is a choice and no mismatch.
+    A weight is at least 1e-20, so that a trained token is never taken for padding.
 
     Yao et al., "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training" (2025), fengyao.notion.site/
     off-policy-rl: truncated importance sampling (TIS), after Ionides, "Truncated Importance Sampling" (2008)."""
@@ -76,9 +85,9 @@ def mismatch_weights(kind: Literal["token", "sequence"], old_logprobs: np.ndarra
     return np.exp(np.clip(difference, np.log(1e-20), np.log(cap)))
 
 
-def trained(group: Group, terms: TermsConfig) -> tuple[int, ...]:
-    """Indices of the group's answers that are in the loss: those with a reward, without the truncated ones where
-    `terms.mask_truncated` says so. There may be none.
+def answers_in_loss(group: Group, terms: TermsConfig) -> tuple[int, ...]:
+    """Indices of the group's answers that the loss is over: the answers with a reward, with `terms.mask_truncated`
+    only those that were not cut at rollout.max_new_tokens. There may be none.
 
     Overlong filtering of DAPO (Yu et al., arXiv 2503.14476, section 3.4)."""
     return tuple(i for i in group.judged
@@ -86,23 +95,26 @@ def trained(group: Group, terms: TermsConfig) -> tuple[int, ...]:
 
 
 def answer_terms(groups: Sequence[Group], terms: TermsConfig) -> dict[str, float]:
-    """What the terms do to the answers that a step trains on, as metrics: share/masked, of the answers with a reward
-    those left out; mismatch/weight and mismatch/capped, over the trained tokens the mean weight and the share whose
-    weight (with "sequence": whose answer's weight) is the cap."""
-    out, judged = {}, sum(len(group.judged) for group in groups)
-    answers = [(group, i) for group in groups for i in trained(group, terms)]
+    """Metrics of what the terms do to the answers of a step.
+
+        share/masked       of the answers with a reward, the share left out
+        mismatch/weight    mean weight over the trained tokens
+        mismatch/capped    share of the trained tokens whose weight is the cap
+    """
+    metrics, judged = {}, sum(len(group.judged) for group in groups)
+    answers = [(group, i) for group in groups for i in answers_in_loss(group, terms)]
     if terms.mask_truncated and judged:
-        out["share/masked"] = 1 - len(answers) / judged
+        metrics["share/masked"] = 1 - len(answers) / judged
     if terms.mismatch != "off" and answers:
         weights = np.concatenate([mismatch_weights(terms.mismatch, group.old_logprobs[i], group.rollouts[i].logprobs,
                                                    terms.mismatch_cap) for group, i in answers])
-        out |= {"mismatch/weight": float(weights.mean()),
-                "mismatch/capped": float((weights >= terms.mismatch_cap * (1 - 1e-12)).mean())}
-    return out
+        metrics |= {"mismatch/weight": float(weights.mean()),
+                    "mismatch/capped": float((weights >= terms.mismatch_cap * (1 - 1e-12)).mean())}
+    return metrics
 
 
 def term_losses(terms: TermsConfig, logprobs: Array, entropy: Array, reference_logprobs: Array | None) -> dict:
-    """The terms that are on, by the name of their metric: what each adds to the loss of every token [R, T]."""
+    """What each term that is on adds to the loss of every token, [R, T], by the name of its metric."""
     found = {}
     if terms.kl_weight:
         found["kl"] = terms.kl_weight * kl_estimate(terms.kl_estimator, logprobs, reference_logprobs)
@@ -113,8 +125,8 @@ def term_losses(terms: TermsConfig, logprobs: Array, entropy: Array, reference_l
 
 def tally_terms(terms: TermsConfig, losses: dict, logprobs: Array, reference_logprobs: Array | None,
                 weight: Array) -> dict[str, Array]:
-    """Sums over the trained tokens, to be added up with the others of `nft_jax.train.tally`: of what each term adds
-    to the loss, and of the KL estimates, by k3 and by the chosen one."""
+    """Sums over the trained tokens of a micro-batch: of what each term adds to the loss, and of the KL estimates, by k3
+    and by the chosen estimator. The sums of all micro-batches add up."""
     out = {f"sum/term_{name}": (weight * loss).sum() for name, loss in losses.items()}
     for kind in {"k3", terms.kl_estimator} if terms.kl_weight else ():
         out[f"sum/kl_{kind}"] = jnp.where(weight > 0, kl_estimate(kind, logprobs, reference_logprobs), 0).sum()
@@ -122,8 +134,12 @@ def tally_terms(terms: TermsConfig, losses: dict, logprobs: Array, reference_log
 
 
 def summarise_terms(total: dict[str, np.ndarray], updates: int) -> dict[str, float]:
-    """Metrics from the combined sums of `updates` optimizer steps: loss/NAME, what a term adds to loss/total;
-    kl/mean, nats per trained token, by k3, and kl/mean_k1 or kl/mean_k2 where that is the term's estimator."""
+    """Metrics from the combined sums of `updates` optimizer updates.
+
+        loss/NAME                  what a term adds to loss/total
+        kl/mean                    nats per trained token, by k3
+        kl/mean_k1, kl/mean_k2     the same by the term's estimator, if it is another one
+    """
     out = {f"loss/{name.removeprefix('sum/term_')}": float(value) / updates for name, value in total.items()
            if name.startswith("sum/term_")}
     for name, value in total.items():

@@ -5,10 +5,52 @@
 EXPERIMENT is a preset's name, or "package.module:NAME" or "file.py:NAME" of a Config. Every program of the run is
 compiled ahead of time on abstract arrays; no weights, data or tokenizer are read. Exit status 2: it does not fit.
 """
-import sys
+from __future__ import annotations
 
-from nft_jax.cli import experiment, parse_preflight
+import sys
+from collections.abc import Sequence
+from typing import Annotated, NamedTuple
+
+import tyro
+
+from nft_jax.config import Config
+from nft_jax.preflight.devices import Topology
+from nft_jax.runtime.presets import experiment
 from nft_jax.runtime.terminal import one_paragraph_errors
+from nft_jax.types import InputError
+
+
+class Arguments(NamedTuple):
+    """A parsed command line."""
+    config: Config
+    topology: Topology
+    answer_tokens: int
+    accepted_share: float
+    every_variant: bool
+
+
+def parse(preset: Config, description: str, arguments: Sequence[str]) -> Arguments:
+    """Every field of `preset` as a flag, and the flags of preflight. Raises InputError for values out of range."""
+    def command(
+        config: Annotated[Config, tyro.conf.arg(name="")] = preset,
+        topology: Annotated[str, tyro.conf.arg(
+            help="Devices of the run: v5p:4x4x4, v6e:8x8, gpu:8xH100, cpu:8.")] = "cpu:1",
+        answer_tokens: Annotated[int, tyro.conf.arg(
+            help="Mean length of an answer, for the estimate of time; 0 = a third of rollout.max_new_tokens.")] = 0,
+        accepted_share: Annotated[float, tyro.conf.arg(
+            help="Share of the prompts that have right and wrong answers, for the estimate of time.")] = 0.5,
+        every_variant: Annotated[bool, tyro.conf.arg(
+            help="Compile the shorter rows, prompts and rings too, not only the longest.")] = False,
+    ) -> Arguments:
+        return Arguments(config, Topology.parse(topology), answer_tokens, accepted_share, every_variant)
+
+    asked = tyro.cli(command, description=description, args=arguments)
+    if not 0 < asked.accepted_share <= 1:
+        raise InputError(f"accepted_share is {asked.accepted_share}: use a number in (0, 1].")
+    if not 0 <= asked.answer_tokens <= asked.config.rollout.max_new_tokens:
+        raise InputError(f"answer_tokens is {asked.answer_tokens}: use 0, or at most rollout.max_new_tokens = "
+                         f"{asked.config.rollout.max_new_tokens}.")
+    return asked
 
 
 def main(arguments: list[str]) -> int:
@@ -16,15 +58,15 @@ def main(arguments: list[str]) -> int:
         print(__doc__, file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
     with one_paragraph_errors():
-        asked = parse_preflight(experiment(arguments[0]), f"Preflight of {arguments[0]}.", arguments[1:])
+        asked = parse(experiment(arguments[0]), f"Preflight of {arguments[0]}.", arguments[1:])
+        # Before jax is imported: the topology decides how jax starts.
         asked.topology.prepare()
         from nft_jax.model.hf import config_of
-        from nft_jax.preflight.report import preflight, text
-        from nft_jax.train.run import settle
-        config = settle(asked.config)
-        report = preflight(config, config_of(config.policy.path), asked.topology, answer_tokens=asked.answer_tokens,
-                           accepted_share=asked.accepted_share, every_variant=asked.every_variant,
-                           progress=lambda line: print(line, file=sys.stderr))
+        from nft_jax.preflight.report import preflight
+        from nft_jax.preflight.text import text
+        report = preflight(asked.config, config_of(asked.config.policy.path), asked.topology,
+                           answer_tokens=asked.answer_tokens, accepted_share=asked.accepted_share,
+                           every_variant=asked.every_variant, progress=lambda line: print(line, file=sys.stderr))
         print(text(report))
         return 0 if report.fits else 2
 

@@ -1,9 +1,9 @@
-"""Compiling the programs of a run and reading what XLA says of each."""
+"""Compiling the programs of a run, and reading what XLA says of each."""
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,10 @@ UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 @dataclass(frozen=True)
 class Compiled:
-    """XLA's numbers for one program, in bytes on one device. `refusal`: the compiler's words when the program does
-    not fit its device; the sizes are then 0."""
+    """XLA's numbers for one program, in bytes on one device.
+
+    refusal: what the compiler says when the program does not fit its device. The sizes are then 0.
+    """
     arguments: int
     temporaries: int
     results: int                      # beyond those that take over an argument's memory
@@ -32,7 +34,7 @@ class Compiled:
 
 
 class _Attempt:
-    """A jitted function whose compilation gives a `Compiled`."""
+    """A jitted function that compiles to a `Compiled`, also where the compiler refuses."""
 
     def __init__(self, function: Any, devices: int):
         self.function, self.devices = function, devices
@@ -58,19 +60,21 @@ class _Attempt:
                         collectives(compiled.as_text(), self.devices), seconds)
 
 
-def compile_programs(programs: Mapping[str, Program], devices: int,
-                     progress: Callable[[str], None] | None = None) -> dict[str, Compiled]:
-    """Every program compiled for a mesh of `devices` devices, two at a time: name -> `Compiled`."""
-    def told(name: str, done: int, total: int) -> None:
-        if progress is not None:
-            progress(f"compiled {name} ({done} of {total})")
+def compile_programs(programs: Sequence[Program], devices: int,
+                     progress: Callable[[str], None] | None = None) -> list[Compiled]:
+    """Compile the programs for a mesh of `devices` devices, two at a time; returns them in the same order.
 
-    attempts = {name: Program(_Attempt(program.function, devices), program.arguments)
-                for name, program in programs.items()}
+    `progress` gets a line for each program that is done.
+    """
+    def told(program: Program, done: int) -> None:
+        if progress is not None:
+            progress(f"compiled {program} ({done} of {len(programs)})")
+
+    attempts = [program._replace(function=_Attempt(program.function, devices)) for program in programs]
     return compile_all(attempts, threads=2, progress=told)
 
 
 def demanded(refusal: str) -> float | None:
-    """Bytes that the compiler says a refused program needs."""
+    """Bytes that the compiler says a refused program needs; None if it does not say."""
     found = re.search(r"(?:Used|temporaries \()\s*([\d.]+)([KMGT]?)", refusal)
     return float(found[1]) * UNITS[found[2]] if found else None

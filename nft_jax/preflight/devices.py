@@ -1,5 +1,7 @@
-"""Devices by name, and the topologies that the command line takes. Imports no jax: what is chosen here decides how jax
-starts."""
+"""Devices by name, and the topologies that the command line takes.
+
+Imports no jax at its top: the topology decides how jax must be started.
+"""
 from __future__ import annotations
 
 import importlib.util
@@ -12,25 +14,25 @@ from types import MappingProxyType
 from nft_jax.types import InputError
 
 GB, GiB = 10**9, 2**30
-NODE = 8                     # GPUs of a machine; more of them also meet over the network
-NETWORK = 50e9               # bytes/s between machines for each GPU: 400 Gb/s InfiniBand, one adapter a GPU (DGX H100)
+NODE = 8                     # GPUs of a machine; more GPUs also meet over the network
+NETWORK = 50e9               # bytes/s of a GPU between machines: 400 Gb/s InfiniBand, an adapter for each (DGX H100)
 
 
 @dataclass(frozen=True)
 class Device:
-    """One device as jax counts them. Rates are the makers' peaks; `link` is bytes/s that it can receive."""
+    """One device as jax counts them. Rates are the makers' peaks."""
     memory: float            # bytes
     flops: float             # dense bfloat16 (float32 on a CPU), per second
     bandwidth: float         # bytes/s of its memory
-    link: float
+    link: float              # bytes/s that it can receive from other devices
     usable: float            # share of the memory that programs may take
 
 
-# TPU: docs.cloud.google.com/tpu/docs (v4, v5e, v5p, v6e, tpu7x), of which memory is what the compiler allows (the limit
-# in libtpu's out-of-memory message); link is half the bidirectional interconnect bandwidth of a chip. A v4 or
-# tpu7x chip is two devices, every other chip is one.
-# GPU: NVIDIA's data sheets; bfloat16 without sparsity, SXM boards; link is NVLink in one direction, PCIe 4 x16 for L40S
-# and RTX 4090.
+# TPU: docs.cloud.google.com/tpu/docs (v4, v5e, v5p, v6e, tpu7x). Memory is what the compiler allows (the limit in
+# libtpu's out-of-memory message). Link is half the bidirectional interconnect bandwidth of a chip. A v4 or tpu7x chip
+# is two devices; every other chip is one.
+# GPU: NVIDIA's data sheets, bfloat16 without sparsity, SXM boards. Link is NVLink in one direction, or PCIe 4 x16 for
+# L40S and RTX 4090.
 DEVICES: Mapping[str, Device] = MappingProxyType({
     "v4": Device(15.25 * GiB, 137.5e12, 614e9, 67e9, 0.97),
     "v5e": Device(15.75 * GiB, 197e12, 819e9, 200e9, 0.97),
@@ -50,11 +52,11 @@ TPUS = ("v4", "v5e", "v5p", "v6e", "tpu7x")
 
 @dataclass(frozen=True)
 class Topology:
-    """The devices of a run. `platform` is tpu, gpu or cpu; `count` is None where libtpu has to be asked."""
+    """The devices of a run."""
     name: str
-    platform: str
+    platform: str                # tpu, gpu or cpu
     device: Device
-    count: int | None
+    count: int | None            # None where libtpu has to be asked
 
     @classmethod
     def parse(cls, name: str) -> Topology:
@@ -75,9 +77,9 @@ class Topology:
                          f"({', '.join(TPUS)}), GPUs as gpu:8xH100 ({gpus}), or virtual CPU devices as cpu:8.")
 
     def prepare(self) -> None:
-        """Settings that jax must start with: no accelerator of this machine is looked for. Call before it is imported.
+        """Set the environment that jax must start with; to be called before jax is imported.
 
-        Raises InputError for a TPU topology without libtpu.
+        jax then looks for no accelerator of this machine. Raises InputError for a TPU topology without libtpu.
         """
         os.environ["JAX_PLATFORMS"] = "cpu"
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -94,8 +96,10 @@ class Topology:
             os.environ["JAX_NUM_CPU_DEVICES"] = str(self.count)
 
     def devices(self) -> list:
-        """jax devices to make a mesh of: of the topology, or virtual CPU devices. Raises InputError when libtpu does
-        not know the topology, or jax was started with fewer devices."""
+        """jax devices to make a mesh of: the topology's own, or as many virtual CPU devices.
+
+        Raises InputError when libtpu does not know the topology, or when jax was started with fewer devices.
+        """
         import jax
         if self.platform == "tpu":
             from jax.experimental.topologies import get_topology_desc
@@ -111,6 +115,9 @@ class Topology:
 
 
 def _cpu(count: int) -> Device:
-    """A share of this machine. Rates of one core are taken as 50 GFLOP/s and 5 GB/s, its order of magnitude."""
+    """One of `count` equal shares of this machine.
+
+    A core is taken to do 50 GFLOP/s and 5 GB/s, the right order of magnitude.
+    """
     cores, memory = (os.cpu_count() or 1) / count, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / count
     return Device(memory, 50e9 * cores, 5e9 * cores, 5e9 * cores, 0.9)

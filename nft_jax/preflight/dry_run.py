@@ -1,4 +1,4 @@
-"""What a run will do and need, told before it starts: `--dry-run`."""
+"""What a run will do and need, told before it starts: `--dry-run`. Arithmetic alone; no device is asked."""
 from __future__ import annotations
 
 import json
@@ -7,13 +7,12 @@ from dataclasses import replace
 import jax
 
 from nft_jax.config import Config, MeshConfig
-from nft_jax.model.config import Compute, ModelConfig
+from nft_jax.model.config import ModelConfig
 from nft_jax.model.decoder import count_parameters
 from nft_jax.preflight.memory import analytic
 from nft_jax.rollout.slots import useful_slots
-from nft_jax.runtime.mesh import make_mesh
-from nft_jax.train.batch import BatchShape, shapes_of
-from nft_jax.train.programs import programs_of, sampler_of
+from nft_jax.train.batch import BatchShape
+from nft_jax.train.plan import make_plan
 
 
 def batch_arithmetic(config: Config) -> list[tuple[str, str]]:
@@ -36,31 +35,32 @@ def batch_arithmetic(config: Config) -> list[tuple[str, str]]:
 
 
 def memory_estimate(config: Config, model: ModelConfig) -> list[tuple[str, float]]:
-    """Bytes over all devices of the large things: the memory model of preflight, as if all were one device."""
-    rollout = config.rollout
-    slots = rollout.slots or useful_slots(rollout.prompts_per_step * rollout.samples_per_prompt)
-    config = replace(config, mesh=MeshConfig(data=1), rollout=replace(rollout, slots=slots))
-    mesh = make_mesh(config.mesh, jax.devices("cpu")[:1])
-    policy = config.policy
-    compute = Compute(policy.compute_dtype, policy.remat, "xla", mesh)
-    sampler = sampler_of(config, model, mesh, compute)
-    memory = analytic(config, model, mesh, sampler,
-                      programs_of(config, model, mesh, compute, sampler, shapes_of(config)),
-                      attention="xla" if policy.attention == "xla" or policy.compute_dtype == "float32" else "cudnn")
+    """Bytes of the large things, as if the whole run were on one device: name -> bytes.
+
+    Raises InputError as `make_plan`.
+    """
+    policy, rollout = config.policy, config.rollout
+    # The kernel of the accelerator that the run is for, whatever this machine has.
+    attention = "xla" if policy.attention == "xla" or policy.compute_dtype == "float32" else "cudnn"
+    one_device = replace(config, mesh=MeshConfig(data=1), policy=replace(policy, attention="xla"))
+    plan = make_plan(one_device, model, jax.devices("cpu")[:1],
+                     slots=useful_slots(rollout.prompts_per_step * rollout.samples_per_prompt))
+    memory = analytic(plan, plan.sampler(), attention)
     gradients = 2 * memory.parameters
+    lines = [("parameters, float32", memory.parameters), ("the optimizer's moments", memory.moments)]
+    if memory.reference:
+        lines.append(("the reference of the KL term", memory.reference))
     return [
-        ("parameters, float32", memory.parameters),
-        ("the optimizer's moments", memory.moments),
-        *[("the reference of the KL term", memory.reference)] * (memory.reference > 0),
+        *lines,
         ("gradients, of the step and of a micro-batch", gradients),
-        ("activations of a micro-batch", memory.temporaries["train step"].at(BatchShape.of(config).rows) - gradients),
+        ("activations of a micro-batch", memory.temporaries["train step"].at(plan.longest.rows) - gradients),
         ("weights for sampling", memory.weights),
-        (f"keys and values of {slots} slots", memory.cache),
+        (f"keys and values of {plan.config.rollout.slots} slots", memory.cache),
     ]
 
 
 def describe(config: Config, model: ModelConfig) -> str:
-    """The text of `--dry-run`: resolved configuration, parameters, batch arithmetic, memory."""
+    """The text of `--dry-run` for a settled configuration: the configuration, parameters, batch arithmetic, memory."""
     memory = memory_estimate(config, model)
     lines = ["configuration", json.dumps(config.to_dict(), indent=2), "",
              f"model: {model.family}, {count_parameters(model):,} parameters", ""]

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -25,52 +27,48 @@ class Transfer(NamedTuple):
 
 
 def collectives(text: str, devices: int) -> list[Transfer]:
-    """The collectives of one call, by kind: `text` is `compiled.as_text()`, of a program over `devices` devices.
+    """The collectives of one call, by kind. `text`: `compiled.as_text()` of a program over `devices` devices.
 
-    Bytes are those that a device receives when every other member of its group (n in all) sends its part once: the
-    result times (n-1)/n for all-gather and all-to-all, twice that for all-reduce, n-1 results for reduce-scatter, the
-    result for a permutation. What stands in a loop counts as often as the loop runs where its text tells (scans over
-    layers and chunks); a loop of unknown length, which is the walk over micro-batches, counts once. Of a
-    conditional's branches the one that receives most counts, as if it were always taken.
+    Bytes are counted as if each of the n members of a group sent its part to every other once: the result times
+    (n-1)/n for all-gather and all-to-all, twice that for all-reduce, n-1 results for reduce-scatter, the result for a
+    permutation.
+
+    A loop counts as often as it runs, where the text says how often (scans over layers and chunks). A loop of unknown
+    length counts once: the walk over micro-batches. Of a conditional's branches only the branch that receives most
+    counts, as if it were always taken.
     """
     computations, entry = _computations(text)
-    totals: dict[str, list[int]] = {}
 
-    def walk(name: str, times: int, scope: str, totals: dict[str, list[int]], seen: set) -> None:
+    def walk(name: str, times: int, scope: str, seen: set) -> Iterator[Transfer]:
         for line in computations.get(name, ()):
             match = COLLECTIVE.search(line)
             if match:
                 kind, size = _received(match, line, name, devices)
-                # An asynchronous one is written several times (start, beside the work it overlaps, done): its channel
-                # and shape tell that it is the same.
+                # An asynchronous collective is written several times: its start, the work it overlaps, its end. Its
+                # channel and shape tell that it is the same.
                 identity = (scope, kind, size, _group(r"channel_id=(\d+)", line))
                 if identity not in seen:
                     seen.add(identity)
-                    total = totals.setdefault(kind, [0, 0])
-                    total[0] += times
-                    total[1] += times * size
+                    yield Transfer(kind, times, times * size)
             if " while(" in line:
                 body = _group(r"body=%?([^\s,)]+)", line)
-                walk(body, times * _trip_count(line, computations), body, totals, seen)
+                yield from walk(body, times * _trip_count(line, computations), body, seen)
             elif not match:
                 for called in CALLED.findall(line):
-                    walk(called, times, scope, totals, seen)
-                most: dict[str, list[int]] = {}
-                for branch in BRANCH.findall(" ".join(map(" ".join, BRANCHES.findall(line)))):
-                    found: dict[str, list[int]] = {}
-                    walk(branch, times, scope, found, set(seen))
-                    most = max(most, found, key=lambda kinds: sum(size for _, size in kinds.values()))
-                for kind, (count, size) in most.items():
-                    total = totals.setdefault(kind, [0, 0])
-                    total[0] += count
-                    total[1] += size
+                    yield from walk(called, times, scope, seen)
+                names = BRANCH.findall(" ".join(map(" ".join, BRANCHES.findall(line))))
+                branches = [list(walk(branch, times, scope, set(seen))) for branch in names]
+                yield from max(branches, key=lambda found: sum(transfer.bytes for transfer in found), default=())
 
-    walk(entry, 1, entry, totals, set())
-    return [Transfer(kind, *total) for kind, total in sorted(totals.items())]
+    counts, sizes = Counter(), Counter()
+    for transfer in walk(entry, 1, entry, set()):
+        counts[transfer.kind] += transfer.count
+        sizes[transfer.kind] += transfer.bytes
+    return [Transfer(kind, counts[kind], sizes[kind]) for kind in sorted(counts)]
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
-    """Name -> lines of each computation, and the name of the one that starts."""
+    """Name -> lines of each computation, and the name of the entry computation."""
     found, entry, lines = {}, "", []
     for line in text.splitlines():
         start = COMPUTATION.match(line)
@@ -83,12 +81,16 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
 
 
 def _group(pattern: str, line: str) -> str:
+    """The pattern's group in the line, or ""."""
     match = re.search(pattern, line)
     return match[1] if match else ""
 
 
 def _trip_count(line: str, computations: dict[str, list[str]]) -> int:
-    """How often a while loop runs: noted by the CPU compiler, else the constant that its condition compares with."""
+    """How often a while loop runs; 1 if the text does not tell.
+
+    The CPU compiler notes the number. Otherwise it is the constant that the loop's condition compares with.
+    """
     known = _group(r'known_trip_count"?[:=]\{"?n"?[:=]"?(\d+)', line)
     if known:
         return int(known)
@@ -102,14 +104,17 @@ def _trip_count(line: str, computations: dict[str, list[str]]) -> int:
 
 
 def _received(match: re.Match, line: str, computation: str, devices: int) -> tuple[str, int]:
+    """Kind of the collective that was matched, and the bytes that a device receives."""
     shapes, kind, start = match[1], match[2], bool(match[3])
     sizes = [int(np.prod([int(n) for n in dims.split(",") if n])) * BITS[dtype] // 8
              for dtype, dims in ARRAY.findall(shapes) if dtype in BITS]
-    size = max(sizes) if start and kind != "all-reduce" else sum(sizes)      # a start's result holds operands too
+    # The result of a start holds the operands too, except for an all-reduce.
+    size = max(sizes) if start and kind != "all-reduce" else sum(sizes)
     group = _group_size(line, devices)
     others = group - 1
     if kind == "all-reduce" and "all-reduce-scatter" in computation:
-        return "reduce-scatter", size * others // group                      # fused: only a slice is kept
+        # A fusion that keeps only a slice of the sum.
+        return "reduce-scatter", size * others // group
     if kind == "reduce-scatter":
         return kind, size * others if not start else size * others // group
     if kind == "all-reduce":
@@ -120,6 +125,7 @@ def _received(match: re.Match, line: str, computation: str, devices: int) -> tup
 
 
 def _group_size(line: str, devices: int) -> int:
+    """Devices of the collective's groups, written in one of three ways; all devices where none is written."""
     explicit = _group(r"replica_groups=\{\{([\d,]+)\}", line)
     if explicit:
         return len(explicit.split(","))
@@ -127,7 +133,8 @@ def _group_size(line: str, devices: int) -> int:
     if iota:
         return int(iota)
     mesh = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", line)
-    if mesh:                               # 'axis_0'=4,'axis_1'=16 and the axes that a group spans, perhaps in part
+    if mesh:
+        # Sizes of the axes, 'axis_0'=4,'axis_1'=16, and then the axes that a group spans, perhaps in part.
         sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", mesh[1])}
         parts = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", mesh[2])
         return int(np.prod([int(part) if part else sizes[name] for name, part in parts]))

@@ -13,11 +13,10 @@ import jax
 import numpy as np
 
 from nft_jax.config import Config
-from nft_jax.record.trackers import open_writers
+from nft_jax.record.trackers import Mirror, open_writers
 from nft_jax.runtime.files import replaced
-from nft_jax.runtime.writing import Mirror, Writing, append
+from nft_jax.runtime.writing import Writing, append
 from nft_jax.types import OUTCOMES, Group
-from nft_jax.verify.maths.judge import extract, quick_verdict
 
 # Metrics that may differ between two runs of the same configuration (see `comparable`).
 NOT_REPRODUCIBLE = ("seconds/", "tokens_per_second/", "memory/", "compiles")
@@ -52,11 +51,9 @@ def answer_metrics(groups: Sequence[Group], prefix: str = "") -> dict[str, float
 
 def mode_disagreement(groups: Sequence[Group], prefix: str = "") -> dict[str, float]:
     """Shares of the answers that mode equivalent and mode strict (the official NFT training rule) judge differently:
-    all of them, and those that only one of the two calls right. For verdicts of maths in mode equivalent."""
-    pairs = [(verdict.outcome == "right", quick_verdict(group.prompt.gold, extract(rollout.text, "strict"),
-                                                        "strict").outcome == "right")
-             for group in groups for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True)
-             if verdict.outcome != "error"]
+    all of them, and the answers that only one of the two calls right. Empty without verdicts of mode equivalent."""
+    pairs = [(verdict.outcome == "right", verdict.strict) for group in groups for verdict in group.verdicts
+             if verdict.strict is not None and verdict.outcome != "error"]
     if not pairs:
         return {}
     equivalent, strict = np.array(pairs).T
@@ -156,13 +153,19 @@ class NoWriter:
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """Rows of a metrics.jsonl; a last line cut short by a kill is dropped."""
+    """The rows of a metrics.jsonl, one for each step. A last line cut short by a kill is dropped.
+
+    An evaluation that was given up and done again has a second row, which adds its metrics to those of the step."""
     rows = []
     for line in path.read_text().splitlines():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError:
             break
+        if rows and "step" in row and row["step"] == rows[-1].get("step"):
+            rows[-1] = row | rows[-1]
+        else:
+            rows.append(row)
     return rows
 
 

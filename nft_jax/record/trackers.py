@@ -1,6 +1,8 @@
-"""What may mirror a run's metrics beside `metrics.jsonl`: TensorBoard, Weights & Biases, trackio (`config.writers`).
+"""Copies of a run's metrics beside `metrics.jsonl`: TensorBoard, Weights & Biases, trackio (`config.writers`).
 
-A writer is an `nft_jax.runtime.writing.Writer`. Its package is imported when the writer is opened, not before.
+1. `require_writers` refuses a writer whose package is not installed, before anything is read.
+2. `open_writers` opens the writers of a run; only then are their packages imported.
+3. `Mirror` hands rows to a writer in a thread, so a tracker's server may be away without costing the run anything.
 """
 from __future__ import annotations
 
@@ -9,40 +11,137 @@ import os
 import secrets
 import socket
 import struct
+import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from nft_jax.config import Config
 from nft_jax.runtime.files import replaced
-from nft_jax.runtime.writing import Writer, append
+from nft_jax.runtime.writing import append, reason
 from nft_jax.types import InputError
 
 PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "trackio": "trackio"}
+MIRRORED_ROWS = 10_000      # rows that wait for a tracker at most
+CLOSE_SECONDS = 30.0        # the end of a run waits so long for a tracker
+
+
+class Writer(Protocol):
+    """Takes a run's rows of metrics, in the order of their steps."""
+
+    def write(self, step: int, metrics: dict[str, float]) -> None: ...
+
+    def close(self) -> None: ...
 
 
 def require_writers(names: Iterable[str]) -> None:
     """Raises InputError for a writer whose package is not installed. Imports none of them."""
     for name in names:
         spec = find_spec(PACKAGES[name])
-        if spec is None or spec.origin is None:            # a folder of that name (wandb makes one) is no package
+        # A folder of that name is found too, as a namespace package: wandb leaves such a folder behind.
+        if spec is None or spec.origin is None:
             raise InputError(f"writers has {name!r}, but the package {PACKAGES[name]} is not installed: run `pip "
                              f"install {PACKAGES[name]}`, or leave it out (metrics.jsonl is always written).")
 
 
 def open_writers(folder: Path, last_step: int, rows: Sequence[dict], config: Config) -> list[Writer]:
-    """The writers of `config` for the run in `folder`, which goes on after `last_step`; its metrics.jsonl holds `rows`
-    so far."""
+    """The writers that `config` names, for the run in `folder`.
+
+    The run's next step is `last_step` + 1. `rows` are the rows of its metrics.jsonl so far."""
     return [TensorBoard(folder, last_step) if name == "tensorboard" else OPEN[name](folder, rows, config)
             for name in config.writers]
 
 
+class Mirror:
+    """A Writer that never fails and never waits: a thread hands the rows to `writer`.
+
+    Rows that `writer` refuses are tried again every `pause` seconds. At most MIRRORED_ROWS rows wait; the oldest of
+    more are dropped and counted. `say` gets a line when the writer begins to fail, when it recovers, and at the end
+    the number of rows that it never took.
+    """
+
+    def __init__(self, writer: Writer, name: str, say: Callable[[str], None], pause: float = 10.0):
+        self._writer, self._name, self._say, self._pause = writer, name, say, pause
+        self._rows: deque[tuple[int, dict]] = deque()
+        self._dropped, self._failing, self._closing = 0, "", False
+        self._changed = threading.Condition()           # of `_rows` and `_closing`
+        self._thread = threading.Thread(target=self._work, name=f"nft-{name}", daemon=True)
+        self._thread.start()
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        with self._changed:
+            self._rows.append((step, metrics))
+            if len(self._rows) > MIRRORED_ROWS:
+                self._rows.popleft()
+                self._dropped += 1
+            self._changed.notify_all()
+
+    # Both broad excepts below are deliberate. A tracker's package raises whatever its server, its network and its own
+    # mistakes bring; `_fails` reports the error, and `close` counts the rows.
+    def _work(self) -> None:
+        while row := self._next():
+            try:
+                self._writer.write(*row)
+            except Exception as error:
+                if self._fails(error):
+                    break
+                continue
+            with self._changed:
+                if self._rows[0] is row:
+                    self._rows.popleft()
+                self._changed.notify_all()
+            if self._failing:
+                self._say(f"{self._name}: takes metrics again")
+                self._failing = ""
+        try:
+            self._writer.close()
+        except Exception as error:
+            self._fails(error)
+
+    def _next(self) -> tuple[int, dict] | None:
+        """Waits for a row and returns the oldest; None at the end of the run."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._rows or self._closing)
+            return self._rows[0] if self._rows else None
+
+    def _fails(self, error: Exception) -> bool:
+        """Reports the first error of several in a row, then waits `pause` seconds. Returns True when the run ends."""
+        if not self._failing:
+            self._say(f"{self._name}: does not take metrics ({reason(error)}). They are kept and tried again; the run "
+                      "goes on, and metrics.jsonl has them")
+        self._failing = reason(error)
+        with self._changed:
+            if self._closing:
+                return True
+            self._changed.wait_for(lambda: self._closing, self._pause)
+            return False
+
+    def flush(self, seconds: float = CLOSE_SECONDS) -> bool:
+        """Waits at most `seconds` until no row waits. Returns whether none does."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._rows, seconds)
+
+    def close(self) -> None:
+        """Waits at most CLOSE_SECONDS for the waiting rows, and reports how many were not taken."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join(CLOSE_SECONDS)
+        left = len(self._rows) + self._dropped
+        if left or self._thread.is_alive():
+            self._say(f"{self._name}: {left} rows were not taken ({self._failing or 'it does not answer'}); "
+                      "metrics.jsonl has them")
+
+
 class TensorBoard:
-    """Events in the run's folder tensorboard/. Those after `last_step` are hidden: they are about to come again. (Not
-    by tensorboardX's SummaryWriter, whose thread dies where the disk is full, and then blocks who writes.)"""
+    """Event files in the run's folder tensorboard/. TensorBoard hides events after `last_step`: they come again."""
+
+    # tensorboardX's SummaryWriter has a thread that dies when the disk is full; writing then blocks forever. Its
+    # RecordWriter may leave half a record in the file then, and TensorBoard stops reading there.
 
     def __init__(self, folder: Path, last_step: int):
         from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -59,7 +158,7 @@ class TensorBoard:
         self._append(self._event(wall_time=time.time(), step=step, summary=Summary(value=values)))
 
     def _append(self, event: Any) -> None:
-        """One TFRecord: length, data, and a checksum of each."""
+        """Appends one TFRecord: length and data, each followed by its checksum."""
         from tensorboardX.record_writer import masked_crc32c
         data = event.SerializeToString()
         length = struct.pack("<Q", len(data))
@@ -67,16 +166,18 @@ class TensorBoard:
         append(self._path, length + next(sums) + data + next(sums))
 
     def close(self) -> None:
-        """Every event is on disk already."""
+        """Does nothing: every event is on disk already."""
 
 
 class WeightsAndBiases:
-    """A run of wandb, under an id that the run folder keeps (`wandb.json`; `--fresh` removes it): a continued run goes
-    on there. Steps that the server has are not sent again (their numbers would be those of the first time), and `rows`
-    that it lacks are sent at the start; offline, where no server is asked, the newest of wandb's files has every row.
+    """A run of wandb. Its id is kept in the run folder (`wandb.json`), so a continued run continues it there.
 
-    wandb obeys its own variables (WANDB_MODE, WANDB_ENTITY, ...); WANDB_PROJECT is nft_jax where unset. Raises
-    InputError when it does not start.
+    Steps that the server has are not sent again: wandb would keep the numbers of the first time. Steps of `rows` that
+    the server lacks are sent at the start. Offline there is no server to ask, so the newest of wandb's files has every
+    row. `--fresh` removes the id.
+
+    wandb obeys its own variables (WANDB_MODE, WANDB_ENTITY, ...). WANDB_PROJECT defaults to nft_jax. Raises InputError
+    when wandb does not start.
     """
 
     def __init__(self, folder: Path, rows: Sequence[dict], config: Config):
@@ -87,20 +188,21 @@ class WeightsAndBiases:
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         if step >= self._next:
-            self._run.log(metrics, step=step, commit=True)         # or it keeps the row back until the next one
+            self._run.log(metrics, step=step, commit=True)         # without commit the row waits for the next one
 
     def close(self) -> None:
         self._run.finish()
 
 
 class Trackio:
-    """A run of trackio, which knows runs by their names: that of the configuration with an id behind it, which the run
-    folder keeps with the last step that was sent (`trackio.json`; `--fresh` removes it). So a continued run goes on
-    there, no step is sent twice, and `rows` that are not there yet are sent at the start. (trackio stores rows every
-    half second: a kill in between loses the last.)
+    """A run of trackio. trackio knows a run by its name: the configuration's name, followed by an id.
 
-    trackio obeys its own variables (TRACKIO_DIR, TRACKIO_SPACE_ID, ...); the project is TRACKIO_PROJECT, or nft_jax.
-    Raises InputError when it does not start.
+    The run folder keeps the id and the last step sent (`trackio.json`), so a continued run continues it there. No step
+    is sent twice. Steps of `rows` after the last one sent are sent at the start. trackio stores rows every half second:
+    a kill in between loses the last ones. `--fresh` removes the file.
+
+    trackio obeys its own variables (TRACKIO_DIR, TRACKIO_SPACE_ID, ...). TRACKIO_PROJECT defaults to nft_jax. Raises
+    InputError when trackio does not start.
     """
 
     def __init__(self, folder: Path, rows: Sequence[dict], config: Config):
@@ -123,7 +225,7 @@ OPEN = {"wandb": WeightsAndBiases, "trackio": Trackio}
 
 
 def _remembered(path: Path, **fields) -> dict:
-    """What the file says of the tracker's run; a new id, and `fields`, where there is none."""
+    """What the file says of the tracker's run. Without a file, writes one with a new id and `fields`."""
     if not path.exists():
         _remember(path, {"id": secrets.token_hex(4)} | fields)
     return json.loads(path.read_text())
@@ -140,6 +242,7 @@ def _send(writer: Writer, rows: Sequence[dict]) -> None:
 
 
 def _start(package: str, config: Config, **settings) -> Any:
+    """The tracker's run. Raises InputError when the package cannot start one."""
     project = os.environ.get(f"{package.upper()}_PROJECT", "nft_jax")
     try:
         return import_module(package).init(project=project, config=config.to_dict(), resume="allow", **settings)

@@ -15,9 +15,9 @@ from orbax.checkpoint import v1 as ocp
 from nft_jax.config import Config
 from nft_jax.model import decoder
 from nft_jax.model.hf import read_config, resolve_folder
+from nft_jax.model.parameters import parameter_shardings
 from nft_jax.record.checkpoint import Checkpoints
 from nft_jax.runtime.compilation import with_shardings
-from nft_jax.runtime.mesh import parameter_shardings
 from nft_jax.train.state import TrainState, init_state, make_optimizer
 from nft_jax.types import InputError
 

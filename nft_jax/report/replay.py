@@ -26,11 +26,11 @@ from nft_jax.model.hf.tokenizer import Text, pieces, text_of_run
 from nft_jax.model.logprobs import token_logprobs
 from nft_jax.objectives.ratios import MAX_LOG_RATIO
 from nft_jax.objectives.registry import METRICS, Objective, coefficients, find_objective, resolve, token_loss
-from nft_jax.objectives.terms import trained
+from nft_jax.objectives.terms import answers_in_loss
 from nft_jax.record.rollouts import SCHEMA, table_to_groups
 from nft_jax.train.batch import BatchShape, Example, deal, examples_of, make_batch, unpack
 from nft_jax.train.step import loss_inputs
-from nft_jax.train.tally import combine, summarise, tally
+from nft_jax.train.step_metrics import combine, summarise, tally
 from nft_jax.types import Group, InputError, TrainBatch
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def replay(step: str | os.PathLike, objective: str | Objective | Callable | None
     if find_objective(objective).whole_groups:
         run = replace(run, terms=replace(run.terms, mismatch="off"))
     run = replace(run, objective=objective, loss=loss)
-    groups, sampled = with_old_logprobs([group for group in every if trained(group, run.terms)])
+    groups, sampled = with_old_logprobs([group for group in every if answers_in_loss(group, run.terms)])
     if not groups:
         raise InputError(f"step is {str(path)!r}, of which no group was trained on: kept=False replays all groups "
                          "whose rewards differ." if kept else
@@ -164,7 +164,7 @@ def replay_update(update: int, groups: Sequence[Group], run: Config, policy: Pol
     """The answers of one optimizer step, and its tally. `run` has the objective and its settings, `longest` tokens are
     the most of a sequence."""
     made = [(group, group.rollouts[i], example) for group in groups for i, example in
-            zip(trained(group, run.terms), examples_of(group, run.loss, run.rollout.max_new_tokens, run.terms),
+            zip(answers_in_loss(group, run.terms), examples_of(group, run.loss, run.rollout.max_new_tokens, run.terms),
                 strict=True)]
     rows, places = packed_rows([example for *_, example in made], longest, run.loss)
     logprobs, entropies = rows.old_logprobs, np.zeros_like(rows.weight)

@@ -21,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nft_jax.model import decoder
 from nft_jax.model.config import FLOAT32, Compute, ModelConfig
+from nft_jax.model.parameters import parameter_shardings
 from nft_jax.model.quantise import quantise_layer
 from nft_jax.rollout.cache import (
     DecodeState,
@@ -36,7 +37,7 @@ from nft_jax.rollout.cache import (
 from nft_jax.rollout.sampling import Sampled, SamplingParams, sample_tokens, uniforms
 from nft_jax.rollout.schedule import INERT, Admission, Ends, Schedule
 from nft_jax.runtime.compilation import Program, with_shardings
-from nft_jax.runtime.mesh import data_parallel_size, host_mesh, parameter_shardings, sharding
+from nft_jax.runtime.mesh import data_parallel_size, host_mesh, sharding
 from nft_jax.types import InputError, Prompt, Rollout
 
 PLAIN = SamplingParams()
@@ -263,10 +264,10 @@ class Sampler:
         write_index = jax.device_put(np.int32(capacity), state.write_index.sharding)
         return state._replace(cache=cache, write_index=write_index)
 
-    def programs(self, truncations: Sequence[bool] = (False,)) -> dict[str, Program]:
-        """What sampling compiles, by name, with abstract arguments; decoding once for each of `truncations` (with or
-        without top-k, top-p and min-p). The names of the longest prompts' and the largest ring's are plain, those of
-        the smaller end with "of N"."""
+    def programs(self, truncations: Sequence[bool] = (False,)) -> list[Program]:
+        """What sampling compiles, with abstract arguments; decoding once for each of `truncations` (with or without
+        top-k, top-p and min-p). Sizes: tokens of the prompts ("prefill"), entries of the ring ("empty cache", "admit",
+        "decode", "decode, truncated"), entries of the new ring and of the old ("grow")."""
         def one_place(tree, place):
             return with_shardings(tree, jax.tree.map(lambda _: place, tree))
 
@@ -284,23 +285,21 @@ class Sampler:
         rows = np.zeros(self.admissions, np.int32)
         admission = Admission(rows, rows, rows, rows, rows.astype(np.uint32), rows)
 
-        out = {"cast": Program(self._cast, (trained,)), "rollout key": Program(self._rollout_key, (base_key, 0))}
+        out = [Program("cast", (), self._cast, (trained,)),
+               Program("rollout key", (), self._rollout_key, (base_key, 0))]
         for size, arrays in prompts.items():
-            out["prefill" + _of("prompts", size, self.prompt_buckets)] = Program(self._prefill, (weights, *arrays))
-        for i, (ring, state) in enumerate(state_of.items()):
-            suffix = _of("ring", ring, self.buckets)
-            out["empty cache" + suffix] = Program(self._empty[ring], ())
-            out["admit" + suffix] = Program(self._admit, (state, entries, *admission))
+            out.append(Program("prefill", (size,), self._prefill, (weights, *arrays)))
+        for ring, state in state_of.items():
+            out.append(Program("empty cache", (ring,), self._empty[ring], ()))
+            out.append(Program("admit", (ring,), self._admit, (state, entries, *admission)))
             for truncate in truncations:
-                out["decode" + ", truncated" * truncate + suffix] = Program(
-                    self._decode[truncate], (weights, state, np.int32(0), key, _as_values(PLAIN)))
-            out |= {f"grow to {ring}, ring of {old}": Program(
-                self._grow[ring], (state_of[old].cache[0], state.write_index)) for old in self.buckets[:i]}
+                kind = "decode, truncated" if truncate else "decode"
+                out.append(Program(kind, (ring,), self._decode[truncate],
+                                   (weights, state, np.int32(0), key, _as_values(PLAIN))))
+            for old in self.buckets[:self.buckets.index(ring)]:
+                out.append(Program("grow", (ring, old), self._grow[ring],
+                                   (state_of[old].cache[0], state.write_index)))
         return out
-
-
-def _of(what: str, size: int, sizes: tuple[int, ...]) -> str:
-    return "" if size == sizes[-1] else f", {what} of {size}"
 
 
 def _as_values(sampling: SamplingParams) -> SamplingParams:

@@ -1,11 +1,10 @@
-"""Answers to prompts, judged: the one way that training and evaluation sample and verify."""
+"""Held-out questions, and what the judged answers to them say of a model."""
 from __future__ import annotations
 
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -16,59 +15,9 @@ from nft_jax.config import Config
 from nft_jax.data.benchmarks import Asked, sets_of
 from nft_jax.data.prompts import LoadReport, load_questions
 from nft_jax.record.metrics import answer_metrics
-from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.estimators import Estimate, estimates
-from nft_jax.rollout.generate import Parts
-from nft_jax.rollout.sampling import SamplingParams
-from nft_jax.runtime.distributed import gather, process_count
 from nft_jax.types import OUTCOMES, Group, Prompt, Verdict
-from nft_jax.verify import Verifier
 from nft_jax.verify.rewards.registry import lookup
-
-
-def judged_groups(sampler: Sampler, verifier: Verifier, params, prompts: Sequence[Prompt], samples: int, base_key,
-                  rollout_index: int, sampling: SamplingParams, *, progress: Callable[[int], None] | None = None,
-                  settled: Callable[[], None] = lambda: None,
-                  phase: Callable[[str], AbstractContextManager] = nullcontext) -> Iterator[Group]:
-    """K = `samples` judged answers to every prompt, in the order of the prompts. A group goes to the verifier as soon
-    as its last answer has ended, and is yielded as soon as it and all before it are judged; decoding waits for no
-    verdict. `phase` is entered around decoding as "rollout", around what is left to judge after it as "verify".
-
-    Of several processes each answers and judges every n-th prompt; all of them then yield all groups, once the slowest
-    is done (waiting for it is in "rollout", too). `settled` is called between a process's own work, in which
-    `progress` may raise to give it up, and that exchange (see `guard.Stop`)."""
-    count = process_count()
-    if count == 1:
-        yield from _judged_here(sampler, verifier, params, prompts, samples, base_key, rollout_index, sampling,
-                                progress=progress, phase=phase)
-        return
-    own = list(_judged_here(sampler, verifier, params, prompts[jax.process_index()::count], samples, base_key,
-                            rollout_index, sampling, progress=progress, phase=phase))
-    settled()
-    with phase("rollout"):
-        parts = gather(own)
-    yield from (parts[place % count][place // count] for place in range(len(prompts)))
-
-
-def _judged_here(sampler: Sampler, verifier: Verifier, params, prompts: Sequence[Prompt], samples: int, base_key,
-                 rollout_index: int, sampling: SamplingParams, *, progress: Callable[[int], None] | None,
-                 phase: Callable[[str], AbstractContextManager]) -> Iterator[Group]:
-    """`judged_groups` of this process alone."""
-    answers, submitted, judged = sampler.sample(params, prompts, samples, base_key, rollout_index, sampling,
-                                                progress=progress), {}, 0
-    while judged < len(prompts):
-        with phase("rollout"):
-            position, rollouts = next(answers, (None, ()))
-            if rollouts:
-                prompt = prompts[position]
-                submitted[position] = rollouts, verifier.submit(
-                    [r.text for r in rollouts], [prompt.gold] * samples, [prompt.problem] * samples)
-        while judged in submitted and (not rollouts or submitted[judged][1].done()):
-            with phase("verify"):
-                answered, verdicts = submitted.pop(judged)
-                group = Group(prompts[judged], answered, tuple(verdicts.result()))
-            judged += 1
-            yield group
 
 
 def evaluation_key(seed: int) -> jax.Array:
@@ -84,9 +33,9 @@ class HeldOut(NamedTuple):
     stream: int                # the rollout index of its answers
 
 
-def read_set(one: Asked, tokenizer, room: str, reward: str) -> tuple[HeldOut, LoadReport]:
+def read_set(one: Asked, tokenizer, field: str, reward: str) -> tuple[HeldOut, LoadReport]:
     """The questions of a set as prompts, and a report on its rows. Raises InputError as `load_questions`."""
-    questions, report = load_questions(one.data, tokenizer, room=room, reward=reward)
+    questions, report = load_questions(one.data, tokenizer, field=field, reward=reward)
     if one.integers:           # 033 on the answer sheet of AIME is 33, which verifier.mode strict would not accept
         questions = [replace(q, gold=str(int(q.gold)) if q.gold.isdecimal() else q.gold) for q in questions]
     return HeldOut(one.name, [question.prompt(i) for i, question in enumerate(questions)], one.samples,
@@ -94,13 +43,13 @@ def read_set(one: Asked, tokenizer, room: str, reward: str) -> tuple[HeldOut, Lo
 
 
 def read_held_out(config: Config, tokenizer) -> tuple[list[HeldOut], dict[str, LoadReport]]:
-    """The questions that `config.evaluation` names, and reports on the rows by room (evaluation, evaluation/NAME)."""
+    """The questions that `config.evaluation` names, and reports on the rows by field (evaluation, evaluation/NAME)."""
     held_out, reports, reward = [], {}, config.verifier.reward
     if config.evaluation.reward:
         reward = lookup(config.evaluation.reward, "evaluation.reward").name
     for one in sets_of(config.evaluation, config.data):
-        room = f"evaluation/{one.name}" if one.name else "evaluation"
-        held, reports[room] = read_set(one, tokenizer, room, reward)
+        field = f"evaluation/{one.name}" if one.name else "evaluation"
+        held, reports[field] = read_set(one, tokenizer, field, reward)
         held_out.append(held)
     return held_out, reports
 
@@ -131,18 +80,6 @@ def mean_of(sets: Sequence[Estimate]) -> Estimate:
     """The mean of independent estimates, each counting once."""
     return Estimate(sum(one.value for one in sets) / len(sets),
                     math.sqrt(sum(one.standard_error ** 2 for one in sets)) / len(sets))
-
-
-def judge_into(parts: Parts, prompts: Sequence[Prompt], size: int,
-               judged: Callable[[Sequence[Prompt]], Iterator[Group]], part_done: Callable[[int, int], None]) -> None:
-    """The judged groups of all prompts in the table of `parts`, by parts of `size` prompts; those that are there
-    already are not made again. `part_done(part, number of parts)` is called as each one is written."""
-    starts = range(0, len(prompts), size)
-    for part, start in enumerate(starts):
-        if not parts.path(part).exists():
-            parts.write(part, list(judged(prompts[start:start + size])))
-            part_done(part, len(starts))
-    parts.merge(len(starts))
 
 
 class Summary(NamedTuple):

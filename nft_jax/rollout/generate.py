@@ -11,20 +11,17 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
-import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from nft_jax.config import DataConfig, MeshConfig, RolloutConfig
+from nft_jax.record.parts import Parts
 from nft_jax.runtime.distributed import require_alone
-from nft_jax.runtime.files import replaced
 from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import InputError, Prompt
 
-METADATA = b"nft_jax.rollout.generate"     # the table's key for the settings that made it
 PART_ROUNDS = 8                            # a part fills every slot so many times: little waits for its last answer
 
 
@@ -90,82 +87,6 @@ def settings_of(given: argparse.Namespace, folder: Path, prompts: Sequence[Promp
                     for path in sorted(folder.glob("*.safetensors"))]}
 
 
-def refuse_other(found: dict, wanted: dict, where: Path) -> None:
-    """Raises InputError, naming the differences, when `where` was made with other settings."""
-    differences = [f"{name}: {found.get(name)!r} there, {wanted.get(name)!r} now"
-                   for name in sorted(found.keys() | wanted.keys()) if found.get(name) != wanted.get(name)]
-    if differences:
-        raise InputError(f"{str(where)!r} was made with other settings ({'; '.join(differences)}): set these back to "
-                         "go on with it, name another --out, or delete it.")
-
-
-class Parts:
-    """The folder FILE.parquet.parts: settings.json, and a parquet file for every part that is done. What is written are
-    the answers of each question (sequences of Rollout), or `judged` groups."""
-
-    def __init__(self, out: Path, settings: dict[str, Any], *, judged: bool = False):
-        self.out, self.settings, self.judged = out, settings, judged
-        self.folder = out.with_name(out.name + ".parts")
-
-    @property
-    def finished(self) -> bool:
-        """Whether the table is there already; its parts, which a kill may have left, then go. Raises InputError when
-        it is another one."""
-        if not self.out.exists():
-            return False
-        import pyarrow.parquet as pq
-        found = (pq.read_schema(self.out).metadata or {}).get(METADATA)
-        if found is None:
-            raise InputError(f"--out is {str(self.out)!r}, which exists and was not written by this command: name "
-                             "another file.")
-        refuse_other(json.loads(found), self.settings, self.out)
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
-        return True
-
-    def claim(self, choose: Callable[[], dict[str, int]]) -> dict[str, int]:
-        """Make the folder, or go on with it: what was chosen at the first start (slots, prompts of a part) stays."""
-        path = self.folder / "settings.json"
-        if path.exists():
-            found = json.loads(path.read_text())
-            refuse_other(found["settings"], self.settings, self.folder)
-            return found["chosen"]
-        chosen = choose()
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"--out is {str(self.out)!r}, beside which nothing can be written ({error.strerror}): "
-                             "name another file.") from error
-        with replaced(path) as partial:
-            partial.write_text(json.dumps({"settings": self.settings, "chosen": chosen}, indent=1))
-        return chosen
-
-    def path(self, part: int) -> Path:
-        return self.folder / f"part_{part:06d}.parquet"
-
-    def write(self, part: int, groups) -> None:
-        import io
-
-        import pyarrow.parquet as pq
-
-        from nft_jax.record.rollouts import answers_to_table, groups_to_table
-        buffer = io.BytesIO()
-        pq.write_table(groups_to_table(groups) if self.judged else answers_to_table(groups), buffer, compression="zstd")
-        with replaced(self.path(part)) as partial:
-            partial.write_bytes(buffer.getvalue())
-
-    def merge(self, count: int) -> None:
-        """One table of all parts, a row group each, in place at once; then the parts go."""
-        import pyarrow.parquet as pq
-
-        from nft_jax.record.rollouts import ANSWERS, SCHEMA
-        schema = (SCHEMA if self.judged else ANSWERS).with_metadata({METADATA: json.dumps(self.settings).encode()})
-        with replaced(self.out) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
-            for part in range(count):
-                writer.write_table(pq.read_table(self.path(part)).replace_schema_metadata(schema.metadata))
-        shutil.rmtree(self.folder)
-
-
 class Shown:
     """Progress in answers: a bar on a terminal, a line for every part elsewhere."""
 
@@ -212,7 +133,7 @@ def read_prompts(given: argparse.Namespace, tokenizer, positions: int, say) -> l
                          "lower it.")
     data = DataConfig(source=given.prompts, split=given.split, template=given.template, system=given.system,
                       max_prompt_tokens=min(given.max_prompt_tokens, room), limit=given.limit)
-    questions, report = load_questions(data, tokenizer, room="prompts", answers=False)
+    questions, report = load_questions(data, tokenizer, field="prompts", answers=False)
     say(f"prompts: {report}")
     return [question.prompt(index) for index, question in enumerate(questions)]
 
@@ -244,24 +165,23 @@ def generate(given: argparse.Namespace) -> Path:
              "max_prompt_tokens": max(len(prompt.tokens) for prompt in prompts)}
     chosen = parts.claim(lambda: choose(given, model, mesh, len(prompts), sizes))
     size = chosen["part_prompts"]
-    starts = range(0, len(prompts), size)
-    missing = [part for part in range(len(starts)) if not parts.path(part).exists()]
-    if missing:
+    count, there = -(-len(prompts) // size), list(parts.done(prompts, size))
+    answer = None
+    if len(there) < count:
         from nft_jax.rollout.engine import Sampler
         sampler = Sampler(model, tokenizer, eos_token_ids(folder, tokenizer), mesh=mesh, slots=chosen["slots"],
                           compute=compute, stop=tuple(given.stop), stop_token_ids=tuple(given.stop_token_id),
                           kv_dtype=given.kv_dtype, weight_dtype=given.weight_dtype, **sizes)
         weights = load_weights(sampler, folder)
         key = jax.random.key(given.seed)
-        done = len(prompts) - sum(len(prompts[starts[part]:starts[part] + size]) for part in missing)
-        shown = Shown(len(prompts) * given.num_samples, done * given.num_samples)
-        shown.say(f"{sampler.slots} answers at a time, {len(starts)} parts of {size} prompts, {len(missing)} to go")
-        with shown.bar:
-            for part in missing:
-                chunk = prompts[starts[part]:starts[part] + size]
-                parts.write(part, in_order(sampler, weights, chunk, given, key, shown))
-                shown.part(part, len(starts))
-    parts.merge(len(starts))
+        shown = Shown(len(prompts) * given.num_samples, sum(there) * given.num_samples)
+        shown.say(f"{sampler.slots} answers at a time, {count} parts of {size} prompts, {count - len(there)} to go")
+
+        def answer(chunk):
+            return in_order(sampler, weights, chunk, given, key, shown)
+
+    with shown.bar:
+        parts.fill(prompts, size, answer, shown.part)
     return given.out
 
 
@@ -270,7 +190,7 @@ def choose(given: argparse.Namespace, model, mesh, questions: int, sizes: dict[s
     from nft_jax.rollout.slots import slots_that_fit
     slots = given.slots or slots_that_fit(
         model, mesh, questions * given.num_samples, sizes["max_prompt_tokens"], given.max_new_tokens, given.dtype,
-        given.kv_dtype, copies=1, field="--slots", remedy="lower --max-new-tokens, use --dtype bfloat16 or "
+        given.kv_dtype, field="--slots", remedy="lower --max-new-tokens, use --dtype bfloat16 or "
         "--kv-dtype int8, or more devices for a copy of the model (--tensor)")
     return {"slots": slots, "part_prompts": given.part_prompts or -(-PART_ROUNDS * slots // given.num_samples)}
 
@@ -279,7 +199,7 @@ def load_weights(sampler, folder: Path):
     """The weights that decode; the parameters as they were read are let go."""
     from nft_jax.model import decoder
     from nft_jax.model.hf import load_params
-    from nft_jax.runtime.mesh import parameter_shardings
+    from nft_jax.model.parameters import parameter_shardings
     shardings = parameter_shardings(decoder.parameter_shapes(sampler.config), sampler.mesh)
     return sampler.cast(load_params(folder, sampler.config, shardings=shardings))
 

@@ -1,76 +1,101 @@
-"""How many answers to decode at the same time, from the memory that is free."""
+"""Whether answers fit: in the model's positions, and in the memory of the devices.
+
+The functions named `..._bytes` are the one model of what parameters, decoding weights, keys and values take on a
+device. Preflight counts with the same functions. `slots_that_fit` turns free memory into a number of slots, the answers
+that are decoded at the same time.
+"""
 from __future__ import annotations
 
-import math
 import os
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from nft_jax.config import Config
 from nft_jax.model import decoder
-from nft_jax.model.config import ModelConfig
-from nft_jax.rollout.cache import buckets_up_to
-from nft_jax.rollout.engine import prefills_of
-from nft_jax.runtime.mesh import data_parallel_size, parameter_shardings
+from nft_jax.model.config import Compute, ModelConfig
+from nft_jax.model.parameters import parameter_shardings
+from nft_jax.rollout.cache import buckets_up_to, empty_layer, entry_sharding
+from nft_jax.rollout.engine import Stored, decode_weight_shardings, decode_weights, prefills_of
+from nft_jax.runtime.compilation import with_shardings
+from nft_jax.runtime.mesh import data_parallel_size, sharded_bytes
 from nft_jax.types import InputError
 
-MOST = 512               # more slots gain nothing: the products with the weights are as wide as they need to be
-FEWEST = 32              # where there are as many answers
-USABLE = 0.9             # share of the free memory that is planned with
-AROUND = 1.25            # keys and values, and what admitting to them and growing them takes for a moment
-VOCABULARY_ARRAYS = 4    # logits and what sampling makes of them, float32 [S, V]
+MOST = 512               # more slots gain nothing: the products with the weights are wide enough
+FEWEST = 32              # unless there are fewer answers
+USABLE = 0.9             # share of the free memory that slots are planned for
+AROUND = 1.25            # keys and values, with the temporary copies of admitting and growing
+VOCABULARY_ARRAYS = 4    # arrays [S, V] float32 of a decode step: the logits, and what sampling makes of them
 REMEDY = "lower rollout.max_new_tokens, use policy.compute_dtype bfloat16 or rollout.kv_dtype int8, or more devices " \
          "(mesh.tensor, mesh.fsdp)"
 
 
-def useful_slots(answers: int) -> int:
-    """Slots for so many answers with memory to spare: a quarter of them, since refilling slots is what keeps them
-    busy while answers differ in length."""
-    return min(answers, MOST, max(FEWEST, -(-answers // 4)))
+def require_positions(model: ModelConfig, max_prompt_tokens: int, max_new_tokens: int, *,
+                      fields: tuple[str, str] = ("data.max_prompt_tokens", "rollout.max_new_tokens")) -> None:
+    """Raises InputError when the longest prompt and answer need more positions than the model has.
+
+    `fields`: what the caller's user calls the two lengths.
+    """
+    longest = max_prompt_tokens + max_new_tokens
+    if longest > model.max_positions:
+        raise InputError(f"{' + '.join(fields)} is {longest}, more than the model's {model.max_positions} positions: "
+                         "lower one of them.")
 
 
-def slot_bytes(model: ModelConfig, entries: int, dtype: str, kv_dtype: Literal["compute", "int8"] = "compute",
-               tensor: int = 1) -> int:
-    """Bytes that one slot takes on its device: keys and values of `entries` tokens, and its row of logits."""
-    return int(_entry_bytes(model, entries, dtype, kv_dtype, tensor) * AROUND) \
-        + 4 * VOCABULARY_ARRAYS * model.vocab_size + entries * 16
+def parameter_bytes(model: ModelConfig, mesh: Mesh) -> int:
+    """Bytes on one device of the parameters in float32, sharded as in training."""
+    shapes = decoder.parameter_shapes(model)
+    return sharded_bytes(with_shardings(shapes, parameter_shardings(shapes, mesh)))
 
 
-def prefilled_bytes(model: ModelConfig, max_prompt_tokens: int, slots: int, dtype: str,
-                    kv_dtype: Literal["compute", "int8"] = "compute", tensor: int = 1) -> int:
-    """Bytes on each device of the prompts that a sampler of so many slots prefills together, and which wait there
-    while the samples before them are decoded."""
+def weight_bytes(model: ModelConfig, mesh: Mesh, dtype: str, weight_dtype: Stored = "compute") -> int:
+    """Bytes on one device of the weights that decode."""
+    shapes = jax.eval_shape(partial(decode_weights, compute=Compute(dtype), weight_dtype=weight_dtype),
+                            decoder.parameter_shapes(model))
+    return sharded_bytes(with_shardings(shapes, decode_weight_shardings(model, mesh, weight_dtype)))
+
+
+def entry_bytes(model: ModelConfig, mesh: Mesh, sequences: int, entries: int, dtype: str,
+                kv_dtype: Stored = "compute", axis: str | None = "batch") -> int:
+    """Bytes on one device of the keys and values of `entries` tokens in each of `sequences`.
+
+    `axis`: the logical axis of the sequences. "batch" for the slots; None for prefilled prompts, which are whole on
+    every device.
+    """
+    layer = jax.eval_shape(partial(empty_layer, model, sequences, entries, dtype, kv_dtype == "int8"))
+    place = entry_sharding(model, mesh, axis)
+    return model.num_layers * sharded_bytes(with_shardings(layer, jax.tree.map(lambda _: place, layer)))
+
+
+def vocabulary_bytes(vocabulary: float, arrays: int) -> float:
+    """Bytes of so many rows [V] float32: one slot's logits, and what sampling makes of them."""
+    return 4 * arrays * vocabulary
+
+
+def slot_bytes(model: ModelConfig, mesh: Mesh, entries: int, dtype: str, kv_dtype: Stored = "compute") -> int:
+    """Bytes that one slot takes on its device: keys and values of `entries` tokens, and its share of a decode step."""
+    held = entry_bytes(model, mesh, data_parallel_size(mesh), entries, dtype, kv_dtype)
+    # 16 bytes an entry: its mask and its scores.
+    return int(held * AROUND) + int(vocabulary_bytes(model.vocab_size, VOCABULARY_ARRAYS)) + entries * 16
+
+
+def prefilled_bytes(model: ModelConfig, mesh: Mesh, max_prompt_tokens: int, slots: int, dtype: str,
+                    kv_dtype: Stored = "compute") -> int:
+    """Bytes on each device of the prompts that a sampler of so many slots prefills together.
+
+    They wait there until the samples before them are decoded.
+    """
     longest = buckets_up_to(max_prompt_tokens)[-1]
-    return prefills_of(slots, longest, 1) * _entry_bytes(model, longest, dtype, kv_dtype, tensor)
-
-
-def _entry_bytes(model: ModelConfig, entries: int, dtype: str, kv_dtype: str, tensor: int) -> int:
-    heads = model.num_kv_heads // tensor if model.num_kv_heads % tensor == 0 else model.num_kv_heads
-    one = model.head_dim * jnp.dtype(dtype).itemsize if kv_dtype == "compute" else model.head_dim + 4
-    return 2 * model.num_layers * heads * one * entries
-
-
-def automatic_slots(free_bytes: int, bytes_per_slot: int, answers: int, data_parallel: int = 1, *,
-                    field: str = "rollout.slots", remedy: str = REMEDY) -> int:
-    """As many slots as are useful for so many answers and fit in `free_bytes` of each device, a multiple of the
-    devices among which they are divided. Raises InputError when not even one fits on each, with the names that the
-    caller's user knows: `field` and `remedy`."""
-    fitting = int(free_bytes * USABLE) // bytes_per_slot
-    if fitting < 1:
-        raise InputError(f"{field} is 0 (automatic), but {max(free_bytes, 0) / 2**20:,.0f} MiB left on each "
-                         f"device do not hold one answer of the longest kind ({bytes_per_slot / 2**20:,.0f} MiB): "
-                         f"{remedy}.")
-    return min(-(-useful_slots(answers) // data_parallel), fitting) * data_parallel
+    return entry_bytes(model, mesh, prefills_of(slots, longest, 1), longest, dtype, kv_dtype, axis=None)
 
 
 def free_bytes(mesh: Mesh) -> int:
-    """Bytes free on the fullest device of the mesh; on CPU, half the memory that the system has available, divided
-    among the devices that are made of it."""
+    """Bytes free on the fullest of this process's devices.
+
+    On CPU: half the memory that the system has available, divided among the devices.
+    """
     devices = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
     stats = [device.memory_stats() for device in devices]
     if all(s and "bytes_limit" in s for s in stats):
@@ -84,37 +109,43 @@ def free_bytes(mesh: Mesh) -> int:
     return available // 2 // len(devices)
 
 
-def policy_bytes(model: ModelConfig, mesh: Mesh, dtype: str) -> tuple[int, int]:
-    """Bytes on one device of the parameters in float32, sharded as in training, and of the weights that decode."""
-    shapes = decoder.parameter_shapes(model)
-    placed = zip(jax.tree.leaves(shapes), jax.tree.leaves(parameter_shardings(shapes, mesh)), strict=True)
-    stored = sum(4 * math.prod(place.shard_shape(shape.shape)) for shape, place in placed)
-    return stored, decoder.count_parameters(model) * jnp.dtype(dtype).itemsize // mesh.shape["tensor"]
+def useful_slots(answers: int) -> int:
+    """Slots for so many answers where memory does not matter.
+
+    A quarter of the answers: slots stay busy only if new answers refill them, since answers differ in length.
+    """
+    return min(answers, MOST, max(FEWEST, -(-answers // 4)))
+
+
+def automatic_slots(free: int, bytes_per_slot: int, answers: int, data_parallel: int = 1, *,
+                    field: str = "rollout.slots", remedy: str = REMEDY) -> int:
+    """Useful slots that fit in `free` bytes of each device, a multiple of the `data_parallel` devices.
+
+    Raises InputError when not even one slot fits on each device. The message uses the names that the caller's user
+    knows: the `field` that is 0, and the `remedy`.
+    """
+    fitting = int(free * USABLE) // bytes_per_slot
+    if fitting < 1:
+        raise InputError(f"{field} is 0 (automatic), but {max(free, 0) / 2**20:,.0f} MiB left on each "
+                         f"device do not hold one answer of the longest kind ({bytes_per_slot / 2**20:,.0f} MiB): "
+                         f"{remedy}.")
+    return min(-(-useful_slots(answers) // data_parallel), fitting) * data_parallel
 
 
 def slots_that_fit(model: ModelConfig, mesh: Mesh, answers: int, max_prompt_tokens: int, max_new_tokens: int,
-                   dtype: str, kv_dtype: Literal["compute", "int8"], *, copies: float, free: int | None = None,
-                   **names: str) -> int:
-    """`automatic_slots` in what is left of the devices' memory (`free`; None asks them) by `copies` arrays of the size
-    of the parameters in float32, the weights that decode, and the prompts that are prefilled together. `names` as it
-    takes them."""
-    stored, weights = policy_bytes(model, mesh, dtype)
-    stored_as, parallel = (dtype, kv_dtype, mesh.shape["tensor"]), data_parallel_size(mesh)
-    prompts = prefilled_bytes(model, max_prompt_tokens, useful_slots(answers) + parallel, *stored_as)
+                   dtype: str, kv_dtype: Literal["compute", "int8"], *, taken: int | None = None,
+                   free: int | None = None, field: str = "rollout.slots", remedy: str = REMEDY) -> int:
+    """`automatic_slots` in the memory that the rest of a run leaves.
+
+    The weights that decode and the prompts that are prefilled together are subtracted from `free` here.
+    `taken`: bytes on each device that the caller holds beside them (None: the parameters in float32).
+    `free`: bytes free on each device now (None: ask the devices).
+    """
+    parallel = data_parallel_size(mesh)
+    taken = parameter_bytes(model, mesh) if taken is None else taken
     free = free_bytes(mesh) if free is None else free
-    one = slot_bytes(model, max_prompt_tokens + max_new_tokens, *stored_as)
-    return automatic_slots(free - copies * stored - weights - prompts, one, answers, parallel, **names)
-
-
-def settle_slots(config: Config, model: ModelConfig, mesh: Mesh, free: int | None = None) -> Config:
-    """The configuration with rollout.slots decided where it is 0 (automatic). `free`: bytes of each device, before
-    anything of the run is there (None asks the devices). Training keeps its state (the parameters and two moments)
-    beside the sampler, and the reference of a KL term."""
-    rollout = config.rollout
-    if rollout.slots:
-        return config
-    reference = jnp.dtype(config.policy.compute_dtype).itemsize / 4 if config.terms.kl_weight else 0
-    slots = slots_that_fit(model, mesh, rollout.prompts_per_step * rollout.samples_per_prompt,
-                           config.data.max_prompt_tokens, rollout.max_new_tokens, config.policy.compute_dtype,
-                           rollout.kv_dtype, copies=3 + reference, free=free)
-    return replace(config, rollout=replace(rollout, slots=slots))
+    prompts = prefilled_bytes(model, mesh, max_prompt_tokens, useful_slots(answers) + parallel, dtype, kv_dtype)
+    one = slot_bytes(model, mesh, max_prompt_tokens + max_new_tokens, dtype, kv_dtype)
+    # Unquantised weights, whatever is decoded with: the estimate is on the safe side.
+    left = free - taken - weight_bytes(model, mesh, dtype) - prompts
+    return automatic_slots(left, one, answers, parallel, field=field, remedy=remedy)

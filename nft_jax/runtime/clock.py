@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,53 +12,36 @@ PROFILED = range(1, 3)      # steps of a start that `--profile` records: after t
 
 
 class Clock:
-    """Seconds of each phase of a step. A phase is what the host does, or waits for; the optimizer steps run on the
-    devices while the host goes on, so their end is noted by a thread (`watch`), and what the next phase waited for
-    them is not its own (`subtract`)."""
+    """Seconds of each phase of a run, from row to row of its metrics. A phase is what the host does, or waits for."""
 
     def __init__(self, show: Callable[[str], None] = lambda name: None):
-        self.started, self.seconds, self._show = time.perf_counter(), {}, show
-        self.first: dict[str, float] = {}          # when a phase began for the first time
-        self.sampled = 0                           # tokens, in phase rollout
+        self._show = show
+        self._begin()
+
+    def _begin(self) -> None:
+        self.started, self.seconds, self._first = time.perf_counter(), {}, {}
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Also a span of the timeline."""
+        """Counts the block as phase `name`; also a span of the timeline."""
         self._show(name)
         started = time.perf_counter()
-        self.first.setdefault(name, started)
+        self._first.setdefault(name, started)
         try:
             with jax.profiler.TraceAnnotation(name):
                 yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
-    def subtract(self, name: str, until: float) -> None:
-        """Phase `name` waited until then for work that is counted elsewhere."""
-        if name in self.first:
-            waited = min(max(until - self.first[name], 0.0), self.seconds[name])
-            self.seconds[name] -= waited
+    def span(self, name: str) -> None:
+        """Phase `name` has run on the devices from its first beginning until now, whatever the host did meanwhile."""
+        self.seconds[name] = time.perf_counter() - self._first[name]
 
-    @property
-    def total(self) -> float:
-        return time.perf_counter() - self.started
-
-
-class Watcher:
-    """Notes when a value that the devices compute is there, without holding up who asks."""
-
-    def __init__(self):
-        self._pool = ThreadPoolExecutor(1, "watch")
-
-    def watch(self, value: jax.Array) -> Future[float]:
-        """The time.perf_counter() at which `value` was ready."""
-        def wait() -> float:
-            jax.block_until_ready(value)
-            return time.perf_counter()
-        return self._pool.submit(wait)
-
-    def close(self) -> None:
-        self._pool.shutdown()
+    def lap(self) -> dict[str, float]:
+        """Seconds of each phase since the last lap, and of everything as "step"; starts the next lap."""
+        seconds = self.seconds | {"step": time.perf_counter() - self.started}
+        self._begin()
+        return seconds
 
 
 class Timeline:

@@ -1,50 +1,75 @@
-"""Programs: jitted functions with the abstract arguments they are compiled for. Each room lists its own
-(`Sampler.programs`, `nft_jax.train.programs`); a run compiles the list at its start, preflight compiles it for devices
-that are not there."""
+"""Programs that are compiled before they run, and where their compiled form is kept.
+
+The sampler (`Sampler.programs`) and the trainer (`nft_jax.train.programs`) each list theirs. A run compiles the list
+at its start. Preflight compiles the same list for devices that are not there.
+"""
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-CACHED_SECONDS = 0.5      # programs that took so long to compile are kept
+CACHED_SECONDS = 0.5      # a program that took this long to compile is kept on disk
+
+
+class Program(NamedTuple):
+    """A jitted function with the arguments that it is compiled for.
+
+    kind: what it does, such as "train step" or "decode".
+    size: tells the variants of a kind apart, such as the tokens of a row. A larger size needs more memory.
+    arguments: a tree of values and of jax.ShapeDtypeStruct with shardings.
+    """
+    kind: str
+    size: tuple[int, ...]
+    function: Any
+    arguments: tuple
+
+    def __str__(self) -> str:
+        """The name for people: `decode 512`, or `grow 512 from 256`."""
+        return f"{self.kind} {' from '.join(map(str, self.size))}".rstrip()
+
+
+def largest(programs: Iterable[Program]) -> dict[str, Program]:
+    """The largest variant of each kind."""
+    found: dict[str, Program] = {}
+    for program in programs:
+        if program.kind not in found or program.size > found[program.kind].size:
+            found[program.kind] = program
+    return found
 
 
 def use_compilation_cache() -> None:
-    """Compiled programs are kept between processes: in the folder that jax has been told of
-    (JAX_COMPILATION_CACHE_DIR, jax_compilation_cache_dir), else in ~/.cache/nft_jax/xla."""
+    """Keep compiled programs between processes.
+
+    They go to the folder that jax was told of (JAX_COMPILATION_CACHE_DIR or jax_compilation_cache_dir), or else to
+    ~/.cache/nft_jax/xla.
+    """
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "nft_jax" / "xla"))
     name = "jax_persistent_cache_min_compile_time_secs"
     jax.config.update(name, min(getattr(jax.config, name), CACHED_SECONDS))
 
 
-class Program(NamedTuple):
-    """A jitted function and what it is called with: a tree of jax.ShapeDtypeStruct (with shardings) and values."""
-    function: Any
-    arguments: tuple
-
-
 def with_shardings(shapes, shardings):
-    """A tree of jax.ShapeDtypeStruct, placed: `shardings` is a tree of the same structure."""
+    """A tree of jax.ShapeDtypeStruct with a sharding at each leaf; `shardings` is a tree of the same structure."""
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
-def compile_all(programs: Mapping[str, Program], *, threads: int = 4,
-                progress: Callable[[str, int, int], None] | None = None) -> dict[str, Any]:
-    """Every program compiled ahead of time, several at once (XLA compiles outside Python's lock): name -> compiled.
+def compile_all(programs: Sequence[Program], *, threads: int = 4,
+                progress: Callable[[Program, int], None] | None = None) -> list[Any]:
+    """Compile all programs, several at a time; returns the compiled ones in the order of `programs`.
 
-    `progress(name, done, total)` is called as each one ends. Lowering is Python and stays in this thread.
+    `progress(program, done)` is called as each one ends.
     """
-    lowered = {name: program.function.lower(*program.arguments) for name, program in programs.items()}
-    compiled = {}
+    # Lowering is Python and stays in this thread. XLA compiles outside Python's lock.
+    lowered = [program.function.lower(*program.arguments) for program in programs]
     with ThreadPoolExecutor(threads) as pool:
-        futures = {pool.submit(low.compile): name for name, low in lowered.items()}
-        for future in as_completed(futures):
-            compiled[futures[future]] = future.result()
+        futures = [pool.submit(low.compile) for low in lowered]
+        for done, future in enumerate(as_completed(futures), start=1):
+            future.result()
             if progress is not None:
-                progress(futures[future], len(compiled), len(programs))
-    return {name: compiled[name] for name in programs}
+                progress(programs[futures.index(future)], done)
+    return [future.result() for future in futures]

@@ -1,14 +1,14 @@
-"""One run, many processes: how they find each other, hand things to each other, and end together.
+"""One run, many processes: how they find each other, exchange values, and end together.
 
-1. `initialise` learns from the environment whether there are others (variables of ours, SLURM, Open MPI, a TPU pod, a
-   Kubernetes JobSet), meets them at the coordinator's address, where a missing or misnumbered one is told apart while
-   that is still easy, and starts `jax.distributed`. Where the environment names no others it does nothing.
-2. `together` is for what one process may fail at alone (reading inputs, writing files): all go on, or all stop.
-3. `gather` hands any value of each process to all of them.
-4. `ends_together` is for everything else: a process that fails ends at once, and the others, which wait for it in some
-   collective, show its error and end too (`nft_jax.runtime.stops`).
+1. `initialise` reads from the environment whether there are other processes: our variables, SLURM, Open MPI, a TPU
+   pod, or a Kubernetes JobSet. It meets them at the coordinator's address (`meet`) and starts `jax.distributed`.
+   It does nothing if the environment names no others.
+2. `together` is for work that one process may fail at alone, such as reading inputs: all succeed, or all stop.
+3. `gather` gives every process the values of all.
+4. `ends_together` is for every other error. The process that fails ends at once. The others would wait for it in a
+   collective, so they show its error and end too (`nft_jax.runtime.stops`).
 
-In one process all of these do nothing. No jax at import: this is read before the command line is understood.
+With one process all of these do nothing. This module does not import jax: the command line reads it first.
 """
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
-from functools import cache
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -32,9 +31,9 @@ from nft_jax.types import InputError
 
 VARIABLES = ("NFT_COORDINATOR", "NFT_NUM_PROCESSES", "NFT_PROCESS_ID")
 TIMEOUT = 300.0            # seconds in which all processes must have come
-SHUTDOWN = 30              # seconds that a process which is done waits for the others
-LINGER = 10.0              # seconds in which the others are told of a mistake that was found
-CHUNK = 1 << 20            # bytes of each process that are exchanged at a time: one shape, so one program
+SHUTDOWN = 30              # seconds that a process at its end waits for the others
+LINGER = 10.0              # seconds in which latecomers still hear of a mistake that was found
+CHUNK = 1 << 20            # bytes of each process that travel at a time: one shape, so one compiled program
 EXPLICIT = "set NFT_COORDINATOR (host:port of process 0), NFT_NUM_PROCESSES and NFT_PROCESS_ID in every process, or " \
            "NFT_NUM_PROCESSES=1 for processes that have nothing to do with each other"
 
@@ -45,19 +44,20 @@ class SharedError(InputError):
 
 class Cluster(NamedTuple):
     """This process among the others."""
-    address: str                       # host:port of process 0
+    address: str                           # host:port of process 0
     count: int
     index: int
     local_device_ids: list[int] | None     # None: all devices of this machine
-    source: str                        # who says so
+    source: str                            # who names the others: a variable, a scheduler
 
 
-# --- who is there
+# --- who takes part
 
 
 def cluster_of(environment: Mapping[str, str], timeout: float = TIMEOUT) -> Cluster | None:
-    """The processes that the environment names; None where there is only this one. Raises InputError for variables
-    that are missing or make no sense, and where jax's detection of clusters fails."""
+    """The processes that the environment names; None if there is only this one.
+
+    Raises InputError for variables that are missing or make no sense, and if jax's detection of clusters fails."""
     given = {name: environment[name] for name in VARIABLES if environment.get(name)}
     if given == {"NFT_NUM_PROCESSES": "1"}:
         return None
@@ -67,11 +67,13 @@ def cluster_of(environment: Mapping[str, str], timeout: float = TIMEOUT) -> Clus
     if not source:
         return None
     from jax._src.clusters import ClusterEnv
-    try:       # what jax.distributed.initialize() would ask, without telling what it was told
+    # jax.distributed.initialize() would ask the same, but would not tell us the answer.
+    try:
         with warnings.catch_warnings(record=True) as said:
             address, count, index, ids = ClusterEnv.auto_detect_unset_distributed_params(
                 None, None, None, None, None, int(timeout))
-    except Exception as error:       # of a scheduler's API, a metadata server, or a variable of another form
+    # A scheduler's API, a metadata server, or a variable of another form: each fails with errors of its own.
+    except Exception as error:
         raise InputError(f"This looks like a job of several processes ({source}), but the others cannot be found "
                          f"({type(error).__name__}: {error}): {EXPLICIT}.") from error
     if source == "Kubernetes" and count is None:
@@ -84,7 +86,8 @@ def cluster_of(environment: Mapping[str, str], timeout: float = TIMEOUT) -> Clus
     return Cluster(address, count, index, None if _one_process_here(environment) else ids, source)
 
 
-def _explicit(given: Mapping[str, str]) -> Cluster:
+def _explicit(given: Mapping[str, str]) -> Cluster | None:
+    """The cluster that our three variables describe; None for one process."""
     missing = [name for name in VARIABLES if name not in given]
     if missing:
         raise InputError(f"{', '.join(given)} {'is' if len(given) == 1 else 'are'} set, and {', '.join(missing)} "
@@ -104,12 +107,13 @@ def _explicit(given: Mapping[str, str]) -> Cluster:
 
 
 def _surroundings(environment: Mapping[str, str]) -> str:
-    """Who may have started this process beside others, or ""."""
+    """The name of a scheduler that may have started several processes, or ""."""
     def number(name: str) -> int:
         value = environment.get(name, "")
         return int(value) if value.isdecimal() else 1
 
-    if number("SLURM_NTASKS") > 1 and "SLURM_STEP_NODELIST" in environment:      # inside srun, and not in salloc
+    # SLURM_STEP_NODELIST is set inside srun, and not in salloc, which starts one shell.
+    if number("SLURM_NTASKS") > 1 and "SLURM_STEP_NODELIST" in environment:
         return "SLURM"
     if number("OMPI_COMM_WORLD_SIZE") > 1:
         return "Open MPI"
@@ -122,8 +126,8 @@ def _surroundings(environment: Mapping[str, str]) -> str:
 
 
 def _one_process_here(environment: Mapping[str, str]) -> bool:
-    """Whether the scheduler started one process on each machine, which then drives all of its devices. (jax takes the
-    first device only.)"""
+    """Whether the scheduler started one process on each machine."""
+    # Such a process drives all devices of its machine. jax alone would give it the first device only.
     tasks, nodes = environment.get("SLURM_STEP_NUM_TASKS"), environment.get("SLURM_STEP_NUM_NODES")
     return (tasks is not None and tasks == nodes) or environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
 
@@ -132,9 +136,9 @@ def _one_process_here(environment: Mapping[str, str]) -> bool:
 
 
 def initialise(timeout: float = TIMEOUT) -> None:
-    """Join the other processes of the run, if the environment names any (see `cluster_of`); at most once.
+    """Joins the other processes of the run if the environment names any (`cluster_of`); at most once.
 
-    Must come before jax uses a device. Raises InputError in every process when they do not come together within
+    Call it before jax uses a device. Raises InputError in every process when they do not come together within
     `timeout` seconds, disagree on their number, or one of them failed on its way here.
     """
     cluster = cluster_of(os.environ, timeout)
@@ -144,7 +148,8 @@ def initialise(timeout: float = TIMEOUT) -> None:
     if jax.distributed.is_initialized():
         return
     meet(cluster, timeout)
-    jax.config.update("jax_enable_preemption_service", False)      # it would swallow SIGTERM
+    # jax's preemption service would swallow SIGTERM.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             cluster.address, cluster.count, cluster.index, cluster.local_device_ids, "deactivate",
@@ -158,88 +163,95 @@ def initialise(timeout: float = TIMEOUT) -> None:
 
 
 def require_alone(command: str) -> None:
-    """Raises InputError where the environment names other processes, and `command` is work for one."""
+    """Raises InputError if the environment names other processes: `command` is work for one."""
     cluster = cluster_of(os.environ)
     if cluster is not None:
-        raise InputError(f"{command} is one process, which uses all devices of its machine, and this is number "
-                         f"{cluster.index} of {cluster.count} ({cluster.source}): start it on one machine alone, with "
-                         "NFT_NUM_PROCESSES=1 where the others do something else, such as other questions with an "
-                         "--out of their own.")
+        raise InputError(f"{command} runs in one process, with all devices of its machine, and this is process number "
+                         f"{cluster.index} of {cluster.count} ({cluster.source}): run it on one machine only. To run "
+                         "independent copies on several, set NFT_NUM_PROCESSES=1, and give each copy an --out of its "
+                         "own.")
+
+
+# --- the meeting
+#
+# Why not jax.distributed.initialize alone? It knows a missing process, two processes of one number and a coordinator
+# that nobody can reach. But its C++ client then aborts the process (xla/pjrt/distributed/client.h, LOG(FATAL)): no
+# exception, nobody named, no way out. Its key-value store opens only after all have come. So the processes compare
+# what each believes first, over plain sockets, and jax connects processes that fit together. jax's service then takes
+# over the same port.
+
+
+class Hello(NamedTuple):
+    """What a process says of itself at the coordinator's address."""
+    index: int
+    count: int
+    name: str          # of its machine
+    error: str         # why it cannot take part in the run, or ""
 
 
 def meet(cluster: Cluster, timeout: float, error: str = "") -> None:
-    """Wait until all processes have come to the coordinator's address; there process 0 compares what each believes, and
-    tells all of them. `error`: why this one cannot take part. Raises SharedError.
+    """Waits at most `timeout` seconds until all processes have come to the coordinator's address.
 
-    jax's own service takes over the port afterwards. It knows most of these mistakes as well, but ends the process over
-    them from C++, without a word on what to do."""
-    deadline = time.monotonic() + timeout
-    hello = {"index": cluster.index, "count": cluster.count, "name": socket.gethostname(), "error": error}
-    verdict = _host_meeting(cluster, hello, deadline) if cluster.index == 0 else _join(cluster, hello, deadline)
-    if verdict:
-        raise SharedError(verdict)
+    `error` says why this process cannot take part. Process 0 tells every process that came what is wrong, and all
+    raise SharedError: a missing process, two of one number, different counts, an error. A process that cannot reach
+    process 0 raises SharedError too.
+    """
+    hello, deadline = Hello(cluster.index, cluster.count, socket.gethostname(), error), time.monotonic() + timeout
+    fault = _receive(cluster, hello, deadline) if cluster.index == 0 else _join(cluster, hello, deadline)
+    if fault:
+        raise SharedError(fault)
 
 
-def _host_meeting(cluster: Cluster, hello: dict, deadline: float) -> str:
-    """Process 0: what is wrong, "" if nothing is, once all have come or one has that cannot take part."""
-    port = int(cluster.address.rpartition(":")[2])
+def _receive(cluster: Cluster, hello: Hello, deadline: float) -> str:
+    """In process 0: receives the others until all have come, tells them what is wrong ("" if nothing), returns it."""
+    port, both = int(cluster.address.rpartition(":")[2]), socket.has_dualstack_ipv6()
     try:
-        both = socket.has_dualstack_ipv6()
         server = socket.create_server(("", port), family=socket.AF_INET6 if both else socket.AF_INET, backlog=1024,
                                       dualstack_ipv6=both)
     except OSError as error:
-        return f"the coordinator (process 0, {cluster.source}) cannot listen on port {port} of {hello['name']} " \
+        return f"the coordinator (process 0, {cluster.source}) cannot listen on port {port} of {hello.name} " \
                f"({error.strerror}): another run may be using it; choose another port."
-    present, waiting, verdict = [hello], [], _mistake(cluster, [hello])
+    present, waiting, fault = [hello], [], _mistake(cluster, [hello])
     with server:
-        while len({hello["index"] for hello in present}) < cluster.count:
-            if verdict:
-                deadline = min(deadline, time.monotonic() + LINGER)      # the others come about now, and are told too
+        while len({one.index for one in present}) < cluster.count:
+            if fault:
+                deadline = min(deadline, time.monotonic() + LINGER)
             server.settimeout(max(deadline - time.monotonic(), 0.01))
             try:
                 connection, _ = server.accept()
             except TimeoutError:
                 break
-            with suppress(OSError, ValueError):        # a stranger at the door
+            # A stranger that knocks at the port (a scanner, a health check) says something else.
+            with suppress(OSError, ValueError, TypeError):
                 connection.settimeout(5)
-                present.append(_checked_hello(connection.makefile("rb").readline(4096)))
+                present.append(Hello(**json.loads(connection.makefile("rb").readline(4096))))
                 waiting.append(connection)
-                verdict = verdict or _mistake(cluster, present)
-        verdict = verdict or _absent(cluster, present)
+            fault = fault or _mistake(cluster, present)
+        fault = fault or _absent(cluster, present)
         for connection in waiting:
-            with closing(connection), suppress(OSError):
-                connection.sendall(json.dumps({"verdict": verdict}).encode() + b"\n")
-                connection.recv(1)                     # they close first: the port is free for jax then
-    return verdict
+            with connection, suppress(OSError):
+                connection.sendall(json.dumps({"fault": fault}).encode() + b"\n")
+                # The other side closes first: so the port is free for jax at once.
+                connection.recv(1)
+    return fault
 
 
-def _checked_hello(line: bytes) -> dict:
-    """What a process says of itself; ValueError for anything else."""
-    hello = json.loads(line)
-    kinds = {"index": int, "count": int, "name": str, "error": str}
-    if not isinstance(hello, dict) or {name: type(value) for name, value in hello.items()} != kinds:
-        raise ValueError("not a process of this run")
-    return hello
-
-
-def _mistake(cluster: Cluster, present: list[dict]) -> str:
+def _mistake(cluster: Cluster, present: Sequence[Hello]) -> str:
     seen: dict[int, str] = {}
-    for hello in present:
-        who = f"process {hello['index']} on {hello['name']}"
-        if hello["error"]:
-            return f"{who} cannot take part in the run: {hello['error']}"
-        if hello["count"] != cluster.count:
-            return f"{who} was told of {hello['count']} processes, process 0 of {cluster.count} ({cluster.source}): " \
-                   "give all of them the same number."
-        if hello["index"] in seen:
-            return f"two processes are number {hello['index']} (on {seen[hello['index']]} and {hello['name']}): give " \
-                   "each a number of its own."
-        seen[hello["index"]] = hello["name"]
+    for index, count, name, error in present:
+        if error:
+            return f"process {index} on {name} cannot take part in the run: {error}"
+        if count != cluster.count:
+            return f"process {index} on {name} was told of {count} processes, process 0 of {cluster.count} " \
+                   f"({cluster.source}): give all of them the same number."
+        if index in seen:
+            return f"two processes are number {index} (on {seen[index]} and {name}): give each a number of its own."
+        seen[index] = name
     return ""
 
 
-def _absent(cluster: Cluster, present: list[dict]) -> str:
-    absent = sorted(set(range(cluster.count)) - {hello["index"] for hello in present})
+def _absent(cluster: Cluster, present: Sequence[Hello]) -> str:
+    absent = sorted(set(range(cluster.count)) - {one.index for one in present})
     if not absent:
         return ""
     names = ", ".join(map(str, absent[:8])) + (f" and {len(absent) - 8} more" if len(absent) > 8 else "")
@@ -248,29 +260,30 @@ def _absent(cluster: Cluster, present: list[dict]) -> str:
            "open to their machines."
 
 
-def _join(cluster: Cluster, hello: dict, deadline: float) -> str:
-    """Another process: the verdict of process 0."""
+def _join(cluster: Cluster, hello: Hello, deadline: float) -> str:
+    """In every other process: says hello to process 0, and returns what it answers."""
     host, _, port = cluster.address.rpartition(":")
     reason = "no answer"
     while time.monotonic() < deadline:
         try:
             with socket.create_connection((host.strip("[]"), int(port)), 5) as connection:
-                connection.sendall(json.dumps(hello).encode() + b"\n")
-                connection.settimeout(max(deadline - time.monotonic(), 0) + 10)     # process 0 speaks at its deadline
-                return json.loads(connection.makefile("rb").readline(1 << 16))["verdict"]
+                connection.sendall(json.dumps(hello._asdict()).encode() + b"\n")
+                # Process 0 answers at its own deadline, which may be a little later.
+                connection.settimeout(max(deadline - time.monotonic(), 0) + 10)
+                return json.loads(connection.makefile("rb").readline(1 << 16))["fault"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             time.sleep(0.2)
     return f"process {cluster.index} of {cluster.count} cannot reach the coordinator at {cluster.address} " \
-           f"({reason}; {cluster.source}): see whether process 0 runs there, that the name is that of its machine, " \
-           "and that the port is open."
+           f"({reason}; {cluster.source}): see whether process 0 runs there, that the name is its machine's, and " \
+           "that the port is open."
 
 
-# --- going on together
+# --- exchanging values
 
 
 def process_count() -> int:
-    """Processes of the run; asks no device before there are several."""
+    """The number of processes of the run. Starts no device."""
     if "jax" not in sys.modules:
         return 1
     import jax
@@ -278,7 +291,7 @@ def process_count() -> int:
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes what only one may write."""
+    """Whether this is process 0, which writes what only one process may write."""
     if process_count() == 1:
         return True
     import jax
@@ -286,62 +299,48 @@ def is_first() -> bool:
 
 
 def gather(value: Any) -> list:
-    """The values of all processes, in their order; every process must call it at the same place. Any size: what
-    travels is cut into pieces of one size, so nothing is compiled after the first call."""
+    """The values of all processes, in the order of the processes. Every process must call it at the same place.
+
+    A value is anything that pickle takes, of any size. Nothing is compiled after the first call.
+    """
     if process_count() == 1:
         return [value]
+    from jax.experimental.multihost_utils import process_allgather
     data = np.frombuffer(pickle.dumps(value, pickle.HIGHEST_PROTOCOL), np.uint8)
-    sizes = _all_gather(np.array([len(data)], np.uint32))[:, 0]
-    pieces = []
-    for start in range(0, int(sizes.max()), CHUNK):
-        piece = np.zeros(CHUNK, np.uint8)
-        part = data[start:start + CHUNK]
-        piece[:len(part)] = part
-        pieces.append(_all_gather(piece))
-    rows = np.concatenate(pieces, 1)
+    sizes = process_allgather(np.uint32(len(data)))
+    # process_allgather compiles for every new shape, so the bytes travel in pieces of one size.
+    padded = np.zeros(-(-int(sizes.max()) // CHUNK) * CHUNK, np.uint8)
+    padded[:len(data)] = data
+    rows = np.concatenate([process_allgather(piece) for piece in padded.reshape(-1, CHUNK)], 1)
     return [pickle.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
-
-
-@cache
-def _exchange():
-    """Where a process's row lies before and after the exchange, and the program."""
-    import jax
-    from jax.sharding import Mesh, NamedSharding, PartitionSpec
-    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
-    mesh = Mesh(np.array(devices).reshape(jax.process_count(), -1), ("process", "device"))
-    program = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))
-    return NamedSharding(mesh, PartitionSpec("process")), program
-
-
-def _all_gather(row: np.ndarray) -> np.ndarray:
-    """[n] of each process, of one shape -> [processes, n]."""
-    import jax
-    sharding, program = _exchange()
-    here = jax.make_array_from_process_local_data(sharding, row[None], (process_count(), *row.shape))
-    return np.asarray(program(here).addressable_data(0))
 
 
 @contextmanager
 def together(what: str) -> Iterator[None]:
-    """All processes leave the block, or all raise: SharedError with the text of the first that failed `what`. Nothing
-    in the block may wait for another process."""
+    """All processes leave the block, or all raise SharedError with the error of the first that failed at `what`.
+
+    A process whose own error is not an InputError raises that error, with its traceback. Nothing in the block may
+    wait for another process.
+    """
     error, said = None, ""
     try:
         yield
+    # Any error of one process must reach the others, which wait in the `gather` below.
     except Exception as raised:
         if process_count() == 1:
             raise
         error, said = raised, str(raised) if isinstance(raised, InputError) else f"{type(raised).__name__}: {raised}"
     failed = [(index, *answer) for index, answer in enumerate(gather((said, socket.gethostname()))) if answer[0]]
     if error is not None and not isinstance(error, InputError):
-        raise error                        # with its traceback
+        raise error
     if failed:
         index, text, name = failed[0]
         raise SharedError(text if said == text else f"process {index} on {name} failed in {what}: {text}") from error
 
 
 def require_same(value: Mapping[str, Any], what: str) -> None:
-    """Raises SharedError where an entry of `what` is not the same in all processes, and names it."""
+    """Raises SharedError naming each entry of `what` that differs between the processes."""
+    # Not multihost_utils.assert_equal: it takes arrays, and says that something differs, not what.
     values = gather(dict(value))
     for index, other in enumerate(values):
         different = [f"{name}: {values[0].get(name)!r} in process 0, {other.get(name)!r} in process {index}"
@@ -356,8 +355,9 @@ def require_same(value: Mapping[str, Any], what: str) -> None:
 
 @contextmanager
 def ends_together() -> Iterator[None]:
-    """A process that raises in here ends at once with its error's status, without waiting for the others, which would
-    wait for it. One that raises before it has met the others tells them."""
+    """A process that raises in the block ends at once with its error's status, and the others end with it.
+
+    A process that raises before it has met the others tells them at the coordinator's address."""
     try:
         yield
     except BaseException as error:
@@ -369,18 +369,19 @@ def ends_together() -> Iterator[None]:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What a SystemExit was raised for."""
+    """The error that a SystemExit was raised for; any other error itself."""
     return error.__context__ if isinstance(error, SystemExit) and error.__context__ is not None else error
 
 
 def _status(error: BaseException) -> int:
+    """The exit status that the error ends a command with."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     return 2 if isinstance(error, InputError) else 130 if isinstance(error, KeyboardInterrupt) else 1
 
 
 def _excuse(error: BaseException) -> None:
-    """Tell the others, who wait at the coordinator's address, why this process does not come."""
+    """Tells the others, which wait at the coordinator's address, why this process does not come."""
     with suppress(InputError):
         cluster = cluster_of(os.environ)
         if cluster is not None:

@@ -1,6 +1,13 @@
-"""Device meshes, and the one table that says which logical axis lives on which mesh axis."""
+"""Device meshes, and the sharding table: which mesh axis each logical axis of an array is divided over.
+
+A mesh has four axes, which the fields of `MeshConfig` size. Rows of a batch are divided over data and fsdp,
+parameters over fsdp and tensor, the tokens of a row over context. Every array names its dimensions by logical axes.
+`RULES` alone says what those mean on a mesh, so a new layout is a change of `RULES`. (The logical axes of the
+parameters are in `nft_jax.model.parameters`.)
+"""
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -13,73 +20,89 @@ from nft_jax.runtime.distributed import process_count
 from nft_jax.types import InputError
 
 AXES = ("data", "fsdp", "tensor", "context")
+TYPES = (AxisType.Auto,) * len(AXES)
 
-# Logical axis -> mesh axes. No two logical axes of one array may meet on a mesh axis (checked in `partition_spec`).
+# The sharding table. Two dimensions of one array must not meet on a mesh axis: `partition_spec` checks each array.
 RULES: dict[str | None, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),        # rows of a train batch, slots of the sampler
     "context": ("context",),          # tokens of a row
-    "embed": ("fsdp",),
+    "embed": ("fsdp",),               # hidden size: fsdp gathers a layer's weights for its use
     "vocab": ("tensor",),
-    "heads": ("tensor",),
-    "kv_heads": ("tensor",),
-    "mlp": ("tensor",),
-    None: (),
+    "heads": ("tensor",),             # query heads
+    "kv_heads": ("tensor",),          # whole on every device where tensor exceeds their number
+    "mlp": ("tensor",),               # feed-forward size
+    None: (),                         # whole on every device
 }
 
-# Parameter name -> logical axes. Layer parameters have the layer axis in front, which is never sharded.
-PARAMETER_AXES: dict[str, tuple[str | None, ...]] = {
-    "embed": ("vocab", "embed"),
-    "head": ("embed", "vocab"),
-    "final_norm": (None,),
-    "attention_norm": (None, None),
-    "post_attention_norm": (None, None),
-    "mlp_norm": (None, None),
-    "post_mlp_norm": (None, None),
-    "query": (None, "embed", "heads", None),
-    "key": (None, "embed", "kv_heads", None),
-    "value": (None, "embed", "kv_heads", None),
-    "query_bias": (None, "heads", None),
-    "key_bias": (None, "kv_heads", None),
-    "value_bias": (None, "kv_heads", None),
-    "query_norm": (None, None),
-    "key_norm": (None, None),
-    "out": (None, "heads", None, "embed"),
-    "gate": (None, "embed", "mlp"),
-    "up": (None, "embed", "mlp"),
-    "down": (None, "mlp", "embed"),
-}
+
+def partition_spec(axes: Sequence[str | None]) -> PartitionSpec:
+    """The PartitionSpec of an array with these logical axes. ValueError where two dimensions meet on a mesh axis."""
+    used = [mesh_axis for axis in axes for mesh_axis in RULES[axis]]
+    if len(used) != len(set(used)):
+        raise ValueError(f"logical axes {tuple(axes)} put two dimensions on one mesh axis ({used})")
+    return PartitionSpec(*(RULES[axis] or None for axis in axes))
+
+
+def sharding(mesh: Mesh, *axes: str | None) -> NamedSharding:
+    """The sharding of an array with these logical axes, `sharding(mesh, "batch", None)`; replicated without axes."""
+    return NamedSharding(mesh, partition_spec(axes))
+
+
+def constrain(x, mesh: Mesh | None, *axes: str | None):
+    """`x` laid out by its logical axes, inside a traced function. Without a mesh, or on one device, `x` itself."""
+    if mesh is None or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, sharding(mesh, *axes))
+
+
+def data_parallel_size(mesh: Mesh) -> int:
+    """Devices among which rows and slots are divided."""
+    return _shards(mesh, "batch")
+
+
+def _shards(mesh: Mesh, axis: str | None) -> int:
+    return math.prod(mesh.shape[mesh_axis] for mesh_axis in RULES[axis])
+
+
+def sharded_bytes(tree) -> int:
+    """Bytes on one device of a tree of jax.ShapeDtypeStruct. A leaf without a sharding counts whole."""
+    def size(leaf) -> int:
+        shape = leaf.shape if getattr(leaf, "sharding", None) is None else leaf.sharding.shard_shape(leaf.shape)
+        return math.prod(shape) * leaf.dtype.itemsize
+
+    return sum(size(leaf) for leaf in jax.tree.leaves(tree))
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh of a run over all devices (or those given), those of all processes; `tensor` and `context` stay inside
-    a process, which decodes on its own devices. Raises InputError when the sizes do not fit them."""
+    """The mesh of a run over `devices` (None: all devices of all processes).
+
+    `tensor` and `context` stay inside a process, since every process decodes on its own devices. Raises InputError
+    when the sizes do not fit the devices.
+    """
     devices = jax.devices() if devices is None else devices
     sizes = [config.data, config.fsdp, config.tensor, config.context]
-    known = int(np.prod([size for size in sizes if size != -1]))
+    known = math.prod(size for size in sizes if size != -1)
     if -1 in sizes and len(devices) % known == 0:
         sizes[sizes.index(-1)] = len(devices) // known
-    if int(np.prod(sizes)) != len(devices):
+    if math.prod(sizes) != len(devices):
         raise InputError(
             f"mesh (data, fsdp, tensor, context) is {(config.data, config.fsdp, config.tensor, config.context)}, but "
             f"there are {len(devices)} devices: make the product of the four sizes {len(devices)}, or set one to -1.")
-    types = (AxisType.Auto,) * len(AXES)
     try:
-        mesh = jax.make_mesh(tuple(sizes), AXES, types, devices=devices)
-    except NotImplementedError:       # no axis of the slice is that long (tensor 4 on 8x8x16): part of one is taken
+        mesh = jax.make_mesh(tuple(sizes), AXES, TYPES, devices=devices)
+    except NotImplementedError:
+        # No axis of the TPU slice has this length (tensor 4 on 8x8x16). Then a part of an axis is taken.
         mesh = Mesh(mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True), AXES,
-                    axis_types=types)
+                    axis_types=TYPES)
     return mesh if len({device.process_index for device in devices}) == 1 else _by_process(mesh)
 
 
-def hosts(mesh: Mesh) -> int:
-    """Processes of this run that have devices of the mesh. (Devices of a topology that is only compiled for belong to
-    processes that are not there: 1.)"""
-    return 1 if process_count() == 1 else len({device.process_index for device in mesh.devices.flat})
-
-
 def _by_process(mesh: Mesh) -> Mesh:
-    """The mesh, its devices arranged so that `tensor` and `context` cross no process. Raises InputError where they
-    must: the weights that decode are divided over `tensor`, and no process decodes with another."""
+    """The mesh with its devices arranged so that `tensor` and `context` cross no process.
+
+    Raises InputError where they must cross one. The weights that decode are divided over `tensor`, and no process
+    decodes together with another.
+    """
     owners = [device.process_index for device in mesh.devices.flat]
     each = {owners.count(process) for process in owners}
     inside = mesh.shape["tensor"] * mesh.shape["context"]
@@ -96,26 +119,38 @@ def _by_process(mesh: Mesh) -> Mesh:
     if (places == places[:, :, :1, :1]).all():
         return mesh
     share = local // inside                            # of data * fsdp, in one process
-    fsdp = int(np.gcd(mesh.shape["fsdp"], share))
+    fsdp = math.gcd(mesh.shape["fsdp"], share)
     within = (share // fsdp, fsdp, mesh.shape["tensor"], mesh.shape["context"])
     across = [whole // part for whole, part in zip(mesh.devices.shape, within, strict=True)]
     devices = mesh_utils.create_hybrid_device_mesh(within, across, list(mesh.devices.flat), process_is_granule=True)
-    return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return Mesh(devices, AXES, axis_types=TYPES)
+
+
+def hosts(mesh: Mesh) -> int:
+    """Processes of this run that have devices of the mesh.
+
+    1 for a topology that is only compiled for: its devices belong to processes that do not exist.
+    """
+    return 1 if process_count() == 1 else len({device.process_index for device in mesh.devices.flat})
 
 
 def host_mesh(mesh: Mesh) -> Mesh:
-    """The part of a mesh of several processes that this one decodes on: its devices, all of `tensor` and `context`, and
-    the rest of them as `data`. A mesh of one process is its own part."""
+    """The mesh that this process decodes on: its own devices, with all of `tensor`, and the rest of them as `data`.
+
+    `context` is whole too. A mesh of one process is its own host mesh.
+    """
     if hosts(mesh) == 1:
         return mesh
     here = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
-    return Mesh(np.array(here).reshape(-1, 1, mesh.shape["tensor"], mesh.shape["context"]), AXES,
-                axis_types=(AxisType.Auto,) * len(AXES))
+    return Mesh(np.array(here).reshape(-1, 1, mesh.shape["tensor"], mesh.shape["context"]), AXES, axis_types=TYPES)
 
 
 def place(x, where: NamedSharding):
-    """An array of the host, or the shape of one, as a program takes it: as it is, or, where the mesh spans several
-    processes, on the devices, each process having put its own devices' part there. All must hold the same array."""
+    """A host array, or its shape, as a program takes it.
+
+    On a mesh of one process: `x` as it is. On a mesh of several: on the devices, where each process has put the part
+    of its own devices. All processes must hold the same array.
+    """
     if hosts(where.mesh) == 1:
         return x
     if isinstance(x, jax.ShapeDtypeStruct):
@@ -124,60 +159,8 @@ def place(x, where: NamedSharding):
 
 
 def require_host_memory(remat: str, mesh: Mesh) -> None:
-    """InputError where `policy.remat` wants activations in the host's memory and the devices cannot reach it."""
+    """Raises InputError where `policy.remat` offloads activations to host memory that the devices cannot reach."""
     device = mesh.devices.flat[0]
     if remat == "offload" and "pinned_host" not in {memory.kind for memory in device.addressable_memories()}:
         raise InputError(f"policy.remat is {remat!r}, but the platform {device.platform} has no memory of the kind "
                          "pinned_host: use block, which recomputes as much.")
-
-
-def data_parallel_size(mesh: Mesh) -> int:
-    """Devices among which rows and slots are divided."""
-    return int(np.prod([mesh.shape[axis] for axis in RULES["batch"]]))
-
-
-def partition_spec(axes: Sequence[str | None]) -> PartitionSpec:
-    """Logical axes of an array -> its PartitionSpec, by `RULES`."""
-    used = [mesh_axis for axis in axes for mesh_axis in RULES[axis]]
-    if len(used) != len(set(used)):
-        raise ValueError(f"logical axes {tuple(axes)} put two dimensions on one mesh axis ({used})")
-    return PartitionSpec(*(RULES[axis] or None for axis in axes))
-
-
-def sharding(mesh: Mesh, *axes: str | None) -> NamedSharding:
-    """`sharding(mesh, "batch", None)`; without axes, replicated."""
-    return NamedSharding(mesh, partition_spec(axes))
-
-
-def constrain(x, mesh: Mesh | None, *axes: str | None):
-    """`x` laid out by its logical axes inside a traced function; `x` itself without a mesh, or on one device."""
-    if mesh is None or mesh.size == 1:
-        return x
-    return jax.lax.with_sharding_constraint(x, sharding(mesh, *axes))
-
-
-def constrain_parameters(tree, mesh: Mesh | None):
-    """A dict named and shaped like the parameters (their gradient), laid out like them; as `constrain`."""
-    if mesh is None or mesh.size == 1:
-        return tree
-    return jax.lax.with_sharding_constraint(tree, parameter_shardings(tree, mesh))
-
-
-def parameter_axes(name: str, shape: Sequence[int], mesh: Mesh) -> tuple[str | None, ...]:
-    """Logical axes of a parameter of this shape on this mesh. kv heads are replicated where `tensor` exceeds them; any
-    other size that its mesh axes do not divide is an InputError naming both."""
-    axes = list(PARAMETER_AXES[name])
-    for dimension, axis in enumerate(axes):
-        shards, size = int(np.prod([mesh.shape[mesh_axis] for mesh_axis in RULES[axis]])), shape[dimension]
-        if axis == "kv_heads" and shards > size:
-            axes[dimension] = None
-        elif size % shards:
-            raise InputError(f"mesh.{'/'.join(RULES[axis])} is {shards}, which does not divide the {size} of "
-                             f"{name!r} ({axis}): choose a size that divides {size}.")
-    return tuple(axes)
-
-
-def parameter_shardings(params, mesh: Mesh):
-    """Shardings of a parameter dict (arrays or shapes), by `parameter_axes`."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: sharding(mesh, *parameter_axes(path[-1].key, leaf.shape, mesh)), params)

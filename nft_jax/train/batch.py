@@ -18,7 +18,7 @@ import numpy as np
 from nft_jax.config import Config, ObjectiveConfig, TermsConfig
 from nft_jax.model.config import ModelConfig
 from nft_jax.objectives.registry import overlong_penalty, token_weights
-from nft_jax.objectives.terms import OFF, mismatch_weights, trained
+from nft_jax.objectives.terms import OFF, answers_in_loss, mismatch_weights
 from nft_jax.types import Group, TrainBatch
 
 SHORTEST_ROW = 128      # shorter rows save next to nothing, and each length is two programs to compile
@@ -118,7 +118,7 @@ def examples_of(group: Group, loss: ObjectiveConfig, max_new_tokens: int,
     mean, std = rewards.mean(), rewards.std(ddof=loss.std_ddof)
     old, reference = (scored or (None,) * len(group.rollouts)
                       for scored in (group.old_logprobs, group.reference_logprobs))
-    chosen = set(trained(group, terms))
+    chosen = set(answers_in_loss(group, terms))
     return [Example(group.prompt.tokens, rollout.tokens, reward, mean, std, old[i], group.prompt.index, reference[i],
                     1.0 if terms.mismatch == "off" else
                     mismatch_weights(terms.mismatch, old[i], rollout.logprobs, terms.mismatch_cap))

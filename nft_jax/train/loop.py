@@ -1,9 +1,13 @@
 """The training loop: Algorithm 1 of Negative-aware Fine-Tuning (H. Chen et al., arXiv 2505.18116).
 
-    repeat   sample K answers to every prompt with pi_old, judge them,         collect
-             keep the prompts that have right and wrong ones;
-             compute the answers' log-probs under pi_old;                      score
-             take several optimizer steps on the token loss                    update
+A step is one rollout phase and the optimizer updates on its answers:
+1. `collect`   samples K answers to every prompt with the current policy, pi_old, judges them, and keeps the groups
+               with right and wrong answers;
+2. `score`     computes the log-probs of their answers under pi_old, by the trainer's own graph;
+3. `update`    deals the groups to optimizer updates, packs them and hands them to the devices;
+4. `finish`    writes the answers while the devices train, then waits for the metrics;
+5. `evaluate`  measures accuracy on held-out questions, now and then;
+6. the row of metrics is written, and then, now and then, a checkpoint (`nft_jax.train.saving`).
 """
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ import math
 import shlex
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 import jax
@@ -20,69 +25,61 @@ import numpy as np
 from nft_jax.config import Config
 from nft_jax.objectives.custom import adopt
 from nft_jax.objectives.registry import Objective, TokenLoss, find_objective
-from nft_jax.objectives.terms import answer_terms, trained
+from nft_jax.objectives.terms import answer_terms, answers_in_loss
 from nft_jax.policy import Policy, save
-from nft_jax.record.metrics import (
-    answer_metrics,
-    draw_curves,
-    mismatch_metrics,
-    mode_disagreement,
-    peak_memory_mb,
-    read_metrics,
-)
-from nft_jax.rollout.evaluation import evaluation_key, evaluation_metrics, judged_groups
+from nft_jax.record.metrics import draw_curves, mismatch_metrics, read_metrics
+from nft_jax.rollout.evaluation import evaluation_key, evaluation_metrics
+from nft_jax.rollout.judged import judged_groups
 from nft_jax.rollout.sampling import SamplingParams
-from nft_jax.runtime.clock import Clock
 from nft_jax.runtime.compilation import use_compilation_cache
 from nft_jax.runtime.distributed import gather, initialise, is_first
 from nft_jax.runtime.files import replaced
 from nft_jax.runtime.stops import StopRun
 from nft_jax.train.batch import Example, choose_shape, deal, examples_of, make_batch, unpack
-from nft_jax.train.nonfinite import nonfinite_logprobs
-from nft_jax.train.row import Rollouts, Row
-from nft_jax.train.run import Progress, Run, open_run
-from nft_jax.train.saving import finish_writing, save_checkpoint
-from nft_jax.train.state import TrainState, learning_rate
+from nft_jax.train.opening import open_run
+from nft_jax.train.run import Run
+from nft_jax.train.saving import count_updates, finish_writing, save_if_due, save_last, write_rollouts, write_row
+from nft_jax.train.state import Progress, TrainState, learning_rate
 from nft_jax.train.step import place_batch
+from nft_jax.train.step_metrics import Rollouts, Updates
 from nft_jax.types import Group, Halted, InputError, TrainBatch
 from nft_jax.verify import Verifier
 
-TRAINING = 0       # which of the seed's streams of random numbers; the other is `evaluation_key`
+TRAINING = 0       # which of the seed's streams of random numbers; `evaluation_key` is the other
 
 
 def train(config: Config, *, objective: Objective | TokenLoss | None = None, fresh: bool = False,
           verifier: Verifier | None = None, quiet: bool = False, profile: bool = False) -> dict:
-    """Run `config` to its end, or continue it from its folder's newest checkpoint; returns the summary. `objective`: a
-    token loss of your own in place of config.objective (a function as `token_loss` takes it, or an `Objective`).
+    """Run `config` to its end, or continue it from the newest checkpoint of its folder. Returns the summary.
 
-    SIGINT and SIGTERM give up what is being sampled, save and return: the same call goes on, and ends bit by bit like a
-    run that was never stopped. `profile` records a timeline of two steps into the run's folder. Compiled programs are
-    kept (`use_compilation_cache`). Where the environment names other processes, this is one of them
-    (`nft_jax.runtime.distributed`). Raises InputError for bad input, before heavy work where that is possible, and
-    Halted where the run ended itself.
+    objective: a token loss of your own in place of config.objective: a function as `token_loss` takes it, or an
+        `Objective` of one.
+    profile: record a timeline of two steps into the folder of the run.
+
+    SIGINT and SIGTERM give up what is being sampled, save and return. The same call then continues, and ends bit by bit
+    like a run that was never stopped. Compiled programs are kept (`use_compilation_cache`). Where the environment names
+    other processes, this is one of them (`nft_jax.runtime.distributed`).
+
+    Raises InputError for bad input, before heavy work where that is possible, and Halted where the run ended itself.
     """
     initialise()
     if objective is not None:
         config = replace(config, objective=adopt(objective))
     use_compilation_cache()
     with open_run(config, fresh=fresh, verifier=verifier, quiet=quiet, profile=profile) as (run, state, progress):
-        if progress.step == 0:
-            begin(run, state, progress)
-        if progress.unfinished is not None:
-            row, progress.unfinished = Row(progress.step, Clock(run.phase), progress.unfinished), None
-            end_step(run, state, progress, row)
+        # The model as it came, or a step whose evaluation was given up.
+        if evaluation_is_due(run.config, progress):
+            record(run, state, progress, {})
         while progress.step < run.config.steps and not run.halted and not run.stop.reached():
             with run.timeline.step(progress.step + 1):
-                run.watchdog.feed("collect", progress.step + 1)
-                clock, before = Clock(run.phase), replace(progress)
                 try:
-                    rollouts = next_rollouts(run, state.params, progress, clock)
-                except StopRun:                # the parameters are those of `before`: from there it is done again
-                    progress = before
+                    rollouts = collect(run, state.params, progress)
+                except StopRun:
+                    # Neither the parameters nor `progress` have changed: the step is done again.
                     break
-                state, row = update(run, state, rollouts.kept, progress, clock)
-                progress.step += 1
-                finish_step(run, state, progress, rollouts, row)
+                state, updates = update(run, state, rollouts.kept, progress)
+                metrics = finish(run, rollouts, updates, progress)
+                record(run, state, progress, metrics)
         summary = conclude(run, state, progress)
     if run.halted:
         raise Halted(f"{run.halted} None of them changed the parameters, and the run is saved as of step "
@@ -91,46 +88,37 @@ def train(config: Config, *, objective: Objective | TokenLoss | None = None, fre
     return summary
 
 
-def next_rollouts(run: Run, params, progress: Progress, clock: Clock) -> Rollouts:
-    """What this step trains on. With rollout.rollout_ahead it is there already, and that of the next step is collected
-    now, before this step changes the parameters. (The last step collects nothing ahead: a run that is continued
-    further then samples for its next step with the parameters as they are.)"""
-    ahead, rollouts = run.config.rollout.rollout_ahead, progress.ahead
-    if rollouts is None:
-        rollouts = collect(run, params, progress, progress.step, clock)
-    more = ahead and progress.step + ahead < run.config.steps
-    progress.ahead = collect(run, params, progress, progress.step + ahead, clock) if more else None
-    return rollouts
-
-
-def collect(run: Run, params, progress: Progress, rollout_index: int, clock: Clock) -> Rollouts:
+def collect(run: Run, params, progress: Progress) -> Rollouts:
     """The first prompts_per_step groups with unequal rewards, in the order of the prompt stream.
 
-    First come the groups carried over, then new ones until prompts_per_step are there or max_generation_batches have
-    been asked for; a further batch has as many prompts as the share accepted so far calls for. That share is known
-    when the batch is judged, so at its end, as the longest answers are decoded, slots stay empty: filling them with
-    prompts that may not be needed would make what a step generates depend on which answer ended first. Every new group
-    is scored by the parameters that sampled it; surplus is carried. Raises StopRun, with `progress` as it was, where
-    the run is to stop.
+    First come the groups carried over. Then batches of new prompts follow until the groups are enough, or
+    max_generation_batches have been sampled. A further batch has as many prompts as the share accepted so far calls
+    for. Every new group is scored by the parameters that sampled it; surplus groups are carried to the next step.
+
+    Raises StopRun, with `progress` as it was, where the run is to stop.
     """
     rollout = run.config.rollout
     sampling = SamplingParams(rollout.temperature, rollout.top_k, rollout.top_p, rollout.min_p)
     key = jax.random.fold_in(jax.random.key(run.config.seed), TRAINING)
     accepted, seen, share = list(progress.carried), [], 1.0
     weights = None
+    run.watchdog.feed("collect", progress.step + 1)
     for _ in range(rollout.max_generation_batches):
         missing = rollout.prompts_per_step - len(accepted)
         if missing <= 0:
             break
-        if weights is None:                # once for all batches, and not where the carried groups are enough
-            with clock.phase("rollout"):
+        # Cast once for all batches, and not at all where the carried groups are enough.
+        if weights is None:
+            with run.clock.phase("rollout"):
                 weights = run.sampler.cast(params)
         run.stop.check()
         prompts = run.stream.take(min(rollout.prompts_per_step, math.ceil(missing / share)))
+        # The next batch is sized only after this one is judged, so slots idle while the longest answers finish. To fill
+        # them with prompts that may not be needed would make the rollouts depend on which answer ended first.
         judged = judged_groups(run.sampler, run.verifier, weights, prompts, rollout.samples_per_prompt, key,
-                               rollout_index, sampling, progress=run.alive, settled=run.stop.check, phase=clock.phase)
-        groups = score(run, params, judged, clock)
-        clock.sampled += sum(len(r.tokens) for group in groups for r in group.rollouts)
+                               progress.step, sampling, progress=run.alive, settled=run.stop.check,
+                               phase=run.clock.phase)
+        groups = score(run, params, judged)
         seen += groups
         accepted += [group for group in groups if group.has_signal]
         share = max(sum(group.has_signal for group in seen) / len(seen), 1 / 16)
@@ -140,11 +128,13 @@ def collect(run: Run, params, progress: Progress, rollout_index: int, clock: Clo
     return Rollouts(accepted[:rollout.prompts_per_step], seen)
 
 
-def score(run: Run, params, judged: Iterator[Group], clock: Clock) -> list[Group]:
-    """All groups in their order, those with unequal rewards with `old_logprobs`, by the trainer's own graph or the
-    sampler's as the configuration says, and with `reference_logprobs` where there is a reference. The first groups are
-    packed and handed to the devices while the last are being sampled and judged (what decoding then waits for them is
-    in seconds/rollout)."""
+def score(run: Run, params, judged: Iterator[Group]) -> list[Group]:
+    """All groups in their order; groups with unequal rewards get log-probs.
+
+    `old_logprobs` are by the trainer's own graph or the sampler's, as rollout.old_logprobs says;
+    `reference_logprobs` are by the reference, in a run that has one. The first groups are packed and handed to the
+    devices while the last ones are still sampled and judged; decoding waits for them within seconds/rollout.
+    """
     choice = run.config.rollout.old_logprobs
     scorers = {"old_logprobs": params} if choice == "trainer" else {}
     if run.reference is not None:
@@ -152,7 +142,7 @@ def score(run: Run, params, judged: Iterator[Group], clock: Clock) -> list[Group
     groups, waiting, parts = [], [], []
 
     def dispatch(part: list[int]) -> None:
-        with clock.phase("score"):
+        with run.clock.phase("score"):
             batch, places = pack(run, [Example(groups[i].prompt.tokens, r.tokens)
                                        for i in part for r in groups[i].rollouts])
             batch = place_batch(batch, run.mesh)
@@ -171,7 +161,7 @@ def score(run: Run, params, judged: Iterator[Group], clock: Clock) -> list[Group
             waiting = []
     if scorers and waiting:
         dispatch(waiting)
-    with clock.phase("score"):
+    with run.clock.phase("score"):
         for part, places, scored in parts:
             for name, values in scored.items():
                 values = iter(unpack(np.asarray(values), places))
@@ -186,125 +176,98 @@ def pack(run: Run, examples: list[Example], group_ids: bool = False) -> tuple[Tr
     return make_batch(examples, shape, run.config.loss.loss_agg, run.config.loss.constant_length, group_ids)
 
 
-def update(run: Run, state: TrainState, groups: list[Group], progress: Progress,
-           clock: Clock) -> tuple[TrainState, Row]:
-    """The optimizer steps of one rollout, handed to the devices: while they take one the host packs the next. Without
-    groups that have an answer to train on the step is skipped and counted."""
-    config, row = run.config, Row(progress.step + 1, clock, {}, before=run.trained)
-    row.metrics |= answer_terms(groups, config.terms)
-    groups = [group for group in groups if trained(group, config.terms)]
+def update(run: Run, state: TrainState, groups: list[Group], progress: Progress) -> tuple[TrainState, Updates]:
+    """The optimizer updates of one step, handed to the devices: while they compute one, the host packs the next.
+
+    Without a group that has an answer to train on, the step is skipped and counted."""
+    config, updates = run.config, Updates()
+    updates.metrics |= answer_terms(groups, config.terms)
+    groups = [group for group in groups if answers_in_loss(group, config.terms)]
     kept, parts = 0, deal(groups, config.batch.updates_per_step, (config.seed, progress.step)) if groups else []
     for part in parts:
-        with clock.phase("pack"):
+        with run.clock.phase("pack"):
             examples = [e for group in part for e in examples_of(group, config.loss, config.rollout.max_new_tokens,
                                                                 config.terms)]
             batch, _ = pack(run, examples, find_objective(config.objective).whole_groups)
-        with clock.phase("train"):
+        with run.clock.phase("train"):
             rate = learning_rate(config.optimizer, progress.updates)
             state, tally, norm = run.train_step(state, place_batch(batch, run.mesh), rate, config.rollout.temperature)
         progress.updates += 1
         kept += sum(len(e.response) for e in examples)
-        row.batches.append((batch, [group.prompt.index for group in part]))
-        row.tallies.append(tally)
-        row.norms.append(norm)
-        row.metrics["learning_rate"] = rate
+        updates.batches.append((batch, [group.prompt.index for group in part]))
+        updates.tallies.append(tally)
+        updates.norms.append(norm)
+        updates.metrics["learning_rate"] = rate
+    progress.step += 1
     progress.tokens_kept += kept
     progress.skipped_steps += not groups
-    row.metrics |= {"groups/kept": len(groups), "tokens/kept": kept, "steps_skipped": progress.skipped_steps}
+    updates.metrics |= {"groups/kept": len(groups), "tokens/kept": kept, "steps_skipped": progress.skipped_steps}
     if groups:
-        row.trained = run.trained = run.watcher.watch(norm)
-        row.metrics["accuracy/kept"] = float(np.mean(np.concatenate([group.rewards for group in groups])))
-        row.metrics |= mismatch_metrics(groups) if config.rollout.old_logprobs == "trainer" else {}
-    return state, row
+        updates.metrics["accuracy/kept"] = float(np.mean(np.concatenate([group.rewards for group in groups])))
+        updates.metrics |= mismatch_metrics(groups) if config.rollout.old_logprobs == "trainer" else {}
+    return state, updates
 
 
-def evaluate(run: Run, params, progress: Progress) -> dict:
-    """Accuracy on the held-out questions; the same random numbers every time. Raises StopRun where the run is to
-    stop."""
-    if not run.held_out:
-        return {}
-    settings = run.config.evaluation
-    key = evaluation_key(run.config.seed)
-    sampling = SamplingParams(settings.temperature, 0, settings.top_p, settings.min_p)
-    weights = run.sampler.cast(params)
-    metrics = evaluation_metrics({held.name: list(judged_groups(
-        run.sampler, run.examiner, weights, held.prompts, held.samples, key, held.stream, sampling,
-        progress=run.alive, settled=run.stop.check)) for held in run.held_out})
-    progress.accuracy = metrics.get("evaluation/accuracy/all")
+def finish(run: Run, rollouts: Rollouts, updates: Updates, progress: Progress) -> dict:
+    """Writes the answers of the step while the devices train, then waits for the updates. Returns the metrics."""
+    progress.tokens_generated += rollouts.tokens
+    metrics = updates.metrics | rollouts.metrics(run.config, len(progress.carried))
+    with run.clock.phase("write"):
+        write_rollouts(run, progress.step, rollouts)
+    if updates.batches:
+        found, skipped = updates.finish()
+        run.clock.span("train")
+        metrics |= found
+        count_updates(run, updates, skipped, progress)
     return metrics
 
 
-def begin(run: Run, state: TrainState, progress: Progress) -> None:
-    """The numbers of the model as it came, as step 0; nothing where the run is to stop."""
-    clock = Clock()
-    try:
-        metrics = evaluate(run, state.params, progress)
-    except StopRun:
-        return
-    best = run.config.checkpoint.best
-    if best and best not in metrics:
-        raise InputError(f"checkpoint.best is {best!r}, which the evaluation does not measure: use one of "
-                         f"{', '.join(metrics) or 'nothing (evaluation.source is empty)'}.")
-    progress.base_accuracy = progress.accuracy
-    progress.seconds += clock.total
-    run.writer.write(0, metrics | {"seconds/step": clock.total, "compiles": run.compiles.take()})
-    run.console.step(0, metrics)
+def record(run: Run, state: TrainState, progress: Progress, metrics: dict) -> None:
+    """Evaluates if that is due, writes the row of the step, and saves if that is due.
+
+    An evaluation that is given up, because the run is to stop, leaves no numbers. It is done again, with a row of its
+    own, when the run continues."""
+    if evaluation_is_due(run.config, progress):
+        with suppress(StopRun):
+            metrics |= evaluate(run, state.params, progress)
+    write_row(run, progress, metrics)
+    save_if_due(run, state, progress, metrics)
 
 
-def finish_step(run: Run, state: TrainState, progress: Progress, rollouts: Rollouts, row: Row) -> None:
-    """What the host does while the devices train: write the answers, and the row of the step before; then `end_step`.
-    """
-    config, clock = run.config, row.clock
-    seen, generated = rollouts.seen, sum(len(r.tokens) for group in rollouts.seen for r in group.rollouts)
-    progress.tokens_generated += generated
-    row.metrics |= run.late_seconds | answer_metrics(seen) | {
-        "groups/generated": len(seen), "groups/carried": len(progress.carried), "tokens/generated": generated,
-        "groups/accepted_share": sum(group.has_signal for group in seen) / max(len(seen), 1),
-        "nonfinite/logprobs": nonfinite_logprobs(rollouts.kept)}
-    if config.verifier.reward == "math" and config.verifier.mode == "equivalent":
-        row.metrics |= mode_disagreement(seen)
-    with clock.phase("write"):
-        run.write_rollouts(progress.step, seen, rollouts.kept)
-        run.write_row(progress)
-    run.late_seconds = {}
-    end_step(run, state, progress, row)
+def evaluation_is_due(config: Config, progress: Progress) -> bool:
+    """Before the first step, every evaluation.every steps, and after the last step; once for each step."""
+    step, every = progress.step, config.evaluation.every
+    return progress.evaluated != step and (step in (0, config.steps) or (every > 0 and step % every == 0))
 
 
-def end_step(run: Run, state: TrainState, progress: Progress, row: Row) -> None:
-    """Where it is time to evaluate or to save, that, and the row of this step. An evaluation that is given up, as the
-    run is to stop, is left to who goes on (`progress.unfinished`)."""
-    config, clock, run.row = run.config, row.clock, row
-    evaluates = progress.step == config.steps or bool(
-        config.evaluation.every and progress.step % config.evaluation.every == 0)
-    saves = progress.step % config.checkpoint.every == 0
-    if (evaluates or saves) and row.trained is not None:
-        row.trained.result()               # so that it is in the seconds of this step, and not in those of what follows
-    if evaluates and run.held_out:
-        try:
-            with clock.phase("evaluate"):
-                row.metrics |= evaluate(run, state.params, progress)
-        except StopRun:
-            progress.seconds += clock.total
-            progress.unfinished = run.completed(progress)
-            return
-    progress.seconds += clock.total
-    row.metrics |= {"seconds/step": clock.total, "compiles": run.compiles.take(), "memory/peak_mb": peak_memory_mb()}
-    if evaluates or saves:
-        run.write_row(progress)
-    score = row.metrics.get(config.checkpoint.best)
-    if progress.improves(score) or saves:
-        with clock.phase("checkpoint"):        # after the row: a checkpoint never knows of a step that the rows lack
-            save_checkpoint(run, state, progress, score)
-        run.late_seconds = {"seconds/checkpoint": clock.seconds["checkpoint"]}
+def evaluate(run: Run, params, progress: Progress) -> dict:
+    """Accuracy on the held-out questions, with the same random numbers every time.
+
+    Raises StopRun where the run is to stop, and, before the first step, InputError where checkpoint.best is no metric
+    of the evaluation."""
+    settings = run.config.evaluation
+    sampling = SamplingParams(settings.temperature, 0, settings.top_p, settings.min_p)
+    metrics = {}
+    if run.held_out:
+        with run.clock.phase("evaluate"):
+            key, weights = evaluation_key(run.config.seed), run.sampler.cast(params)
+            metrics = evaluation_metrics({held.name: list(judged_groups(
+                run.sampler, run.examiner, weights, held.prompts, held.samples, key, held.stream, sampling,
+                progress=run.alive, settled=run.stop.check)) for held in run.held_out})
+    progress.evaluated, progress.accuracy = progress.step, metrics.get("evaluation/accuracy/all")
+    if progress.step == 0:
+        progress.base_accuracy, best = progress.accuracy, run.config.checkpoint.best
+        if best and best not in metrics:
+            raise InputError(f"checkpoint.best is {best!r}, which the evaluation does not measure: use one of "
+                             f"{', '.join(metrics) or 'nothing (evaluation.source is empty)'}.")
+    return metrics
 
 
 def conclude(run: Run, state: TrainState, progress: Progress) -> dict:
     """The last checkpoint, curves.png and summary.json; at the end of the run also the trained model, in Hugging Face
     layout. Waits for room where the disk has none."""
-    run.write_row(progress)
-    if progress.step and progress.step not in (run.checkpoints.asked, run.checkpoints.latest):
-        save_checkpoint(run, state, progress)
-    finished = progress.step >= run.config.steps and progress.unfinished is None
+    save_last(run, state, progress)
+    finished = progress.step >= run.config.steps and not evaluation_is_due(run.config, progress)
     summary = {
         "objective": run.config.objective, "base_accuracy": progress.base_accuracy,
         "final_accuracy": progress.accuracy, "seconds": round(progress.seconds, 1),
@@ -317,18 +280,20 @@ def conclude(run: Run, state: TrainState, progress: Progress) -> dict:
 
     def write_results() -> None:
         if is_first():
-            with replaced(run.folder / "curves.png") as partial:
-                draw_curves(read_metrics(run.folder / "metrics.jsonl"), partial,
+            with replaced(run.folder / "curves.png") as temporary:
+                draw_curves(read_metrics(run.folder / "metrics.jsonl"), temporary,
                             f"{run.config.name}: {run.config.objective}")
         if finished:
-            with replaced(run.folder / "model", writes=is_first()) as partial:
-                save(Policy(run.model, state.params, run.tokenizer, run.sampler.eos), partial)
+            with replaced(run.folder / "model", writes=is_first()) as temporary:
+                save(Policy(run.model, state.params, run.tokenizer, run.sampler.eos), temporary)
+        # Last: where summary.json is, the other results are.
         if is_first():
-            with replaced(run.folder / "summary.json") as partial:      # last: where it is, the rest is
-                partial.write_text(json.dumps(summary, indent=2) + "\n")
+            with replaced(run.folder / "summary.json") as temporary:
+                temporary.write_text(json.dumps(summary, indent=2) + "\n")
 
     finish_writing(run, state, progress, write_results)
     if not finished and not run.halted:
         run.console.say(f"stopped as asked, saved as of step {progress.step}; the same command goes on from there")
-    gather(None)                               # nobody leaves while the first still writes
+    # Nobody leaves while the first process still writes.
+    gather(None)
     return summary

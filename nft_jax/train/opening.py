@@ -1,33 +1,162 @@
-"""What the processes of a run must agree on before they start."""
+"""Opening a run: everything that training needs is read, checked and made, the cheap things first.
+
+1. The settings and input files are read and checked (`read_inputs`). This takes seconds.
+2. The plan decides mesh, slots and shapes (`make_plan`).
+3. The processes compare what they were given (`require_one_run`).
+4. The first process claims the run folder and checks the disk's room (`claim`).
+5. The train state is restored or loaded (`restore_or_load`).
+6. All programs are compiled (`compile_programs`).
+
+Bad input therefore ends a run before anything heavy has started.
+"""
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 
 from nft_jax.config import Config
-from nft_jax.data.prompts import PromptStream, digest
+from nft_jax.data.prompts import LoadReport, load_questions
+from nft_jax.data.stream import PromptStream, digest
 from nft_jax.model.config import ModelConfig
+from nft_jax.model.hf import (
+    check_weights,
+    config_of,
+    eos_token_ids,
+    load_params,
+    load_tokenizer,
+    read_config,
+    resolve_folder,
+)
+from nft_jax.model.hf.published import PUBLISHED
 from nft_jax.objectives.custom import record_of
-from nft_jax.rollout.evaluation import HeldOut
-from nft_jax.runtime.distributed import process_count, require_same
-from nft_jax.types import InputError
+from nft_jax.record.checkpoint import Checkpoints, check_room
+from nft_jax.record.folder import claimed, read_settings
+from nft_jax.record.metrics import CompileCounter, MetricsWriter, NoWriter
+from nft_jax.record.trackers import require_writers
+from nft_jax.rollout.engine import Sampler
+from nft_jax.rollout.evaluation import HeldOut, read_held_out
+from nft_jax.rollout.slots import require_positions
+from nft_jax.runtime.clock import Timeline
+from nft_jax.runtime.compilation import Program, compile_all, largest
+from nft_jax.runtime.distributed import ends_together, is_first, process_count, require_same, together
+from nft_jax.runtime.files import replaced
+from nft_jax.runtime.mesh import hosts, require_host_memory
+from nft_jax.runtime.stops import stop_on_signals
+from nft_jax.runtime.terminal import Console
+from nft_jax.runtime.watchdog import Watchdog
+from nft_jax.runtime.writing import Writing
+from nft_jax.train.plan import Plan, make_plan, settle
+from nft_jax.train.programs import SCORES, programs_of
+from nft_jax.train.reference import check_reference, load_reference
+from nft_jax.train.run import Run
+from nft_jax.train.state import Progress, TrainState, init_state, make_optimizer
+from nft_jax.types import InputError, Unreachable
+from nft_jax.verify import Verifier
 
 
-def require_one_run(config: Config, model: ModelConfig, stream: PromptStream, held_out: Sequence[HeldOut]) -> None:
+class Inputs(NamedTuple):
+    """What a run reads, without the weights."""
+    model: ModelConfig
+    tokenizer: Any
+    eos: tuple[int, ...]               # ids that end an answer
+    stream: PromptStream
+    held_out: list[HeldOut]
+    reports: dict[str, LoadReport]     # on the questions, by the name of their source
+
+
+def read_inputs(config: Config, *, weights: bool = True) -> Inputs:
+    """The inputs of a settled configuration, checked.
+
+    The headers of the weights are checked too. Without `weights` they are checked only in a local folder, and nothing
+    is downloaded for them. Raises InputError, naming the field, for whatever is missing or wrong.
+    """
+    require_writers(config.writers)
+    folder = resolve_folder(config.policy.path, weights=weights)
+    model = read_config(folder)
+    # `make_plan` checks it as well. Here it is told before the questions are read.
+    require_positions(model, config.data.max_prompt_tokens, config.rollout.max_new_tokens)
+    tokenizer = load_tokenizer(folder)
+    if weights or Path(config.policy.path).expanduser().is_dir():
+        check_weights(folder, model)
+    check_reference(config, model, weights=weights)
+    questions, report = load_questions(config.data, tokenizer, reward=config.verifier.reward)
+    held_out, evaluated = read_held_out(config, tokenizer)
+    return Inputs(model, tokenizer, eos_token_ids(folder, tokenizer), PromptStream(questions, config.data.seed),
+                  held_out, {"data": report} | evaluated)
+
+
+def preview(config: Config) -> tuple[ModelConfig, list[str]]:
+    """For `--dry-run`: the model's configuration, and lines on what was read of the inputs.
+
+    No weights are downloaded. Where the hub cannot be reached the lines say what was not read, and the model is
+    `config_of` its name. Raises InputError for everything else that `read_inputs` refuses.
+    """
+    try:
+        inputs = read_inputs(config, weights=False)
+    except Unreachable as error:
+        model, lines = config_of(config.policy.path), []
+        if model is PUBLISHED.get(config.policy.path):
+            lines.append(f"model: {config.policy.path} was not read; its shape is that of nft_jax.model.hf.published.")
+        lines.append("Tokenizer and data were not read, or not all of them, so nothing is said of the questions: "
+                     f"{error}")
+        return model, [*lines, *truncation_remark(config)]
+    return inputs.model, [*(f"{name}: {report}" for name, report in inputs.reports.items()),
+                          *truncation_remark(config)]
+
+
+def remembered_slots(config: Config, fresh: bool) -> int:
+    """The number of slots that the run in this folder began with; 0 without such a run, or if it is started over.
+
+    A run that goes on keeps the number, whatever memory is free now. On accelerators the last bits of an answer's
+    log-probs may depend on it.
+    """
+    settings = None if fresh else read_settings(Path(config.folder))
+    return (settings or {}).get("rollout", {}).get("slots", 0)
+
+
+def require_one_run(plan: Plan, inputs: Inputs) -> None:
     """Raises SharedError where the processes were given different configurations, models, questions, objectives or
     versions."""
     if process_count() == 1:
         return
-    fields = {f"{room}.{name}" if name else room: repr(part)
-              for room, value in config.to_dict().items()
+    config = plan.config
+    fields = {f"{section}.{name}" if name else section: repr(part)
+              for section, value in config.to_dict().items()
               for name, part in (value if isinstance(value, dict) else {"": value}).items()}
-    fields.pop("rollout.slots")                # of each machine's free memory; it changes no answer
+    fields.pop("rollout.slots")                # depends on each machine's free memory, and changes no answer
     require_same(fields | {
-        "jax": jax.__version__, "the model's config.json": repr(model), "the questions": stream.digest(),
+        "jax": jax.__version__, "the model's config.json": repr(plan.model),
+        "the questions": inputs.stream.digest(),
         "the source of the objective": record_of(config.objective).partition("\n")[0],
-        **{f"the held-out questions {one.name}": digest(one.prompts) for one in held_out}}, "what they were given")
+        **{f"the held-out questions {one.name}": digest(one.prompts) for one in inputs.held_out},
+    }, "what they were given")
+
+
+def claim(plan: Plan, fresh: bool, reports: Mapping[str, LoadReport], closing: ExitStack) -> str:
+    """Make the run folder and hold it until `closing`; returns a remark for the user, or "".
+
+    The first process does so. The others look for the folder. Raises InputError, in all of them, as `claimed`,
+    `check_room` and `require_shared`.
+    """
+    config, folder, remark = plan.config, Path(plan.config.folder), ""
+    with together("making the run folder"):
+        if is_first():
+            remark = closing.enter_context(claimed(config, fresh))
+            check_room(folder, plan.state, config.checkpoint, config.steps)
+            with replaced(folder / "skipped.json") as partial:
+                partial.write_text(json.dumps({k: r.to_json() for k, r in reports.items()}, indent=1) + "\n")
+    with together("looking for the run folder"):
+        require_shared(folder)
+    return remark
 
 
 def require_shared(folder: Path) -> None:
@@ -35,3 +164,139 @@ def require_shared(folder: Path) -> None:
     if not (folder / "config.json").exists():
         raise InputError(f"workdir is {str(folder)!r}, which the first process has made and this one does not see: "
                          "choose a folder that all of them share (NFS, Lustre, a mounted bucket).")
+
+
+def restore_or_load(plan: Plan, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
+    """The state of the newest whole checkpoint; without one, step 0 from the model folder."""
+    config = plan.config
+    restored = checkpoints.resume(plan.state)
+    if restored is not None:
+        state, counters, groups = restored
+        progress = Progress.of(counters, groups)
+        if progress.best_metric != config.checkpoint.best:
+            progress = replace(progress, best_metric=config.checkpoint.best, best=None, best_step=None)
+        return state, progress
+    placements = jax.tree.map(lambda x: x.sharding, plan.state)
+    params = load_params(resolve_folder(config.policy.path), plan.model, shardings=placements.params)
+    first = jax.jit(partial(init_state, optimizer=make_optimizer(config.optimizer)), out_shardings=placements,
+                    donate_argnums=0)
+    return first(params), Progress(best_metric=config.checkpoint.best)
+
+
+def remove_answers_after(folder: Path, step: int) -> None:
+    """Delete the rollout files of steps that will be done again."""
+    for path in (folder / "rollouts").glob("step_*"):
+        if int(path.name.removeprefix("step_").partition(".")[0]) > step:
+            path.unlink()
+
+
+def compile_programs(programs: Sequence[Program], console: Console, watchdog: Watchdog) -> None:
+    """Compile every program before the first step.
+
+    jax keeps what it compiled ahead, so the calls of the run find it. The metric `compiles` counts calls that do not.
+    """
+    cache, started, total = jax.config.jax_compilation_cache_dir, time.monotonic(), len(programs)
+    where = f"; compiled programs are kept in {cache}" if cache else " (no compilation cache)"
+    console.say(f"compiling {total} programs{where}")
+    watchdog.feed("compile")
+
+    def progress(program: Program, done: int) -> None:
+        watchdog.feed()
+        console.phase(f"compiled {done} of {total} programs: {program}")
+        if not console.rich.is_terminal:
+            console.say(f"compiled {done}/{total}  {program}  {time.monotonic() - started:.1f} s")
+
+    compile_all(programs, threads=os.cpu_count() or 1, progress=progress)
+
+
+def truncation_remark(config: Config) -> list[str]:
+    """One line where the sampled distribution is not the trained one."""
+    rollout = config.rollout
+    if not rollout.truncates or rollout.old_logprobs != "trainer":
+        return []
+    return [f"rollout.old_logprobs: trainer, and top_k={rollout.top_k}, top_p={rollout.top_p}, min_p={rollout.min_p}: "
+            "the sampled distribution is not the trained one (top-p 0.8 alone moves the mean ratio to 0.9). Switch "
+            "truncation off (0, 1, 0), or choose rollout.old_logprobs truncated or sampler"]
+
+
+def remarks(plan: Plan, sampler: Sampler, held_out: Sequence[HeldOut], asked_slots: int,
+            remembered: int) -> Iterator[str]:
+    """What a user should know of this run: choices that it made, and what it leaves out."""
+    processes = hosts(plan.mesh)
+    slots = sampler.slots * processes
+    yield f"attention: {plan.compute.attention} ({plan.attention_reason})"
+    if asked_slots:
+        yield f"rollout.slots: {slots}"
+    elif remembered:
+        yield f"rollout.slots: {slots} (as the run began)"
+    else:
+        yield f"rollout.slots: {slots} (chosen from the free memory)"
+    yield from truncation_remark(plan.config)
+    if processes > 1:
+        yield (f"processes: {processes}, each with {sampler.mesh.size} of the {plan.mesh.size} devices; each decodes "
+               "and judges its own prompts")
+    if not held_out:
+        yield "evaluation: none (set evaluation.source to measure accuracy on held-out questions)"
+
+
+@contextmanager
+def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None, quiet: bool = False,
+             profile: bool = False) -> Iterator[tuple[Run, TrainState, Progress]]:
+    """An open run, with its state from the newest checkpoint or from the model folder.
+
+    Everything is closed when the block ends, except a `verifier` that was given. Raises InputError for bad input, and
+    SharedError where the processes do not agree.
+    """
+    config = settle(config)
+    folder, asked_slots = Path(config.folder), config.rollout.slots
+    with together("reading its inputs"):
+        inputs = read_inputs(config)
+        remembered = remembered_slots(config, fresh)
+        plan = make_plan(config, inputs.model, slots=remembered)
+        require_host_memory(config.policy.remat, plan.mesh)
+        config, held_out, stream = plan.config, inputs.held_out, inputs.stream
+        sampler = plan.sampler(inputs.tokenizer, inputs.eos)
+        programs = programs_of(plan, sampler)
+    require_one_run(plan, inputs)
+    own_verifier = Verifier(config.verifier) if verifier is None else None
+    other = config.evaluation.reward if held_out else ""
+    examiner = Verifier(replace(config.verifier, reward=other)) if other else None
+    # Whatever ends the run, what was opened last is closed first.
+    with ExitStack() as closing:
+        remark = claim(plan, fresh, inputs.reports, closing)
+        checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint)
+        compiles = CompileCounter()
+        watchdog = Watchdog(config.guard.watchdog_seconds, folder / "hang.txt", ends=config.guard.watchdog_ends)
+        for part in (own_verifier, examiner, checkpoints, watchdog):
+            if part is not None:
+                closing.callback(part.close)
+        closing.enter_context(ends_together())
+        judge = verifier or own_verifier.start()
+        watchdog.feed("load", 0)
+        state, progress = restore_or_load(plan, checkpoints)
+        reference = load_reference(config, plan.model, plan.mesh)
+        stream.restore({"index": progress.cursor})
+        if is_first():
+            remove_answers_after(folder, progress.step)
+        # The inner `ends_together` comes before anything is closed, since closing may wait for the other processes.
+        with stop_on_signals() as stop, Console(config.steps, progress.step, quiet or not is_first()) as console, \
+                ends_together():
+            writing = Writing(console.say)
+            writer = MetricsWriter(folder, progress.step or -1, config, writing) if is_first() else NoWriter()
+            closing.callback(writer.close)
+            for line in (*(f"{name}: {report}" for name, report in inputs.reports.items()), remark,
+                         *checkpoints.set_aside, *remarks(plan, sampler, held_out, asked_slots, remembered)):
+                if line:
+                    console.say(line)
+            compile_programs(programs, console, watchdog)
+            timeline = Timeline(folder / "profile" if profile else None, console.say)
+            closing.callback(timeline.close)
+            kinds = largest(programs)
+            yield Run(
+                config=config, folder=folder, model=plan.model, tokenizer=inputs.tokenizer, mesh=plan.mesh,
+                sampler=sampler, verifier=judge, examiner=examiner or judge, stream=stream, held_out=held_out,
+                shapes=plan.shapes, score=next((kinds[kind].function for kind in SCORES if kind in kinds), None),
+                train_step=kinds["train step"].function, reference=reference, checkpoints=checkpoints,
+                writer=writer, compiles=compiles, console=console, stop=stop, timeline=timeline, watchdog=watchdog,
+                writing=writing,
+            ), state, progress

@@ -11,8 +11,8 @@ from nft_jax.config import Config
 from nft_jax.model import decoder
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.hf import check_weights, load_params, read_config, resolve_folder
+from nft_jax.model.parameters import parameter_shardings
 from nft_jax.runtime.compilation import with_shardings
-from nft_jax.runtime.mesh import parameter_shardings
 from nft_jax.types import InputError
 
 UNSEEN = ("max_positions", "initializer_range")      # of a model's configuration: they do not change what is computed

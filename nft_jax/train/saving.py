@@ -1,31 +1,105 @@
-"""Checkpoints and results of a run whose disk may refuse them: a save that fails does not end the training, and the end
-of the training waits for room."""
+"""What a run writes: answers, the row of a step, checkpoints, results. A disk may refuse any of them for a while.
+
+The order within a step is a contract: answers, row, checkpoint. So a checkpoint never knows of a step that the rows
+lack, and whatever is newer than the checkpoint is cut and done again. A write that fails does not end the training;
+the end of the training waits for room.
+"""
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-from nft_jax.runtime.distributed import process_count
+import pyarrow.parquet as pq
+
+from nft_jax.record.metrics import peak_memory_mb
+from nft_jax.record.rollouts import groups_to_table
+from nft_jax.runtime.distributed import is_first, process_count
+from nft_jax.runtime.files import replaced
 from nft_jax.runtime.writing import of_the_disk, reason
-from nft_jax.train.run import Progress, Run
-from nft_jax.train.state import TrainState
+from nft_jax.train.run import Run
+from nft_jax.train.state import Progress, TrainState
+from nft_jax.train.step_metrics import Rollouts, Updates, count_skipped, write_batches
 from nft_jax.types import Halted
 
-PATIENCE = 600.0      # seconds for which the end of a run waits for room on the disk
-PAUSE = 10.0          # between two tries
+PATIENCE = 600.0       # seconds for which the end of a run waits for room on the disk
+PAUSE = 10.0           # seconds between two tries
+ROLLOUTS_KEPT = 8      # steps whose answers wait in memory, at most, while their files cannot be written
+
+
+def write_rollouts(run: Run, step: int, rollouts: Rollouts) -> None:
+    """Writes `rollouts/step_NNNNNN.parquet`: every answer that the step generated or trained on."""
+    if not is_first():
+        return
+    groups = {group.prompt.index: group for group in [*rollouts.kept, *rollouts.seen]}
+    kept = frozenset(group.prompt.index for group in rollouts.kept)
+    table = groups_to_table([groups[index] for index in sorted(groups)], kept)
+    path = run.folder / "rollouts" / f"step_{step:06d}.parquet"
+
+    def write() -> None:
+        with replaced(path) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+
+    run.writing("rollouts", path.name, write, most=ROLLOUTS_KEPT)
+
+
+def count_updates(run: Run, updates: Updates, skipped: list[int], progress: Progress) -> None:
+    """Counts the updates that were not finite and writes their batches. With guard.max_nonfinite of them in a row, the
+    run is to end."""
+    progress.skipped_updates += len(skipped)
+    progress.skipped_in_a_row, most = count_skipped(skipped, len(updates.batches), progress.skipped_in_a_row)
+    if skipped:
+        folder = run.folder / "nonfinite"
+        paths = write_batches(updates, skipped, progress.step, folder, run.writing) if is_first() else []
+        run.console.say(f"step {progress.step}: {len(skipped)} of {len(updates.batches)} updates were skipped, because "
+                        "their loss or gradient is not finite. Their batches: "
+                        f"{', '.join(map(str, paths)) or 'not written, there are enough'}")
+    if most >= run.config.guard.max_nonfinite:
+        # Whoever continues the run gets as many again.
+        progress.skipped_in_a_row = 0
+        run.halted = (f"{most} updates in a row, up to step {progress.step}, had a loss or gradient that is not finite "
+                      f"(guard.max_nonfinite is {run.config.guard.max_nonfinite}).")
+
+
+def write_row(run: Run, progress: Progress, metrics: dict) -> None:
+    """Writes the row of metrics of this step, with the seconds of its phases since the row before."""
+    seconds = run.clock.lap()
+    progress.seconds += seconds["step"]
+    for phase, tokens in (("rollout", "tokens/generated"), ("train", "tokens/kept")):
+        if metrics.get(tokens) and seconds.get(phase):
+            metrics[f"tokens_per_second/{phase}"] = metrics[tokens] / seconds[phase]
+    metrics |= {f"seconds/{name}": value for name, value in seconds.items()}
+    metrics |= {"compiles": run.compiles.take(), "memory/peak_mb": peak_memory_mb()}
+    run.writer.write(progress.step, metrics)
+    run.console.step(progress.step, metrics)
+
+
+def save_if_due(run: Run, state: TrainState, progress: Progress, metrics: dict) -> None:
+    """Starts to save every checkpoint.every steps, and where the metric checkpoint.best has a new largest value."""
+    config = run.config.checkpoint
+    score = metrics.get(config.best)
+    if progress.step and (progress.improves(score) or progress.step % config.every == 0):
+        with run.clock.phase("checkpoint"):
+            save_checkpoint(run, state, progress, score)
 
 
 def save_checkpoint(run: Run, state: TrainState, progress: Progress, score: float | None = None) -> None:
-    """Starts to save, as `Checkpoints.save`. What goes wrong, in this save or in the one before, whose end is known
-    only now, is said; the checkpoints that are there stay, and the next is tried when it is due."""
+    """Starts an asynchronous save. Errors of this save and of the previous one are printed, never raised. Existing
+    checkpoints are kept, and the next save is tried when it is due."""
     try:
         run.checkpoints.wait()
-    except Exception as error:                 # orbax's threads raise what they like
+    # orbax's threads raise what they like.
+    except Exception as error:
         _say_failed(run, error)
     try:
         run.checkpoints.save(progress.step, state, progress.counters(), progress.groups(), score)
     except Exception as error:
         _say_failed(run, error)
+
+
+def save_last(run: Run, state: TrainState, progress: Progress) -> None:
+    """Starts to save the newest step, unless it is saved already."""
+    if progress.step and progress.step not in (run.checkpoints.asked, run.checkpoints.latest):
+        save_checkpoint(run, state, progress)
 
 
 def _say_failed(run: Run, error: Exception) -> None:
@@ -34,18 +108,20 @@ def _say_failed(run: Run, error: Exception) -> None:
 
 
 def finish_writing(run: Run, state: TrainState, progress: Progress, write_results: Callable[[], None]) -> None:
-    """`write_results`, and returns when the checkpoint of the newest step and all that waits are on disk. Raises
-    Halted, which names what is not, where that takes longer than PATIENCE. Where processes save together nothing of
-    that is tried twice: they would wait for each other in different places."""
+    """Calls `write_results`, and returns when the newest checkpoint and all waiting writes are on disk.
+
+    Raises Halted, which names what is missing, where that takes longer than PATIENCE. Several processes try nothing
+    twice: they would wait for each other in different places."""
     if process_count() > 1:
-        run.checkpoints.wait()             # first: where the results fail, the last step is saved
+        # First the checkpoint: where the results fail, the last step is saved.
+        run.checkpoints.wait()
         write_results()
     else:
         run.writing("results", "curves.png, model/ and summary.json", write_results)
     until = time.monotonic() + PATIENCE
     while True:
         run.watchdog.feed("save")
-        failed = _last_checkpoint(run, state, progress) if process_count() == 1 else []
+        failed = _try_last(run, state, progress) if process_count() == 1 else []
         if run.writing.retry() and not failed:
             return
         missing = [*failed, *run.writing.waiting]
@@ -58,8 +134,8 @@ def finish_writing(run: Run, state: TrainState, progress: Progress, write_result
         time.sleep(PAUSE)
 
 
-def _last_checkpoint(run: Run, state: TrainState, progress: Progress) -> list[str]:
-    """Saves the newest step where it is not saved, and waits for it. What went wrong, if anything."""
+def _try_last(run: Run, state: TrainState, progress: Progress) -> list[str]:
+    """Saves the newest step unless it is saved, and waits for it. Returns what went wrong, if anything."""
     try:
         if progress.step and progress.step not in (run.checkpoints.asked, run.checkpoints.latest):
             run.checkpoints.save(progress.step, state, progress.counters(), progress.groups())

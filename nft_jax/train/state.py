@@ -1,6 +1,10 @@
-"""The state of training, and the optimizer."""
+"""What a run carries from step to step: `TrainState` on the devices, `Progress` on the host; and the optimizer.
+
+Both are saved with every checkpoint. Nothing else decides how a run goes on.
+"""
 from __future__ import annotations
 
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,62 +14,103 @@ import optax
 from jax.sharding import Mesh
 
 from nft_jax.config import OptimizerConfig
-from nft_jax.runtime.mesh import parameter_shardings, sharding
+from nft_jax.model.parameters import parameter_shardings
+from nft_jax.runtime.mesh import sharding
+from nft_jax.types import Group, InputError
 
 
 class TrainState(NamedTuple):
-    """Everything that an optimizer step reads and writes; donated to it."""
+    """Everything that an optimizer update reads and writes; donated to it."""
     params: Any
     opt_state: Any
-    updates: jax.Array                # [] int32: optimizer steps taken
+    updates: jax.Array                # [] int32: optimizer updates taken
+
+
+@dataclass
+class Progress:
+    """Where a run stands, beside its train state."""
+    step: int = 0
+    updates: int = 0
+    cursor: int = 0                    # prompts taken from the stream
+    tokens_generated: int = 0
+    tokens_kept: int = 0               # tokens of answers that were trained on
+    skipped_steps: int = 0             # steps without a single group to learn from
+    skipped_updates: int = 0           # updates whose loss or gradient was not finite
+    skipped_in_a_row: int = 0          # of them, those since the last update that was taken
+    seconds: float = 0.0
+    evaluated: int = -1                # step of the latest evaluation
+    base_accuracy: float | None = None
+    accuracy: float | None = None      # of the latest evaluation
+    best_metric: str = ""              # the name checkpoint.best
+    best: float | None = None          # its largest value so far
+    best_step: int | None = None       # the step that has it
+    carried: list[Group] = field(default_factory=list)      # surplus groups, for the next step
+
+    def improves(self, value: float | None) -> bool:
+        """Whether `value`, of the metric checkpoint.best, is the largest so far. If so, it is noted."""
+        if value is None or (self.best is not None and value <= self.best):
+            return False
+        self.best, self.best_step = value, self.step
+        return True
+
+    def counters(self) -> dict:
+        """All but the groups, as JSON; a checkpoint keeps the groups as a table."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "carried"}
+
+    def groups(self) -> dict[str, list[Group]]:
+        """The groups that later steps train on."""
+        return {"carried": self.carried}
+
+    @classmethod
+    def of(cls, counters: dict, groups: dict[str, list[Group]]) -> Progress:
+        """The inverse of `counters` and `groups`.
+
+        Reads checkpoints from before `evaluated`, too: they were saved after the evaluation of their step. Raises
+        InputError for one that was not."""
+        if counters.get("unfinished") is not None:
+            raise InputError(f"checkpoint {counters['step']} was saved by an older nft_jax that was stopped in an "
+                             "evaluation; it holds a row of metrics that is not in metrics.jsonl. Continue the run "
+                             "with that version, or remove this checkpoint to go on from the one before.")
+        known = {"evaluated": counters["step"]} | counters
+        return cls(**{each.name: known[each.name] for each in fields(cls) if each.name != "carried"},
+                   carried=groups["carried"])
+
+
+def init_state(params, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state at the start. The moments take over the sharding of the parameters. May be traced."""
+    return TrainState(params, optimizer.init(params), jnp.int32(0))
+
+
+def state_shardings(param_shapes, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Shardings of the state for parameters of these shapes: each moment lies where its parameter lies."""
+    placements = parameter_shardings(param_shapes, mesh)
+    shapes = jax.eval_shape(partial(init_state, optimizer=optimizer), param_shapes)
+    moments = optax.tree_utils.tree_map_params(
+        optimizer, lambda _, placement: placement, shapes.opt_state, placements,
+        transform_non_params=lambda _: sharding(mesh))
+    return TrainState(placements, moments, sharding(mesh))
+
+
+# ---- the optimizer ---------------------------------------------------------------------------------------------
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Clip by global norm, then AdamW. The learning rate is applied by the step, as a value: changing it compiles
-    nothing. Like torch's AdamW, and so the official code, decay reaches every parameter."""
+    """Clip by global norm, then AdamW.
+
+    The step applies the learning rate, as a value: another rate compiles nothing. Like torch's AdamW, and so like the
+    official code, decay reaches every parameter."""
     return optax.chain(
         clip_by_norm(config.clip_norm),
-        scale_by_adam(config),
+        optax.scale_by_adam(config.b1, config.b2, config.eps),
         optax.add_decayed_weights(config.weight_decay),
     )
 
 
-def scale_by_adam(config: OptimizerConfig) -> optax.GradientTransformation:
-    """optax's, its second moment kept in bfloat16 where the configuration says so: computed in float32, and rounded up
-    or down at random so that its mean is right. (Rounded to nearest it would stand still: a step changes it by about
-    1 - b2 = 0.1%, and bfloat16 has steps of 0.4 to 0.8%.) The random numbers are those of the update count, so a
-    resumed run rounds like one that was never interrupted, and on any mesh."""
-    adam = optax.scale_by_adam(config.b1, config.b2, config.eps)
-    if config.second_moment_dtype == "float32":
-        return adam
-
-    def init(params):
-        state = adam.init(params)
-        return state._replace(nu=jax.tree.map(lambda x: x.astype(jnp.bfloat16), state.nu))
-
-    def update(gradient, state, params=None):
-        wide = state._replace(nu=jax.tree.map(lambda x: x.astype(jnp.float32), state.nu))
-        direction, state = adam.update(gradient, wide, params)
-        leaves, tree = jax.tree.flatten(state.nu)
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(0), state.count), len(leaves))
-        return direction, state._replace(nu=tree.unflatten(map(round_stochastically, leaves, keys)))
-
-    return optax.GradientTransformation(init, update)
-
-
-def round_stochastically(x, key):
-    """x float32, finite and not negative -> bfloat16: one of the two neighbours, the nearer one the more often, so that
-    the expected value is x."""
-    noise = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
-    bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + noise
-    return jax.lax.bitcast_convert_type((bits >> 16).astype(jnp.uint16), jnp.bfloat16)
-
-
 def clip_by_norm(limit: float) -> optax.GradientTransformationExtraArgs:
-    """Scale gradients down to the global norm `limit`; `update` is given their `norm`, which the step has. Unlike
-    optax.clip_by_global_norm by one factor: XLA computes a product again where the moments need it, but keeps a
-    quotient, which is a second gradient in memory."""
+    """Scales gradients down to the global norm `limit`. `update` takes their `norm`, which the step has already."""
     def update(gradient, state, params=None, *, norm, **_):
+        # One factor, unlike optax.clip_by_global_norm: XLA recomputes a product where the moments need it, but keeps a
+        # quotient, which would be a second gradient in memory.
         factor = jnp.minimum(1.0, limit / jnp.maximum(norm, jnp.finfo(jnp.float32).tiny))
         return jax.tree.map(lambda g: g * factor, gradient), state
 
@@ -73,23 +118,10 @@ def clip_by_norm(limit: float) -> optax.GradientTransformationExtraArgs:
 
 
 def learning_rate(config: OptimizerConfig, update: int) -> float:
-    """Rate of optimizer step `update` (from 0): linear from a tenth of the rate over the warm-up, then constant. The
-    official code starts at 0, which wastes the first rollout."""
+    """The rate of optimizer update `update` (from 0): linear from a tenth of the rate over the warm-up, then constant.
+
+    The official code starts at 0, which wastes the first rollout."""
+    # Not optax.linear_schedule: it computes in float32, and its last bits differ from these.
     if update >= config.warmup_updates:
         return config.learning_rate
     return config.learning_rate * (0.1 + 0.9 * update / config.warmup_updates)
-
-
-def init_state(params, optimizer: optax.GradientTransformation) -> TrainState:
-    """State at the start, from parameters (of any sharding, which the moments take over; traced: see below)."""
-    return TrainState(params, optimizer.init(params), jnp.int32(0))
-
-
-def state_shardings(param_shapes, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Shardings of the state for parameters of these shapes: the moments lie where their parameters lie."""
-    placements = parameter_shardings(param_shapes, mesh)
-    shapes = jax.eval_shape(partial(init_state, optimizer=optimizer), param_shapes)
-    moments = optax.tree_utils.tree_map_params(
-        optimizer, lambda _, placement: placement, shapes.opt_state, placements,
-        transform_non_params=lambda _: sharding(mesh))
-    return TrainState(placements, moments, sharding(mesh))

@@ -20,11 +20,12 @@ from jax.sharding import Mesh
 from nft_jax.config import ObjectiveConfig, TermsConfig
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.logprobs import token_logprobs
+from nft_jax.model.parameters import constrain_parameters
 from nft_jax.objectives.registry import Objective, coefficients, find_objective, token_loss
 from nft_jax.objectives.terms import OFF, tally_terms, term_losses
-from nft_jax.runtime.mesh import constrain_parameters, hosts, place, sharding
+from nft_jax.runtime.mesh import hosts, place, sharding
 from nft_jax.train.state import TrainState
-from nft_jax.train.tally import combine, tally
+from nft_jax.train.step_metrics import combine, tally
 from nft_jax.types import TrainBatch
 
 

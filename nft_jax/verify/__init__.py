@@ -1,4 +1,7 @@
-"""Judging answers: was it right? No jax in here; sympy lives in worker processes only."""
+"""Judging answers: was it right? The way in is `nft_jax.verify(...)`, `Verifier`, and `check_gold` for golds.
+
+No jax in this room, and no sympy outside of worker processes. README.md has the conventions and the rewards.
+"""
 from __future__ import annotations
 
 import atexit
@@ -9,7 +12,8 @@ from types import ModuleType
 
 from nft_jax.config import VerifierConfig
 from nft_jax.types import InputError, Verdict
-from nft_jax.verify.maths.judge import MODES, Mode, check_gold
+from nft_jax.verify.maths.extract import MODES, Mode
+from nft_jax.verify.maths.judge import check_gold
 from nft_jax.verify.pool import Verifier
 
 __all__ = ["Verifier", "check_gold", "verify"]
@@ -19,10 +23,10 @@ _lock = threading.Lock()
 
 
 def verify(responses: Sequence[str], golds: Sequence[str], mode: Mode = "equivalent") -> list[Verdict]:
-    """Verdicts on responses against their golds, in order, one for each.
+    """Verdicts on responses against their golds: one for each response, in order.
 
-    Workers start when the first answer needs one and stay until the process ends. For a pool of your own settings and
-    lifetime use `Verifier`. Raises InputError on lengths that differ, elements that are no strings, and unknown modes.
+    Workers start when the first answer needs one, and stay until the process ends. For other settings or another
+    lifetime use `Verifier`. Raises InputError for lengths that differ, elements that are no strings, and unknown modes.
     """
     if mode not in MODES:
         raise InputError(f"mode is {mode!r}: use one of {', '.join(MODES)}.")
@@ -33,12 +37,11 @@ def verify(responses: Sequence[str], golds: Sequence[str], mode: Mode = "equival
     return _shared[mode].judge(responses, golds)
 
 
-class _Room(ModuleType):
-    """`nft_jax.verify` is this package and, called, the function of that name: importing a package binds its name in
-    its parent, so the two could not be told apart."""
+class _CallablePackage(ModuleType):
+    """Makes `nft_jax.verify(...)` work: importing a package binds its name in the parent, where the function's was."""
 
     def __call__(self, responses: Sequence[str], golds: Sequence[str], mode: Mode = "equivalent") -> list[Verdict]:
         return verify(responses, golds, mode)
 
 
-sys.modules[__name__].__class__ = _Room
+sys.modules[__name__].__class__ = _CallablePackage

@@ -1,8 +1,8 @@
 """Judge the answers in a file: `python -m nft_jax.verify --mode equivalent FILE`.
 
-FILE is .jsonl or .parquet with a column of responses and one of golds (the first that is there of those listed below;
-what a run writes to rollouts/ fits). Prints the counts of the outcomes and writes a parquet table of response,
-extracted, gold, verdict, reward and reason beside it.
+FILE is .jsonl or .parquet with a column of responses (response, text, completion or output) and one of golds (gold,
+answer, ground_truth or solution). The tables that a run writes to rollouts/ fit. Prints the counts of the outcomes, and
+writes a parquet table of response, extracted, gold, verdict, reward and reason beside FILE.
 """
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nft_jax.config import VerifierConfig
 from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import OUTCOMES, InputError, Verdict
 from nft_jax.verify import Verifier
-from nft_jax.verify.maths.judge import MODES
+from nft_jax.verify.maths.extract import MODES
 
 RESPONSES = ("response", "text", "completion", "output")
 GOLDS = ("gold", "answer", "ground_truth", "solution")
@@ -23,7 +23,7 @@ PROMPTS = ("problem", "question", "prompt")
 
 
 def read(path: Path) -> list[dict]:
-    """Rows of a .jsonl or .parquet file. Raises InputError when there is none."""
+    """The rows of a .jsonl or .parquet file. Raises InputError for any other file and for a line that is not JSON."""
     if path.suffix not in (".jsonl", ".parquet") or not path.is_file():
         raise InputError(f"FILE is {str(path)!r}: give a .jsonl or .parquet file that exists.")
     if path.suffix == ".parquet":
@@ -32,8 +32,10 @@ def read(path: Path) -> list[dict]:
         return pq.read_table(path, columns=names).to_pylist()
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        if not line.strip():
+            continue
         try:
-            rows += [json.loads(line)] if line.strip() else []
+            rows.append(json.loads(line))
         except json.JSONDecodeError as problem:
             raise InputError(f"FILE is {str(path)!r}: line {number} is not JSON ({problem}). Mend or remove it."
                              ) from problem
@@ -41,9 +43,14 @@ def read(path: Path) -> list[dict]:
 
 
 def column(rows: list[dict], names: tuple[str, ...], what: str, optional: bool = False) -> list[str]:
-    """The first column of these names, as text ("" for a missing prompt). Raises InputError without one."""
-    name = next((name for name in names if rows and all(isinstance(row, dict) and row.get(name) is not None
-                                                        for row in rows)), None)
+    """The first of these columns that has a value in every row, as text.
+
+    Without one, raises InputError, or gives "" for every row when the column is `optional`.
+    """
+    def is_whole(name: str) -> bool:
+        return bool(rows) and all(isinstance(row, dict) and row.get(name) is not None for row in rows)
+
+    name = next((name for name in names if is_whole(name)), None)
     if name is None and optional:
         return [""] * len(rows)
     if name is None:
@@ -52,7 +59,7 @@ def column(rows: list[dict], names: tuple[str, ...], what: str, optional: bool =
 
 
 def write(path: Path, responses: list[str], golds: list[str], verdicts: list[Verdict]) -> None:
-    """The table, one row for each answer."""
+    """Write the table, one row for each answer."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -65,8 +72,8 @@ def write(path: Path, responses: list[str], golds: list[str], verdicts: list[Ver
         "reason": text(v.reason for v in verdicts)}), path, compression="zstd")
 
 
-def report(verdicts: list[Verdict], path: Path) -> str:
-    """Counts and shares of the outcomes, the mean reward, and where the table is."""
+def summary(verdicts: list[Verdict], path: Path) -> str:
+    """Counts and shares of the outcomes, the mean reward, and the path of the table."""
     counts, total = Counter(verdict.outcome for verdict in verdicts), max(len(verdicts), 1)
     rewards = [verdict.reward for verdict in verdicts if verdict.reward is not None]
     lines = [f"{outcome:10} {counts[outcome]:8,} {counts[outcome] / total:7.1%}" for outcome in OUTCOMES]
@@ -95,7 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
         with Verifier(config) as verifier:
             verdicts = verifier.judge(responses, golds, column(rows, PROMPTS, "prompts", optional=True))
         write(output, responses, golds, verdicts)
-    print(report(verdicts, output))
+    print(summary(verdicts, output))
 
 
 if __name__ == "__main__":

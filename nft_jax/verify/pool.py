@@ -1,14 +1,15 @@
 """`Verifier`: one verdict per answer, in order, whatever the answers do to the processes that judge them.
 
-1. `submit` extracts the answers and decides the cheap ones in the calling thread (see `nft_jax.verify.maths.judge`).
-   Any other reward (`nft_jax.verify.rewards.registry`) decides nothing here: all its answers go to the workers.
-2. The rest, without repetitions, join the queue of one dispatcher thread.
+The life of an answer:
+1. `submit` extracts it and decides the cheap cases in the calling thread (`nft_jax.verify.maths.judge.quick_verdict`).
+   Any other reward (`nft_jax.verify.rewards.registry`) decides nothing here: all its answers go to workers.
+2. The answers left over, each once, join the queue of one dispatcher thread as tasks.
 3. The dispatcher gives a task to an idle worker with a deadline. A worker past its deadline is killed (outcome
-   timeout), unless the machine is so busy that it has hardly run; a task whose worker died is tried once more in a
-   fresh one (then outcome error, no reward).
-4. A future is done when the last of its answers is.
+   timeout), unless the machine is so busy that it has hardly run. A task whose worker died is tried once more in a
+   fresh worker; if that one dies too, its outcome is error, without a reward.
+4. A future is done when its last answer has a verdict.
 
-Processes are Linux or macOS; on macOS the memory limit is not enforced, deadlines are, and `start` says so.
+Linux and macOS. On macOS the memory limit is not enforced, deadlines are, and `start` says so.
 """
 from __future__ import annotations
 
@@ -21,61 +22,68 @@ import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait
+from typing import NamedTuple
 
 from nft_jax.config import VerifierConfig
 from nft_jax.types import InputError, Outcome, Verdict
-from nft_jax.verify.maths.judge import SCANNED_CHARACTERS, extract, quick_verdict, verdict
-from nft_jax.verify.processes import CPU_SECONDS, Nursery, Worker
+from nft_jax.verify.maths.extract import SCANNED_CHARACTERS, extract
+from nft_jax.verify.maths.judge import quick_verdict, strictly_right, verdict
+from nft_jax.verify.processes import CPU_SECONDS, Forker, Worker
 from nft_jax.verify.rewards.registry import Reward, lookup
 
 REMEMBERED = 1 << 16
+"""Verdicts of maths that are kept for the same gold and answer."""
 ATTEMPTS = 2
+"""Workers that may die over one task."""
+
+
+class _Key(NamedTuple):
+    """What a task judges. For maths: one extracted answer, without its prompt. Equal keys are judged once."""
+    prompts: tuple[str, ...]
+    responses: tuple[str, ...]
+    golds: tuple[str, ...]
 
 
 @dataclass
 class _Task:
-    """What one worker judges in one go, and every place that waits for it: a gold and an answer of maths, or the
-    lists (prompts, responses, golds) of a reward."""
-    key: tuple
+    """What one worker judges in one go, and every (batch, places in it) that waits for the verdicts."""
+    key: _Key
     waiting: list[tuple[_Batch, tuple[int, ...]]] = field(default_factory=list)
     attempts: int = 0
 
-    @property
-    def size(self) -> int:
-        """Answers in it."""
-        return len(self.key[1]) if isinstance(self.key[1], tuple) else 1
-
 
 class _Batch:
-    """The verdicts of one `submit`, filled in any order."""
+    """The verdicts of one `submit`, filled in any order. `strict` is mode strict's word on each answer, or None."""
 
     def __init__(self, size: int):
         self.future: Future[list[Verdict]] = Future()
         self.future.set_running_or_notify_cancel()
         self.verdicts: list[Verdict | None] = [None] * size
+        self.strict: list[bool] | None = None
 
 
 class Verifier:
     """Judges answers against golds, one verdict per answer and in order; safe to use from any thread.
 
     `start` returns at once and loads the workers in the background, so it may be called before JAX starts; otherwise
-    the first `submit` does it. A context manager; `close` ends every process. `counts` holds the outcomes so far.
+    the first `submit` calls it. A context manager; `close` ends every process. `counts` holds the outcomes so far.
     """
 
     def __init__(self, config: VerifierConfig | None = None):
+        """Raises InputError for a reward that does not exist, or that a worker cannot import."""
         self.config = config or VerifierConfig()
         self.reward = None if self.config.reward == "math" else _loadable(lookup(self.config.reward))
         self.counts: Counter[str] = Counter()
         self.restarts = 0
         self._lock = threading.Lock()
-        self._known: OrderedDict[tuple[str, str, str], Verdict] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str], Verdict] = OrderedDict()      # (gold, answer) -> verdict
         self._tasks: dict[int, _Task] = {}
-        self._pending: dict[tuple, int] = {}
+        self._pending: dict[_Key, int] = {}
         self._queue: deque[int] = deque()
         self._issued = 0
-        self._deaths = 0                                 # since the last answer of any worker
+        self._deaths = 0                                 # since any worker last answered
         self._workers: list[Worker] = []
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -88,8 +96,10 @@ class Verifier:
         self.close()
 
     def start(self) -> Verifier:
-        """Begin loading the workers in the background. Does nothing when they are there. Raises InputError when the
-        reward refuses this machine (no sandbox for programs)."""
+        """Begin loading the workers in the background; does nothing when they are there.
+
+        Raises InputError when the reward refuses this machine (no sandbox for programs).
+        """
         with self._lock:
             if self._thread is None or not self._thread.is_alive():
                 if self.reward is not None and self.reward.prepare is not None:
@@ -107,21 +117,26 @@ class Verifier:
 
     def judge(self, responses: Sequence[str], golds: Sequence[str],
               prompts: Sequence[str] | None = None) -> list[Verdict]:
-        """Verdicts on the responses, in order; blocks until the last one. Errors as `submit`."""
+        """Verdicts on the responses, in order; blocks until the last one. Raises what `submit` and its future raise."""
         return self.submit(responses, golds, prompts).result()
 
     def submit(self, responses: Sequence[str], golds: Sequence[str],
                prompts: Sequence[str] | None = None) -> Future[list[Verdict]]:
-        """The verdicts of one group as a future; what needs no worker is decided before this returns.
+        """The verdicts of one group as a future. What needs no worker is decided before this returns.
 
         `prompts` are the questions, for rewards that read them ("" each when not given). Raises InputError when the
-        lengths differ or an element is not a string; the future raises it when the workers cannot start or a reward is
-        not in [0, 1], and RuntimeError when the verifier is closed before the verdicts are there.
+        lengths differ or an element is not a string. The future raises InputError when the workers cannot start or a
+        reward is not in [0, 1], and RuntimeError when the verifier is closed before the verdicts are there.
         """
         responses, golds, prompts = _checked(responses, golds, prompts)
         batch = _Batch(len(responses))
-        open_tasks = self._decide(batch, responses, golds) if self.reward is None else \
-            _tasks_of(self.reward, prompts, responses, golds)
+        if self.reward is not None:
+            open_tasks = _tasks_of(self.reward, prompts, responses, golds)
+        else:
+            open_tasks = self._decide(batch, responses, golds)
+            if self.config.mode == "equivalent":
+                batch.strict = [strictly_right(response, gold)
+                                for response, gold in zip(responses, golds, strict=True)]
         if open_tasks:
             self.start()
             with self._lock:
@@ -148,39 +163,41 @@ class Verifier:
 
     @property
     def worker_pids(self) -> tuple[int, ...]:
+        """Process ids of the workers at this moment."""
         return tuple(worker.pid for worker in self._workers)
 
-    # The calling threads' side.
+    # In the calling thread.
 
-    def _decide(self, batch: _Batch, responses: list[str], golds: list[str]) -> list[tuple[tuple, tuple[int, ...]]]:
-        """Fill in the verdicts of maths that need no worker; the (gold, answer) pairs that do, with their places."""
+    def _decide(self, batch: _Batch, responses: list[str], golds: list[str]) -> list[tuple[_Key, tuple[int, ...]]]:
+        """Fill in the verdicts of maths that need no worker; returns the tasks for the others, with their places."""
         mode, left = self.config.mode, []
         for i, (response, gold) in enumerate(zip(responses, golds, strict=True)):
             answer = extract(response, mode)
-            known = self._recall(mode, gold, answer) or quick_verdict(gold, answer, mode)
-            batch.verdicts[i] = known
-            if known is None:
-                left.append(((gold, answer), (i,)))
+            found = self._recall(gold, answer) or quick_verdict(gold, answer, mode)
+            batch.verdicts[i] = found
+            if found is None:
+                left.append((_Key(("",), (answer,), (gold,)), (i,)))
             elif answer is not None:
-                self._remember(gold, answer, known)
+                self._remember(gold, answer, found)
         return left
 
-    def _recall(self, mode: str, gold: str, answer: str | None) -> Verdict | None:
+    def _recall(self, gold: str, answer: str | None) -> Verdict | None:
         with self._lock:
-            known = self._known.get((mode, gold, answer or ""))
-            if known is not None:
-                self._known.move_to_end((mode, gold, answer or ""))
-            return known if answer else None
+            found = self._known.get((gold, answer))
+            if found is not None:
+                self._known.move_to_end((gold, answer))
+            return found
 
     def _remember(self, gold: str, answer: str, found: Verdict) -> None:
-        if found.outcome in ("timeout", "error"):        # the machine's doing, perhaps: ask again next time
+        # A busy machine may be the reason for these two: the next time may go better.
+        if found.outcome in ("timeout", "error"):
             return
         with self._lock:
-            self._known[self.config.mode, gold, answer] = found
+            self._known[gold, answer] = found
             while len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
 
-    def _enqueue(self, key: tuple, batch: _Batch, places: tuple[int, ...]) -> None:
+    def _enqueue(self, key: _Key, batch: _Batch, places: tuple[int, ...]) -> None:
         number = self._pending.get(key)
         if number is None:
             self._issued += 1
@@ -192,136 +209,151 @@ class Verifier:
     def _wake(self) -> None:
         try:
             self._wake_writer.send(b"\0")
-        except OSError:                                  # full: it is awake already; closed: it has ended
+        except OSError:
+            # A full socket: the dispatcher is awake already. A closed one: it has ended.
             return
 
     def _finish(self, batch: _Batch) -> None:
+        verdicts = list(batch.verdicts)
+        if batch.strict is not None:
+            verdicts = [replace(found, strict=strict) for found, strict in zip(verdicts, batch.strict, strict=True)]
         with self._lock:
-            self.counts.update(found.outcome for found in batch.verdicts)
-        batch.future.set_result(list(batch.verdicts))
+            self.counts.update(found.outcome for found in verdicts)
+        batch.future.set_result(verdicts)
 
-    # The dispatcher thread's side.
+    # In the dispatcher's thread.
 
     def _dispatch(self) -> None:
-        nursery: Nursery | None = None
+        forker: Forker | None = None
         failure: BaseException | None = None
         try:
-            nursery = Nursery(self.config, self.reward)
+            forker = Forker(self.config, self.reward)
             while not self._closing:
                 try:
-                    self._round(nursery)
+                    self._round(forker)
                 except (EOFError, BrokenPipeError, ConnectionResetError):
-                    if not nursery.ready:
+                    if not forker.ready:
                         raise InputError("The verifier's workers could not start: their parent process died while "
-                                         f"loading (exit status {nursery.process.poll()}). Check that `{sys.executable}"
+                                         f"loading (exit status {forker.process.poll()}). Check that `{sys.executable}"
                                          " -c 'import math_verify'` works and that memory is not exhausted.") from None
-                    nursery = self._again(nursery)
+                    forker = self._replace_forker(forker)
         except BaseException as problem:
             failure = problem
-        self._end(nursery, failure)
+        self._end(forker, failure)
 
-    def _round(self, nursery: Nursery) -> None:
-        """Fill the pool, hand out tasks, wait for whatever comes first, collect."""
-        if not nursery.ready:
-            ready = wait([self._wake_reader, nursery.control], nursery.patience())
-            if nursery.control not in ready:
+    def _round(self, forker: Forker) -> None:
+        """Fill the pool, hand out tasks, wait for the first event, collect. Raises EOFError when the forker died."""
+        if not forker.ready:
+            ready = wait([self._wake_reader, forker.control], forker.patience())
+            if forker.control not in ready:
                 if ready:
                     self._wake_reader.recv(4096)
                 return
         while len(self._workers) < self.config.workers and not self._closing:
-            time.sleep(min(self._deaths, 20) * 0.05)     # workers that die at birth must not keep the machine busy
-            self._workers.append(nursery.fork())
+            # Workers that die at birth must not keep the machine busy.
+            time.sleep(min(self._deaths, 20) * 0.05)
+            self._workers.append(forker.fork())
         for worker in self._workers:
             if worker.task is None:
                 self._hand_out(worker)
         busy = [worker.deadline for worker in self._workers if worker.task is not None]
         patience = max(0.0, min(busy) - time.monotonic()) if busy else None
-        ready = wait([self._wake_reader, nursery.control, *(worker.connection for worker in self._workers)], patience)
-        if nursery.control in ready:                     # it speaks only when spoken to: this is its end
+        ready = wait([self._wake_reader, forker.control, *(worker.connection for worker in self._workers)], patience)
+        # The forker only answers requests: without one, its control socket is ready when it has ended.
+        if forker.control in ready:
             raise EOFError
         if self._wake_reader in ready:
             self._wake_reader.recv(4096)
         for worker in list(self._workers):
             if worker.connection in ready:
-                self._collect(nursery, worker)
+                self._collect(forker, worker)
             elif worker.task is not None and time.monotonic() >= worker.deadline:
                 if worker.is_starved(min(CPU_SECONDS, self.config.deadline / 2)):
                     worker.deadline, worker.extensions = time.monotonic() + self.config.deadline, worker.extensions + 1
                     continue
-                self._settle_all(worker.task, "timeout", f"killed after {self.config.deadline:g} s")
-                self._replace(nursery, worker)
+                self._deliver_same(worker.task, "timeout", f"killed after {self.config.deadline:g} s")
+                self._replace_worker(forker, worker)
 
     def _hand_out(self, worker: Worker) -> None:
+        """Give the next task of the queue to a worker."""
         with self._lock:
             if not self._queue:
                 return
             number = self._queue.popleft()
             task = self._tasks[number]
         task.attempts += 1
-        worker.begin(number, self.config.deadline * task.size)
-        message = json.dumps([number, *task.key]).encode()       # ASCII: half surrogates pass as escapes
+        worker.begin(number, self.config.deadline * len(task.key.responses))
+        # ASCII JSON: half surrogates pass as escapes.
+        message = json.dumps([number, *task.key]).encode()
         try:
             worker.connection.send_bytes(message)
         except OSError:
-            return                                       # it has died: its end of the pipe is ready, `_collect` sees
+            # The worker has died: its connection is ready, and `_collect` sees the end.
+            return
 
-    def _collect(self, nursery: Nursery, worker: Worker) -> None:
+    def _collect(self, forker: Forker, worker: Worker) -> None:
+        """Take what a worker sent: its findings, or its end."""
         try:
-            number, found, retiring = json.loads(worker.connection.recv_bytes())
+            number, findings, retiring = json.loads(worker.connection.recv_bytes())
         except (EOFError, OSError):
             self._deaths += 1
             self._retry(worker)
-            self._replace(nursery, worker)
+            self._replace_worker(forker, worker)
             return
         self._deaths = 0
         if number == worker.task:
             worker.task = None
-            self._settle(number, found)
+            self._deliver(number, findings)
         if retiring:
-            self._replace(nursery, worker)
+            self._replace_worker(forker, worker)
 
     def _retry(self, worker: Worker) -> None:
+        """Put the task of a dead worker first in the queue, or give it up after ATTEMPTS."""
         if worker.task is None:
             return
         if self._tasks[worker.task].attempts >= ATTEMPTS:
-            self._settle_all(worker.task, "error", f"its worker died {ATTEMPTS} times")
+            self._deliver_same(worker.task, "error", f"its worker died {ATTEMPTS} times")
         else:
             with self._lock:
                 self._queue.appendleft(worker.task)
         worker.task = None
 
-    def _replace(self, nursery: Nursery, worker: Worker) -> None:
+    def _replace_worker(self, forker: Forker, worker: Worker) -> None:
+        """End a worker; the next round forks another."""
         self._workers.remove(worker)
         self.restarts += 1
-        nursery.end(worker)
+        forker.end(worker)
 
-    def _again(self, nursery: Nursery) -> Nursery:
-        """A new nursery for one that died, and its workers with it."""
+    def _replace_forker(self, forker: Forker) -> Forker:
+        """A new forker for one that died, and its workers with it."""
         for worker in self._workers:
             self._retry(worker)
             worker.connection.close()
         self._workers.clear()
         self.restarts += 1
-        nursery.close()
-        return Nursery(self.config, self.reward)
+        forker.close()
+        return Forker(self.config, self.reward)
 
-    def _settle_all(self, number: int, outcome: Outcome, reason: str) -> None:
-        """The same word on every answer of a task."""
-        self._settle(number, [(outcome, reason, None)] * self._tasks[number].size)
+    def _deliver_same(self, number: int, outcome: Outcome, reason: str) -> None:
+        """The same finding for every answer of a task."""
+        self._deliver(number, [(outcome, reason, None)] * len(self._tasks[number].key.responses))
 
-    def _settle(self, number: int, found: Sequence[tuple[Outcome, str, float | None]]) -> None:
-        """The worker's word on each answer of a task: outcome, reason, and the reward where that decides."""
+    def _deliver(self, number: int, findings: Sequence[tuple[Outcome, str, float | None]]) -> None:
+        """Turn the findings of a task into verdicts for every batch that waits for them.
+
+        A finding is (outcome, reason, reward); the reward is None for maths, whose outcome decides.
+        """
         with self._lock:
             task = self._tasks.pop(number)
             del self._pending[task.key]
         if self.reward is None:
-            (outcome, reason, _), = found
-            verdicts = [verdict(outcome, task.key[1], reason)]
-            self._remember(*task.key, verdicts[0])
+            ((outcome, reason, _),), (answer,), (gold,) = findings, task.key.responses, task.key.golds
+            verdicts = [verdict(outcome, answer, reason)]
+            self._remember(gold, answer, verdicts[0])
         else:
             verdicts = [_rewarded(outcome, extract(response), reason, value)
-                        for (outcome, reason, value), response in zip(found, task.key[1], strict=True)]
-        unusable = next((reason for outcome, reason, _ in found if outcome == "unusable"), None)
+                        for (outcome, reason, value), response in zip(findings, task.key.responses, strict=True)]
+        unusable = next((reason for outcome, reason, _ in findings if outcome == "unusable"), None)
         for batch, places in task.waiting:
             for place, each in zip(places, verdicts, strict=True):
                 batch.verdicts[place] = each
@@ -332,12 +364,13 @@ class Verifier:
             elif None not in batch.verdicts:
                 self._finish(batch)
 
-    def _end(self, nursery: Nursery | None, failure: BaseException | None) -> None:
+    def _end(self, forker: Forker | None, failure: BaseException | None) -> None:
+        """End every process, and every future that is not done with the failure (None: the verifier was closed)."""
         for worker in self._workers:
             worker.connection.close()
         self._workers.clear()
-        if nursery is not None:
-            nursery.close()
+        if forker is not None:
+            forker.close()
         with self._lock:
             self._failure, self._closing = failure, True
             unfinished = {id(batch): batch for task in self._tasks.values() for batch, _ in task.waiting}
@@ -351,19 +384,19 @@ class Verifier:
 
 
 def _rewarded(outcome: str, extracted: str | None, reason: str, value: float | None) -> Verdict:
-    """The verdict of a reward function: right is 1 and nothing less."""
+    """The verdict of a reward function: right is exactly 1. Without a value, the outcome decides."""
     if value is None:
         return verdict(outcome, extracted, reason)
     return Verdict("right" if value == 1 else "wrong", value, extracted, reason)
 
 
 def _tasks_of(reward: Reward, prompts: list[str], responses: list[str],
-              golds: list[str]) -> list[tuple[tuple, tuple[int, ...]]]:
+              golds: list[str]) -> list[tuple[_Key, tuple[int, ...]]]:
     """The tasks of a group with their places: one for each answer, or one for all where the reward takes batches."""
     responses = [response[-SCANNED_CHARACTERS:] for response in responses]
     if reward.batch and responses:
-        return [((tuple(prompts), tuple(responses), tuple(golds)), tuple(range(len(responses))))]
-    return [(((prompt,), (response,), (gold,)), (i,))
+        return [(_Key(tuple(prompts), tuple(responses), tuple(golds)), tuple(range(len(responses))))]
+    return [(_Key((prompt,), (response,), (gold,)), (i,))
             for i, (prompt, response, gold) in enumerate(zip(prompts, responses, golds, strict=True))]
 
 

@@ -1,4 +1,4 @@
-"""The pool's end of the processes behind it: the nursery, and the workers that it forks (`nft_jax.verify.worker`)."""
+"""The pool's end of the processes behind it: the forker, and the workers that it forks (`nft_jax.verify.worker`)."""
 from __future__ import annotations
 
 import json
@@ -16,12 +16,12 @@ from nft_jax.types import InputError
 from nft_jax.verify.rewards.registry import Reward
 
 CPU_SECONDS = 1.0
-"""A worker gives an answer of maths up after this much CPU time; the deadline (wall clock) only has to catch what
-ignores it. A reward of the user's may compute until its deadline."""
+"""A worker gives up an answer of maths after this much CPU time. The deadline (wall clock) only has to end what ignores
+that. A reward of the user's own may compute until its deadline."""
 MOST_EXTENSIONS = 9
-"""A deadline passes at most so many times while its worker is starved of CPU."""
+"""How often the deadline of one task is extended while its worker is starved of CPU."""
 START_SECONDS = 300.0
-"""Loading math-verify takes two seconds; a reward's module that takes longer than this is a hang."""
+"""Loading math-verify takes two seconds. A reward's module that takes longer than this hangs."""
 
 
 @dataclass
@@ -30,23 +30,25 @@ class Worker:
     connection: Connection
     pid: int
     task: int | None = None
-    deadline: float = 0.0
-    extensions: int = 0               # of the deadline, for this task
-    cpu_before: float = 0.0           # seconds it had used when it got the task
+    deadline: float = 0.0             # time.monotonic() at which the task is out of time
+    extensions: int = 0               # of this task's deadline so far
+    cpu_before: float = 0.0           # CPU seconds of the worker when it got the task
 
     def begin(self, task: int, seconds: float) -> None:
-        """It has a task, and so much wall clock for it."""
+        """Note that the worker has the task, and these seconds of wall clock for it."""
         self.task, self.deadline, self.extensions = task, time.monotonic() + seconds, 0
         self.cpu_before = self._cpu()[1]
 
     def is_starved(self, seconds: float) -> bool:
-        """Whether it wants to run and the machine has not given it these seconds of CPU since it got the task: a busy
-        machine, not a slow answer. (False where there is no /proc.)"""
+        """Whether the worker wants to run but has had less than `seconds` of CPU for its task.
+
+        Then the machine is busy, and the answer may not be slow. False where there is no /proc.
+        """
         state, cpu = self._cpu()
         return state == "R" and cpu - self.cpu_before < seconds and self.extensions < MOST_EXTENSIONS
 
     def _cpu(self) -> tuple[str, float]:
-        """State and CPU seconds so far."""
+        """State of the process ("R" = it wants to run), and its CPU seconds so far."""
         try:
             fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
@@ -54,16 +56,17 @@ class Worker:
         return fields[0], (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-class Nursery:
-    """The process that forks workers; see `nft_jax.verify.worker`."""
+class Forker:
+    """A fresh interpreter with the judge loaded, which forks and ends workers on request (`nft_jax.verify.worker`)."""
 
     def __init__(self, config: VerifierConfig, reward: Reward | None):
+        """Starts the process and returns at once. `reward` None is maths."""
         self.control, theirs = socket.socketpair()
         home = None if reward is None else (reward.home, reward.name)
         cpu_seconds = min(CPU_SECONDS, config.deadline) if reward is None else config.deadline
         arguments = theirs.fileno(), config.memory_mb << 20, cpu_seconds, home, config.allow_weak_sandbox
         paths = [os.path.abspath(path) for path in [str(Path(__file__).parents[2]), *sys.path]]
-        code = f"import sys; sys.path[:] = {paths!r}; from nft_jax.verify.worker import nursery; nursery{arguments!r}"
+        code = f"import sys; sys.path[:] = {paths!r}; from nft_jax.verify.worker import forker; forker{arguments!r}"
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH") if name in os.environ}
         single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         with theirs:
@@ -76,10 +79,10 @@ class Nursery:
         self.must_be_ready = time.monotonic() + START_SECONDS
 
     def reply(self, wanted: str) -> int:
-        """The value of the next reply; EOFError when the nursery is gone."""
+        """The value of the next reply. Raises EOFError when the forker has ended, InputError when it cannot start."""
         line = self.replies.readline()
         if not line:
-            raise EOFError("the nursery of the verifier's workers has died")
+            raise EOFError("the process that forks the verifier's workers has ended")
         message = json.loads(line)
         if "failed" in message:
             raise InputError(f"The verifier's workers could not start: {message['failed']}")
@@ -94,6 +97,7 @@ class Nursery:
         return left
 
     def fork(self) -> Worker:
+        """A new worker. The first call waits until the judge is loaded."""
         if not self.ready:
             self.reply("ready")
             self.ready = True
@@ -103,11 +107,13 @@ class Nursery:
             return Worker(Connection(ours.detach()), self.reply("forked"))
 
     def end(self, worker: Worker) -> None:
+        """Kill a worker."""
         worker.connection.close()
         self.control.sendall(f"end {worker.pid}\n".encode())
         self.reply("ended")
 
     def close(self) -> None:
+        """Kill the forker, and all its workers with it."""
         self.replies.close()
         self.control.close()
         self.process.kill()

@@ -1,8 +1,12 @@
-"""The processes behind the pool: one nursery that has math-verify (or the reward) loaded, and the workers it forks.
+"""The processes behind the pool: one forker that has math-verify (or the reward) loaded, and the workers it forks.
 
-The nursery is a fresh interpreter (it never forks from a process that runs JAX, and never imports the user's script).
-On its control socket it is handed one end of a socket per worker and forks; a worker judges what arrives there until
-the other end closes. The nursery, not the pool, kills and reaps workers: a process id stays reserved until then.
+1. The forker is a fresh interpreter: it is no fork of a process that runs JAX, and never imports the user's script.
+2. The pool sends it "fork" with one end of a new socket; the forker forks a worker that owns this end.
+3. The worker judges the tasks that arrive on its socket, until the pool closes the other end.
+4. The pool sends "end PID", and the forker kills and reaps the worker. The forker does this because a process id stays
+   reserved until its parent reaps it: the pool could kill a stranger.
+
+No jax in here.
 """
 from __future__ import annotations
 
@@ -23,10 +27,16 @@ from nft_jax.types import InputError
 from nft_jax.verify.rewards.registry import Reward, resolve
 
 ANSWERS_PER_WORKER = 5_000
+"""A worker is replaced after so many answers."""
 RESIDENT_LIMIT = 500 << 20
 """A worker that has grown beyond this many bytes is replaced after its answer."""
 PARENT_CHECK_SECONDS = 1.0
 _DIE_WITH_PARENT = 1                    # PR_SET_PDEATHSIG
+
+Finding = tuple[str, str, float | None]
+"""What a worker found of one answer: outcome, reason, and the reward (None for maths, whose outcome decides)."""
+Judge = Callable[[list[str], list[str], list[str]], list[Finding]]
+"""(prompts, responses, golds) of one task -> one finding for each answer."""
 
 
 class _CpuLimit(BaseException):
@@ -56,41 +66,42 @@ class _CpuClock:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-Word = tuple[str, str, float | None]     # outcome, reason, and the reward where a function decides
-
-
-def _guarded(clock: _CpuClock, size: int, judge: Callable[..., list[Word]], arguments: list) -> list[Word]:
-    """The judge's words, or the same failure for every answer of the task."""
+def _guarded(clock: _CpuClock, judge: Judge, prompts: list[str], responses: list[str], golds: list[str],
+             ) -> list[Finding]:
+    """The judge's findings, or the same failure for every answer of the task."""
     try:
         with clock:
-            return judge(*arguments)
+            return judge(prompts, responses, golds)
     except _CpuLimit:
-        clock.off()                         # it may have rung on the way out
+        # The clock may have rung while it was being switched off.
+        clock.off()
         failure = "timeout", f"more than {clock.seconds:g} s of CPU time", None
     except MemoryError:
         failure = "too_large", "more memory than a worker may have", None
     except RecursionError:
         failure = "too_large", "nested too deeply", None
-    except InputError as problem:           # the reward itself is wrong: the pool raises it
+    except InputError as problem:
+        # The reward itself is wrong: the pool raises this error.
         failure = "unusable", str(problem), None
-    except Exception as problem:            # reported as the verifier's own failure: it earns no reward
+    except Exception as problem:
+        # The verifier's own failure: it is reported, and earns no reward.
         failure = "error", f"{type(problem).__name__}: {problem}", None
-    return [failure] * size
+    return [failure] * len(responses)
 
 
-def _judge_maths(gold: str, answer: str) -> list[Word]:
+def _judge_maths(prompts: list[str], answers: list[str], golds: list[str]) -> list[Finding]:
     from nft_jax.verify.maths.judge import judge
-    return [(*judge(gold, answer), None)]
+    return [(*judge(gold, answer), None) for gold, answer in zip(golds, answers, strict=True)]
 
 
-def _judge_by(reward: Reward) -> Callable[..., list[Word]]:
-    def judge(prompts: list[str], responses: list[str], golds: list[str]) -> list[Word]:
+def _judge_by(reward: Reward) -> Judge:
+    def judge(prompts: list[str], responses: list[str], golds: list[str]) -> list[Finding]:
         return [("wrong", f"{value:g} by {reward.name}", value) for value in reward.score(prompts, responses, golds)]
     return judge
 
 
-def _load_judge(home: tuple[str, str] | None, allow_weak_sandbox: bool) -> tuple[Callable[..., list[Word]], bool]:
-    """What judges, and whether it starts processes. Raises InputError when the reward cannot be had."""
+def _load_judge(home: tuple[str, str] | None, allow_weak_sandbox: bool) -> tuple[Judge, bool]:
+    """The judge, and whether it starts processes. Raises InputError when the reward cannot be loaded."""
     reward = None if home is None else resolve(*home)
     if reward is not None and "jax" in sys.modules:
         raise InputError(f"the module {reward.home} of the reward {reward.name!r} imports jax. Put the reward in a "
@@ -108,6 +119,7 @@ def _load_judge(home: tuple[str, str] | None, allow_weak_sandbox: bool) -> tuple
 
 
 def _limit(memory_bytes: int, starts_processes: bool) -> None:
+    """Limit this process's memory, and forbid it files and processes unless the judge needs them."""
     limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_AS: memory_bytes}
     if not starts_processes:
         limits[resource.RLIMIT_FSIZE] = 0
@@ -119,7 +131,8 @@ def _limit(memory_bytes: int, starts_processes: bool) -> None:
         try:
             resource.setrlimit(kind, (value, value))
         except (ValueError, OSError):
-            if sys.platform == "linux":     # macOS refuses RLIMIT_AS; the deadline still holds there
+            # macOS refuses RLIMIT_AS; the deadline still holds there.
+            if sys.platform == "linux":
                 raise
 
 
@@ -128,36 +141,38 @@ def _resident_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-class Life(NamedTuple):
-    """What a worker needs to know."""
-    judge: Callable[..., list[Word]]
+class Service(NamedTuple):
+    """What a worker judges by, and what it may use."""
+    judge: Judge
     memory_bytes: int
-    cpu_seconds: float                      # for one answer
+    cpu_seconds: float                  # for one answer
     starts_processes: bool
 
 
-def serve(connection: Connection, life: Life) -> None:
-    """A worker's life: [task, *what to judge] in, [task, words, retiring] out, as ASCII JSON."""
-    _limit(life.memory_bytes, life.starts_processes)
+def serve(connection: Connection, service: Service) -> None:
+    """A worker's life: [task, prompts, responses, golds] in, [task, findings, retiring] out, as ASCII JSON."""
+    _limit(service.memory_bytes, service.starts_processes)
     judged = 0
     while True:
         try:
-            task, *arguments = json.loads(connection.recv_bytes())
+            task, prompts, responses, golds = json.loads(connection.recv_bytes())
         except EOFError:
             return
-        size = len(arguments[1]) if isinstance(arguments[1], list) else 1
-        words = _guarded(_CpuClock(life.cpu_seconds * size), size, life.judge, arguments)
-        judged += size
-        retiring = (judged >= ANSWERS_PER_WORKER or any(word[0] in ("timeout", "too_large") for word in words)
-                    or _resident_bytes() > RESIDENT_LIMIT)
-        words = [(outcome, reason[:2000 if outcome == "unusable" else 300], value) for outcome, reason, value in words]
-        connection.send_bytes(json.dumps([task, words, retiring]).encode())
+        clock = _CpuClock(service.cpu_seconds * len(responses))
+        findings = _guarded(clock, service.judge, prompts, responses, golds)
+        judged += len(responses)
+        retiring = (judged >= ANSWERS_PER_WORKER or _resident_bytes() > RESIDENT_LIMIT
+                    or any(outcome in ("timeout", "too_large") for outcome, _, _ in findings))
+        findings = [(outcome, reason[:2000 if outcome == "unusable" else 300], value)
+                    for outcome, reason, value in findings]
+        connection.send_bytes(json.dumps([task, findings, retiring]).encode())
         if retiring:
             return
 
 
-def _fork(connection: socket.socket, control: socket.socket, prctl, life: Life) -> int:
-    nursery = os.getpid()
+def _fork(connection: socket.socket, control: socket.socket, prctl, service: Service) -> int:
+    """Fork a worker that serves `connection`; returns its process id."""
+    forker_pid = os.getpid()
     pid = os.fork()
     if pid:
         connection.close()
@@ -166,29 +181,34 @@ def _fork(connection: socket.socket, control: socket.socket, prctl, life: Life) 
     try:
         if prctl is not None:
             prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-        if os.getppid() == nursery:
+        # Otherwise the forker died before prctl, and nothing would end this worker.
+        if os.getppid() == forker_pid:
             control.close()
-            serve(Connection(connection.detach()), life)
+            serve(Connection(connection.detach()), service)
             status = 0
     finally:
         os._exit(status)
 
 
-def _parent_died_or_request(control: socket.socket, parent: int) -> bool:
-    """Wait for a request; False when the pool's process is gone, even if a child of its holds the socket open."""
+def _wait_for_request(control: socket.socket, parent: int) -> bool:
+    """Wait for a request. False once the pool's process is gone, even if a child of it holds the socket open."""
     while not select.select([control], [], [], PARENT_CHECK_SECONDS)[0]:
         if os.getppid() != parent:
             return False
     return os.getppid() == parent
 
 
-def nursery(control_fd: int, memory_bytes: int, cpu_seconds: float, home: tuple[str, str] | None,
-            allow_weak_sandbox: bool) -> None:
-    """Answer the pool's requests: "fork" with a socket, "end PID". Ends, and all its workers with it, when the
-    pool's end of the control socket closes or its process dies. `home` and name of the reward; None is maths."""
+def forker(control_fd: int, memory_bytes: int, cpu_seconds: float, home: tuple[str, str] | None,
+           allow_weak_sandbox: bool) -> None:
+    """Answer the pool's requests: "fork" with a socket, "end PID".
+
+    `home` is the reward's module and name; None is maths. The forker and all its workers end when the pool's process
+    dies or closes its end of the control socket.
+    """
     parent = os.getppid()
     control = socket.socket(fileno=control_fd)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)        # Ctrl-C is the training process's to handle
+    # Ctrl-C is for the training process, which closes the pool.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
     try:
         judge, starts_processes = _load_judge(home, allow_weak_sandbox)
@@ -196,25 +216,27 @@ def nursery(control_fd: int, memory_bytes: int, cpu_seconds: float, home: tuple[
         told = str(problem) if isinstance(problem, InputError) else f"{type(problem).__name__}: {problem}"
         control.sendall(json.dumps({"failed": told}).encode() + b"\n")
         return
-    life = Life(judge, memory_bytes, cpu_seconds, starts_processes)
+    service = Service(judge, memory_bytes, cpu_seconds, starts_processes)
+    # What is loaded stays shared between the workers: their collectors do not touch it.
     gc.freeze()
     control.sendall(json.dumps({"ready": os.getpid()}).encode() + b"\n")
     children: set[int] = set()
     try:
-        while _parent_died_or_request(control, parent):
+        while _wait_for_request(control, parent):
             request, fds, _, _ = socket.recv_fds(control, 64, 1)
             if not request:
                 return
             word, _, argument = request.decode().strip().partition(" ")
             if word == "fork":
-                pid = _fork(socket.socket(fileno=fds[0]), control, prctl, life)
+                pid = _fork(socket.socket(fileno=fds[0]), control, prctl, service)
                 children.add(pid)
                 control.sendall(json.dumps({"forked": pid}).encode() + b"\n")
             elif int(argument) in children:
                 _end(int(argument))
                 children.discard(int(argument))
                 control.sendall(json.dumps({"ended": int(argument)}).encode() + b"\n")
-    except OSError:                                      # the pool's end is gone in the middle of a message
+    except OSError:
+        # The pool's end closed in the middle of a message.
         return
     finally:
         for pid in children:

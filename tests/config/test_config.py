@@ -22,10 +22,8 @@ CLASSES = [value for value in vars(config_module).values() if dataclasses.is_dat
 
 
 @pytest.mark.parametrize(("make", "told"), [
-    (lambda: RolloutConfig(top_k=5), "rollout.old_logprobs"),
     (lambda: RolloutConfig(top_p=0), "rollout.top_p is 0"),
     (lambda: RolloutConfig(min_p=1), "rollout.min_p is 1"),
-    (lambda: RolloutConfig(min_p=0.1), "min_p=0.1 the sampled distribution"),
     (lambda: RolloutConfig(stop=("",)), "rollout.stop is"),
     (lambda: RolloutConfig(slots=-1), "rollout.slots is -1"),
     (lambda: RolloutConfig(samples_per_prompt=1), "rollout.samples_per_prompt is 1"),

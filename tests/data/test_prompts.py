@@ -1,24 +1,18 @@
-"""From rows to prompts: every layout, every error, and the stream's order and resume."""
-import dataclasses
+"""From a source to rendered questions: every kind of source, every row accounted for, every refusal by name."""
 import json
-import os
 import sys
 import types
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from refusal import refused
 
 from nft_jax.config import DataConfig
 from nft_jax.data.arithmetic import questions
-from nft_jax.data.prompts import PromptStream, Question, digest, load_questions, read_gold, read_question, render
-from nft_jax.data.sources import CHANGING_TASKS, EVALUATING_TASKS, read_rows
-from nft_jax.types import InputError
+from nft_jax.data.prompts import load_questions, render
+from nft_jax.types import Unreachable
 
-TEST_DATA = Path(os.environ.get("NFT_TEST_DATA", "") or "missing")
-needs_data = pytest.mark.skipif(not TEST_DATA.is_dir(), reason="NFT_TEST_DATA is not set")
 CHAT = ("{% for m in messages %}{% if m['role'] not in ['system', 'user'] %}{{ raise_exception('unknown role') }}"
         "{% endif %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
         "{% if add_generation_prompt %}[assistant]{% if enable_thinking is defined %}{{ enable_thinking }}{% endif %}"
@@ -44,56 +38,6 @@ def write(path: Path, *rows) -> str:
 
 def load(tokenizer, source: str, **fields):
     return load_questions(DataConfig(source=source, **fields), tokenizer)
-
-
-@pytest.mark.parametrize(("row", "gold"), [
-    ({"answer": "42"}, "42"),
-    ({"answer": 42}, "42"),
-    ({"answer": 0}, "0"),
-    ({"answer": 0.5}, "0.5"),
-    ({"answer": ["7"]}, "7"),
-    ({"answer": 142.0}, "142"),
-    ({"final_answer": ["$2$", "$-1$"], "solution": ["Long.", "Text."]}, "$2$, $-1$"),
-    ({"answer": str(["x" * 150, "y" * 150])}, str(["x" * 150, "y" * 150])),
-    ({"answer": "She has 3 + 4 = <<3+4=7>>7 eggs.\n#### 7"}, "7"),
-    ({"answer": "first #### 8\n#### 1,234 "}, "1,234"),
-    ({"solution": "So \\boxed{3}, no: $\\boxed{\\frac{1}{2}}$."}, "\\frac{1}{2}"),
-    ({"answer": None, "solution": "12"}, "12"),
-    ({"answer": " ", "reward_model": {"ground_truth": "34", "style": "rule"}}, "34"),
-    ({"answer": "5", "solution": "\\boxed{6}"}, "5"),
-])
-def test_gold_layouts(row, gold):
-    assert read_gold(row) == gold
-
-
-@pytest.mark.parametrize(("row", "reason"), [
-    ({}, "no_answer"),
-    ({"answer": None}, "no_answer"),
-    ({"answer": float("nan")}, "no_answer"),
-    ({"answer": "#### "}, "bad_gold"),
-    ({"reward_model": {"style": "rule"}}, "no_answer"),
-    ({"answer": True}, "bad_gold"),
-    ({"answer": ["1", "2"]}, "bad_gold"),
-    ({"answer": {"value": 3}}, "bad_gold"),
-    ({"solution": "We argue\nat length, without a box."}, "bad_gold"),
-    ({"solution": "not closed \\boxed{3"}, "bad_gold"),
-    ({"answer": "{1"}, "bad_gold"),
-])
-def test_unusable_golds(row, reason):
-    with pytest.raises(Exception) as caught:
-        read_gold(row)
-    assert caught.value.args[0] == reason and len(caught.value.args[1]) > 5
-
-
-@pytest.mark.parametrize("row", [
-    {}, {"question": ""}, {"question": "  "}, {"question": 3}, {"prompt": []}, {"prompt": ["text"]},
-    {"prompt": [{"role": "user"}]}, {"prompt": [{"role": "user", "content": " "}]},
-    {"prompt": [{"role": "user", "content": "2+2"}, {"role": "assistant", "content": "4"}]},
-])
-def test_unusable_questions(row):
-    with pytest.raises(Exception) as caught:
-        read_question(row)
-    assert caught.value.args[0] == "no_question"
 
 
 def test_jsonl_rows_are_used_repeated_or_skipped_with_their_line(tokenizer, tmp_path):
@@ -125,7 +69,7 @@ def test_the_text_is_the_rendered_template_and_gets_no_second_special_token(toke
     assert one.tokens.dtype == np.int32 and one.tokens[0] == tokenizer.convert_tokens_to_ids("[")
     assert tokenizer.decode(one.tokens).replace(" ", "") == one.text.replace(" ", "")
     assert render(tokenizer, "3*3") == "[user]3*3[assistant]"
-    with pytest.raises(InputError, match=r"roles \['critic'\]"):
+    with refused("chat template", "critic", "data.system"):
         render(tokenizer, [{"role": "critic", "content": "?"}])
 
 
@@ -150,7 +94,7 @@ def test_parquet_arrow_and_jsonl_give_the_same(tokenizer, tmp_path):
         found, report = load(tokenizer, str(tmp_path / name))
         assert [(q.text, q.gold) for q in found] == [(q.text, q.gold) for q in expected] and report.rows == 20
     assert len(load(tokenizer, str(tmp_path / "two"), split="test")[0]) == 3
-    with pytest.raises(InputError, match=r"data.split is 'dev'.*train, test"):
+    with refused("data.split", "dev", "train, test"):
         load(tokenizer, str(tmp_path / "two"), split="dev")
 
 
@@ -162,23 +106,18 @@ def test_sources_that_cannot_be_used(tokenizer, tmp_path):
     (tmp_path / "broken.parquet").write_bytes(b"no parquet")
     (tmp_path / "notes.txt").write_text("a")
     (tmp_path / "folder").mkdir()
-    cases = {
-        "missing.jsonl": "no such file", "missing.parquet": "no such file", "notes.txt": "files of this kind",
-        "broken.parquet": "cannot be read as parquet", "folder": "not written by datasets",
-        "empty.parquet": "no rows", "columns.parquet": r"holds the question \(found: input, target\)",
-    }
-    for name, words in cases.items():
-        with pytest.raises(InputError, match=words) as caught:
+    told = {"notes.txt": ".jsonl or .parquet", "folder": "save_to_disk", "columns.parquet": "input, target"}
+    for name in ("missing.jsonl", "missing.parquet", "broken.parquet", "empty.parquet", *told):
+        with refused("data.source", repr(str(tmp_path / name)), told.get(name, "")) as caught:
             load(tokenizer, str(tmp_path / name))
-        assert str(caught.value).startswith(f"data.source is {str(tmp_path / name)!r}")
         assert "\n" not in str(caught.value)
-    for rows, words in (((), "no rows"), (({"problem": "a", "target": "b"},), "holds the answer"),
-                        (({"text": "a"},), "holds the question"), (("nonsense",), "row 1, not JSON"),
-                        (({"problem": "a" * 99, "answer": "1"},), "raise data.max_prompt_tokens = 40")):
-        with pytest.raises(InputError, match=words):
+    for rows, words in (((), "no rows"), (({"problem": "a", "target": "b"},), "final_answer"),
+                        (({"text": "a"},), "question"), (("nonsense",), "row 1"),
+                        (({"problem": "a" * 99, "answer": "1"},), "data.max_prompt_tokens = 40")):
+        with refused("data.source", "q.jsonl", words):
             load(tokenizer, write(tmp_path / "q.jsonl", *rows), max_prompt_tokens=40)
-    with pytest.raises(InputError, match=r"evaluation.source is .*no such file"):
-        load_questions(DataConfig(source="gone.jsonl"), tokenizer, room="evaluation")
+    with refused("evaluation.source", "gone.jsonl"):
+        load_questions(DataConfig(source="gone.jsonl"), tokenizer, field="evaluation")
 
 
 def test_hub_names(tokenizer, monkeypatch):
@@ -196,26 +135,20 @@ def test_hub_names(tokenizer, monkeypatch):
     assert load(tokenizer, "some/set:part/file.parquet")[1].rows == 1
     assert asked == [("openai/gsm8k", {"name": "main"}, "train"), ("some/set", {"name": None}, "train"),
                      ("some/set", {"data_files": "part/file.parquet"}, "train")]
-    with pytest.raises(InputError, match=r"some/set' \(split 'dev'\).*Unknown split"):
+    with refused("data.source", "some/set", "dev", "Unknown split", kind=Unreachable):
         load(tokenizer, "some/set", split="dev")
 
 
 def test_generator_source(tokenizer):
     used, report = load(tokenizer, "arithmetic", split="heldout", limit=30, seed=4)
     assert [(q.problem, q.gold) for q in used] == questions("heldout", 30, 4) and report.repeats == 0
-    with pytest.raises(InputError, match=r"split is 'test'"):
+    with refused("split", "test"):
         load(tokenizer, "arithmetic", split="test")
-
-
-@pytest.mark.parametrize("task", sorted(EVALUATING_TASKS | CHANGING_TASKS))
-def test_refused_tasks(tokenizer, task):
-    with pytest.raises(InputError, match=f"data.source is 'reasoning-gym:{task}'"):
-        load(tokenizer, f"reasoning-gym:{task}")
 
 
 def test_reasoning_gym(tokenizer, monkeypatch):
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
-    with pytest.raises(InputError, match="pip install reasoning-gym"):
+    with refused("data.source", "reasoning-gym:chain_sum", "pip install reasoning-gym"):
         load(tokenizer, "reasoning-gym:chain_sum")
 
     def create_dataset(task, size, seed):
@@ -228,62 +161,16 @@ def test_reasoning_gym(tokenizer, monkeypatch):
     assert len(train) == len(heldout) == 40
     assert not {q.problem for q in train} & {q.problem for q in heldout}
     assert all(sum(map(int, q.problem.split("+"))) == int(q.gold) for q in train)
-    with pytest.raises(InputError, match="not registered"):
+    with refused("data.source", "reasoning-gym:nothing", "not registered"):
         load(tokenizer, "reasoning-gym:nothing")
-    with pytest.raises(InputError, match="train and heldout"):
+    with refused("data.split", "base", "train and heldout"):
         load(tokenizer, "reasoning-gym:chain_sum", split="base")
 
 
-def made(count: int) -> list[Question]:
-    return [Question(f"q{i}", str(i), f"[user]q{i}", np.array([i], np.int32)) for i in range(count)]
-
-
-@given(st.integers(1, 12), st.integers(0, 2**40), st.lists(st.integers(0, 9), min_size=1, max_size=8),
-       st.integers(0, 8))
-@settings(max_examples=60, deadline=None)
-def test_resume_is_exact_and_the_size_of_a_draw_does_not_matter(count, seed, draws, cut):
-    whole = PromptStream(made(count), seed).take(sum(draws))
-    stream = PromptStream(made(count), seed)
-    drawn = [stream.take(n) for n in draws[:cut]]
-    state = json.loads(json.dumps(stream.state()))
-    resumed = PromptStream(made(count), seed)
-    resumed.restore(state)
-    drawn += [resumed.take(n) for n in draws[cut:]]
-    assert [(p.index, p.problem) for part in drawn for p in part] == [(p.index, p.problem) for p in whole]
-    assert [p.index for p in whole] == list(range(sum(draws)))
-
-
-def test_every_epoch_is_another_permutation_of_all_questions():
-    stream = PromptStream(made(50), 3)
-    epochs = [[p.problem for p in stream.take(50)] for _ in range(3)]
-    assert all(sorted(epoch) == sorted(q.problem for q in made(50)) for epoch in epochs)
-    assert epochs[0] != epochs[1] != epochs[2]
-    assert epochs[0] == [p.problem for p in PromptStream(made(50), 3).take(50)]
-    assert epochs[0] != [p.problem for p in PromptStream(made(50), 4).take(50)]
-    # As written down: the first permutation drawn from numpy's generator seeded by (seed, epoch).
-    assert epochs[1] == [f"q{i}" for i in np.random.default_rng([3, 1]).permutation(50)]
-
-
-def test_a_digest_is_of_tokens_golds_and_order():
-    first = made(3)
-    assert PromptStream(first).digest() == PromptStream(made(3)).digest() == digest(q.prompt(9) for q in first)
-    others = [first[::-1], first[:2], [*first[:2], dataclasses.replace(first[2], gold="other")],
-              [*first[:2], dataclasses.replace(first[2], tokens=first[2].tokens + 1)]]
-    assert len({digest(questions) for questions in [first, *others]}) == 5
-
-
-def test_stream_errors():
-    with pytest.raises(InputError, match="no questions"):
-        PromptStream([], 0)
-    with pytest.raises(InputError, match="index is -1"):
-        PromptStream(made(2), 0).restore({"index": -1})
-
-
-@needs_data
-def test_dapo_sample_with_the_qwen3_tokenizer():
+def test_dapo_sample_with_the_qwen3_tokenizer(data_folder):
     from transformers import AutoTokenizer
-    qwen3 = AutoTokenizer.from_pretrained(str(TEST_DATA / "tokenizers" / "qwen3"))
-    source = str(TEST_DATA / "data" / "dapo_schema_sample.parquet")
+    qwen3 = AutoTokenizer.from_pretrained(str(data_folder / "tokenizers" / "qwen3"))
+    source = str(data_folder / "data" / "dapo_schema_sample.parquet")
     used, report = load(qwen3, source)
     assert (report.rows, report.used, report.repeats, report.conflicting_repeats) == (80, 64, 16, 0)
     assert used[0].gold == "18" and used[0].problem.startswith("Solve the following math problem")
@@ -296,15 +183,7 @@ def test_dapo_sample_with_the_qwen3_tokenizer():
     assert report.used + report.counts["too_long"] == 64 and max(len(q.tokens) for q in short) <= 120
 
 
-@needs_data
-def test_gsm8k_and_math500_are_almost_all_usable(tokenizer):
+def test_gsm8k_and_math500_are_almost_all_usable(tokenizer, data_folder):
     for name, rows, lost in (("gsm8k_test.jsonl", 1319, 0), ("math500.jsonl", 500, 5)):
-        used, report = load(tokenizer, str(TEST_DATA / "data" / name), max_prompt_tokens=10**6)
+        used, report = load(tokenizer, str(data_folder / "data" / name), max_prompt_tokens=10**6)
         assert report.rows == rows and len(used) >= rows - lost and len(report.skipped) <= lost
-
-
-def test_byte_order_mark_and_flat_ground_truth(tmp_path):
-    path = tmp_path / "q.jsonl"
-    path.write_text('\ufeff{"problem": "1+1", "reward_model.ground_truth": "2"}\n', encoding="utf-8")
-    rows = dict(read_rows(DataConfig(source=str(path))))
-    assert read_gold(rows[1]) == "2"

@@ -2,7 +2,7 @@
 
     python killed.py SPEC.json
 
-The specification is a list of chains, each {"folder", "model", "ahead", "mesh", "devices", "kills": [[point, step, n],
+The specification is a list of chains, each {"folder", "model", "mesh", "devices", "kills": [[point, step, n],
 ...], "ends"}: the run is started and kills itself at the n-th passage of `point` in the `step`-th of its own steps (0:
 from its start on), and so on; with "ends" it is started once more, and comes to its end. Each start is a forked process
 of its own (what costs is importing, which is done once). The last line printed is JSON: for each chain, how each start
@@ -36,7 +36,7 @@ from nft_jax.config import (
 from nft_jax.record import checkpoint, metrics
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.schedule import Schedule
-from nft_jax.train import loop, run
+from nft_jax.train import loop, run, saving
 from nft_jax.types import Verdict
 
 STEPS = 6
@@ -46,8 +46,7 @@ def config_of(chain: dict) -> Config:
     return Config(
         workdir=chain["folder"], steps=STEPS, policy=PolicyConfig(path=chain["model"]),
         data=DataConfig(source="arithmetic", max_prompt_tokens=24, limit=50), mesh=MeshConfig(*chain["mesh"]),
-        rollout=RolloutConfig(prompts_per_step=3, samples_per_prompt=4, max_new_tokens=24, slots=8, block_size=8,
-                              rollout_ahead=chain["ahead"]),
+        rollout=RolloutConfig(prompts_per_step=3, samples_per_prompt=4, max_new_tokens=24, slots=8, block_size=8),
         batch=BatchConfig(updates_per_step=2, row_length=64, rows_per_micro_batch=8),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_updates=4),
         evaluation=EvaluationConfig(questions=3, samples=2, every=2),
@@ -147,14 +146,14 @@ def half_row(trap):
 
 
 def half_rollouts(trap):
-    write = run.pq.write_table
+    write = saving.pq.write_table
 
     def trapped(table, path, **settings):
         write(table, path, **settings)
         if isinstance(path, Path) and trap.is_due():
             os.truncate(path, path.stat().st_size // 2)
             kill()
-    run.pq.write_table = trapped
+    saving.pq.write_table = trapped
 
 
 def half_manifest(trap):
@@ -245,13 +244,13 @@ def start(chain: dict, point: str | None = None, step: int = 0, n: int = 0) -> i
     try:
         jax.config.update("jax_num_cpu_devices", chain["devices"])
         if point is not None:
-            trap, take = Trap(Path(chain["folder"]), step, n), loop.next_rollouts
+            trap, collect = Trap(Path(chain["folder"]), step, n), loop.collect
 
-            def next_rollouts(*arguments):
+            def counted(*arguments):
                 trap.wait -= 1
-                return take(*arguments)
+                return collect(*arguments)
 
-            loop.next_rollouts = next_rollouts
+            loop.collect = counted
             POINTS[point](trap)
         loop.train(config_of(chain), verifier=Judge(), quiet=True)
         sys.stdout.flush()

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 import nft_jax
 from nft_jax.config import MeshConfig, PolicyConfig
 from nft_jax.model.hf import weights
-from nft_jax.train import run
+from nft_jax.train import opening, plan
 
 NANO = Path(__file__).parents[2] / "nft_jax" / "assets" / "nano"
 
@@ -58,7 +58,7 @@ def nothing_placed(monkeypatch):
     def too_late(*arguments, **options):
         raise AssertionError("the input should have been refused by now")
     monkeypatch.setattr(weights, "_place", too_late)
-    return lambda: monkeypatch.setattr(run, "make_mesh", too_late)
+    return lambda: monkeypatch.setattr(plan, "make_mesh", too_late)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -72,7 +72,7 @@ def test_a_folder_that_will_not_do(case, tmp_path, nothing_placed, small_run):
     assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
     nothing_placed()
     config = small_run(tmp_path / "run", policy=PolicyConfig(path=str(folder)))
-    with pytest.raises(nft_jax.InputError, match=told), run.open_run(config, fresh=False, quiet=True):
+    with pytest.raises(nft_jax.InputError, match=told), opening.open_run(config, fresh=False, quiet=True):
         pass
     assert not (tmp_path / "run").exists()
 
@@ -82,13 +82,13 @@ def test_a_sound_folder_comes_to_where_these_tests_stop(tmp_path, nothing_placed
         nft_jax.load(NANO)
     nothing_placed()
     with pytest.raises(AssertionError, match="should have been refused"), \
-            run.open_run(small_run(tmp_path / "run"), fresh=False, quiet=True):
+            opening.open_run(small_run(tmp_path / "run"), fresh=False, quiet=True):
         pass
 
 
 def test_not_enough_devices(tmp_path, nothing_placed, small_run):
     config = small_run(tmp_path / "run", mesh=MeshConfig(1, 16, 1))
     with pytest.raises(nft_jax.InputError, match=r"mesh \(data, fsdp, tensor, context\) is \(1, 16, 1, 1\), but there "
-                                                 r"are 8 devices"), run.open_run(config, fresh=False, quiet=True):
+                                                 r"are 8 devices"), opening.open_run(config, fresh=False, quiet=True):
         pass
     assert not (tmp_path / "run").exists()

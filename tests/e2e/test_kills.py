@@ -15,15 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from nft_jax import policy
-from nft_jax.config import MeshConfig
 from nft_jax.model import decoder
 from nft_jax.model.config import ModelConfig
 from nft_jax.record.checkpoint import Checkpoints
 from nft_jax.record.metrics import comparable, read_metrics
 from nft_jax.record.rollouts import groups_to_table
-from nft_jax.runtime.mesh import make_mesh
-from nft_jax.train.programs import abstract_state
-from nft_jax.train.run import settle
+from nft_jax.train.plan import make_plan
 
 sys.path.insert(0, str(Path(__file__).parent))
 import killed
@@ -77,9 +74,9 @@ def execute(model, tmp_path_factory):
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
                                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "PYTHONPATH": str(ROOT)}
 
-    def run(folder, kills, *, ahead=0, ends=True, mesh=SINGLE, devices=1):
+    def run(folder, kills, *, ends=True, mesh=SINGLE, devices=1):
         specification = folder.with_suffix(".json")
-        specification.write_text(json.dumps([{"folder": str(folder), "model": str(model[1]), "ahead": ahead,
+        specification.write_text(json.dumps([{"folder": str(folder), "model": str(model[1]),
                                               "mesh": mesh, "devices": devices, "kills": kills, "ends": ends}]))
         done = subprocess.run([sys.executable, killed.__file__, str(specification)], env=environment, cwd=ROOT,
                               capture_output=True, text=True, timeout=900)
@@ -92,14 +89,14 @@ def execute(model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(execute, tmp_path_factory):
-    """Runs that nobody killed, without and with rollout_ahead."""
-    return [execute(tmp_path_factory.mktemp("whole") / f"ahead{ahead}", [], ahead=ahead) for ahead in (0, 1)]
+    """A run that nobody killed."""
+    return execute(tmp_path_factory.mktemp("whole") / "run", [])
 
 
 def last_checkpoint(folder, model):
     """What it holds (but for seconds), and the steps of the checkpoints that there are."""
-    config = settle(killed.config_of({"folder": str(folder), "model": str(model[1]), "ahead": 0, "mesh": SINGLE}))
-    shapes = abstract_state(config, model[0], make_mesh(MeshConfig(), jax.devices()[:1]))
+    config = killed.config_of({"folder": str(folder), "model": str(model[1]), "mesh": SINGLE})
+    shapes = make_plan(config, model[0], jax.devices()[:1]).state
     checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint, read_only=True)
     state, host, groups = checkpoints.restore(killed.STEPS, shapes)
     steps = checkpoints.steps, checkpoints.best
@@ -142,41 +139,39 @@ def test_every_point_is_in_the_chains():
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(4))
 def test_a_run_that_is_killed_again_and_again_is_the_same_run(tmp_path, execute, whole, model, number):
-    ahead = int(number == 3)
-    folder = execute(tmp_path / "run", chains(0, 4)[number], ahead=ahead)
-    assert_same_run(folder, whole[ahead], model)
+    assert_same_run(execute(tmp_path / "run", chains(0, 4)[number]), whole, model)
 
 
 @pytest.mark.slow
 def test_the_run_that_is_compared_with_has_what_a_resume_could_lose(whole, model):
-    """Groups carried over, groups ahead, accuracies that differ, a best step that is not the last, steps kept."""
-    rows = read_metrics(whole[0] / "metrics.jsonl")
+    """Groups carried over, accuracies that differ, a best step that is not the last, steps kept."""
+    rows = read_metrics(whole / "metrics.jsonl")
     assert any(row["groups/carried"] for row in rows[1:]) and any(row["groups/generated"] > 3 for row in rows[1:])
     assert len({row["evaluation/accuracy/all"] for row in rows if "evaluation/accuracy/all" in row}) > 1
-    _, host, _, (steps, best) = last_checkpoint(whole[0], model)
+    _, host, _, (steps, best) = last_checkpoint(whole, model)
     assert best == host["best_step"] < killed.STEPS and steps == sorted({best, 3, killed.STEPS})
 
 
 @pytest.mark.slow
 def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before(tmp_path, execute, whole, model):
-    folder = shutil.copytree(whole[0], tmp_path / "run")
+    folder = shutil.copytree(whole, tmp_path / "run")
     newest = folder / "checkpoints" / str(killed.STEPS)
     path = max((path for path in (newest / "state").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
     path.write_bytes(path.read_bytes()[:-1])
     execute(folder, [])
     assert (folder / "checkpoints" / f"{killed.STEPS}.damaged").is_dir()
-    assert_same_run(folder, whole[0], model)
+    assert_same_run(folder, whole, model)
 
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_another_mesh(tmp_path, execute, whole, model):
     folder = execute(tmp_path / "run", [("decode", 4, 1)], ends=False)
     execute(folder, [], mesh=[2, 2, 2, 1], devices=8)
-    (state, host, *_), (wanted, wanted_host, *_) = (last_checkpoint(one, model) for one in (folder, whole[0]))
+    (state, host, *_), (wanted, wanted_host, *_) = (last_checkpoint(one, model) for one in (folder, whole))
     assert host == wanted_host
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
-    for path in (whole[0] / "rollouts").iterdir():
+    for path in (whole / "rollouts").iterdir():
         a, b = pq.read_table(folder / "rollouts" / path.name), pq.read_table(path)
         assert a["tokens"].equals(b["tokens"]) and a["kept"].equals(b["kept"])
         for name in ("logprobs", "old_logprobs"):

@@ -1,11 +1,10 @@
-"""What the host and the devices do at the same time, and that it changes nothing: late rows, several row lengths
-without recompilation, rollouts one step ahead, the timeline."""
+"""What the host and the devices do at the same time, and that it changes nothing: rows of metrics, several row lengths
+without recompilation, groups carried over, the timeline."""
 import gzip
 import json
 from concurrent.futures import Future
 
 import jax
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -31,7 +30,7 @@ class ByLength:
 def compiled_once(tmp_path_factory):
     """The runs of this module share one device and a compilation cache."""
     patch = pytest.MonkeyPatch()
-    patch.setattr("nft_jax.train.run.make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
+    patch.setattr("nft_jax.train.plan.make_mesh", lambda config, devices: make_mesh(config, jax.devices()[:1]))
     patch.setattr("nft_jax.train.batch.SHORTEST_ROW", 64)
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = [getattr(jax.config, name) for name in names]
@@ -46,20 +45,20 @@ def compiled_once(tmp_path_factory):
 @pytest.fixture(scope="module")
 def config(small_run, compiled_once):
     """Rows of 64 or 128 tokens."""
-    def make(workdir, ahead=0, every=100):
+    def make(workdir, every=100):
         return small_run(workdir, steps=STEPS, data=DataConfig(source="arithmetic", max_prompt_tokens=24, limit=50),
                          evaluation=EvaluationConfig(questions=2, samples=2, every=0),
                          checkpoint=CheckpointConfig(every=every),
                          batch=BatchConfig(updates_per_step=2, rows_per_micro_batch=2),
                          rollout=RolloutConfig(prompts_per_step=4, samples_per_prompt=4, max_new_tokens=48, slots=16,
-                                               block_size=8, rollout_ahead=ahead))
+                                               block_size=8))
     return make
 
 
 @pytest.fixture(scope="module")
 def plain(config, tmp_path_factory):
-    """The folder of a run with a timeline; the row length of every batch, and how many files of answers there were when
-    each row was written."""
+    """The folder of a run with a timeline; the row length of every batch; and at every row of metrics its step, and how
+    many files of answers there were."""
     folder, lengths, order = tmp_path_factory.mktemp("plain"), [], []
     choose, write = loop.choose_shape, MetricsWriter.write
 
@@ -81,12 +80,12 @@ def plain(config, tmp_path_factory):
     return folder, lengths, order
 
 
-def test_rows_are_late_and_nothing_is_compiled_after_the_start(plain):
-    """Batches use both row lengths; a row is written when the answers of the step after it are."""
+def test_a_step_writes_its_answers_then_its_row_and_compiles_nothing(plain):
+    """Batches use both row lengths."""
     folder, lengths, order = plain
     rows = read_metrics(folder / "metrics.jsonl")
     assert set(lengths[:6]) == {128} and set(lengths[6:]) >= {64}
-    assert order == [(0, 0), (1, 2), (2, 3), (3, 4), (4, 4)]
+    assert order == [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4)]
     assert [row["step"] for row in rows] == list(range(STEPS + 1))
     assert [row["compiles"] for row in rows[1:]] == [0] * STEPS
     for row in rows[1:]:
@@ -107,20 +106,6 @@ def answers(folder, step):
     return {(row["prompt_index"], row["sample"]): row for row in table}
 
 
-def test_one_step_ahead_samples_with_the_parameters_of_before_the_update(config, plain, tmp_path):
-    """Steps 1 and 2 train on answers of the first parameters, and old log-probs are those of the parameters that
-    sampled."""
-    whole = tmp_path / "ahead"
-    loop.train(config(whole, 1), verifier=ByLength(), quiet=True)
-    usual, ahead = (read_metrics(folder / "metrics.jsonl") for folder in (plain[0], whole))
-    first, second = answers(whole, 1), answers(whole, 2)
-    assert first == answers(plain[0], 1) and second != answers(plain[0], 2)
-    assert {index for index, _ in first} == set(range(4)) and {index for index, _ in second} == set(range(4, 8))
-    for row in second.values():
-        np.testing.assert_allclose(row["old_logprobs"], row["logprobs"], atol=1e-4)
-    assert abs(ahead[2]["ratio/mean_positive"] - 1) > abs(usual[2]["ratio/mean_positive"] - 1)
-
-
 class Sometimes(ByLength):
     """No right answer to two questions in three, and rewards that float32 does not hold."""
 
@@ -131,23 +116,22 @@ class Sometimes(ByLength):
         return future
 
 
-@pytest.mark.parametrize("ahead", [0, 1])
-def test_a_run_killed_with_groups_carried_over_ends_bit_by_bit_like_one_that_was_not(config, tmp_path, monkeypatch,
-                                                                                     ahead):
-    whole, killed, finish, carried = tmp_path / "whole", tmp_path / "killed", loop.finish_step, []
+def test_a_run_killed_with_groups_carried_over_ends_bit_by_bit_like_one_that_was_not(config, tmp_path, monkeypatch):
+    whole, killed, record, carried = tmp_path / "whole", tmp_path / "killed", loop.record, []
 
-    def kill(run, state, progress, *arguments):
-        finish(run, state, progress, *arguments)
-        if progress.carried:                   # one step at least is left to train on them
+    def kill(run, state, progress, metrics):
+        record(run, state, progress, metrics)
+        # One step at least is left to train on the carried groups.
+        if progress.carried:
             carried.append(progress.step)
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop, "finish_step", kill)
-        loop.train(config(killed, ahead, every=1), verifier=Sometimes(), quiet=True)
-    assert 1 <= carried[0] < STEPS - ahead
+        patch.setattr(loop, "record", kill)
+        loop.train(config(killed, every=1), verifier=Sometimes(), quiet=True)
+    assert 1 <= carried[0] < STEPS
     for folder in (killed, whole):
-        loop.train(config(folder, ahead, every=1), verifier=Sometimes(), quiet=True)
+        loop.train(config(folder, every=1), verifier=Sometimes(), quiet=True)
     a, b = (read_metrics(folder / "metrics.jsonl") for folder in (killed, whole))
     assert [comparable(row) for row in a] == [comparable(row) for row in b]
     for step in range(1, STEPS + 1):
@@ -160,7 +144,7 @@ def test_a_run_killed_with_groups_carried_over_ends_bit_by_bit_like_one_that_was
 def test_nothing_is_compiled_after_the_start_on_a_mesh(small_run, tmp_path, monkeypatch):
     """Parameters over fsdp and tensor: what one step hands to the next is placed as the programs expect it. (Without
     checkpoints in between: orbax compiles a few slices of sharded arrays when it first saves them.)"""
-    monkeypatch.setattr("nft_jax.train.run.make_mesh", lambda config: make_mesh(config, jax.devices()[:4]))
+    monkeypatch.setattr("nft_jax.train.plan.make_mesh", lambda config, devices: make_mesh(config, jax.devices()[:4]))
     loop.train(small_run(
         tmp_path, mesh=MeshConfig(data=1, fsdp=2, tensor=2), checkpoint=CheckpointConfig(every=100),
         evaluation=EvaluationConfig(questions=2, samples=2, every=0),

@@ -35,7 +35,7 @@ class ByLength:
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch):
     """The vocabulary of 151,936 is slow enough without eight virtual devices."""
-    monkeypatch.setattr("nft_jax.train.run.make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
+    monkeypatch.setattr("nft_jax.train.plan.make_mesh", lambda config, devices: make_mesh(config, jax.devices()[:1]))
 
 
 @pytest.fixture(scope="module")

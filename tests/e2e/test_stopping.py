@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from refusal import refused
 from safetensors.numpy import load_file
 
 from nft_jax.config import CheckpointConfig, DataConfig, EvaluationConfig, GuardConfig, RolloutConfig
@@ -37,18 +38,18 @@ class EveryOther:
 def config(small_run, tmp_path_factory):
     """Runs on one device that share what is compiled; they evaluate after steps 2 and 4."""
     patch = pytest.MonkeyPatch()
-    patch.setattr("nft_jax.train.run.make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
+    patch.setattr("nft_jax.train.plan.make_mesh", lambda config, devices: make_mesh(config, jax.devices()[:1]))
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = [getattr(jax.config, name) for name in names]
     for name, value in zip(names, (str(tmp_path_factory.mktemp("compiled")), 0.0), strict=True):
         jax.config.update(name, value)
 
-    def make(workdir, ahead=0, every=100, best="", **guard):
+    def make(workdir, every=100, best="", **guard):
         return small_run(workdir, steps=STEPS, data=DataConfig(source="arithmetic", max_prompt_tokens=24, limit=50),
                          evaluation=EvaluationConfig(questions=2, samples=2, every=2),
                          checkpoint=CheckpointConfig(every=every, best=best), guard=GuardConfig(**guard),
                          rollout=RolloutConfig(prompts_per_step=4, samples_per_prompt=4, max_new_tokens=32, slots=16,
-                                               block_size=8, rollout_ahead=ahead))
+                                               block_size=8))
     yield make
     for name, value in zip(names, before, strict=True):
         jax.config.update(name, value)
@@ -59,12 +60,12 @@ def train(config):
     return loop.train(config, verifier=EveryOther(), quiet=True)
 
 
-@pytest.fixture(scope="module", params=[0, pytest.param(1, marks=pytest.mark.slow)])
-def whole(request, config, tmp_path_factory):
-    """The folder of a run that nothing happened to, and its rollout.rollout_ahead."""
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    """The folder of a run that nothing happened to."""
     folder = tmp_path_factory.mktemp("whole")
-    train(config(folder, request.param))
-    return folder, request.param
+    train(config(folder))
+    return folder
 
 
 def assert_same_run(folder, whole):
@@ -96,13 +97,11 @@ def stop_in(monkeypatch, name, call):
 
 
 def test_stopped_anywhere_a_run_ends_bit_by_bit_like_one_that_was_not(config, whole, tmp_path, monkeypatch):
-    """While it samples for step 2, in the evaluation of step 2, whose row then waits in the checkpoint, and later; with
-    answers ahead also while it measures the first model and samples for step 1. The checkpoint of step 2 is due, too:
-    it is the one of the stop, and learns what was measured later."""
-    expected, ahead = whole
-    stopped = config(tmp_path, ahead, every=2, best="evaluation/accuracy/all")
-    for where, call, steps in [("collect", 1, 1), ("evaluate", 0, 2)] if not ahead else [
-            ("evaluate", 0, 0), ("collect", 0, 0), ("collect", 1, 0), ("evaluate", 1, 2), ("collect", 0, 2)]:
+    """Stopped while it measures the first model, while it samples for steps 1 and 2, and twice in the evaluation of
+    step 2. The checkpoint of step 2 is due, too: it is the one of the stop, and learns what was measured later."""
+    stopped = config(tmp_path, every=2, best="evaluation/accuracy/all")
+    for where, call, steps in (("evaluate", 0, 0), ("collect", 0, 0), ("collect", 1, 1), ("evaluate", 0, 2),
+                               ("evaluate", 0, 2)):
         with monkeypatch.context() as patch:
             stop_in(patch, where, call)
             summary = train(stopped)
@@ -111,7 +110,7 @@ def test_stopped_anywhere_a_run_ends_bit_by_bit_like_one_that_was_not(config, wh
         assert (tmp_path / "checkpoints" / str(steps)).exists() == bool(steps)
     summary = train(stopped)
     assert summary["finished"]
-    assert_same_run(tmp_path, expected)
+    assert_same_run(tmp_path, whole)
     checkpoints = Checkpoints(tmp_path / "checkpoints", stopped.checkpoint, read_only=True)
     assert checkpoints.best == summary["best"]["step"] and {2, 4} <= set(checkpoints.steps)
     checkpoints.close()
@@ -158,12 +157,12 @@ def test_a_step_that_is_not_finite_is_skipped_counted_and_kept(config, tmp_path,
 def test_too_many_in_a_row_end_the_run_at_the_last_good_parameters(config, tmp_path, monkeypatch, capfd):
     with monkeypatch.context() as patch:
         spoil(patch, lambda update: update >= 3)              # from the second of step 2 on
-        with pytest.raises(Halted, match=r"3 optimizer steps in a row, up to step 3, .* saved as of step 4"):
+        with refused("3 updates in a row, up to step 3", "guard.max_nonfinite is 3", "saved as of step 3", kind=Halted):
             train(config(tmp_path))
-    assert json.loads((tmp_path / "summary.json").read_text())["skipped_updates"] == 5
+    assert json.loads((tmp_path / "summary.json").read_text())["skipped_updates"] == 3
     files = sorted(path.name for path in (tmp_path / "nonfinite").iterdir())
-    assert files[:3] == ["step_000002_update_02.npz", "step_000003_update_01.npz", "step_000003_update_02.npz"]
-    assert (tmp_path / "checkpoints" / "4").exists()
+    assert files == ["step_000002_update_02.npz", "step_000003_update_01.npz", "step_000003_update_02.npz"]
+    assert (tmp_path / "checkpoints" / "3").exists()
 
 
 @pytest.fixture
@@ -189,23 +188,22 @@ def fill(folder):
 
 def fill_between(monkeypatch, disk, first, last):
     """The disk is full from the end of step `first` to the end of step `last`."""
-    finish = loop.finish_step
+    usual = loop.finish
 
-    def finished(run, state, progress, *arguments):
+    def finish(run, rollouts, updates, progress):
         if progress.step == first:
             fill(disk)
         if progress.step == last:
             (disk / "filler").unlink()
-        finish(run, state, progress, *arguments)
+        return usual(run, rollouts, updates, progress)
 
-    monkeypatch.setattr(loop, "finish_step", finished)
+    monkeypatch.setattr(loop, "finish", finish)
 
 
 def test_a_disk_that_is_full_for_a_while_costs_nothing(config, whole, small_disk, monkeypatch, capfd):
-    expected, ahead = whole
     fill_between(monkeypatch, small_disk, 2, 4)
-    loop.train(config(small_disk / "run", ahead, every=1), verifier=EveryOther())
-    assert_same_run(small_disk / "run", expected)
+    loop.train(config(small_disk / "run", every=1), verifier=EveryOther())
+    assert_same_run(small_disk / "run", whole)
     out = capfd.readouterr().out
     assert "metrics.jsonl: the row of step" in out and "rollouts: step_000002.parquet cannot be written" in out
     assert "metrics.jsonl: written again" in out and "rollouts: written again" in out
@@ -217,14 +215,11 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(config, whole, small_disk
 @pytest.mark.slow
 def test_a_disk_that_stays_full_ends_the_run_with_what_is_missing_and_it_goes_on_from_the_last_checkpoint(
         config, whole, small_disk, monkeypatch):
-    expected, ahead = whole
-    if ahead:
-        pytest.skip("the same with answers sampled ahead")
     monkeypatch.setattr(saving, "PATIENCE", 0.0)
     with monkeypatch.context() as patch:
         fill_between(patch, small_disk, 3, None)
-        with pytest.raises(Halted, match=r"not everything could be written .* the checkpoint of step 4.*of step 2"):
+        with refused("run", "the checkpoint of step 4", "is that of step 2", kind=Halted):
             train(config(small_disk / "run", every=1))
     (small_disk / "filler").unlink()
     train(config(small_disk / "run", every=1))
-    assert_same_run(small_disk / "run", expected)
+    assert_same_run(small_disk / "run", whole)

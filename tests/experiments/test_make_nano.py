@@ -26,7 +26,7 @@ from experiments.nano.make import (
 )
 from nft_jax.data.arithmetic import generate, split_of
 from nft_jax.model.decoder import count_parameters
-from nft_jax.verify.maths.judge import extract
+from nft_jax.verify.maths.extract import extract
 
 
 @cache

@@ -12,14 +12,14 @@ import pytest
 from experiments import presets, quickstart, train
 from experiments.harness.results import Curve
 from experiments.harness.variants import kinds, known
-from experiments.presets import PRESETS, gsm8k, qwen2_5_32b, qwen2_5_math_7b
-from experiments.studies import code_nano, healthy
-from experiments.tables import meshes
+from experiments.presets import PRESETS, code, gsm8k, qwen2_5_32b, qwen2_5_math_7b
+from experiments.studies import healthy
+from experiments.tables import meshes, preflight
 from nft_jax.cli import parse
 from nft_jax.preflight.devices import Topology
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTED = {"quickstart": quickstart, "local": presets, "code": code_nano, "gsm8k": gsm8k,
+DOCUMENTED = {"quickstart": quickstart, "local": presets, "code": code, "gsm8k": gsm8k,
               "qwen2_5_math_7b": qwen2_5_math_7b, "qwen2_5_math_7b_official": qwen2_5_math_7b,
               "qwen2_5_32b": qwen2_5_32b, "qwen2_5_32b_official": qwen2_5_32b}
 PAGE = (ROOT / "experiments" / "what_you_should_see.md").read_text()
@@ -43,8 +43,8 @@ def test_a_dry_run_of_code_needs_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     train.main(["code", "--dry-run"])
     assert '"reward": "stack-program"' in capsys.readouterr().out
-    rows = (tmp_path / code_nano.DATA / "train.jsonl").read_text().splitlines()
-    assert len(rows) == 4000 and json.loads(rows[0])["problem"] and not (tmp_path / code_nano.BASE).exists()
+    rows = (tmp_path / code.DATA / "train.jsonl").read_text().splitlines()
+    assert len(rows) == 4000 and json.loads(rows[0])["problem"] and not (tmp_path / code.BASE).exists()
 
 
 # --- the page
@@ -126,4 +126,11 @@ def test_every_case_is_a_command_of_preflight_and_in_the_table(case):
     parse(PRESETS[preset], "", flags.split())
     Topology.parse(topology)
     command = f"{preset} {flags}".strip()
-    assert f"({topology}) | `{command}` |" in (ROOT / "experiments" / "README.md").read_text()
+    assert f"({topology}) | `{command}` |" in meshes.TABLE.read_text()
+
+
+def test_every_output_of_preflight_is_of_its_command():
+    for name, command in preflight.COMMANDS.items():
+        text = (preflight.FOLDER / f"preflight_{name}.txt").read_text()
+        assert text.startswith(f"$ python -m nft_jax.preflight {command}\n") and text.endswith("among them\n")
+        parse(PRESETS[command.split()[0]], "", command.split()[3:])

@@ -79,7 +79,7 @@ def test_warm_up_learns(tmp_path):
     import jax
 
     import nft_jax
-    from experiments.nano.small_tasks import warm_up
+    from experiments.nano.warm_up import warm_up
     policy = nft_jax.load(Path(constraints.__file__).parents[2] / "nft_jax" / "assets" / "nano")
     before = jax.tree.map(np.asarray, policy.params)
     pairs = iter([("a+b", "ab+")] * 1000)
@@ -118,7 +118,8 @@ def test_a_soft_reward_trains(tmp_path, small_run):
     from nft_jax.config import DataConfig, EvaluationConfig
     from nft_jax.record.metrics import read_metrics
     from nft_jax.train.loop import train
-    source = write_questions(tmp_path / "data.jsonl", constraints.questions(40, seed=0))
+    source = str(tmp_path / "data.jsonl")
+    write_questions(tmp_path / "data.jsonl", constraints.questions(40, seed=0))
     config = small_run(tmp_path / "run", steps=1, data=DataConfig(source=source, max_prompt_tokens=48),
                        verifier=VerifierConfig(reward="constraints"),
                        batch=BatchConfig(updates_per_step=2, row_length=128, rows_per_micro_batch=8),

@@ -1,4 +1,4 @@
-"""Studies on run folders written by hand: tables, figures, checks against stated ranges, README, and every arm."""
+"""Studies on run folders written by hand: tables, figures, claims with their ranges, and every arm."""
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from refusal import refused
 
 from experiments import compare
 from experiments.harness import study
@@ -17,11 +18,12 @@ from experiments.harness.results import (
     accuracy_table,
     curves_of,
     kept,
+    markdown,
     read_run,
     tidy,
 )
 from experiments.harness.scales import SCALES
-from experiments.harness.study import Expectation, Study
+from experiments.harness.study import Claim, Study
 from experiments.studies import (
     ablate_clamp,
     ablate_negative_weight,
@@ -36,7 +38,6 @@ from experiments.studies import (
 from experiments.sweep import plan
 from nft_jax.cli import parse
 from nft_jax.config import EvaluationConfig, VerifierConfig
-from nft_jax.types import InputError
 
 
 def write_run(folder: Path, accuracies, *, every=2, tokens=100, entropy=0.5, **config) -> Path:
@@ -104,66 +105,44 @@ def test_a_mean_has_an_error_only_with_several_values():
     assert Mean.of([0.25]).text() == "25.0" and Mean.of([]).text() == "-" and Mean.of([0.5, 0.5]).text() == "50.0 ± 0.0"
 
 
-def expecting(*expected: Expectation) -> Study:
-    return Study("main_table", "A title", main_table.STUDY.arms, expected, main_table.verdicts)
+def claiming(*claims: Claim) -> Study:
+    return Study("main_table", "A title", "", main_table.STUDY.arms, claims)
 
 
 def test_a_number_outside_its_range_is_told_and_is_the_exit_status(runs, tmp_path, capsys):
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- main_table nano -->\nold\n<!-- end -->\nafter\n")
-    good = Expectation("nft", "rft", "tokens", {"nano": (20, 40)}, "why")
-    missing = Expectation("nft", "dapo", "tokens", {"nano": (0, 1)}, "why")
-    bad = Expectation("nft", "", "entropy", {"nano": (0.1, 0.2)}, "why")
-    other = Expectation("nft", "", "steps", {"7b": (90, 91)}, "why")
+    good = Claim("nft", "rft", "tokens", "why", {"nano": (20, 40)})
+    missing = Claim("nft", "dapo", "tokens", "why", {"nano": (0, 1)})
+    bad = Claim("nft", "", "entropy", "why", {"nano": (0.1, 0.2)})
+    other = Claim("nft", "", "steps", "paper", {"7b": (90, 91)})
     table = kept(tidy(runs))
-    assert study.report(expecting(good, missing, other), "nano", table, tmp_path / "out", readme) == 0
-    text = readme.read_text()
-    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    for told in ("+31.0 ± 1.0 points, expected 20 to 40 (why): inside", "`nft` less `dapo`, accuracy at equal tokens: "
-                 "not measured", "What negatives add at equal steps, (nft - rft) / (nft - before): 51%"):
-        assert told in text
-    assert "expected 90" not in text and "figures/" not in text           # this figure lies elsewhere
-    assert study.report(expecting(good, bad), "nano", table, tmp_path / "out", readme) == 1
-    assert "**outside the expected range**" in readme.read_text() and "nats" in readme.read_text()
+    assert study.report(claiming(good, missing, other), "nano", table, tmp_path / "out") == 0
+    text = (tmp_path / "out" / "main_table_nano.md").read_text()
+    assert text.startswith("# A title (nano)\n") and text == capsys.readouterr().out
+    for row in ("| `nft` less `rft`, accuracy at equal tokens | +31.0 ± 1.0 points | 20 to 40 (why) | inside |",
+                "| `nft` less `dapo`, accuracy at equal tokens | not measured |  |  |",
+                "| `nft` less its start, accuracy at equal steps | +41.0 ± 1.0 points | paper | higher |"):
+        assert row in text
+    assert study.report(claiming(good, bad), "nano", table, tmp_path / "out") == 1
+    assert "nats | 0.1 to 0.2 (why) | **outside** |" in capsys.readouterr().out
     assert (tmp_path / "out" / "main_table_nano.png").stat().st_size > 10_000
     assert pq.read_table(tmp_path / "out" / "main_table_nano.parquet").equals(table)
 
 
-def test_the_readme_needs_the_markers(tmp_path):
-    (tmp_path / "README.md").write_text("<!-- other -->\n<!-- end -->")
-    with pytest.raises(InputError, match="no markers <!-- main_table nano -->"):
-        study.write_between(tmp_path / "README.md", "main_table nano", "text")
-
-
-def test_a_verdict_needs_more_than_two_standard_errors():
-    assert study.judged(Mean(0.05, 0.01, 3)) == "+5.0 ± 1.0 points: better"
-    assert study.judged(Mean(-0.05, 0.01, 3)).endswith("worse")
-    assert study.judged(Mean(0.015, 0.01, 3)).endswith("no difference beyond two standard errors")
-    assert "no standard error with 1 seed" in study.judged(Mean(0.015, float("nan"), 1))
-
-
-def test_the_share_of_the_gain_needs_a_clear_gain():
-    def line(nft, rft):
-        curves = [Curve(arm, seed, np.arange(2.0), np.arange(2.0), {ACCURACY: np.array([0.1, end])})
-                  for arm, ends in (("nft", nft), ("rft", rft)) for seed, end in enumerate(ends)]
-        return main_table.verdicts(Measures.of(curves))[0]
-
-    assert "before): 25%, from 10.0 ± 0.0 of 40.0 ± 10.0 points" in line((0.4, 0.6), (0.3, 0.5))
-    assert "before): 50%, from 10.0 of 20.0 points" in line((0.3,), (0.2,))
-    for nft in ((0.1, 0.2), (0.05, 0.05)):               # no more than two standard errors; a loss
-        assert "no meaning" in line(nft, (0.05, 0.05))
+@pytest.mark.parametrize(("value", "error", "words"), [
+    (0.05, 0.01, "higher"), (-0.05, 0.01, "lower"), (0.015, 0.01, "within two standard errors"),
+    (0.015, float("nan"), "no standard error")])
+def test_a_verdict_needs_more_than_two_standard_errors(value, error, words):
+    assert study.judged(Mean(value, error, 3)) == words
 
 
 @pytest.fixture
 def two_arms(tmp_path, monkeypatch):
     """A study of two arms whose runs are finished in tmp_path/runs, and whose figures go to tmp_path/figures."""
     monkeypatch.setattr(study, "FIGURES", tmp_path / "figures")
-    monkeypatch.setattr(study, "README", tmp_path / "README.md")
-    (tmp_path / "README.md").write_text("<!-- two nano -->\n<!-- end -->\n")
-    made = Study("two", "Two arms", lambda base: {"nft": {}, "rft": {"objective": "rft"}},
-                 (Expectation("nft", "rft", "steps", {"nano": (0, 50)}, "why"),))
+    made = Study("two", "Two arms", "", {"nft": {}, "rft": {"objective": "rft"}},
+                 (Claim("nft", "rft", "steps", "why", {"nano": (0, 50)}),))
     scale = SCALES["nano"]
-    for each in plan(scale.experiment, scale.config, made.arms(scale.config), 2, tmp_path / "runs"):
+    for each in plan(scale.experiment, scale.config, made.arms_of(scale.config), 2, tmp_path / "runs"):
         curve = [0.1, 0.3, 0.5 if each.arm == "nft" else 0.4]
         write_run(each.job.folder, curve, every=each.config.steps // 2, seed=each.seed)
     return made
@@ -174,38 +153,40 @@ def test_a_study_from_finished_runs_and_drawn_again(two_arms, tmp_path, capsys):
     assert study.main(two_arms, "", command) == 0
     first = capsys.readouterr().out
     assert first.count("finished before, 10.0% -> ") == 4 and "+10.0 ± 0.0 points" in first
-    readme = (tmp_path / "README.md").read_text()
-    assert "![Two arms](figures/two_nano.png)" in readme
     stored = tmp_path / "figures" / "two_nano.parquet"
     assert stored.stat().st_size < 200_000 and pq.read_table(stored).num_rows == 4 * 41
-    (tmp_path / "figures" / "two_nano.png").unlink()
-    (tmp_path / "README.md").write_text("<!-- two nano -->\n<!-- end -->\n")
-    assert study.main(two_arms, "", ["--draw"]) == 0 and (tmp_path / "README.md").read_text() == readme
+    table = (tmp_path / "figures" / "two_nano.md").read_text()
+    for made in ("two_nano.png", "two_nano.md"):
+        (tmp_path / "figures" / made).unlink()
+    assert study.main(two_arms, "", ["--draw"]) == 0
+    assert (tmp_path / "figures" / "two_nano.md").read_text() == table == capsys.readouterr().out
     assert (tmp_path / "figures" / "two_nano.png").exists()
 
 
-def test_some_arms_go_beside_the_runs_and_leave_the_readme(two_arms, tmp_path, capsys):
+def test_some_arms_go_beside_the_runs(two_arms, tmp_path, capsys):
     command = ["--seeds", "3", "--workdir", str(tmp_path / "runs"), "--arms", "rft", "--jobs", "none"]
     assert study.main(two_arms, "", command) == 0
     assert "1 of 3 runs are not finished" in capsys.readouterr().out
-    assert (tmp_path / "runs" / "two_nano.png").exists() and not (tmp_path / "figures").exists()
-    assert (tmp_path / "README.md").read_text() == "<!-- two nano -->\n<!-- end -->\n"
+    assert (tmp_path / "runs" / "two_nano.md").exists() and not (tmp_path / "figures").exists()
 
 
 @pytest.mark.parametrize(("arguments", "told"), [
-    (["--arms", "grpo"], "two has no arm 'grpo'; choose from nft, rft"),
-    (["--scale", "gsm8k", "--draw"], "there are no stored results"),
-    (["--scale", "gsm8k", "--jobs", "none"], "none of the 6 runs is finished"),
+    (["--arms", "grpo"], ("arms", "'grpo'", "nft, rft")),
+    (["--scale", "gsm8k", "--draw"], ("scale", "'gsm8k'", "two_gsm8k.parquet")),
+    (["--scale", "gsm8k", "--jobs", "none"], ("none of the 6 runs",)),
+    (["--seeds", "0"], ("seeds is 0",)),
+    (["--jobs", "-1"], ("jobs is -1",)),
 ])
 def test_mistakes_are_one_paragraph(two_arms, tmp_path, capsys, arguments, told):
     with pytest.raises(SystemExit) as ended:
         study.main(two_arms, "", [*arguments, "--workdir", str(tmp_path / "nothing")])
-    assert ended.value.code == 2 and told in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and all(words in error for words in told)
 
 
 def test_a_run_that_was_never_evaluated_cannot_be_compared(runs):
     table = tidy(runs)
-    with pytest.raises(InputError, match="has no evaluation/accuracy/all"):
+    with refused("'nft'", ACCURACY):
         Measures.of(curves_of(table.drop_columns([ACCURACY])))
 
 
@@ -221,7 +202,7 @@ def test_every_arm_of_every_study_is_a_run_that_its_command_makes(scale, tmp_pat
     back."""
     base = SCALES[scale].config
     for module in MODULES:
-        planned = plan(SCALES[scale].experiment, base, module.STUDY.arms(base), 1, tmp_path)
+        planned = plan(SCALES[scale].experiment, base, module.STUDY.arms_of(base), 1, tmp_path)
         assert len({each.job.folder for each in planned}) == len(planned), module.STUDY.name
         for each in planned:
             command = each.job.command
@@ -229,16 +210,16 @@ def test_every_arm_of_every_study_is_a_run_that_its_command_makes(scale, tmp_pat
             if module in (controls, ablate_updates):                # these set fields of every kind
                 assert parse(base, "", command[4:]).config == each.config
         known = {each.arm for each in planned}
-        for expected in module.STUDY.expected:
-            assert {expected.arm, expected.than or expected.arm} <= known and expected.measure in study.MEASURED
-            assert set(expected.ranges) <= set(SCALES) and all(low < high for low, high in expected.ranges.values())
+        for claim in module.STUDY.claims:
+            assert {claim.arm, claim.than or claim.arm} <= known and claim.measure in study.MEASURED
+            assert set(claim.ranges) <= set(SCALES) and all(low < high for low, high in claim.ranges.values())
 
 
 def test_studies_share_the_runs_that_are_the_same(tmp_path):
     base = SCALES["nano"].config
 
     def folder(module, arm):
-        return plan("x", base, {arm: module.STUDY.arms(base)[arm]}, 1, tmp_path)[0].job.folder
+        return plan("x", base, module.STUDY.arms_of(base, arm), 1, tmp_path)[0].job.folder
 
     nft = folder(main_table, "nft")
     assert {folder(ablate_rft, "nft"), folder(ablate_ratio, "token"), folder(ablate_negative_weight, "1"),
@@ -247,16 +228,25 @@ def test_studies_share_the_runs_that_are_the_same(tmp_path):
     assert folder(ablate_negative_weight, "0") == folder(ablate_rft, "rft 1-r")
 
 
-def test_many_updates_keep_the_warm_up_in_rollouts():
+def test_many_updates_keep_the_warm_up_in_steps():
     base = SCALES["nano"].config
-    changes = study.updates(base, 4 * base.batch.updates_per_step)
-    assert changes["optimizer.warmup_updates"] == 4 * base.optimizer.warmup_updates
+    arms = ablate_updates.STUDY.arms_of(base)
+    assert arms["nft 32"]["optimizer.warmup_updates"] == 4 * base.optimizer.warmup_updates
+    assert controls.STUDY.arms_of(base)["nft box"]["evaluation.reward"] == base.verifier.reward == "math"
 
 
-def test_every_study_has_its_place_in_the_readme():
-    readme = (Path(study.__file__).parents[1] / "README.md").read_text()
-    for module in MODULES:
-        assert f"<!-- {module.STUDY.name} nano -->" in readme and f"experiments.studies.{module.STUDY.name}" in readme
+@pytest.mark.parametrize("module", MODULES)
+def test_every_study_has_its_page_and_its_table(module):
+    """The table is what the stored results give."""
+    name = module.STUDY.name
+    page = (Path(module.__file__).parent / f"{name}.md").read_text()
+    for told in (f"experiments.studies.{name} --scale nano", f"(../figures/{name}_nano.md)",
+                 f"(../figures/{name}_nano.png)"):
+        assert told in page
+    measures = Measures.of(curves_of(pq.read_table(study.FIGURES / f"{name}_nano.parquet")))
+    stored = (study.FIGURES / f"{name}_nano.md").read_text()
+    assert accuracy_table(measures) in stored
+    assert markdown(study.COLUMNS, study.check(module.STUDY, "nano", measures)[0]) in stored
 
 
 # ---- controls ------------------------------------------------------------------------------------------------------
@@ -280,7 +270,7 @@ def test_a_run_on_another_reward_is_measured_by_its_own(tmp_path, small_run):
     config = small_run(tmp_path / "run", steps=1, verifier=VerifierConfig(
         reward="experiments.studies.controls:random_reward"), evaluation=EvaluationConfig(
             reward=f"{__file__}:always", questions=4, samples=2, every=1))
-    with pytest.raises(InputError, match=r"evaluation\.reward is 'nothing'"):
+    with refused("evaluation.reward", "'nothing'"):
         train(replace(config, evaluation=replace(config.evaluation, reward="nothing")), quiet=True)
     train(config, quiet=True)
     rows = read_run(tmp_path / "run").rows

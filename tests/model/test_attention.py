@@ -13,7 +13,8 @@ from nft_jax.model.attention import attend
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.kernels import choose_attention, splash
 from nft_jax.model.logprobs import token_logprobs
-from nft_jax.runtime.mesh import AXES, parameter_shardings, sharding
+from nft_jax.model.parameters import parameter_shardings
+from nft_jax.runtime.mesh import AXES, sharding
 from nft_jax.types import InputError
 
 LENGTH, SCALE = 201, 0.2        # no multiple of a tile, nor of 2

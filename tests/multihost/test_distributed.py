@@ -7,6 +7,7 @@ import time
 
 import jax
 import pytest
+from refusal import refused
 
 from nft_jax.runtime import distributed
 from nft_jax.runtime.distributed import Cluster, SharedError, cluster_of, ends_together, gather, meet, together
@@ -29,16 +30,17 @@ def test_variables_of_ours():
     assert cluster_of(SLURM | EXPLICIT).address == "10.0.0.1:1234"
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"NFT_PROCESS_ID": ""}, r"NFT_COORDINATOR, NFT_NUM_PROCESSES are set, and NFT_PROCESS_ID is not"),
-    ({"NFT_COORDINATOR": "", "NFT_PROCESS_ID": ""}, "NFT_NUM_PROCESSES is set, and NFT_COORDINATOR, NFT_PR"),
-    ({"NFT_COORDINATOR": "10.0.0.1"}, "NFT_COORDINATOR is '10.0.0.1': write host:port"),
-    ({"NFT_COORDINATOR": "a:99999"}, "NFT_COORDINATOR is 'a:99999'"),
-    ({"NFT_PROCESS_ID": "one"}, "NFT_PROCESS_ID is 'one': write a number"),
-    ({"NFT_PROCESS_ID": "2"}, "NFT_PROCESS_ID is 2 and NFT_NUM_PROCESSES is 2: ids run from 0"),
+@pytest.mark.parametrize(("change", "named"), [
+    ({"NFT_PROCESS_ID": ""}, ("NFT_COORDINATOR, NFT_NUM_PROCESSES are set", "NFT_PROCESS_ID is not")),
+    ({"NFT_COORDINATOR": "", "NFT_PROCESS_ID": ""},
+     ("NFT_NUM_PROCESSES is set", "NFT_COORDINATOR, NFT_PROCESS_ID are not")),
+    ({"NFT_COORDINATOR": "10.0.0.1"}, ("NFT_COORDINATOR", "'10.0.0.1'", "host:port")),
+    ({"NFT_COORDINATOR": "a:99999"}, ("NFT_COORDINATOR", "'a:99999'", "host:port")),
+    ({"NFT_PROCESS_ID": "one"}, ("NFT_PROCESS_ID", "'one'")),
+    ({"NFT_PROCESS_ID": "2"}, ("NFT_PROCESS_ID is 2", "NFT_NUM_PROCESSES is 2")),
 ])
-def test_variables_that_make_no_sense_are_named(change, message):
-    with pytest.raises(InputError, match=message):
+def test_variables_that_make_no_sense_are_named(change, named):
+    with refused(*named):
         cluster_of(EXPLICIT | change)
 
 
@@ -55,7 +57,7 @@ def test_a_cluster_that_jax_cannot_read_is_an_input_error(monkeypatch):
     for name, value in SLURM.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("SLURM_PROCID", "third")
-    with pytest.raises(InputError, match=r"\(SLURM\), but the others cannot be found \(ValueError: .*NFT_COORDINATOR"):
+    with refused("SLURM", "ValueError: ", "NFT_COORDINATOR"):
         cluster_of(SLURM)
 
 
@@ -78,7 +80,7 @@ def test_too_late(monkeypatch):
     for name, value in EXPLICIT.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(distributed, "meet", lambda *_: None)
-    with pytest.raises(InputError, match=r"must be called before any JAX calls.*: call nft_jax\.runtime\.distributed"):
+    with refused("before any JAX calls", "nft_jax.runtime.distributed.initialise()"):
         distributed.initialise()
 
 
@@ -87,7 +89,7 @@ def test_a_kubernetes_job_without_its_package_says_so(monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setitem(__import__("sys").modules, "kubernetes", None)
-    with pytest.raises(InputError, match=r"pip install kubernetes .* or set NFT_COORDINATOR"):
+    with refused("pip install kubernetes", "NFT_COORDINATOR"):
         cluster_of(environment)
 
 
@@ -127,33 +129,30 @@ def test_all_come(gathering):
     assert gathering((3, 0), (3, 1), (3, 2)) == ["", "", ""]
 
 
-@pytest.mark.parametrize(("who", "errors", "message"), [
-    (((2, 0), (3, 1)), {}, "was told of 3 processes, process 0 of 2"),
-    (((3, 0), (3, 1), (3, 1)), {}, "two processes are number 1"),
-    (((3, 0), (3, 1), (3, 2)), {1: "no sandbox here"}, r"process 1 on .* cannot take part in the run: no sandbox here"),
-    (((3, 0), (3, 1), (3, 2)), {0: "bad input"}, r"process 0 on .* cannot take part in the run: bad input"),
+@pytest.mark.parametrize(("who", "errors", "named"), [
+    (((2, 0), (3, 1)), {}, ("process 1 ", "3 processes", "process 0 of 2")),
+    (((3, 0), (3, 1), (3, 1)), {}, ("two processes", "number 1")),
+    (((3, 0), (3, 1), (3, 2)), {1: "no sandbox here"}, ("process 1 ", "no sandbox here")),
+    (((3, 0), (3, 1), (3, 2)), {0: "bad input"}, ("process 0 ", "bad input")),
 ])
-def test_a_mistake_is_told_to_all(gathering, who, errors, message):
+def test_a_mistake_is_told_to_all(gathering, who, errors, named):
     told = gathering(*who, errors=errors)
-    assert len(set(told)) == 1
-    with pytest.raises(AssertionError, match=message):
-        raise AssertionError(told[0])
+    assert len(set(told)) == 1 and all(text in told[0] for text in named), told
 
 
 def test_who_does_not_come_is_named(gathering):
     told = gathering((4, 0), (4, 2), seconds=1.0)
-    assert told[0] == told[1]
-    assert told[0].startswith("2 of 4 processes did not come to the coordinator at") and "(number 1, 3;" in told[0]
+    assert told[0] == told[1] and "2 of 4 processes" in told[0] and "number 1, 3;" in told[0]
 
 
 def test_nobody_at_the_address(address):
-    with pytest.raises(SharedError, match=rf"process 1 of 2 cannot reach the coordinator at {address} \(.*; a test\)"):
+    with refused("process 1 of 2", address, "a test", kind=SharedError):
         meet(Cluster(address, 2, 1, None, "a test"), 0.5)
 
 
 def test_a_port_that_is_taken(address):
-    with socket.create_server(("", int(address.rpartition(":")[2]))), \
-            pytest.raises(SharedError, match=r"cannot listen on port .*: another run may be using it"):
+    port = int(address.rpartition(":")[2])
+    with socket.create_server(("", port)), refused("port", port, "another port", kind=SharedError):
         meet(Cluster(address, 2, 0, None, "a test"), 5.0)
 
 
@@ -177,10 +176,10 @@ def test_who_fails_on_the_way_tells_the_others(gathering, address, monkeypatch):
     told = []
     thread = threading.Thread(target=lambda: told.extend(gathering((2, 0))))
     thread.start()
-    with pytest.raises(InputError, match="no such reward"), ends_together():
+    with refused("no such reward"), ends_together():
         raise InputError("no such reward")
     thread.join()
-    assert "cannot take part in the run: no such reward" in told[0]
+    assert "process 1 " in told[0] and "no such reward" in told[0]
 
 
 @pytest.mark.parametrize(("module", "command"), [("experiments.evaluate.command", "experiments.evaluate"),
@@ -193,7 +192,8 @@ def test_work_for_one_process_is_refused_to_one_of_several(module, command, monk
     with pytest.raises(SystemExit) as ended:
         importlib.import_module(module).main(arguments + ["--prompts", "p"] * command.startswith("nft_jax"))
     said = capsys.readouterr().err
-    assert ended.value.code == 2 and f"{command} is one process" in said and "number 1 of 2" in said
+    assert ended.value.code == 2 and command in said
+    assert "number 1 of 2" in said and "NFT_NUM_PROCESSES=1" in said
 
 
 def test_one_process_alone():

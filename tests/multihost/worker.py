@@ -16,14 +16,15 @@ from nft_jax.config import MeshConfig
 from nft_jax.model import decoder
 from nft_jax.model.hf import weights
 from nft_jax.model.hf.weights import load_params, read_config, save_params
+from nft_jax.model.parameters import parameter_shardings
 from nft_jax.record.metrics import CompileCounter
 from nft_jax.rollout.engine import Sampler
-from nft_jax.rollout.evaluation import judged_groups
+from nft_jax.rollout.judged import judged_groups
 from nft_jax.rollout.sampling import SamplingParams
 from nft_jax.runtime import distributed
 from nft_jax.runtime.compilation import compile_all
 from nft_jax.runtime.distributed import SharedError, gather, initialise, is_first, require_same, together
-from nft_jax.runtime.mesh import host_mesh, hosts, make_mesh, parameter_shardings, place, sharding
+from nft_jax.runtime.mesh import host_mesh, hosts, make_mesh, place, sharding
 from nft_jax.train.step import place_batch
 from nft_jax.types import InputError, Prompt, TrainBatch, Verdict
 
@@ -142,10 +143,10 @@ def main(folder: Path):
     shardings = parameter_shardings(decoder.parameter_shapes(config), mesh)
     params = load_params(folder / "model", config, shardings=shardings)
     save_params(params, config, folder / "saved")
-    sampler, compiles = sampler_on(config, mesh), CompileCounter()
+    sampler, compiles, key = sampler_on(config, mesh), CompileCounter(), jax.random.key(5)
     compile_all(sampler.programs())
     compiles.take()
-    answers = [list(judged_groups(sampler, Parity(), sampler.cast(params), some, SAMPLES, jax.random.key(5), 2,
+    answers = [list(judged_groups(sampler, Parity(), sampler.cast(params), some, SAMPLES, key, 2,
                                   SamplingParams()))
                for some in (prompts(), prompts()[:1], [])]          # one process has less, or nothing, or both nothing
     assert compiles.take() == 0

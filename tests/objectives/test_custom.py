@@ -11,7 +11,7 @@ from nft_jax.config import Config, TermsConfig
 from nft_jax.objectives.custom import FILE, adopt, find, source_of
 from nft_jax.objectives.registry import Objective, find_objective, token_loss
 from nft_jax.record.folder import claimed
-from nft_jax.train.run import settle
+from nft_jax.train.plan import settle
 from nft_jax.types import InputError
 
 SCALE = 2.0

@@ -11,6 +11,7 @@ from made import make_group
 
 from nft_jax.config import (
     Config,
+    DataConfig,
     MeshConfig,
     ObjectiveConfig,
     OptimizerConfig,
@@ -23,16 +24,17 @@ from nft_jax.model.config import FLOAT32, Compute
 from nft_jax.model.hf import load_params, read_config
 from nft_jax.model.logprobs import token_logprobs
 from nft_jax.objectives.registry import find_objective, resolve, token_loss, token_weights
-from nft_jax.objectives.terms import OFF, answer_terms, kl_estimate, mismatch_weights, trained
+from nft_jax.objectives.terms import OFF, answer_terms, answers_in_loss, kl_estimate, mismatch_weights
+from nft_jax.runtime.compilation import largest
 from nft_jax.runtime.mesh import make_mesh
 from nft_jax.train import reference as reference_module
 from nft_jax.train.batch import BatchShape, examples_of, make_batch
+from nft_jax.train.plan import make_plan, settle
 from nft_jax.train.programs import training_programs
 from nft_jax.train.reference import abstract_reference, check_reference, load_reference
-from nft_jax.train.run import settle
 from nft_jax.train.state import init_state, make_optimizer, state_shardings
 from nft_jax.train.step import compile_step, micro_batch, micro_loss
-from nft_jax.train.tally import summarise
+from nft_jax.train.step_metrics import summarise
 from nft_jax.types import InputError
 
 NANO = Path(__file__).parents[2] / "nft_jax" / "assets" / "nano"
@@ -112,8 +114,8 @@ def examples(groups, terms, loss=LOSS):
 def test_truncated_answers_leave_the_loss_and_nothing_else(groups):
     """The statistics are of the full group; the denominators count the answers that are left."""
     masked = TermsConfig(mask_truncated=True)
-    assert [trained(group, masked) for group in groups] == [(0, 2, 3), (0, 2, 3), (0, 3)]
-    assert [trained(group, OFF) for group in groups] == [(0, 1, 2, 3), (0, 1, 2, 3), (0, 1, 3)]
+    assert [answers_in_loss(group, masked) for group in groups] == [(0, 2, 3), (0, 2, 3), (0, 3)]
+    assert [answers_in_loss(group, OFF) for group in groups] == [(0, 1, 2, 3), (0, 1, 2, 3), (0, 1, 3)]
     every, left = examples(groups, OFF), examples(groups, masked)
     kept = [e for e in every if any(np.array_equal(e.response, other.response) for other in left)]
     for a, b in zip(kept, left, strict=True):
@@ -271,12 +273,11 @@ def test_no_weight_no_reference(tiny_model, monkeypatch):
 
 
 def test_programs_and_batches_know_of_the_reference(tiny_model):
-    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-
     def programs(terms, old="trainer", dtype="float32"):
-        made = config(terms=terms, rollout=RolloutConfig(old_logprobs=old))
+        made = config(terms=terms, data=DataConfig(max_prompt_tokens=24),
+                      rollout=RolloutConfig(old_logprobs=old, max_new_tokens=32, slots=8))
         made = replace(made, policy=replace(made.policy, compute_dtype=dtype))
-        return training_programs(made, tiny_model, mesh, Compute(dtype))
+        return largest(training_programs(make_plan(made, tiny_model, jax.devices()[:1])))
 
     kl = TermsConfig(kl_weight=0.1)
     assert set(programs(OFF)) == {"train step", "score"} and set(programs(OFF, "sampler")) == {"train step"}

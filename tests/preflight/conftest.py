@@ -3,7 +3,6 @@ import pytest
 
 from nft_jax.config import BatchConfig, Config, DataConfig, MeshConfig, PolicyConfig, RolloutConfig
 from nft_jax.model.config import ModelConfig
-from nft_jax.train.run import settle
 
 
 @pytest.fixture(scope="package")
@@ -14,11 +13,11 @@ def model() -> ModelConfig:
 
 @pytest.fixture(scope="package")
 def planned():
-    """`planned(mesh, rows, slots, **policy)`: the settled configuration of a run of `model`."""
+    """`planned(mesh, rows, slots, **policy)`: the configuration of a run of `model`."""
     def make(mesh: MeshConfig, rows: int, slots: int, **policy) -> Config:
-        return settle(Config(
+        return Config(
             name="planned", policy=PolicyConfig(path="model", **policy), mesh=mesh,
             data=DataConfig(source="questions.jsonl", max_prompt_tokens=64),
             rollout=RolloutConfig(prompts_per_step=16, samples_per_prompt=16, max_new_tokens=448, slots=slots),
-            batch=BatchConfig(updates_per_step=4, row_length=512, rows_per_micro_batch=rows)))
+            batch=BatchConfig(updates_per_step=4, row_length=512, rows_per_micro_batch=rows))
     return make

@@ -20,12 +20,13 @@ from nft_jax.preflight.__main__ import main
 from nft_jax.preflight.compiled import compile_programs
 from nft_jax.preflight.devices import DEVICES, Topology
 from nft_jax.preflight.dry_run import memory_estimate
-from nft_jax.preflight.memory import FACTOR, Split, Work, analytic, kind, largest, rows_of, sharded_bytes
-from nft_jax.preflight.report import calibrated, preflight, text
-from nft_jax.runtime.mesh import make_mesh
-from nft_jax.train.batch import shapes_of
-from nft_jax.train.programs import abstract_state, compute_of, programs_of, sampler_of, settle_on
-from nft_jax.train.run import settle
+from nft_jax.preflight.memory import FACTOR, Split, Work, analytic
+from nft_jax.preflight.report import calibrated, preflight
+from nft_jax.preflight.text import text
+from nft_jax.runtime.compilation import largest
+from nft_jax.runtime.mesh import sharded_bytes
+from nft_jax.train.plan import make_plan
+from nft_jax.train.programs import training_programs
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,11 +38,11 @@ def report(planned, model):
 
 
 def line(report, name):
-    return next(line for line in report.lines if line.name == name)
+    return next(line for line in report.lines if line.kind == name)
 
 
 def test_arguments_are_those_of_the_arrays(report):
-    state = sharded_bytes(abstract_state(report.config, report.model, make_mesh(report.config.mesh)))
+    state = sharded_bytes(report.plan.state)
     assert report.memory.parameters + report.memory.moments == pytest.approx(state, abs=8)
     batch = 8 * 4 * 64 * 512 // 4                          # eight fields; 64 answers of an optimizer step, one a row
     assert line(report, "train step").arguments == pytest.approx(state + batch, rel=1e-4)
@@ -52,22 +53,19 @@ def test_arguments_are_those_of_the_arrays(report):
 
 def test_the_memory_model_agrees_with_the_compiler(report):
     for name in ("train step", "score", "decode", "prefill", "admit"):
-        count = report.rows if name in ("train step", "score") else report.slots
+        count = report.plan.longest.rows if name in ("train step", "score") else report.sampler.slots
         ratio = report.memory.temporaries[name].at(count) / line(report, name).temporaries
         assert 1 / FACTOR < ratio < FACTOR, (name, ratio)
 
 
 def test_without_rematerialisation_too_and_copies_send_no_weights(planned, model):
-    config = planned(MeshConfig(data=8), 32, 128, remat="none")
-    mesh = make_mesh(config.mesh)
-    compute, _ = compute_of(config, model, mesh, "cpu")
-    sampler = sampler_of(config, model, mesh, compute)
-    programs = programs_of(config, model, mesh, compute, sampler, shapes_of(config, 8))
-    memory = analytic(config, model, mesh, sampler, programs, attention="xla")
-    found = compile_programs({name: programs[name] for name in ("train step", "score")}, 8)
-    for name, compiled in found.items():
+    plan = make_plan(planned(MeshConfig(data=8), 32, 128, remat="none"), model)
+    memory = analytic(plan, plan.sampler(), "xla")
+    kinds = largest(training_programs(plan))
+    step, score = compile_programs([kinds["train step"], kinds["score"]], 8)
+    for name, compiled in (("train step", step), ("score", score)):
         assert 1 / FACTOR < memory.temporaries[name].at(32) / compiled.temporaries < FACTOR, name
-    assert found["score"].received < 0.01 * memory.parameters < found["train step"].received       # its gradients
+    assert score.received < 0.01 * memory.parameters < step.received                               # its gradients
 
 
 @pytest.mark.parametrize(("dtype", "share"), [("float32", 1.0), ("bfloat16", 0.5)])
@@ -75,13 +73,11 @@ def test_the_reference_of_a_kl_term_is_counted(planned, model, dtype, share):
     """Beside every program that does not read it; in the type in which a pass reads it."""
     plain = planned(MeshConfig(data=8), 32, 128)
     plain = replace(plain, policy=replace(plain.policy, compute_dtype=dtype))
-    config, mesh = replace(plain, terms=TermsConfig(kl_weight=0.1)), make_mesh(plain.mesh)
+    config = replace(plain, terms=TermsConfig(kl_weight=0.1))
 
     def memory(config):
-        compute, _ = compute_of(config, model, mesh, "cpu")
-        sampler = sampler_of(config, model, mesh, compute)
-        return analytic(config, model, mesh, sampler, programs_of(config, model, mesh, compute, sampler,
-                                                                  shapes_of(config, 8)), attention="xla")
+        plan = make_plan(config, model)
+        return analytic(plan, plan.sampler(), "xla")
 
     off, on = memory(plain), memory(config)
     assert off.reference == 0 and on.reference == pytest.approx(share * on.parameters, rel=0.01)
@@ -90,8 +86,8 @@ def test_the_reference_of_a_kl_term_is_counted(planned, model, dtype, share):
     assert on.beside("reference score") == on.beside("score") - on.reference + on.parameters
     assert dict(memory_estimate(config, model))["the reference of the KL term"] > 0
     assert "the reference of the KL term" not in dict(memory_estimate(plain, model))
-    automatic = [settle_on(replace(each, rollout=replace(each.rollout, slots=0)), model, mesh,
-                           3 * on.parameters + on.weights + on.entries + on.cache // 2).rollout.slots
+    free = 3 * on.parameters + on.weights + on.entries + on.cache // 2
+    automatic = [make_plan(replace(each, rollout=replace(each.rollout, slots=0)), model, free=free).config.rollout.slots
                  for each in (plain, config)]
     assert 0 < automatic[1] < automatic[0]
 
@@ -121,12 +117,18 @@ def test_a_smaller_device_is_told_what_does_not_fit_and_by_how_much(report):
     assert "DOES NOT FIT: train step, 0.01 GiB too much on each device" in text(small)
 
 
-def test_names_of_programs():
-    assert kind("decode, truncated, ring of 512") == "decode, truncated" and kind("decode, ring of 512") == "decode"
-    assert kind("grow to 4096, ring of 512") == "grow" and kind("train step, rows of 64") == "train step"
-    names = ("decode, ring of 128", "decode, ring of 256", "decode", "grow to 256, ring of 128",
-             "grow to 512, ring of 256", "grow to 512, ring of 128")
-    assert largest(dict.fromkeys(names)) == {"decode": "decode", "grow": "grow to 512, ring of 256"}
+def test_the_memory_model_counts_what_the_programs_are_given(planned, model):
+    """By arithmetic from the model's shape, and from the programs' own abstract arguments, the same bytes."""
+    copies, divided = MeshConfig(data=8), MeshConfig(data=1, fsdp=2, tensor=4)
+    for mesh, dtype, kv_dtype in ((copies, "float32", "compute"), (divided, "bfloat16", "int8")):
+        config = planned(mesh, 32, 128, compute_dtype=dtype)
+        config = replace(config, rollout=replace(config.rollout, kv_dtype=kv_dtype))
+        plan = make_plan(config, model)
+        sampler = plan.sampler()
+        memory, programs = analytic(plan, sampler, "xla"), largest(sampler.programs())
+        weights, state = programs["decode"].arguments[:2]
+        assert memory.weights == sharded_bytes(weights) and memory.cache == sharded_bytes(state.cache)
+        assert memory.entries == sharded_bytes(programs["admit"].arguments[1])
 
 
 def test_the_model_is_calibrated_by_what_was_compiled():
@@ -137,14 +139,11 @@ def test_the_model_is_calibrated_by_what_was_compiled():
 
 def peaks(name: str, gpus: int) -> dict[str, float]:
     """Peak of each program of a preset on so many H100, by arithmetic alone, in shares of what is usable."""
-    config, model = settle(PRESETS[name]), PUBLISHED[PRESETS[name].policy.path]
-    mesh = make_mesh(config.mesh, jax.devices("cpu")[:gpus])
-    config = settle_on(config, model, mesh, 0)
-    compute, _ = compute_of(config, model, mesh, "cpu")
-    sampler = sampler_of(config, model, mesh, compute)
-    memory = analytic(config, model, mesh, sampler, programs_of(config, model, mesh, compute, sampler,
-                                                                shapes_of(config, gpus)), attention="cudnn")
-    count = {"train step": rows_of(config, mesh), "decode": sampler.slots}
+    preset = replace(PRESETS[name], policy=replace(PRESETS[name].policy, attention="xla"))
+    plan = make_plan(preset, PUBLISHED[preset.policy.path], jax.devices("cpu")[:gpus])
+    sampler = plan.sampler()
+    memory = analytic(plan, sampler, "cudnn")
+    count = {"train step": plan.longest.rows, "decode": sampler.slots}
     arguments = {"train step": memory.parameters + memory.moments, "decode": memory.weights + memory.cache}
     usable = DEVICES["H100"].memory * DEVICES["H100"].usable
     return {what: (memory.beside(what) + arguments[what] + memory.temporaries[what].at(count[what])) / usable
@@ -201,9 +200,8 @@ def test_what_a_layer_keeps_is_what_autodiff_says(planned, attention, remat, qk_
     kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(
         jax.eval_shape(backward, parameter_shapes(shape), tokens)) if leaf.shape[:1] == (67,) and 640 in leaf.shape)
     config = planned(MeshConfig(data=1), 1, 16, remat=remat, compute_dtype="bfloat16")
-    mesh = make_mesh(config.mesh, jax.devices("cpu")[:1])
-    compute, _ = compute_of(config, shape, mesh, "cpu")
-    work = Work(config, shape, mesh, sampler_of(config, shape, mesh, compute), attention)
+    plan = make_plan(config, shape, jax.devices("cpu")[:1])
+    work = Work(plan, plan.sampler(), attention)
     assert work.kept() == kept / 67 / 640
 
 
@@ -237,7 +235,7 @@ def test_status_2_when_it_does_not_fit(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("arguments", "told"), [
-    (["nonsense"], "quickstart"), (["experiments.presets:NONE"], "not a Config"), (["/nowhere/run.py:X"], "run.py"),
+    (["nonsense"], "quickstart"), (["experiments.presets:NONE"], "NONE"), (["/nowhere/run.py:X"], "run.py"),
     (["quickstart", "--topology", "v9:1x1"], "v5p:4x4x4"), (["quickstart", "--accepted-share", "0"], "accepted_share"),
     (["quickstart", "--topology", "cpu:8", "--mesh.fsdp", "3"], "mesh (data, fsdp, tensor, context)")])
 def test_a_mistake_is_one_paragraph_and_status_2(arguments, told, monkeypatch, capsys):

@@ -42,17 +42,14 @@ from dataclasses import replace
 from experiments.presets.qwen2_5_math_7b import RECOMMENDED
 from nft_jax.config import MeshConfig
 from nft_jax.model.hf import config_of
-from nft_jax.runtime.mesh import make_mesh
 from nft_jax.preflight.compiled import compile_programs
-from nft_jax.train.programs import compute_of, training_programs
-from nft_jax.train.run import settle
-config = settle(replace(RECOMMENDED, mesh=MeshConfig(data=1, fsdp=16, tensor=4)))
-model = config_of(config.policy.path)
-mesh = make_mesh(config.mesh, topology.devices())
-compute, _ = compute_of(config, model, mesh, "tpu")
-step = training_programs(config, model, mesh, compute)["train step"]
-found = compile_programs({"train step": step}, mesh.size)["train step"]
-assert compute.attention == "splash" and not found.refusal
+from nft_jax.runtime.compilation import largest
+from nft_jax.train.plan import make_plan
+from nft_jax.train.programs import training_programs
+config = replace(RECOMMENDED, mesh=MeshConfig(data=1, fsdp=16, tensor=4))
+plan = make_plan(config, config_of(config.policy.path), topology.devices())
+found, = compile_programs([largest(training_programs(plan))["train step"]], plan.mesh.size)
+assert plan.compute.attention == "splash" and not found.refusal
 assert 12 * 7_615_616_512 / 64 < found.arguments < 1.1 * 12 * 7_615_616_512 / 64, found
 assert 8 * 7_615_616_512 / 64 < found.temporaries < 20 * GiB and found.received > 0, found
 """

@@ -15,6 +15,7 @@ from nft_jax.record.metrics import (
     comparable,
     draw_curves,
     mismatch_metrics,
+    mode_disagreement,
     peak_memory_mb,
     read_metrics,
 )
@@ -40,6 +41,17 @@ def test_answers_are_counted_once_and_averaged_over_all(groups):
     assert found["x/entropy/wrong"] == pytest.approx(np.concatenate([r.entropies for r in wrong]).mean())
     assert [found[f"x/verdicts/{o}"] for o in ("right", "wrong", "timeout", "error")] == [3, 3, 1, 1]
     assert found["x/truncated_share"] == 0
+
+
+def test_disagreement_of_the_modes():
+    """Of three answers with a verdict, one is right in mode equivalent only."""
+    group = make_group(0, [1.0, 1.0, 0.0, None], rng=np.random.default_rng(0))
+    assert mode_disagreement([group]) == {}                       # no verdicts of mode equivalent
+    words = (True, False, False, True)
+    verdicts = tuple(dataclasses.replace(v, strict=word) for v, word in zip(group.verdicts, words, strict=True))
+    assert mode_disagreement([dataclasses.replace(group, verdicts=verdicts)]) == {
+        "verdicts/strict_disagreement": pytest.approx(1 / 3), "verdicts/only_equivalent": pytest.approx(1 / 3),
+        "verdicts/only_strict": 0.0}
 
 
 def test_means_over_nothing_are_left_out():
@@ -76,6 +88,15 @@ def test_writer_cuts_what_is_done_again(tmp_path):
     assert rows[0]["bad"] is None
     assert all(json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_a_second_row_of_a_step_adds_to_the_first(tmp_path):
+    writer = MetricsWriter(tmp_path, -1, Config(writers=()))
+    for step, metrics in ((1, {"loss/total": 0.5, "compiles": 1}),
+                          (1, {"evaluation/accuracy/all": 0.25, "compiles": 0}), (2, {"loss/total": 0.75})):
+        writer.write(step, metrics)
+    assert read_metrics(tmp_path / "metrics.jsonl") == [
+        {"step": 1, "loss/total": 0.5, "evaluation/accuracy/all": 0.25, "compiles": 1}, {"step": 2, "loss/total": 0.75}]
 
 
 def test_comparable_drops_times_only():

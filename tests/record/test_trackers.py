@@ -1,16 +1,18 @@
 """What trackers are told, by modules that stand in for them: every step once, whenever a run was killed."""
 import json
 import sys
+import threading
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 import pytest
+from refusal import refused
 
 from nft_jax.config import Config
+from nft_jax.record import trackers
 from nft_jax.record.metrics import MetricsWriter
-from nft_jax.record.trackers import PACKAGES, require_writers
-from nft_jax.train.run import read_inputs
-from nft_jax.types import InputError
+from nft_jax.record.trackers import PACKAGES, Mirror, require_writers
+from nft_jax.train.opening import read_inputs
 
 
 class FakeTracker(ModuleType):
@@ -103,7 +105,7 @@ def test_wandb_offline_gets_every_row_again(tmp_path, monkeypatch):
 
 def test_a_tracker_that_does_not_start_says_what_to_do(tracker, tmp_path):
     tracker.broken = RuntimeError("no API key")
-    with pytest.raises(InputError, match=rf"writers has '{tracker.__name__}', which does not start .*no API key"):
+    with refused("writers", tracker.__name__, "no API key"):
         MetricsWriter(tmp_path, -1, Config(writers=(tracker.__name__,)))
 
 
@@ -111,10 +113,67 @@ def test_absent_packages_are_named_before_anything_is_read(monkeypatch, tmp_path
     require_writers(("tensorboard",))
     monkeypatch.setitem(sys.modules, "wandb", None)
     config = Config(writers=("tensorboard", "wandb"))
-    with pytest.raises(InputError, match="the package wandb is not installed: run `pip install wandb`"):
+    with refused("writers", "wandb", "pip install wandb"):
         read_inputs(config)
     (tmp_path / "left_behind").mkdir()                       # wandb makes a folder of its name: that is no package
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(PACKAGES, "trackio", "left_behind")
-    with pytest.raises(InputError, match="left_behind is not installed"):
+    with refused("writers", "trackio", "left_behind"):
         require_writers(("trackio",))
+
+
+# --- a tracker that fails or hangs costs the run nothing
+
+
+class Tracker:
+    """Fails while `broken`, hangs while `stuck` is not set."""
+
+    def __init__(self):
+        self.rows, self.broken, self.tries, self.closed = [], False, threading.Semaphore(0), False
+        self.stuck = threading.Event()
+        self.stuck.set()
+
+    def write(self, step, metrics):
+        assert self.stuck.wait(60)
+        self.tries.release()
+        if self.broken:
+            raise ConnectionError("no route to host")
+        self.rows.append((step, metrics))
+
+    def close(self):
+        self.closed = True
+
+
+def test_a_tracker_gets_every_row_once_in_order_when_it_works_again():
+    tracker, said = Tracker(), []
+    mirror = Mirror(tracker, "wandb", said.append, pause=0.01)
+    tracker.broken = True
+    for step in range(5):
+        mirror.write(step, {"a": step})
+    for _ in range(3):
+        assert tracker.tries.acquire(timeout=60)
+    assert not mirror.flush(0)
+    tracker.broken = False
+    assert mirror.flush(60)
+    mirror.close()
+    assert tracker.rows == [(step, {"a": step}) for step in range(5)] and tracker.closed
+    assert len(said) == 2 and "does not take metrics (ConnectionError: no route to host)" in said[0]
+    assert said[1] == "wandb: takes metrics again"
+
+
+def test_a_tracker_that_never_works_or_hangs_does_not_keep_the_run(monkeypatch):
+    monkeypatch.setattr(trackers, "CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr(trackers, "MIRRORED_ROWS", 3)
+    broken, stuck, said = Tracker(), Tracker(), []
+    broken.broken = True
+    stuck.stuck.clear()
+    mirrors = [Mirror(broken, "wandb", said.append, pause=3600), Mirror(stuck, "trackio", said.append)]
+    for step in range(5):
+        for mirror in mirrors:
+            mirror.write(step, {})
+    assert broken.tries.acquire(timeout=60)
+    for mirror in mirrors:
+        mirror.close()
+    stuck.stuck.set()
+    assert any(line.startswith("wandb: 5 rows were not taken (ConnectionError") for line in said)
+    assert any(line.startswith("trackio: 5 rows were not taken (it does not answer)") for line in said)

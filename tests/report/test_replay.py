@@ -3,6 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -13,8 +14,8 @@ from nft_jax.config import BatchConfig, CheckpointConfig, EvaluationConfig, Obje
 from nft_jax.record.metrics import read_metrics
 from nft_jax.record.rollouts import groups_to_table, table_to_groups
 from nft_jax.runtime.mesh import make_mesh
+from nft_jax.train import loop
 from nft_jax.train.batch import deal
-from nft_jax.train.loop import train
 from nft_jax.types import InputError
 
 NANO = Path(__file__).parents[2] / "nft_jax" / "assets" / "nano"
@@ -165,17 +166,25 @@ def test_mistakes_are_named(step, tmp_path, policy):
 
 @pytest.fixture(scope="module")
 def run(small_run, tmp_path_factory):
-    """Answers of the second step are of the model before the first: the step trains at ratios that are not 1."""
+    """Old log-probs of the second step are of the model before the first: it trains at ratios that are not 1."""
     folder = tmp_path_factory.mktemp("replayed") / "run"
     config = small_run(folder, batch=BatchConfig(updates_per_step=1, row_length=64, rows_per_micro_batch=4),
                        rollout=RolloutConfig(prompts_per_step=6, samples_per_prompt=4, max_new_tokens=32, slots=16,
-                                             block_size=8, rollout_ahead=1, temperature=0.9),
+                                             block_size=8, temperature=0.9),
                        evaluation=EvaluationConfig(questions=1, samples=1, every=0), loss=ObjectiveConfig(epsilon=0.5),
                        checkpoint=CheckpointConfig(every=1, keep=2))
     config = replace(config, optimizer=replace(config.optimizer, learning_rate=3e-3, warmup_updates=1))
+    first, score = [], loop.score
+
+    def by_the_first(run, params, judged):
+        if not first:
+            first.append(jax.tree.map(jnp.copy, params))
+        return score(run, first[0], judged)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nft_jax.train.run.make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
-        train(config, quiet=True)
+        patch.setattr("nft_jax.train.plan.make_mesh", lambda config, devices: make_mesh(config, jax.devices()[:1]))
+        patch.setattr(loop, "score", by_the_first)
+        loop.train(config, quiet=True)
     return folder
 
 

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from nft_jax.config import MeshConfig
+from nft_jax.record.parts import Parts
 from nft_jax.record.rollouts import JUDGED, SCHEMA
-from nft_jax.rollout.generate import Parts, choose, main, parser
+from nft_jax.rollout.generate import choose, main, parser
 from nft_jax.runtime.mesh import make_mesh
 from nft_jax.types import InputError
 

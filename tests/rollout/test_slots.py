@@ -1,9 +1,10 @@
-"""Slots from free memory."""
+"""What answers take in memory, and how many slots fit."""
 import jax
 import jax.numpy as jnp
 import pytest
+from refusal import refused
 
-from nft_jax.config import Config, DataConfig, MeshConfig, RolloutConfig
+from nft_jax.config import MeshConfig
 from nft_jax.model.decoder import count_parameters
 from nft_jax.rollout.cache import empty_state
 from nft_jax.rollout.slots import (
@@ -11,16 +12,23 @@ from nft_jax.rollout.slots import (
     MOST,
     automatic_slots,
     free_bytes,
-    policy_bytes,
+    parameter_bytes,
     prefilled_bytes,
-    settle_slots,
+    require_positions,
     slot_bytes,
+    slots_that_fit,
     useful_slots,
+    weight_bytes,
 )
 from nft_jax.runtime.mesh import make_mesh
-from nft_jax.types import InputError
 
 GIB = 2**30
+
+
+@pytest.fixture
+def meshes():
+    """`meshes(tensor)`: two devices or more, of which `tensor` share the heads."""
+    return lambda tensor: make_mesh(MeshConfig(data=2, tensor=tensor), jax.devices()[:2 * tensor])
 
 
 def test_a_quarter_of_the_answers_where_memory_allows():
@@ -31,32 +39,37 @@ def test_a_quarter_of_the_answers_where_memory_allows():
     assert automatic_slots(GIB, GIB // 100, 1024, data_parallel=2) == 180
     assert automatic_slots(GIB, GIB // 2, 1024, data_parallel=4) == 4
     for free in (0, -GIB, GIB):
-        with pytest.raises(InputError, match=r"rollout.slots is 0 .*MiB left.*lower rollout.max_new_tokens"):
+        with refused("rollout.slots is 0", "rollout.max_new_tokens", f"{max(free, 0) // 2**20:,} MiB"):
             automatic_slots(free, 2 * GIB, 1024)
+    with refused("--slots is 0", "buy memory"):
+        automatic_slots(0, 2 * GIB, 1024, field="--slots", remedy="buy memory")
 
 
 @pytest.mark.parametrize(("kv_dtype", "dtype"), [("compute", "float32"), ("compute", "bfloat16"), ("int8", "bfloat16")])
-def test_bytes_of_a_slot_are_those_of_its_cache_and_logits(tiny_model, kv_dtype, dtype):
+def test_bytes_of_a_slot_are_those_of_its_cache_and_logits(tiny_model, meshes, kv_dtype, dtype):
     state = jax.eval_shape(lambda: empty_state(tiny_model, 1, 512, jnp.dtype(dtype), kv_dtype == "int8"))
     cache = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.cache))
-    found = slot_bytes(tiny_model, 512, dtype, kv_dtype)
-    assert AROUND * cache <= found <= AROUND * cache + 32 * 4 * 4 + 512 * 16 + 1
-    assert slot_bytes(tiny_model, 512, dtype, kv_dtype, tensor=2) < found
-    assert slot_bytes(tiny_model, 512, dtype, kv_dtype, tensor=4) == found    # undivided heads stay whole
+    one, two, four = (slot_bytes(tiny_model, meshes(tensor), 512, dtype, kv_dtype) for tensor in (1, 2, 4))
+    assert AROUND * cache <= one <= AROUND * cache + 32 * 4 * 4 + 512 * 16 + 1
+    assert two < one and four == one                      # two heads: divided over two devices, whole on four
 
 
-def test_settled_where_it_is_automatic(tiny_model):
+def test_what_is_left_beside_a_run_is_filled_with_slots(tiny_model):
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    config = Config(data=DataConfig(max_prompt_tokens=24),
-                    rollout=RolloutConfig(max_new_tokens=40, prompts_per_step=64, samples_per_prompt=16))
-    assert settle_slots(config, tiny_model, mesh).rollout.slots == 256
-    one = slot_bytes(tiny_model, 64, "float32", tensor=2)
-    stored, weights = policy_bytes(tiny_model, mesh, "float32")
-    assert stored < count_parameters(tiny_model) * 4 / 2 and weights == count_parameters(tiny_model) * 4 // 2
-    prompts = prefilled_bytes(tiny_model, 24, 256 + 4, "float32", tensor=2)
+    sizes = tiny_model, mesh, 64 * 16, 24, 40, "float32", "compute"
+    assert free_bytes(mesh) > 0 and slots_that_fit(*sizes) == 256
+    one, stored = slot_bytes(tiny_model, mesh, 64, "float32"), parameter_bytes(tiny_model, mesh)
+    weights = weight_bytes(tiny_model, mesh, "float32")
+    assert stored < count_parameters(tiny_model) * 4 / 2 and weights > count_parameters(tiny_model) * 4 // 2
+    prompts = prefilled_bytes(tiny_model, mesh, 24, 256 + 4, "float32")
     assert prompts == 16 * 2 * tiny_model.num_layers * tiny_model.num_kv_heads * tiny_model.head_dim * 4 * 24 // 2
-    tight = settle_slots(config, tiny_model, mesh, free=3 * stored + weights + prompts + 12 * one)
-    assert tight.rollout.slots == 10 * 4
-    given = Config(rollout=RolloutConfig(slots=7))
-    assert settle_slots(given, tiny_model, mesh, free=0) is given
-    assert free_bytes(mesh) > 0
+    assert slots_that_fit(*sizes, taken=3 * stored, free=3 * stored + weights + prompts + 12 * one) == 10 * 4
+    assert slots_that_fit(*sizes, free=stored + weights + prompts + 12 * one) == 10 * 4
+
+
+def test_an_answer_that_the_model_has_no_positions_for_is_refused_in_the_callers_words(tiny_model):
+    require_positions(tiny_model, 24, 40)
+    with refused("data.max_prompt_tokens", "rollout.max_new_tokens", 65, 64):
+        require_positions(tiny_model, 24, 41)
+    with refused("--prompt", "--answer", 65):
+        require_positions(tiny_model, 24, 41, fields=("--prompt", "--answer"))

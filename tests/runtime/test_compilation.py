@@ -1,8 +1,8 @@
-"""Where compiled programs are kept."""
+"""Programs by kind and size, and where their compiled form is kept."""
 import jax
 import pytest
 
-from nft_jax.runtime.compilation import CACHED_SECONDS, use_compilation_cache
+from nft_jax.runtime.compilation import CACHED_SECONDS, Program, compile_all, largest, use_compilation_cache
 
 FOLDER, SECONDS = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
 
@@ -22,3 +22,21 @@ def test_compiled_programs_are_kept_where_jax_was_told_to_or_in_the_users_cache(
     finally:
         for name, value in before.items():
             jax.config.update(name, value)
+
+
+def test_the_largest_of_each_kind():
+    sizes = [("decode", (128,)), ("decode", (1024,)), ("decode", (256,)), ("cast", ()), ("grow", (256, 128)),
+             ("grow", (512, 256)), ("grow", (512, 128))]
+    found = largest([Program(kind, size, None, ()) for kind, size in sizes])
+    assert {kind: program.size for kind, program in found.items()} == {
+        "decode": (1024,), "cast": (), "grow": (512, 256)}
+    assert [str(program) for program in found.values()] == ["decode 1024", "cast", "grow 512 from 256"]
+
+
+def test_programs_come_back_in_their_order_and_are_told_as_they_end():
+    programs = [Program("add", (n,), jax.jit(lambda x: x + 1), (jax.ShapeDtypeStruct((n,), "float32"),))
+                for n in range(1, 5)]
+    told = []
+    compiled = compile_all(programs, threads=2, progress=lambda program, done: told.append((program.size, done)))
+    assert [one(jax.numpy.zeros(n)).shape for n, one in enumerate(compiled, start=1)] == [(1,), (2,), (3,), (4,)]
+    assert {size for size, _ in told} == {(1,), (2,), (3,), (4,)} and [done for _, done in told] == [1, 2, 3, 4]

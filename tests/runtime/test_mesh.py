@@ -1,14 +1,11 @@
 """Meshes and the sharding table: sizes that fit nothing are refused by name, no two axes meet."""
-import dataclasses
-
 import jax
 import pytest
 from jax.sharding import AxisType
+from refusal import refused
 
 from nft_jax.config import MESHES, Config, DataConfig, MeshConfig, RolloutConfig
-from nft_jax.model.decoder import parameter_shapes
-from nft_jax.runtime.mesh import PARAMETER_AXES, RULES, make_mesh, parameter_shardings, partition_spec, sharding
-from nft_jax.types import InputError
+from nft_jax.runtime.mesh import RULES, make_mesh, partition_spec, sharded_bytes, sharding
 
 
 def test_one_axis_takes_what_is_left():
@@ -18,7 +15,7 @@ def test_one_axis_takes_what_is_left():
 
 @pytest.mark.parametrize("config", [MeshConfig(data=1, fsdp=7), MeshConfig(fsdp=3), MeshConfig(data=2)])
 def test_a_mesh_that_does_not_fit_the_devices_is_refused(config):
-    with pytest.raises(InputError, match="there are 8 devices: make the product of the four sizes 8"):
+    with refused("mesh (data, fsdp, tensor, context)", config.data, config.fsdp, "8 devices"):
         make_mesh(config)
 
 
@@ -32,43 +29,26 @@ def test_meshes_to_start_from_take_what_devices_there_are():
 
 def test_rows_are_cut_evenly_over_context():
     """Said once the sizes are known: -1 is replaced before anything is made."""
-    with pytest.raises(InputError, match=r"mesh.context is 3: it does not divide the 64 tokens of a row \(batch.row_"):
+    with refused("mesh.context is 3", "64", "batch.row_length"):
         Config(data=DataConfig(max_prompt_tokens=24), rollout=RolloutConfig(max_new_tokens=32),
                mesh=MeshConfig(context=3))
     Config(mesh=MeshConfig(context=-1, data=1))
 
 
-def test_the_table_never_puts_two_dimensions_on_one_mesh_axis():
-    for axes in PARAMETER_AXES.values():
-        partition_spec(axes)
-    with pytest.raises(ValueError, match="two dimensions on one mesh axis"):
+def test_two_dimensions_never_share_a_mesh_axis():
+    with refused("heads", "mlp", kind=ValueError):
         partition_spec(("heads", "mlp"))
     assert set(RULES["batch"]) == {"data", "fsdp"}
 
 
-def test_every_parameter_has_its_axes(tiny_model):
-    shapes = parameter_shapes(dataclasses.replace(tiny_model, qkv_bias=True, sandwich_norms=True,
-                                                  tie_embeddings=False))
-    leaves = jax.tree.leaves_with_path(shapes)
-    assert {path[-1].key for path, _ in leaves} == set(PARAMETER_AXES)
-    for path, leaf in leaves:
-        assert len(PARAMETER_AXES[path[-1].key]) == leaf.ndim
-
-
-def test_kv_heads_are_replicated_where_tensor_exceeds_them(tiny_model):
-    mesh = make_mesh(MeshConfig(data=1, fsdp=2, tensor=4))
-    placed = parameter_shardings(parameter_shapes(tiny_model), mesh)["layers"]
-    assert placed["query"].spec == jax.P(None, "fsdp", "tensor", None)
-    assert placed["key"].spec == jax.P(None, "fsdp", None, None)
-
-
-def test_a_size_that_does_not_divide_is_refused_with_both_names(tiny_model):
-    with pytest.raises(InputError, match=r"mesh.tensor is 8, which does not divide the 4 of 'out' \(heads\)"):
-        parameter_shardings(parameter_shapes(tiny_model), make_mesh(MeshConfig(data=1, tensor=8)))
-
-
-def test_replicated():
-    assert sharding(make_mesh(MeshConfig())).is_fully_replicated
+def test_bytes_on_one_device():
+    """Shards of what is divided, the whole of what is not."""
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    assert sharding(mesh).is_fully_replicated
+    placed = [jax.ShapeDtypeStruct((8, 6), "float32", sharding=sharding(mesh, *axes))
+              for axes in (("batch", None), (None, "mlp"), ())]
+    assert [sharded_bytes(x) for x in placed] == [48, 96, 192] and sharded_bytes(placed) == 336
+    assert sharded_bytes((jax.ShapeDtypeStruct((3,), "bfloat16"), None)) == 6
 
 
 def test_a_mesh_whose_axis_is_shorter_than_any_of_the_slice(monkeypatch):

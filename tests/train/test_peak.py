@@ -4,25 +4,24 @@ import dataclasses
 import jax
 import pytest
 
-from nft_jax.config import BatchConfig, Config, DataConfig, MeshConfig, RolloutConfig
-from nft_jax.model.config import Compute, ModelConfig
-from nft_jax.runtime.mesh import make_mesh
+from nft_jax.config import BatchConfig, Config, DataConfig, RolloutConfig
+from nft_jax.model.config import ModelConfig
+from nft_jax.runtime.compilation import largest
+from nft_jax.train.plan import make_plan
 from nft_jax.train.programs import training_programs
-from nft_jax.train.run import settle
 
 HALF = ModelConfig("qwen2", 151_936, 896, 4_864, 24, 14, 2, 64, 32_768, rope_theta=1e6, tie_embeddings=True,
                    qkv_bias=True)      # Qwen2.5-0.5B
 
 
-def peak(model, answers, rows, length, remat="none"):
+def peak(model, answers, rows, length):
     """Bytes of an optimizer step on so many answers of at most `length` tokens, and those of its arguments."""
-    config = settle(Config(
+    config = Config(
         data=DataConfig(max_prompt_tokens=length // 4),
         rollout=RolloutConfig(prompts_per_step=1, samples_per_prompt=answers, max_new_tokens=length * 3 // 4),
-        batch=BatchConfig(updates_per_step=1, row_length=length, rows_per_micro_batch=rows)))
-    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    function, arguments = training_programs(config, model, mesh, Compute(remat=remat, mesh=mesh))["train step"]
-    sizes = function.lower(*arguments).compile().memory_analysis()
+        batch=BatchConfig(updates_per_step=1, row_length=length, rows_per_micro_batch=rows))
+    step = largest(training_programs(make_plan(config, model, jax.devices()[:1])))["train step"]
+    sizes = step.function.lower(*step.arguments).compile().memory_analysis()
     return (sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
             + sizes.temp_size_in_bytes, sizes.argument_size_in_bytes)
 

@@ -17,7 +17,7 @@ from nft_jax.runtime.mesh import make_mesh
 from nft_jax.train.batch import BatchShape, Example, examples_of, make_batch, unpack
 from nft_jax.train.state import init_state, learning_rate, make_optimizer, state_shardings
 from nft_jax.train.step import compile_score, compile_step, micro_batch, micro_loss
-from nft_jax.train.tally import summarise
+from nft_jax.train.step_metrics import summarise
 
 FORWARD = {"compute": FLOAT32}
 OPTIMIZER = OptimizerConfig(learning_rate=1e-2, warmup_updates=4, clip_norm=0.5)

@@ -4,7 +4,6 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from made import make_group
 
 from nft_jax.verify.__main__ import main
 
@@ -58,19 +57,3 @@ def test_missing_file(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([str(tmp_path / "nothing.jsonl")])
     assert "that exists" in capsys.readouterr().err
-
-
-def test_disagreement_of_the_modes_is_a_metric():
-    from dataclasses import replace
-
-    import numpy as np
-
-    from nft_jax.record.metrics import mode_disagreement
-    from nft_jax.types import Verdict
-    group = make_group(0, [1.0, 1.0, 0.0, None], rng=np.random.default_rng(0))          # the gold is "1"
-    texts = (r"\boxed{1}", r"\boxed{1.0}", r"\boxed{2}", r"\boxed{1}")
-    group = replace(group, rollouts=tuple(replace(r, text=t) for r, t in zip(group.rollouts, texts, strict=True)))
-    assert mode_disagreement([group]) == {
-        "verdicts/strict_disagreement": pytest.approx(1 / 3), "verdicts/only_equivalent": pytest.approx(1 / 3),
-        "verdicts/only_strict": 0.0}
-    assert mode_disagreement([replace(group, verdicts=(Verdict("error", None),) * 4)]) == {}

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from corpus import CORPUS
 from hostile import HOSTILE
+from refusal import refused
 
 pytest.importorskip("math_verify")
 
 from nft_jax.config import VerifierConfig
-from nft_jax.types import OUTCOMES, InputError
+from nft_jax.types import OUTCOMES
 from nft_jax.verify import Verifier, verify
 from nft_jax.verify.maths.judge import judge as judge_in_worker
 
@@ -120,7 +121,7 @@ def test_killed_workers_change_nothing():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_the_nursery_may_die_too():
+def test_the_forker_may_die_too():
     with Verifier(VerifierConfig(workers=2)) as pool:
         assert rewards(pool.judge([box(r"\sqrt{8}")], [r"2\sqrt2"])) == [1.0]
         workers = pool.worker_pids
@@ -139,7 +140,7 @@ def test_a_task_that_kills_its_worker_twice_is_an_error():
         for _ in range(2):
             assert eventually(
                 lambda: any(
-                    worker.task is not None and pool._tasks[worker.task].key[1] == SLOW
+                    worker.task is not None and pool._tasks[worker.task].key.responses == (SLOW,)
                     for worker in list(pool._workers)
                 )
             )
@@ -234,7 +235,7 @@ def test_close_and_start_again():
     pending = pool.submit([box(SLOW)], [rf"{SLOW}+3"])
     pids = pool.worker_pids
     pool.close()
-    with pytest.raises(RuntimeError, match="closed"):
+    with refused("closed", kind=RuntimeError):
         pending.result()
     assert pool.worker_pids == () and not any(alive(pid) for pid in pids)
     assert rewards(pool.judge([box(r"\sqrt{8}")], [r"2\sqrt2"])) == [1.0]
@@ -247,12 +248,24 @@ def test_modes_and_errors():
     assert rewards(verify([box("8.0"), box("8")], ["8", "8"], mode="strict")) == [0.0, 1.0]
     assert rewards(verify(["it is 8", "none"], ["8", "8"], mode="lenient")) == [1.0, 0.0]
     assert verify([], []) == []
-    with pytest.raises(InputError, match="2 responses and 1 golds"):
+    with refused("2 responses", "1 golds"):
         verify(["a", "b"], ["a"])
-    with pytest.raises(InputError, match=r"golds\[0\] is 8"):
+    with refused("golds[0]", 8):
         verify(["a"], [8])
-    with pytest.raises(InputError, match="mode is 'fuzzy'"):
+    with refused("mode", "'fuzzy'", "equivalent, strict, lenient"):
         verify(["a"], ["a"], mode="fuzzy")
+
+
+def test_the_word_of_mode_strict_stands_beside_every_verdict_of_mode_equivalent(verifier):
+    """The same word that a verifier in mode strict has, also for answers whose verdict is remembered."""
+    cases = [(box(answer), gold) for gold, answer, _ in CORPUS["integers"] + CORPUS["algebra"]]
+    cases += [("no box", "8"), (box("8") + " " * 100, "8"), (r"\boxed{}", "8"), (box(" 8"), "8"), (box("8"), " 8")]
+    responses, golds = zip(*cases, strict=True)
+    strict = [found.outcome == "right" for found in verify(responses, golds, mode="strict")]
+    assert 0 < sum(strict) < len(strict)
+    for _ in range(2):
+        assert [found.strict for found in verifier.judge(responses, golds)] == strict
+    assert {found.strict for mode in ("strict", "lenient") for found in verify(responses, golds, mode)} == {None}
 
 
 def test_reasons_and_extracted(verifier):

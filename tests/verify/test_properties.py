@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("math_verify")
 
-from nft_jax.verify.maths.judge import extract, judge, quick_verdict
+from nft_jax.verify.maths.extract import extract
+from nft_jax.verify.maths.judge import judge, quick_verdict
 from nft_jax.verify.maths.symbolic import warm_up
 
 small = st.integers(1, 30)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from corpus import CORPUS
 from hostile import HOSTILE
+from refusal import refused
 
 pytest.importorskip("math_verify")
 
@@ -113,6 +114,5 @@ def test_what_a_platform_lacks_is_said_at_start(monkeypatch, caplog):
 
 def test_a_start_that_hangs_ends(monkeypatch):
     monkeypatch.setattr(processes, "START_SECONDS", 0.0)
-    from nft_jax.types import InputError
-    with Verifier(VerifierConfig(workers=1)) as pool, pytest.raises(InputError, match="could not start within"):
+    with Verifier(VerifierConfig(workers=1)) as pool, refused("verifier.reward", "0 s"):
         pool.judge([box(r"\sqrt{8}")], [r"2\sqrt2"])

@@ -1,26 +1,25 @@
-"""Families of Hugging Face decoders as data: how config.json and the tensor names of each map to ours.
+"""Families of Hugging Face decoders as data: what their config.json and their tensor names mean here.
 
-Axes are one letter each: D hidden, F feed-forward, H heads, K kv heads, E head dimension, V vocabulary. A tensor's
-Hugging Face layout is written in the same letters, those merged into one axis side by side: our query "DHE" is
-stored by `nn.Linear` as [out, in], "HE D".
+To add a family:
 
-Adding a family, told by Llama. Its modeling file in transformers has the parts of Qwen3 without the norms of queries
-and keys, and its tensors have the names of `COMMON`; so its name table is `COMMON` and nothing else. (A tensor of its
-own would be one more line: Qwen3's are `QK_NORM`.) Then config.json, field by field, as configuration_llama.py of
-transformers has it:
+1. Open modeling_NAME.py of transformers beside `nft_jax.model.decoder`. Each part that the decoder lacks becomes a
+   field of `ModelConfig` that is off by default. Each array it lacks becomes a row of
+   `nft_jax.model.parameters.ARRAYS`. Gemma 3 brought `sandwich_norms` and two arrays this way.
+2. Compare the tensor names with `NAMES`. Where they differ, give the family a table of its own, as Gemma 3 has.
+3. Go through configuration_NAME.py field by field and write one `Family` into `FAMILIES`. Llama's says it all:
 
-    Family("llama", "LlamaForCausalLM", COMMON,
-           traits={},                                       ModelConfig's defaults are what a Llama is
-           only={"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "pretraining_tp": 1},
-           defaults={"rms_norm_eps": 1e-6},                 what may be missing from config.json
-           rope_theta=10_000.0)                             the same for the rotary base, which has two spellings
+       Family("llama", "LlamaForCausalLM",                  model_type and architecture of config.json
+              traits={},                                    ModelConfig's defaults are what a Llama is
+              only={"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "pretraining_tp": 1},
+              defaults={"rms_norm_eps": 1e-6},              fields that config.json may leave out
+              rope_theta=10_000.0)                          the same for the rotary base, which has two spellings
 
-`only` names the fields that stand for something the decoder lacks (biases), with the value under which it is not
-needed: any other value is refused by name, and so is any field that nothing here reads. Sizes, `head_dim`, tying,
-and rotary positions with their scalings are read for every family alike. Put it into `FAMILIES`, add two cases to
-tests/model/make_fixtures.py, and loading, saving, sampling, training and their tests know the family. What the decoder
-does not have yet becomes a field of ModelConfig that is off by default (Gemma 3 brought `sandwich_norms`), its
-parameters one line each in `parallel.PARAMETER_AXES`.
+   `only` lists the fields that stand for a part the decoder lacks (biases), with the value under which the part is
+   not needed. Any other value is refused by name, and so is every field that nothing here reads. Sizes, `head_dim`,
+   tying, and rotary positions with their scalings are read for all families alike.
+4. Add two cases, tied and untied, to tests/model/make_fixtures.py and run it. Every test of tests/model then covers
+   the family, and loading, saving, sampling and training know it.
+5. Check a published model: `python -m nft_jax.model.hf --check FOLDER`.
 """
 from __future__ import annotations
 
@@ -43,94 +42,104 @@ from nft_jax.model.hf.config_json import (
     rope_to_json,
     ropes,
 )
+from nft_jax.model.parameters import ARRAYS, sizes_of
 from nft_jax.types import InputError
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """One parameter: where it stands in our tree, what Hugging Face calls it, and its axes here and there."""
-    path: str
+    """One array of ours as a tensor of Hugging Face.
+
+    layout: the tensor's axes, in the letters of `nft_jax.model.parameters`. Letters side by side are merged into one
+    axis: `nn.Linear` stores our query [D, H, E] as [out, in], which is "HE D".
+    """
+    array: str                         # key of `nft_jax.model.parameters.ARRAYS`
     name: str                          # {} stands for the number of the layer
-    ours: str
-    theirs: str
+    layout: str
 
     @property
     def layered(self) -> bool:
-        """Whether our array stacks one of these per layer on a leading axis."""
+        """Whether our array stacks one tensor per layer on a leading axis."""
         return "{}" in self.name
+
+    @property
+    def path(self) -> str:
+        """Place of the array in the parameter dict."""
+        return f"layers/{self.array}" if self.layered else self.array
+
+    @property
+    def ours(self) -> str:
+        """Axes of our array, without the axis of the layers."""
+        return ARRAYS[self.array].axes
 
     def shapes(self, config: ModelConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """(our shape, Hugging Face shape) of one layer's array."""
-        size = {"D": config.hidden_size, "F": config.intermediate_size, "H": config.num_heads,
-                "K": config.num_kv_heads, "E": config.head_dim, "V": config.vocab_size}
-        return (tuple(size[axis] for axis in self.ours),
-                tuple(math.prod(size[axis] for axis in merged) for merged in self.theirs.split()))
+        return sizes_of(self.ours, config), tuple(math.prod(sizes_of(axes, config)) for axes in self.layout.split())
 
     def to_hf(self, array: np.ndarray, config: ModelConfig) -> np.ndarray:
-        """Our array in the Hugging Face layout, contiguous (the safetensors writer ignores strides)."""
-        order = self.theirs.replace(" ", "")
+        """Our array in the Hugging Face layout."""
+        order = self.layout.replace(" ", "")
         moved = array.transpose([self.ours.index(axis) for axis in order])
+        # The safetensors writer ignores strides, so the result must be contiguous.
         return np.ascontiguousarray(moved.reshape(self.shapes(config)[1]))
 
 
 LAYER = "model.layers.{}."
-COMMON = (
-    Tensor("embed", "model.embed_tokens.weight", "VD", "V D"),
-    Tensor("layers/attention_norm", LAYER + "input_layernorm.weight", "D", "D"),
-    Tensor("layers/query", LAYER + "self_attn.q_proj.weight", "DHE", "HE D"),
-    Tensor("layers/key", LAYER + "self_attn.k_proj.weight", "DKE", "KE D"),
-    Tensor("layers/value", LAYER + "self_attn.v_proj.weight", "DKE", "KE D"),
-    Tensor("layers/out", LAYER + "self_attn.o_proj.weight", "HED", "D HE"),
-    Tensor("layers/mlp_norm", LAYER + "post_attention_layernorm.weight", "D", "D"),
-    Tensor("layers/gate", LAYER + "mlp.gate_proj.weight", "DF", "F D"),
-    Tensor("layers/up", LAYER + "mlp.up_proj.weight", "DF", "F D"),
-    Tensor("layers/down", LAYER + "mlp.down_proj.weight", "FD", "D F"),
-    Tensor("final_norm", "model.norm.weight", "D", "D"),
-    Tensor("head", "lm_head.weight", "DV", "V D"),
+# The usual names. A family has those of the arrays that its models have.
+NAMES = (
+    Tensor("embed", "model.embed_tokens.weight", "V D"),
+    Tensor("attention_norm", LAYER + "input_layernorm.weight", "D"),
+    Tensor("query", LAYER + "self_attn.q_proj.weight", "HE D"),
+    Tensor("key", LAYER + "self_attn.k_proj.weight", "KE D"),
+    Tensor("value", LAYER + "self_attn.v_proj.weight", "KE D"),
+    Tensor("out", LAYER + "self_attn.o_proj.weight", "D HE"),
+    Tensor("mlp_norm", LAYER + "post_attention_layernorm.weight", "D"),
+    Tensor("gate", LAYER + "mlp.gate_proj.weight", "F D"),
+    Tensor("up", LAYER + "mlp.up_proj.weight", "F D"),
+    Tensor("down", LAYER + "mlp.down_proj.weight", "D F"),
+    Tensor("final_norm", "model.norm.weight", "D"),
+    Tensor("head", "lm_head.weight", "V D"),
+    Tensor("query_bias", LAYER + "self_attn.q_proj.bias", "HE"),
+    Tensor("key_bias", LAYER + "self_attn.k_proj.bias", "KE"),
+    Tensor("value_bias", LAYER + "self_attn.v_proj.bias", "KE"),
+    Tensor("query_norm", LAYER + "self_attn.q_norm.weight", "E"),
+    Tensor("key_norm", LAYER + "self_attn.k_norm.weight", "E"),
 )
-QKV_BIAS = (
-    Tensor("layers/query_bias", LAYER + "self_attn.q_proj.bias", "HE", "HE"),
-    Tensor("layers/key_bias", LAYER + "self_attn.k_proj.bias", "KE", "KE"),
-    Tensor("layers/value_bias", LAYER + "self_attn.v_proj.bias", "KE", "KE"),
-)
-QK_NORM = (
-    Tensor("layers/query_norm", LAYER + "self_attn.q_norm.weight", "E", "E"),
-    Tensor("layers/key_norm", LAYER + "self_attn.k_norm.weight", "E", "E"),
-)
-SANDWICH = (        # here post_attention_layernorm is what its name says; in the other families it precedes the MLP
-    Tensor("layers/post_attention_norm", LAYER + "post_attention_layernorm.weight", "D", "D"),
-    Tensor("layers/mlp_norm", LAYER + "pre_feedforward_layernorm.weight", "D", "D"),
-    Tensor("layers/post_mlp_norm", LAYER + "post_feedforward_layernorm.weight", "D", "D"),
+# Gemma 3 calls the norm after attention what the other families call the norm before the MLP.
+GEMMA3_NAMES = (
+    *(tensor for tensor in NAMES if tensor.array != "mlp_norm"),
+    Tensor("post_attention_norm", LAYER + "post_attention_layernorm.weight", "D"),
+    Tensor("mlp_norm", LAYER + "pre_feedforward_layernorm.weight", "D"),
+    Tensor("post_mlp_norm", LAYER + "post_feedforward_layernorm.weight", "D"),
 )
 
 
 @dataclass(frozen=True)
 class Family:
-    """What one model_type means."""
+    """What one model_type of config.json means."""
     model_type: str
     architecture: str
-    tensors: tuple[Tensor, ...]
-    traits: Mapping[str, Any]          # fields of ModelConfig that all its members share
+    traits: Mapping[str, Any]          # fields of ModelConfig that all its models share
     only: Mapping[str, Any]            # fields of config.json with the one value implemented; they may be absent
     defaults: Mapping[str, Any] = field(default_factory=dict)      # fields of config.json that may be absent
-    integers: Mapping[str, str] = field(default_factory=dict)      # fields of its own -> those of ModelConfig
+    integers: Mapping[str, str] = field(default_factory=dict)      # fields of its own -> fields of ModelConfig
     numbers: Mapping[str, str] = field(default_factory=dict)       # the same; null stands for 0, which is off
-    windows: Literal["", "last", "pattern"] = ""       # which layers are local, as in `config_json.local_layers`
+    windows: Literal["", "last", "pattern"] = ""       # which layers are local: see `config_json.local_layers`
     rope_theta: float | None = None                    # where config.json has none; None: it must have one
-    local_rope_theta: float | None = None              # the same for local layers, when they have their own
+    local_rope_theta: float | None = None              # the same for local layers that have their own
     split_head_dim: bool = True        # an absent head_dim means hidden_size / num_attention_heads
+    tensors: tuple[Tensor, ...] = NAMES
 
 
 LLAMA_ONLY = {"hidden_act": "silu", "attention_bias": False}
 FAMILIES = {family.model_type: family for family in (
-    Family("qwen2", "Qwen2ForCausalLM", COMMON + QKV_BIAS, traits={"qkv_bias": True},
+    Family("qwen2", "Qwen2ForCausalLM", traits={"qkv_bias": True},
            only={"hidden_act": "silu", "attention_bias": True}, windows="last"),
-    Family("qwen3", "Qwen3ForCausalLM", COMMON + QK_NORM, traits={"qk_norm": True}, only=LLAMA_ONLY, windows="last",
+    Family("qwen3", "Qwen3ForCausalLM", traits={"qk_norm": True}, only=LLAMA_ONLY, windows="last",
            split_head_dim=False),
-    Family("llama", "LlamaForCausalLM", COMMON, traits={}, only={**LLAMA_ONLY, "mlp_bias": False, "pretraining_tp": 1},
+    Family("llama", "LlamaForCausalLM", traits={}, only={**LLAMA_ONLY, "mlp_bias": False, "pretraining_tp": 1},
            defaults={"rms_norm_eps": 1e-6}, rope_theta=10_000.0),
-    Family("gemma3_text", "Gemma3ForCausalLM",
-           tuple(tensor for tensor in COMMON if tensor.path != "layers/mlp_norm") + QK_NORM + SANDWICH,
+    Family("gemma3_text", "Gemma3ForCausalLM", tensors=GEMMA3_NAMES,
            traits={"qk_norm": True, "sandwich_norms": True, "norm_offset": 1.0, "activation": "gelu_tanh",
                    "scale_embeddings": True},
            only={"hidden_activation": "gelu_pytorch_tanh", "attention_bias": False, "attn_logit_softcapping": None,
@@ -146,9 +155,8 @@ FAMILIES = {family.model_type: family for family in (
 
 
 def tensors_of(config: ModelConfig) -> Iterator[Tensor]:
-    """The parameters of a model of this config; a tied model has no head of its own."""
-    return (tensor for tensor in FAMILIES[config.family].tensors
-            if not (tensor.path == "head" and config.tie_embeddings))
+    """The tensors of a model of this config; a tied model has no head of its own."""
+    return (tensor for tensor in FAMILIES[config.family].tensors if ARRAYS[tensor.array].present(config))
 
 
 INTEGERS = {"vocab_size": "vocab_size", "hidden_size": "hidden_size", "intermediate_size": "intermediate_size",

@@ -288,7 +288,7 @@ def _read_part(file: Path, name: str, tensor: Tensor, config: ModelConfig, dtype
     """
     size = dict(zip(tensor.ours, tensor.shapes(config)[0], strict=True))
     wanted = {axis: range(size[axis])[cut] for axis, cut in zip(tensor.ours, index, strict=True)}
-    merged = tensor.theirs.split()
+    merged = tensor.layout.split()
     order = "".join(merged)
     part = np.empty([len(wanted[axis]) for axis in tensor.ours], dtype)
     target = part.transpose([tensor.ours.index(axis) for axis in order])

@@ -1,7 +1,7 @@
 """Exact rational arithmetic on answers: integers of any size, decimals, fractions, powers, recurring decimals.
 
-`rational` reads a normalised answer as one `fractions.Fraction`, or gives None when it is anything else. What two
-rationals decide, they decide both ways; no float takes part.
+`rational` reads a normalised answer as one `fractions.Fraction`; None is anything else. Two rationals settle both
+equality and difference. There are no floats.
 """
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from fractions import Fraction
 from functools import lru_cache
 
 MAX_BITS = 200_000
+"""Bits of numerator and denominator together; anything larger is not written out."""
 MAX_FACTORIAL = 5_000
 MAX_DIGITS = 4_000
-"""Longer runs of digits are compared as strings (`plain_integer`); Python refuses to convert them, for good reason."""
+"""Longer runs of digits are compared as strings (`plain_integer`): converting them takes quadratic time."""
 MAX_LENGTH = 8_000
 MAX_DEPTH = 40
 
@@ -31,7 +32,7 @@ _INTEGER = re.compile(r"\s*([+-]?)\s*([0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)\s*")
 
 
 class _NotRational(Exception):
-    """The text is not an exact rational, or is too large to write out."""
+    """The text is no exact rational, or one too large to write out."""
 
 
 def plain_integer(text: str) -> str | None:
@@ -50,6 +51,7 @@ def _checked(value: Fraction) -> Fraction:
 
 
 def power(base: Fraction, exponent: Fraction) -> Fraction:
+    """base ** exponent for a whole exponent. Raises _NotRational for any other, and where the result is too large."""
     if exponent.denominator != 1 or (base == 0 and exponent <= 0):
         raise _NotRational
     bits = max(base.numerator.bit_length(), base.denominator.bit_length())
@@ -83,6 +85,7 @@ def _scientific(text: str) -> Fraction:
 
 
 def _mixed(text: str) -> Fraction:
+    """1 4/5: a whole number and a proper fraction."""
     whole, top, bottom = (int(digits) for digits in re.findall("[0-9]+", text))
     if not 0 < top < bottom:
         raise _NotRational
@@ -90,7 +93,7 @@ def _mixed(text: str) -> Fraction:
 
 
 class _Reader:
-    """Recursive descent over the tokens of one answer."""
+    """Recursive descent over the tokens of one answer: sum > product > signed > power > atom."""
 
     def __init__(self, text: str):
         self.tokens: list[tuple[str, str, re.Match]] = []
@@ -206,7 +209,7 @@ class _Reader:
         raise _NotRational
 
     def _fraction_part(self, whole: Fraction) -> Fraction:
-        """The \\frac right after an integer makes a mixed number: 1\\frac{4}{5} is 9/5."""
+        """A proper \\frac right after an integer makes a mixed number: 1\\frac{4}{5} is 9/5."""
         if self.peek() != r"\frac":
             return Fraction(0)
         start = self.at
@@ -237,7 +240,7 @@ class _Reader:
 
 @lru_cache(maxsize=16384)
 def rational(text: str) -> Fraction | None:
-    """The exact value of a normalised answer made of numbers only; None when it is not, or is too large."""
+    """The exact value of a normalised answer made of numbers only; None for any other, and for one too large."""
     if len(text) > MAX_LENGTH or not text:
         return None
     try:

@@ -1,119 +1,38 @@
-"""From a response to a verdict: the boxed answer, the exact ladder, the guard, and the symbolic judge behind them.
+"""From an extracted answer to a verdict: cheap comparisons first, sympy last.
 
-1. `extract` takes the final answer out of the response (the complete \\boxed{} that starts last).
-2. `quick_verdict` decides spelling, exact rationals and structure in the calling process; nothing there is expensive.
-3. What it leaves open passes the guard (`too_large`), which keeps bombs away from the parser and from sympy.
-4. `judge` runs in a worker process: the same comparison with `symbolic.equal` at the leaves.
+1. `quick_verdict` runs in the calling process. It compares spelling, exact rationals and structure.
+2. What it leaves open has passed `too_large`, which keeps bombs away from the parser and from sympy.
+3. `judge` runs in a worker process: the same comparison, with `symbolic.equal` where `quick_verdict` could not tell.
+
+`check_gold` says beforehand whether a gold answer can be used at all.
 """
 from __future__ import annotations
 
 import ast
 import re
-from typing import Literal
 
 from nft_jax.types import InputError, Outcome, Verdict
 from nft_jax.verify.maths.compare import compare, exactly
 from nft_jax.verify.maths.exact import plain_integer
+from nft_jax.verify.maths.extract import STRICT_TAIL, Mode, extract
 from nft_jax.verify.maths.normalise import key, nesting, normalise
 from nft_jax.verify.maths.structure import unknown
 
-Mode = Literal["equivalent", "strict", "lenient"]
-MODES: tuple[Mode, ...] = ("equivalent", "strict", "lenient")
-
-SCANNED_CHARACTERS = 1 << 20
-"""Only this much of a response's end is searched for the answer."""
 READABLE_CHARACTERS = 20_000
-"""Longer answers are compared as strings only."""
-STRICT_TAIL = 100
-"""Characters at the end of the response in which strict mode looks (the official NFT training reward)."""
-
-_BRACES = re.compile(r"\\{1,4}boxed\{|\\.|[{}]", re.DOTALL)
-_NUMBER = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?(?:/[0-9]+)?")
+"""Longer answers are only compared as strings and as integers."""
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
-
-
-def last_box(text: str) -> str | None:
-    """Content of the complete \\boxed{...} that starts last; None without one.
-
-    One pass with a stack, linear in the text. Escaped braces are not braces; of nested boxes the inner one counts.
-    """
-    stack: list[int] = []                  # where a box's content starts, or -1 for any other brace
-    best: tuple[int, int] | None = None
-    for match in _BRACES.finditer(text):
-        token = match.group()
-        if token == "{":
-            stack.append(-1)
-        elif token == "}":
-            start = stack.pop() if stack else -1
-            if start >= 0 and (best is None or start > best[0]):
-                best = start, match.start()
-        elif token.endswith("boxed{"):
-            stack.append(match.end())
-    return None if best is None else text[best[0]:best[1]]
-
-
-def _strict_box(response: str) -> str | None:
-    """The last box within the last 100 characters, braces counted without regard to escapes (math_dapo in verl)."""
-    tail = response[-STRICT_TAIL:]
-    start = tail.rfind(r"\boxed{")
-    depth = 0
-    for i in range(start, len(tail) if start >= 0 else start):
-        depth += (tail[i] == "{") - (tail[i] == "}")
-        if tail[i] == "}" and depth == 0:
-            return tail[start + len(r"\boxed{"):i]
-    return None
-
-
-def extract(response: str, mode: Mode = "equivalent") -> str | None:
-    """The final answer of a response, or None when there is none (an empty box is none).
-
-    A response with a closing </think> is searched after the last one. Mode lenient falls back to the last number in
-    the text; mode strict reads the last 100 characters only.
-    """
-    if mode == "strict":
-        return _strict_box(response)
-    tail = response[-SCANNED_CHARACTERS:]
-    tail = tail.rpartition("</think>")[2]
-    found = last_box(tail)
-    if found is None and mode == "lenient":
-        numbers = _NUMBER.findall(tail)
-        found = numbers[-1] if numbers else None
-    return found.strip() if found is not None and found.strip() else None
-
-
-_TOWER = re.compile(r"\^\s*\{?[^{}+=,]{0,40}\^|\^\s*\{[^{}]*\{[^{}]*\}[^{}]*\^|\^\s*\{?\s*[-+(]*\s*[0-9]{5,}"
-                    r"|\^\s*\{?\s*\(?\s*10\s*\^|[0-9]!\s*\)?\s*\}?\s*\^|\^\s*\{?\s*\(?\s*[0-9]+!")
-_CLASSES: tuple[tuple[str, re.Pattern], ...] = (
-    ("a run of 300 digits", re.compile(r"[0-9]{300}")),
-    ("a tower of powers or a large exponent", _TOWER),
-    ("a large factorial", re.compile(r"[0-9]{3,}\s*!|!\s*[!)}]*\s*!|[0-9]\s*\}+\s*\)*\s*!|\([^()a-zA-Z]*\)\s*!")),
-    ("a large binomial", re.compile(r"\\binom\s*\{[^{}]*[0-9]{4}|\\binom\s*\{[^{}]*\\|\\binom\s*\{[^{}]*\^")),
-    ("a sum, product, integral or limit", re.compile(r"\\(?:i*int|oint|sum|prod|lim|limsup|liminf|Gamma|bigcup|bigcap"
-                                                     r"|det|gcd|lcm|zeta|mod|bmod|pmod)(?![a-zA-Z])")),
-    ("code", re.compile(r"__|\bimport\b|\blambda\b(?<!\\lambda)|\beval\b|\bexec\b")),
-    ("a control character", re.compile(r"[\x00-\x08\x0e-\x1f\ud800-\udfff]")),
-)
-_LIMITS = (("characters", len, 600), ("levels of brackets", nesting, 12), ("vertical bars", lambda s: s.count("|"), 12),
-           ("fractions", lambda s: s.count(r"\frac"), 25), ("powers", lambda s: s.count("^"), 40),
-           ("parts", lambda s: len(re.findall("[,;&]", s)), 60))
-
-
-def too_large(gold: str, answer: str) -> str | None:
-    """Why an answer is kept from the parser and from sympy, or None. A construct that the gold itself contains is
-    allowed to its answers, and a limit that the gold exceeds is twice the gold's own size."""
-    for name, size, limit in _LIMITS:
-        allowed = max(limit, 2 * size(gold)) if size(gold) > limit else limit
-        if size(answer) > allowed:
-            return f"{size(answer)} {name}, more than {allowed}"
-    for name, pattern in _CLASSES:
-        if pattern.search(answer) and not pattern.search(gold):
-            return f"it contains {name}"
-    return None
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\ud800-\udfff]")
+"""Control characters and halves of surrogate pairs."""
 
 
 def verdict(outcome: Outcome, extracted: str | None, reason: str) -> Verdict:
-    """right is 1, error is no reward at all, everything else is 0."""
+    """The verdict with the reward that its outcome earns: right 1, error none at all, everything else 0."""
     return Verdict(outcome, {"right": 1.0, "error": None}.get(outcome, 0.0), extracted, reason)
+
+
+def strictly_right(response: str, gold: str) -> bool:
+    """Whether mode strict, the official NFT training reward, calls a response right: a comparison of strings."""
+    return extract(response, "strict") == gold
 
 
 def quick_verdict(gold: str, answer: str | None, mode: Mode = "equivalent") -> Verdict | None:
@@ -125,24 +44,16 @@ def quick_verdict(gold: str, answer: str | None, mode: Mode = "equivalent") -> V
         return verdict("right" if answer == gold else "wrong", answer, "compared as strings")
     if gold.strip() == answer.strip():
         return verdict("right", answer, "same string")
-    found = [_quick_verdict(form.strip(), answer.strip(), answer) for form in alternatives(gold)]
+    found = [_quick_verdict(form.strip(), answer) for form in alternatives(gold)]
     right = [each for each in found if each is not None and each.outcome == "right"]
-    return right[0] if right else None if None in found else found[0]
+    if right:
+        return right[0]
+    return None if None in found else found[0]
 
 
-def alternatives(gold: str) -> tuple[str, ...]:
-    """The forms of a gold that is written as a Python list of strings, as in Minerva's files: any of them is right.
-    Every other gold is its own only form."""
-    if not re.match(r"\[\s*['\"]", gold.strip()):
-        return (gold,)
-    try:
-        forms = ast.literal_eval(gold.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return (gold,)
-    return tuple(forms) if forms and all(isinstance(form, str) for form in forms) else (gold,)
-
-
-def _quick_verdict(gold_text: str, text: str, answer: str) -> Verdict | None:
+def _quick_verdict(gold_text: str, answer: str) -> Verdict | None:
+    """`quick_verdict` against one form of the gold."""
+    text = answer.strip()
     if _INTEGER.fullmatch(gold_text) and _INTEGER.fullmatch(text):
         return verdict("right" if int(gold_text) == int(text) else "wrong", answer, "integers")
     if len(text) > READABLE_CHARACTERS:
@@ -172,8 +83,7 @@ def _long_verdict(gold: str, text: str, answer: str) -> Verdict:
 
 
 def judge(gold: str, answer: str) -> tuple[Outcome, str]:
-    """A worker's word on an answer that `quick_verdict` left open: outcome and reason. It may take long or die; the
-    pool sees to that."""
+    """Outcome and reason of an answer that `quick_verdict` left open. For workers: it may take long or die."""
     from nft_jax.verify.maths.symbolic import equal
 
     forms = [normalise(form.strip()) for form in alternatives(gold)]
@@ -181,8 +91,61 @@ def judge(gold: str, answer: str) -> tuple[Outcome, str]:
     return ("right", "equal expressions") if truth else ("wrong", "not equal to the gold")
 
 
+# What is too large for the parser and for sympy.
+
+_TOWER = re.compile(r"\^\s*\{?[^{}+=,]{0,40}\^|\^\s*\{[^{}]*\{[^{}]*\}[^{}]*\^|\^\s*\{?\s*[-+(]*\s*[0-9]{5,}"
+                    r"|\^\s*\{?\s*\(?\s*10\s*\^|[0-9]!\s*\)?\s*\}?\s*\^|\^\s*\{?\s*\(?\s*[0-9]+!")
+_CLASSES: tuple[tuple[str, re.Pattern], ...] = (
+    ("a run of 300 digits", re.compile(r"[0-9]{300}")),
+    ("a tower of powers or a large exponent", _TOWER),
+    ("a large factorial", re.compile(r"[0-9]{3,}\s*!|!\s*[!)}]*\s*!|[0-9]\s*\}+\s*\)*\s*!|\([^()a-zA-Z]*\)\s*!")),
+    ("a large binomial", re.compile(r"\\binom\s*\{[^{}]*[0-9]{4}|\\binom\s*\{[^{}]*\\|\\binom\s*\{[^{}]*\^")),
+    ("a sum, product, integral or limit", re.compile(r"\\(?:i*int|oint|sum|prod|lim|limsup|liminf|Gamma|bigcup|bigcap"
+                                                     r"|det|gcd|lcm|zeta|mod|bmod|pmod)(?![a-zA-Z])")),
+    ("code", re.compile(r"__|\bimport\b|\blambda\b(?<!\\lambda)|\beval\b|\bexec\b")),
+    ("a control character", _CONTROL),
+)
+"""(name, pattern) of constructs that an answer may contain only where its gold does."""
+_LIMITS = (("characters", len, 600), ("levels of brackets", nesting, 12), ("vertical bars", lambda s: s.count("|"), 12),
+           ("fractions", lambda s: s.count(r"\frac"), 25), ("powers", lambda s: s.count("^"), 40),
+           ("parts", lambda s: len(re.findall("[,;&]", s)), 60))
+"""(name, size of a text, most of it in an answer)."""
+
+
+def too_large(gold: str, answer: str) -> str | None:
+    """Why an answer is kept from the parser and from sympy, or None.
+
+    An answer may contain every construct that its gold contains. Where the gold exceeds a limit, the answer may be
+    twice the gold's size.
+    """
+    for name, size, limit in _LIMITS:
+        allowed = max(limit, 2 * size(gold)) if size(gold) > limit else limit
+        if size(answer) > allowed:
+            return f"{size(answer)} {name}, more than {allowed}"
+    for name, pattern in _CLASSES:
+        if pattern.search(answer) and not pattern.search(gold):
+            return f"it contains {name}"
+    return None
+
+
+# Golds.
+
+def alternatives(gold: str) -> tuple[str, ...]:
+    """The forms of a gold that is written as a Python list of strings, as in Minerva's files: any of them is right.
+
+    Every other gold is its own only form.
+    """
+    if not re.match(r"\[\s*['\"]", gold.strip()):
+        return (gold,)
+    try:
+        forms = ast.literal_eval(gold.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return (gold,)
+    return tuple(forms) if forms and all(isinstance(form, str) for form in forms) else (gold,)
+
+
 def check_gold(gold: str) -> str | None:
-    """None when a gold answer is usable, else the reason: boxed, it must come back whole and be judged right.
+    """None when a gold answer is usable, else the reason. A usable gold comes back whole from a box.
 
     Cheap (no sympy). Raises InputError when the gold is not a string.
     """
@@ -195,7 +158,7 @@ def check_gold(gold: str) -> str | None:
         return f"boxed, the gold reads {found!r}: its braces do not balance, or it contains a box of its own"
     if len(gold) > READABLE_CHARACTERS:
         return f"the gold has {len(gold)} characters, more than {READABLE_CHARACTERS}"
-    if re.search(r"[\x00-\x08\x0e-\x1f\ud800-\udfff]", gold):
+    if _CONTROL.search(gold):
         return "the gold contains a control character or half of a surrogate pair"
     if not normalise(gold.strip()):
         return "the gold is punctuation only"

@@ -1,6 +1,6 @@
 """One spelling for what means the same in LaTeX: styling away, Unicode to commands, arguments in braces.
 
-Everything here is string to string, and passes over the text a fixed number of times.
+From string to string, in a fixed number of passes over the text.
 """
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import unicodedata
 from functools import lru_cache
 
 MAX_NESTING = 60
-"""Deeper brackets than this are left as they are (nothing readable nests so deep)."""
+"""A text with deeper brackets is left unchanged: nothing readable nests so deep."""
 
 _SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "0123456789+-()ni", strict=True))
 _SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₙ", "0123456789+-()n", strict=True))
@@ -28,6 +28,7 @@ _SYMBOLS = {
     "∛": r"\sqrt[3]", "ϕ": r"\phi ", "µ": r"\mu ", "∠": r"\angle ", "△": r"\triangle ", "⁄": "/", "∕": "/",
 } | {letter: f"\\{name} " for name, letter in _GREEK.items()}
 
+# One symbol or vulgar fraction, or a run of superscripts or of subscripts.
 _UNICODE = re.compile("[" + re.escape("".join([*_SYMBOLS, *_VULGAR])) + "]|[" + re.escape("".join(_SUPERSCRIPTS))
                       + "]+|[" + re.escape("".join(_SUBSCRIPTS)) + "]+")
 
@@ -61,6 +62,7 @@ _SIZES = (r"left|right|middle|[bB]ig{1,2}[lrm]?|displaystyle|textstyle|scriptsty
           r"boldmath|checkmark|blacksquare|square(?=\s*$)|Box(?=\s*$)|qed")
 _GROUPING = re.compile(r"(?<=[0-9])(?:\s*,?\s*\\!\s*|\{,\}\s*\\?!?\s*|\\,\s*|\\[;:]\s*|\\\s\s*|~|\s)"
                        r"(?=[0-9]{3}(?![0-9]))")
+# (pattern, replacement), applied in this order.
 _PASSES: tuple[tuple[re.Pattern, str], ...] = tuple((re.compile(pattern), new) for pattern, new in (
     (r"\\(?:text)?color\s*(?:\[[^\]\[{}]*\])?\{[^{}]*\}", ""),
     (r"\\\\\s*\[[^\]]*\]", r"\\\\"),
@@ -109,6 +111,7 @@ _PASSES: tuple[tuple[re.Pattern, str], ...] = tuple((re.compile(pattern), new) f
     (r"(?:\{\}\s*)?[_^]\{([0-9]+)\}\s*C\s*_\{([0-9]+)\}", r"\\binom{\1}{\2}"),
 ))
 _NUMBER_IN_TEXT = re.compile(r"\\text\{\s*[-+$]?\.?[0-9]")
+# \\text{The answer is} before the answer.
 _ANNOUNCEMENT = re.compile(r"^\\text\{(?:(?!\bnot\b)[^{}])*\b(?:is|are|equals|be)\s*:?\s*\}(?=.)")
 _TRIGONOMETRIC_DEGREES = re.compile(r"\\(sin|cos|tan|sec|csc|cot)\s*(\^\{[^{}]*\})?\s*[({]?\s*([0-9]+(?:\.[0-9]+)?)\s*"
                                     r"\\text\{degrees\}\s*[)}]?")
@@ -149,7 +152,7 @@ def nesting(text: str) -> int:
 
 
 def _brace_arguments(text: str) -> str:
-    """`\\frac12`, `\\frac\\pi2`, `\\sqrt3` with their arguments in braces, at every level."""
+    """The text with arguments in braces at every level: `\\frac12` is `\\frac{1}{2}`, `\\sqrt3` is `\\sqrt{3}`."""
     out, i = [], 0
     while (match := _TAKES.search(text, i)) is not None:
         out.append(text[i:match.end()])
@@ -173,7 +176,7 @@ def _brace_arguments(text: str) -> str:
 
 
 def _unwrap(text: str) -> str:
-    """Without delimiters ($...$, \\(...\\), **...**), a pair of braces around everything, and final punctuation."""
+    """The text without delimiters ($...$, \\(...\\), **...**), braces around everything, and final punctuation."""
     while True:
         before = text
         text = text.strip().rstrip(".,;:\\ \n\t")
@@ -190,10 +193,11 @@ def _unwrap(text: str) -> str:
 
 @lru_cache(maxsize=16384)
 def normalise(text: str) -> str:
-    """The usual spelling of an answer. Spaces inside `\\text{}` and between digits stay; the rest is collapsed."""
+    """The usual spelling of an answer. White space is collapsed; spaces in `\\text{}` and between digits stay."""
     if nesting(text) > MAX_NESTING:
         return text
     text = _unwrap(_LEADING_BREAK.sub("", _DOTS.sub(lambda _: r"\ldots ", _unicode(text))))
+    # Groups of three digits are joined, but not before a plain slash: 1 400/500 is a mixed number.
     text = _GROUPING.sub("", text) if not re.search(r"[0-9]\s*/", text) or "\\" in text else text
     if r"\begin" not in text:
         text = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", text)
@@ -211,7 +215,7 @@ def normalise(text: str) -> str:
 
 @lru_cache(maxsize=16384)
 def key(text: str) -> str:
-    """What two answers that are spelled alike share: a normalised answer without the spaces that carry nothing."""
+    """A normalised answer without meaningless spaces: answers with the same key are spelled alike."""
     text = re.sub(r"(?<=\\text\{)\s+|\s+(?=\})", "", text)
     text = re.sub(r"(?<![0-9])\.(?=[0-9])", "0.", text)
     return re.sub(r"(?<![0-9a-zA-Z])\s+|\s+(?![0-9a-zA-Z])", "", text)

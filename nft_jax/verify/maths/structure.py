@@ -1,6 +1,6 @@
 """How an answer is put together: lists, sets, tuples, intervals, inequalities, matrices, words, choices.
 
-Everything reads a normalised answer at its top level; what the parts mean to each other is `compare`'s business.
+Every function reads a normalised answer at its top level. `compare` says what the parts mean to each other.
 """
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from typing import NamedTuple
 from nft_jax.verify.maths.normalise import key, normalise
 
 Truth = bool | None
+"""None: it cannot be told."""
 Leaf = Callable[[str, str], Truth]
+"""(part of the gold, part of the answer) -> whether they are equal."""
 
 MAX_ITEMS = 40
-"""Longer lists are paired only if they are spelled alike."""
+"""Longer lists are not paired: they are equal only where they are spelled alike."""
 
 _SEPARATOR = re.compile(r"[,;]|\\text\{\s*,?\s*(?:and|or)\s*\}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])"
                         r"|\\(?:lor|vee|land|wedge)(?![a-zA-Z])")
@@ -35,12 +37,12 @@ _HEDGE = re.compile(r"\\ldots|\\text\s*\{[^{}]*[a-zA-Z]|\\approx|\\sim|\?")
 
 
 def unknown(gold: str, answer: str) -> Truth:
-    """The leaf of the calling process: whatever is not settled exactly is left to a worker."""
+    """The leaf of the calling process: what is not settled exactly is left to a worker."""
     return None
 
 
 def both(values: Iterable[Truth]) -> Truth:
-    """Three-valued and."""
+    """Three-valued and: False if any value is False, else None if any is None, else True."""
     result: Truth = True
     for value in values:
         if value is False:
@@ -50,9 +52,8 @@ def both(values: Iterable[Truth]) -> Truth:
 
 
 def split(text: str, separator: re.Pattern) -> tuple[list[str], list[str]]:
-    """Parts and separators of a text, cut at the matches that stand outside every bracket.
-
-    Half-open intervals pair ( with ], so one depth serves all brackets."""
+    """Parts and separators of a text, cut at the matches that stand outside every bracket."""
+    # Half-open intervals pair ( with ], so one depth serves all brackets.
     parts, found, depth, start, i = [], [], 0, 0, 0
     marks = {match.start(): match.end() for match in separator.finditer(text)}
     while i < len(text):
@@ -78,7 +79,7 @@ def split(text: str, separator: re.Pattern) -> tuple[list[str], list[str]]:
 
 
 class Shape(NamedTuple):
-    """A bracketed or listed answer: kind is list, set, tuple (round or angle brackets), or the two brackets."""
+    """A bracketed or listed answer. `kind` is list, set, tuple (round or angle brackets), or the two brackets."""
     kind: str
     items: tuple[str, ...]
 
@@ -97,6 +98,7 @@ def shape(text: str) -> Shape | None:
 
 
 def _bracketed(text: str) -> Shape | None:
+    """The shape of a text that one pair of brackets encloses."""
     for left, right, kind in ((r"\{", r"\}", "set"), (r"\langle", r"\rangle", "tuple"), ("(", ")", "tuple"),
                               ("[", "]", "[]"), ("(", "]", "(]"), ("[", ")", "[)"), ("]", "[", "()")):
         if not (text.startswith(left) and text.endswith(right) and len(text) >= len(left + right)):
@@ -129,7 +131,7 @@ def closes_early(text: str) -> bool:
 
 
 def _with_signs(parts: Sequence[str]) -> list[str]:
-    """Every a \\pm b as its two values."""
+    """The parts, every a \\pm b as its two values."""
     out: list[str] = []
     for part in parts:
         if re.search(r"\\(?:pm|mp)(?![a-zA-Z])", part):
@@ -142,12 +144,12 @@ def _with_signs(parts: Sequence[str]) -> list[str]:
 
 
 def is_name(text: str) -> bool:
-    """Whether it only names a value: x, x_1, AB, f(x), \\text{Area}, \\frac{dy}{dx}."""
+    """Whether the text only names a value: x, x_1, AB, f(x), \\text{Area}, \\frac{dy}{dx}."""
     return _NAME.fullmatch(text.strip()) is not None
 
 
 class Interval(NamedTuple):
-    """Endpoints are normalised texts; `name` is the variable when one was written."""
+    """Its ends are normalised texts; `name` is the variable, "" when none was written."""
     low: str
     low_open: bool
     high: str
@@ -156,7 +158,7 @@ class Interval(NamedTuple):
 
 
 def intervals(text: str, depth: int = 0) -> list[Interval] | None:
-    """A union of intervals, or inequalities in one variable, as intervals in the order written."""
+    """A union of intervals, or inequalities in one variable, as intervals in the order written; None for others."""
     if depth > 2:
         return None
     text = text.strip()
@@ -183,6 +185,7 @@ def intervals(text: str, depth: int = 0) -> list[Interval] | None:
 
 
 def _inequality(text: str) -> list[Interval] | None:
+    """One inequality, or a double one, in one variable as intervals."""
     parts, signs = split(text, re.compile(r"\\(?:le|ge|ne)(?![a-zA-Z])|[<>]"))
     if len(parts) == 3 and is_name(parts[1]) and (set(signs) <= {"<", r"\le"} or set(signs) <= {">", r"\ge"}):
         if signs[0] in (">", r"\ge"):
@@ -209,7 +212,7 @@ def _inequality(text: str) -> list[Interval] | None:
 
 
 def _around_zero(name: str, bound: str, less: bool, is_open: bool) -> list[Interval]:
-    """|name| < bound, or |name| > bound, for a bound taken as positive."""
+    """|name| < bound (`less`), or |name| > bound, taking the bound as positive."""
     opposite = f"-({bound})"
     if less:
         return [Interval(opposite, is_open, bound, is_open, name)]
@@ -217,7 +220,7 @@ def _around_zero(name: str, bound: str, less: bool, is_open: bool) -> list[Inter
 
 
 def matrix(text: str) -> tuple[str, list[list[str]]] | None:
-    """Kind and entries of an answer that is one matrix; determinants (vmatrix) are another kind."""
+    """Kind and entries of an answer that is one matrix. Determinants (vmatrix) are another kind."""
     text = text.strip()
     bracketed = re.fullmatch(r"([(\[])\s*(\\begin\{(?:small)?(?:matrix|array)\}.*)[)\]]", text, re.DOTALL)
     match = _MATRIX.fullmatch(bracketed.group(2).strip() if bracketed else text)
@@ -230,7 +233,7 @@ def matrix(text: str) -> tuple[str, list[list[str]]] | None:
 
 
 def words(text: str) -> str | None:
-    """Casefolded words of an answer that is words and nothing else (`\\text{...}`, or bare and 4 letters or more)."""
+    """Casefolded words of an answer that is nothing but words: in `\\text{...}`, or bare with 4 letters or more."""
     plain = re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", text)
     marked = plain != text
     plain = " ".join(plain.replace("\\", "").strip(" .{}").split())
@@ -240,7 +243,7 @@ def words(text: str) -> str | None:
 
 
 def choice(text: str) -> str | None:
-    """Letter of a multiple-choice answer: C, (C), \\text{(C)}, \\textbf{(C)} 12."""
+    """Letter of a multiple-choice answer: C, (C), \\text{(C)}, \\textbf{(C)} 12. None for others."""
     match = _CHOICE.match(text.strip())
     if not match:
         return None
@@ -252,7 +255,7 @@ def choice(text: str) -> str | None:
 
 
 def unordered(gold: Sequence[str], answer: Sequence[str], same: Leaf) -> Truth:
-    """Whether the items can be paired one to one."""
+    """Whether the items can be paired one to one, equal with equal."""
     if len(gold) != len(answer):
         return False
     if len(gold) > MAX_ITEMS:
@@ -280,7 +283,5 @@ def _perfect(edges: list[list[bool]]) -> bool:
 
 
 def hedged(gold: str, answer: str) -> bool:
-    """Whether an expression carries words, dots or an approximation sign that its gold does not."""
+    """Whether the answer carries words, dots or an approximation sign that the gold does not."""
     return {mark[:5] for mark in _HEDGE.findall(answer)} - {mark[:5] for mark in _HEDGE.findall(gold)} != set()
-
-

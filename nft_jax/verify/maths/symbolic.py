@@ -1,8 +1,9 @@
 """Equality of two mathematical expressions, with sympy and math-verify. Only workers import this module.
 
-Decimals become fractions before they are parsed, so no float ever meets sympy and nothing is rounded. Expressions are
-then evaluated to 60 digits (at fixed points when they have variables): a difference settles it one way, agreement at
-every point the other way. What cannot be evaluated is left to math-verify's `verify`, gold first, strict.
+1. Decimals become fractions before parsing, so sympy sees no float and nothing is rounded.
+2. Both expressions are evaluated to 60 digits, at fixed points when they have variables. A difference at one point
+   means unequal; agreement at every point means equal.
+3. What cannot be evaluated goes to math-verify's `verify`, gold first, strict.
 """
 from __future__ import annotations
 
@@ -19,19 +20,22 @@ from sympy.core.relational import Relational
 from nft_jax.verify.maths.structure import Truth
 
 DIGITS = 60
+"""Decimal digits of an evaluation."""
 AGREEMENT = sympy.Rational(1, 10**40)
+"""Relative difference up to which two numbers are equal."""
 NOTHING = sympy.Rational(1, 10**50)
+"""Size up to which a number equals zero."""
 POINTS = 6
 
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
 _DECIMAL = re.compile(r"(?<![0-9.])([0-9]*)\.([0-9]+)(?![0-9.])")
 _NATURE = (AttributeError, TypeError, ValueError, ArithmeticError, NotImplementedError, KeyError, IndexError,
            RuntimeError, AssertionError, sympy.SympifyError)
-"""What sympy raises where it has no answer. Running out of memory, of time or of stack is not among them."""
+"""What sympy raises where it has no answer. Running out of memory or time is not among them."""
 
 
 def _latex(text: str) -> str:
-    """A normalised answer in the dialect that the parser reads."""
+    """A normalised answer in the parser's dialect of LaTeX."""
     text = _DECIMAL.sub(lambda m: rf"(\frac{{{int(m.group(1) + m.group(2))}}}{{{10 ** len(m.group(2))}}})", text)
     text = re.sub(r"\\text\s*\{([^{}]*)\}", lambda m: m.group(1).strip() or " ", text)
     text = re.sub(r"([a-zA-Z}])('+)", lambda m: m.group(1) + "_{" + "p" * len(m.group(2)) + "}", text)
@@ -51,7 +55,8 @@ def parse(text: str) -> sympy.Basic | None:
                             conversion_config=_CONVERSION)
     except RecursionError:
         raise
-    except Exception:            # the parser raises bare Exception for whatever it cannot read
+    except Exception:
+        # The parser raises a bare Exception for what it cannot read.
         return None
     if not isinstance(found, sympy.Basic):
         return found if isinstance(found, sympy.MatrixBase) else None
@@ -60,7 +65,7 @@ def parse(text: str) -> sympy.Basic | None:
 
 
 def _opaque(expression: sympy.Basic) -> sympy.Basic:
-    """Derivatives and undefined functions as symbols of their own: they have no value to compare at a point."""
+    """The expression with derivatives and undefined functions as symbols: they have no value at a point."""
     def rename(node: sympy.Basic) -> sympy.Symbol:
         return sympy.Symbol("opaque " + sympy.srepr(node), real=True)
 
@@ -69,14 +74,14 @@ def _opaque(expression: sympy.Basic) -> sympy.Basic:
 
 
 def _points(symbols: list[sympy.Symbol]) -> list[dict[sympy.Symbol, sympy.Rational]]:
-    """Fixed points of both signs, away from the small integers where unequal expressions meet."""
+    """POINTS fixed points of both signs, away from small integers, where unequal expressions often agree."""
     return [{symbol: sympy.Rational((7919 * (i + 1) * (j + 3) + 104729 * (j + 1)) % 3001 + 211, 1009)
              * (-1 if i >= POINTS // 2 and (i + j) % 2 else 1)
              for j, symbol in enumerate(symbols)} for i in range(POINTS)]
 
 
 def _value(expression: sympy.Basic, point: dict) -> sympy.Expr | None:
-    """Its value at a point to DIGITS digits, or None where it has none."""
+    """Value of the expression at a point, to DIGITS digits; None where it has none."""
     try:
         value = (expression.xreplace(point) if point else expression).evalf(DIGITS)
         value = value if value.is_number and value.is_comparable is not None else None
@@ -89,23 +94,23 @@ def _value(expression: sympy.Basic, point: dict) -> sympy.Expr | None:
 
 
 def _evaluated(expression: sympy.Basic) -> sympy.Basic:
-    """Sums and products in closed form where sympy has one: they have no value at a point that is no integer."""
+    """Sums and products in closed form where sympy has one: otherwise they have no value at a non-integer point."""
     return expression.doit() if expression.has(sympy.Sum, sympy.Product, sympy.Integral, sympy.Limit) else expression
 
 
 def _size(value: sympy.Expr) -> sympy.Expr:
-    """The larger of its real and imaginary parts, without a sign."""
+    """The larger of the absolute real and imaginary parts."""
     return max(abs(part) for part in value.as_real_imag())
 
 
 def _close(a: sympy.Expr, b: sympy.Expr) -> bool:
-    """Agreement of two numbers relative to their size; with zero, which sums of roots that cancel never reach."""
+    """Agreement of two numbers relative to their size. Against zero it is absolute: cancelled roots never reach it."""
     limit = NOTHING if a == 0 or b == 0 else AGREEMENT * max(_size(a), _size(b))
     return bool(_size(a - b) <= limit)
 
 
 def same_values(a: sympy.Basic, b: sympy.Basic) -> Truth:
-    """Whether two expressions agree wherever both have a value; None when too few points tell."""
+    """Whether two expressions agree at every point where both have a value; None with too few such points."""
     try:
         a, b = _opaque(_evaluated(a)), _opaque(_evaluated(b))
     except _NATURE:
@@ -125,9 +130,13 @@ def same_values(a: sympy.Basic, b: sympy.Basic) -> Truth:
 
 
 def _same_equation(gold: Relational, answer: Relational) -> Truth:
-    """Two equations: one a constant multiple of the other, or with the same solution for a variable in which both are
-    linear, or with the same solutions for every variable that both can be solved for (one alone is not enough there:
-    SA = LA and -SA = LA both have A = 0)."""
+    """Whether two equations have the same solutions. One of these must hold:
+
+    1. one equation is a constant multiple of the other;
+    2. both are linear in a variable and have the same solution for it, which is not 0;
+    3. both have the same solutions for every variable that both can be solved for. One variable alone is not enough:
+       SA = LA and -SA = LA both have A = 0.
+    """
     g, a = _opaque(gold.lhs - gold.rhs), _opaque(answer.lhs - answer.rhs)
     if g.free_symbols != a.free_symbols or not g.free_symbols:
         return False
@@ -138,7 +147,8 @@ def _same_equation(gold: Relational, answer: Relational) -> Truth:
             first = ratios[0][0] * ratios[0][1].n(DIGITS) ** -1
             if all(_close(p, q * first) for p, q in ratios):
                 return True
-        for symbol in symbols:                          # cheap, and enough: a single solution that is not 0
+        # A linear equation is cheap to solve, and its single solution is enough if it is not 0.
+        for symbol in symbols:
             roots = _linear_root(g, symbol), _linear_root(a, symbol)
             if None not in roots and (same := same_values(*roots)) is not None:
                 return same
@@ -155,8 +165,7 @@ def _same_equation(gold: Relational, answer: Relational) -> Truth:
 
 
 def _linear_root(expression: sympy.Expr, symbol: sympy.Symbol) -> sympy.Expr | None:
-    """Where an expression that is linear in the symbol vanishes; None when it is not linear, or has the symbol as a
-    factor."""
+    """The root of an expression that is linear in the symbol; None when it is not linear, or when the root is 0."""
     slope = expression.diff(symbol)
     if slope == 0 or symbol in slope.free_symbols:
         return None
@@ -165,6 +174,7 @@ def _linear_root(expression: sympy.Expr, symbol: sympy.Symbol) -> sympy.Expr | N
 
 
 def _same_roots(gold: list, answer: list) -> bool:
+    """Whether the roots can be paired, each with an equal one."""
     left = list(answer)
     for root in gold:
         match = next((other for other in left if same_values(root, other)), None)
@@ -175,8 +185,10 @@ def _same_roots(gold: list, answer: list) -> bool:
 
 
 def equal(gold: str, answer: str) -> Truth:
-    """Whether two normalised expressions or equations are mathematically equal; None when neither sympy nor
-    math-verify can read them."""
+    """Whether two normalised expressions or equations are equal.
+
+    None when one of them cannot be parsed, or when nothing can be told of two equations.
+    """
     a = parse(answer)
     if a is None:
         return None

@@ -1,6 +1,6 @@
-"""Units, currencies, percents, times of day, ratios, number bases: what stands beside a number.
+"""Units, currencies, percents, times of day, ratios, number bases: what can stand beside a number.
 
-A unit may be dropped or added; where both answers carry one, it must be the same one (15 m is not 15 cm).
+A unit may be dropped or added. Where both gold and answer carry one, they must agree: 15 m is not 15 cm.
 """
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from nft_jax.verify.maths.exact import rational
 
+# Canonical unit -> its other spellings.
 _ALIASES = {
     "m": "meter metre", "cm": "centimeter centimetre", "mm": "millimeter millimetre", "km": "kilometer kilometre",
     "in": "inch inches", "ft": "foot feet", "yd": "yard", "mi": "mile", "g": "gram gm", "kg": "kilogram kilo",
@@ -27,11 +28,13 @@ _ALIASES = {
 _CANONICAL = {name: unit for unit, names in _ALIASES.items() for name in [unit, *names.split()]}
 _MULTIPLIERS = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9,
                 "trillion": 10**12}
+# Words beside a number that are no unit.
 _NOT_UNITS = frozenset(re.findall("[a-z]+", """
     or and not no nor approximately approx about around nearly almost less more than least most if when where otherwise
     maybe possibly either except wrong base mod modulo remainder am pm times factorial infinity minus plus i e pi half
     is are to from but for any all some true false none both guess answer unknown over divided root degenerate
     undefined negative positive quarter third"""))
+# Units that are read without \\text{}.
 _PLAIN = ("degrees?|deg|cm|mm|km|kg|mg|ml|mL|ft|lbs?|oz|mph|kmh|mins?|minutes?|seconds?|secs?|hours?|hrs?|days?|weeks?"
           "|months?|years?|inch(?:es)?|feet|foot|yards?|miles?|meters?|metres?|centimeters?|dollars?|cents?|euros?"
           "|units?|square units?|cubic units?|square [a-z]+|cubic [a-z]+|percent|pct|Hz|kHz|rad|radians?|USD|people"
@@ -55,14 +58,14 @@ _NUMBER_WORDS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 
 
 
 class Quantity(NamedTuple):
-    """A number (or expression) and what stands beside it."""
+    """A number or expression, and its unit."""
     body: str
-    unit: str | None        # canonical, None when there is none
+    unit: str | None        # canonical; None without a unit
     percent: bool = False
 
 
 def _canonical(raw: str) -> str | None:
-    """Canonical unit of the words and exponents of a tail; None when they are not a unit."""
+    """Canonical unit of the words and exponents after a number; None when they are no unit."""
     text = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", raw).replace(r"\cdot", " ")
     text = re.sub(r"\bper\b", "/", text)
     text = re.sub(r"\b(?:square|sq\.?)\s+(units?|[a-zA-Z]+)", r"\1^2", text)
@@ -90,7 +93,7 @@ def _numeric(text: str) -> bool:
 
 @lru_cache(maxsize=16384)
 def quantity(text: str) -> Quantity:
-    """Take the unit off a normalised answer. Words are a unit only after something that ends like a number."""
+    """A normalised answer with its unit taken off. Words are a unit only after text that ends like a number."""
     unit = None
     currency = _CURRENCY.match(text)
     if currency:
@@ -123,7 +126,7 @@ def quantity(text: str) -> Quantity:
 
 
 def letter_unit(text: str) -> Quantity:
-    """A one-letter unit written without \\text, as in 15m: only asked where the other answer is a bare number."""
+    """The quantity of a text with a one-letter unit without \\text, as in 15m. Only where the gold is a bare number."""
     tail = _LETTER_TAIL.search(text)
     if tail and _numeric(text[:tail.start()].strip()):
         return Quantity(text[:tail.start()].strip(), _canonical(tail.group(1)))
@@ -131,12 +134,15 @@ def letter_unit(text: str) -> Quantity:
 
 
 def consistent(gold: str | None, answer: str | None) -> bool:
+    """Whether two units agree; a missing one agrees with every unit."""
     return gold is None or answer is None or gold == answer
 
 
 def same_amount(gold: Quantity, gold_value: Fraction, answer: Quantity, answer_value: Fraction) -> bool:
-    """Equality of two exact quantities. A percent equals its value (50% is 1/2); its sign may be dropped, or added
-    where the bare number can only have been meant as a percentage (above 1)."""
+    """Equality of two exact quantities. A percentage equals its value: 50% is 1/2.
+
+    The answer may drop the sign %. It may add the sign where the gold is above 1, so that it can only be a percentage.
+    """
     if not consistent(gold.unit, answer.unit):
         return False
     if gold.percent == answer.percent:
@@ -147,7 +153,7 @@ def same_amount(gold: Quantity, gold_value: Fraction, answer: Quantity, answer_v
 
 
 def time_of_day(text: str) -> int | None:
-    """Seconds since midnight of a time with a.m. or p.m."""
+    """Seconds since midnight of a time with a.m. or p.m.; None for others."""
     match = _TIME.fullmatch(re.sub(r"\\text\{|\}|~|\\", "", text).strip())
     if not match or not 1 <= int(match.group(1)) <= 12:
         return None
@@ -156,13 +162,13 @@ def time_of_day(text: str) -> int | None:
 
 
 def clock(text: str) -> int | None:
-    """Seconds since midnight of a time like 16:30, which is not a ratio where the gold is a time of day."""
+    """Seconds since midnight of a time like 16:30, which is no ratio beside a time of day; None for others."""
     match = _CLOCK.fullmatch(re.sub(r"\\text\{|\}", "", text).strip())
     return int(match.group(1)) * 3600 + int(match.group(2)) * 60 if match and int(match.group(1)) < 24 else None
 
 
 def based(text: str) -> tuple[str, int] | None:
-    """Digits and base of 52_8, 52_{\\text{eight}} or 52 base 8."""
+    """Digits and base (2 to 36) of 52_8, 52_{\\text{eight}} or 52 base 8; None for others."""
     match = _BASE.fullmatch(text.strip()) or _BASE_WORDS.fullmatch(text.strip())
     if not match or not re.search("[0-9]", match.group(1)):
         return None
@@ -171,7 +177,7 @@ def based(text: str) -> tuple[str, int] | None:
 
 
 def ratio(text: str) -> list[Fraction] | None:
-    """The terms of a ratio a:b or a:b:c of exact numbers."""
+    """The terms of a ratio of 2 to 6 exact numbers, a:b or a:b:c; None for others."""
     parts = text.split(":")
     if not 2 <= len(parts) <= 6:
         return None

@@ -1,12 +1,17 @@
 """Rewards for programs: the model writes a Python function or a program, hidden tests decide.
 
-The gold is JSON. For a function: {"entry": "f", "tests": [{"args": [1, 2], "expected": 3}, ...]}; for a program:
-{"tests": [{"stdin": "1 2\\n", "expected": "3\\n"}, ...]}. Optional: "seconds" for each test (1), and "tolerance",
-relative and absolute, for numbers that are floats (1e-9).
+The gold of a task is JSON:
 
-"code" is 1 when every test passes, "code-share" is the share of tests passed. Expected values never enter the
-sandbox: only plain JSON comes back, and it is compared here, so that nothing a submission prints, overrides or exits
-with can pass a test. Give verifier.deadline room for all tests of a task (10 s, say).
+    {"entry": "f", "tests": [{"args": [1, 2], "expected": 3}, ...]}          a function
+    {"tests": [{"stdin": "1 2\\n", "expected": "3\\n"}, ...]}                 a program
+
+Optional: "seconds" of wall clock for each test (1), and "tolerance", relative and absolute, for floats (1e-9).
+
+"code" is 1 when every test passes; "code-share" is the share of tests passed. verifier.deadline must leave room for
+all tests of a task (10 s, say).
+
+Expected values never enter the sandbox. Only plain JSON comes out of it, and it is compared here: nothing that a
+submission prints, overrides or exits with can pass a test.
 """
 from __future__ import annotations
 
@@ -25,15 +30,18 @@ _weak: dict[str, bool] = {"allowed": False}
 
 
 def extract_program(response: str) -> str:
-    """The last complete ``` block (after the last </think>), else the whole response."""
+    """The last complete ``` block after the last </think>; without a block, everything after it."""
     tail = response.rpartition("</think>")[2]
     blocks = _FENCE.findall(tail)
     return blocks[-1][1] if blocks else tail
 
 
 def same(value, expected, tolerance: float = TOLERANCE) -> bool:
-    """Whether a plain JSON value is the expected one. A bool is no number; an int may be written as a float of the
-    same value; where a float is expected, the tolerance holds; lists and dicts are compared item by item."""
+    """Whether a plain JSON value is the expected one.
+
+    A bool is no number. An int may come as a float of the same value. Where a float is expected, the tolerance holds.
+    Lists and dicts are compared item by item.
+    """
     if isinstance(expected, bool) or expected is None or isinstance(expected, str):
         return type(value) is type(expected) and value == expected
     if isinstance(expected, (int, float)):
@@ -50,7 +58,7 @@ def same(value, expected, tolerance: float = TOLERANCE) -> bool:
 
 
 def same_output(value, expected: str) -> bool:
-    """Whether a program printed the expected text: white space at the end of lines and of the text does not count."""
+    """Whether a program printed the expected text, white space at the end of lines and of the text aside."""
     def lines(text: str) -> list[str]:
         return [line.rstrip() for line in text.rstrip().splitlines()]
     return isinstance(value, str) and lines(value) == lines(expected)
@@ -82,8 +90,10 @@ def check_task(gold: str) -> str | None:
 
 
 def share_passed(response: str, gold: str) -> float:
-    """The share of the task's tests that the program in the response passes. Raises RuntimeError when the sandbox
-    did not start, ValueError when the gold is no task."""
+    """The share of the task's tests that the program in the response passes.
+
+    Raises RuntimeError when the sandbox did not start, ValueError when the gold is no task.
+    """
     reason = check_task(gold)
     if reason is not None:
         raise ValueError(reason)
@@ -91,20 +101,23 @@ def share_passed(response: str, gold: str) -> float:
     if not source.strip() or len(source) > LONGEST_SOURCE or "\0" in source:
         return 0.0
     entry, tests = task.get("entry"), task["tests"]
-    given = [{name: test[name]} for test in tests for name in [("args" if entry else "stdin")]]
+    name = "args" if entry else "stdin"
+    given = [{name: test[name]} for test in tests]
     limits = stricter(Limits(), float(task["seconds"])) if "seconds" in task else Limits()
     found = run_submission(find_sandbox(_weak["allowed"]), source.encode("utf-8", "replace").decode(), entry, given,
                            limits)
-    passed = 0
-    for each, test in zip(found, tests, strict=True):
-        if "value" in each:
-            passed += same(each["value"], test["expected"], float(task.get("tolerance", TOLERANCE))) if entry \
-                else same_output(each["value"], test["expected"])
-    return passed / len(tests)
+    tolerance = float(task.get("tolerance", TOLERANCE))
+
+    def passes(result: dict, expected) -> bool:
+        if "value" not in result:
+            return False
+        return same(result["value"], expected, tolerance) if entry else same_output(result["value"], expected)
+
+    return sum(passes(each, test["expected"]) for each, test in zip(found, tests, strict=True)) / len(tests)
 
 
 def read_gold(row: Mapping) -> str:
-    """The task of a row: the answer column as JSON. Raises ValueError with the reason when it is not usable."""
+    """The task of a row: its answer column as JSON. Raises ValueError with the reason when it is not usable."""
     gold = plain_gold(row)
     reason = check_task(gold)
     if reason is not None:
@@ -113,7 +126,7 @@ def read_gold(row: Mapping) -> str:
 
 
 def prepare(allow_weak_sandbox: bool) -> None:
-    """Find the sandbox. Raises InputError where there is none and a weak one is not allowed."""
+    """Find the sandbox of this machine. Raises InputError without one, unless a weak one is allowed."""
     _weak["allowed"] = allow_weak_sandbox
     find_sandbox(allow_weak_sandbox)
 

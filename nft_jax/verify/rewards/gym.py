@@ -1,8 +1,11 @@
-"""Rewards of reasoning-gym's tasks by name: data.source "reasoning-gym:TASK" with verifier.reward "reasoning-gym".
+"""Rewards of reasoning-gym's tasks: data.source "reasoning-gym:TASK" with verifier.reward "reasoning-gym".
 
-A task's own scorer decides, in the verifier's workers: "reasoning-gym" is 1 only where it says exactly 1,
-"reasoning-gym-soft" is its score. The scorers that evaluate the model's text as code are never called: `SCORERS`
-replaces every one of them. Tasks whose items change are refused (`nft_jax.data.sources.refuse_task`).
+1. A row's gold says where its item comes from (`read_gold`); the worker makes the item again.
+2. The final answer is taken out of the response (`final_answer`).
+3. The task's own scorer judges it, or ours where the task stands in `SCORERS`.
+
+"reasoning-gym" is 1 only where the scorer says exactly 1; "reasoning-gym-soft" is the score itself.
+A scorer that runs the model's text as code is never called: its task has a scorer here or is refused (`refuse_task`).
 Checked against reasoning-gym 0.1.25.
 """
 from __future__ import annotations
@@ -16,20 +19,17 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from functools import lru_cache
 
-from nft_jax.data.sources import CHANGING_TASKS, EVALUATING_TASKS
 from nft_jax.types import InputError
-from nft_jax.verify.maths.judge import last_box
-from nft_jax.verify.rewards.gym_algebra import is_antiderivative, polynomial
+from nft_jax.verify.maths.extract import last_box
 from nft_jax.verify.rewards.registry import register
 
 ROUNDING = 1e-9
-"""Scorers that add up shares may end this much above 1."""
+"""A scorer that adds up shares may end this much above 1."""
 _TAGGED = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
 
 
 def final_answer(response: str) -> str:
-    """What the response gives as its answer: the last complete box, else the last <answer>...</answer>, else all of
-    it, without white space around it."""
+    """The last complete box, else the last <answer>...</answer>, else the whole response, stripped of white space."""
     boxed = last_box(response)
     tagged = _TAGGED.findall(response) if boxed is None else []
     return (boxed if boxed is not None else tagged[-1] if tagged else response).strip()
@@ -38,7 +38,7 @@ def final_answer(response: str) -> str:
 def read_expression(text: str) -> tuple[Fraction, list[int]] | None:
     """Value of an expression of whole numbers, + - * / and brackets, and the numbers in it; None for any other text.
 
-    Nothing is evaluated by Python: the syntax tree is walked, and there is no power in it.
+    Python evaluates nothing: the syntax tree is walked, and powers are not read.
     """
     if len(text) > 200 or not re.fullmatch(r"[0-9+\-*/() ]+", text):
         return None
@@ -67,8 +67,10 @@ def read_expression(text: str) -> tuple[Fraction, list[int]] | None:
         return None
 
 
+# Scorers of ours: (answer, item) -> reward.
+
 def _makes(target: Callable[[dict], int]) -> Callable[[str, dict], float]:
-    """1 for an expression that uses the given numbers, each once, and has the target as its value."""
+    """1 for an expression whose value is the target and that uses every given number once."""
     def score(answer: str, item: dict) -> float:
         found = read_expression(answer)
         if found is None:
@@ -79,15 +81,17 @@ def _makes(target: Callable[[dict], int]) -> Callable[[str, dict], float]:
 
 
 def _same_rows(answer: str, item: dict) -> float:
-    """1 for the one right answer; the number of spaces between entries does not matter."""
+    """1 for the rows of the item's answer; the number of spaces between entries does not matter."""
     def rows(text: str) -> list[list[str]]:
         return [line.split() for line in text.strip().splitlines()]
     return float(rows(answer) == rows(item["answer"]))
 
 
 def _queens(answer: str, item: dict) -> float:
-    """1 for a board of Q and _ that keeps the queens of the puzzle and has one in every row, none attacking another;
-    spaces between the squares do not matter."""
+    """1 for a board of Q and _ with one queen in each row, none attacking another, and the puzzle's queens in place.
+
+    Spaces between the squares do not matter.
+    """
     puzzle = item["metadata"]["puzzle"]
     size = len(puzzle)
     if len(answer) > 4 * size * (size + 1) or not re.fullmatch(r"[Q_ \t\r\n]+", answer):
@@ -96,23 +100,12 @@ def _queens(answer: str, item: dict) -> float:
     if len(board) != size or any(len(row) != size or row.count("Q") != 1 for row in board):
         return 0.0
     columns = [row.index("Q") for row in board]
-    free = all(len(set(lines)) == size for lines in (
-        columns, [row + column for row, column in enumerate(columns)],
-        [row - column for row, column in enumerate(columns)]))
+    diagonals = [row + column for row, column in enumerate(columns)]
+    antidiagonals = [row - column for row, column in enumerate(columns)]
+    free = all(len(set(lines)) == size for lines in (columns, diagonals, antidiagonals))
     kept = all(board[row][column] == "Q" for row in range(size) for column in range(size)
                if puzzle[row][column] == "Q")
     return float(free and kept)
-
-
-def _multiplied_out(answer: str, item: dict) -> float:
-    """1 for the product written out, in any order of its terms; the question's own brackets are no answer."""
-    found = polynomial(answer)
-    return float(found is not None and found == polynomial(item["answer"]))
-
-
-def _integrates(answer: str, item: dict) -> float:
-    """1 for an expression whose derivative is the integrand, whatever its constant."""
-    return float(is_antiderivative(answer, item["metadata"]["integrand"], item["metadata"]["variable"]))
 
 
 SCORERS: dict[str, Callable[[str, dict], float]] = {
@@ -122,12 +115,31 @@ SCORERS: dict[str, Callable[[str, dict], float]] = {
     "binary_matrix": _same_rows,
     "string_insertion": _same_rows,
     "n_queens": _queens,
-    "polynomial_multiplication": _multiplied_out,
-    "simple_integration": _integrates,
-    "intermediate_integration": _integrates,
     "game_of_life_halting": _same_rows,      # its own scorer says 1 to any text
 }
-"""Tasks whose own scorer is not used -> (answer, item) -> reward."""
+"""Tasks whose own scorer is not used -> our scorer."""
+ALGEBRA_TASKS = frozenset({"polynomial_multiplication", "simple_integration", "intermediate_integration"})
+"""Their own scorer runs the model's text as code, and another one would need a computer algebra."""
+EVALUATING_TASKS = frozenset(SCORERS) - {"game_of_life_halting"} | ALGEBRA_TASKS
+"""Their own scorer runs the model's text as code (sympy's parse_expr, or eval)."""
+CHANGING_TASKS = frozenset({"list_functions"})
+"""An item differs from one read to the next, so a run could not be resumed exactly."""
+
+
+def refuse_task(task: str, reward: str, field: str = "data.source") -> None:
+    """Raises InputError for a task that is not offered, or not with this reward. `field` is where it was named."""
+    named = f"{field} is 'reasoning-gym:{task}'"
+    other = "Choose another task, such as reasoning-gym:chain_sum"
+    if task in ALGEBRA_TASKS:
+        raise InputError(f"{named}: an answer to this task is any equal expression. Its own scorer runs the model's "
+                         "text as code, and no other scorer is offered. "
+                         f"{other}, or write its questions to a .jsonl file and judge them by a reward of your own.")
+    if task in CHANGING_TASKS:
+        raise InputError(f"{named}: this task changes its questions from one read to the next, so a run could not be "
+                         f"resumed. {other}.")
+    if task in EVALUATING_TASKS and not reward.startswith("reasoning-gym"):
+        raise InputError(f"{named} with verifier.reward = {reward!r}: this task's scorer runs the model's text as "
+                         f"code. Set verifier.reward to reasoning-gym, which has a safe scorer for it. {other}.")
 
 
 @lru_cache(8)
@@ -142,12 +154,13 @@ def _item(task: str, size: int, seed: int, index: int) -> dict:
 
 
 def score(response: str, gold: str) -> float:
-    """The task's score of a response, in [0, 1]. `gold` is what `read_gold` made. An empty answer is 0."""
+    """The task's score of a response, in [0, 1]. `gold` is what `read_gold` made. An empty answer is 0.
+
+    Raises InputError for a task that is not offered.
+    """
     origin = json.loads(gold)
     task, answer = origin["task"], final_answer(response)
-    if (task in EVALUATING_TASKS and task not in SCORERS) or task in CHANGING_TASKS:
-        raise InputError(f"reasoning-gym:{task} is not offered: its scorer runs the model's text as code, or its items "
-                         "change from one read to the next.")
+    refuse_task(task, "reasoning-gym")
     if not answer:
         return 0.0
     place = task, origin["size"], origin["seed"], origin["index"]
@@ -156,13 +169,17 @@ def score(response: str, gold: str) -> float:
     try:
         value = float(_dataset(*place[:3]).score_answer(answer, _item(*place)))
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, SyntaxError):
-        return 0.0                           # some scorers raise on text that is no answer (0.1.25)
-    return math.nextafter(1, 0) if 1 < value < 1 + ROUNDING else value      # not exactly 1, so not right
+        # Some scorers raise on text that is no answer (0.1.25).
+        return 0.0
+    # A score that rounding left above 1 is not exactly 1, so the answer is not right.
+    return math.nextafter(1, 0) if 1 < value < 1 + ROUNDING else value
 
 
 def read_gold(row: Mapping) -> str:
-    """Where the item comes from, as JSON: scorers want all of it, and it is made again from its task, seed and index.
-    Raises ValueError for a row that is not of reasoning-gym."""
+    """Task, size, seed and index of the row's item, and its answer, as JSON.
+
+    Scorers want the whole item, and these numbers make it again. Raises ValueError for a row of another source.
+    """
     if not isinstance(row.get("gym"), Mapping):
         raise ValueError("the row is not of reasoning-gym: with this reward, data.source is reasoning-gym:TASK")
     return json.dumps(row["gym"] | {"answer": row.get("answer")}, default=str)

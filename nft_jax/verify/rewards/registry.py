@@ -1,4 +1,4 @@
-"""Any reward: a function `(prompt, response, gold) -> float in [0, 1]`, named, composed, run where it can be killed.
+"""Any reward: a function `(prompt, response, gold) -> float in [0, 1]`, with a name, alone or composed of others.
 
     from nft_jax.verify.rewards import register
 
@@ -8,14 +8,15 @@
 
     Config(verifier=VerifierConfig(reward="short"))        # or reward="my_package.my_rewards:short", or "file.py:short"
 
-`prompt` is the question as it stands in the data, `gold` the answer column as text ("" when there is none). A batch
-version takes and returns lists. Functions run in the verifier's worker processes, which import the module that
-registers them and must not find jax in it. An answer is right iff its reward is exactly 1.
+`prompt` is the question as the data has it, `gold` the answer column as text ("" when there is none). A batch reward
+takes and returns lists. An answer is right only if its reward is exactly 1.
+
+The function runs in the verifier's worker processes, where it can be killed. They import the module that registers the
+reward, and refuse a module that imports jax.
 """
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import math
 import sys
@@ -24,6 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
+from nft_jax.runtime.names import load_module
 from nft_jax.types import InputError
 
 SHIPPED = {"code": "nft_jax.verify.rewards.code", "code-share": "nft_jax.verify.rewards.code",
@@ -33,12 +35,15 @@ TAKEN = SHIPPED | {"math": __name__, "boxed": __name__}
 
 
 def plain_gold(row: Mapping) -> str:
-    """The gold of a row as text: `answer`, `solution` or `reward_model.ground_truth`, the first that is there; "" when
-    none is. What is not a string is written as JSON."""
+    """The gold of a row as text: the first of `answer`, `solution` and `reward_model.ground_truth`; "" without any.
+
+    A value that is not a string is written as JSON.
+    """
     for name in ("answer", "solution", "reward_model"):
         value = row.get(name)
         if name == "reward_model" and isinstance(value, Mapping):
             value = value.get("ground_truth")
+        # nan, the only value that differs from itself, is no gold.
         if value is not None and value == value:
             return value if isinstance(value, str) else json.dumps(value)
     return ""
@@ -46,10 +51,10 @@ def plain_gold(row: Mapping) -> str:
 
 @dataclass(frozen=True)
 class Reward:
-    """A reward function with what a worker needs to run it. Call it as the function."""
+    """A reward function with what a worker needs to run it. It can be called like the function."""
     name: str
     function: Callable
-    home: str = ""                    # module, or path of a .py file, that registers it; "" = it has none
+    home: str = ""                    # module or path of the .py file that registers it; "" = a worker has no way to it
     batch: bool = False               # the function takes and returns lists
     symbolic: bool = False            # it judges maths: workers load math-verify beforehand
     starts_processes: bool = False    # workers let it start programs and write files
@@ -60,8 +65,11 @@ class Reward:
         return self.score([prompt], [response], [gold])[0]
 
     def score(self, prompts: Sequence[str], responses: Sequence[str], golds: Sequence[str]) -> list[float]:
-        """The rewards of several answers. Raises InputError, naming the reward, for a number of rewards that is not
-        that of the answers, and for a reward that is not a finite number in [0, 1]."""
+        """The rewards of several answers, in order.
+
+        Raises InputError, naming the reward, when it returns more or fewer values than answers, or a value that is not
+        a finite number in [0, 1].
+        """
         if self.batch:
             values = list(self.function(list(prompts), list(responses), list(golds)))
         else:
@@ -89,8 +97,8 @@ _registry: dict[str, Reward] = {}
 def register(name: str, function: Callable | None = None, *, batch: bool = False, **properties):
     """Give a reward function (or a composition) a name; also a decorator: `@register("name")`.
 
-    `properties` are fields of `Reward`. The same name again replaces it, as running a notebook's cell twice does.
-    Raises InputError for a name that the package itself uses.
+    `properties` are fields of `Reward`. The same name again replaces the reward: a notebook's cell may run twice.
+    Raises InputError for a name with a colon, or one that the package itself uses.
     """
     home = _home(2)
     if ":" in name or TAKEN.get(name, home) != home:
@@ -107,21 +115,28 @@ def register(name: str, function: Callable | None = None, *, batch: bool = False
 
 
 def _home(depth: int) -> str:
-    """The module of the caller `depth` frames up, by a name under which another process can load it."""
+    """The module of the caller `depth` frames up, by a name under which another process can load it; "" without one.
+
+    The caller counts, not the function: a composition has no module, and a function may be registered elsewhere.
+    """
     names = sys._getframe(depth).f_globals
     if names["__name__"] != "__main__" and names["__name__"] in sys.modules:
         return names["__name__"]
     specification = names.get("__spec__")
-    if names["__name__"] == "__main__" and specification is not None:       # python -m package.module
+    if names["__name__"] == "__main__" and specification is not None:
+        # python -m package.module
         return specification.name
-    file = Path(names.get("__file__") or "")                                      # "<stdin>" is not one
+    # "<stdin>" is no file.
+    file = Path(names.get("__file__") or "")
     return str(file.absolute()) if file.suffix == ".py" and file.is_file() else ""
 
 
 def lookup(name: str | Callable, field: str = "verifier.reward") -> Reward:
-    """The reward of a name: registered, shipped, "package.module:function" or "file.py:function" (or a name
-    registered there). A `Reward` or a function is returned as a reward. Raises InputError when there is none; `field`
-    is where the name was found."""
+    """The reward of a name: a registered or shipped one, "package.module:NAME" or "file.py:NAME".
+
+    After the colon stands a function, or a name that the module registers. A function comes back as a reward, a
+    `Reward` as it is. Raises InputError, naming the configuration's `field`, when there is no such reward.
+    """
     if isinstance(name, Reward):
         return name
     if callable(name):
@@ -140,27 +155,13 @@ def lookup(name: str | Callable, field: str = "verifier.reward") -> Reward:
 
 
 def resolve(home: str, name: str) -> Reward:
-    """What `lookup` found in another process: load `home`, then take the reward of that name."""
-    module = load_module(home)
+    """In a worker, the reward that `lookup` found in the pool's process: load `home`, then take the name."""
+    module = load_module(home, "verifier.reward")
     return _registry[name] if name in _registry else _in_module(module, home, name.rpartition(":")[2], name)
 
 
-def load_module(home: str, field: str = "verifier.reward") -> ModuleType:
-    """Import a module by name, or a .py file by path. Raises InputError when it cannot be imported."""
-    try:
-        if not home.endswith(".py"):
-            return importlib.import_module(home)
-        specification = importlib.util.spec_from_file_location(f"reward_{Path(home).stem}", home)
-        module = importlib.util.module_from_spec(specification)
-        specification.loader.exec_module(module)
-        return module
-    except Exception as problem:
-        raise InputError(f"{field}: {home} cannot be imported ({type(problem).__name__}: {problem}). Check the "
-                         "name, and that Python finds it from where you start the run.") from problem
-
-
 def _in_module(module: ModuleType, home: str, attribute: str, name: str, field: str = "verifier.reward") -> Reward:
-    """What the module registers under this name, or else its function."""
+    """The reward that the module registers under this name, else the module's function. Raises InputError."""
     registered = _registry.get(attribute)
     found = registered if registered is not None and registered.home == home else getattr(module, attribute, None)
     if not callable(found):
@@ -170,8 +171,10 @@ def _in_module(module: ModuleType, home: str, attribute: str, name: str, field: 
 
 
 def _composed(name: str, function: Callable, parts: Sequence[Reward]) -> Reward:
-    """A reward made of others: it needs what any of them needs. The gold is read as the first part that has its own
-    way reads it."""
+    """A reward made of others, which needs what any of them needs.
+
+    The first part that reads golds in a way of its own reads them for all parts.
+    """
     readers = [part.read_gold for part in parts if part.read_gold is not plain_gold]
 
     def prepare(allow_weak_sandbox: bool) -> None:
@@ -185,7 +188,7 @@ def _composed(name: str, function: Callable, parts: Sequence[Reward]) -> Reward:
 
 
 def weighted_sum(weights: Mapping[str | Callable, float]) -> Reward:
-    """The sum of rewards times their weights, which are not negative and add up to 1."""
+    """The sum of rewards times their weights. Raises InputError for weights below 0 or that do not add up to 1."""
     parts = {lookup(name): weight for name, weight in weights.items()}
     if not parts or min(parts.values()) < 0 or abs(sum(parts.values()) - 1) > 1e-9:
         raise InputError(f"weighted_sum has the weights {list(weights.values())}: they must not be negative and must "
@@ -194,34 +197,39 @@ def weighted_sum(weights: Mapping[str | Callable, float]) -> Reward:
     def total(prompt: str, response: str, gold: str) -> float:
         found = [(part(prompt, response, gold), weight) for part, weight in parts.items()]
         if all(value == 1 for value, weight in found if weight):
-            return 1.0                                   # rounding must not make a right answer wrong
+            # Rounding must not make a right answer wrong.
+            return 1.0
         return min(math.fsum(value * weight for value, weight in found), math.nextafter(1, 0))
 
     return _composed(" + ".join(part.name for part in parts), total, list(parts))
 
 
 def all_of(*rewards: str | Callable) -> Reward:
-    """1 when every reward is exactly 1, else 0."""
+    """1 when every reward is exactly 1, else 0. Raises InputError without rewards."""
     parts = [lookup(reward) for reward in rewards]
     if not parts:
         raise InputError("all_of has no rewards: give at least one.")
-    return _composed(" and ".join(part.name for part in parts),
-                     lambda prompt, response, gold: float(all(part(prompt, response, gold) == 1 for part in parts)),
-                     parts)
+
+    def every_one(prompt: str, response: str, gold: str) -> float:
+        return float(all(part(prompt, response, gold) == 1 for part in parts))
+
+    return _composed(" and ".join(part.name for part in parts), every_one, parts)
 
 
 def gated(gate: str | Callable, reward: str | Callable) -> Reward:
-    """`reward` where `gate` (a check of the format, say) is exactly 1, else 0. The reward is not run behind a shut
-    gate."""
+    """`reward` where `gate` (a check of the format, say) is exactly 1, else 0, without running the reward."""
     gate, reward = lookup(gate), lookup(reward)
-    return _composed(f"{reward.name} if {gate.name}",
-                     lambda prompt, response, gold: reward(prompt, response, gold)
-                     if gate(prompt, response, gold) == 1 else 0.0, [gate, reward])
+
+    def behind_the_gate(prompt: str, response: str, gold: str) -> float:
+        return reward(prompt, response, gold) if gate(prompt, response, gold) == 1 else 0.0
+
+    return _composed(f"{reward.name} if {gate.name}", behind_the_gate, [gate, reward])
 
 
 def _math(prompt: str, response: str, gold: str) -> float:
-    """Maths in mode equivalent, for compositions."""
-    from nft_jax.verify.maths.judge import extract, judge, quick_verdict
+    """Maths in mode equivalent, as a part of compositions."""
+    from nft_jax.verify.maths.extract import extract
+    from nft_jax.verify.maths.judge import judge, quick_verdict
     answer = extract(response)
     quick = quick_verdict(gold, answer)
     return float((quick.outcome if quick else judge(gold, answer)[0]) == "right")
@@ -229,7 +237,7 @@ def _math(prompt: str, response: str, gold: str) -> float:
 
 def _boxed(prompt: str, response: str, gold: str) -> float:
     """1 when the response has a complete, non-empty box."""
-    from nft_jax.verify.maths.judge import extract
+    from nft_jax.verify.maths.extract import extract
     return float(extract(response) is not None)
 
 

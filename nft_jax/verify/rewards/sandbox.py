@@ -1,13 +1,14 @@
-"""Running programs that a model wrote, in layers (Linux):
+"""Running programs that a model wrote, behind three layers (Linux):
 
-1. bubblewrap: own user, process, network, mount, IPC and host name spaces, no capabilities, an empty environment; it
-   sees the system's programs read-only and an empty, small /tmp, and nothing of the home folder or the network;
-2. limits on CPU time, memory, file size, open files and processes, set before the submission starts; as another user
-   where the run is root's (root is not bound by the limit on processes);
-3. a deadline by kill, which ends everything in the sandbox with it, and a limit on the output.
+1. bubblewrap gives the program its own user, process, network, mount, IPC and host name spaces, no capabilities and an
+   empty environment. The program sees the system's programs read-only and a small, empty /tmp. It sees nothing of the
+   home folder or of the network.
+2. CPU time, memory, file size, open files and processes are limited before the submission starts. A run of root's
+   starts it as another user, since the limit on processes does not bind root.
+3. A deadline by kill ends everything in the sandbox, and the output is limited.
 
-One sandbox runs one submission (all its tests): submissions that shared one could read or kill each other. Without
-bubblewrap nothing is run unless `allow_weak_sandbox` is set; layers 2 and 3 alone are no sandbox.
+One sandbox runs one submission with all its tests: submissions in one sandbox could read or kill each other. Without
+bubblewrap nothing runs, unless `allow_weak_sandbox` is set: layers 2 and 3 alone are no sandbox.
 """
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ NOBODY = 65534
 class Limits:
     """What a submission may use."""
     seconds: float = 1.0              # wall clock of one test
-    total_seconds: float = 20.0       # wall clock of the sandbox: all tests
+    total_seconds: float = 20.0       # wall clock of all tests
     cpu_seconds: int = 2              # of one process
     memory_mb: int = 256              # address space of one process
     file_mb: int = 4                  # size of one file
@@ -45,7 +46,7 @@ class Limits:
     output_bytes: int = 1 << 16       # of one test
 
     def of_system(self, processes: int | None) -> dict[str, int]:
-        """Names of resource limits -> values; `processes` None leaves their number alone."""
+        """Names of resource limits -> values. With `processes` None, their number is not limited."""
         wanted = {"RLIMIT_CPU": self.cpu_seconds, "RLIMIT_FSIZE": self.file_mb << 20, "RLIMIT_NOFILE": 64,
                   "RLIMIT_CORE": 0}
         if sys.platform == "linux":
@@ -55,7 +56,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Sandbox:
-    """How programs are run here. `command` is what stands before the interpreter: bubblewrap, or nothing."""
+    """How programs run on this machine: `command` (bubblewrap with its options, or nothing), then the interpreter."""
     python: str
     command: tuple[str, ...] = ()
 
@@ -68,15 +69,16 @@ class Sandbox:
 def find_sandbox(allow_weak: bool) -> Sandbox:
     """The strongest sandbox that works here, found by trying. Raises InputError where there is none."""
     own = os.path.realpath(sys.executable)
-    own_is_at_home = Path(own).is_relative_to(Path.home())        # then its folder would have to be shown
+    # An interpreter in the home folder comes last: the sandbox would have to show its folder.
+    own_is_at_home = Path(own).is_relative_to(Path.home())
     interpreters = ("/usr/bin/python3", own) if own_is_at_home else (own, "/usr/bin/python3")
     if sys.platform == "linux" and shutil.which("bwrap"):
         for python in interpreters:
             sandbox = Sandbox(python, _bubblewrap(python))
             if _works(sandbox):
                 return sandbox
-        reason = "bubblewrap is installed but cannot start (the kernel or a container forbids user namespaces, or it " \
-                 "is older than 0.8)"
+        reason = ("bubblewrap is installed but cannot start (the kernel or a container forbids user namespaces, or it "
+                  "is older than 0.8)")
     else:
         reason = "bubblewrap is not installed" if sys.platform == "linux" else f"{sys.platform} has no bubblewrap"
     weak = next((sandbox for sandbox in map(Sandbox, interpreters) if allow_weak and _works(sandbox)), None)
@@ -96,8 +98,7 @@ def _works(sandbox: Sandbox) -> bool:
 
 
 def _bubblewrap(python: str, folder_mb: int = Limits.folder_mb) -> tuple[str, ...]:
-    """The command line of bubblewrap 0.8: the system's programs read-only, the interpreter's own folder, an empty
-    /tmp of limited size."""
+    """The command of bubblewrap 0.8: system and interpreter read-only, an empty /tmp of limited size."""
     command = ["bwrap", "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session",
                "--clearenv", "--hostname", "sandbox", "--cap-drop", "ALL", "--ro-bind", "/usr", "/usr"]
     for name in ("lib", "lib64", "bin", "sbin"):
@@ -114,22 +115,23 @@ def _bubblewrap(python: str, folder_mb: int = Limits.folder_mb) -> tuple[str, ..
 
 
 def _threads_of(user: int) -> int:
-    """Threads that a user has at this moment: the system's limit counts them all."""
+    """Threads of a user at this moment: the system's limit on processes counts them all."""
     count = 0
     for path in Path("/proc").glob("[0-9]*/task"):
         try:
             count += len(os.listdir(path)) if path.stat().st_uid == user else 0
-        except OSError:                      # it has ended meanwhile
+        except OSError:
+            # The process has ended meanwhile.
             continue
     return count
 
 
 def run_submission(sandbox: Sandbox, source: str, entry: str | None, tests: Sequence[dict],
                    limits: Limits) -> list[dict]:
-    """What each test gave: {"value": plain JSON} or {"failed": why}, one for each test, in order.
+    """The result of each test, in order: {"value": plain JSON} or {"failed": why}.
 
-    `entry` is the function that gets {"args"}; None runs a program on {"stdin"}, and the value is its output. Raises
-    RuntimeError when the sandbox itself did not start (twice).
+    `entry` is the function that a test {"args"} calls. With `entry` None, the source is a program that runs on
+    {"stdin"}, and its output is the value. Raises RuntimeError when the sandbox itself did not start (twice).
     """
     for _ in range(2):
         lines = _run_once(sandbox, source, entry, tests, limits)
@@ -147,7 +149,8 @@ def run_submission(sandbox: Sandbox, source: str, entry: str | None, tests: Sequ
 def _run_once(sandbox: Sandbox, source: str, entry: str | None, tests: Sequence[dict], limits: Limits) -> list:
     user = NOBODY if os.getuid() == 0 else None
     processes = limits.processes
-    if sandbox.is_weak:                      # without its own name space the user's other processes count, too
+    if sandbox.is_weak:
+        # Without a process name space of its own, the user's other processes count towards the limit.
         owner = os.getuid() if user is None else user
         processes = limits.processes + _threads_of(owner) if Path("/proc/self/task").exists() else None
     job = {"source": source, "entry": entry, "tests": list(tests), "seconds": limits.seconds,
@@ -173,7 +176,7 @@ def _run_once(sandbox: Sandbox, source: str, entry: str | None, tests: Sequence[
 
 
 def _read(process: subprocess.Popen, seconds: float, most: int) -> bytes:
-    """Its output until it ends, the time is over, or it is too much."""
+    """The output of a process until it ends, `seconds` are over, or there are more than `most` bytes."""
     end, data, pipe = time.monotonic() + seconds, b"", process.stdout.fileno()
     while len(data) <= most:
         left = end - time.monotonic()
@@ -187,16 +190,18 @@ def _read(process: subprocess.Popen, seconds: float, most: int) -> bytes:
 
 
 def _kill(process: subprocess.Popen) -> None:
-    """End the process and its group; what it started in its own process name space ends with it."""
+    """End the process and its group. Everything in its own process name space ends with it."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
-        process.poll()                       # all of it has ended
+        # The whole group has ended.
+        process.poll()
     process.wait()
     process.stdout.close()
 
 
 def _lines(data: bytes) -> list:
+    """The JSON value of each line; None for a line that is not JSON."""
     found = []
     for line in data.split(b"\n"):
         try:

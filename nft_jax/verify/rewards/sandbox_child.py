@@ -1,9 +1,11 @@
-"""What runs inside the sandbox, as a script of its own: it imports nothing but the standard library.
+"""The script that runs inside the sandbox. It imports nothing but the standard library.
 
-On standard input: {"source", "entry" or null, "seconds", "limits", "output_bytes", "tests"}, one test {"args"} for a
-function or {"stdin"} for a program. On standard output: a line {"ready": true}, then one line for each test,
-{"test": i, "value": ...} or {"test": i, "failed": why}. Expected values never come here. Every test runs in a process
-of its own, so a test that dies takes no other with it; after one that ran out of time the rest is not tried.
+Standard input: {"source", "entry" or null, "seconds", "limits", "output_bytes", "tests"}; a test is {"args"} for a
+function or {"stdin"} for a program. Standard output: a line {"ready": true}, then one line for each test,
+{"test": i, "value": ...} or {"test": i, "failed": why}. Expected values never come here.
+
+Every test runs in a process of its own, so a test that dies ends no other test. After a test that ran out of time, the
+remaining tests do not run.
 """
 import contextlib
 import json
@@ -17,7 +19,7 @@ import time
 
 
 def plain(value, depth=0):
-    """The value as plain JSON (tuples become lists), by exact type: nothing of it is the submission's own code."""
+    """The value as plain JSON (tuples become lists). Types must match exactly: a subclass could run code of its own."""
     kind = type(value)
     if depth > 50:
         raise ValueError("nested too deeply")
@@ -31,7 +33,7 @@ def plain(value, depth=0):
 
 
 def call(job, test, pipe):
-    """Run the submission and write what its function returns, as JSON."""
+    """Run the submission and write its function's value as JSON."""
     names = {"__name__": "submission"}
     exec(compile(job["source"], "<submission>", "exec"), names)
     value = plain(names[job["entry"]](*test["args"]))
@@ -59,8 +61,10 @@ def write_all(descriptor, data):
 
 
 def read_all(pipe, child, seconds, most):
-    """(bytes, exit status, failure): what the child writes until it ends (processes that it leaves behind are not
-    waited for), the time is over, or it is too much. The child has ended and been reaped afterwards."""
+    """(bytes, exit status, failure) of what a child writes until it ends, time is over, or it writes too much.
+
+    The child has ended and is reaped when this returns. Processes that it leaves behind are not waited for.
+    """
     end, data, status, failure = time.monotonic() + seconds, b"", None, None
     while failure is None:
         if select.select([pipe], [], [], 0 if status is not None else 0.02)[0]:
@@ -69,7 +73,8 @@ def read_all(pipe, child, seconds, most):
             failure = "too much output" if len(data) > most else None
             if piece:
                 continue
-            time.sleep(0.0005)               # closed: the child ends now, or has closed it to live on
+            # The pipe is closed: the child ends now, or has closed it to go on without.
+            time.sleep(0.0005)
         if status is not None:
             return data, status, None
         ended, found = os.waitpid(child, os.WNOHANG)

@@ -17,7 +17,8 @@ from nft_jax.config import MeshConfig
 from nft_jax.model import decoder
 from nft_jax.model.hf import weights
 from nft_jax.model.hf.weights import load_params, read_config, save_params
-from nft_jax.runtime.mesh import make_mesh, parameter_shardings
+from nft_jax.model.parameters import parameter_shardings
+from nft_jax.runtime.mesh import make_mesh
 from nft_jax.types import InputError
 
 ROOT = Path(__file__).parents[3]
@@ -183,7 +184,8 @@ import jax, jax.numpy as jnp
 from nft_jax.config import MeshConfig
 from nft_jax.model import decoder
 from nft_jax.model.hf.weights import load_params, read_config, save_params
-from nft_jax.runtime.mesh import make_mesh, parameter_shardings
+from nft_jax.model.parameters import parameter_shardings
+from nft_jax.runtime.mesh import make_mesh
 
 def status(name):
     with open("/proc/self/status") as file:
@@ -255,7 +257,8 @@ jax.distributed.initialize(f"127.0.0.1:{port}", 2, rank)
 from nft_jax.config import MeshConfig
 from nft_jax.model import decoder
 from nft_jax.model.hf import weights
-from nft_jax.runtime.mesh import make_mesh, parameter_shardings
+from nft_jax.model.parameters import parameter_shardings
+from nft_jax.runtime.mesh import make_mesh
 weights.AT_ONCE, read, plain = 0, [], weights._read_part
 weights._read_part = lambda *arguments: read.append(plain(*arguments)) or read[-1]
 config = weights.read_config(folder)

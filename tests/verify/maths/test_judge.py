@@ -11,9 +11,11 @@ from corpus import CORPUS
 from hostile import HOSTILE
 from hypothesis import given
 from hypothesis import strategies as st
+from refusal import refused
 
-from nft_jax.types import OUTCOMES, InputError
-from nft_jax.verify.maths.judge import MODES, check_gold, extract, last_box, quick_verdict, too_large
+from nft_jax.types import OUTCOMES
+from nft_jax.verify.maths.extract import MODES, extract, last_box
+from nft_jax.verify.maths.judge import check_gold, quick_verdict, too_large
 
 DATA = os.environ.get("NFT_TEST_DATA")
 SETS = ("math500", "minerva", "amc", "aime24", "gsm8k_test")
@@ -182,7 +184,7 @@ def test_a_gold_may_list_its_forms():
 
 
 def test_check_gold_wants_a_string():
-    with pytest.raises(InputError, match=r"gold is 5 \(int\)"):
+    with refused("gold is", 5, "int"):
         check_gold(5)
 
 

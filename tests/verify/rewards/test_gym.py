@@ -5,13 +5,22 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from refusal import refused
 
 from nft_jax.config import DataConfig, VerifierConfig
-from nft_jax.data.sources import EVALUATING_TASKS, read_rows
-from nft_jax.types import InputError
+from nft_jax.data.sources import read_rows
 from nft_jax.verify import Verifier
 from nft_jax.verify.rewards import lookup
-from nft_jax.verify.rewards.gym import SCORERS, final_answer, read_expression, read_gold, score
+from nft_jax.verify.rewards.gym import (
+    ALGEBRA_TASKS,
+    CHANGING_TASKS,
+    EVALUATING_TASKS,
+    SCORERS,
+    final_answer,
+    read_expression,
+    read_gold,
+    score,
+)
 
 
 @pytest.mark.parametrize(("response", "expected"), [
@@ -39,19 +48,51 @@ def test_expressions_against_python(text):
     assert read_expression(text)[0] == Fraction(eval(text))
 
 
-def test_golds_that_ask_for_a_refused_scorer(monkeypatch):
-    monkeypatch.delitem(SCORERS, "n_queens")             # its own scorer must not step in
-    for task in ("n_queens", "list_functions"):
-        with pytest.raises(InputError, match=f"reasoning-gym:{task} is not offered"):
+BOARD = ["_Q__", "___Q", "Q___", "__Q_"]
+
+
+def board(rows, between=" "):
+    return "\n".join(between.join(row) for row in rows)
+
+
+@pytest.mark.parametrize(("answer", "expected"), [
+    (board(BOARD), 1), (board(BOARD, ""), 1), (board(BOARD) + "\n", 1),
+    # The queens of the puzzle are in other places.
+    (board(BOARD[::-1]), 0), (board([row[::-1] for row in BOARD]), 0),
+    # A row without a queen, an attack along a column and along a diagonal, two queens in a row.
+    (board(["_Q__", "___Q", "Q___", "____"]), 0), (board(["_Q__", "___Q", "Q___", "_Q__"]), 0),
+    (board(["_Q__", "___Q", "Q___", "___Q"]), 0), (board(["__Q_", "___Q", "Q___", "_Q__"]), 0),
+    (board(["_Q__", "___Q", "Q___", "_QQ_"]), 0),
+    # No board of this size, or no board.
+    (board(BOARD[:3]), 0), (board([*BOARD, "____"]), 0), (board([*BOARD[:3], "__Q"]), 0), (str(BOARD), 0),
+    (board(BOARD).replace("_", "."), 0), (" ".join(BOARD), 0), ("Q _ " * 300_000, 0), ("", 0),
+    ("[open('x', 'w') for _ in 'Q']", 0),
+])
+def test_queens(answer, expected):
+    puzzle = [list(row) for row in ["____", "___Q", "Q___", "____"]]
+    assert SCORERS["n_queens"](answer, {"metadata": {"puzzle": puzzle}}) == expected
+
+
+@pytest.mark.parametrize("task", sorted(EVALUATING_TASKS | CHANGING_TASKS))
+def test_refused_tasks(task):
+    """With any other reward all are refused by name; with reasoning-gym, those for which no safe scorer is here."""
+    for reward in ("math", "code"):
+        with refused("data.source", f"'reasoning-gym:{task}'"):
+            read_rows(DataConfig(source=f"reasoning-gym:{task}"), reward=reward)
+    if task not in SCORERS:
+        with refused("evaluation.source", f"'reasoning-gym:{task}'", "Choose another"):
+            read_rows(DataConfig(source=f"reasoning-gym:{task}"), "evaluation", "reasoning-gym")
+        with refused(f"'reasoning-gym:{task}'"):
             score("1", json.dumps({"task": task, "size": 1, "seed": 0, "index": 0}))
 
 
-def test_every_evaluating_task_has_a_scorer():
-    assert SCORERS.keys() >= EVALUATING_TASKS
+def test_every_evaluating_task_has_a_scorer_or_is_refused():
+    assert len(EVALUATING_TASKS) == 9 and len(ALGEBRA_TASKS) == 3
+    assert not SCORERS.keys() & ALGEBRA_TASKS and SCORERS.keys() >= EVALUATING_TASKS - ALGEBRA_TASKS
 
 
 def test_rows_of_other_sources_have_no_gold():
-    with pytest.raises(ValueError, match=r"data\.source is reasoning-gym:TASK"):
+    with refused("data.source", "reasoning-gym:TASK", kind=ValueError):
         read_gold({"question": "1+1", "answer": "2"})
     assert lookup("reasoning-gym").read_gold is read_gold
 
@@ -62,7 +103,7 @@ def rows(task: str, count: int = 4, reward: str = "reasoning-gym") -> list[dict]
 
 
 @pytest.mark.parametrize("task", ["chain_sum", "countdown", "puzzle24", "spiral_matrix", "binary_matrix",
-                                  "string_insertion", "spell_backward"])
+                                  "string_insertion", "spell_backward", "n_queens"])
 def test_oracles_are_right_and_junk_is_not(task):
     for row in rows(task):
         gold = read_gold(row)
@@ -80,10 +121,3 @@ def test_the_reward_is_exact_or_soft():
             first, second = pool.judge(responses, golds)
         assert first.reward == 1 and first.outcome == "right" and second.outcome == "wrong"
         assert (second.reward > 0) == soft
-
-
-@pytest.mark.parametrize("task", sorted(EVALUATING_TASKS))
-def test_evaluated_tasks_need_our_scorers(task):
-    for reward in ("math", "code"):
-        with pytest.raises(InputError, match=r"set verifier\.reward to reasoning-gym"):
-            next(read_rows(DataConfig(source=f"reasoning-gym:{task}", limit=1), reward=reward))

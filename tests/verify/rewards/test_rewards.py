@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from made import make_group
+from refusal import refused
 
 from nft_jax.config import VerifierConfig
-from nft_jax.types import InputError
 from nft_jax.verify import Verifier
 from nft_jax.verify.rewards.registry import all_of, gated, lookup, plain_gold, register, resolve, weighted_sum
 
@@ -38,7 +38,7 @@ def test_prompt_and_gold_come_along():
 
 @pytest.mark.parametrize("response", ["1.5", "-0.1", "nan", "inf", "2"])
 def test_outside_0_and_1_is_an_error_naming_the_reward(response):
-    with pytest.raises(InputError, match="reward 'echo' returned"):
+    with refused("'echo'", float(response)):
         judged("echo", ["0.5", response, "1"], ["g"] * 3, ["p"] * 3)
 
 
@@ -46,7 +46,7 @@ def test_a_batch_reward_sees_the_whole_group():
     found = judged("lengths", ["a", "bbbb", "cc"])
     assert [each.reward for each in found] == [0.25, 1.0, 0.5]
     assert judged("lengths", []) == []
-    with pytest.raises(InputError, match="'one-too-few' returned 2 values for 3 answers"):
+    with refused("'one-too-few'", "2 values", "3 answers"):
         judged("one-too-few", ["a", "b", "c"])
 
 
@@ -100,18 +100,18 @@ def test_by_file(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "told"), [
-    ("nothing-like-it", "there is no such reward"),
-    ("no_such_module:f", "cannot be imported"),
-    ("my_rewards:missing", "has no function 'missing'"),
+    ("nothing-like-it", "known: "),
+    ("no_such_module:f", "No module named"),
+    ("my_rewards:missing", "no function 'missing'"),
 ])
 def test_unknown_rewards(name, told):
-    with pytest.raises(InputError, match=told):
+    with refused("verifier.reward", name.partition(":")[0], told):
         Verifier(VerifierConfig(reward=name))
 
 
 def test_names_of_the_package_are_taken():
     for name in ("math", "code", "a:b"):
-        with pytest.raises(InputError, match="names contain no colon"):
+        with refused("name", repr(name)):
             register(name, my_rewards.plain)
 
 
@@ -141,7 +141,7 @@ def test_a_module_that_imports_jax_is_refused(tmp_path):
     path = tmp_path / "heavy.py"
     path.write_text("import sys, types\nsys.modules.setdefault('jax', types.ModuleType('jax'))\n"
                     "def reward(prompt, response, gold):\n    return 1.0\n")
-    with pytest.raises(InputError, match="imports jax"):
+    with refused(str(path), "jax"):
         judged(f"{path}:reward", ["a"])
 
 
@@ -174,11 +174,11 @@ def test_all_of_and_gate(a, b):
 
 
 def test_compositions_refuse_nonsense():
-    with pytest.raises(InputError, match="add up to 1"):
+    with refused("weights", 0.5):
         weighted_sum({"short": 0.5})
-    with pytest.raises(InputError, match="add up to 1"):
+    with refused("weights", 1.5, -0.5):
         weighted_sum({"short": 1.5, "echo": -0.5})
-    with pytest.raises(InputError, match="all_of has no rewards"):
+    with refused("all_of"):
         all_of()
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from nft_jax.config import MeshConfig
 from nft_jax.rollout.engine import Sampler
-from nft_jax.rollout.evaluation import judged_groups
+from nft_jax.rollout.judged import judged_groups
 from nft_jax.rollout.sampling import SamplingParams
 from nft_jax.runtime.mesh import make_mesh
 from nft_jax.types import Prompt, Verdict

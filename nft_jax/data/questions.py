@@ -1,0 +1,110 @@
+"""From a row of a data set to a question and its gold answer.
+
+`read_question` and `gold_reader` take what they need from the columns that data sets use. A row that cannot be used
+raises `Unusable` with a reason of `REASONS`; the loader counts it and goes on (`nft_jax.data.prompts`).
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nft_jax.data.sources import ANSWER_COLUMNS, QUESTION_COLUMNS
+from nft_jax.verify.maths.extract import extract
+from nft_jax.verify.maths.judge import alternatives, check_gold
+from nft_jax.verify.rewards.registry import lookup
+
+REASONS = ("unreadable", "no_question", "no_answer", "bad_gold", "bad_chat", "too_long")
+LONGEST_ANSWER = 200
+"""Characters of a text without a box that can pass for an answer."""
+
+
+class Unusable(Exception):
+    """Why a row cannot be used: (one of REASONS, detail)."""
+
+
+def read_question(row: dict) -> str | list[dict]:
+    """The question of a row: a string, or chat messages that end with the user's. Raises Unusable."""
+    name = next((name for name in QUESTION_COLUMNS if row.get(name)), None)
+    if name is None:
+        raise Unusable("no_question", f"no value in {', '.join(QUESTION_COLUMNS)} (columns: {', '.join(row)})")
+    value = row[name]
+    if isinstance(value, str):
+        if not value.strip():
+            raise Unusable("no_question", f"{name} is blank")
+        return value
+    messages = list(value) if isinstance(value, (list, tuple)) else []
+    if not messages or not all(isinstance(message, dict) and isinstance(message.get("role"), str)
+                               and isinstance(message.get("content"), str) for message in messages):
+        raise Unusable("no_question", f"{name} is neither text nor a list of messages with role and content")
+    if messages[-1]["role"] != "user" or not messages[-1]["content"].strip():
+        raise Unusable("no_question", f"the last message of {name} is of role {messages[-1]['role']!r}; it must be "
+                                      "the user's, and not blank")
+    return messages
+
+
+def gold_reader(reward: str) -> Callable[[dict], str]:
+    """How a reward reads the gold of a row: by the rules of maths (`read_gold`), or in the reward's own way.
+
+    The function returned raises Unusable. Raises InputError for an unknown reward.
+    """
+    if reward == "math":
+        return read_gold
+    read = lookup(reward).read_gold
+
+    def read_or_skip(row: dict) -> str:
+        try:
+            return read(row)
+        except ValueError as problem:
+            raise Unusable("bad_gold", str(problem)) from problem
+    return read_or_skip
+
+
+def gold_or_nothing(read: Callable[[dict], str]) -> Callable[[dict], str]:
+    """For questions that are only answered, never judged: a row without a usable gold has the gold ""."""
+    def read_or_nothing(row: dict) -> str:
+        try:
+            return read(row)
+        except Unusable:
+            return ""
+    return read_or_nothing
+
+
+def read_gold(row: dict) -> str:
+    """The gold answer of a row of maths. Raises Unusable.
+
+    Taken from the first column that has a value: `answer`, `final_answer` (a list of all answers in OlympiadBench),
+    `solution` or `reward_model.ground_truth`. In its text, what follows the last #### is the gold (GSM8K), else the
+    content of the last box, else the whole text. A whole number is written without a point (142.0 is 142).
+    """
+    for name in ANSWER_COLUMNS:
+        value = row.get(name)
+        if name == "reward_model" and isinstance(value, dict):
+            name, value = "reward_model.ground_truth", value.get("ground_truth")
+        if isinstance(value, (list, tuple)) and len(value) == 1:
+            value = value[0]
+        elif name == "final_answer" and isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
+            value = ", ".join(value)
+        # Null, nan (the only value that differs from itself) or blank: the next column may have more.
+        if value is None or value != value or (isinstance(value, str) and not value.strip()):
+            continue
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise Unusable("bad_gold", f"{name} is of type {type(value).__name__}, not text or a number")
+        return _final_answer(name, str(int(value) if isinstance(value, float) and value.is_integer() else value))
+    raise Unusable("no_answer", "no value in answer, final_answer, solution or reward_model.ground_truth")
+
+
+def _final_answer(name: str, text: str) -> str:
+    """The gold in the text of column `name`."""
+    if "####" in text:
+        gold = text.rpartition("####")[2].strip()
+    elif "\\boxed" in text:
+        gold = extract(text) or ""
+        if not gold:
+            raise Unusable("bad_gold", f"the last box in {name} is empty or not complete")
+    else:
+        gold = text.strip()
+        if max(map(len, alternatives(gold))) > LONGEST_ANSWER or "\n" in gold:
+            raise Unusable("bad_gold", f"{name} is a long text without #### and without box")
+    reason = check_gold(gold)
+    if reason is not None:
+        raise Unusable("bad_gold", f"{name}: {reason}")
+    return gold

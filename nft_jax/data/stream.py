@@ -1,0 +1,59 @@
+"""The resumable stream of prompts: questions in a seeded order, a new permutation every epoch, without end."""
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from nft_jax.data.prompts import Question
+from nft_jax.types import InputError, Prompt
+
+
+def digest(questions: Iterable[Question | Prompt]) -> str:
+    """Hash of the tokens and golds of the questions, in their order."""
+    out = hashlib.blake2b(digest_size=8)
+    for question in questions:
+        for part in (question.tokens.tobytes(), question.gold.encode("utf-8", "replace")):
+            out.update(len(part).to_bytes(8, "little") + part)
+    return out.hexdigest()
+
+
+class PromptStream:
+    """An endless stream of prompts: every epoch is a new permutation of the questions, drawn from (seed, epoch).
+
+    The prompt at an index is a function of (questions, seed, index) only, so the index is all there is to save.
+    """
+
+    def __init__(self, questions: Sequence[Question], seed: int = 0):
+        """Raises InputError without questions."""
+        if not questions:
+            raise InputError("the prompt stream has no questions: give it at least one.")
+        self._questions, self._seed = questions, seed
+        self._index, self._epoch, self._order = 0, -1, np.zeros(0, np.int64)
+
+    def _question(self, index: int) -> Question:
+        epoch, place = divmod(index, len(self._questions))
+        if epoch != self._epoch:
+            generator = np.random.default_rng([self._seed % 2**63, epoch])
+            self._epoch, self._order = epoch, generator.permutation(len(self._questions))
+        return self._questions[self._order[place]]
+
+    def take(self, count: int) -> list[Prompt]:
+        """The next `count` prompts. Their indices continue from the last call's."""
+        start, self._index = self._index, self._index + count
+        return [self._question(index).prompt(index) for index in range(start, self._index)]
+
+    def digest(self) -> str:
+        """Streams with equal digests and seeds give the same prompts."""
+        return digest(self._questions)
+
+    def state(self) -> dict[str, int]:
+        """What `restore` needs to continue from here."""
+        return {"index": self._index}
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Continue exactly where `state` was taken. Raises InputError for a negative index."""
+        if state["index"] < 0:
+            raise InputError(f"the prompt stream's index is {state['index']}: it must be 0 or more.")
+        self._index = int(state["index"])

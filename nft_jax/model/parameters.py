@@ -1,0 +1,129 @@
+"""Every array of the decoder in one table: shape, initial value, and place on a device mesh.
+
+The parameters are one plain dict of float32 arrays:
+
+    {"embed": [V, D], "final_norm": [D], "head": [D, V], "layers": {"query": [layers, D, H, E], ...}}
+
+Arrays of a layer are stacked over the layers on a leading axis. A tied model has no "head".
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from nft_jax.model.config import ModelConfig
+from nft_jax.runtime.mesh import RULES, sharding
+from nft_jax.types import InputError
+
+# One letter an axis: the field of ModelConfig that is its size, and its logical axis in `nft_jax.runtime.mesh.RULES`.
+AXES: dict[str, tuple[str, str | None]] = {
+    "D": ("hidden_size", "embed"),
+    "F": ("intermediate_size", "mlp"),
+    "H": ("num_heads", "heads"),
+    "K": ("num_kv_heads", "kv_heads"),
+    "E": ("head_dim", None),
+    "V": ("vocab_size", "vocab"),
+}
+
+
+def sizes_of(axes: str, config: ModelConfig) -> tuple[int, ...]:
+    """"DHE" -> (hidden_size, num_heads, head_dim)."""
+    return tuple(getattr(config, AXES[axis][0]) for axis in axes)
+
+
+@dataclass(frozen=True)
+class Array:
+    """One array, of one layer where it belongs to the layers.
+
+    layout: its axes. A product with a matrix sums over the axes before ">".
+    kind: "matrix" starts normal with `initializer_range`. "norm" starts so that it multiplies by 1, "bias" at 0.
+        A norm is small and lies whole on every device; matrices and biases are sharded by their axes.
+    present: whether a model has the array.
+    """
+    layout: str
+    kind: Literal["matrix", "norm", "bias"]
+    present: Callable[[ModelConfig], bool] = lambda config: True
+
+    @property
+    def axes(self) -> str:
+        return self.layout.replace(" > ", "")
+
+    @property
+    def summed(self) -> tuple[int, ...]:
+        """Numbers of the axes that a product sums over."""
+        return tuple(range(self.layout.index(" > ")))
+
+    @property
+    def logical_axes(self) -> tuple[str | None, ...]:
+        return tuple(None if self.kind == "norm" else AXES[axis][1] for axis in self.axes)
+
+
+OUTSIDE_LAYERS = {
+    "embed": Array("V > D", "matrix"),
+    "final_norm": Array("D", "norm"),
+    "head": Array("D > V", "matrix", lambda config: not config.tie_embeddings),
+}
+IN_LAYERS = {
+    "attention_norm": Array("D", "norm"),
+    "query": Array("D > HE", "matrix"),
+    "key": Array("D > KE", "matrix"),
+    "value": Array("D > KE", "matrix"),
+    "query_bias": Array("HE", "bias", lambda config: config.qkv_bias),
+    "key_bias": Array("KE", "bias", lambda config: config.qkv_bias),
+    "value_bias": Array("KE", "bias", lambda config: config.qkv_bias),
+    "query_norm": Array("E", "norm", lambda config: config.qk_norm),
+    "key_norm": Array("E", "norm", lambda config: config.qk_norm),
+    "out": Array("HE > D", "matrix"),
+    "post_attention_norm": Array("D", "norm", lambda config: config.sandwich_norms),
+    "mlp_norm": Array("D", "norm"),
+    "gate": Array("D > F", "matrix"),
+    "up": Array("D > F", "matrix"),
+    "down": Array("F > D", "matrix"),
+    "post_mlp_norm": Array("D", "norm", lambda config: config.sandwich_norms),
+}
+ARRAYS = OUTSIDE_LAYERS | IN_LAYERS
+
+
+def arrays_of(table: dict[str, Array], config: ModelConfig) -> Iterator[tuple[str, Array, tuple[int, ...]]]:
+    """(name, array, shape) of the arrays of the table that a model of this config has."""
+    return ((name, array, sizes_of(array.axes, config)) for name, array in table.items() if array.present(config))
+
+
+# ---- on a device mesh ------------------------------------------------------------------------------------------
+
+
+def parameter_axes(name: str, shape: Sequence[int], mesh: Mesh) -> tuple[str | None, ...]:
+    """Logical axes of a parameter of this shape, which may begin with the axis of the layers.
+
+    kv heads are replicated where `tensor` exceeds them. Raises InputError for any other size that its mesh axes do not
+    divide, with both names.
+    """
+    axes = list(ARRAYS[name].logical_axes)
+    axes = [None] * (len(shape) - len(axes)) + axes
+    for dimension, axis in enumerate(axes):
+        shards, size = int(np.prod([mesh.shape[mesh_axis] for mesh_axis in RULES[axis]])), shape[dimension]
+        if axis == "kv_heads" and shards > size:
+            axes[dimension] = None
+        elif size % shards:
+            raise InputError(f"mesh.{'/'.join(RULES[axis])} is {shards}, which does not divide the {size} of "
+                             f"{name!r} ({axis}): choose a size that divides {size}.")
+    return tuple(axes)
+
+
+def parameter_shardings(params, mesh: Mesh):
+    """Shardings of a parameter dict, of arrays or of shapes. Raises the errors of `parameter_axes`."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: sharding(mesh, *parameter_axes(path[-1].key, leaf.shape, mesh)), params)
+
+
+def constrain_parameters(tree, mesh: Mesh | None):
+    """Lay out a tree named and shaped like the parameters (their gradient) as the parameters are, inside a traced
+    function. Without a mesh, and on one device, the tree is returned as it is."""
+    if mesh is None or mesh.size == 1:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, parameter_shardings(tree, mesh))

@@ -1,0 +1,119 @@
+"""A table of answers that is made part by part, and that a kill at any moment costs one part at most.
+
+    FILE.parquet.parts/settings.json         what the answers depend on, and what was chosen at the first start
+    FILE.parquet.parts/part_000000.parquet   a finished part, in place at once
+    FILE.parquet                             all parts, in place at once; the folder of parts then goes
+
+The finished table carries its settings in its metadata. Made again with the same settings it is left alone; with
+other settings it is refused, and so are its parts. The same command ends with the same bytes, however often it was
+killed.
+"""
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from nft_jax.record.rollouts import ANSWERS, SCHEMA, answers_to_table, groups_to_table
+from nft_jax.runtime.files import replaced
+from nft_jax.types import Group, InputError, Prompt, Rollout
+
+METADATA = b"nft_jax.rollout.generate"     # the table's key for its settings
+
+
+class Parts:
+    """The table `out` and its parts. Rows are judged groups (`judged`), or answers without verdicts.
+
+    `settings` is JSON: everything that the answers depend on.
+    """
+
+    def __init__(self, out: Path, settings: dict[str, Any], *, judged: bool = False):
+        self.out, self.settings, self.judged = out, settings, judged
+        self.folder = out.with_name(out.name + ".parts")
+
+    @property
+    def finished(self) -> bool:
+        """Whether the table is there already. Raises InputError for a table of other settings, or of no settings."""
+        if not self.out.exists():
+            return False
+        found = (pq.read_schema(self.out).metadata or {}).get(METADATA)
+        if found is None:
+            raise InputError(f"--out is {str(self.out)!r}, which exists and was not written by this command: name "
+                             "another file.")
+        _require_same(json.loads(found), self.settings, self.out)
+        # A kill between the table's arrival and the removal of its parts leaves them behind.
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+        return True
+
+    def claim(self, choose: Callable[[], dict[str, int]]) -> dict[str, int]:
+        """Makes the folder with what `choose` returns (slots, prompts of a part), or returns what it holds already.
+
+        Raises InputError for parts of other settings, and for a place where nothing can be written.
+        """
+        path = self.folder / "settings.json"
+        if path.exists():
+            found = json.loads(path.read_text())
+            _require_same(found["settings"], self.settings, self.folder)
+            return found["chosen"]
+        chosen = choose()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--out is {str(self.out)!r}, beside which nothing can be written ({error.strerror}): "
+                             "name another file.") from error
+        with replaced(path) as partial:
+            partial.write_text(json.dumps({"settings": self.settings, "chosen": chosen}, indent=1))
+        return chosen
+
+    def fill(self, prompts: Sequence[Prompt], size: int,
+             answer: Callable[[Sequence[Prompt]], Iterable[Group] | Iterable[Sequence[Rollout]]],
+             part_done: Callable[[int, int], None]) -> None:
+        """Answers the prompts of the missing parts, `size` prompts a part, and writes the table.
+
+        `answer` returns the rows of a part in the order of its prompts. `part_done(part, parts)` is called as each
+        part is written.
+        """
+        starts = range(0, len(prompts), size)
+        for part, start in enumerate(starts):
+            if not self._path(part).exists():
+                self._write(part, list(answer(prompts[start:start + size])))
+                part_done(part, len(starts))
+        self._merge(len(starts))
+
+    def done(self, prompts: Sequence[Prompt], size: int) -> Iterator[int]:
+        """The number of prompts of each finished part."""
+        for part, start in enumerate(range(0, len(prompts), size)):
+            if self._path(part).exists():
+                yield len(prompts[start:start + size])
+
+    def _path(self, part: int) -> Path:
+        return self.folder / f"part_{part:06d}.parquet"
+
+    def _write(self, part: int, groups: Sequence) -> None:
+        buffer = io.BytesIO()
+        pq.write_table(groups_to_table(groups) if self.judged else answers_to_table(groups), buffer, compression="zstd")
+        with replaced(self._path(part)) as partial:
+            partial.write_bytes(buffer.getvalue())
+
+    def _merge(self, count: int) -> None:
+        """One table of all parts, a row group each."""
+        schema = (SCHEMA if self.judged else ANSWERS).with_metadata({METADATA: json.dumps(self.settings).encode()})
+        with replaced(self.out) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+            for part in range(count):
+                writer.write_table(pq.read_table(self._path(part)).replace_schema_metadata(schema.metadata))
+        shutil.rmtree(self.folder)
+
+
+def _require_same(found: dict, wanted: dict, where: Path) -> None:
+    """Raises InputError, naming the fields that differ, when `where` was made with other settings."""
+    differences = [f"{name}: {found.get(name)!r} there, {wanted.get(name)!r} now"
+                   for name in sorted(found.keys() | wanted.keys()) if found.get(name) != wanted.get(name)]
+    if differences:
+        raise InputError(f"{str(where)!r} was made with other settings ({'; '.join(differences)}): set these back to "
+                         "go on with it, name another --out, or delete it.")

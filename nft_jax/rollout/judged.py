@@ -1,0 +1,66 @@
+"""Judged groups: the one way in which training and evaluation sample and verify.
+
+Decoding and judging overlap. A group goes to the verifier as soon as its last answer has ended, and decoding waits
+for no verdict. Groups come out in the order of the prompts.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import jax
+
+from nft_jax.rollout.engine import Sampler
+from nft_jax.rollout.sampling import SamplingParams
+from nft_jax.runtime.distributed import gather, process_count
+from nft_jax.types import Group, Prompt
+from nft_jax.verify import Verifier
+
+
+def judged_groups(sampler: Sampler, verifier: Verifier, params, prompts: Sequence[Prompt], samples: int, base_key,
+                  rollout_index: int, sampling: SamplingParams, *, progress: Callable[[int], None] | None = None,
+                  settled: Callable[[], None] = lambda: None,
+                  phase: Callable[[str], AbstractContextManager] = nullcontext) -> Iterator[Group]:
+    """Yields K = `samples` judged answers to every prompt, in the order of the prompts.
+
+    A group is yielded as soon as it and all groups before it are judged. `params` are the weights of `Sampler.cast`.
+    `phase` is entered as "rollout" around decoding, and as "verify" around the judging that is left after it.
+
+    With several processes, process i of n answers and judges the prompts i, i + n, i + 2n, ... Then all processes
+    exchange their groups and yield all of them. Waiting for the slowest process counts as "rollout".
+    `progress` may raise to give up a process's own work. `settled` is called after that work and before the exchange:
+    its last chance to raise (see `nft_jax.runtime.stops.Stop`).
+    """
+    count = process_count()
+    if count == 1:
+        yield from _judged_here(sampler, verifier, params, prompts, samples, base_key, rollout_index, sampling,
+                                progress=progress, phase=phase)
+        return
+    own = list(_judged_here(sampler, verifier, params, prompts[jax.process_index()::count], samples, base_key,
+                            rollout_index, sampling, progress=progress, phase=phase))
+    settled()
+    with phase("rollout"):
+        parts = gather(own)
+    yield from (parts[place % count][place // count] for place in range(len(prompts)))
+
+
+def _judged_here(sampler: Sampler, verifier: Verifier, params, prompts: Sequence[Prompt], samples: int, base_key,
+                 rollout_index: int, sampling: SamplingParams, *, progress: Callable[[int], None] | None,
+                 phase: Callable[[str], AbstractContextManager]) -> Iterator[Group]:
+    """`judged_groups` of this process alone."""
+    answers = sampler.sample(params, prompts, samples, base_key, rollout_index, sampling, progress=progress)
+    submitted, judged = {}, 0              # position -> (rollouts, pending verdicts); groups yielded so far
+    while judged < len(prompts):
+        with phase("rollout"):
+            position, rollouts = next(answers, (None, ()))
+            if rollouts:
+                prompt = prompts[position]
+                submitted[position] = rollouts, verifier.submit(
+                    [r.text for r in rollouts], [prompt.gold] * samples, [prompt.problem] * samples)
+        # While decoding goes on, only verdicts that are there already are taken. Afterwards each one is waited for.
+        while judged in submitted and (not rollouts or submitted[judged][1].done()):
+            with phase("verify"):
+                answered, verdicts = submitted.pop(judged)
+                group = Group(prompts[judged], answered, tuple(verdicts.result()))
+            judged += 1
+            yield group

@@ -1,0 +1,43 @@
+"""What a name with a colon means: `package.module:NAME` or `path/to/file.py:NAME`.
+
+Rewards, objectives and presets of one's own are given by such names. Verifier workers import this module, so there is
+no jax in it.
+"""
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+from nft_jax.types import InputError
+
+
+def load(name: str, field: str) -> object:
+    """The object of a name with a colon. A file is executed anew by every call.
+
+    Raises InputError, naming the configuration's `field`: no such module or file, one that fails when it is imported,
+    or a module without that attribute."""
+    home, _, attribute = name.rpartition(":")
+    module = load_module(home, field)
+    if not hasattr(module, attribute):
+        raise InputError(f"{field} is {name!r}: {home} has no {attribute!r}. Check the name.")
+    return getattr(module, attribute)
+
+
+def load_module(home: str, field: str) -> ModuleType:
+    """The module of that name, or the module that the .py file of that path makes.
+
+    Raises InputError, naming the configuration's `field`, when it is missing or fails as it is imported."""
+    try:
+        if not home.endswith(".py"):
+            return importlib.import_module(home)
+        path = Path(home).absolute()
+        # A name that no installed module has: the file is not entered into sys.modules, and must not be taken for one.
+        specification = importlib.util.spec_from_file_location(path.name, path)
+        module = importlib.util.module_from_spec(specification)
+        specification.loader.exec_module(module)
+        return module
+    except Exception as problem:           # whatever the user's own module raises
+        raise InputError(f"{field} names {home!r}, which cannot be imported ({type(problem).__name__}: {problem}). "
+                         "Check the name, and the folder that you start the run from.") from problem

@@ -1,0 +1,122 @@
+"""The plan of a run: its configuration with nothing left open, and what follows from the configuration alone.
+
+A training run, its dry run and its preflight all start from a plan. A plan holds no array and no compiled program, so
+its devices need not be there. It is a module of its own, beside `programs`, because settling a configuration compiles
+nothing: what a plan compiles is the business of `programs`.
+
+A configuration is settled in two parts. `settle` needs the configuration alone. `make_plan` does the rest, which needs
+the model's shape and the devices.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from nft_jax.config import Config, MeshConfig
+from nft_jax.data.arithmetic import SOURCES
+from nft_jax.model import decoder
+from nft_jax.model.config import Compute, ModelConfig
+from nft_jax.model.kernels import choose_attention
+from nft_jax.objectives.registry import find_objective, resolve
+from nft_jax.rollout.engine import Sampler
+from nft_jax.rollout.slots import require_positions, slots_that_fit
+from nft_jax.runtime.compilation import with_shardings
+from nft_jax.runtime.mesh import data_parallel_size, hosts, make_mesh, sharded_bytes
+from nft_jax.train.batch import BatchShape, shapes_of
+from nft_jax.train.reference import abstract_reference
+from nft_jax.train.state import TrainState, init_state, make_optimizer, state_shardings
+from nft_jax.types import InputError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run computes, and where.
+
+    state, reference: trees of jax.ShapeDtypeStruct with shardings; `reference` is None without a KL term.
+    """
+    config: Config                     # settled: mesh sizes and slots are numbers
+    model: ModelConfig
+    mesh: Mesh
+    compute: Compute
+    attention_reason: str              # why this attention kernel, in words
+    shapes: tuple[BatchShape, ...]     # of packed batches, shortest rows first
+    state: TrainState
+    reference: Any
+
+    @property
+    def longest(self) -> BatchShape:
+        """The batch with the longest rows, which needs the most memory."""
+        return self.shapes[-1]
+
+    def sampler(self, tokenizer=None, eos: tuple[int, ...] = (0,)) -> Sampler:
+        """This process's sampler, with its share of the slots.
+
+        Programs depend on neither the tokenizer nor the end-of-sequence ids. Without them the sampler can be compiled,
+        but it must not sample.
+        """
+        rollout = self.config.rollout
+        return Sampler(
+            self.model, tokenizer, eos, mesh=self.mesh, slots=-(-rollout.slots // hosts(self.mesh)),
+            block_size=rollout.block_size, max_prompt_tokens=self.config.data.max_prompt_tokens,
+            max_new_tokens=rollout.max_new_tokens, compute=self.compute, stop=rollout.stop,
+            stop_token_ids=rollout.stop_token_ids, kv_dtype=rollout.kv_dtype, weight_dtype=rollout.weight_dtype)
+
+
+def settle(config: Config) -> Config:
+    """The configuration with every default decided that depends on another field; a settled one stays as it is.
+
+    Raises InputError for settings that contradict the objective.
+    """
+    evaluation = config.evaluation
+    if not evaluation.source and config.data.source in SOURCES:
+        evaluation = replace(evaluation, source=config.data.source)
+    data = config.data
+    if data.seed is None:
+        data = replace(data, seed=config.seed)
+    if config.terms.mismatch != "off" and find_objective(config.objective).whole_groups:
+        raise InputError(f"terms.mismatch is {config.terms.mismatch!r}: {config.objective} is one loss for a whole "
+                         "group, whose answers cannot be weighted one by one. Switch it off, or choose another "
+                         "objective.")
+    return replace(config, loss=resolve(config.objective, config.loss), evaluation=evaluation, data=data)
+
+
+def make_plan(config: Config, model: ModelConfig, devices: Sequence[jax.Device] | None = None, *, slots: int = 0,
+              free: int | None = None) -> Plan:
+    """The plan of a run of `model` on `devices` (None: all that jax has).
+
+    Where rollout.slots is 0 (automatic), the plan has `slots` of them, or, if that is 0 too, as many as fit in memory.
+    `free`: bytes of each device that the whole run may take (None: ask the devices).
+
+    Raises InputError, naming the field: the model has too few positions, the mesh does not fit the devices or the
+    model, rows do not divide over mesh.context, the attention kernel cannot run, or not one slot fits.
+    """
+    config = settle(config)
+    rollout, policy = config.rollout, config.policy
+    require_positions(model, config.data.max_prompt_tokens, rollout.max_new_tokens)
+    mesh = make_mesh(config.mesh, devices)
+    config = replace(config, mesh=MeshConfig(**mesh.shape))
+    state, reference = abstract_state(config, model, mesh), abstract_reference(config, model, mesh)
+    if not rollout.slots:
+        # Training keeps its state and the reference beside the sampler.
+        slots = slots or slots_that_fit(
+            model, mesh, rollout.prompts_per_step * rollout.samples_per_prompt, config.data.max_prompt_tokens,
+            rollout.max_new_tokens, policy.compute_dtype, rollout.kv_dtype,
+            taken=sharded_bytes((state, reference)), free=free)
+        config = replace(config, rollout=replace(rollout, slots=slots))
+    # After the slots: on a GPU the kernel is tried, and the trial takes memory.
+    attention, reason = choose_attention(policy.attention, mesh.devices.flat[0].platform, policy.compute_dtype,
+                                         model.head_dim)
+    return Plan(config, model, mesh, Compute(policy.compute_dtype, policy.remat, attention, mesh), reason,
+                shapes_of(config, data_parallel_size(mesh), model), state, reference)
+
+
+def abstract_state(config: Config, model: ModelConfig, mesh: Mesh) -> TrainState:
+    """The train state of a settled configuration, as jax.ShapeDtypeStruct with shardings."""
+    shapes, optimizer = decoder.parameter_shapes(model), make_optimizer(config.optimizer)
+    return with_shardings(jax.eval_shape(partial(init_state, optimizer=optimizer), shapes),
+                          state_shardings(shapes, optimizer, mesh))

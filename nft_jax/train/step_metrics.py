@@ -1,0 +1,193 @@
+"""The metrics of a step: what its answers, its optimizer updates and its skipped updates say.
+
+The life of an update's numbers:
+1. the compiled update reduces its values per token to a tally of sums, counts, maxima and histograms (`tally`);
+2. tallies are added over micro-batches and devices, and on the host over the updates of a step (`combine`);
+3. only then do sums become means, so that no reported mean is a mean of means (`summarise`);
+4. an update whose loss or gradient is not finite is left out, counted, and its batch kept (`Updates`, `write_batches`).
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial, reduce
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nft_jax.config import Config
+from nft_jax.objectives.terms import summarise_terms
+from nft_jax.record.metrics import answer_metrics, mode_disagreement
+from nft_jax.runtime.files import replaced
+from nft_jax.runtime.writing import Writing
+from nft_jax.types import Group, TrainBatch
+
+SIGNS = ("positive", "negative")
+HISTOGRAM_BINS = 1024
+MOST_FILES = 20      # skipped batches kept for one run: the first ones are the ones to look at
+
+# Bins are 0.01 wide in log-ratio near 0 and wider away from it; they reach ratios from e^-20 to e^20.
+_STEEPNESS, _LIMIT = 100.0, 20.0
+
+
+# ---- on the devices --------------------------------------------------------------------------------------------
+
+
+def tally(loss, metrics, coefficient, entropy, weight, rewards) -> dict[str, jax.Array]:
+    """Values per token [R, T] -> sums (keys `sum/...`, `count/...`), maxima (`max/...`), histograms (`hist/...`).
+
+    A token counts as positive where the reward of its answer is at least one half.
+    """
+    inside = weight > 0
+    out = {"sum/loss": (weight * loss).sum(), "count/tokens": inside.sum().astype(jnp.float32),
+           "sum/entropy": jnp.where(inside, entropy, 0).sum()}
+    for sign, chosen in (("positive", inside & (rewards >= 0.5)), ("negative", inside & (rewards < 0.5))):
+        def total(values, chosen=chosen):
+            return jnp.where(chosen, values, 0).sum()
+        out[f"count/{sign}"] = total(1.0)
+        out[f"sum/loss_{sign}"] = total(weight * metrics[f"{sign}_loss"])
+        out[f"sum/coefficient_{sign}"] = total(coefficient)
+        out[f"sum/ratio_{sign}"] = total(metrics["ratio"])
+        out[f"max/ratio_{sign}"] = jnp.where(chosen, metrics["ratio"], 0).max()
+        bins = _bin(jnp.log(jnp.where(chosen, jnp.maximum(metrics["ratio"], 1e-9), 1.0)))
+        out[f"hist/ratio_{sign}"] = jnp.zeros(HISTOGRAM_BINS).at[bins.ravel()].add(chosen.ravel().astype(jnp.float32))
+    for name in ("clamped", "saturated", "clipped"):
+        out[f"sum/{name}"] = jnp.where(inside, metrics[name], 0).sum().astype(jnp.float32)
+    return out
+
+
+def combine(a: dict, b: dict, maximum=jnp.maximum) -> dict:
+    """The tally of two disjoint sets of tokens, from their tallies. Host code passes numpy's `maximum`: jax's would
+    send the numbers back to the devices."""
+    return {key: maximum(a[key], b[key]) if key.startswith("max/") else a[key] + b[key] for key in a}
+
+
+def _bin(log_ratio):
+    """The histogram's bin of a log-ratio. asinh spacing: fine around ratio 1, and still finite at e^20."""
+    scaled = jnp.arcsinh(log_ratio * _STEEPNESS) / np.arcsinh(_LIMIT * _STEEPNESS)
+    return jnp.clip(((scaled + 1) / 2 * HISTOGRAM_BINS).astype(jnp.int32), 0, HISTOGRAM_BINS - 1)
+
+
+# ---- on the host -----------------------------------------------------------------------------------------------
+
+
+def quantile(histogram: np.ndarray, q: float) -> float:
+    """The ratio below which a share `q` of the tokens lies, to the width of a bin (1% near ratio 1)."""
+    place = int(np.searchsorted(np.cumsum(histogram), q * histogram.sum()))
+    scaled = ((place + 0.5) / HISTOGRAM_BINS * 2 - 1) * np.arcsinh(_LIMIT * _STEEPNESS)
+    return float(np.exp(np.sinh(scaled) / _STEEPNESS))
+
+
+def summarise(total: dict[str, np.ndarray], updates: int) -> dict[str, float]:
+    """The metrics of `updates` optimizer updates from their combined tally. A sign without tokens has no ratio."""
+    tokens = float(total["count/tokens"])
+    negatives = float(total["count/negative"])
+    out = {
+        "loss/total": float(total["sum/loss"]) / updates,
+        "entropy/trained": float(total["sum/entropy"]) / tokens,
+        "share/clamped": float(total["sum/clamped"]) / max(negatives, 1.0),
+        "share/saturated": float(total["sum/saturated"]) / max(negatives, 1.0),
+        "share/clipped": float(total["sum/clipped"]) / tokens,
+    }
+    for sign in SIGNS:
+        count = float(total[f"count/{sign}"])
+        out[f"loss/{sign}"] = float(total[f"sum/loss_{sign}"]) / updates
+        if count:
+            out[f"coefficient/{sign}"] = float(total[f"sum/coefficient_{sign}"]) / count
+            out[f"ratio/mean_{sign}"] = float(total[f"sum/ratio_{sign}"]) / count
+            out[f"ratio/p95_{sign}"] = quantile(np.asarray(total[f"hist/ratio_{sign}"]), 0.95)
+            out[f"ratio/max_{sign}"] = float(total[f"max/ratio_{sign}"])
+    return out | summarise_terms(total, updates)
+
+
+@dataclass
+class Updates:
+    """The optimizer updates of one step, as they were handed to the devices."""
+    batches: list[tuple[TrainBatch, list[int]]] = field(default_factory=list)   # numpy arrays, prompt indices
+    tallies: list[dict] = field(default_factory=list)                           # on the devices
+    norms: list[jax.Array] = field(default_factory=list)                        # on the devices: gradient norms
+    metrics: dict = field(default_factory=dict)                                 # what the host knew before
+
+    def finish(self) -> tuple[dict, list[int]]:
+        """Waits for the updates: their metrics, and the numbers (from 0) of those that were not finite.
+
+        The metrics are over the updates that were taken; the skipped ones are only counted."""
+        tallies, norms = jax.device_get((self.tallies, self.norms))
+        skipped = [i for i, each in enumerate(tallies) if each["count/nonfinite"]]
+        taken = [i for i in range(len(tallies)) if i not in skipped]
+        metrics = {"nonfinite/skipped": len(skipped)}
+        if taken:
+            total = reduce(partial(combine, maximum=np.maximum), [tallies[i] for i in taken])
+            norms = np.array([norms[i] for i in taken])
+            metrics |= summarise(total, len(taken))
+            metrics |= {"grad_norm/mean": float(np.mean(norms)), "grad_norm/max": float(np.max(norms))}
+        return metrics, skipped
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """The groups of one step."""
+    kept: list[Group]                  # the groups it trains on, in the order of the prompt stream
+    seen: list[Group]                  # all groups it generated
+
+    def metrics(self, config: Config, carried: int) -> dict[str, float]:
+        """`carried`: how many groups are left for the next step."""
+        out = answer_metrics(self.seen) | {
+            "groups/generated": len(self.seen), "groups/carried": carried, "tokens/generated": self.tokens,
+            "groups/accepted_share": sum(group.has_signal for group in self.seen) / max(len(self.seen), 1),
+            "nonfinite/logprobs": nonfinite_logprobs(self.kept)}
+        if config.verifier.reward == "math" and config.verifier.mode == "equivalent":
+            out |= mode_disagreement(self.seen)
+        return out
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that were generated."""
+        return sum(len(r.tokens) for group in self.seen for r in group.rollouts)
+
+
+# ---- updates that were not finite ------------------------------------------------------------------------------
+
+
+def nonfinite_logprobs(groups: list[Group]) -> int:
+    """Tokens whose old log-prob is not finite.
+
+    An update that gets a NaN is skipped; objectives with a bounded ratio train on an infinite log-prob."""
+    return sum(int((~np.isfinite(old)).sum()) for group in groups for old in group.old_logprobs or ())
+
+
+def count_skipped(skipped: list[int], updates: int, in_a_row: int) -> tuple[int, int]:
+    """Counts skipped updates in a row over the end of a step.
+
+    `in_a_row` were skipped at the end of the step before; of this step's `updates` the numbers in `skipped` were.
+    Returns the count at the end of this step, and the largest count there was on the way."""
+    most = in_a_row
+    for number in range(updates):
+        in_a_row = in_a_row + 1 if number in skipped else 0
+        most = max(most, in_a_row)
+    return in_a_row, most
+
+
+def write_batches(updates: Updates, skipped: list[int], step: int, folder: Path, writing: Writing) -> list[Path]:
+    """Writes `step_NNNNNN_update_MM.npz` for every skipped update (MM counts from 1), and returns the paths.
+
+    A file holds the fields of the TrainBatch, without its unused micro-batches, and the indices of its prompts. The
+    folder gets MOST_FILES files at most."""
+    paths = []
+    for number in skipped:
+        path = folder / f"step_{step:06d}_update_{number + 1:02d}.npz"
+        if len(list(folder.glob("*.npz"))) + len(paths) < MOST_FILES or path.exists():
+            save = partial(_save, path, *updates.batches[number])
+            writing("nonfinite", path.name, save, most=MOST_FILES)
+            paths.append(path)
+    return paths
+
+
+def _save(path: Path, batch: TrainBatch, prompts: list[int]) -> None:
+    used = int(batch.num_micro)
+    arrays = {name: value[:used] if np.ndim(value) else value
+              for name, value in batch._asdict().items() if value is not None}
+    path.parent.mkdir(exist_ok=True)
+    with replaced(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, prompt_index=np.array(prompts), **arrays)

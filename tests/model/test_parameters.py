@@ -1,0 +1,35 @@
+"""The table of arrays: every array has its axes, and a place on every mesh that fits."""
+from dataclasses import replace
+
+import jax
+from refusal import refused
+
+from nft_jax.config import MeshConfig
+from nft_jax.model.decoder import parameter_shapes
+from nft_jax.model.parameters import ARRAYS, parameter_shardings
+from nft_jax.runtime.mesh import make_mesh, partition_spec
+
+
+def test_no_array_puts_two_dimensions_on_one_mesh_axis():
+    for array in ARRAYS.values():
+        partition_spec(array.logical_axes)
+
+
+def test_a_model_with_everything_has_every_array(tiny_model):
+    shapes = parameter_shapes(replace(tiny_model, qkv_bias=True, sandwich_norms=True, tie_embeddings=False))
+    assert {path[-1].key for path, _ in jax.tree.leaves_with_path(shapes)} == set(ARRAYS)
+    assert shapes["layers"]["out"].shape == (2, 4, 8, 16) and shapes["head"].shape == (16, 32)
+    assert "head" not in parameter_shapes(tiny_model)
+
+
+def test_kv_heads_are_replicated_where_tensor_exceeds_them(tiny_model):
+    placed = parameter_shardings(parameter_shapes(tiny_model), make_mesh(MeshConfig(data=1, fsdp=2, tensor=4)))
+    assert placed["layers"]["query"].spec == jax.P(None, "fsdp", "tensor", None)
+    assert placed["layers"]["key"].spec == jax.P(None, "fsdp", None, None)
+    assert placed["embed"].spec == jax.P("tensor", "fsdp")
+    assert placed["final_norm"].is_fully_replicated and placed["layers"]["mlp_norm"].is_fully_replicated
+
+
+def test_a_size_that_does_not_divide_is_refused_with_both_names(tiny_model):
+    with refused("mesh.tensor", 8, "'out'", 4):
+        parameter_shardings(parameter_shapes(tiny_model), make_mesh(MeshConfig(data=1, tensor=8)))
