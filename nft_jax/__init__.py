@@ -1,20 +1,53 @@
 """Negative-aware Fine-Tuning in JAX (H. Chen et al., arXiv 2505.18116).
 
-The names below are the public face. They are loaded on first use (PEP 562), so that `import nft_jax` is instant, a
-verifier worker never loads jax, and `--help` answers at once.
+The public names, and the module that each lives in:
+
+    import nft_jax
+
+    policy = nft_jax.load("nano")                                  # the model that comes with the package
+    answers = nft_jax.sample(policy, ["17+25-8"], num_samples=4)
+    verdicts = nft_jax.verify([a.text for a in answers], ["34"] * 4)
+    nft_jax.train(nft_jax.Config(steps=10))
+
+Importing the package loads none of them (PEP 562): a name is loaded when it is first used. So `--help` answers
+without jax, and the verifier's workers never load jax.
 """
 from importlib import import_module
 
 _HOME = {
-    "Policy": "policy", "load": "policy", "save": "policy", "sample": "policy", "logits": "policy",
+    # ---- a model in the hand: load, sample, score, save
+    "Policy": "policy",
+    "load": "policy",
+    "save": "policy",
+    "sample": "policy",
+    "logits": "policy",
     "logprobs": "policy",
+
+    # ---- was it right?
     "verify": "verify",
-    "token_loss": "objectives.registry", "coefficients": "objectives.registry", "OBJECTIVES": "objectives.registry",
-    "implicit_negative": "objectives.nft", "replay": "report.replay",
-    "Config": "config", "ObjectiveConfig": "config",
+
+    # ---- the loss, and what it does to each token
+    "OBJECTIVES": "objectives.registry",
+    "token_loss": "objectives.registry",
+    "coefficients": "objectives.registry",
+    "implicit_negative": "objectives.nft",
+    "replay": "report.replay",
+
+    # ---- a whole run
+    "Config": "config",
+    "ObjectiveConfig": "config",
     "train": "train",
-    "Group": "types", "InputError": "types", "Prompt": "types", "Rollout": "types", "Verdict": "types",
+
+    # ---- what the rooms hand to each other
+    "Prompt": "types",
+    "Rollout": "types",
+    "Verdict": "types",
+    "Group": "types",
+    "InputError": "types",
 }
+# These packages are callable: nft_jax.verify(...) and nft_jax.verify.Verifier are both public.
+_PACKAGES = ("verify", "train")
+
 __all__ = sorted(_HOME)
 
 
@@ -22,7 +55,7 @@ def __getattr__(name: str):
     if name not in _HOME:
         raise AttributeError(f"module 'nft_jax' has no attribute {name!r}")
     home = import_module(f"nft_jax.{_HOME[name]}")
-    return home if name in ("verify", "train") else getattr(home, name)      # these packages are callable
+    return home if name in _PACKAGES else getattr(home, name)
 
 
 def __dir__():

@@ -12,16 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from nft_jax.config import MeshConfig
+from nft_jax.config import DecodingConfig, MeshConfig, SamplingConfig
 from nft_jax.data.prompts import render
 from nft_jax.model import decoder
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.hf import (
     eos_token_ids,
-    load_params,
     load_tokenizer,
-    read_config,
-    resolve_folder,
     save_generation_config,
     save_params,
     save_tokenizer,
@@ -30,10 +27,9 @@ from nft_jax.model.hf import (
 )
 from nft_jax.model.kernels import choose_attention
 from nft_jax.model.logprobs import token_logprobs
-from nft_jax.model.parameters import parameter_shardings
-from nft_jax.record.trained import LATEST, checkpoint_step, load_checkpoint, run_config
+from nft_jax.record.checkpoint import LATEST
+from nft_jax.record.weights import find_weights
 from nft_jax.rollout.engine import Sampler
-from nft_jax.rollout.sampling import SamplingParams
 from nft_jax.runtime.mesh import make_mesh
 from nft_jax.types import InputError, Prompt, Rollout
 
@@ -60,20 +56,9 @@ def load(path: str | os.PathLike, *, dtype="float32", mesh: Mesh | None = None, 
     files cut short, a tokenizer without chat template or end-of-sequence token or with more ids than the embedding,
     sizes that the mesh does not divide, a run without such a checkpoint; `step` with a folder that is no run's.
     """
-    run = run_config(path)
-    if run is None and step != LATEST:
-        raise InputError(f"step is {step!r}, but {str(path)!r} is not the folder of a run, whose checkpoints have "
-                         "steps: leave it out.")
-    folder = resolve_folder(path if run is None else run.policy.path, weights=run is None)
-    config = read_config(folder)
-    tokenizer = load_tokenizer(folder)
-    if run is None:
-        shardings = None if mesh is None else parameter_shardings(decoder.parameter_shapes(config), mesh)
-        params = load_params(folder, config, dtype, shardings)
-    else:
-        params = load_checkpoint(Path(path), run, checkpoint_step(Path(path), run, step), mesh)
-        params = jax.tree.map(lambda w: w.astype(dtype), params)
-    return Policy(config, params, tokenizer, eos_token_ids(folder, tokenizer), mesh)
+    weights = find_weights(path, step)
+    tokenizer = load_tokenizer(weights.folder)
+    return Policy(weights.config, weights.read(dtype, mesh), tokenizer, eos_token_ids(weights.folder, tokenizer), mesh)
 
 
 def save(policy: Policy, path: str | os.PathLike) -> None:
@@ -103,13 +88,10 @@ def sample(policy: Policy, prompts: Sequence[str | list[dict]], *, num_samples: 
             ("num_samples", num_samples, num_samples >= 1, "use 1 or more"),
             ("max_new_tokens", max_new_tokens, 1 <= max_new_tokens < positions,
              f"use 1 or more, and less than the model's {positions} positions"),
-            ("temperature", temperature, temperature >= 0, "use 0 (greedy) or more"),
-            ("top_k", top_k, top_k >= 0, "use 0 (off) or more"),
-            ("top_p", top_p, 0 < top_p <= 1, "use a number in (0, 1]; 1 is off"),
-            ("min_p", min_p, 0 <= min_p < 1, "use a number in [0, 1); 0 is off")):
+            ("slots", slots, slots >= 1, "use 1 or more")):
         if not holds:
             raise InputError(f"{name} is {value!r}: {remedy}.")
-    made = []
+    sampling, made = SamplingConfig(temperature, top_k, top_p, min_p), []
     for index, prompt in enumerate(prompts):
         text = render(policy.tokenizer, prompt)
         tokens = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -126,7 +108,7 @@ def sample(policy: Policy, prompts: Sequence[str | list[dict]], *, num_samples: 
     room = min(room, positions - max_new_tokens)
     sampler = _sampler(policy, slots, room, max_new_tokens)
     groups = dict(sampler.sample(sampler.cast(policy.params), made, num_samples, jax.random.key(seed), 0,
-                                 SamplingParams(temperature, top_k, top_p, min_p)))
+                                 sampling))
     return [rollout for index in range(len(made)) for rollout in groups[index]]
 
 
@@ -144,8 +126,8 @@ def _sampler(policy: Policy, slots: int, max_prompt_tokens: int, max_new_tokens:
     if key not in policy._samplers:
         attention, _ = choose_attention("auto", mesh.devices.flat[0].platform, compute.dtype, policy.config.head_dim)
         policy._samplers[key] = Sampler(
-            policy.config, policy.tokenizer, policy.eos, mesh=mesh, slots=slots, block_size=16,
-            max_prompt_tokens=max_prompt_tokens, max_new_tokens=max_new_tokens,
+            policy.config, policy.tokenizer, policy.eos, DecodingConfig(max_new_tokens=max_new_tokens, slots=slots),
+            mesh=mesh, max_prompt_tokens=max_prompt_tokens,
             compute=replace(compute, attention=attention, mesh=mesh))
     return policy._samplers[key]
 

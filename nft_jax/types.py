@@ -1,7 +1,12 @@
 """What the rooms hand to each other, and nothing else. No jax here: verifier workers import this module.
 
-The life of a sample: a `Prompt` leaves the prompt stream; the sampler answers it K times (`Rollout`); the verifier
-judges every answer (`Verdict`); a prompt with its judged answers is a `Group`; groups are packed into a `TrainBatch`.
+The life of a sample:
+
+1. a `Prompt` leaves the prompt stream;
+2. the sampler answers it K times, each answer a `Rollout`;
+3. the verifier judges every answer, a `Verdict` each;
+4. the prompt with its judged answers is a `Group`;
+5. the groups of an update are packed into a `TrainBatch`.
 """
 from __future__ import annotations
 
@@ -17,18 +22,18 @@ FinishReason = Literal["stop", "length"]
 
 
 class InputError(ValueError):
-    """Input the user can mend: the message names the field, the value found and the way out, in one paragraph."""
+    """Input that the user can mend. The message names the field, its value and the way out, in one paragraph."""
 
-    status = 2                        # with which a command line ends
+    status = 2                        # exit status of a command line
 
 
 class Unreachable(InputError):
-    """A name that only the Hugging Face hub could resolve, and did not: no network, no access, or no such thing."""
+    """A name that only the Hugging Face hub could resolve, and did not: no network, no access, or no such name."""
 
 
 class Halted(RuntimeError):
-    """A run that ended itself, since going on without the user makes no sense; the message says why, what was saved and
-    the way out, in one paragraph."""
+    """A run that ended itself, because it makes no sense to go on without the user. The message says why, what was
+    saved and the way out, in one paragraph."""
 
     status = 1
 
@@ -37,8 +42,8 @@ class Halted(RuntimeError):
 class Prompt:
     """One question, rendered and tokenised.
 
-    `index` is its position in the prompt stream (it grows for ever: a second epoch goes on counting) and, with the
-    seed, decides the random numbers of its answers.
+    `index` is its position in the prompt stream; a second epoch goes on counting. With the seed, it decides the random
+    numbers of its answers.
     """
     index: int
     problem: str
@@ -49,8 +54,8 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Rollout:
-    """One sampled answer. `tokens` are the ids that were sampled, the end-of-sequence id included when
-    `finish_reason` is "stop"; they are trained on as they are, nothing is re-tokenised."""
+    """One sampled answer. `tokens` are the sampled ids, with the end-of-sequence id when `finish_reason` is "stop".
+    These ids are trained on; nothing is tokenised again."""
     prompt: Prompt
     sample: int                       # 0 .. K-1
     text: str                         # decoded without special tokens
@@ -74,8 +79,8 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Group:
-    """A prompt with its K judged answers. `old_logprobs` are those of the parameters that sampled them,
-    `reference_logprobs` those of the reference of a run with a KL term."""
+    """A prompt with its K judged answers. Each answer has old log-probs [n], of the parameters that sampled it, and in
+    a run with a KL term log-probs [n] of the reference."""
     prompt: Prompt
     rollouts: tuple[Rollout, ...]
     verdicts: tuple[Verdict, ...]
@@ -94,22 +99,23 @@ class Group:
 
     @property
     def accuracy(self) -> float:
-        """Mean reward r(q) over the full group (answers without a reward left out); nan when there is none."""
+        """Mean reward r(q) over the answers that have one; nan when there is none."""
         return float(self.rewards.mean()) if len(self.rewards) else float("nan")
 
     @property
     def has_signal(self) -> bool:
-        """Whether the rewards differ. A group whose rewards are all equal teaches nothing under any objective."""
+        """Whether the rewards differ. A group of equal rewards teaches nothing under any objective."""
         return len(self.rewards) > 0 and bool(self.rewards.min() != self.rewards.max())
 
 
 class TrainBatch(NamedTuple):
-    """The packed sequences of one optimizer step: M micro-batches of R rows of T tokens, of which the first
-    `num_micro` are in use. Several sequences share a row and are told apart by `segment_ids` (0 = padding).
+    """The packed sequences of one update: M micro-batches of R rows of T tokens. The first `num_micro` are in use.
 
-    Everything stands at the token it speaks of: `old_logprobs[m, i, t]` is the log-prob of `tokens[m, i, t]` given
-    what precedes it in its segment. `weight` is 0 outside the responses; inside it carries the reduction
-    (`loss_agg`) with its one global denominator, so that the loss is sum(weight * token loss) whatever the layout.
+    Several sequences share a row; `segment_ids` tells them apart (0 = padding). A value stands at its own token:
+    `old_logprobs[m, i, t]` is the log-prob of `tokens[m, i, t]` given the tokens before it in its segment.
+
+    `weight` is 0 outside the responses. Inside, it carries the reduction (`loss_agg`) with its one global denominator,
+    so the loss is sum(weight * token loss), whatever the layout.
     """
     tokens: Any                       # [M, R, T] int32
     segment_ids: Any                  # [M, R, T] int32
@@ -120,6 +126,7 @@ class TrainBatch(NamedTuple):
     group_std: Any                    # [M, R, T] float32
     old_logprobs: Any                 # [M, R, T] float32
     num_micro: Any                    # [] int32
-    group_ids: Any = None             # [M, R, T] int32, for objectives that compare answers of a group: equal in a
-    #                                   group's responses, wherever they lie, 0 outside; otherwise None
+    # [M, R, T] int32: the same number in all responses of a group, 0 outside. None unless the objective compares the
+    # answers of a group.
+    group_ids: Any = None
     reference_logprobs: Any = None    # [M, R, T] float32; None without a KL term

@@ -65,14 +65,12 @@ def small_run():
         DataConfig,
         EvaluationConfig,
         OptimizerConfig,
-        PolicyConfig,
         RolloutConfig,
     )
-    nano = Path(__file__).parents[1] / "nft_jax" / "assets" / "nano"
 
     def make(workdir, **changes) -> Config:
         return Config(**{
-            "workdir": str(workdir), "steps": 2, "policy": PolicyConfig(path=str(nano)),
+            "workdir": str(workdir), "steps": 2,
             "data": DataConfig(source="arithmetic", max_prompt_tokens=24, limit=200),
             "rollout": RolloutConfig(prompts_per_step=8, samples_per_prompt=4, max_new_tokens=32, slots=16,
                                      block_size=8),

@@ -24,7 +24,7 @@ from experiments.peers.common import (
     rollout_lengths,
     train_arrays,
 )
-from nft_jax.config import MeshConfig, ObjectiveConfig, OptimizerConfig
+from nft_jax.config import DecodingConfig, MeshConfig, ObjectiveConfig, OptimizerConfig
 from nft_jax.model import decoder
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.logprobs import token_logprobs
@@ -112,9 +112,10 @@ class Rollouts:
     def __init__(self, case: Case, own_params: bool = True):
         self.case, self.rollouts = case, []
         self.sampler = Sampler(
-            case.model, NumberTokenizer(), (), mesh=one_device_mesh(), slots=case.slots, block_size=case.block_size,
-            max_prompt_tokens=max(len(prompt.tokens) for prompt in case.prompts),
-            max_new_tokens=int(case.limits.max()), compute=case.compute)
+            case.model, NumberTokenizer(), (),
+            DecodingConfig(max_new_tokens=int(case.limits.max()), slots=case.slots, block_size=case.block_size),
+            mesh=one_device_mesh(), max_prompt_tokens=max(len(prompt.tokens) for prompt in case.prompts),
+            compute=case.compute)
         self.weights = jax.block_until_ready(self.sampler.cast(random_params(case))) if own_params else None
 
     @property

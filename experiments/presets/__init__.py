@@ -8,7 +8,6 @@ Hardware: one machine; --dry-run and `python -m nft_jax.preflight local --topolo
 Hours: what preflight estimates for your model, on your devices.
 Expected: accuracy/all rises within some tens of steps, if the model is right now and then (no source: your data).
 """
-from pathlib import Path
 
 from experiments.presets import code, gsm8k, qwen2_5_32b, qwen2_5_math_7b
 from nft_jax.config import (
@@ -23,7 +22,7 @@ from nft_jax.config import (
 )
 from nft_jax.data.benchmarks import BOXED
 
-NANO = PolicyConfig(path=str(Path(__file__).parents[2] / "nft_jax" / "assets" / "nano"))
+NANO = PolicyConfig(path="nano")
 
 QUICKSTART = Config(
     name="quickstart",

@@ -5,12 +5,20 @@ each names its unit. Values that contradict each other are refused in `__post_in
 """
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal, get_args
 
 from nft_jax.config.checks import require
-from nft_jax.config.sampling import DataConfig, EvaluationConfig, RolloutConfig, VerifierConfig
+from nft_jax.config.differences import flat
+from nft_jax.config.sampling import (
+    AnswerConfig,
+    DataConfig,
+    DecodingConfig,
+    EvaluationConfig,
+    RolloutConfig,
+    SamplingConfig,
+    VerifierConfig,
+)
 from nft_jax.config.training import (
     MESHES,
     BatchConfig,
@@ -25,9 +33,10 @@ from nft_jax.config.training import (
     TermsConfig,
 )
 
-__all__ = ["MESHES", "BatchConfig", "CheckpointConfig", "Config", "DataConfig", "EvaluationConfig", "GuardConfig",
-           "LossAgg", "MeshConfig", "ObjectiveConfig", "OptimizerConfig", "PolicyConfig", "PromptWeight", "Ratio",
-           "Remat", "RolloutConfig", "TermsConfig", "VerifierConfig", "WriterName", "flat"]
+__all__ = ["MESHES", "AnswerConfig", "BatchConfig", "CheckpointConfig", "Config", "DataConfig", "DecodingConfig",
+           "EvaluationConfig", "GuardConfig", "LossAgg", "MeshConfig", "ObjectiveConfig", "OptimizerConfig",
+           "PolicyConfig", "PromptWeight", "Ratio", "Remat", "RolloutConfig", "SamplingConfig", "TermsConfig",
+           "VerifierConfig", "WriterName", "flat"]
 
 WriterName = Literal["tensorboard", "wandb", "trackio"]
 
@@ -141,11 +150,3 @@ class Config:
 
     def to_dict(self) -> dict:
         return asdict(self)
-
-
-def flat(settings: Mapping, prefix: str = "") -> dict[str, object]:
-    """Nested settings as dotted name -> value: {"loss": {"epsilon": 1.0}} -> {"loss.epsilon": 1.0}."""
-    found: dict[str, object] = {}
-    for name, value in settings.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return found

@@ -35,37 +35,76 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class RolloutConfig:
-    """Sampling answers. Slots and block size are speed settings: the samples do not depend on them."""
-    prompts_per_step: int = 64
-    """Groups with unequal rewards that one step trains on (and prompts of one generation batch)."""
-    samples_per_prompt: int = 16
-    """K: answers per prompt."""
-    max_new_tokens: int = 3584
-    """An answer that reaches it is cut (finish_reason "length"), keeps its tokens and is judged as it is."""
+class SamplingConfig:
+    """How a token is drawn. Errors name a field with its prefix, as the user writes it."""
     temperature: float = 1.0
-    """Divides the logits; log-probs are those of the tempered distribution."""
+    """Divides the logits; log-probs are those of the tempered distribution. 0 is greedy (not in training)."""
     top_k: int = 0
     """Sample from the k most likely tokens; 0 = off."""
     top_p: float = 1.0
     """Sample from the smallest set of tokens with this probability; 1 = off."""
     min_p: float = 0.0
     """Sample from the tokens at least this many times as likely as the most likely one; 0 = off."""
+    prefix = ""
+
+    def __post_init__(self):
+        self.require(self.temperature >= 0, "temperature", "use 0 (greedy) or more.")
+        self.require(self.top_k >= 0, "top_k", "use 0 (off) or a positive number.")
+        self.require(0 < self.top_p <= 1, "top_p", "use a number in (0, 1]; 1 is off.")
+        self.require(0 <= self.min_p < 1, "min_p", "use a number in [0, 1); 0 is off.")
+
+    def require(self, holds: bool, name: str, remedy: str) -> None:
+        """Raises InputError for the field `name` unless the condition holds."""
+        require(holds, self.shown(name), getattr(self, name), remedy)
+
+    @classmethod
+    def shown(cls, name: str) -> str:
+        """The field as the user writes it; on a command line of flags without a prefix, as the flag."""
+        return "--" + name.replace("_", "-") if cls.prefix == "--" else cls.prefix + name
+
+    @property
+    def truncates(self) -> bool:
+        """Whether top-k, top-p or min-p removes tokens."""
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+
+
+@dataclass(frozen=True)
+class DecodingConfig(SamplingConfig):
+    """What a sampler is built for. The samples do not depend on slots and block_size, which are for speed."""
+    max_new_tokens: int = 3584
+    """An answer that reaches it is cut (finish_reason "length"), keeps its tokens and is judged as it is."""
     stop: tuple[str, ...] = ()
-    """Strings that end an answer, beside the end-of-sequence ids: it is cut behind the token that completes one
+    """Strings that end an answer, beside the end-of-sequence ids. The token that completes one is the last
     (finish_reason "stop")."""
     stop_token_ids: tuple[int, ...] = ()
     """Ids that end an answer, beside the model's end-of-sequence ids."""
     kv_dtype: Literal["compute", "int8"] = "compute"
-    """Keys and values while decoding: in policy.compute_dtype, or int8 with a scale for every token and head (half the
-    memory of bfloat16, and other log-probs than the trainer's: see the metrics mismatch/*)."""
+    """Keys and values while decoding: in the compute dtype, or int8 with a scale for every token and head. int8 takes
+    half the memory of bfloat16. Its log-probs differ from the trainer's: see the metrics mismatch/*."""
     weight_dtype: Literal["compute", "int8"] = "compute"
-    """The layers' matrices while decoding: in policy.compute_dtype, or int8 with a scale for every output channel."""
+    """The layers' matrices while decoding: in the compute dtype, or int8 with a scale for every output channel."""
     slots: int = 0
-    """Answers decoded at the same time; 0 = as many as fit in memory, up to a quarter of a step's answers (ended ones
-    make room for the next) and 512."""
+    """Answers decoded at the same time; 0 = as many as fit in memory, up to 512 and a quarter of the answers asked for
+    (ended answers make room for the next)."""
     block_size: int = 16
     """Decode steps between two looks of the host at what has finished."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.require(self.max_new_tokens >= 1, "max_new_tokens", "use 1 or more.")
+        self.require(all(self.stop), "stop", "an empty string ends every answer; leave it out.")
+        self.require(all(i >= 0 for i in self.stop_token_ids), "stop_token_ids", "ids are 0 or more.")
+        self.require(self.slots >= 0, "slots", "use 0 (automatic) or a positive number.")
+        self.require(self.block_size >= 1, "block_size", "use 1 or more.")
+
+
+@dataclass(frozen=True)
+class RolloutConfig(DecodingConfig):
+    """Sampling answers to train on."""
+    prompts_per_step: int = 64
+    """Groups with unequal rewards that one step trains on (and prompts of one generation batch)."""
+    samples_per_prompt: int = 16
+    """K: answers per prompt."""
     max_generation_batches: int = 10
     """A step generates at most so many batches of prompts_per_step prompts while it collects groups with unequal
     rewards, then trains on those there are (on none: the step is skipped and counted)."""
@@ -74,26 +113,16 @@ class RolloutConfig:
     after truncation. The sampler's are those of the distribution that was sampled: with kv_dtype or weight_dtype int8,
     of the quantised policy. With top_k, top_p or min_p the trainer's are not (a remark says so). The metrics mismatch/*
     compare the trainer's with the sampler's, so there are none with "sampler" and "truncated"."""
+    prefix = "rollout."
 
     def __post_init__(self):
-        for name in ("prompts_per_step", "samples_per_prompt", "max_new_tokens", "block_size",
-                    "max_generation_batches"):
-            require(getattr(self, name) >= 1, f"rollout.{name}", getattr(self, name), "use 1 or more.")
-        require(self.samples_per_prompt >= 2, "rollout.samples_per_prompt", self.samples_per_prompt,
-                "a group needs at least 2 answers to have a right and a wrong one.")
-        require(self.temperature > 0, "rollout.temperature", self.temperature,
-                "use a positive number (for greedy text, nft_jax.sample takes temperature=0).")
-        require(0 < self.top_p <= 1, "rollout.top_p", self.top_p, "use a number in (0, 1]; 1 is off.")
-        require(self.top_k >= 0, "rollout.top_k", self.top_k, "use 0 (off) or a positive number.")
-        require(0 <= self.min_p < 1, "rollout.min_p", self.min_p, "use a number in [0, 1); 0 is off.")
-        require(all(self.stop), "rollout.stop", self.stop, "an empty string ends every answer; leave it out.")
-        require(all(i >= 0 for i in self.stop_token_ids), "rollout.stop_token_ids", self.stop_token_ids,
-                "ids are 0 or more.")
-        require(self.slots >= 0, "rollout.slots", self.slots, "use 0 (automatic) or a positive number.")
-
-    @property
-    def truncates(self) -> bool:
-        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+        super().__post_init__()
+        for name in ("prompts_per_step", "samples_per_prompt", "max_generation_batches"):
+            self.require(getattr(self, name) >= 1, name, "use 1 or more.")
+        self.require(self.samples_per_prompt >= 2, "samples_per_prompt",
+                     "a group needs at least 2 answers to have a right and a wrong one.")
+        self.require(self.temperature > 0, "temperature",
+                     "use a positive number (for greedy text, nft_jax.sample takes temperature=0).")
 
 
 @dataclass(frozen=True)
@@ -124,7 +153,7 @@ class VerifierConfig:
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationConfig(SamplingConfig):
     """Accuracy on held-out questions (avg@k), before the first step, during the run and after the last step."""
     source: str = ""
     """As data.source; empty = no evaluation, except that a generator evaluates on its own held-out split. Or sets of
@@ -142,17 +171,35 @@ class EvaluationConfig:
     others)."""
     every: int = 10
     """Steps between two evaluations; 0 = only before the first and after the last step."""
-    temperature: float = 1.0
-    """As rollout.temperature; 0 is greedy."""
-    top_p: float = 1.0
-    """As rollout.top_p."""
-    min_p: float = 0.0
-    """As rollout.min_p."""
+    prefix = "evaluation."
 
     def __post_init__(self):
+        super().__post_init__()
         require(self.questions >= 1, "evaluation.questions", self.questions, "use 1 or more.")
         require(self.samples >= 0, "evaluation.samples", self.samples, "use 1 or more, or 0 (as the set says).")
         require(self.every >= 0, "evaluation.every", self.every, "use 0 or more steps.")
-        require(self.temperature >= 0, "evaluation.temperature", self.temperature, "use 0 (greedy) or more.")
-        require(0 < self.top_p <= 1, "evaluation.top_p", self.top_p, "use a number in (0, 1]; 1 is off.")
-        require(0 <= self.min_p < 1, "evaluation.min_p", self.min_p, "use a number in [0, 1); 0 is off.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerConfig(DecodingConfig):
+    """Answering questions without training: what nft_jax.rollout.generate and experiments.evaluate share."""
+    model: str
+    """Folder in Hugging Face layout, hub model, or folder of a run."""
+    step: str = "latest"
+    """Of a run: the checkpoint, latest, best or its step."""
+    seed: int = 0
+    """Seed of sampling."""
+    max_prompt_tokens: int = 2048
+    """Longer prompts are skipped and counted."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the computation."""
+    tensor: int = 1
+    """Devices that share one copy of the model."""
+    part_prompts: int = 0
+    """Questions of a part; 0 = chosen from the slots."""
+    prefix = "--"
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.require(self.max_prompt_tokens >= 1, "max_prompt_tokens", "use 1 or more.")
+        self.require(self.part_prompts >= 0, "part_prompts", "use 1 or more, or 0 (automatic).")

@@ -16,8 +16,9 @@ Remat = Literal["none", "attention", "block", "offload"]
 @dataclass(frozen=True)
 class PolicyConfig:
     """The model to train."""
-    path: str = "nft_jax/assets/nano"
-    """Folder in Hugging Face layout (config.json, *.safetensors, tokenizer files), or the name of a hub model."""
+    path: str = "nano"
+    """Folder in Hugging Face layout (config.json, *.safetensors, tokenizer files), the name of a hub model, or nano:
+    the model that comes with the package. (A folder of that name is ./nano.)"""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations and matrix products. Parameters, logits, log-probs and reductions are float32."""
     remat: Remat = "none"

@@ -1,11 +1,12 @@
-"""Seeded generators of short arithmetic questions, in three splits that share no question by construction.
+"""Seeded generators of short arithmetic questions, in splits that share no question.
 
 The embedded model was made for the source "arithmetic"; it has to learn "arithmetic-hard".
 
-1. A question is drawn as its `plan`: the steps that solve it. Its text and its answer follow from the plan.
+1. A question is drawn as its `plan`: the steps that solve it. Its text and its answer follow from
+   the plan.
 2. The canonical form of a plan does not depend on the order of commuting operands.
-3. A stable hash of the canonical form decides the split: "base" (what the embedded model was made from), "train" or
-   "heldout". A question is in the same split for any seed and count.
+3. A stable hash of the canonical form decides the split: "base" (what the embedded model was made
+   from), "train" or "heldout". A question is in the same split for any seed and count.
 """
 from __future__ import annotations
 
@@ -115,8 +116,8 @@ def _precedence(rng: random.Random) -> Drawn:
 
 
 def _bracket_of(rng: random.Random, value: int, least: int = 1, sums: float = 0.5) -> tuple[str, Step]:
-    """(a+b), in a share `sums` of the draws, or (a-b) with b of `least` or more: the bracket and the step that gives
-    `value`, every number at most 99."""
+    """(a+b), in a share `sums` of the draws, or (a-b) with b of `least` or more: the bracket and
+    the step that gives `value`, every number at most 99."""
     if rng.random() < sums:
         b = rng.randint(1, value - 1)
         step = Step(value - b, "+", b)
@@ -204,8 +205,8 @@ HARD_KINDS: dict[str, Callable[[random.Random], Drawn]] = {
     "long_remainder": _long_remainder,
     "sum_equation": _sum_equation,
 }
-"""Two kinds that the embedded model was made for, and four that it never saw. Those four combine steps that it knows in
-a new way, and at first it is right on less than a fifth of them."""
+"""Two kinds that the embedded model was made for, and four that it never saw. Those four combine
+steps that it knows in a new way, and at first it is right on less than a fifth of them."""
 
 SOURCES = {"arithmetic": KINDS, "arithmetic-hard": HARD_KINDS}
 
@@ -218,10 +219,10 @@ def draw(rng: random.Random, source: str = "arithmetic") -> Question:
 
 
 def generate(split: str, count: int, seed: int, source: str = "arithmetic") -> list[Question]:
-    """`count` questions of a split of one of the `SOURCES`, in a seeded order; the first n do not depend on `count`.
+    """`count` questions of a split of one of the `SOURCES`; the first n do not depend on `count`.
 
-    No problem comes twice while a new one is found within PATIENCE draws. Raises InputError for an unknown split or a
-    negative count.
+    No problem comes twice while a new one is found within PATIENCE draws. Raises InputError for an
+    unknown split or a negative count.
     """
     if split not in SPLITS:
         raise InputError(f"split is {split!r}: the arithmetic generator has the splits {', '.join(SPLITS)}; "

@@ -1,34 +1,34 @@
-"""Objectives of your own: a function in a notebook cell, given to `nft_jax.train`, or one in a module or a file.
+"""Objectives of your own: a function given to `nft_jax.train`, or one in a module or a file.
 
-An objective of one's own has a name with a colon, which stands in the run's config.json: "package.module:function",
-"file.py:function", or, for what was given to `nft_jax.train`, its module and name, "__main__:my_loss". The run folder
-keeps its source, `objective.py`, and a run goes on with the same source only.
+Such an objective has a name with a colon, which stands in the run's config.json: "package.module:function",
+"file.py:function", or, of a function given to `nft_jax.train`, its module and name, such as "__main__:my_loss". The
+run's folder keeps its source in objective.py, and the run goes on with the same source only.
 """
 from __future__ import annotations
 
 import functools
 import hashlib
 import inspect
+import re
+import sys
 import textwrap
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
 
 import numpy as np
 
-from nft_jax.runtime.names import load_module
+from nft_jax.runtime.names import load
 from nft_jax.types import InputError
 
 FILE = "objective.py"
-PLAIN = (bool, int, float, complex, str, bytes, type(None))
-_given: dict[str, Any] = {}            # by name, what this process gave to `nft_jax.train`
+_given: dict[str, Any] = {}            # name -> what this process gave to `nft_jax.train`
 
 
 def adopt(objective: Any) -> str:
-    """The name under which `find` finds this objective, a function or an `Objective` of one, from now on. The same name
-    again replaces it, as running a notebook's cell twice does. Raises InputError for anything else."""
+    """Gives a function, or an `Objective` of one, the name under which `find` finds it. The same name again replaces
+    it, as running a notebook's cell twice does. Raises InputError for anything else."""
     function = _function(objective)
     if not inspect.isfunction(function):
         raise InputError(f"objective is {objective!r}: give a function (logprobs, old_logprobs, mask, rewards, "
@@ -39,25 +39,20 @@ def adopt(objective: Any) -> str:
 
 
 def find(name: str) -> Any:
-    """The function or `Objective` of a name with a colon. Raises InputError where there is none."""
+    """The function or `Objective` of a name with a colon. Raises InputError if there is none."""
     if name in _given:
         return _given[name]
-    home, _, attribute = name.rpartition(":")
-    is_file = home.endswith(".py")
-    if is_file and not Path(home).is_file():
-        raise InputError(f"objective is {name!r}: there is no file {home!r}. Check the name, and the folder that you "
-                         "start the run from.")
-    home = str(Path(home).absolute()) if is_file else home
-    found = getattr(_load(home, Path(home).stat().st_mtime_ns if is_file else 0), attribute, None)
+    home = Path(name.rpartition(":")[0])
+    found = _loaded(name, home.stat().st_mtime_ns if home.suffix == ".py" and home.is_file() else 0)
     if not inspect.isfunction(_function(found)):
-        raise InputError(f"objective is {name!r}: {home} has no function, or Objective of one, {attribute!r}.")
+        raise InputError(f"objective is {name!r}, a {type(found).__name__}: name a function, or an Objective of one.")
     return found
 
 
 @functools.cache
-def _load(home: str, changed: int):
-    """One module for all looks at a file that has not `changed`."""
-    return load_module(home, "objective")
+def _loaded(name: str, changed: int) -> Any:
+    # One object for all look-ups, until its file is `changed`: what jax has compiled for it is found again.
+    return load(name, "objective")
 
 
 def _function(objective: Any) -> Any:
@@ -68,77 +63,60 @@ def _function(objective: Any) -> Any:
     return inspect.unwrap(objective) if callable(objective) else objective
 
 
-def source_of(name: str) -> str:
-    """What an objective is computed from, as text: its source, that of the functions of its module (or notebook) that
-    it calls, the numbers, strings and arrays that it reads there or closes over, and its settings.
-
-    Other modules are taken as they are. Raises InputError where Python has no source of a function."""
+def record_of(name: str) -> str:
+    """The content of the run folder's objective.py: name, SHA-256 and source of the objective. "" for an objective of
+    this package. Raises InputError if Python has no source of it."""
+    if ":" not in name:
+        return ""
     found = find(name)
-    settings = {field.name: getattr(found, field.name) for field in fields(found)} if is_dataclass(found) else {}
-    partials = getattr(found, "function", found)
-    while isinstance(partials, functools.partial):
-        settings |= {f"argument {key}": value for key, value in [*enumerate(partials.args), *partials.keywords.items()]}
-        partials = partials.func
-    settings.pop("function", None)
-    return "\n".join([*_described(settings), *_pieces(_function(found), set())])
-
-
-def _pieces(function: FunctionType, seen: set[int]) -> Iterator[str]:
-    """The source of a function and of what it reads, functions depth first, each once."""
-    seen.add(id(function))
     try:
-        yield textwrap.dedent(inspect.getsource(function))
+        # The first line tells the settings of an `Objective` or a partial function.
+        text = f"# {_told(found)}\n{_source(_function(found))}"
     except (OSError, TypeError) as error:
-        raise InputError(f"objective: Python has no source of the function {function.__qualname__!r}, which a run "
-                         "keeps to tell whether it goes on with the same one. Define it in a file, or in a notebook's "
-                         "cell.") from error
-    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    values = {name: function.__globals__[name] for name in set(_names(function.__code__))
-              if name in function.__globals__} | {name: cell.cell_contents for name, cell in cells}
-    values |= {f"default {index}": value for index, value in enumerate(function.__defaults__ or ())}
-    values |= function.__kwdefaults__ or {}
-    yield from _described(values)
-    for name in sorted(values):
-        value = _function(values[name])
-        if inspect.isfunction(value) and value.__module__ == function.__module__ and id(value) not in seen:
-            yield from _pieces(value, seen)
+        raise InputError(f"objective is {name!r}, of which Python has no source; a run keeps it, to go on with the "
+                         "same one only. Define the function in a file, or in a notebook's cell.") from error
+    return f"# objective {name}, sha256 of the rest {hashlib.sha256(text.encode()).hexdigest()}\n{text}\n"
+
+
+def _source(function: FunctionType) -> str:
+    """The text of the function's module. A notebook or a script (module `__main__`) does other things too, such as
+    starting the run: of these, only the definitions that the function uses."""
+    if function.__module__ != "__main__":
+        return Path(inspect.getfile(function)).read_text()
+    return "\n".join(_used(function, set()))
+
+
+def _used(function: FunctionType, seen: set[str]) -> Iterator[str]:
+    """The source of a function, of the functions of its module that it names, and the values that it reads there."""
+    seen.add(function.__qualname__)
+    yield textwrap.dedent(inspect.getsource(function))
+    values = function.__globals__ | inspect.getclosurevars(function).nonlocals
+    values = {name: values[name] for name in sorted(set(_names(function.__code__)) & values.keys())}
+    for name, value in (values | {"defaults": [function.__defaults__, function.__kwdefaults__]}).items():
+        inner = _function(value)
+        if inspect.isfunction(inner):
+            if inner.__module__ == function.__module__ and inner.__qualname__ not in seen:
+                yield from _used(inner, seen)
+        elif not (inspect.ismodule(value) or callable(value)):
+            yield f"# {name} = {_told(value)}"
 
 
 def _names(code: CodeType) -> Iterator[str]:
-    """Global names that the code reads, inner functions included."""
-    yield from code.co_names
+    """The names that the code reads, inner functions included."""
+    yield from (*code.co_names, *code.co_freevars)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _names(constant)
 
 
-def _described(values: dict[str, Any]) -> Iterator[str]:
-    """A line for every value that is plain, or made of plain ones, or an array; sorted."""
-    for name, value in sorted(values.items(), key=lambda item: str(item[0])):
-        if _is_plain(value):
-            yield f"# {name} = {value!r}"
-        elif hasattr(value, "__array__"):
-            array = np.asarray(value)
-            yield f"# {name} = {array.dtype}{array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}"
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, dict):
-        return _is_plain([*value.keys(), *value.values()])
-    return all(map(_is_plain, value)) if isinstance(value, (tuple, list)) else isinstance(value, PLAIN)
-
-
-def record_of(name: str) -> str:
-    """What the run folder keeps of an objective in FILE: its name, the hash of its source, the source; "" of one that
-    the package has. Raises InputError as `source_of`."""
-    if ":" not in name:
-        return ""
-    source = source_of(name)
-    return f"# objective {name}, sha256 of what follows {hashlib.sha256(source.encode()).hexdigest()}\n{source}\n"
+def _told(value: Any) -> str:
+    """A value as text that is the same in every process: whole arrays, and objects without their address."""
+    with np.printoptions(threshold=sys.maxsize):
+        return re.sub(" at 0x[0-9a-f]+", "", repr(value))
 
 
 def require_same_objective(folder: Path, name: str) -> None:
-    """InputError where the run in `folder` was begun with another source of its objective `name`."""
+    """Raises InputError if the run in `folder` began with another source of its objective `name`."""
     record, path = record_of(name), folder / FILE
     if record and (not path.exists() or path.read_text() != record):
         raise InputError(f"objective is {name!r}, whose source is not that of the run in workdir {str(folder)!r} (it "

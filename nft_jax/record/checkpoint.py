@@ -1,14 +1,18 @@
-"""Checkpoints of a run: asynchronous, atomic (a step's folder appears under its name when it is complete), checked
-when they are read, and deleted by rule.
+"""Checkpoints of a run: asynchronous, atomic, checked when they are read, and deleted by rule.
 
-A save goes: the arrays are copied; orbax writes them to a folder beside; when they are there, and before that folder
-gets the step's name, a manifest of all files with their checksums is added; only then are old checkpoints deleted.
+1. `save` copies the arrays and returns; orbax writes them into a temporary folder beside the checkpoints;
+2. a manifest with the checksum of every file is added there;
+3. the folder gets the step's name, and only then are old checkpoints deleted.
+
+The state may be any tree that has `.params`.
 """
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 from orbax.checkpoint import v1 as ocp
@@ -17,30 +21,31 @@ from nft_jax.config import CheckpointConfig
 from nft_jax.record.rollouts import from_bytes, to_bytes
 from nft_jax.runtime.distributed import gather, is_first, process_count
 from nft_jax.runtime.files import MANIFEST, damage, read_manifest, write_manifest, write_notes
-from nft_jax.train.state import TrainState
 from nft_jax.types import Group, InputError
 
-WRITTEN_LAST = ("_CHECKPOINT_METADATA", "commit_success.txt")     # by orbax, after the manifest
+LATEST, BEST = "latest", "best"
+# orbax writes these after the manifest, and nothing in them is needed.
+WRITTEN_LAST = ("_CHECKPOINT_METADATA", "commit_success.txt")
 UNFINISHED = ".orbax-checkpoint-tmp"
 
-Restored = tuple[TrainState, dict, dict[str, list[Group]]]
+Restored = tuple[Any, dict, dict[str, list[Group]]]          # state, counters of the host, groups
 
 
 class Damaged(InputError):
-    """A checkpoint that cannot be used; another one may be."""
+    """A checkpoint that cannot be used. An older one may be whole."""
 
 
 class Checkpoints:
-    """The folder `checkpoints/` of a run. A checkpoint holds the train state, the host's counters (prompt cursor,
-    totals) and the groups that later steps train on, so that a run goes on exactly where it was.
+    """The folder `checkpoints/` of a run. A checkpoint holds all that the run needs to go on exactly where it was:
+    the train state, the host's counters (prompt cursor, totals), and the groups that later steps train on.
 
-    Kept are the newest `config.keep`, the steps that `config.keep_every` divides, and the best by the metric
-    `config.best`. All processes of a run call the same methods. A reader of a run that may be alive gives `read_only`:
-    nothing is cleaned up or set aside."""
+    Kept are the newest `config.keep` checkpoints, the steps that `config.keep_every` divides, and the best one by the
+    metric `config.best`. All processes of a run call the same methods. With `read_only`, nothing is cleaned up or
+    renamed: the run may be alive."""
 
     def __init__(self, folder: Path, config: CheckpointConfig, *, read_only: bool = False):
         self.asked: int | None = None      # step of the last `save`
-        self.set_aside: list[str] = []     # what `resume` found damaged, in words
+        self.set_aside: list[str] = []     # sentences on the checkpoints that `resume` found damaged
         self._config, self._read_only, self._folder = config, read_only, folder.resolve()
         self._scores, self._failed = {}, False
         training, kept = ocp.training, ocp.training.preservation_policies
@@ -48,7 +53,7 @@ class Checkpoints:
         if config.keep_every:
             rules.append(kept.EveryNSteps(config.keep_every))
         context = ocp.Context()
-        # A function, since orbax copies a bound method deeply, its object included.
+        # A lambda, because orbax deep-copies a bound method together with its object.
         context.asynchronous.post_finalization_callback = lambda: self._seal()
         self._checkpointer = training.Checkpointer(
             self._folder, context=context,
@@ -60,7 +65,7 @@ class Checkpoints:
 
     @property
     def steps(self) -> list[int]:
-        """Steps of the checkpoints that are there, whole or not."""
+        """Steps of the existing checkpoints, whole or damaged."""
         return [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
 
     @property
@@ -70,39 +75,41 @@ class Checkpoints:
 
     @property
     def best(self) -> int | None:
-        """Step of the checkpoint with the largest value of the metric `config.best` (any that was recorded, where that
-        is empty); of equal ones the first."""
+        """Step of the checkpoint with the largest value of the metric `config.best`; of equal ones the first. An empty
+        `config.best` means whichever metric was recorded."""
         return max(self._scores, key=lambda step: (self._scores[step], -step), default=None)
 
-    def save(self, step: int, state: TrainState, host: dict, groups: Mapping[str, Sequence[Group]],
+    def save(self, step: int, state: Any, host: dict, groups: Mapping[str, Sequence[Group]],
              score: float | None = None) -> None:
-        """Starts writing and returns: the arrays are copied first, so the caller may donate them at once. `score`: the
-        metric `config.best` of this step. Raises what went wrong in writing this one or the one before; what was not
-        complete is removed then, and everything older is still there.
+        """Starts an asynchronous save. The arrays are copied first, so the caller may donate them at once.
 
-        A step that is there already was saved as its evaluation was given up: it stays, since nothing may be deleted
-        before what replaces it is complete, and learns its score."""
+        `score` is the value of the metric `config.best` at this step. Raises the error of this save or of the previous
+        one. The incomplete checkpoint is removed then, and all older ones are kept.
+
+        A step may exist already: it was saved when its evaluation was interrupted. It is kept, because nothing may be
+        deleted before its replacement is complete; only its score is written."""
         self.wait()
-        there = step in self.steps
+        exists = step in self.steps
         self.asked, self._failed = step, False
         if score is not None:
             self._scores[step] = score
-        if there:
+        if exists:
             self._together(lambda: write_notes(self._folder / str(step), self._notes(step)) if is_first() else None)
             return
         self._together(lambda: self._checkpointer.save_checkpointables_async(
             step, {"state": state, "host": host, "groups": {k: to_bytes(v) for k, v in groups.items()}}, force=True))
 
     def wait(self) -> None:
-        """Until what was saved is on disk. Raises what went wrong, as `save`."""
+        """Waits until the last save is on disk. Raises its error, as `save` does."""
         self._together(self._checkpointer.wait)
 
     def _together(self, write: Callable[[], object]) -> None:
-        """Where it fails in one process it has failed in all: none goes on to what the others do not do."""
+        """Calls `write` in every process. An error in one process is raised in all of them, so that no process goes on
+        alone."""
         error = None
         try:
             write()
-        except Exception as raised:
+        except Exception as raised:          # raised again below, after the others know of it
             error = raised
         said = gather(f"{type(error).__name__}: {error}" if error else "")
         if any(said):
@@ -111,7 +118,7 @@ class Checkpoints:
                                    f"{next(filter(None, said))}")
 
     def _clean_up(self) -> None:
-        """After a save that failed: it is not there, and what it would have replaced is."""
+        """After a failed save: removes its incomplete checkpoint and its score."""
         failed, self.asked, self._failed = self.asked, None, True
         self._scores.pop(failed, None)
         if is_first():
@@ -119,8 +126,8 @@ class Checkpoints:
         self._checkpointer.reload()
 
     def _seal(self) -> None:
-        """Called by orbax, in the first process, when all files of the checkpoint are written; it is not under its name
-        before this returns."""
+        """Writes the manifest. orbax calls this in the first process when all files of the checkpoint are written, and
+        gives the folder the step's name only after this returns."""
         place = self._folder / f"{self.asked}{UNFINISHED}"
         write_manifest(place if place.exists() else self._folder / str(self.asked), self._notes(self.asked),
                        WRITTEN_LAST)
@@ -128,9 +135,11 @@ class Checkpoints:
     def _notes(self, step: int) -> dict:
         return {"metric": self._config.best, "score": self._scores[step]} if step in self._scores else {}
 
-    def resume(self, shapes: TrainState) -> Restored | None:
-        """The newest checkpoint that is whole, laid out like `shapes`; None when there is none at all. Damaged ones
-        that are newer get the name STEP.damaged, and a line in `set_aside`. Raises InputError when all are damaged."""
+    def resume(self, shapes: Any) -> Restored | None:
+        """The newest whole checkpoint, laid out like `shapes`; None when there is none at all.
+
+        Newer ones that are damaged are renamed STEP.damaged and get a line in `set_aside`. Raises InputError when all
+        are damaged."""
         faults = {}
         for step in gather(sorted(self.steps, reverse=True))[0]:
             try:
@@ -156,37 +165,64 @@ class Checkpoints:
             self._scores.pop(step, None)
             self.set_aside.append(f"{fault} It was renamed {aside.name}, and the run goes on from step {used}.")
         if faults:
-            gather(None)                             # until they are renamed
+            gather(None)                             # all processes wait until the first has renamed them
             self._checkpointer.reload()
 
-    def restore(self, step: int, shapes: TrainState) -> Restored:
-        """The checkpoint of `step`, laid out like `shapes` (ShapeDtypeStructs with shardings). All its files are
-        compared with their checksums first. Raises Damaged, an InputError, or InputError where the model is another."""
-        place = f"the checkpoint of step {step} in {self._folder}"
-        if fault := gather(damage(self._folder / str(step)) if is_first() else "")[0]:
-            older = " (an older version of nft_jax wrote none)" if fault == f"{MANIFEST} is missing" else ""
-            raise Damaged(f"{place} is damaged: {fault}{older}.")
-        try:
-            stored = self._checkpointer.checkpointables_metadata(step).metadata["state"]["params"]
-        except (ValueError, KeyError, OSError) as error:
-            raise _unreadable(place, error) from error
-        found, wanted = ({jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in jax.tree.leaves_with_path(t)}
-                         for t in (stored, shapes.params))
-        for name in sorted(found.keys() | wanted.keys()):
-            if found.get(name) != wanted.get(name):
-                raise InputError(f"{place} does not fit the model of policy.path: the parameter {name} is of shape "
-                                 f"{found.get(name)} there and {wanted.get(name)} in the model. Set policy.path back, "
-                                 "use another workdir, or --fresh to start over.")
+    def restore(self, step: int, shapes: Any) -> Restored:
+        """The checkpoint of `step`, laid out like `shapes`: ShapeDtypeStructs with shardings.
+
+        Raises Damaged, an InputError, if a file differs from its checksum or cannot be read, and InputError if the
+        parameters are those of another model."""
+        self._stored(step, shapes.params)
         try:
             loaded = self._checkpointer.load_checkpointables(step, {"state": shapes})
             host = self._checkpointer.load_checkpointables(step, {"host": None, "groups": None})
             groups = {name: from_bytes(value) for name, value in host["groups"].items()}
         except (ValueError, KeyError, OSError) as error:
-            raise _unreadable(place, error) from error
+            raise self._unreadable(step, error) from error
         return loaded["state"], host["host"], groups
 
+    def restore_params(self, step: int, shapes: Any) -> Any:
+        """The parameters alone of the checkpoint of `step`, laid out like `shapes`. Raises as `restore`."""
+        # A placeholder is not read, so the optimizer's state takes neither time nor memory.
+        wanted = jax.tree.map(lambda _: ocp.PLACEHOLDER, self._stored(step, shapes)) | {"params": shapes}
+        try:
+            return self._checkpointer.load_checkpointables(step, {"state": wanted})["state"]["params"]
+        except (ValueError, KeyError, OSError) as error:
+            raise self._unreadable(step, error) from error
+
+    def _stored(self, step: int, shapes: Any) -> dict:
+        """The tree of the stored state, with metadata as leaves, once its files are compared with their checksums and
+        its parameters with `shapes`."""
+        place = self._place(step)
+        if fault := gather(damage(self._folder / str(step)) if is_first() else "")[0]:
+            older = " (an older version of nft_jax wrote none)" if fault == f"{MANIFEST} is missing" else ""
+            raise Damaged(f"{place} is damaged: {fault}{older}.")
+        try:
+            stored = self._checkpointer.checkpointables_metadata(step).metadata["state"]
+            params = stored["params"]
+        except (ValueError, KeyError, OSError) as error:
+            raise self._unreadable(step, error) from error
+        found, wanted = ({jax.tree_util.keystr(path): tuple(leaf.shape)
+                          for path, leaf in jax.tree.leaves_with_path(tree)} for tree in (params, shapes))
+        for name in sorted(found.keys() | wanted.keys()):
+            if found.get(name) != wanted.get(name):
+                raise InputError(f"{place} does not fit the model of policy.path: the parameter {name} is of shape "
+                                 f"{found.get(name)} there and {wanted.get(name)} in the model. Set policy.path back, "
+                                 "use another workdir, or --fresh to start over.")
+        return stored
+
+    def _place(self, step: int) -> str:
+        return f"the checkpoint of step {step} in {self._folder}"
+
+    def _unreadable(self, step: int, error: Exception) -> InputError:
+        # Several processes cannot agree to try an older checkpoint: none of them knows whether the others failed too.
+        kind = Damaged if process_count() == 1 else InputError
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        return kind(f"{self._place(step)} cannot be read ({reason}).")
+
     def close(self) -> None:
-        """Waits until what was saved is on disk. What `save` or `wait` raised is not raised again."""
+        """Waits until the last save is on disk. An error that `save` or `wait` has raised is not raised again."""
         try:
             self._checkpointer.close()
         except Exception:
@@ -195,8 +231,9 @@ class Checkpoints:
 
 
 class _Best:
-    """orbax's preservation policy, of the best checkpoint. (Its own, BestN, has orbax read a file of every checkpoint
-    when a run is opened, and fails where one is damaged.)"""
+    """orbax's preservation policy for the best checkpoint.
+
+    orbax's own, BestN, reads a file of every checkpoint when a run is opened, and fails if one is damaged."""
 
     def __init__(self, checkpoints: Checkpoints):
         self._checkpoints = checkpoints
@@ -210,29 +247,67 @@ def _score(step: int, manifest: dict | None, metric: str) -> dict[int, float]:
     return {step: notes["score"]} if notes and metric in ("", notes["metric"]) else {}
 
 
-def _unreadable(place: str, error: Exception) -> InputError:
-    """Of several processes none knows whether the others can read it, so that they cannot try an older one together."""
-    reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
-    return (Damaged if process_count() == 1 else InputError)(f"{place} cannot be read ({reason}).")
+# ---- how much room they take -----------------------------------------------------------------------------------
 
 
 def most_kept(config: CheckpointConfig, steps: int) -> int:
-    """How many checkpoints of a run of `steps` steps can be on disk at the same time, with the one being written."""
+    """The largest number of checkpoints that a run of `steps` steps has on disk at a time, with the one that is being
+    written."""
     saved = [*range(config.every, steps, config.every), steps]
     kept = {step for step in saved if config.keep_every and step % config.keep_every == 0}
     return len(kept | set(saved[-config.keep - 1:])) + bool(config.best)
 
 
-def check_room(folder: Path, shapes: TrainState, config: CheckpointConfig, steps: int) -> None:
-    """InputError when the disk of `folder` has no room for the checkpoints that the run will keep, and the one being
-    written. Those that it has already are not counted twice."""
+def check_room(folder: Path, shapes: Any, config: CheckpointConfig, steps: int) -> None:
+    """Raises InputError if the disk of `folder` lacks room for the checkpoints that the run will keep. Existing
+    checkpoints are not counted twice."""
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-    there = sum(path.name.isdigit() for path in (folder / "checkpoints").glob("*"))
-    number, free = max(most_kept(config, steps) - there, 1), shutil.disk_usage(folder).free
+    existing = sum(path.name.isdigit() for path in (folder / "checkpoints").glob("*"))
+    number, free = max(most_kept(config, steps) - existing, 1), shutil.disk_usage(folder).free
     if free < number * size:
-        rules = f"keep = {config.keep}" + (f", keep_every = {config.keep_every}" if config.keep_every else "") + (
-            f", best = {config.best!r}" if config.best else "")
+        rules = f"keep = {config.keep}"
+        if config.keep_every:
+            rules += f", keep_every = {config.keep_every}"
+        if config.best:
+            rules += f", best = {config.best!r}"
         raise InputError(
             f"workdir {str(folder)!r} has {free / 1e9:.1f} GB free, and the {number} checkpoints to come (checkpoint: "
             f"{rules}; and the one being written) need {number * size / 1e9:.1f} GB: free some space, keep fewer, or "
             "choose another workdir.")
+
+
+# ---- for readers of a run --------------------------------------------------------------------------------------
+
+
+def checkpoint_step(folder: Path, config: CheckpointConfig, step: int | str = LATEST) -> int:
+    """The step of the run's checkpoint that `step` means: "latest", "best" (by the metric checkpoint.best), or a
+    number. Raises InputError if there is none."""
+    with _reading(folder, config) as found:
+        steps, best = found.steps, found.best
+    listed = f"the run {str(folder)!r} has checkpoints of the steps {', '.join(map(str, sorted(steps))) or '(none)'}"
+    if step == BEST and best is None:
+        raise InputError(f"step is 'best', but {listed}, none of them with a score: set checkpoint.best in the run, or "
+                         "name one of the steps.")
+    number = {LATEST: max(steps, default=None), BEST: best}.get(step, step)
+    if not str(number).isdecimal() or int(number) not in steps:
+        raise InputError(f"step is {step!r}, and {listed}: choose one of them, latest or best.")
+    return int(number)
+
+
+def read_params(folder: Path, config: CheckpointConfig, step: int, shapes: Any) -> Any:
+    """The parameters of the run's checkpoint of `step`, laid out like `shapes` (ShapeDtypeStructs with shardings).
+    Nothing else of it is put on a device. Raises InputError for a damaged checkpoint or another model."""
+    with _reading(folder, config) as found:
+        return found.restore_params(step, shapes)
+
+
+@contextmanager
+def _reading(folder: Path, config: CheckpointConfig) -> Iterator[Checkpoints]:
+    if not (folder / "checkpoints").is_dir():
+        raise InputError(f"{str(folder)!r} is a run without a checkpoint: its first one is written after "
+                         f"checkpoint.every = {config.every} steps.")
+    found = Checkpoints(folder / "checkpoints", config, read_only=True)
+    try:
+        yield found
+    finally:
+        found.close()

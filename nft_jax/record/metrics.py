@@ -3,13 +3,10 @@ from __future__ import annotations
 
 import json
 import math
-import resource
-import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from nft_jax.config import Config
@@ -73,31 +70,6 @@ def mismatch_metrics(groups: Sequence[Group]) -> dict[str, float]:
     return {"mismatch/mean": float(np.abs(differences).mean()),
             "mismatch/p95": float(np.quantile(np.abs(differences), 0.95)),
             "mismatch/outside_10_percent": float(((ratios < 0.9) | (ratios > 1.1)).mean())}
-
-
-class CompileCounter:
-    """Counts XLA compilations of this process, from jax's own monitoring events."""
-
-    def __init__(self):
-        self.count = 0
-        jax.monitoring.register_event_duration_secs_listener(self._listen)
-
-    def _listen(self, event: str, duration: float, **_) -> None:
-        self.count += event == "/jax/core/compile/backend_compile_duration"
-
-    def take(self) -> int:
-        """The number since the last call."""
-        count, self.count = self.count, 0
-        return count
-
-
-def peak_memory_mb() -> float:
-    """Largest memory in use so far: of the fullest device where the platform says, of this process otherwise."""
-    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
-    if max(peaks):
-        return max(peaks) / 2**20
-    scale = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 2**20
 
 
 class JsonLines:

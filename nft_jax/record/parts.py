@@ -19,6 +19,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from nft_jax.config.differences import differences
 from nft_jax.record.rollouts import ANSWERS, SCHEMA, answers_to_table, groups_to_table
 from nft_jax.runtime.files import replaced
 from nft_jax.types import Group, InputError, Prompt, Rollout
@@ -29,11 +30,13 @@ METADATA = b"nft_jax.rollout.generate"     # the table's key for its settings
 class Parts:
     """The table `out` and its parts. Rows are judged groups (`judged`), or answers without verdicts.
 
-    `settings` is JSON: everything that the answers depend on.
+    settings: everything that the answers depend on, as json can write it.
     """
 
     def __init__(self, out: Path, settings: dict[str, Any], *, judged: bool = False):
-        self.out, self.settings, self.judged = out, settings, judged
+        self.out, self.judged = out, judged
+        # As they are read back: tuples are lists.
+        self.settings = json.loads(json.dumps(settings))
         self.folder = out.with_name(out.name + ".parts")
 
     @property
@@ -112,8 +115,7 @@ class Parts:
 
 def _require_same(found: dict, wanted: dict, where: Path) -> None:
     """Raises InputError, naming the fields that differ, when `where` was made with other settings."""
-    differences = [f"{name}: {found.get(name)!r} there, {wanted.get(name)!r} now"
-                   for name in sorted(found.keys() | wanted.keys()) if found.get(name) != wanted.get(name)]
-    if differences:
-        raise InputError(f"{str(where)!r} was made with other settings ({'; '.join(differences)}): set these back to "
+    different = [f"{name}: {before!r} there, {now!r} now" for name, (before, now) in differences(found, wanted).items()]
+    if different:
+        raise InputError(f"{str(where)!r} was made with other settings ({'; '.join(different)}): set these back to "
                          "go on with it, name another --out, or delete it.")

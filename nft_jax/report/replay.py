@@ -22,11 +22,12 @@ import pyarrow.parquet as pq
 
 from nft_jax.config import BatchConfig, Config, ObjectiveConfig, PolicyConfig, RolloutConfig
 from nft_jax.model.config import Compute, ModelConfig
-from nft_jax.model.hf.tokenizer import Text, pieces, text_of_run
+from nft_jax.model.hf.tokenizer import Text, pieces
 from nft_jax.model.logprobs import token_logprobs
 from nft_jax.objectives.ratios import MAX_LOG_RATIO
 from nft_jax.objectives.registry import METRICS, Objective, coefficients, find_objective, resolve, token_loss
 from nft_jax.objectives.terms import answers_in_loss
+from nft_jax.record.folder import is_run, read_run
 from nft_jax.record.rollouts import SCHEMA, table_to_groups
 from nft_jax.train.batch import BatchShape, Example, deal, examples_of, make_batch, unpack
 from nft_jax.train.step import loss_inputs
@@ -144,7 +145,7 @@ def replay(step: str | os.PathLike, objective: str | Objective | Callable | None
     policy = loaded(policy, groups)
     number = path.stem.removeprefix("step_")
     parts = deal(groups, run.batch.updates_per_step, (run.seed, int(number) - 1)) if number.isdecimal() else [groups]
-    text = text_of(path, run, policy)
+    text = text_of(path, policy)
     temperature = run.rollout.temperature if temperature is None else temperature
     answers, tallies = [], []
     for update, part in enumerate(parts):
@@ -204,10 +205,9 @@ def find_step(step: str | os.PathLike) -> Path:
 
 def run_of(path: Path, objective: Any, groups: Sequence[Group]) -> Config:
     """The configuration of the run that wrote the table; where there is none, one of a single optimizer step."""
-    from nft_jax.record.trained import run_config
-    run = run_config(path.absolute().parent.parent)
-    if run is not None:
-        return run
+    folder = path.absolute().parent.parent
+    if is_run(folder):
+        return read_run(folder).config
     if objective is None:
         raise InputError(f"objective is None, but {str(path)!r} is not in the folder rollouts/ of a run, whose "
                          "objective it could be: name one.")
@@ -221,11 +221,12 @@ def longest(groups: Sequence[Group]) -> int:
     return max(len(rollout.prompt.tokens) + len(rollout.tokens) for group in groups for rollout in group.rollouts)
 
 
-def text_of(path: Path, run: Config, policy: Policy | None) -> Text | None:
-    """The policy's tokenizer, or the run's, or None where neither can be had."""
+def text_of(path: Path, policy: Policy | None) -> Text | None:
+    """The policy's tokenizer, or the run's; None where neither can be read."""
     if policy is not None:
         return Text(policy.tokenizer)
-    return text_of_run(path.absolute().parent.parent, run.policy.path)
+    folder = path.absolute().parent.parent
+    return read_run(folder).text if is_run(folder) else None
 
 
 def read_groups(path: Path, kept: bool) -> list[Group]:

@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nft_jax.config import ObjectiveConfig
-from nft_jax.model.hf.tokenizer import pieces, text_of_run
+from nft_jax.model.hf.tokenizer import pieces
 from nft_jax.objectives.registry import OBJECTIVES, resolve
+from nft_jax.record.folder import RunFolder
 from nft_jax.record.rollouts import SCHEMA, table_to_groups
 from nft_jax.report.data import read_table
 from nft_jax.report.replay import packed_rows, row_losses
@@ -29,7 +30,7 @@ NATS = 0.005                 # a packed number counts these: up to 20.475 nats
 LEVELS = 4095
 
 
-def sample_of(runs: Sequence[dict], wanted: int) -> dict[str, Any]:
+def sample_of(runs: Sequence[RunFolder], wanted: int) -> dict[str, Any]:
     """`wanted` answers of the runs, or all there are: `rows` (see `row_of`), the `problems` [problem, gold] they name,
     `total` (how many there are), `outcomes`, and `notes` on what could not be had."""
     chosen, total = choose(runs, wanted)
@@ -39,13 +40,13 @@ def sample_of(runs: Sequence[dict], wanted: int) -> dict[str, Any]:
         of_run = {step: rows for (place, step), rows in chosen.items() if place == index}
         pushed: dict[tuple, np.ndarray] = {}
         try:
-            loss = loss_of(run["config"])
+            loss = loss_of(run.settings)
             picked, examples = read_answers(run, of_run, loss)
-            pushed = answer_coefficients(run["config"]["objective"], loss, examples)
+            pushed = answer_coefficients(run.settings["objective"], loss, examples)
         except InputError as error:                  # an objective, or settings of one, of another version
             picked, _ = read_answers(run, of_run, None)
             notes += [[index, f"no coefficients: {error}"]] if picked else []
-        tokenizer = text_of_run(run["folder"], run["config"].get("policy", {}).get("path", "")) if picked else None
+        tokenizer = run.text if picked else None
         if wanted and not picked:
             notes.append([index, "no answers are in its folder"])
         if picked and tokenizer is None:
@@ -59,12 +60,12 @@ def sample_of(runs: Sequence[dict], wanted: int) -> dict[str, Any]:
             "nats": NATS}
 
 
-def choose(runs: Sequence[dict], wanted: int) -> tuple[dict[tuple[int, int], list[int]], int]:
+def choose(runs: Sequence[RunFolder], wanted: int) -> tuple[dict[tuple[int, int], list[int]], int]:
     """Rows of each (run, step), ascending, and how many there are in all. Every step of every run gives the first
     answer of a shuffled order, then its second, and so on; who gives a last one is drawn too. The same every time."""
     sizes = {}
     for index, run in enumerate(runs):
-        for step, path in run["tables"].items():
+        for step, path in run.tables.items():
             try:
                 sizes[index, step] = pq.read_metadata(path).num_rows
             except (OSError, pa.ArrowException):
@@ -83,16 +84,16 @@ def choose(runs: Sequence[dict], wanted: int) -> tuple[dict[tuple[int, int], lis
     return {key: sorted(rows) for key, rows in chosen.items()}, sum(sizes.values())
 
 
-def read_answers(run: dict, chosen: dict[int, list[int]],
+def read_answers(run: RunFolder, chosen: dict[int, list[int]],
                  loss: ObjectiveConfig | None) -> tuple[list[tuple[int, dict]], dict[tuple, Example]]:
     """The chosen rows of each step's table, (step, row); and, by (step, prompt index, sample), those of them that were
     trained on as they were: with the rest of their groups where the objective looks at whole groups. (No examples
     without `loss`.)"""
-    picked, examples, objective = [], {}, OBJECTIVES.get(run["config"]["objective"])
+    picked, examples, objective = [], {}, OBJECTIVES.get(run.settings["objective"])
     whole = objective is not None and objective.whole_groups
-    most = run["config"].get("rollout", {}).get("max_new_tokens", 0)
+    most = run.fields["rollout.max_new_tokens"]
     for step, places in sorted(chosen.items()):
-        table = read_table(run["tables"][step], [field.name for field in SCHEMA if field.name != "prompt"])
+        table = read_table(run.tables[step], [field.name for field in SCHEMA if field.name != "prompt"])
         if table is None:
             continue
         table = complete(table)

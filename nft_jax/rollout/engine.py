@@ -1,10 +1,18 @@
-"""The sampler: K answers to every prompt, decoded in slots that are refilled as answers finish.
+"""The sampler: K answers to every prompt, decoded in slots that are refilled as answers end.
 
-Life of a sample: its prompt is prefilled once for the whole group (1); the sample is admitted to a free slot (2);
-blocks of decode steps run on the device, over a ring of keys and values that grows as it has to (3); the host reads
-the block, notes which answers have ended and frees their slots (4); when the last sample of a group has ended, the
-group leaves for the verifier (5), while others go on. On an accelerator the next block is asked for before the last
-one is read, so the device never waits for the host, which decides with knowledge one block old.
+The life of a sample; the loop is `Sampler.sample`:
+
+1. Its prompt is prefilled, once for all K samples of the group (`prefill`).
+2. The sample is admitted to a free slot: the prompt's keys and values are laid into the slot's ring (`cache.admit`).
+3. Blocks of decode steps run on the device (`decode_block`). The ring grows when a slot needs more of it.
+4. The host reads the block, appends its tokens and frees the slots of ended answers (`Schedule.collect`).
+5. When the last sample of a group has ended, the group is yielded while other groups are still decoded.
+
+On an accelerator the next block is asked for before the last one is read. The device then never waits for the host,
+and the host decides with knowledge that is one block old.
+
+A sample does not depend on this schedule. Its random numbers are a function of its identity (`rollout.sampling`), and
+its slot attends to its own entries only (`rollout.cache`).
 """
 from __future__ import annotations
 
@@ -19,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from nft_jax.config import DecodingConfig, SamplingConfig
 from nft_jax.model import decoder
 from nft_jax.model.config import FLOAT32, Compute, ModelConfig
 from nft_jax.model.parameters import parameter_shardings
@@ -37,17 +46,19 @@ from nft_jax.rollout.cache import (
 from nft_jax.rollout.sampling import Sampled, SamplingParams, sample_tokens, uniforms
 from nft_jax.rollout.schedule import INERT, Admission, Ends, Schedule
 from nft_jax.runtime.compilation import Program, with_shardings
-from nft_jax.runtime.mesh import data_parallel_size, host_mesh, sharding
+from nft_jax.runtime.mesh import data_parallel_size, host_mesh, hosts, sharding
 from nft_jax.types import InputError, Prompt, Rollout
 
-PLAIN = SamplingParams()
+PLAIN = SamplingConfig()
 Stored = Literal["compute", "int8"]
 PREFILL_TOKENS = 16_384       # most tokens, padding included, of the prompts that are prefilled together
 
 
 def decode_weights(params, compute: Compute, weight_dtype: Stored):
-    """What decoding reads instead of the parameters: every layer's arrays by themselves, in the compute dtype (the
-    scales of norms in float32, as the trainer has them), with "int8" the layers' matrices quantised."""
+    """The parameters as decoding reads them: a dict of arrays for every layer, in the compute dtype.
+
+    The scales of norms stay in float32, as in the trainer. With "int8" the layers' matrices are quantised.
+    """
     def cast(path, x):
         return x if path[-1].key.endswith("norm") else x.astype(compute.dtype)
 
@@ -57,20 +68,21 @@ def decode_weights(params, compute: Compute, weight_dtype: Stored):
     return weights
 
 
-def decode_weight_shardings(config: ModelConfig, mesh: Mesh, weight_dtype: Stored):
-    """Over `tensor` only, and whole on every other axis: a decode step gathers no weights."""
-    def whole(placement: NamedSharding) -> NamedSharding:
+def decode_weight_shardings(model: ModelConfig, mesh: Mesh, weight_dtype: Stored):
+    """Shardings of `decode_weights`: split over `tensor` only, so that a decode step gathers no weights."""
+    def over_tensor_only(placement: NamedSharding) -> NamedSharding:
         axes = [[axis for axis in (part if isinstance(part, tuple) else (part,)) if axis == "tensor"]
                 for part in placement.spec]
         return NamedSharding(mesh, PartitionSpec(*(axis[0] if axis else None for axis in axes)))
 
-    placed = jax.tree.map(whole, parameter_shardings(decoder.parameter_shapes(config), mesh))
+    placed = jax.tree.map(over_tensor_only, parameter_shardings(decoder.parameter_shapes(model), mesh))
+    # Parameters stack the layers along their first axis; decoding has every layer by itself.
     layer = {name: NamedSharding(mesh, PartitionSpec(*place.spec[1:])) for name, place in placed["layers"].items()}
     shapes = jax.eval_shape(partial(decode_weights, compute=FLOAT32, weight_dtype=weight_dtype),
-                            decoder.parameter_shapes(config))
+                            decoder.parameter_shapes(model))
 
     def fit(shape, place: NamedSharding):
-        """A scale has axes of size 1, which are not split."""
+        # The scale of a quantised matrix has axes of size 1, which cannot be split.
         return jax.tree.map(lambda x: NamedSharding(mesh, PartitionSpec(*(
             None if size == 1 else axis for size, axis in zip(x.shape, place.spec, strict=False)))), shape)
 
@@ -79,29 +91,37 @@ def decode_weight_shardings(config: ModelConfig, mesh: Mesh, weight_dtype: Store
 
 
 def on_this_host(weights, shardings):
-    """Weights on a mesh of several processes, every part of which is on this process's devices too -> the same weights
-    on these devices alone, in `shardings`. Nothing is copied."""
+    """Weights on a mesh of several processes -> the same weights on this process's devices, in `shardings`.
+
+    Every part of the weights must be on this process's devices. Nothing is copied.
+    """
     return jax.tree.map(lambda x, place: jax.make_array_from_single_device_arrays(
         x.shape, place, [shard.data for shard in x.addressable_shards]), weights, shardings)
 
 
-def prefill(params, config: ModelConfig, compute: Compute, length: int, quantised: bool, tokens, lengths):
-    """Step 1 of the life of a sample: tokens [P, T] of left-padded prompts without their last tokens, lengths [P] ->
-    their cache entries per layer, the last one last, padded on the left to `length`."""
+def prefill(params, model: ModelConfig, compute: Compute, length: int, quantised: bool, tokens, lengths):
+    """Step 1: keys and values of prompts, per layer, padded on the left to `length` entries.
+
+    tokens [P, T]: left-padded prompts without their last tokens, which decoding feeds first. lengths [P].
+    """
     size = tokens.shape[1]
     place = jnp.arange(size)[None] - (size - lengths[:, None])
-    keys, values = decoder.prefill(params, config, tokens, jnp.maximum(place, 0), (place >= 0).astype(jnp.int32),
+    keys, values = decoder.prefill(params, model, tokens, jnp.maximum(place, 0), (place >= 0).astype(jnp.int32),
                                    compute)
     pad = ((0, 0), (0, 0), (length - size, 0), (0, 0))
     return [decoder.cache_entries(jnp.pad(k, pad), jnp.pad(v, pad), quantised)
             for k, v in zip(keys, values, strict=True)]
 
 
-def decode_block(params, config: ModelConfig, eos: tuple[int, ...], block_size: int, truncate: bool,
+def decode_block(params, model: ModelConfig, eos: tuple[int, ...], block_size: int, truncate: bool,
                  state: DecodeState, steps, rollout_key, sampling: SamplingParams):
-    """Step 3: `steps` <= `block_size` decode steps (a value: it compiles nothing) -> the state and what was sampled,
-    [block_size, S] each (token INERT where a slot was not active, or no step was done)."""
+    """Step 3: `steps` <= `block_size` decode steps -> the new state and a `Sampled` of [block_size, S] arrays.
+
+    `steps` is a value, so a shorter block compiles nothing. The token is INERT where a slot was not active, and in
+    the rows beyond `steps`.
+    """
     capacity, slots = state.capacity, len(state.token)
+    # All random numbers of the block at once: they depend on (sample, position) alone.
     positions = state.generated[None] + jnp.arange(block_size)[:, None]
     uniform = uniforms(rollout_key, jnp.broadcast_to(state.stream, positions.shape), positions)
     nothing = jnp.zeros((block_size, slots), jnp.float32)
@@ -110,7 +130,7 @@ def decode_block(params, config: ModelConfig, eos: tuple[int, ...], block_size: 
     def one(step, carry):
         state, out = carry
         valid = attended(state.write_index, state.length, capacity)
-        logits, cache = decoder.decode(params, config, state.token, state.length, state.cache, state.write_index, valid)
+        logits, cache = decoder.decode(params, model, state.token, state.length, state.cache, state.write_index, valid)
         sampled = sample_tokens(logits, uniform[step], sampling, truncate=truncate)
         generated = state.generated + 1
         ended = (sampled.token[:, None] == eos_ids[None]).any(-1) | (generated >= state.limit)
@@ -126,88 +146,93 @@ def decode_block(params, config: ModelConfig, eos: tuple[int, ...], block_size: 
 
 
 def prefills_of(slots: int, longest: int, data_parallel: int) -> int:
-    """How many prompts, of at most `longest` tokens, a sampler of so many slots prefills together."""
+    """The number of prompts of at most `longest` tokens that a sampler of `slots` slots prefills together."""
     prompts = max(1, min(max(1, slots // 4) // 4, PREFILL_TOKENS // longest))
     return prompts - prompts % data_parallel if prompts >= data_parallel else prompts
 
 
 class Sampler:
-    """Compiled sampling programs for one model and one set of sizes; `sample` may be called any number of times.
+    """The compiled sampling programs of one model and one set of sizes. `sample` may be called any number of times.
 
-    What it returns for a sample does not depend on `slots`, `block_size`, `delay`, `buckets`, the mesh, or which other
-    prompts are asked at the same time: it is a function of (params, prompt, seed, rollout index, prompt.index, sample).
+    A sample is a function of (params, prompt, seed, rollout index, prompt.index, sample). It does not depend on
+    slots, block size, `delay`, `buckets`, the mesh, or on the prompts that are asked beside it.
 
-    eos and stop_token_ids: ids that end an answer (none: only its limit does). stop: strings that do. kv_dtype,
-    weight_dtype: "int8" quantises the cache, or the layers' matrices. delay: how many blocks are asked for ahead of
-    reading (None: 1 on an accelerator; 0 on CPU, which shares its cores with the host and would only decode ended
-    answers for longer).
-    buckets: lengths of the ring (None: 128 * 2^k, from a sixteenth of the longest on).
+    eos: ids that end an answer, beside the `stop_token_ids` of `decoding`. Without any, only limits end answers.
+    decoding: slots must be settled. With several processes it counts the slots of all of them.
+    mesh: where the parameters lie. On a mesh of several processes each process has a sampler of its own, for its own
+    prompts and on its own devices (`self.mesh`). Only `cast` is a program of all processes.
+    delay: blocks that are asked for ahead of reading. None: 1 on an accelerator, 0 on CPU. A CPU shares its cores with
+    the host, and a delay would only decode ended answers for longer.
+    buckets: lengths of the ring. None: 128 * 2^k, from a sixteenth of the longest length on.
 
-    mesh: where the parameters lie. Of a mesh of several processes each has a sampler of its own, on its own devices
-    (`mesh` of the sampler) and for its own prompts; only `cast` is a program of all of them.
+    Raises InputError for slots 0.
     """
 
-    def __init__(self, config: ModelConfig, tokenizer, eos: tuple[int, ...], *, mesh: Mesh, slots: int,
-                 block_size: int, max_prompt_tokens: int, max_new_tokens: int, compute: Compute = FLOAT32,
-                 stop: tuple[str, ...] = (), stop_token_ids: tuple[int, ...] = (),
-                 kv_dtype: Stored = "compute", weight_dtype: Stored = "compute",
-                 delay: int | None = None, buckets: tuple[int, ...] | None = None):
-        self.params_mesh, mesh = mesh, host_mesh(mesh)
-        compute = compute if mesh is self.params_mesh else replace(compute, mesh=mesh)
-        data_parallel = data_parallel_size(mesh)
-        self.config, self.mesh, self.compute, self.eos = config, mesh, compute, eos
-        self.ends = Ends(tokenizer, (*eos, *stop_token_ids), stop)
-        self.block_size, self.max_prompt_tokens, self.max_new_tokens = block_size, max_prompt_tokens, max_new_tokens
-        self.slots = -(-slots // data_parallel) * data_parallel
+    def __init__(self, model: ModelConfig, tokenizer, eos: tuple[int, ...], decoding: DecodingConfig, *, mesh: Mesh,
+                 max_prompt_tokens: int, compute: Compute = FLOAT32, delay: int | None = None,
+                 buckets: tuple[int, ...] | None = None):
+        decoding.require(decoding.slots >= 1, "slots", "a sampler needs 1 or more.")
+        self.params_mesh, self.mesh = mesh, host_mesh(mesh)
+        self.model, self.eos = model, eos
+        self.compute = compute if self.mesh is mesh else replace(compute, mesh=self.mesh)
+        self.ends = Ends(tokenizer, (*eos, *decoding.stop_token_ids), decoding.stop)
+        self.block_size, self.max_new_tokens = decoding.block_size, decoding.max_new_tokens
+        self.max_prompt_tokens = max_prompt_tokens
+        # Every device takes the same number of slots.
+        data_parallel = data_parallel_size(self.mesh)
+        here = -(-decoding.slots // hosts(mesh))
+        self.slots = -(-here // data_parallel) * data_parallel
         self.admissions = max(1, self.slots // 4)
         self.prompt_buckets = buckets_up_to(max_prompt_tokens)
         self.prefills = prefills_of(self.slots, self.prompt_buckets[-1], data_parallel)
-        longest = max_prompt_tokens - 1 + max_new_tokens
+        longest = max_prompt_tokens - 1 + self.max_new_tokens
         self.buckets = buckets or buckets_up_to(longest, max(128, longest // 16))
-        self.delay = delay if delay is not None else int(mesh.devices.flat[0].platform != "cpu")
-        self._shardings, self._entry_sharding = state_shardings(config, mesh), entry_sharding(config, mesh, None)
-        self._weight_shardings = decode_weight_shardings(config, mesh, weight_dtype)
-        self._stored = compute.dtype, kv_dtype == "int8"
-        self._compile(weight_dtype)
+        self.delay = delay if delay is not None else int(self.mesh.devices.flat[0].platform != "cpu")
+        self._stored = self.compute.dtype, decoding.kv_dtype == "int8"
+        self._compile(decoding.weight_dtype)
 
     def _compile(self, weight_dtype: Stored) -> None:
-        """The jitted programs. What differs in shape (prompt and ring buckets) is compiled when it is first needed."""
-        config, mesh, compute, shardings = self.config, self.mesh, self.compute, self._shardings
+        """The jitted programs. Each shape (prompt bucket, ring bucket) is compiled when it is first needed."""
+        model, mesh, compute = self.model, self.mesh, self.compute
+        state, self._entry_sharding = state_shardings(model, mesh), entry_sharding(model, mesh, None)
+        self._weight_shardings = decode_weight_shardings(model, mesh, weight_dtype)
         replicated, outputs = sharding(mesh), sharding(mesh, None, "batch")
         self._cast = jax.jit(partial(decode_weights, compute=compute, weight_dtype=weight_dtype),
-                             out_shardings=decode_weight_shardings(config, self.params_mesh, weight_dtype))
-        self._empty = {capacity: jax.jit(partial(empty_state, config, self.slots, capacity, *self._stored),
-                                         out_shardings=shardings) for capacity in self.buckets}
+                             out_shardings=decode_weight_shardings(model, self.params_mesh, weight_dtype))
+        self._empty = {capacity: jax.jit(partial(empty_state, model, self.slots, capacity, *self._stored),
+                                         out_shardings=state) for capacity in self.buckets}
         self._prefill = jax.jit(
-            lambda params, *arrays: prefill(params, config, compute, self.prompt_buckets[-1], self._stored[1], *arrays),
+            lambda params, *arrays: prefill(params, model, compute, self.prompt_buckets[-1], self._stored[1], *arrays),
             out_shardings=self._entry_sharding)
-        self._admit = jax.jit(admit, donate_argnums=0, out_shardings=shardings)
+        self._admit = jax.jit(admit, donate_argnums=0, out_shardings=state)
         self._grow = {capacity: jax.jit(partial(grow_layer, capacity=capacity),
-                                        out_shardings=entry_sharding(config, mesh)) for capacity in self.buckets}
+                                        out_shardings=entry_sharding(model, mesh)) for capacity in self.buckets}
+        # Two programs: one computes top-k, top-p and min-p, the other has nothing of them.
         self._decode = {truncate: jax.jit(
             lambda params, *arrays, truncate=truncate: decode_block(
-                params, config, self.ends.ids, self.block_size, truncate, *arrays),
-            donate_argnums=1, out_shardings=(shardings, outputs)) for truncate in (False, True)}
+                params, model, self.ends.ids, self.block_size, truncate, *arrays),
+            donate_argnums=1, out_shardings=(state, outputs)) for truncate in (False, True)}
         self._rollout_key = jax.jit(jax.random.fold_in, out_shardings=replicated)
 
     def cast(self, params):
-        """The weights that decode, for `sample`; every process of the mesh must call it."""
+        """The weights that `sample` decodes with. Every process of the mesh must call it."""
         weights = self._cast(params)
         return weights if self.mesh is self.params_mesh else on_this_host(weights, self._weight_shardings)
 
     def sample(self, params, prompts: Sequence[Prompt], samples: int, base_key, rollout_index: int,
-               sampling: SamplingParams = PLAIN, *, limits: np.ndarray | None = None,
+               sampling: SamplingConfig = PLAIN, *, limits: np.ndarray | None = None,
                progress: Callable[[int], None] | None = None) -> Iterator[tuple[int, tuple[Rollout, ...]]]:
-        """Yields (position in `prompts`, its K = `samples` rollouts) as groups finish. `params` as `cast` returns
-        them; `limits` [len(prompts), K]: most tokens of each answer, instead of max_new_tokens; `progress` is called
-        with the number of tokens of every block. Without top-k, top-p and min-p, what they need is not computed.
+        """Yields (position in `prompts`, its K = `samples` rollouts) as groups finish.
 
-        Raises InputError for prompts that are empty or too long, and for limits out of range, before anything runs.
+        params: the weights of `cast`. limits [len(prompts), K]: the most tokens of each answer, instead of
+        max_new_tokens. `progress` is called with the number of tokens of every block.
+
+        Raises InputError, before anything runs, for prompts that are empty or too long and for limits out of range.
         """
         limits = self._checked(prompts, samples, limits)
         decode = self._decode[sampling.truncates]
         key = self._rollout_key(base_key, rollout_index)
-        sampling = _as_values(sampling)
+        values = SamplingParams.of(sampling)
         schedule = Schedule(
             prompts, limits, slots=self.slots, admissions=self.admissions, prefills=self.prefills,
             block_size=self.block_size, ends=self.ends)
@@ -215,21 +240,24 @@ class Sampler:
         while not schedule.finished:
             admissions = list(schedule.admissions())
             steps = min(self.block_size, schedule.remaining)
+            # The ring must hold the longest slot's entries at the end of the block.
             wanted = next(size for size in self.buckets if size >= schedule.entries_after(steps))
             if wanted > capacity:
                 state = self._empty[wanted]() if state is None else self._grown(state, capacity, wanted)
                 capacity = wanted
-            for asked, admission in admissions:
-                if asked is not None:
-                    entries = None             # let go before the next are made: beside the ring lie those of one only
-                    entries = self._prefill_padded(params, *asked)
+            for new_prompts, admission in admissions:
+                if new_prompts is not None:
+                    # Dropped before the next are made: the ring shares memory with one prefill, never with two.
+                    entries = None
+                    entries = self._prefill_padded(params, *new_prompts)
                 state = self._admit(state, entries, *admission)
             if not schedule.ready:
                 entries = None
             if steps:
-                state, outputs = decode(params, state, np.int32(steps), key, sampling)
+                state, outputs = decode(params, state, np.int32(steps), key, values)
                 jax.tree.map(lambda x: x.copy_to_host_async(), outputs)
                 unread.append((schedule.ask(steps), outputs))
+            # A block is read once `delay` more are asked for, or when there is nothing left to ask for.
             if len(unread) > self.delay or not steps:
                 block, outputs = unread.popleft()
                 tokens, *numbers = jax.device_get(outputs)
@@ -239,7 +267,7 @@ class Sampler:
                 yield from groups
 
     def _checked(self, prompts: Sequence[Prompt], samples: int, limits: np.ndarray | None) -> np.ndarray:
-        """The limits, after all has been looked at that can be wrong with prompts and limits."""
+        """The limits [len(prompts), K]. Raises InputError for prompts and limits that the sizes do not allow."""
         for prompt in prompts:
             if not 1 <= len(prompt.tokens) <= self.max_prompt_tokens:
                 raise InputError(f"prompt {prompt.index} has {len(prompt.tokens)} tokens, and there is room for 1 to "
@@ -252,12 +280,13 @@ class Sampler:
         return limits
 
     def _prefill_padded(self, params, tokens: np.ndarray, lengths: np.ndarray):
+        """`prefill` at the smallest bucket that holds the prompts."""
         size = next(size for size in self.prompt_buckets if size >= tokens.shape[1])
         return self._prefill(params, np.pad(tokens, ((0, 0), (size - tokens.shape[1], 0))), lengths)
 
     def _grown(self, state: DecodeState, capacity: int, wanted: int) -> DecodeState:
-        """The state with a ring of `wanted` entries, a layer at a time. The list `state.cache` is emptied on the way:
-        whoever else holds the state keeps no layer of it alive."""
+        """The state with a ring of `wanted` entries. Empties the list `state.cache`."""
+        # A layer at a time, and popped: no other holder of the state keeps an old layer in memory.
         old, cache = state.cache, []
         while old:
             cache.append(self._grow[wanted](old.pop(0), state.write_index))
@@ -271,12 +300,12 @@ class Sampler:
         def one_place(tree, place):
             return with_shardings(tree, jax.tree.map(lambda _: place, tree))
 
-        shapes = decoder.parameter_shapes(self.config)
+        shapes = decoder.parameter_shapes(self.model)
         trained = with_shardings(shapes, parameter_shardings(shapes, self.params_mesh))
         weights = with_shardings(jax.eval_shape(self._cast, trained), self._weight_shardings)
         base_key = jax.eval_shape(jax.random.key, 0)
         key = one_place(base_key, sharding(self.mesh))
-        state_of = {ring: abstract_decode_state(self.config, self.mesh, self.slots, ring, *self._stored)
+        state_of = {ring: abstract_decode_state(self.model, self.mesh, self.slots, ring, *self._stored)
                     for ring in self.buckets}
         prompts = {size: (np.zeros((self.prefills, size), np.int32), np.zeros(self.prefills, np.int32))
                    for size in self.prompt_buckets}
@@ -295,14 +324,8 @@ class Sampler:
             for truncate in truncations:
                 kind = "decode, truncated" if truncate else "decode"
                 out.append(Program(kind, (ring,), self._decode[truncate],
-                                   (weights, state, np.int32(0), key, _as_values(PLAIN))))
+                                   (weights, state, np.int32(0), key, SamplingParams.of(PLAIN))))
             for old in self.buckets[:self.buckets.index(ring)]:
                 out.append(Program("grow", (ring, old), self._grow[ring],
                                    (state_of[old].cache[0], state.write_index)))
         return out
-
-
-def _as_values(sampling: SamplingParams) -> SamplingParams:
-    """Arrays of fixed types, so that no Python number decides what is compiled."""
-    return SamplingParams(*(np.asarray(value, kind) for value, kind in zip(
-        sampling, (np.float32, np.int32, np.float32, np.float32), strict=True)))

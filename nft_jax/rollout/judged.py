@@ -10,15 +10,15 @@ from contextlib import AbstractContextManager, nullcontext
 
 import jax
 
+from nft_jax.config import SamplingConfig
 from nft_jax.rollout.engine import Sampler
-from nft_jax.rollout.sampling import SamplingParams
 from nft_jax.runtime.distributed import gather, process_count
 from nft_jax.types import Group, Prompt
 from nft_jax.verify import Verifier
 
 
 def judged_groups(sampler: Sampler, verifier: Verifier, params, prompts: Sequence[Prompt], samples: int, base_key,
-                  rollout_index: int, sampling: SamplingParams, *, progress: Callable[[int], None] | None = None,
+                  rollout_index: int, sampling: SamplingConfig, *, progress: Callable[[int], None] | None = None,
                   settled: Callable[[], None] = lambda: None,
                   phase: Callable[[str], AbstractContextManager] = nullcontext) -> Iterator[Group]:
     """Yields K = `samples` judged answers to every prompt, in the order of the prompts.
@@ -45,7 +45,7 @@ def judged_groups(sampler: Sampler, verifier: Verifier, params, prompts: Sequenc
 
 
 def _judged_here(sampler: Sampler, verifier: Verifier, params, prompts: Sequence[Prompt], samples: int, base_key,
-                 rollout_index: int, sampling: SamplingParams, *, progress: Callable[[int], None] | None,
+                 rollout_index: int, sampling: SamplingConfig, *, progress: Callable[[int], None] | None,
                  phase: Callable[[str], AbstractContextManager]) -> Iterator[Group]:
     """`judged_groups` of this process alone."""
     answers = sampler.sample(params, prompts, samples, base_key, rollout_index, sampling, progress=progress)

@@ -1,10 +1,11 @@
-"""From logits to a token and its log-prob, with random numbers that depend on nothing but the sample's identity.
+"""From logits to a token and its log-prob, with random numbers that depend on the sample's identity only.
 
     key = fold_in(fold_in(fold_in(base, rollout_index), prompt_index * K + sample), position)
 
-so a sample is the same in any slot, in any order of admission, on any number of devices. A token takes two uniform
-numbers: one finds a block of the vocabulary by the blocks' summed probabilities, the other a token inside the block.
-Nothing is sorted, and no cumulative sum runs over the vocabulary.
+A sample is therefore the same in any slot, in any order of admission and on any number of devices.
+
+A token takes two uniform numbers. The first finds a block of the vocabulary by the blocks' summed probabilities, the
+second a token inside the block. Nothing is sorted, and no cumulative sum runs over the vocabulary.
 """
 from __future__ import annotations
 
@@ -12,19 +13,23 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from nft_jax.config import SamplingConfig
 
 
 class SamplingParams(NamedTuple):
-    """Values, not constants: changing them compiles nothing. temperature 0 is greedy; top_k 0, top_p 1 and min_p 0
-    are off."""
+    """`SamplingConfig` as the compiled step takes it: values, not constants, so that a change compiles nothing."""
     temperature: jax.Array | float = 1.0
     top_k: jax.Array | int = 0
     top_p: jax.Array | float = 1.0
     min_p: jax.Array | float = 0.0
 
-    @property
-    def truncates(self) -> bool:
-        return bool(self.top_k > 0 or self.top_p < 1 or self.min_p > 0)
+    @classmethod
+    def of(cls, settings: SamplingConfig) -> SamplingParams:
+        """As arrays of fixed types: the type of a Python number would be part of what is compiled."""
+        return cls(np.asarray(settings.temperature, np.float32), np.asarray(settings.top_k, np.int32),
+                   np.asarray(settings.top_p, np.float32), np.asarray(settings.min_p, np.float32))
 
 
 class Sampled(NamedTuple):
@@ -36,8 +41,10 @@ class Sampled(NamedTuple):
 
 
 def uniforms(rollout_key, stream, position):
-    """stream, position of one shape (uint32 and int32: prompt_index * K + sample, tokens of the answer so far) ->
-    [..., 2] float32 in [0, 1)."""
+    """Two uniform numbers for every token, [..., 2] float32 in [0, 1).
+
+    stream [...] uint32: prompt_index * K + sample. position [...] int32: tokens of the answer so far.
+    """
     def draw(sample, step):
         return jax.random.uniform(jax.random.fold_in(jax.random.fold_in(rollout_key, sample), step), (2,))
 
@@ -46,8 +53,11 @@ def uniforms(rollout_key, stream, position):
 
 
 def sample_tokens(logits, uniform, params: SamplingParams, *, truncate: bool) -> Sampled:
-    """logits [S, V] float32, uniform [S, 2]. With `truncate` False, top-k, top-p and min-p are not even computed.
-    Greedy answers report the log-probs of the distribution at temperature 1."""
+    """Draws one token of every slot. logits [S, V] float32, uniform [S, 2].
+
+    With `truncate` False, top-k, top-p and min-p are not even computed. Greedy answers report the log-probs of the
+    distribution at temperature 1.
+    """
     vocabulary = logits.shape[-1]
     greedy = params.temperature == 0
     scaled = logits / jnp.where(greedy, 1.0, params.temperature)
@@ -76,13 +86,15 @@ def sample_tokens(logits, uniform, params: SamplingParams, *, truncate: bool) ->
 
 
 def block_width(vocabulary: int) -> int:
-    """Tokens in a block: a power of two near the root of the vocabulary, so that both searches are equally short."""
+    """The tokens of a block: a power of two near the root of the vocabulary, so both searches are equally short."""
     return 1 << round(vocabulary.bit_length() / 2)
 
 
 def pick(weights, uniform):
-    """An index drawn from weights [S, N] >= 0 by inverse CDF with uniform [S] in [0, 1) -> [S] int32. An index of
-    weight 0 is never drawn, whatever the rounding of the sums."""
+    """Draws an index [S] int32 from weights [S, N] >= 0 by inverse CDF, with uniform [S] in [0, 1).
+
+    An index of weight 0 is never drawn, whatever the rounding of the sums.
+    """
     index = jnp.arange(weights.shape[-1], dtype=jnp.int32)[None]
     cumulative = jnp.cumsum(weights, axis=-1)
     reached = (cumulative > uniform[:, None] * cumulative[:, -1:]) & (weights > 0)
@@ -91,18 +103,20 @@ def pick(weights, uniform):
 
 
 def truncation_floor(scores, exponents, params: SamplingParams):
-    """The score [S] below which top-k, then top-p of what is left, and min-p remove a token; ties with it stay in.
+    """The score [S] below which tokens are removed: by top-k, by top-p of the tokens left, and by min-p.
 
-    scores [S, V] <= 0 float32 with maximum 0, exponents [S, V] = exp(scores). No sort: the
-    floors are found by bisection over the 2^31 float32 numbers from 0 down, exactly, in 32 passes over the vocabulary
-    for each of top-k and top-p, and none for what is off.
+    scores [S, V] float32 <= 0 with maximum 0, exponents [S, V] = exp(scores). Ties with the floor stay in.
+
+    Nothing is sorted. A floor is found exactly, by bisection over the 2^31 float32 numbers from 0 down. That takes 32
+    passes over the vocabulary for each of top-k and top-p, and none where they are off.
     """
     order = -jax.lax.bitcast_convert_type(jnp.abs(scores), jnp.int32)     # the scores' order, as integers <= 0
     lowest = jnp.full(scores.shape[:1], -0x7F800000, jnp.int32)           # minus infinity
 
     def largest_floor(weights, target):
         def narrow(_, bounds):
-            low, high = bounds             # the tokens at or above `low` weigh enough, those above `high` do not
+            # Invariant: the tokens at or above `low` weigh enough, the tokens above `high` do not.
+            low, high = bounds
             middle = low + (high - low) // 2 + (high - low) % 2
             enough = jnp.where(order >= middle[:, None], weights, 0.0).sum(axis=-1) >= target
             return jnp.where(enough, middle, low), jnp.where(enough, high, middle - 1)

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nft_jax.config.differences import differences
 from nft_jax.runtime import stops
 from nft_jax.types import InputError
 
@@ -343,8 +344,8 @@ def require_same(value: Mapping[str, Any], what: str) -> None:
     # Not multihost_utils.assert_equal: it takes arrays, and says that something differs, not what.
     values = gather(dict(value))
     for index, other in enumerate(values):
-        different = [f"{name}: {values[0].get(name)!r} in process 0, {other.get(name)!r} in process {index}"
-                     for name in values[0] | other if values[0].get(name) != other.get(name)]
+        different = [f"{name}: {here!r} in process 0, {there!r} in process {index}"
+                     for name, (here, there) in differences(values[0], other).items()]
         if different:
             raise SharedError(f"The processes differ in {what} ({'; '.join(different[:5])}): start all of them with "
                               "the same command on the same files.")

@@ -8,6 +8,8 @@ parameters are in `nft_jax.model.parameters`.)
 from __future__ import annotations
 
 import math
+import resource
+import sys
 from collections.abc import Sequence
 
 import jax
@@ -164,3 +166,12 @@ def require_host_memory(remat: str, mesh: Mesh) -> None:
     if remat == "offload" and "pinned_host" not in {memory.kind for memory in device.addressable_memories()}:
         raise InputError(f"policy.remat is {remat!r}, but the platform {device.platform} has no memory of the kind "
                          "pinned_host: use block, which recomputes as much.")
+
+
+def peak_memory_mb() -> float:
+    """Largest memory in use so far: of the fullest device where the platform says, of this process otherwise."""
+    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
+    if max(peaks):
+        return max(peaks) / 2**20
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 2**20

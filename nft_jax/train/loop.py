@@ -30,7 +30,6 @@ from nft_jax.policy import Policy, save
 from nft_jax.record.metrics import draw_curves, mismatch_metrics, read_metrics
 from nft_jax.rollout.evaluation import evaluation_key, evaluation_metrics
 from nft_jax.rollout.judged import judged_groups
-from nft_jax.rollout.sampling import SamplingParams
 from nft_jax.runtime.compilation import use_compilation_cache
 from nft_jax.runtime.distributed import gather, initialise, is_first
 from nft_jax.runtime.files import replaced
@@ -98,7 +97,6 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
     Raises StopRun, with `progress` as it was, where the run is to stop.
     """
     rollout = run.config.rollout
-    sampling = SamplingParams(rollout.temperature, rollout.top_k, rollout.top_p, rollout.min_p)
     key = jax.random.fold_in(jax.random.key(run.config.seed), TRAINING)
     accepted, seen, share = list(progress.carried), [], 1.0
     weights = None
@@ -116,7 +114,7 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
         # The next batch is sized only after this one is judged, so slots idle while the longest answers finish. To fill
         # them with prompts that may not be needed would make the rollouts depend on which answer ended first.
         judged = judged_groups(run.sampler, run.verifier, weights, prompts, rollout.samples_per_prompt, key,
-                               progress.step, sampling, progress=run.alive, settled=run.stop.check,
+                               progress.step, rollout, progress=run.alive, settled=run.stop.check,
                                phase=run.clock.phase)
         groups = score(run, params, judged)
         seen += groups
@@ -145,7 +143,7 @@ def score(run: Run, params, judged: Iterator[Group]) -> list[Group]:
         with run.clock.phase("score"):
             batch, places = pack(run, [Example(groups[i].prompt.tokens, r.tokens)
                                        for i in part for r in groups[i].rollouts])
-            batch = place_batch(batch, run.mesh)
+            batch = place_batch(batch, run.plan.mesh)
             parts.append((part, places, {name: run.score(weights, batch, run.config.rollout.temperature)
                                          for name, weights in scorers.items()}))
 
@@ -172,7 +170,7 @@ def score(run: Run, params, judged: Iterator[Group]) -> list[Group]:
 
 def pack(run: Run, examples: list[Example], group_ids: bool = False) -> tuple[TrainBatch, list[tuple[int, slice]]]:
     """`make_batch` in the shape that costs least for these examples."""
-    shape = choose_shape([len(e.prompt) + len(e.response) for e in examples], run.shapes)
+    shape = choose_shape([len(e.prompt) + len(e.response) for e in examples], run.plan.shapes)
     return make_batch(examples, shape, run.config.loss.loss_agg, run.config.loss.constant_length, group_ids)
 
 
@@ -191,7 +189,8 @@ def update(run: Run, state: TrainState, groups: list[Group], progress: Progress)
             batch, _ = pack(run, examples, find_objective(config.objective).whole_groups)
         with run.clock.phase("train"):
             rate = learning_rate(config.optimizer, progress.updates)
-            state, tally, norm = run.train_step(state, place_batch(batch, run.mesh), rate, config.rollout.temperature)
+            placed = place_batch(batch, run.plan.mesh)
+            state, tally, norm = run.train_step(state, placed, rate, config.rollout.temperature)
         progress.updates += 1
         kept += sum(len(e.response) for e in examples)
         updates.batches.append((batch, [group.prompt.index for group in part]))
@@ -246,13 +245,12 @@ def evaluate(run: Run, params, progress: Progress) -> dict:
     Raises StopRun where the run is to stop, and, before the first step, InputError where checkpoint.best is no metric
     of the evaluation."""
     settings = run.config.evaluation
-    sampling = SamplingParams(settings.temperature, 0, settings.top_p, settings.min_p)
     metrics = {}
     if run.held_out:
         with run.clock.phase("evaluate"):
             key, weights = evaluation_key(run.config.seed), run.sampler.cast(params)
             metrics = evaluation_metrics({held.name: list(judged_groups(
-                run.sampler, run.examiner, weights, held.prompts, held.samples, key, held.stream, sampling,
+                run.sampler, run.examiner, weights, held.prompts, held.samples, key, held.stream, settings,
                 progress=run.alive, settled=run.stop.check)) for held in run.held_out})
     progress.evaluated, progress.accuracy = progress.step, metrics.get("evaluation/accuracy/all")
     if progress.step == 0:
@@ -285,7 +283,7 @@ def conclude(run: Run, state: TrainState, progress: Progress) -> dict:
                             f"{run.config.name}: {run.config.objective}")
         if finished:
             with replaced(run.folder / "model", writes=is_first()) as temporary:
-                save(Policy(run.model, state.params, run.tokenizer, run.sampler.eos), temporary)
+                save(Policy(run.plan.model, state.params, run.tokenizer, run.sampler.eos), temporary)
         # Last: where summary.json is, the other results are.
         if is_first():
             with replaced(run.folder / "summary.json") as temporary:

@@ -31,6 +31,7 @@ from nft_jax.model.hf import (
     check_weights,
     config_of,
     eos_token_ids,
+    is_local,
     load_params,
     load_tokenizer,
     read_config,
@@ -39,14 +40,14 @@ from nft_jax.model.hf import (
 from nft_jax.model.hf.published import PUBLISHED
 from nft_jax.objectives.custom import record_of
 from nft_jax.record.checkpoint import Checkpoints, check_room
-from nft_jax.record.folder import claimed, read_settings
-from nft_jax.record.metrics import CompileCounter, MetricsWriter, NoWriter
+from nft_jax.record.folder import claimed, is_run, read_run
+from nft_jax.record.metrics import MetricsWriter, NoWriter
 from nft_jax.record.trackers import require_writers
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.evaluation import HeldOut, read_held_out
 from nft_jax.rollout.slots import require_positions
 from nft_jax.runtime.clock import Timeline
-from nft_jax.runtime.compilation import Program, compile_all, largest
+from nft_jax.runtime.compilation import CompileCounter, Program, compile_all, largest
 from nft_jax.runtime.distributed import ends_together, is_first, process_count, require_same, together
 from nft_jax.runtime.files import replaced
 from nft_jax.runtime.mesh import hosts, require_host_memory
@@ -85,7 +86,7 @@ def read_inputs(config: Config, *, weights: bool = True) -> Inputs:
     # `make_plan` checks it as well. Here it is told before the questions are read.
     require_positions(model, config.data.max_prompt_tokens, config.rollout.max_new_tokens)
     tokenizer = load_tokenizer(folder)
-    if weights or Path(config.policy.path).expanduser().is_dir():
+    if weights or is_local(config.policy.path):
         check_weights(folder, model)
     check_reference(config, model, weights=weights)
     questions, report = load_questions(config.data, tokenizer, reward=config.verifier.reward)
@@ -108,9 +109,9 @@ def preview(config: Config) -> tuple[ModelConfig, list[str]]:
             lines.append(f"model: {config.policy.path} was not read; its shape is that of nft_jax.model.hf.published.")
         lines.append("Tokenizer and data were not read, or not all of them, so nothing is said of the questions: "
                      f"{error}")
-        return model, [*lines, *truncation_remark(config)]
-    return inputs.model, [*(f"{name}: {report}" for name, report in inputs.reports.items()),
-                          *truncation_remark(config)]
+    else:
+        model, lines = inputs.model, [f"{name}: {report}" for name, report in inputs.reports.items()]
+    return model, [*lines, *truncation_remark(config)]
 
 
 def remembered_slots(config: Config, fresh: bool) -> int:
@@ -119,8 +120,7 @@ def remembered_slots(config: Config, fresh: bool) -> int:
     A run that goes on keeps the number, whatever memory is free now. On accelerators the last bits of an answer's
     log-probs may depend on it.
     """
-    settings = None if fresh else read_settings(Path(config.folder))
-    return (settings or {}).get("rollout", {}).get("slots", 0)
+    return 0 if fresh or not is_run(config.folder) else read_run(config.folder).fields["rollout.slots"]
 
 
 def require_one_run(plan: Plan, inputs: Inputs) -> None:
@@ -293,9 +293,9 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None, q
             closing.callback(timeline.close)
             kinds = largest(programs)
             yield Run(
-                config=config, folder=folder, model=plan.model, tokenizer=inputs.tokenizer, mesh=plan.mesh,
-                sampler=sampler, verifier=judge, examiner=examiner or judge, stream=stream, held_out=held_out,
-                shapes=plan.shapes, score=next((kinds[kind].function for kind in SCORES if kind in kinds), None),
+                plan=plan, folder=folder, tokenizer=inputs.tokenizer, sampler=sampler, verifier=judge,
+                examiner=examiner or judge, stream=stream, held_out=held_out,
+                score=next((kinds[kind].function for kind in SCORES if kind in kinds), None),
                 train_step=kinds["train step"].function, reference=reference, checkpoints=checkpoints,
                 writer=writer, compiles=compiles, console=console, stop=stop, timeline=timeline, watchdog=watchdog,
                 writing=writing,

@@ -26,7 +26,7 @@ from nft_jax.objectives.registry import find_objective, resolve
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.slots import require_positions, slots_that_fit
 from nft_jax.runtime.compilation import with_shardings
-from nft_jax.runtime.mesh import data_parallel_size, hosts, make_mesh, sharded_bytes
+from nft_jax.runtime.mesh import data_parallel_size, make_mesh, sharded_bytes
 from nft_jax.train.batch import BatchShape, shapes_of
 from nft_jax.train.reference import abstract_reference
 from nft_jax.train.state import TrainState, init_state, make_optimizer, state_shardings
@@ -59,12 +59,8 @@ class Plan:
         Programs depend on neither the tokenizer nor the end-of-sequence ids. Without them the sampler can be compiled,
         but it must not sample.
         """
-        rollout = self.config.rollout
-        return Sampler(
-            self.model, tokenizer, eos, mesh=self.mesh, slots=-(-rollout.slots // hosts(self.mesh)),
-            block_size=rollout.block_size, max_prompt_tokens=self.config.data.max_prompt_tokens,
-            max_new_tokens=rollout.max_new_tokens, compute=self.compute, stop=rollout.stop,
-            stop_token_ids=rollout.stop_token_ids, kv_dtype=rollout.kv_dtype, weight_dtype=rollout.weight_dtype)
+        return Sampler(self.model, tokenizer, eos, self.config.rollout, mesh=self.mesh,
+                       max_prompt_tokens=self.config.data.max_prompt_tokens, compute=self.compute)
 
 
 def settle(config: Config) -> Config:

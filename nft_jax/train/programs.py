@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from nft_jax.config import Config
 from nft_jax.objectives.registry import find_objective
 from nft_jax.rollout.engine import Sampler
-from nft_jax.rollout.sampling import SamplingParams
 from nft_jax.runtime.compilation import Program
 from nft_jax.train.batch import BatchShape
 from nft_jax.train.plan import Plan
@@ -31,7 +30,7 @@ def truncations(config: Config) -> list[bool]:
     evaluation = config.evaluation
     wanted = {config.rollout.truncates}
     if evaluation.source:
-        wanted.add(SamplingParams(top_p=evaluation.top_p, min_p=evaluation.min_p).truncates)
+        wanted.add(evaluation.truncates)
     return sorted(wanted)
 
 

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
@@ -10,7 +9,7 @@ from jax.sharding import Mesh
 from nft_jax.config import Config
 from nft_jax.model import decoder
 from nft_jax.model.config import ModelConfig
-from nft_jax.model.hf import check_weights, load_params, read_config, resolve_folder
+from nft_jax.model.hf import check_weights, is_local, load_params, read_config, resolve_folder
 from nft_jax.model.parameters import parameter_shardings
 from nft_jax.runtime.compilation import with_shardings
 from nft_jax.types import InputError
@@ -44,7 +43,7 @@ def check_reference(config: Config, model: ModelConfig, *, weights: bool) -> Non
             raise InputError(f"terms.reference is {name!r}, a model whose {field.name} is {there!r}, and policy.path's "
                              f"is {here!r}: the reference must be a model of the same architecture and "
                              "vocabulary, for instance the one that the policy was trained from.")
-    if weights or Path(name).expanduser().is_dir():
+    if weights or is_local(name):
         check_weights(folder, model)
 
 

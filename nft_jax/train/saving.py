@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 import pyarrow.parquet as pq
 
-from nft_jax.record.metrics import peak_memory_mb
 from nft_jax.record.rollouts import groups_to_table
 from nft_jax.runtime.distributed import is_first, process_count
 from nft_jax.runtime.files import replaced
+from nft_jax.runtime.mesh import peak_memory_mb
 from nft_jax.runtime.writing import of_the_disk, reason
 from nft_jax.train.run import Run
 from nft_jax.train.state import Progress, TrainState

@@ -1,8 +1,9 @@
 """Judge the answers in a file: `python -m nft_jax.verify --mode equivalent FILE`.
 
-FILE is .jsonl or .parquet with a column of responses (response, text, completion or output) and one of golds (gold,
-answer, ground_truth or solution). The tables that a run writes to rollouts/ fit. Prints the counts of the outcomes, and
-writes a parquet table of response, extracted, gold, verdict, reward and reason beside FILE.
+FILE is .jsonl or .parquet with a column of responses (response, text, completion or output) and one
+of golds (gold, answer, ground_truth or solution). The tables that a run writes to rollouts/ fit.
+Prints the counts of the outcomes, and writes a parquet table of response, extracted, gold, verdict,
+reward and reason beside FILE.
 """
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ PROMPTS = ("problem", "question", "prompt")
 
 
 def read(path: Path) -> list[dict]:
-    """The rows of a .jsonl or .parquet file. Raises InputError for any other file and for a line that is not JSON."""
+    """The rows of a .jsonl or .parquet file. Raises InputError for anything else."""
     if path.suffix not in (".jsonl", ".parquet") or not path.is_file():
         raise InputError(f"FILE is {str(path)!r}: give a .jsonl or .parquet file that exists.")
     if path.suffix == ".parquet":

@@ -4,11 +4,11 @@ import runpy
 from pathlib import Path
 
 import pytest
+from refusal import refused
 
 from experiments.presets import PRESETS
 from nft_jax.config import EvaluationConfig
 from nft_jax.record.metrics import read_metrics
-from nft_jax.types import InputError
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,5 +27,5 @@ def test_the_objective_of_the_readme_trains_and_is_kept(tmp_path, monkeypatch, s
     assert 'extras["entropies"] > 0.5' in (tmp_path / "runs/forks/objective.py").read_text()
     assert ":forks" in (tmp_path / "runs/forks/config.json").read_text()
     (tmp_path / "cell.py").write_text(code.replace("0.5", "0.4"))
-    with pytest.raises(InputError, match=r"forks', whose source is not that of the run .*--fresh"):
+    with refused("objective", "forks", "--fresh"):
         runpy.run_path(str(tmp_path / "cell.py"))

@@ -19,11 +19,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from nft_jax.config import MeshConfig
+from nft_jax.config import DecodingConfig, MeshConfig, SamplingConfig
 from nft_jax.model import decoder
 from nft_jax.model.hf import load_params, read_config
 from nft_jax.rollout.engine import Sampler
-from nft_jax.rollout.sampling import SamplingParams
 from nft_jax.runtime.mesh import make_mesh
 from nft_jax.types import Prompt
 
@@ -79,10 +78,11 @@ def ours(folder: Path, tokenizer, prompts: list[list[int]]):
     params = load_params(folder, config)
     print(f"{decoder.count_parameters(config):,} parameters, window {config.window}, "
           f"{len(config.local_layers)} of {config.num_layers} layers local")
-    sampler = Sampler(config, tokenizer, (), mesh=make_mesh(MeshConfig(), jax.devices()[:1]), slots=len(prompts),
-                      block_size=8, max_prompt_tokens=max(map(len, prompts)), max_new_tokens=NEW_TOKENS)
+    decoding = DecodingConfig(max_new_tokens=NEW_TOKENS, slots=len(prompts), block_size=8)
+    sampler = Sampler(config, tokenizer, (), decoding, mesh=make_mesh(MeshConfig(), jax.devices()[:1]),
+                      max_prompt_tokens=max(map(len, prompts)))
     made = [Prompt(i, "", "", "", np.asarray(tokens, np.int32)) for i, tokens in enumerate(prompts)]
-    groups = dict(sampler.sample(sampler.cast(params), made, 1, jax.random.key(0), 0, SamplingParams(temperature=0.0)))
+    groups = dict(sampler.sample(sampler.cast(params), made, 1, jax.random.key(0), 0, SamplingConfig(temperature=0.0)))
 
     @jax.jit
     def logits(params, tokens):

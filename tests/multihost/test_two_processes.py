@@ -13,9 +13,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import worker
 
-from nft_jax.config import MeshConfig
-from nft_jax.model.hf.weights import save_params
-from nft_jax.rollout.sampling import SamplingParams
+from nft_jax.config import MeshConfig, SamplingConfig
+from nft_jax.model.hf import save_params
 from nft_jax.runtime.mesh import make_mesh
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +45,7 @@ def test_answers_do_not_depend_on_the_processes(folder, tiny_model, tiny_params)
     sampler = worker.sampler_on(tiny_model, make_mesh(MeshConfig(), jax.devices()[:1]))
     expected = list(worker.judged_groups(
         sampler, worker.Parity(), sampler.cast(tiny_params), worker.prompts(), worker.SAMPLES, jax.random.key(5), 2,
-        SamplingParams()))
+        SamplingConfig()))
     for groups in found:
         for group, wanted in zip(groups, expected, strict=False):
             assert group.prompt.index == wanted.prompt.index

@@ -12,17 +12,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from nft_jax.config import MeshConfig
+from nft_jax.config import DecodingConfig, MeshConfig, SamplingConfig
 from nft_jax.model import decoder
-from nft_jax.model.hf import weights
-from nft_jax.model.hf.weights import load_params, read_config, save_params
+from nft_jax.model.hf import load, load_params, read_config, save_params
 from nft_jax.model.parameters import parameter_shardings
-from nft_jax.record.metrics import CompileCounter
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.judged import judged_groups
-from nft_jax.rollout.sampling import SamplingParams
 from nft_jax.runtime import distributed
-from nft_jax.runtime.compilation import compile_all
+from nft_jax.runtime.compilation import CompileCounter, compile_all
 from nft_jax.runtime.distributed import SharedError, gather, initialise, is_first, require_same, together
 from nft_jax.runtime.mesh import host_mesh, hosts, make_mesh, place, sharding
 from nft_jax.train.step import place_batch
@@ -53,7 +50,8 @@ def prompts():
 
 
 def sampler_on(config, mesh):
-    return Sampler(config, Numbers(), (3,), mesh=mesh, slots=4, block_size=4, max_prompt_tokens=8, max_new_tokens=MOST)
+    decoding = DecodingConfig(max_new_tokens=MOST, slots=4, block_size=4)
+    return Sampler(config, Numbers(), (3,), decoding, mesh=mesh, max_prompt_tokens=8)
 
 
 def exchange():
@@ -139,7 +137,7 @@ def main(folder: Path):
     meshes()
     placed()
     config, mesh = read_config(folder / "model"), make_mesh(MeshConfig(data=1, fsdp=4))
-    weights.AT_ONCE = 0                                             # layer by layer, as large models are
+    load.AT_ONCE = 0                                             # layer by layer, as large models are
     shardings = parameter_shardings(decoder.parameter_shapes(config), mesh)
     params = load_params(folder / "model", config, shardings=shardings)
     save_params(params, config, folder / "saved")
@@ -147,7 +145,7 @@ def main(folder: Path):
     compile_all(sampler.programs())
     compiles.take()
     answers = [list(judged_groups(sampler, Parity(), sampler.cast(params), some, SAMPLES, key, 2,
-                                  SamplingParams()))
+                                  SamplingConfig()))
                for some in (prompts(), prompts()[:1], [])]          # one process has less, or nothing, or both nothing
     assert compiles.take() == 0
     assert len({pickle.dumps(other) for other in gather(answers)}) == 1

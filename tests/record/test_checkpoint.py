@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from made import make_group
 
-from nft_jax.config import CheckpointConfig, Config, MeshConfig, OptimizerConfig
+from nft_jax.config import CheckpointConfig, MeshConfig, OptimizerConfig
 from nft_jax.model import decoder
-from nft_jax.record.checkpoint import Checkpoints, check_room, most_kept
-from nft_jax.record.trained import checkpoint_step
+from nft_jax.record.checkpoint import Checkpoints, check_room, checkpoint_step, most_kept
 from nft_jax.runtime.files import damage
 from nft_jax.runtime.mesh import make_mesh
 from nft_jax.train.state import TrainState, init_state, make_optimizer, state_shardings
@@ -169,9 +168,9 @@ def test_the_best_the_newest_and_every_so_many_steps_stay(tmp_path):
     assert Checkpoints(tmp_path / "c", replace(config, best="evaluation/other"), read_only=True).best is None
     reader.close()
     (tmp_path / "c").rename(tmp_path / "checkpoints")
-    assert checkpoint_step(tmp_path, Config(checkpoint=config), "best") == 7
+    assert checkpoint_step(tmp_path, config, "best") == 7
     with pytest.raises(InputError, match=r"step is 'best', but the run .* of the steps 4, 7, 8, none .* a score"):
-        checkpoint_step(tmp_path, Config(checkpoint=replace(config, best="evaluation/other")), "best")
+        checkpoint_step(tmp_path, replace(config, best="evaluation/other"), "best")
 
 
 def test_a_save_that_fails_deletes_nothing_and_the_next_one_works(tmp_path, monkeypatch):

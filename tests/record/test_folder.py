@@ -3,9 +3,12 @@ import json
 from dataclasses import replace
 
 import pytest
+from refusal import refused
 
 from nft_jax.config import CheckpointConfig, MeshConfig, ObjectiveConfig
-from nft_jax.record.folder import MAY_CHANGE, claimed, read_settings
+from nft_jax.config.differences import MAY_CHANGE
+from nft_jax.config.removed import REMOVED
+from nft_jax.record.folder import claimed, is_run, read_run, upgraded
 from nft_jax.types import InputError
 
 
@@ -26,27 +29,27 @@ def test_a_changed_configuration_is_refused_with_a_table(small_run, tmp_path):
         ["field", "in", "the", "folder", "now"], ["loss.epsilon", "1.0", "0.5"], ["seed", "0", "1"]]
     assert len(lines) == 5 and "--fresh" in lines[4] and "choose another workdir" in lines[4]
     assert all(name in lines[4] for name in MAY_CHANGE)
-    assert read_settings(tmp_path)["seed"] == 0
+    assert read_run(tmp_path).fields["seed"] == 0
     claim(replace(other, seed=0, loss=config.loss))                # what is left may change
-    assert read_settings(tmp_path)["steps"] == 7
+    assert read_run(tmp_path).fields["steps"] == 7
     for name in ("rollouts/step_000001.parquet", "metrics.jsonl", "curves.png.partial", "notes.txt"):
         (tmp_path / name).write_text("x")
     claim(other, fresh=True)
-    assert read_settings(tmp_path)["seed"] == 1
+    assert read_run(tmp_path).fields["seed"] == 1
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["config.json", "lock", "notes.txt", "rollouts"]
 
 
 def test_a_field_that_the_run_did_not_know_had_its_default(small_run, tmp_path):
     config = small_run(tmp_path)
     claim(config)
-    settings = read_settings(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())
     del settings["rollout"]["kv_dtype"], settings["verifier"]
     (tmp_path / "config.json").write_text(json.dumps(settings))
     claim(config)
     (tmp_path / "config.json").write_text(json.dumps(settings | {"gone": 1}))
-    with pytest.raises(InputError, match=r"rollout.kv_dtype +'compute' +'int8'"):
+    with refused("rollout.kv_dtype", "'compute'", "'int8'"):
         claim(replace(config, rollout=replace(config.rollout, kv_dtype="int8")))
-    with pytest.raises(InputError, match=r"gone +1 +\(not known\)"):
+    with refused("gone", "1"):
         claim(config)
 
 
@@ -56,7 +59,7 @@ def test_fresh_does_not_delete_a_run_that_is_alive(small_run, tmp_path):
         (tmp_path / "metrics.jsonl").write_text("{}")
         (tmp_path / "evaluations" / "step_000001").mkdir(parents=True)       # of weights that will be gone
         (tmp_path / "notes").mkdir()
-        with pytest.raises(InputError, match="another process writes there"):
+        with refused("workdir", tmp_path, "--fresh"):
             claim(config, fresh=True)
     assert (tmp_path / "metrics.jsonl").exists() and (tmp_path / "evaluations").exists()
     claim(config, fresh=True)
@@ -67,6 +70,44 @@ def test_fresh_does_not_delete_a_run_that_is_alive(small_run, tmp_path):
 @pytest.mark.parametrize("text", ['{"architectures": ["Qwen3ForCausalLM"]}', '{"objective": "nft", "seed', "[]"])
 def test_a_folder_that_is_no_run_is_left_alone(small_run, tmp_path, text):
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(InputError, match="is not that of a run"):
+    with refused("workdir", tmp_path):
         claim(small_run(tmp_path), fresh=True)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    assert not is_run(tmp_path)
+    with refused("RUN", tmp_path):
+        read_run(tmp_path)
+
+
+def test_what_a_run_has_not_written_is_missing_and_no_error(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"objective": "nft", "policy": {"path": "nowhere"}}))
+    run = read_run(tmp_path)
+    assert (run.rows, run.tables, run.summary, run.text) == ([], {}, None, None) and run.fields["loss.epsilon"] == 1.0
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "a": 2}\n{"step": 0}\n{"step": 1, "b": 3}\n{"step": 2, "a"')
+    assert read_run(tmp_path).rows == [{"step": 0}, {"step": 1, "a": 2, "b": 3}]
+    (tmp_path / "config.json").write_text(json.dumps({"objective": "nft", "data": {"flavour": 1}}))
+    with refused("flavour", 1):
+        _ = read_run(tmp_path).config
+
+
+@pytest.mark.parametrize(("path", "now"), [
+    ("experiments/assets/nano", "nano"), ("/home/me/nft_jax/experiments/assets/nano", "nano"), ("nano", "nano"),
+    ("nft_jax/assets/nano", "nano"), ("my_experiments/assets/nano", "my_experiments/assets/nano"),
+    ("experiments/assets/nano2", "experiments/assets/nano2")])
+def test_the_embedded_model_of_older_runs_is_nano(path, now):
+    settings = upgraded({"policy": {"path": path}, "terms": {"reference": path}})
+    assert settings == {"policy": {"path": now}, "terms": {"reference": now}}
+
+
+@pytest.mark.parametrize("name", REMOVED)
+def test_a_removed_field_at_what_is_all_there_is_now_is_left_out(small_run, tmp_path, name):
+    room, _, field = name.rpartition(".")
+    config = small_run(tmp_path)
+    claim(config)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    for value in (REMOVED[name][0], "other"):
+        settings[room][field] = value
+        (tmp_path / "config.json").write_text(json.dumps(settings))
+        if value != "other":
+            claim(config)
+    with refused(name, "'other'", REMOVED[name][1]):
+        claim(config)

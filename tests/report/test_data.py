@@ -6,11 +6,12 @@ import pytest
 from made import make_run
 
 from nft_jax.config import Config
-from nft_jax.model.hf.tokenizer import pieces, text_of_run
+from nft_jax.model.hf.tokenizer import pieces
 from nft_jax.objectives.registry import resolve
+from nft_jax.record.folder import read_run
 from nft_jax.report.__main__ import main
 from nft_jax.report.contents import page_data
-from nft_jax.report.data import group_names, group_runs, histogram, phases, read_run, series, status
+from nft_jax.report.data import group_names, group_runs, histogram, phases, series, status
 from nft_jax.report.rollouts import (
     ALPHABET,
     NATS,
@@ -23,7 +24,6 @@ from nft_jax.report.rollouts import (
     sample_of,
     utf16,
 )
-from nft_jax.types import InputError
 
 LOSS = Config().loss
 
@@ -71,27 +71,28 @@ def test_histogram_counts_each_group_once(tmp_path):
     found = histogram(runs)
     assert found["columns"] == [[1, 1], [2, 2], [3, 3]]
     assert found["counts"] == [[2, 0, 4, 0, 0, 0, 2, 0, 0, 2]] * 3       # 0, 1/4 (twice), 3/4, 1; one has no verdicts
-    many = histogram([{"tables": dict.fromkeys(range(1, 101), runs[0]["tables"][1])}])
+    for step in range(4, 101):
+        (tmp_path / "0" / "rollouts" / f"step_{step:06d}.parquet").hardlink_to(runs[0].tables[1])
+    many = histogram([read_run(tmp_path / "0")])
     assert len(many["columns"]) == 40 and many["columns"][0] == [1, 3] and many["columns"][-1] == [99, 100]
     assert np.sum(many["counts"]) == 500
 
 
-def test_a_run_tells_how_far_it_is(tmp_path):
-    run = read_run(make_run(tmp_path / "a"))
-    assert status(run) == "running, or killed"
-    for summary, told in (({"steps": 2, "finished": True}, "finished"), ({"steps": 2, "finished": False}, "stopped"),
-                          ({"steps": 1, "finished": False}, "running, or killed")):
-        assert status(run | {"summary": summary}) == told
-    (tmp_path / "a" / "summary.json").write_text('{"steps": ')
-    assert status(read_run(tmp_path / "a")) == "running, or killed"
+@pytest.mark.parametrize(("summary", "told"), [
+    (None, "running, or killed"), ('{"steps": 2, "finished": true}', "finished"),
+    ('{"steps": 2, "finished": false}', "stopped"), ('{"steps": 1, "finished": false}', "running, or killed"),
+    ('{"steps": ', "running, or killed")])
+def test_a_run_tells_how_far_it_is(tmp_path, summary, told):
+    folder = make_run(tmp_path / "a")
+    if summary is not None:
+        (folder / "summary.json").write_text(summary)
+    assert status(read_run(folder)) == told
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"model_type": "qwen3"}'])
 def test_a_folder_that_is_no_run_is_named(tmp_path, content, capsys):
     if content is not None:
         (tmp_path / "config.json").write_text(content)
-    with pytest.raises(InputError, match=r"RUN is .*: give the folder of a run"):
-        read_run(tmp_path)
     with pytest.raises(SystemExit, match="2"):
         main([str(tmp_path), "-o", str(tmp_path / "page.html")])
     told = capsys.readouterr().err
@@ -134,9 +135,9 @@ def test_the_sample_is_spread_over_steps_and_always_the_same(tmp_path):
 
 def test_tokens_come_with_their_texts_and_numbers(tmp_path):
     run = read_run(make_run(tmp_path / "a", steps=1))
-    text = text_of_run(run["folder"], run["config"]["policy"]["path"])
+    text = run.text
     shown = sample_of([run], 100)
-    written = pq.read_table(run["tables"][1]).to_pylist()
+    written = pq.read_table(run.tables[1]).to_pylist()
     assert len(shown["rows"]) == shown["total"] == len(written) == 12 and shown["notes"] == []
     for row, one in zip(shown["rows"], written, strict=True):
         assert row[12] == text(one["tokens"]) and row[11] == len(one["tokens"])
@@ -205,7 +206,9 @@ def test_a_character_of_several_tokens_stands_with_the_last():
 
 def test_tables_are_read_without_the_columns_they_lack(tmp_path):
     pq.write_table(pa.table({"prompt_index": [1]}), tmp_path / "t.parquet")
-    run = read_run(make_run(tmp_path / "a", steps=0)) | {"tables": {1: tmp_path / "t.parquet"}}
+    folder = make_run(tmp_path / "a", steps=0)
+    (tmp_path / "t.parquet").rename(folder / "rollouts" / "step_000001.parquet")
+    run = read_run(folder)
     assert histogram([run]) is None
     (row,) = sample_of([run], 5)["rows"]
     assert row[11:] == [0, "", None, None, None, None]

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nft_jax.config import MeshConfig
+from nft_jax.config import DecodingConfig, MeshConfig
 from nft_jax.model import decoder
 from nft_jax.model.logprobs import token_logprobs
 from nft_jax.model.quantise import Quantized
@@ -60,9 +60,9 @@ def test_admitted_entries_survive_growth(tiny_model, quantised, write_index):
                 np.testing.assert_allclose(got, expected, atol=np.abs(expected).max() / 127 if quantised else 0)
 
 
-def make(model, tokenizer, **kwargs):
-    return Sampler(model, tokenizer, (3,), mesh=make_mesh(MeshConfig(), jax.devices()[:1]), max_prompt_tokens=16,
-                   **kwargs)
+def make(model, tokenizer, buckets=None, **decoding):
+    return Sampler(model, tokenizer, (3,), DecodingConfig(**decoding), mesh=make_mesh(MeshConfig(), jax.devices()[:1]),
+                   max_prompt_tokens=16, buckets=buckets)
 
 
 @pytest.mark.parametrize("kv_dtype", ["compute", "int8"])

@@ -6,12 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nft_jax.config import MeshConfig
+from nft_jax.config import DecodingConfig, MeshConfig, SamplingConfig
 from nft_jax.model.logprobs import token_logprobs
-from nft_jax.record.metrics import CompileCounter
 from nft_jax.rollout.engine import Sampler
-from nft_jax.rollout.sampling import SamplingParams
-from nft_jax.runtime.compilation import compile_all, largest
+from nft_jax.runtime.compilation import CompileCounter, compile_all, largest
 from nft_jax.runtime.mesh import make_mesh
 from nft_jax.types import InputError, Prompt
 
@@ -28,10 +26,11 @@ def prompts():
 @pytest.fixture(scope="module")
 def make(tiny_model, number_tokenizer):
     """`make(**changes)`: a sampler of the tiny model."""
-    def make(*, slots=16, block=4, devices=1, max_new=LONGEST, mesh=None, eos=(EOS,), **kwargs):
+    def make(*, slots=16, block=4, devices=1, mesh=None, eos=(EOS,), delay=None, buckets=None, **more):
         mesh = mesh or make_mesh(MeshConfig(), jax.devices()[:devices])
-        return Sampler(tiny_model, number_tokenizer, eos, mesh=mesh, slots=slots, block_size=block,
-                       max_prompt_tokens=13, max_new_tokens=max_new, **kwargs)
+        decoding = DecodingConfig(max_new_tokens=LONGEST, slots=slots, block_size=block, **more)
+        return Sampler(tiny_model, number_tokenizer, eos, decoding, mesh=mesh, max_prompt_tokens=13, delay=delay,
+                       buckets=buckets)
     return make
 
 
@@ -53,7 +52,7 @@ def reference(make, tiny_params, prompts):
 
 @pytest.fixture(scope="module")
 def greedy(sampler, tiny_params, prompts):
-    return run(sampler, tiny_params, prompts, sampling=SamplingParams(0.0))
+    return run(sampler, tiny_params, prompts, sampling=SamplingConfig(0.0))
 
 
 def assert_same(groups, reference):
@@ -82,7 +81,7 @@ def test_samples_do_not_depend_on_the_schedule(make, tiny_params, prompts, refer
 def test_samples_do_not_depend_on_the_mesh(make, tiny_params, prompts, reference, greedy, mesh):
     sampler = make(mesh=make_mesh(mesh))
     assert_same(run(sampler, tiny_params, prompts), reference)
-    assert_same(run(sampler, tiny_params, prompts, sampling=SamplingParams(0.0)), greedy)
+    assert_same(run(sampler, tiny_params, prompts, sampling=SamplingConfig(0.0)), greedy)
 
 
 def test_growth_and_admission_hold_little_beside_the_ring(make, tiny_params, prompts):
@@ -90,7 +89,7 @@ def test_growth_and_admission_hold_little_beside_the_ring(make, tiny_params, pro
     holds the entries of one prefill only."""
     slots, prefills, layers = 48, 3, 2
     sampler = make(slots=slots, buckets=(16, 32), delay=0)
-    assert sampler.prefills == prefills and sampler.config.num_layers == layers
+    assert sampler.prefills == prefills and sampler.model.num_layers == layers
     gc.collect()
     older = {id(array) for array in jax.live_arrays()}
     growing, admitting = [], []
@@ -209,7 +208,7 @@ def test_further_ids_end_answers_too(make, tiny_params, prompts, reference):
 
 
 def test_truncated_and_greedy_sampling(sampler, tiny_params, prompts, greedy):
-    for params in (SamplingParams(1.0, 1, 1.0), SamplingParams(1.0, 0, 1.0, 0.9999)):
+    for params in (SamplingConfig(1.0, 1, 1.0), SamplingConfig(1.0, 0, 1.0, 0.9999)):
         for a, b in zip(greedy, run(sampler, tiny_params, prompts, sampling=params), strict=True):
             assert len({rollout.tokens.tobytes() for rollout in a}) == 1
             for x, y in zip(a, b, strict=True):
@@ -240,6 +239,6 @@ def test_no_program_is_compiled_beside_those_that_are_listed(make, tiny_params, 
     compile_all(sampler.programs((False, True)))
     weights, key = sampler.cast(tiny_params), jax.random.key(5)
     counter = CompileCounter()
-    for sampling in (SamplingParams(), SamplingParams(0.7, 3, 0.9, 0.1)):
+    for sampling in (SamplingConfig(), SamplingConfig(0.7, 3, 0.9, 0.1)):
         assert len(list(sampler.sample(weights, prompts, SAMPLES, key, 1, sampling))) == PROMPTS
     assert counter.take() == 0

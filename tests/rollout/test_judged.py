@@ -6,10 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from nft_jax.config import MeshConfig
+from nft_jax.config import DecodingConfig, MeshConfig, SamplingConfig
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.judged import judged_groups
-from nft_jax.rollout.sampling import SamplingParams
 from nft_jax.runtime.mesh import make_mesh
 from nft_jax.types import Prompt, Verdict
 
@@ -23,8 +22,8 @@ def sampler(tiny_model):
         def batch_decode(self, sequences, skip_special_tokens):
             return [" ".join(map(str, sequence)) for sequence in sequences]
 
-    return Sampler(tiny_model, Numbers(), (1, 2, 3), mesh=make_mesh(MeshConfig(), jax.devices()[:1]), slots=6,
-                   block_size=4, max_prompt_tokens=4, max_new_tokens=20)
+    return Sampler(tiny_model, Numbers(), (1, 2, 3), DecodingConfig(max_new_tokens=20, slots=6, block_size=4),
+                   mesh=make_mesh(MeshConfig(), jax.devices()[:1]), max_prompt_tokens=4)
 
 
 class Verdicts:
@@ -57,7 +56,7 @@ def judge(sampler, tiny_params):
 
         prompts = [Prompt(i, "", str(i), "", np.array([4 + i, 5], np.int32)) for i in range(PROMPTS)]
         for group in judged_groups(sampler, Verdicts(events, held), sampler.cast(tiny_params), prompts, SAMPLES,
-                                   jax.random.key(0), 0, SamplingParams(), phase=phase,
+                                   jax.random.key(0), 0, SamplingConfig(), phase=phase,
                                    progress=lambda tokens: events.append(("block", tokens))):
             assert len(group.rollouts) == len(group.verdicts) == SAMPLES
             events.append(("yield", group.prompt.index))

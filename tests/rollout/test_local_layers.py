@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nft_jax.config import MeshConfig
+from nft_jax.config import DecodingConfig, MeshConfig
 from nft_jax.model.hf import load_params, read_config
 from nft_jax.model.logprobs import token_logprobs
 from nft_jax.rollout.engine import Sampler
@@ -24,8 +24,8 @@ def test_sampled_log_probs_of_a_model_with_local_layers_are_those_of_training(nu
     rng = np.random.default_rng(0)
     prompts = [Prompt(i, "", "", "", rng.integers(0, config.vocab_size, n).astype(np.int32))
                for i, n in enumerate((1, 13, 5, 7))]
-    sampler = Sampler(config, number_tokenizer, (), mesh=make_mesh(MeshConfig(), jax.devices()[:1]), slots=3,
-                      block_size=4, max_prompt_tokens=13, max_new_tokens=20, buckets=(16, 40))
+    sampler = Sampler(config, number_tokenizer, (), DecodingConfig(max_new_tokens=20, slots=3, block_size=4),
+                      mesh=make_mesh(MeshConfig(), jax.devices()[:1]), max_prompt_tokens=13, buckets=(16, 40))
     limits = rng.integers(9, 21, (4, 2))
     limits[0, 0] = 20
     groups = dict(sampler.sample(sampler.cast(params), prompts, 2, jax.random.key(1), 0, limits=limits))

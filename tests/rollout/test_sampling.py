@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nft_jax.config import SamplingConfig
 from nft_jax.rollout.sampling import SamplingParams, block_width, pick, sample_tokens, truncation_floor, uniforms
 
 
@@ -60,7 +61,7 @@ def test_truncation_keeps_ties_and_extremes():
                                   [[True, True, False, False], [True, False, False, False]])
     assert kept(scores, SamplingParams(top_k=4)).all()
     assert kept(scores, SamplingParams()).all()
-    assert [SamplingParams(*p).truncates for p in ((), (0.5,), (1, 3), (1, 0, 0.9), (1, 0, 1, 0.1))] == [
+    assert [SamplingConfig(*p).truncates for p in ((), (0.5,), (1, 3), (1, 0, 0.9), (1, 0, 1, 0.1))] == [
         False, False, True, True, True]
 
 

@@ -1,8 +1,16 @@
 """Programs by kind and size, and where their compiled form is kept."""
 import jax
+import numpy as np
 import pytest
 
-from nft_jax.runtime.compilation import CACHED_SECONDS, Program, compile_all, largest, use_compilation_cache
+from nft_jax.runtime.compilation import (
+    CACHED_SECONDS,
+    CompileCounter,
+    Program,
+    compile_all,
+    largest,
+    use_compilation_cache,
+)
 
 FOLDER, SECONDS = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
 
@@ -22,6 +30,17 @@ def test_compiled_programs_are_kept_where_jax_was_told_to_or_in_the_users_cache(
     finally:
         for name, value in before.items():
             jax.config.update(name, value)
+
+
+def test_compilations_are_counted():
+    counter = CompileCounter()
+    double = jax.jit(lambda x: x * 2 + 17)
+    double(np.ones(3, np.float32))
+    assert counter.take() == 1
+    double(np.zeros(3, np.float32))
+    assert counter.take() == 0
+    double(np.zeros(4, np.float32))
+    assert counter.take() == 1
 
 
 def test_the_largest_of_each_kind():

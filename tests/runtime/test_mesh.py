@@ -5,7 +5,7 @@ from jax.sharding import AxisType
 from refusal import refused
 
 from nft_jax.config import MESHES, Config, DataConfig, MeshConfig, RolloutConfig
-from nft_jax.runtime.mesh import RULES, make_mesh, partition_spec, sharded_bytes, sharding
+from nft_jax.runtime.mesh import RULES, make_mesh, partition_spec, peak_memory_mb, sharded_bytes, sharding
 
 
 def test_one_axis_takes_what_is_left():
@@ -59,3 +59,7 @@ def test_a_mesh_whose_axis_is_shorter_than_any_of_the_slice(monkeypatch):
     mesh = make_mesh(MeshConfig(data=1, fsdp=-1, tensor=4))
     assert dict(mesh.shape) == {"data": 1, "fsdp": 2, "tensor": 4, "context": 1} and mesh.size == 8
     assert len(set(mesh.devices.flat)) == 8 and mesh.axis_types == (AxisType.Auto,) * 4
+
+
+def test_the_peak_of_memory_is_in_mib():
+    assert 10 < peak_memory_mb() < 1e6

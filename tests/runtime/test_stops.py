@@ -175,14 +175,14 @@ def wait_for(condition):
 
 def test_silence_is_said_once_with_the_name_and_ends_nobody():
     store, hosts, told = watches(3, silent=0.2)
-    store.key_value_set("nft_jax/guard/alive/2", "1 host 2 (pod-2, process 7)")
+    store.key_value_set("nft_jax/stops/alive/2", "1 host 2 (pod-2, process 7)")
     hosts[0].start()
     hosts[1].start()
     wait_for(lambda: told[0].said)
     hosts[1].close()                                 # this one says that it leaves
     silence = [line for line in told[0].said if "has not been heard of" in line]
     assert len(silence) == 1 and silence[0].startswith("host 2 (pod-2, process 7) ")
-    store.key_value_set("nft_jax/guard/alive/2", "2 host 2 (pod-2, process 7)", allow_overwrite=True)
+    store.key_value_set("nft_jax/stops/alive/2", "2 host 2 (pod-2, process 7)", allow_overwrite=True)
     wait_for(lambda: "is heard of again" in told[0].text)
     hosts[0].close()
     assert not told[0].statuses and not told[1].said

@@ -1,6 +1,5 @@
 """Made-up groups and run folders for tests."""
 import json
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -32,7 +31,6 @@ def make_run(folder, *, rewards=((1, 0, 0, 0), (1, 1, 1, 0), (0, 0, 0, 0)), step
     """A run's folder: its configuration with some fields changed, rows of metrics, and the same groups at every step,
     of which those with right and wrong answers were kept."""
     config = json.loads(json.dumps(Config(workdir=str(folder), objective=objective).to_dict()))
-    config["policy"]["path"] = str(Path(__file__).parents[2] / "nft_jax" / "assets" / "nano")
     for name, value in fields.items():
         room, _, key = name.rpartition("__")
         (config[room] if room else config)[key] = value

@@ -12,7 +12,7 @@ from nft_jax.model import decoder
 from nft_jax.model.config import FLOAT32, Compute
 from nft_jax.model.logprobs import token_logprobs
 from nft_jax.objectives.registry import find_objective, resolve, token_loss, token_weights
-from nft_jax.record.metrics import CompileCounter
+from nft_jax.runtime.compilation import CompileCounter
 from nft_jax.runtime.mesh import make_mesh
 from nft_jax.train.batch import BatchShape, Example, examples_of, make_batch, unpack
 from nft_jax.train.state import init_state, learning_rate, make_optimizer, state_shardings

@@ -167,8 +167,8 @@ READ = frozenset([*INTEGERS, *NUMBERS, "tie_word_embeddings", "layer_types", "at
                   "rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor"])
 READ_FOR_WINDOWS = {"": (), "last": ("use_sliding_window", "sliding_window", "max_window_layers"),
                     "pattern": ("sliding_window", "sliding_window_pattern")}
-# Fields of config.json that change nothing we compute. Any other field that is set and not read is refused: it may
-# stand for a part of the model that is not here.
+# Fields of config.json that change nothing we compute. Any other field that is set and not read is refused, because
+# it may stand for a part that the decoder lacks.
 WITHOUT_EFFECT = frozenset("""
     architectures model_type dtype torch_dtype transformers_version use_cache bos_token_id eos_token_id pad_token_id
     unk_token_id _name_or_path name_or_path _attn_implementation _attn_implementation_autoset _commit_hash return_dict
@@ -186,7 +186,7 @@ INSTEAD = {"['Gemma3ForConditionalGeneration']":
 def config_from_hf(raw: dict) -> ModelConfig:
     """The contents of config.json, as written by transformers 4 or 5 -> ModelConfig.
 
-    Raises InputError for a field that is missing, not a sensible number, or stands for a feature that is not here.
+    Raises InputError for a field that is missing, is not a sensible number, or needs a part that the decoder lacks.
     """
     family = _family(raw)
     _refuse_other_features(raw, family)
@@ -209,7 +209,7 @@ def config_from_hf(raw: dict) -> ModelConfig:
 
 
 def config_to_hf(config: ModelConfig) -> dict:
-    """ModelConfig -> the contents of a config.json that transformers 4 and 5 both read the same way.
+    """ModelConfig -> the contents of a config.json that transformers 4 and 5 read alike.
 
     Raises InputError for a config that its family cannot express.
     """

@@ -1,0 +1,47 @@
+"""In which settings runs differ, and in which of them they may."""
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+# A name here is a field, or a room with all its fields: "mesh" stands for mesh.data, mesh.fsdp and the others.
+
+# May differ when a run's folder is continued: they change nothing that is computed, or only how far it goes.
+MAY_CHANGE = ("name", "workdir", "steps", "writers", "mesh", "policy.attention", "checkpoint", "rollout.slots",
+              "rollout.block_size", "batch.rows_per_micro_batch", "verifier.workers", "guard")
+# Beside `steps`, none of them makes another experiment.
+NO_EXPERIMENT = tuple(name for name in MAY_CHANGE if name != "steps")
+# Runs that differ in nothing but these and NO_EXPERIMENT are seeds of one experiment.
+SEEDS = ("seed", "data.seed")
+
+
+class _Missing:
+    """The value of a field that settings do not have."""
+
+    def __repr__(self) -> str:
+        return "(not known)"
+
+
+MISSING = _Missing()
+
+
+def flat(settings: Mapping, prefix: str = "") -> dict[str, object]:
+    """Nested settings as dotted name -> value: {"loss": {"epsilon": 1.0}} -> {"loss.epsilon": 1.0}."""
+    found: dict[str, object] = {}
+    for name, value in settings.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return found
+
+
+def without(settings: Mapping, ignore: Collection[str]) -> dict[str, object]:
+    """Flat settings without the fields and rooms of `ignore`. Tuples are lists, as JSON reads them back."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in flat(settings).items()
+            if not any(name == one or name.startswith(f"{one}.") for one in ignore)}
+
+
+def differences(*settings: Mapping, ignore: Collection[str] = ()) -> dict[str, tuple]:
+    """Dotted name -> its value in each of the (nested or flat) settings, where not all of these are equal.
+
+    Fields come in the order in which the settings have them. MISSING stands for a field that settings lack."""
+    every = [without(one, ignore) for one in settings]
+    found = {name: tuple(one.get(name, MISSING) for one in every) for one in every for name in one}
+    return {name: values for name, values in found.items() if any(value != values[0] for value in values)}

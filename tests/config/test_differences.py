@@ -1,0 +1,22 @@
+"""In which settings runs differ, whoever asks."""
+from nft_jax.config import Config
+from nft_jax.config.differences import MAY_CHANGE, MISSING, differences, flat, without
+
+
+def test_nested_and_flat_settings_in_their_order():
+    a = {"seed": 0, "loss": {"epsilon": 1.0, "beta": 0.1}, "writers": ("x",)}
+    b = {"seed": 1, "loss.epsilon": 0.5, "loss.beta": 0.1, "writers": ["x"], "new": None}
+    assert differences(a, b) == {"seed": (0, 1), "loss.epsilon": (1.0, 0.5), "new": (MISSING, None)}
+    assert list(differences(b, a, a)) == ["seed", "loss.epsilon", "new"]
+    assert differences(a, a) == differences(a) == differences() == {} and repr(MISSING) == "(not known)"
+
+
+def test_rooms_and_fields_are_ignored_by_their_whole_names():
+    settings = {"mesh": {"data": 1}, "mesher": 1, "rollout": {"slots": 1, "slots_more": 1}}
+    assert without(settings, ("mesh", "rollout.slots")) == {"mesher": 1, "rollout.slots_more": 1}
+    assert differences(settings, {}, ignore=("mesh", "rollout", "mesher")) == {}
+
+
+def test_what_may_change_is_in_the_configuration():
+    names = flat(Config().to_dict())
+    assert all(any(name == one or name.startswith(f"{one}.") for name in names) for one in MAY_CHANGE)
