@@ -88,4 +88,4 @@ print(answer.text != "", verdict.outcome, config.policy.path)
     assert done.stdout.split() == ["True", "right", "nano"]
     for module in ("nft_jax.report", "nft_jax.preflight", "nft_jax.verify", "nft_jax.rollout.generate"):
         shown = python([interpreter, "-m", module, "--help"], elsewhere, env={"PATH": "/usr/bin:/bin"})
-        assert shown.returncode == 0 and "usage" in (shown.stdout + shown.stderr).lower(), shown.stderr
+        assert shown.returncode == 0 and module in shown.stdout, shown.stderr
