@@ -64,7 +64,7 @@ def cluster_of(environment: Mapping[str, str], timeout: float = TIMEOUT) -> Clus
         return None
     if given:
         return _explicit(given)
-    source = _surroundings(environment)
+    source = _scheduler(environment)
     if not source:
         return None
     from jax._src.clusters import ClusterEnv
@@ -107,7 +107,7 @@ def _explicit(given: Mapping[str, str]) -> Cluster | None:
     return None if count == 1 else Cluster(address, count, index, None, "NFT_COORDINATOR")
 
 
-def _surroundings(environment: Mapping[str, str]) -> str:
+def _scheduler(environment: Mapping[str, str]) -> str:
     """The name of a scheduler that may have started several processes, or ""."""
     def number(name: str) -> int:
         value = environment.get(name, "")
