@@ -2,9 +2,9 @@
 
     python -m experiments.compare runs/nft_0 runs/nft_1 runs/rft_0 runs/rft_1 -o runs/compared
 
-Prints the fields in which the configurations differ and a Markdown table of held-out accuracy: mean ± standard error
-over seeds, at the last step that all runs have evaluated, at the least number of generated tokens that any run got to,
-and the best. With -o also FOLDER/compare.png, compare.md and compare.parquet (a row for every run and step).
+Prints the fields in which the configurations differ, and a Markdown table of held-out accuracy, mean ± standard error
+over seeds: at the last step that all runs have evaluated, at the least number of tokens that any run has generated, and
+the best. With -o it writes FOLDER/compare.png, compare.md and compare.parquet (a row for every run and step) too.
 """
 from __future__ import annotations
 
@@ -13,26 +13,25 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nft_jax.config import Config, flat
 from nft_jax.config.differences import NO_EXPERIMENT, SEEDS, differences
 from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import InputError
 
 
 def labels_of(configs: Sequence[dict]) -> tuple[list[str], list[str]]:
-    """A label for each configuration (dotted name -> value), the same for those that differ in seeds, folders and
-    speed settings only; and the names of the fields that differ. A field that an older run does not have is at its
-    default."""
-    default = flat(Config().to_dict())
-    differing = sorted(differences(*(default | config for config in configs), ignore=(*NO_EXPERIMENT, *SEEDS)))
+    """A label for each configuration (dotted name -> value), and the names of the fields that differ.
+
+    Configurations that differ in seeds, folders and speed settings only have the same label.
+    """
+    differing = sorted(differences(*configs, ignore=(*NO_EXPERIMENT, *SEEDS)))
     first = sorted(differing, key=lambda name: name != "objective")
     told = [", ".join(str(config[name]) if name == "objective" else f"{name.rpartition('.')[2]}={config.get(name)}"
-                      for name in first) for config in (default | config for config in configs)]
+                      for name in first) for config in configs]
     return [text or str(config["objective"]) for text, config in zip(told, configs, strict=True)], differing
 
 
 def short(labels: Sequence[str]) -> dict[str, str]:
-    """Label -> itself, or a letter with it where it is too long for a legend."""
+    """Label -> itself; or, where labels are too long for a legend, a letter and its first words."""
     distinct = list(dict.fromkeys(labels))
     if max(map(len, distinct)) <= 40:
         return {label: label for label in distinct}
@@ -42,17 +41,15 @@ def short(labels: Sequence[str]) -> dict[str, str]:
 
 def compare(folders: Sequence[Path], out: Path | None) -> str:
     """The text that is printed; writes into `out`. Raises InputError for folders without a run to compare."""
-    import pyarrow.parquet as pq
-
     from experiments.harness.plots import draw
-    from experiments.harness.results import Measures, accuracy_table, curves_of, markdown, read_run, tidy
+    from experiments.harness.results import Measures, accuracy_table, markdown, read_run, tidy
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise InputError("a run folder is given twice: name each once.")
     runs = [read_run(folder) for folder in folders]
     labels, differing = labels_of([run.fields for run in runs])
     names = short(labels)
     table = tidy((run, {"arm": names[label]}) for run, label in zip(runs, labels, strict=True))
-    measures = Measures.of(curves_of(table))
+    measures = Measures.of(table)
     fields = [[f"`{name}`", *(str(runs[labels.index(label)].fields.get(name)) for label in names)]
               for name in differing]
     text = accuracy_table(measures, "configuration")
@@ -60,7 +57,7 @@ def compare(folders: Sequence[Path], out: Path | None) -> str:
         text += "\n\n" + markdown(["field", *names.values()], fields)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, out / "compare.parquet", compression="zstd")
+        table.to_parquet(out / "compare.parquet", compression="zstd")
         draw(measures, out / "compare.png", "")
         (out / "compare.md").write_text(text + "\n")
     return text

@@ -3,26 +3,31 @@
     python -m experiments.sweep quickstart --grid loss.epsilon=0.1,1 --grid objective=nft --seeds 4
     python -m experiments.sweep experiments.harness.scales:NANO --grid objective=nft,grpo --seeds 3 --jobs 2
 
-EXPERIMENT is a preset's name, package.module:NAME or file.py:NAME of a Config. A field is its dotted name; a seed sets
-both `seed` and `data.seed`. Another objective begins with its own defaults. The same command goes on where it was cut
-short: finished runs are skipped, unfinished ones continue. A run that fails is told, the others go on, and the exit
-status is 1. Every run is a process of its own; its command and what it says are in its folder's log.txt.
+EXPERIMENT is a preset's name, or package.module:NAME or file.py:NAME of a Config. A field is given by its dotted name.
+Another objective begins with its own defaults. --seeds sets `seed`, which the questions and their order follow.
+
+The same command goes on where it was cut short: finished runs are skipped, unfinished ones continue. A run that fails
+is reported, the others go on, and the exit status is 1. Every run is a process of its own; its command and its output
+are in its folder's log.txt.
 
 Writes WORKDIR/results.parquet: a row for every run and step, with the fields swept, the seed and every metric.
 """
 from __future__ import annotations
 
-import argparse
 import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from experiments.harness.runner import Job, places, run_all
-from experiments.harness.variants import SEEDS, command, described, folder_of, known, seeded, value_of, vary
+from experiments.harness.variants import command, described, folder_of, known, value_of, vary
 from nft_jax.cli import experiment
 from nft_jax.config import Config
+from nft_jax.config.differences import SEEDS
 from nft_jax.runtime.files import replaced
 from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import InputError
@@ -30,7 +35,7 @@ from nft_jax.types import InputError
 
 @dataclass(frozen=True)
 class Planned:
-    """A run of a sweep or a study: what it is called among the others, what is set, and where it goes."""
+    """A run of a sweep or a study: its name among the others, the fields that it sets, and its folder and command."""
     arm: str
     seed: int
     changes: dict[str, object]
@@ -39,7 +44,7 @@ class Planned:
 
 
 def grid_of(texts: Sequence[str]) -> dict[str, list[object]]:
-    """["loss.epsilon=0.1,1"] -> {"loss.epsilon": [0.1, 1.0]}. Raises InputError for what is none."""
+    """["loss.epsilon=0.1,1"] -> {"loss.epsilon": [0.1, 1.0]}. Raises InputError for a text that is no grid."""
     found: dict[str, list[object]] = {}
     for text in texts:
         name, equals, values = text.partition("=")
@@ -47,7 +52,7 @@ def grid_of(texts: Sequence[str]) -> dict[str, list[object]]:
             raise InputError(f"grid is {text!r}: write field=value,value,... such as loss.epsilon=0.1,1.")
         field = known(name)
         if field in SEEDS:
-            raise InputError(f"grid is {text!r}: seeds are set by --seeds, which sets both of {' and '.join(SEEDS)}.")
+            raise InputError(f"grid is {text!r}: seeds are set by --seeds.")
         if field in found or field in ("name", "workdir"):
             raise InputError(f"grid is {text!r}: {field} is " + ("given twice; give all its values at once."
                              if field in found else "set by the sweep for every run."))
@@ -59,32 +64,35 @@ def plan(name: str, base: Config, arms: dict[str, dict[str, object]], seeds: int
     """The runs of all arms, all arms of the first seed first: cut short, a study has as many arms as it can."""
     found = []
     for seed, (arm, changes) in itertools.product(range(seeds), arms.items()):
-        config = vary(base, seeded(changes, seed))
-        folder = folder_of(root, base, config)
+        config = vary(base, {**changes, "seed": seed, "data.seed": None})
+        folder = folder_of(root, base.name, config)
         config = replace(config, workdir=str(folder))
         found.append(Planned(arm, seed, changes, config,
                              Job(folder, tuple(command(name, base, config)), config.steps)))
     return found
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m experiments.sweep", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", metavar="EXPERIMENT")
-    parser.add_argument("--grid", action="append", default=[], metavar="FIELD=A,B,...")
-    parser.add_argument("--seeds", type=int, default=1, help="seeds 0 .. SEEDS-1")
-    parser.add_argument("--jobs", type=int, default=0, help="runs side by side; cores or GPUs are divided among them "
-                                                            "(0: one on CPUs, one for every GPU)")
-    parser.add_argument("--workdir", type=Path, help="folder of all runs (runs/sweep/NAME of the experiment)")
-    given = parser.parse_args(arguments)
-    if given.seeds < 1 or given.jobs < 0:
-        parser.error("--seeds is 1 or more, --jobs 0 or more")
-    return given
+@dataclass(frozen=True)
+class Options:
+    """The command line of a sweep."""
+    experiment: Annotated[str, tyro.conf.Positional]
+    """A preset's name, package.module:NAME or file.py:NAME."""
+    grid: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """FIELD=A,B,...; several times for several fields."""
+    seeds: int = 1
+    """Seeds 0 .. SEEDS-1."""
+    jobs: int = 0
+    """Runs side by side; cores or GPUs are divided among them (0: one on CPUs, one for every GPU)."""
+    workdir: Path | None = None
+    """Folder of all runs (runs/sweep/NAME of the experiment)."""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    given = parse(arguments)
+def main(arguments: Sequence[str] | None = None) -> int:
     with one_paragraph_errors("the same command goes on"):
+        given = tyro.cli(Options, prog="python -m experiments.sweep", description=__doc__, args=arguments)
+        if given.seeds < 1 or given.jobs < 0:
+            raise InputError(f"seeds is {given.seeds} and jobs is {given.jobs}: use seeds of 1 or more, jobs of 0 or "
+                             "more.")
         base, grid = experiment(given.experiment), grid_of(given.grid)
         root = given.workdir or Path("runs/sweep") / base.name
         settings = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
@@ -98,13 +106,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def write_results(planned: Sequence[Planned], path: Path) -> None:
     """The table of the runs that have a row of metrics."""
-    import pyarrow.parquet as pq
-
     from experiments.harness.results import read_run, tidy
     runs = [(read_run(each.job.folder), {"arm": each.arm, **each.changes}) for each in planned if each.job.finished]
     if runs:
         with replaced(path) as partial:
-            pq.write_table(tidy(runs), partial, compression="zstd")
+            tidy(runs).to_parquet(partial, compression="zstd")
         print(f"{path}: {len(runs)} runs of {len(planned)}")
 
 

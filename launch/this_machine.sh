@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Run on this machine: one process that drives all its devices (a laptop, or a node with several GPUs).
+# This machine: one process that drives all its devices (a laptop, or a node with several GPUs).
 #
 #   bash launch/this_machine.sh quickstart
 #   bash launch/this_machine.sh local --policy.path FOLDER --data.source questions.jsonl --mesh.fsdp 8
 #
-# What to change: EXTRA, to the JAX that fits the devices ("" for CPU, jax[cuda13], jax[tpu]).
+# What to change: EXTRA, the JAX for the devices ("" for CPU, jax[cuda13], jax[tpu]).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=launch/env.sh

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# For containers: runs a training command as their first process, hands SIGTERM on to it, and ends with status 75 when
-# the run stopped before its end. (A run that was asked to stop saves and ends with status 0, which Kubernetes would
-# take for finished.) Another status than 0 is passed through.
+# The first process of a container: runs a training command, passes SIGTERM on to it, and ends with status 75 when the
+# run stopped before its end. (A run that is asked to stop saves and ends with status 0. Kubernetes would take that for
+# finished.) Any status but 0 is passed through.
 #
 #   bash launch/to_the_end.sh WORKDIR COMMAND ...
 #   bash launch/to_the_end.sh runs/first python -m experiments.train local --workdir runs/first
@@ -16,7 +16,8 @@ child=$!
 trap 'asked=yes; trap "" TERM; kill -TERM "$child"' TERM
 wait "$child"
 status=$?
-if [ -n "$asked" ]; then      # the signal ended the first wait, not the child
+# The signal ended the first wait, not the child.
+if [ -n "$asked" ]; then
   wait "$child"
   status=$?
 fi

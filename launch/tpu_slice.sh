@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
 # A slice of Cloud TPU VMs (v4 to v6e; later ones: gke_jobset.yaml): ask for it, install and run on all hosts, delete.
 #
-#   bash launch/tpu_slice.sh create                           ask for the slice; it comes when there is room
-#   bash launch/tpu_slice.sh status                           ACTIVE: it is there; SUSPENDED, FAILED: it was taken away
+#   bash launch/tpu_slice.sh create                           ask for a slice; it comes when there is room
+#   bash launch/tpu_slice.sh status                           ACTIVE: ready; SUSPENDED, FAILED: it was taken away
 #   bash launch/tpu_slice.sh install                          this commit and its packages, on all hosts
 #   bash launch/tpu_slice.sh run qwen2_5_math_7b --mesh.tensor 4 --batch.rows-per-micro-batch 64
 #   bash launch/tpu_slice.sh log                              what the first host prints
-#   bash launch/tpu_slice.sh stop                             save and end; the same `run` goes on
+#   bash launch/tpu_slice.sh stop                             save and end; the same `run` continues
 #   bash launch/tpu_slice.sh resume qwen2_5_math_7b ...       after a preemption: delete, create, wait, install, run
 #   bash launch/tpu_slice.sh delete
 #
-# What to change: the lines below, or set these variables. SHARED is an NFS share (Filestore) in the slice's network:
-# runs, models and compiled programs lie there, because every host needs them and a preempted slice leaves nothing.
-# `gcloud auth login` and `gcloud config set project` come first.
+# What to change: the lines below, or set these variables. SHARED is an NFS share (Filestore) in the slice's network. It
+# holds runs, models and compiled programs: every host needs them, and a preempted slice leaves nothing behind. First
+# run `gcloud auth login` and `gcloud config set project`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 NAME=${NAME:-nft}
@@ -55,7 +55,7 @@ install() {
 }
 
 run() {
-  # nohup: ssh to all hosts shows nothing before it ends. The process itself is what run.pid names.
+  # ssh to all hosts shows nothing before it ends: hence nohup. run.pid names the training process itself.
   on all "cd nft_jax; export JAX_COMPILATION_CACHE_DIR=/mnt/nft/xla HF_HOME=/mnt/nft/huggingface; . launch/env.sh
     nohup .venv/bin/python -m experiments.train $(printf '%q ' "$@") --workdir /mnt/nft/runs/$NAME \
       >> run.log 2>&1 < /dev/null & echo \$! > run.pid"

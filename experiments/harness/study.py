@@ -25,15 +25,16 @@ from typing import TYPE_CHECKING, Literal
 
 from experiments.harness.runner import places, run_all
 from experiments.harness.scales import SCALES
-from experiments.harness.variants import SEEDS, described, resolved
+from experiments.harness.variants import described, resolved
 from experiments.sweep import Planned, plan
 from nft_jax.config import Config
+from nft_jax.config.differences import SEEDS, differences
 from nft_jax.preflight.devices import Topology
 from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import InputError
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    import pandas as pd
 
     from experiments.harness.results import Mean, Measures
 
@@ -149,7 +150,10 @@ def main(study: Study, documentation: str, arguments: Sequence[str] | None = Non
             at = places(given.jobs)
             print(f"{len(planned)} runs, {len(at)} at a time", flush=True)
             failed = run_all([each.job for each in planned], at, lambda line: print(line, flush=True))
-        status = report(study, given.scale, collect(planned), given.workdir if given.arms else FIGURES)
+        table, folder = collect(planned), given.workdir if given.arms else FIGURES
+        folder.mkdir(parents=True, exist_ok=True)
+        table.to_parquet(folder / f"{study.name}_{given.scale}.parquet", compression="zstd")
+        status = report(study, given.scale, table, folder)
         return 1 if failed else status
 
 
@@ -161,12 +165,11 @@ def dry_run(scale: str, topology: Topology, base: Config, planned: Sequence[Plan
     """The fields in which each arm is not the base, and the time by preflight's arithmetic."""
     from nft_jax.model.hf import config_of
     from nft_jax.preflight.report import estimate_of
-    lines, before = [f"base: {SCALES[scale].experiment}, {base.steps} steps"], resolved(base)
+    lines = [f"base: {SCALES[scale].experiment}, {base.steps} steps"]
     configs = {each.arm: each.config for each in planned}
     for arm, config in configs.items():
-        told = {name: value for name, value in resolved(config).items()
-                if value != before[name] and value is not None and name not in SEEDS}
-        lines.append(f"  {arm:24} {described(told)}")
+        told = differences(resolved(base), resolved(config), ignore=SEEDS)
+        lines.append(f"  {arm:24} {described({name: now for name, (_, now) in told.items() if now is not None})}")
     model = config_of(base.policy.path)
     sketch = estimate_of(base, model, topology)
     assumed, found = sketch.assumed, sketch.estimate
@@ -182,7 +185,7 @@ def dry_run(scale: str, topology: Topology, base: Config, planned: Sequence[Plan
         f"estimate: {len(planned)} runs = {sum(hours[each.arm] for each in planned):,.1f} device-hours"])
 
 
-def collect(planned: Sequence[Planned]) -> pa.Table:
+def collect(planned: Sequence[Planned]) -> pd.DataFrame:
     """The tidy table of the finished runs. Raises InputError when there is none."""
     from experiments.harness.results import kept, read_run, tidy
     runs = [(read_run(each.job.folder), {"arm": each.arm}) for each in planned if each.job.finished]
@@ -193,33 +196,29 @@ def collect(planned: Sequence[Planned]) -> pa.Table:
     return kept(tidy(runs))
 
 
-def stored(study: Study, scale: str) -> pa.Table:
+def stored(study: Study, scale: str) -> pd.DataFrame:
     """The table that an earlier report kept. Raises InputError when there is none."""
-    import pyarrow.parquet as pq
+    import pandas as pd
     path = FIGURES / f"{study.name}_{scale}.parquet"
     if not path.exists():
         raise InputError(f"scale is {scale!r}: there are no stored results, {path} is missing. Run the study.")
-    return pq.read_table(path)
+    return pd.read_parquet(path)
 
 
-def report(study: Study, scale: str, table: pa.Table, folder: Path) -> int:
-    """Store, draw, print and check the results. Returns 1 when a number is outside its range, else 0."""
-    import pyarrow.parquet as pq
-
+def report(study: Study, scale: str, table: pd.DataFrame, folder: Path) -> int:
+    """Draw, print and check the results. Returns 1 when a number is outside its range, else 0."""
     from experiments.harness.plots import draw
-    from experiments.harness.results import Measures, accuracy_table, curves_of, markdown
-    measures = Measures.of(curves_of(table))
+    from experiments.harness.results import Measures, accuracy_table, markdown
+    measures = Measures.of(table)
     stem = f"{study.name}_{scale}"
-    folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, folder / f"{stem}.parquet", compression="zstd")
     draw(measures, folder / f"{stem}.png", f"{study.title} ({scale})")
     rows, outside = check(study, scale, measures)
-    hours = sum(measures.seconds(curve) for curve in measures.curves) / 3600
+    hours = measures.numbers["minutes"].sum() / 60
     text = "\n\n".join([
         f"# {study.title} ({scale})",
         accuracy_table(measures),
         "Accuracy in per cent on held-out questions, mean ± standard error over seeds. Entropy in nats per token.\n"
-        f"{len(measures.curves)} runs, {hours:.1f} hours of training and evaluation in all.",
+        f"{len(measures.numbers)} runs, {hours:.1f} hours of training and evaluation in all.",
         markdown(COLUMNS, rows),
         f"Written by `python -m experiments.studies.{study.name} --scale {scale} --draw`."])
     (folder / f"{stem}.md").write_text(text + "\n")

@@ -13,17 +13,17 @@ from types import NoneType, UnionType
 from typing import Literal, Union, get_args, get_origin, get_type_hints
 
 from nft_jax.config import Config, ObjectiveConfig, flat
-from nft_jax.config.differences import NO_EXPERIMENT, SEEDS, differences, without
+from nft_jax.config.differences import NO_EXPERIMENT, without
 from nft_jax.types import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @cache
-def kinds(room: type = Config, prefix: str = "") -> dict[str, object]:
+def kinds(settings: type = Config, prefix: str = "") -> dict[str, object]:
     """Dotted name of every field -> its type."""
     found: dict[str, object] = {}
-    for name, kind in get_type_hints(room).items():
+    for name, kind in get_type_hints(settings).items():
         found |= kinds(kind, f"{prefix}{name}.") if is_dataclass(kind) else {prefix + name: kind}
     return found
 
@@ -41,7 +41,7 @@ def known(name: str) -> str:
 
 
 def value_of(field: str, text: str) -> object:
-    """`text` as a value of the field, by its type. Raises InputError for what is not one."""
+    """`text` as a value of the field, by its type. Raises InputError for a text that is none."""
     kind = kinds()[field]
     options = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     if NoneType in options and text.lower() == "none":
@@ -65,23 +65,18 @@ def value_of(field: str, text: str) -> object:
 
 
 def vary(base: Config, changes: Mapping[str, object]) -> Config:
-    """`base` with fields set by their dotted names. Another objective begins with its own defaults: what `base` sets
-    under `loss` was meant for the one it names. Raises InputError for unknown fields and refused values."""
-    changes = {known(name): value for name, value in changes.items()}
-    rooms: dict[str, dict] = {}
+    """`base` with fields set by their dotted names. Raises InputError for unknown fields and refused values.
+
+    Another objective begins with its own defaults: what `base` sets under `loss` was meant for its own objective.
+    """
+    parts: dict[str, dict] = {"": {}, "loss": {}}
     for name, value in changes.items():
-        room, _, field = name.rpartition(".")
-        rooms.setdefault(room, {})[field] = value
-    whole = rooms.pop("", {})
-    loss = ObjectiveConfig() if whole.get("objective", base.objective) != base.objective else base.loss
-    parts = {"loss": loss} | {room: replace(loss if room == "loss" else getattr(base, room), **values)
-                              for room, values in rooms.items()}
-    return replace(base, **whole, **parts)
-
-
-def seeded(changes: Mapping[str, object], seed: int) -> dict[str, object]:
-    """`changes` with both seeds set: that of sampling, and that of the questions and their order."""
-    return {**changes, **dict.fromkeys(SEEDS, seed)}
+        part, _, field = known(name).rpartition(".")
+        parts.setdefault(part, {})[field] = value
+    whole, loss = parts.pop(""), parts.pop("loss")
+    same = whole.get("objective", base.objective) == base.objective
+    return replace(base, **whole, loss=replace(base.loss if same else ObjectiveConfig(), **loss),
+                   **{part: replace(getattr(base, part), **values) for part, values in parts.items()})
 
 
 def flags(base: Config, config: Config) -> list[str]:
@@ -94,8 +89,8 @@ def flags(base: Config, config: Config) -> list[str]:
         if isinstance(value, tuple):
             found += [f"--{flag}", *map(str, value)]
         elif kinds()[name] is bool:
-            room, _, last = flag.rpartition(".")
-            found.append(f"--{flag}" if value else f"--{room}.no-{last}")
+            part, _, last = flag.rpartition(".")
+            found.append(f"--{flag}" if value else f"--{part}.no-{last}")
         else:
             found.append(f"--{flag}={value}")
     return found
@@ -107,8 +102,11 @@ def command(experiment: str, base: Config, config: Config) -> list[str]:
 
 
 def resolved(config: Config) -> dict[str, object]:
-    """Dotted name -> value of everything that decides what a run computes: defaults resolved; without names, folders,
-    speed settings; paths inside this repository from its root, so that they are the same in every clone."""
+    """Dotted name -> value of everything that decides what a run computes, defaults resolved.
+
+    Without names, folders and speed settings. Paths inside this repository are relative to its root, so that they are
+    the same in every clone.
+    """
     from nft_jax.train.plan import settle
     return {name: _portable(value) for name, value in without(settle(config).to_dict(), NO_EXPERIMENT).items()}
 
@@ -119,36 +117,23 @@ def _portable(value: object) -> object:
     return value
 
 
-def changes_of(base: Config, config: Config) -> dict[str, object]:
-    """The resolved fields in which `config` is not `base`, seeds aside. Where the objective is another one, fields
-    of the loss at its own defaults are not told."""
-    if config.objective != base.objective:
-        base = replace(base, loss=ObjectiveConfig(), objective=config.objective)
-        told = {"objective": config.objective}
-    else:
-        told = {}
-    return told | {name: now for name, (_, now) in
-                   differences(resolved(base), resolved(config), ignore=SEEDS).items()}
-
-
 def digest(config: Config) -> str:
-    """Eight hex digits of what a run computes. A field at its default does not count, so that a field that is new,
-    and off by default, leaves the names of older runs as they are."""
+    """Eight hex digits of what a run computes.
+
+    A field at its default does not count. A new field that is off by default so leaves the names of older runs alone.
+    """
     default = {name: _portable(value) for name, value in without(Config().to_dict(), ()).items()}
     told = {name: value for name, value in resolved(config).items() if value != default[name]}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def folder_of(root: Path, base: Config, config: Config) -> Path:
-    """The folder under `root` of what `config` computes: one that is there, whatever study made it, or a new name."""
-    name = digest(config)
-    for found in sorted(root.glob(f"*-{name}")):
+def folder_of(root: Path, name: str, config: Config) -> Path:
+    """The folder under `root` of what `config` computes: an existing one, whatever study made it, or a new one."""
+    ending = digest(config)
+    for found in sorted(root.glob(f"*-{ending}")):
         return found
-    told = changes_of(base, config)
-    words = [base.name, str(told.pop("objective", config.objective)),
-             *(f"{field.rpartition('.')[2]}={value}" for field, value in told.items())]
-    slug = "".join(c if c.isalnum() or c in "=.-" else "_" for c in "-".join(words))[:80]
-    return root / f"{slug}-seed{config.seed}-{name}"
+    objective = Path(config.objective).name.replace(":", "_")
+    return root / f"{name}-{objective}-seed{config.seed}-{ending}"
 
 
 def described(changes: Mapping[str, object]) -> str:

@@ -3,12 +3,12 @@
     python -m experiments.nano.make                      about ten minutes on 2 cores
 
 1. Draw questions from the generator's "base" split, which no experiment trains or evaluates on.
-2. Write worked solutions: first only clean ones, so that the single steps are mastered; then, while the learning rate
-   decays, a deliberately imperfect mixture of strategies (`respond`): a share of the solutions guesses without
-   working, stops a step early, takes a wrong operation, forgets the box, or slips inside a step and goes on with
-   the wrong number.
-3. The result knows the right way and samples it only sometimes: what reinforcement learning is there to mend.
-4. Write it in Hugging Face layout, with its log, its held-out accuracy and a README.
+2. Write worked solutions. First only clean ones, so that the model masters the single steps. Then, while the learning
+   rate decays, a deliberately imperfect mixture of strategies (`respond`): some solutions guess without working, stop a
+   step early, take a wrong operation, forget the box, or slip inside a step and continue with the wrong number.
+3. Train. The model knows the right way and samples it only sometimes, which reinforcement learning can improve.
+4. Write the model in Hugging Face layout, and train_log.jsonl: losses, then the held-out accuracy. README.md beside
+   them is written by hand from the log; a test compares the two.
 """
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ PEAK_RATE, FINAL_RATE = 2.5e-3, 1.5e-4
 ROWS, ROW_LENGTH = 32, 96              # of one update
 MAX_NEW_TOKENS = 48
 STRATEGIES = ("work", "guess", "early", "operation", "no_box")
-# How often a solution of each kind is of each strategy in the imperfect mixture. The kinds differ, so that the
-# accuracies of the groups spread over 0..1.
+# How often a solution of each kind follows each strategy in the imperfect mixture. The kinds differ, so that the
+# accuracies of the groups spread over [0, 1].
 MIXTURE = {
     "sum3":       (0.55, 0.19, 0.09, 0.13, 0.04),
     "sum4":       (0.45, 0.22, 0.13, 0.16, 0.04),
@@ -75,10 +75,10 @@ def is_hard(left: int, op: str, right: int) -> bool:
     return left * right > 40 if op == "*" else left > 40
 
 
-def work(plan: tuple[Step, ...], rng: random.Random, slips: bool) -> tuple[list[str], list[int]]:
+def work(solution: tuple[Step, ...], rng: random.Random, slips: bool) -> tuple[list[str], list[int]]:
     """The steps as text, with their results; a slip is carried on into the later steps."""
     texts, results = [], []
-    for left, op, right in plan:
+    for left, op, right in solution:
         left, right = (results[x] if isinstance(x, Ref) else x for x in (left, right))
         value = abs(calculate(left, op, right))
         if slips and rng.random() < SLIP[is_hard(left, op, right)]:
@@ -92,16 +92,16 @@ def work(plan: tuple[Step, ...], rng: random.Random, slips: bool) -> tuple[list[
 def respond(question: Question, rng: random.Random, imperfect: bool) -> str:
     """One solution: clean working, or a draw from the mixture."""
     strategy = rng.choices(STRATEGIES, MIXTURE[question.kind])[0] if imperfect else "work"
-    plan = list(question.plan)
+    solution = list(question.solution)
     if strategy == "guess":
-        answer = solve(question.plan)[-1]
+        answer = solve(question.solution)[-1]
         return f"\\boxed{{{answer if rng.random() < 0.1 else slip(answer, rng)}}}"
     if strategy == "operation":
-        index = rng.randrange(len(plan))
-        plan[index] = plan[index]._replace(op=OTHER[plan[index].op])
+        index = rng.randrange(len(solution))
+        solution[index] = solution[index]._replace(op=OTHER[solution[index].op])
     if strategy == "early":
-        plan = plan[:rng.randrange(1, len(plan))]
-    texts, results = work(tuple(plan), rng, slips=imperfect)
+        solution = solution[:rng.randrange(1, len(solution))]
+    texts, results = work(tuple(solution), rng, slips=imperfect)
     return "".join(texts) + (str(results[-1]) if strategy == "no_box" else f"\\boxed{{{results[-1]}}}")
 
 
@@ -122,7 +122,7 @@ def base_questions(rng: random.Random) -> Iterator[Question]:
     """Questions of the split "base", for ever."""
     while True:
         question = draw(rng)
-        if split_of(question.plan) == "base":
+        if split_of(question.solution) == "base":
             yield question
 
 
@@ -206,59 +206,6 @@ def evaluate(policy: nft_jax.Policy, count: int = 512, samples: int = 8) -> dict
     }
 
 
-README = """# nano: the embedded model
-
-A decoder of {parameters:,} parameters (Qwen3 architecture, float32, one token per character) that solves short
-arithmetic questions, trained from scratch on a CPU by
-
-    python -m experiments.nano.make --seed {seed}
-
-on worked solutions of the generator's "base" questions: {clean} updates on clean solutions, then {rest} on a
-deliberately imperfect mixture of strategies (see `respond` in `experiments/nano/make.py`). It knows the right way and
-samples it only sometimes, which is what reinforcement learning is there to mend. It has never seen a question of the
-splits "train" and "heldout": a hash of the question decides its split (`nft_jax/data/arithmetic.py`).
-
-## Accuracy on {count} held-out questions
-
-| | greedy | avg@8 at temperature 1 |
-|---|---|---|
-| all | {greedy:.1%} | **{sampled:.1%}** |
-{kinds}
-
-Questions by how many of 8 answers are right (0 to 8): {histogram}. Without an answer: {no_answer:.1%} of the answers.
-Response: {mean:.0f} tokens on average, {longest} at most (prompt: {prompt} at most).
-
-Answers it samples:
-
-```
-{examples}
-```
-
-## Log (`train_log.jsonl`)
-
-{minutes:.1f} minutes of wall clock (the machine that made the committed files was busy with other work too).
-
-```
-{log}
-```
-
-Licence: Apache-2.0, as the rest of the repository.
-"""
-
-
-def write_readme(folder: Path, seed: int, log: list[dict], result: dict, count: int) -> None:
-    """README.md of the asset: how it was made and what it can do."""
-    kinds = "\n".join(f"| {kind} | {greedy:.1%} | {result['sampled_by_kind'][kind]:.1%} |"
-                      for kind, greedy in result["greedy_by_kind"].items())
-    (folder / "README.md").write_text(README.format(
-        parameters=decoder.count_parameters(CONFIG), seed=seed, clean=CLEAN_UPDATES, rest=UPDATES - CLEAN_UPDATES,
-        count=count, greedy=result["greedy"], sampled=result["avg@8"], kinds=kinds,
-        histogram=" ".join(map(str, result["groups_by_right_answers"])), no_answer=result["no_answer"],
-        mean=result["mean_response_tokens"], longest=result["longest_response_tokens"],
-        prompt=result["longest_prompt_tokens"], examples="\n".join(result["examples"]),
-        minutes=log[-1]["seconds"] / 60, log="\n".join(json.dumps(row) for row in log[3::4])))
-
-
 def main(seed: int = 0, folder: Path = FOLDER) -> None:
     """Train the embedded model and write it to `folder`."""
     rows: list[dict] = []
@@ -273,7 +220,6 @@ def main(seed: int = 0, folder: Path = FOLDER) -> None:
     result = evaluate(nft_jax.load(folder), count=512)
     print(json.dumps(result, indent=2))
     (folder / "train_log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, result]))
-    write_readme(folder, seed, rows, result, count=512)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from nft_jax.config import (
     VerifierConfig,
 )
 
-NANO = Path(__file__).parents[2] / "nft_jax" / "assets" / "nano"
+NANO = "nano"
 BASE, DATA = Path("runs/code_nano_base"), Path("runs/code_nano_data")
 CLEAN_UPDATES, MIXED_UPDATES = 350, 150
 PRESET = Config(
@@ -65,7 +65,7 @@ def prepared(parsed: Arguments) -> Arguments:
             write_questions(DATA / f"{split}.jsonl", stack_programs.questions(split, count))
     if Path(config.policy.path) == BASE and not BASE.exists():
         if parsed.dry_run:
-            return parsed._replace(config=replace(config, policy=replace(config.policy, path=str(NANO))))
+            return parsed._replace(config=replace(config, policy=replace(config.policy, path=NANO)))
         make_base(BASE)
     return parsed
 

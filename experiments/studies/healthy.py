@@ -7,14 +7,12 @@ Both are drawn from the main table's runs, in figures/main_table_nano.parquet
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import pyarrow.parquet as pq
+import pandas as pd
 
 from experiments.harness.plots import curve_figure, draw_bands
-from experiments.harness.results import Curve, curves_of, markdown
+from experiments.harness.results import Measures, markdown
 
 FIGURES = Path(__file__).parents[1] / "figures"
 ARMS = ("nft", "rft", "grpo")
@@ -27,31 +25,30 @@ PANELS = ("evaluation/accuracy/all", "entropy/all", "grad_norm/mean", "length/al
           "share/clamped")
 
 
-def ranges(curves: Sequence[Curve], arm: str, metric: str) -> list[str]:
+def ranges(frame: pd.DataFrame, arm: str, metric: str) -> list[str]:
     """Mean over seeds at the first and at the last measurement; smallest and largest value of any step and seed.
 
     [] where the metric was not measured.
     """
-    measured = [values for curve in curves if curve.arm == arm
-                for _, values in [curve.points(metric)] if len(values)]
-    if not measured:
+    seeds = frame[frame["arm"] == arm].dropna(subset=metric).sort_values("step").groupby("seed")[metric]
+    if not len(seeds):
         return []
-    ends = [np.mean([values[place] for values in measured]) for place in (0, -1)]
-    return [f"{value:.3g}" for value in (*ends, min(map(np.min, measured)), max(map(np.max, measured)))]
+    values = seeds.first().mean(), seeds.last().mean(), seeds.min().min(), seeds.max().max()
+    return [f"{value:.3g}" for value in values]
 
 
-def table(curves: Sequence[Curve]) -> str:
+def table(frame: pd.DataFrame) -> str:
     """A row for every metric of `nft`."""
-    rows = [(f"`{metric}`", name, *cells) for metric, name in SHOWN.items()
-            if (cells := ranges(curves, "nft", metric))]
+    rows = [(f"`{metric}`", name, *cells) for metric, name in SHOWN.items() if (cells := ranges(frame, "nft", metric))]
     return markdown(("metric", "", "first", "last", "smallest", "largest"), rows)
 
 
-def draw(curves: Sequence[Curve], path: Path) -> None:
+def draw(frame: pd.DataFrame, path: Path) -> None:
     """Six panels, a line with its band for each of three objectives."""
+    runs = Measures.of(frame).runs
     figure, panels = curve_figure(2, 3, (11, 5.6))
     for axes, metric in zip(panels, PANELS, strict=True):
-        draw_bands(axes, {arm: [curve for curve in curves if curve.arm == arm] for arm in ARMS}, metric)
+        draw_bands(axes, {arm: runs[arm] for arm in ARMS}, metric)
         axes.set_title(f"{SHOWN[metric]}\n{metric}", fontsize=9)
         axes.set_ylim(bottom=0)
     panels[0].legend(fontsize=8)
@@ -59,9 +56,9 @@ def draw(curves: Sequence[Curve], path: Path) -> None:
 
 
 def main() -> None:
-    curves = curves_of(pq.read_table(FIGURES / "main_table_nano.parquet"))
-    draw(curves, FIGURES / "healthy.png")
-    (FIGURES / "healthy.md").write_text(table(curves) + "\n")
+    frame = pd.read_parquet(FIGURES / "main_table_nano.parquet").astype(dict.fromkeys(SHOWN, float))
+    draw(frame, FIGURES / "healthy.png")
+    (FIGURES / "healthy.md").write_text(table(frame) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""Shape of a decoder. Families differ in data, not in code (`nft_jax.model.hf.families` maps config.json)."""
+"""The shape of a decoder, and how its passes are computed.
+
+Families differ in data, not in code: `nft_jax.model.hf.families` maps each one's config.json to a
+`ModelConfig`.
+"""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -15,11 +19,13 @@ Attention = Literal["xla", "cudnn", "splash"]
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """How rotary positions are stretched beyond the lengths of pretraining; the fields are those of config.json.
+    """How rotary positions are stretched beyond the lengths of pretraining. The fields are named as
+    in config.json.
 
-    "linear" divides every frequency by `factor` (Chen et al., arXiv 2306.15595). "llama3" divides those that turn
-    less than `low_freq_factor` times in the original context, keeps those that turn more than `high_freq_factor`
-    times, and blends in between (Llama 3.1; `ROPE_INIT_FUNCTIONS` of transformers).
+    "linear" divides every frequency by `factor` (Chen et al., arXiv 2306.15595). "llama3" divides
+    the frequencies that turn less than `low_freq_factor` times in the original context, keeps the
+    frequencies that turn more than `high_freq_factor` times, and blends in between (Llama 3.1;
+    `ROPE_INIT_FUNCTIONS` of transformers).
     """
     kind: Literal["linear", "llama3"]
     factor: float
@@ -30,7 +36,8 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A decoder with RMSNorm, rotary positions, grouped-query attention and a gated MLP; the defaults are Llama's."""
+    """A decoder with RMSNorm, rotary positions, grouped-query attention and a gated MLP. The
+    defaults are Llama's."""
     family: str                        # a key of `families.FAMILIES`
     vocab_size: int
     hidden_size: int
@@ -47,13 +54,13 @@ class ModelConfig:
     qk_norm: bool = False              # Qwen3, Gemma 3
     initializer_range: float = 0.02
     rope_scaling: RopeScaling | None = None
-    local_layers: tuple[int, ...] = ()     # layers whose tokens see themselves and the `window` - 1 tokens before them
+    local_layers: tuple[int, ...] = ()     # a token of these layers sees itself and the `window` - 1 tokens before it
     window: int = 0                        # 0 when no layer is local
-    local_rope_theta: float | None = None  # of the local layers, unscaled; None: they turn as the others do
+    local_rope_theta: float | None = None  # of the local layers, unscaled; None: they rotate like the others
     activation: Literal["silu", "gelu_tanh"] = "silu"
-    norm_offset: float = 0.0           # what is added to every norm's weight; Gemma 1
+    norm_offset: float = 0.0           # added to every norm's weight; 1 for Gemma
     sandwich_norms: bool = False       # also a norm after attention and MLP, before the sum (Gemma 3)
-    scale_embeddings: bool = False     # by sqrt(hidden_size) (Gemma 3)
+    scale_embeddings: bool = False     # times sqrt(hidden_size) (Gemma 3)
     query_pre_attn_scalar: int | None = None       # scores are divided by its root; None: head_dim
     final_softcap: float = 0.0         # logits become cap * tanh(logits / cap); 0 is off
 
@@ -63,18 +70,18 @@ class ModelConfig:
 
     @property
     def attention_scale(self) -> float:
-        """What the scores are multiplied by."""
+        """Factor of the attention scores."""
         return (self.head_dim if self.query_pre_attn_scalar is None else self.query_pre_attn_scalar) ** -0.5
 
 
 @dataclass(frozen=True)
 class Compute:
-    """How a forward or backward pass is computed, whatever the model. None of it changes what is computed, beyond
-    rounding; all of it is static under jit."""
+    """How a forward or backward pass is computed, whatever the model. Beyond rounding, none of it
+    changes the result. All of it is static under jit."""
     dtype: Literal["float32", "bfloat16"] = "float32"     # activations and matrix products
-    remat: Remat = "none"                                 # what the backward pass computes again (`hidden_states`)
-    attention: Attention = "xla"                          # for whole sequences: `kernels.choose_attention`
-    mesh: Mesh | None = None                              # where the arrays lie; None: one device, or left to XLA
+    remat: Remat = "none"                                 # what the backward pass recomputes: see `hidden_states`
+    attention: Attention = "xla"                          # of whole sequences: see `kernels.choose_attention`
+    mesh: Mesh | None = None                              # places of the arrays; None: one device, or left to XLA
 
 
 FLOAT32 = Compute()

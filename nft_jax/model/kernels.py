@@ -1,4 +1,4 @@
-"""Attention kernels of accelerators, and the choice among them. Both never write the scores [T, S] to memory."""
+"""Attention kernels of accelerators, and the choice among them. Neither writes the scores [T, S] to memory."""
 from __future__ import annotations
 
 from functools import partial
@@ -9,17 +9,23 @@ import jax.numpy as jnp
 from nft_jax.model.config import Attention
 from nft_jax.types import InputError
 
-LANES = 128                       # lengths and head sizes of the TPU kernel are multiples of it
-BLOCKS = (512, 256, LANES)        # tokens of a tile, by preference
+# Lengths and head sizes of the TPU kernel are multiples of it.
+LANES = 128
+# Tokens of a tile, by preference.
+BLOCKS = (512, 256, LANES)
 
 
 def choose_attention(requested: str, platform: str, dtype: str, head_dim: int, *,
                      present: bool = True) -> tuple[Attention, str]:
     """The implementation for a run, and the reason in words.
 
-    requested: `policy.attention`; platform: that of the devices ("cpu", "gpu", "tpu"); dtype: of the activations. On a
-    GPU the kernel is tried on a few tokens before it is chosen; where the devices are not `present`, it is taken to run
-    if it has the type. Raises InputError when the one that is requested cannot run, with the reason.
+    requested: `policy.attention`.
+    platform: of the devices: "cpu", "gpu" or "tpu".
+    dtype: of the activations.
+    present: whether the devices are here. On a present GPU the kernel is tried on a few tokens
+        before it is chosen. On an absent one it counts as running if it has the type.
+
+    Raises InputError with the reason when the requested implementation cannot run.
     """
     kernel: Attention = {"tpu": "splash", "gpu": "cudnn"}.get(platform, "xla")
     if requested == "xla":
@@ -38,12 +44,12 @@ def choose_attention(requested: str, platform: str, dtype: str, head_dim: int, *
 
 
 def no_such_type(dtype: str) -> str | None:
-    """What keeps cuDNN's attention from running with these activations on any GPU; None if nothing does."""
+    """Why cuDNN's attention cannot run with activations of this type on any GPU; None if it can."""
     return None if dtype in ("bfloat16", "float16") else f"it has no {dtype}, set policy.compute_dtype to bfloat16"
 
 
 def cudnn_problem(dtype: str, head_dim: int) -> str | None:
-    """What keeps cuDNN's attention, forward and backward, from running on this process's GPU; None if it runs."""
+    """Why cuDNN's attention, forward and backward, does not run on this process's GPU; None if it runs."""
     if no_such_type(dtype):
         return no_such_type(dtype)
     q, k = jnp.ones((1, 1, 2, 64, head_dim), dtype), jnp.ones((1, 1, 64, head_dim), dtype)
@@ -54,40 +60,40 @@ def cudnn_problem(dtype: str, head_dim: int) -> str | None:
     try:
         gradients = jax.jit(jax.grad(total, argnums=(0, 1, 2)))(q, k, k)
         finite = all(bool(jnp.isfinite(gradient.astype(jnp.float32)).all()) for gradient in gradients)
-    except (NotImplementedError, RuntimeError, ValueError) as error:      # unsupported shapes, no cuDNN, no GPU
+    # Unsupported shapes, no cuDNN, or no GPU.
+    except (NotImplementedError, RuntimeError, ValueError) as error:
         return str(error).strip().partition("\n")[0]
     return None if finite else "its gradient is not finite"
 
 
 def padded(x, axis: int, multiple: int):
-    """x with zeros behind it, up to a multiple along `axis`."""
+    """x with zeros appended along `axis`, up to a multiple."""
     return jnp.pad(x, [(0, -x.shape[a] % multiple if a == axis % x.ndim else 0) for a in range(x.ndim)])
 
 
 def cudnn(q_BKGTD, k_BKSD, v_BKSD, seen_BTS, *, scale: float):
-    """Flash attention of cuDNN for the pairs in `seen`, shapes as in `nft_jax.model.attention.attend`; bfloat16 or
-    float16.
+    """Flash attention of cuDNN over the pairs in seen [B, T, S] bool. Shapes as
+    `nft_jax.model.attention.attend`; bfloat16 or float16.
 
-    The mask is an argument of B * T * S (a bias to cuDNN: 2 bytes a pair, for all heads), because segments cannot be
-    told to it otherwise through jax.nn. Where queries and keys are the same tokens it also skips what is above the
-    diagonal.
+    The mask is an array of B * T * S, because jax.nn has no other way to pass segments. To cuDNN it
+    is a bias of 2 bytes per pair, shared by all heads. Where queries and keys are the same tokens,
+    the kernel also skips the pairs above the diagonal.
     """
     batch, kv_heads, group, length, head_dim = q_BKGTD.shape
     q_BTHD = jnp.swapaxes(padded(q_BKGTD, 3, 2).reshape(batch, kv_heads * group, -1, head_dim), 1, 2)
     k_BSKD, v_BSKD = (jnp.swapaxes(padded(x, 2, 2), 1, 2) for x in (k_BKSD, v_BKSD))
-    mask = padded(padded(seen_BTS, 1, 2), 2, 2)[:, None]              # the gradient wants even lengths
+    # The kernel's gradient needs even lengths.
+    mask = padded(padded(seen_BTS, 1, 2), 2, 2)[:, None]
     out = jax.nn.dot_product_attention(q_BTHD, k_BSKD, v_BSKD, mask=mask, scale=scale, implementation="cudnn",
                                        is_causal=length == k_BKSD.shape[2])
     return jnp.swapaxes(out[:, :length], 1, 2).reshape(q_BKGTD.shape)
 
 
 def splash(q_BKGTD, k_BKSD, v_BKSD, segment_ids_BS, *, scale: float, window: int = 0, start=0, interpret: bool = False):
-    """JAX's splash attention for TPU (`jax.experimental.pallas.ops.tpu.splash_attention`), arguments as in
-    `nft_jax.model.attention.attend`; `interpret` runs it without a TPU. Tiles that causality or the window excludes are
-    skipped; those of other segments are computed and masked.
+    """JAX's splash attention for TPU (`jax.experimental.pallas.ops.tpu.splash_attention`).
 
-    The kernel's mask is a constant. Where `start` is a value (a share of the row's queries), the kernel is made for
-    every share, and `start` says which one runs.
+    Arguments as `nft_jax.model.attention.attend`; `interpret` runs it without a TPU. Tiles that
+    causality or the window excludes are skipped. Tiles of other segments are computed and masked.
     """
     batch, kv_heads, group, length, head_dim = q_BKGTD.shape
     keys = k_BKSD.shape[2]
@@ -97,6 +103,8 @@ def splash(q_BKGTD, k_BKSD, v_BKSD, segment_ids_BS, *, scale: float, window: int
     arguments = (padded(padded(q_BHTD, 2, tile_q), 3, LANES),
                  *(padded(padded(x, 2, tile_s), 3, LANES) for x in (k_BKSD, v_BKSD)),
                  padded(asking, 1, tile_q), padded(segment_ids_BS, 1, tile_s))
+    # The kernel's mask is a constant. For a share of the row's queries the kernel is made once for
+    # every share, and `start` chooses at run time.
     made = partial(splash_kernel, tile_q=tile_q, tile_s=tile_s, window=window, interpret=interpret)
     if length == keys:
         out = made(0, *arguments)
@@ -106,14 +114,15 @@ def splash(q_BKGTD, k_BKSD, v_BKSD, segment_ids_BS, *, scale: float, window: int
 
 
 def tile(length: int) -> int:
-    """Tokens of a tile: the largest that pads the length by no more than an eighth, or else the smallest."""
+    """Tokens of a tile: the largest that pads the length by at most an eighth, else the smallest."""
     return next((size for size in BLOCKS if -length % size <= length // 8), LANES)
 
 
 def splash_kernel(start: int, q_BHTD, k_BKSD, v_BKSD, asking_BT, segment_ids_BS, *, tile_q: int, tile_s: int,
                   window: int, interpret: bool):
-    """The kernel itself, over padded arrays, for queries from `start` on."""
-    from jax.experimental.pallas.ops.tpu import splash_attention as library  # slow to import, and only for TPUs
+    """The kernel itself, over padded arrays, for the queries from `start` on."""
+    # Slow to import, and only for TPUs.
+    from jax.experimental.pallas.ops.tpu import splash_attention as library
 
     heads, length, keys = q_BHTD.shape[1], q_BHTD.shape[2], k_BKSD.shape[2]
     mask = library.LocalMask((length, keys), (window - 1, 0), start) if window \

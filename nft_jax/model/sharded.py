@@ -1,7 +1,11 @@
-"""A layer on a device mesh: when its weights are gathered, and which part of the attention each device computes.
+"""A layer on a device mesh.
 
-Both are written out because XLA, left alone, gathers queries and weights that it need not. Without a mesh, and on one
-device, nothing of this is there.
+1. `look_up` embeds the tokens without moving the table.
+2. `gather_weights` gathers one layer's weights when the scan reaches the layer.
+3. `over_mesh` gives each device its rows, heads and queries of the attention.
+
+All three are written out because XLA, left alone, gathers queries and weights that it need not.
+Without a mesh, and on one device, they do nothing.
 """
 from __future__ import annotations
 
@@ -20,9 +24,9 @@ from nft_jax.runtime.mesh import partition_spec, sharding
 def look_up(table, tokens, compute: Compute):
     """Rows of the float32 `table` [V, D] for tokens [B, T] -> [B, T, D] of `compute.dtype`.
 
-    On a mesh each device looks up all rows of the batch's `fsdp` group in its own piece of the table, and then gives
-    the others their rows for its rows' other pieces: what travels are the states, not the (larger) table, and the
-    table's gradient is summed in float32 where it lies.
+    Each device looks up its fsdp group's tokens in its own slice; an all-to-all then exchanges
+    slices for rows. Only activations travel. The table's gradient is summed in float32, in the
+    table's place.
     """
     mesh = compute.mesh
     if mesh is None or mesh.size == 1:
@@ -42,14 +46,16 @@ def look_up(table, tokens, compute: Compute):
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _gather(weights, dtype: str, here, whole):
-    """Cast, gather (in bfloat16 half the bytes travel), call it float32 again: that costs nothing, since the product
-    casts it back, and lets the gradient come as float32. `here`, `whole`: the shardings before and after."""
+    """`weights` rounded to `dtype`, gathered from the sharding `here` to the sharding `whole`, as
+    float32 again."""
+    # Gathered in bfloat16, half the bytes travel. The cast back costs nothing, since the product
+    # undoes it, and gives a float32 gradient.
     cast = jax.lax.with_sharding_constraint(weights.astype(dtype), here)
     return jax.lax.with_sharding_constraint(cast, whole).astype(weights.dtype)
 
 
 def _gather_backward(dtype, here, whole, _, gradient):
-    # By autodiff's rule the gradient would be summed whole onto every device.
+    # Autodiff would sum the whole gradient onto every device.
     return (jax.lax.with_sharding_constraint(gradient, here),)
 
 
@@ -57,16 +63,21 @@ _gather.defvjp(lambda weights, *static: (_gather(weights, *static), None), _gath
 
 
 def gather_weights(weights: dict, compute: Compute) -> dict:
-    """One layer's weights as its products take them: rounded to `compute.dtype`, whole over `fsdp`, and still divided
-    over `tensor`. Called inside the scan over the layers, so that one layer's weights are whole at a time (ZeRO-3:
-    Rajbhandari et al., arXiv 1910.02054). Their gradient is summed in float32, straight into the parameter's place."""
+    """One layer's weights as its products need them: rounded to `compute.dtype`, whole over `fsdp`,
+    sharded over `tensor`.
+
+    It is called inside the scan over the layers, so only one layer's weights are whole at a time.
+    Their gradient is summed in float32, straight into the sharded parameter.
+
+    ZeRO-3: Rajbhandari et al., arXiv 1910.02054."""
     mesh = compute.mesh
     if mesh is None or mesh.size == 1:
         return weights
 
     def one(name, x):
         axes = parameter_axes(name, x.shape, mesh)
-        if "embed" not in axes:                          # norms and biases: small, and never sharded over fsdp
+        # Norms and biases are small, and never sharded over fsdp.
+        if "embed" not in axes:
             return x
         whole = [None if axis == "embed" else axis for axis in axes]
         return _gather(x, compute.dtype, sharding(mesh, *axes), sharding(mesh, *whole))
@@ -75,11 +86,13 @@ def gather_weights(weights: dict, compute: Compute) -> dict:
 
 
 def over_mesh(attend: Callable, mesh: Mesh | None) -> Callable:
-    """`attend` of `nft_jax.model.attention`, each device with its rows, its heads, and the queries of its tokens.
+    """`attend` of `nft_jax.model.attention`, each device with its rows, its heads, and the queries
+    of its tokens.
 
-    Keys and values, which grouped queries make the smaller part, are gathered over `context`; the scores of a device
-    are [T / context, T]. Where `tensor` exceeds the kv heads, these are repeated until it divides them. Rows must
-    divide by data * fsdp, tokens by `context`, heads by `tensor`.
+    Keys and values are gathered over `context`: with grouped queries they are the smaller part. A
+    device's scores are [T / context, T]. Where `tensor` exceeds the kv heads, the kv heads are
+    repeated until `tensor` divides them. Rows must divide by data * fsdp, tokens by `context`,
+    heads by `tensor`.
     """
     if mesh is None or mesh.size == 1:
         return attend
@@ -100,8 +113,8 @@ def over_mesh(attend: Callable, mesh: Mesh | None) -> Callable:
             k, v = (jax.lax.all_gather(x, "context", axis=2, tiled=True) for x in (k, v))
             return attend(q, k, v, segment_ids, start=jax.lax.axis_index("context") * q.shape[3], **settings)
 
-        # Every array that has a gradient is divided over every axis: there is nothing for check_vma to find, and
-        # kernels do not know of it.
+        # check_vma is off: kernels do not support it, and it has nothing to find, because every
+        # array with a gradient is sharded over every axis.
         specs = (queries, keys, keys, partition_spec(("batch", None)))
         out = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=queries, check_vma=False)(
             q_BKGTD, k_BKTD, v_BKTD, segment_ids_BT)

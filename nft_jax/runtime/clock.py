@@ -8,11 +8,15 @@ from pathlib import Path
 
 import jax
 
-PROFILED = range(1, 3)      # steps of a start that `--profile` records: after the one that still warms caches up
+# The steps of a start that `--profile` records. The first one, number 0, still warms caches up.
+PROFILED = range(1, 3)
 
 
 class Clock:
-    """Seconds of each phase of a run, from row to row of its metrics. A phase is what the host does, or waits for."""
+    """Seconds of each phase of a run, between two rows of its metrics.
+
+    A phase is what the host does, or waits for. `show` gets the name of each phase that begins.
+    """
 
     def __init__(self, show: Callable[[str], None] = lambda name: None):
         self._show = show
@@ -23,7 +27,7 @@ class Clock:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Counts the block as phase `name`; also a span of the timeline."""
+        """Counts the block as phase `name`, and marks it in the timeline."""
         self._show(name)
         started = time.perf_counter()
         self._first.setdefault(name, started)
@@ -34,25 +38,26 @@ class Clock:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
     def span(self, name: str) -> None:
-        """Phase `name` has run on the devices from its first beginning until now, whatever the host did meanwhile."""
+        """Counts phase `name` from its first beginning until now, whatever the host did meanwhile."""
+        # For work that the devices do while the host already does something else.
         self.seconds[name] = time.perf_counter() - self._first[name]
 
     def lap(self) -> dict[str, float]:
-        """Seconds of each phase since the last lap, and of everything as "step"; starts the next lap."""
+        """Starts the next lap. Returns the seconds of each phase in this lap, and of the whole lap as "step"."""
         seconds = self.seconds | {"step": time.perf_counter() - self.started}
         self._begin()
         return seconds
 
 
 class Timeline:
-    """Records the steps PROFILED of this start into `folder`, where one is given."""
+    """Records the steps PROFILED of this start into `folder`; nothing if `folder` is None."""
 
     def __init__(self, folder: Path | None, say: Callable[[str], None]):
         self._folder, self._say, self._steps, self._recording = folder, say, 0, False
 
     @contextmanager
     def step(self, number: int) -> Iterator[None]:
-        """Around a step of the loop."""
+        """Encloses a step of the loop."""
         if self._folder is not None and self._steps == PROFILED.start:
             jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
             self._recording = True
@@ -63,7 +68,7 @@ class Timeline:
             self.close()
 
     def close(self) -> None:
-        """Ends the recording, if one is going on."""
+        """Ends a running recording. Reports where it is, or that the run was too short for one."""
         if self._recording:
             jax.profiler.stop_trace()
             self._recording = False

@@ -1,5 +1,9 @@
-"""What a folder that a process may be killed in needs of its files: whole or not there (`replaced`), of known content
-(`write_manifest`, `damage`), written by one process at a time (`held`)."""
+"""Files that survive a kill at any moment.
+
+1. `replaced`: a file or folder is written whole, or not at all.
+2. `write_manifest`, `damage`: a folder's content is known, so damage is found and named.
+3. `held`: one process at a time writes to a folder.
+"""
 from __future__ import annotations
 
 import errno
@@ -23,9 +27,11 @@ CHUNK = 1 << 20
 
 @contextmanager
 def replaced(path: Path, *, writes: bool = True) -> Iterator[Path]:
-    """A path to write a file or a folder to, which takes the place of `path` when the block ends: a reader, and who
-    comes after a kill, finds the old one or the new one. (Between two folders there is an instant without either.)
-    With `writes` false another process writes it: only the name is given."""
+    """Yields a path to write a file or folder to. It replaces `path` when the block ends without an error.
+
+    A reader finds the old content or the new one, also after a kill. Replacing a folder takes two renames, so for an
+    instant there is neither. With `writes` False another process writes: only the name is given.
+    """
     partial, old = path.with_name(path.name + ".partial"), path.with_name(path.name + ".old")
     if writes:
         remove(partial)
@@ -39,7 +45,7 @@ def replaced(path: Path, *, writes: bool = True) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Delete a file, or a folder with all that is in it, if it is there."""
+    """Deletes a file, or a folder with its content, if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -47,7 +53,7 @@ def remove(path: Path) -> None:
 
 
 def checksum(path: Path) -> int:
-    """CRC-32 of a file: for bytes that changed by accident, not for those that someone changed."""
+    """CRC-32 of a file. It finds accidental changes, not deliberate ones."""
     value = 0
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
@@ -61,8 +67,10 @@ def _files(folder: Path, ignore: Collection[str]) -> dict[str, Path]:
 
 
 def write_manifest(folder: Path, notes: dict, ignore: Collection[str] = ()) -> None:
-    """`manifest.json` in `folder`: size and checksum of every file below it but those of `ignore` (names relative to
-    it), and `notes` (JSON). The files are read once, several at a time."""
+    """Writes `manifest.json` into `folder`: size and checksum of every file below it, and `notes` (JSON).
+
+    Files named in `ignore`, relative to `folder`, are left out. Each file is read once, several at a time.
+    """
     found = _files(folder, ignore)
     with ThreadPoolExecutor(4) as pool:
         sums = list(pool.map(checksum, found.values()))
@@ -72,7 +80,7 @@ def write_manifest(folder: Path, notes: dict, ignore: Collection[str] = ()) -> N
 
 
 def write_notes(folder: Path, notes: dict) -> None:
-    """The manifest of `folder` with other notes. A folder without one that can be read stays as it is."""
+    """Replaces the notes in the manifest of `folder`. Does nothing if the manifest is missing or damaged."""
     content = read_manifest(folder)
     if content is not None:
         with replaced(folder / MANIFEST) as partial:
@@ -88,8 +96,7 @@ def _checksum_of(content: dict) -> int:
 
 
 def read_manifest(folder: Path) -> dict | None:
-    """`files` and `notes` as they were written; None where there is no manifest, or what there is was not written as
-    it is."""
+    """`files` and `notes` of the manifest; None if it is missing or damaged."""
     try:
         content = json.loads((folder / MANIFEST).read_bytes())
         return content if content.pop("checksum") == _checksum_of(content) else None
@@ -98,8 +105,9 @@ def read_manifest(folder: Path) -> dict | None:
 
 
 def damage(folder: Path) -> str:
-    """In what `folder` differs from its manifest, the first files of it by name; empty when it does not. All sizes are
-    looked at before any content is read."""
+    """How `folder` differs from its manifest, naming the first three files; "" if it does not differ.
+
+    Compares all sizes before it reads any content."""
     if not folder.is_dir():
         return "it is no folder"
     if not (folder / MANIFEST).exists():
@@ -126,10 +134,12 @@ def damage(folder: Path) -> str:
 
 @contextmanager
 def held(folder: Path) -> Iterator[str]:
-    """While the block runs no other process can hold `folder` (flock of its file `lock`, which ends with the process
-    however that ends). Yields a remark for the user, empty where all is well: a file system may know no locks.
+    """Keeps every other process from holding `folder` while the block runs.
 
-    Raises InputError when another process holds it, which it names."""
+    The lock is a flock of the file `lock` in the folder: it ends with the process, however that ends. Yields a remark
+    for the user, "" if all is well: a file system may know no locks. Raises InputError, naming the other process, if
+    another process holds the folder.
+    """
     path = folder / "lock"
     with path.open("a+") as file:
         remark = ""

@@ -1,14 +1,17 @@
-"""What the processes of a job tell each other beside their collectives: that one of them was asked to stop, that one
-crashed, that one is not heard of any more.
+"""What the processes of a run tell each other beside their collectives: a request to stop, a crash, silence.
 
 All of it goes through the key-value store of jax's coordination service, which needs no devices and no lockstep. With
-one process nothing here does anything but `Stop`, which is then a plain flag.
+one process only `Stop` does anything, and it is a plain flag.
 
-Life of a stop over several processes: a signal reaches one of them (1), whose watching thread leaves a note (2). Every
-watching thread finds it, holds its process at its next point and says how many points that has passed (3). All points
-are the same in all processes, so the one after the furthest is ahead of everyone: all stop there (4). (The scheme is
-that of the preemption sync manager of TSL, jax.experimental.multihost_utils.reached_preemption_sync_point, which knows
-SIGTERM alone and replaces its handler.)
+The life of a stop, over several processes:
+1. A signal reaches one process.
+2. Its watching thread leaves a note in the store.
+3. Every watching thread finds the note, holds its process at the next point, and writes how many points that has
+   passed.
+4. Points are the same in all processes, so the point after the furthest is ahead of everyone: all stop there.
+
+The scheme is TSL's preemption sync manager (jax.experimental.multihost_utils.reached_preemption_sync_point). That one
+knows SIGTERM only and replaces its handler, and it cannot give up work that one process does alone.
 """
 from __future__ import annotations
 
@@ -22,20 +25,20 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from nft_jax.types import Halted, InputError
 
-HEARTBEAT_SECONDS = 20      # for jax.distributed.initialize: so soon after a host's silence jax ends the others
-SILENT_SECONDS = 10.0       # so soon the silence is said, with the host's name
+HEARTBEAT_SECONDS = 20      # for jax.distributed.initialize: after a silence of so long jax ends the other processes
+SILENT_SECONDS = 10.0       # after a silence of so long the silent host is named
 POLL_SECONDS = 1.0
-ANSWER_SECONDS = 8.0        # how long the first host waits until the others have shown the error
-_FOLDER = "nft_jax/guard/"
+ANSWER_SECONDS = 8.0        # how long process 0 waits until the others have shown the error
+_FOLDER = "nft_jax/stops/"
 
 
 class Store(Protocol):
-    """The part of jax's coordination service client that is used."""
+    """What is used of jax's coordination service client. Its errors are RuntimeErrors (JaxRuntimeError)."""
 
     def key_value_set(self, key: str, value: str, allow_overwrite: bool = False) -> None: ...
 
@@ -43,51 +46,59 @@ class Store(Protocol):
 
 
 class StopRun(Exception):
-    """The work at hand is given up, because the run was asked to stop; never leaves `train`."""
+    """The work at hand is given up because the run was asked to stop. Never leaves `train`."""
 
 
-class Hosts:
-    """The watch that one process of `count` keeps. `end` ends the process at once, with a status; `say` prints."""
+def _print(text: str) -> None:
+    # A standard error that cannot be written (full disk, closed pipe) must not keep this process from ending.
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+class Watch:
+    """The watch that process `index` of `count` keeps over the others, in a thread.
+
+    It reads and writes `store` every `poll` seconds. `end(status)` ends this process at once; `say` prints."""
 
     def __init__(self, store: Store, index: int, count: int, *, poll: float = POLL_SECONDS,
                  silent: float = SILENT_SECONDS, end: Callable[[int], Any] = os._exit,
-                 say: Callable[[str], None] | None = None):
+                 say: Callable[[str], None] = _print):
         self.index, self.count = index, count
-        self._store, self._poll, self._silent, self._end = store, poll, silent, end
-        self._say = say or (lambda text: print(text, file=sys.stderr, flush=True))
+        self._store, self._poll, self._silent, self._end, self._say = store, poll, silent, end, say
         self._name = f"host {index} ({socket.gethostname()}, process {os.getpid()})"
-        self._lock = threading.Lock()                   # of the two numbers below
-        self._passed, self._stop_after = 0, None        # points passed; the furthest that anyone had
+        self._lock = threading.Lock()                   # of `_passed` and `_stop_after`
+        self._passed, self._stop_after = 0, None        # points passed here; the most that any process had passed
         self._asked, self._closing, self._ending = threading.Event(), threading.Event(), threading.Lock()
-        self._heard: dict[str, tuple[str, float]] = {}  # of every host: its newest beat, and when that came
+        self._heard: dict[str, tuple[str, float]] = {}  # of each host: its newest beat, and when it came
         self._beats, self._reported, self._ended = 0, set(), False
-        self._thread = threading.Thread(target=self._watch, name="nft-hosts", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="nft-watch", daemon=True)
 
-    def start(self) -> Hosts:
+    def start(self) -> Watch:
         self._beat()
         self._thread.start()
         return self
 
     def close(self) -> None:
-        """This process ends as it should: its silence means nothing from now on."""
+        """Tells the others that this process ends as it should: its silence means nothing from now on."""
         if not self._closing.is_set():
             self._closing.set()
             self._thread.join(5 * self._poll)
             self._write(f"alive/{self.index}", "left")
 
     def ask_to_stop(self) -> None:
-        """All processes stop at a point ahead; returns at once (a signal handler may call it)."""
+        """Makes all processes stop at a point ahead. Returns at once, so a signal handler may call it."""
         self._asked.set()
 
     def reached(self, alone: bool) -> bool:
-        """See `Stop.reached`. Waits, for some seconds at most, only while processes agree where to stop."""
+        """See `Stop.reached`. Waits only while the processes agree where to stop, some seconds at most."""
         with self._lock:
             self._passed += not alone
             return self._stop_after is not None and self._passed + alone > self._stop_after
 
     def crash(self, report: str, status: int) -> None:
-        """Shows `report` (a traceback, or a paragraph) on all hosts, and ends this process: the others end too. Where
-        another host crashed before, this is its consequence, and that one's report is shown instead."""
+        """Shows `report` (a traceback, or a paragraph) on all hosts and ends all processes, this one with `status`.
+
+        If another host crashed before, this error is its consequence: then the first report is shown instead."""
         with self._ending:
             note = {"host": self.index, "name": self._name, "report": report[-20_000:], "status": status}
             try:
@@ -95,7 +106,8 @@ class Hosts:
                 if first is None:
                     self._write(f"crash/{self.index}", json.dumps(note))
                 self._obey(json.loads(first) if first else note)
-            except Exception as error:       # of the store, which is gone with the first process
+            # The store is gone: process 0, which holds it, has ended.
+            except RuntimeError as error:
                 self._say(f"{report}\n(The other hosts could not be told: {error})")
                 self._end(status)
 
@@ -106,7 +118,8 @@ class Hosts:
         self._ended, own = True, note["host"] == self.index
         self._say(note["report"] if own else f"{note['name']} ended, and with it this job. It said:\n{note['report']}")
         self._write(f"answered/{self.index}", "")
-        if self.index == 0:                  # it holds the store, so it leaves last: without it jax aborts the others
+        # Process 0 holds the store, so it ends last: without the store jax aborts the others.
+        if self.index == 0:
             missing, until = [], time.monotonic() + ANSWER_SECONDS * (self._poll / POLL_SECONDS)
             while time.monotonic() < until:
                 answered = self._read("answered/")
@@ -117,11 +130,13 @@ class Hosts:
             if missing:
                 self._say(f"no answer from host {', '.join(map(str, missing))}: dead already (killed, or out of "
                           "memory), and then probably the cause")
-            time.sleep(self._poll)           # who answered last is still about to end
-        sys.stdout.flush()
+            # The process that answered last still has to end.
+            time.sleep(self._poll)
+        with suppress(OSError):
+            sys.stdout.flush()
         self._end(note["status"])
 
-    def _watch(self) -> None:
+    def _run(self) -> None:
         while not self._closing.wait(self._poll):
             try:
                 self._beat()
@@ -132,7 +147,8 @@ class Hosts:
                     return
                 self._look_for_silence()
                 self._pass_on_a_stop()
-            except Exception as error:     # of the store: jax ends this process when it cannot be reached any more
+            # The store does not answer. jax ends this process if that stays so.
+            except RuntimeError as error:
                 if not self._closing.is_set() and "store" not in self._reported:
                     self._reported.add("store")
                     self._say(f"{self._name}: the first host does not answer ({str(error).splitlines()[0][:200]})")
@@ -142,8 +158,9 @@ class Hosts:
         self._write(f"alive/{self.index}", f"{self._beats} {self._name}")
 
     def _look_for_silence(self) -> None:
-        """By the first process, said on all hosts' behalf. It ends nothing: that is left to jax's own heartbeat, which
-        a process that is busy in Python cannot miss."""
+        """In process 0: names each host that is silent, once. Ends nothing."""
+        # A process that holds Python for long is silent here too. jax's own heartbeat runs in C++ and cannot be held
+        # up, so the ending is left to jax.
         if self.index:
             return
         now = time.monotonic()
@@ -165,7 +182,8 @@ class Hosts:
             self._write("stop/asked", "")
         elif not self._read("stop/"):
             return
-        with self._lock:                     # the process stays between two points until the number is known
+        # The lock holds this process between two points until the number is known.
+        with self._lock:
             self._write(f"passed/{self.index}", str(self._passed))
             while len(passed := self._read("passed/")) < self.count and not self._read("crash/"):
                 if self._closing.wait(self._poll / 10):
@@ -180,19 +198,22 @@ class Hosts:
         return {key.rpartition("/")[2]: value for key, value in self._store.key_value_dir_get(_FOLDER + folder)}
 
 
-_hosts: Hosts | None = None      # of this process, as jax.distributed has one client
+_watch: Watch | None = None      # one for this process, as jax.distributed has one client
 
 
 def watch_other_hosts() -> None:
-    """Starts the watch; to be called once, behind jax.distributed.initialize. Uncaught exceptions of this process end
-    all others too, from now on. One process alone: does nothing."""
-    global _hosts
-    from jax._src import distributed  # jax.process_index() would start the devices, which waits for all hosts
+    """Starts the watch. Call it once, after jax.distributed.initialize. With one process it does nothing.
+
+    From then on an uncaught exception of this process ends all others too."""
+    global _watch
+    # jax.process_index() would start the devices, which waits for all hosts.
+    from jax._src import distributed
     job = distributed.global_state
-    if _hosts is not None or job.client is None or job.num_processes == 1:
+    if _watch is not None or job.client is None or job.num_processes == 1:
         return
-    _hosts = Hosts(job.client, job.process_id, job.num_processes).start()
-    atexit.register(_hosts.close)            # before jax's own, which waits for the other processes
+    _watch = Watch(job.client, job.process_id, job.num_processes).start()
+    # Runs before jax's own exit handler, which waits for the other processes.
+    atexit.register(_watch.close)
     usual = sys.excepthook
 
     def hook(kind, error, trace):
@@ -203,45 +224,50 @@ def watch_other_hosts() -> None:
 
 
 def crashed(error: BaseException, status: int = 1) -> None:
-    """With other hosts to tell: shows the error on all of them (a traceback, or the paragraph of an error that is
-    meant for the user) and ends all, this process first, with `status`. Alone: returns."""
-    if _hosts is None:
+    """Shows the error on all hosts and ends all processes, this one with `status`. With one process it returns.
+
+    An error that is meant for the user is shown as its paragraph, any other as its traceback."""
+    if _watch is None:
         return
     if isinstance(error, (InputError, Halted)):
-        _hosts.crash(f"error: {error}", status)
+        _watch.crash(f"error: {error}", status)
     elif isinstance(error, KeyboardInterrupt):
-        _hosts.crash("interrupted by a second signal", status)
+        _watch.crash("interrupted by a second signal", status)
     else:
-        _hosts.crash("".join(traceback.format_exception(error)), status)
+        _watch.crash("".join(traceback.format_exception(error)), status)
 
 
 class Stop:
-    """Whether a run was asked to stop. All processes call `reached()` equally often: each call is a point, and they
-    all get True at the same one."""
+    """Whether a run was asked to stop.
+
+    All processes call `reached()` equally often. Each call is a point, and all processes get True at the same one."""
 
     def __init__(self):
         self._asked = threading.Event()
 
     def ask(self) -> None:
         self._asked.set()
-        if _hosts is not None:
-            _hosts.ask_to_stop()
+        if _watch is not None:
+            _watch.ask_to_stop()
 
     def reached(self, alone: bool = False) -> bool:
-        """Whether to stop here. `alone`: asked by a process at work that no other takes part in, any number of times;
-        it gives that work up where this is True. Behind such work, and before the next collective, lies a point."""
-        return self._asked.is_set() if _hosts is None else _hosts.reached(alone)
+        """Whether to stop here.
+
+        `alone`: this process does work in which no other takes part. It may ask any number of times, and gives the
+        work up when the answer is True. After such work, and before the next collective, there must be a point."""
+        return self._asked.is_set() if _watch is None else _watch.reached(alone)
 
     def check(self, alone: bool = False) -> None:
-        """Raises StopRun where `reached` is True."""
+        """Raises StopRun if `reached(alone)` is True."""
         if self.reached(alone):
             raise StopRun
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """A Stop that the first SIGINT or SIGTERM asks for; a second one, of either, ends the process as usual. (Outside
-    the main thread Python allows no handlers.)"""
+    """A Stop that the first SIGINT or SIGTERM asks for. A second signal ends the process as usual.
+
+    Outside the main thread Python allows no handlers, so signals keep their usual effect."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -1,4 +1,4 @@
-"""Says what a run hangs in."""
+"""Reports where a run hangs."""
 from __future__ import annotations
 
 import os
@@ -14,16 +14,20 @@ from nft_jax.types import Halted
 
 
 def stacks() -> str:
-    """What every thread of this process is doing, the innermost call last."""
+    """The stack of every other thread of this process, the innermost call last."""
+    # Not faulthandler: it shows no source lines, and before Python 3.14 no names of threads.
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     return "\n".join(f"thread {names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame))}"
                      for ident, frame in sys._current_frames().items() if ident != threading.get_ident())
 
 
 class Watchdog:
-    """A thread that is to hear something (`feed`) at least every `seconds`: a phase that begins, a block of tokens.
-    Where it does not, it reports once the phase, the step and the stacks of all threads, to stderr and to the file
-    `path`, and again only after another feed. With `ends` the process ends then, with status 1."""
+    """A thread that expects a `feed` at least every `seconds`: at the beginning of a phase, after a block of tokens.
+
+    Without one it reports the phase, the step and the stacks of all threads, on stderr and in the file `path`. It
+    reports again only after another feed. With `ends` the report also ends the process, with status 1. With
+    `seconds` 0 it never reports.
+    """
 
     def __init__(self, seconds: float, path: Path, *, ends: bool = False, end: Callable[[int], object] = os._exit):
         self.seconds, self.path, self._ends, self._end = seconds, path, ends, end
@@ -34,7 +38,7 @@ class Watchdog:
             self._thread.start()
 
     def feed(self, phase: str = "", step: int | None = None) -> None:
-        """There is progress; `phase` and `step`, where given, are what it is in from now on."""
+        """Notes that there is progress. `phase` and `step`, if given, name the work from now on."""
         if self._reported:
             print(f"step {self._step}, phase {self._phase}: goes on, after "
                   f"{time.monotonic() - self._fed:.0f} seconds without progress", file=sys.stderr, flush=True)

@@ -1,27 +1,28 @@
-"""Runs a tiny model again and again in one folder, each time until it kills itself with SIGKILL at a given point.
+"""Runs a tiny model again and again in one folder, each time until it kills itself with SIGKILL at a file event.
 
     python killed.py SPEC.json
 
-The specification is a list of chains, each {"folder", "model", "mesh", "devices", "kills": [[point, step, n],
-...], "ends"}: the run is started and kills itself at the n-th passage of `point` in the `step`-th of its own steps (0:
-from its start on), and so on; with "ends" it is started once more, and comes to its end. Each start is a forked process
-of its own (what costs is importing, which is done once). The last line printed is JSON: for each chain, how each start
-ended (the signal's number, or the status).
+The specification is {"folder", "model", "mesh", "devices", "kills": [[event, n, torn], ...], "ends"}. The run is
+started and kills itself at the n-th file event of that name, and so on. With "ends" it is started once more and comes
+to its end. Each start is a forked process of its own: importing, which costs most, is done once. The last line printed
+is JSON: for each start, how it ended (the signal's number, or the status) and the names of its file events.
+
+Why file events? Only the disk survives SIGKILL. So a kill at any moment leaves what a kill at the next file event
+leaves, or, in the middle of a write, a file that is not whole (`torn`). Arrays and parquet files are written by C++,
+which Python does not see: they are torn at the rename that follows.
 """
 import json
 import os
+import re
 import signal
 import sys
-import threading
 import traceback
 import zlib
 from concurrent.futures import Future
 from pathlib import Path
 
 import jax
-from orbax.checkpoint._src.path.atomicity import AtomicRenameTemporaryPath
 
-from nft_jax import policy
 from nft_jax.config import (
     BatchConfig,
     CheckpointConfig,
@@ -33,13 +34,15 @@ from nft_jax.config import (
     PolicyConfig,
     RolloutConfig,
 )
-from nft_jax.record import checkpoint, metrics
-from nft_jax.rollout.engine import Sampler
-from nft_jax.rollout.schedule import Schedule
-from nft_jax.train import loop, run, saving
+from nft_jax.train import loop
 from nft_jax.types import Verdict
 
 STEPS = 6
+# Audit events that change a folder, and which of their arguments is the path.
+# https://docs.python.org/3/library/audit_events.html
+EVENTS = {"open": 0, "os.rename": 1, "os.remove": 0, "os.rmdir": 0, "os.mkdir": 0, "os.truncate": 0}
+# What differs between two names of the same event: step numbers, hashes, temporary names.
+RANDOM = re.compile(r"(?<=saving-)\w+|[0-9a-f]{16,}|[0-9]+")
 
 
 def config_of(chain: dict) -> Config:
@@ -64,194 +67,64 @@ class Judge:
         return future
 
 
-class Trap:
-    """Ends the process at the n-th `spring` after the `step`-th step of this start has begun."""
-
-    def __init__(self, folder: Path, step: int, n: int):
-        self.folder, self.wait, self.n = folder, step, n
-
-    def spring(self) -> None:
-        if self.wait <= 0:
-            self.n -= 1
-            if self.n == 0:
-                kill()
-
-    def is_due(self) -> bool:
-        """Whether this passage is the last one."""
-        self.n -= self.wait <= 0
-        return self.wait <= 0 and self.n == 0
+def path_of(event: str, arguments: tuple) -> Path | None:
+    """The path that an event changes; None for other events."""
+    if event not in EVENTS or not isinstance(arguments[EVENTS[event]], str | os.PathLike):
+        return None
+    if event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR):
+        return None
+    path = Path(arguments[EVENTS[event]])
+    # shutil.rmtree names a file relative to an open folder, whose number is the last argument.
+    if event in ("os.remove", "os.rmdir") and arguments[-1] >= 0:
+        path = Path(os.readlink(f"/proc/self/fd/{arguments[-1]}"), path)
+    return Path.cwd() / path
 
 
-def kill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-    signal.pause()                             # in a thread that is not the first to die
+def tear(event: str, arguments: tuple, path: Path) -> None:
+    """Leaves what a kill in the middle of a write leaves: half a row, or half of each file about to be renamed."""
+    if event == "open":
+        with path.open("ab") as file:
+            file.write(b'{"step": 1, "accur')
+    if event == "os.rename":
+        source = Path(arguments[0])
+        for file in [source] if source.is_file() else [each for each in source.rglob("*") if each.is_file()]:
+            os.truncate(file, file.stat().st_size // 2)
 
 
-def before(owner, name):
-    def set_up(trap):
-        function = getattr(owner, name)
-        setattr(owner, name, lambda *a, **k: (trap.spring(), function(*a, **k))[1])
-    return set_up
+def watch(folder: Path, record: Path, kill: tuple[str, int, bool] | None) -> None:
+    """Writes the names of this process's file events to `record`, and ends it at the event that `kill` names."""
+    names, passed, dying = os.open(record, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 0, False
+
+    def hook(event, arguments):
+        nonlocal passed, dying
+        path = None if dying else path_of(event, arguments)
+        if path is None or not path.is_relative_to(folder):
+            return
+        name = f"{event} {RANDOM.sub('N', str(path.relative_to(folder)))}"
+        os.write(names, f"{name}\n".encode())
+        passed += kill is not None and name == kill[0]
+        if kill is not None and name == kill[0] and passed == kill[1]:
+            dying = True
+            if kill[2]:
+                tear(event, arguments, path)
+            os.kill(os.getpid(), signal.SIGKILL)
+            signal.pause()                             # in a thread that is not the first to die
+
+    sys.addaudithook(hook)
 
 
-def after(owner, name):
-    def set_up(trap):
-        function = getattr(owner, name)
-        setattr(owner, name, lambda *a, **k: (function(*a, **k), trap.spring())[0])
-    return set_up
-
-
-def around_finalize(late: bool):
-    """orbax's renaming of what is written, of each part and then of the whole: before, or after it."""
-    def set_up(trap):
-        finalize = AtomicRenameTemporaryPath.finalize
-
-        async def trapped(self):
-            if not late:
-                trap.spring()
-            await finalize(self)
-            if late:
-                trap.spring()
-        AtomicRenameTemporaryPath.finalize = trapped
-    return set_up
-
-
-def around_replace(name: str, late: bool = False):
-    """The moment in which a file or folder called `name` takes its place."""
-    def set_up(trap):
-        replace = Path.replace
-
-        def trapped(self, target):
-            mine = Path(target).name == name or (name == "*" and self.name.endswith(".partial"))
-            if mine and not late:
-                trap.spring()
-            result = replace(self, target)
-            if mine and late:
-                trap.spring()
-            return result
-        Path.replace = trapped
-    return set_up
-
-
-def half_row(trap):
-    write = metrics.JsonLines.write
-
-    def trapped(self, step, row):
-        if trap.is_due():
-            with (trap.folder / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps({"step": step} | row)[:50])
-            kill()
-        write(self, step, row)
-    metrics.JsonLines.write = trapped
-
-
-def half_rollouts(trap):
-    write = saving.pq.write_table
-
-    def trapped(table, path, **settings):
-        write(table, path, **settings)
-        if isinstance(path, Path) and trap.is_due():
-            os.truncate(path, path.stat().st_size // 2)
-            kill()
-    saving.pq.write_table = trapped
-
-
-def half_manifest(trap):
-    write = checkpoint.write_manifest
-
-    def trapped(folder, *arguments):
-        write(folder, *arguments)
-        if trap.is_due():
-            os.truncate(folder / "manifest.json", 100)
-            kill()
-    checkpoint.write_manifest = trapped
-
-
-def in_evaluation(trap):
-    """Between two blocks of decoding, while held-out questions are answered."""
-    evaluate, collect, inside = loop.evaluate, Schedule.collect, []
-
-    def trapped(*arguments):
-        inside.append(True)
-        metrics = evaluate(*arguments)
-        inside.clear()
-        return metrics
-
-    loop.evaluate = trapped
-    Schedule.collect = lambda *a: (inside and trap.spring(), collect(*a))[1]
-
-
-def in_deletion(trap):
-    """Among the files of an old checkpoint, which a thread deletes."""
-    unlink = os.unlink
-
-    def trapped(*arguments, **keywords):
-        if threading.current_thread() is not threading.main_thread():
-            trap.spring()
-        unlink(*arguments, **keywords)
-    os.unlink = trapped
-
-
-POINTS = {
-    # At the start.
-    "configuration": around_replace("config.json"),
-    "locked": before(run, "check_room"),
-    "verify the checkpoint": before(checkpoint, "damage"),
-    "restored": after(run, "restore_or_load"),
-    "metrics cut": around_replace("metrics.jsonl"),
-    "compile": before(run, "compile_programs"),
-    "compiled": after(run, "compile_programs"),
-    # In a step.
-    "prefill": before(Sampler, "_prefill_padded"),
-    "decode": before(Schedule, "collect"),
-    "verify": before(Judge, "submit"),
-    "score": before(loop, "pack"),
-    "collected": after(loop, "collect"),
-    "pack": before(loop, "make_batch"),
-    "optimizer step": before(loop, "learning_rate"),
-    "updated": after(loop, "update"),
-    "rollouts half written": half_rollouts,
-    "rollouts renamed": around_replace("*"),
-    "row half written": half_row,
-    "row written": after(metrics.JsonLines, "write"),
-    "evaluate": in_evaluation,
-    "evaluated": before(loop, "evaluation_metrics"),
-    # In a checkpoint.
-    "groups to bytes": before(checkpoint, "to_bytes"),
-    "save called": before(checkpoint.Checkpoints, "save"),
-    "being written": after(checkpoint.Checkpoints, "save"),
-    "manifest": before(checkpoint, "write_manifest"),
-    "manifest half written": half_manifest,
-    "manifest written": after(checkpoint, "write_manifest"),
-    "before a rename": around_finalize(late=False),
-    "after a rename": around_finalize(late=True),
-    "old ones deleted": in_deletion,
-    # At the end.
-    "curves": around_replace("curves.png"),
-    "model half written": before(policy, "save_tokenizer"),
-    "model renamed": around_replace("model"),
-    "model in its place": around_replace("model", late=True),
-    "summary": around_replace("summary.json"),
-}
-
-
-def start(chain: dict, point: str | None = None, step: int = 0, n: int = 0) -> int:
-    """Fork a process that trains; its wait status."""
+def start(chain: dict, kill: tuple[str, int, bool] | None = None) -> tuple[int, list[str]]:
+    """Forks a process that trains. Returns its exit code and the names of its file events."""
     sys.stdout.flush()
+    folder = Path(chain["folder"])
+    record = folder.with_suffix(".events")
     pid = os.fork()
     if pid:
-        return os.waitpid(pid, 0)[1]
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        return status, record.read_text().splitlines()
     try:
         jax.config.update("jax_num_cpu_devices", chain["devices"])
-        if point is not None:
-            trap, collect = Trap(Path(chain["folder"]), step, n), loop.collect
-
-            def counted(*arguments):
-                trap.wait -= 1
-                return collect(*arguments)
-
-            loop.collect = counted
-            POINTS[point](trap)
+        watch(folder, record, kill)
         loop.train(config_of(chain), verifier=Judge(), quiet=True)
         sys.stdout.flush()
         os._exit(0)
@@ -261,12 +134,10 @@ def start(chain: dict, point: str | None = None, step: int = 0, n: int = 0) -> i
 
 
 def main() -> None:
-    ends = []
-    for chain in json.loads(Path(sys.argv[1]).read_text()):
-        statuses = [start(chain, *kill) for kill in chain["kills"]]
-        if chain["ends"]:
-            statuses.append(start(chain))
-        ends.append([os.waitstatus_to_exitcode(status) for status in statuses])
+    chain = json.loads(Path(sys.argv[1]).read_text())
+    ends = [start(chain, kill) for kill in chain["kills"]]
+    if chain["ends"]:
+        ends.append(start(chain))
     print(json.dumps(ends))
 
 

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 import nft_jax
 from nft_jax.config import MeshConfig, PolicyConfig
-from nft_jax.model.hf import weights
+from nft_jax.model.hf import load
 from nft_jax.train import opening, plan
 
 NANO = Path(__file__).parents[2] / "nft_jax" / "assets" / "nano"
@@ -57,7 +57,7 @@ CASES = {
 def nothing_placed(monkeypatch):
     def too_late(*arguments, **options):
         raise AssertionError("the input should have been refused by now")
-    monkeypatch.setattr(weights, "_place", too_late)
+    monkeypatch.setattr(load, "_place", too_late)
     return lambda: monkeypatch.setattr(plan, "make_mesh", too_late)
 
 

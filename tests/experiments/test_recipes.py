@@ -4,13 +4,14 @@ import ast
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from experiments import presets, quickstart, train
-from experiments.harness.results import Curve
 from experiments.harness.variants import kinds, known
 from experiments.presets import PRESETS, code, gsm8k, qwen2_5_32b, qwen2_5_math_7b
 from experiments.studies import healthy
@@ -91,15 +92,22 @@ def test_every_trouble_is_on_the_page():
         assert re.search(rf"^### .*{heading}", PAGE, re.MULTILINE), heading
 
 
-def test_ranges_are_of_all_steps_and_seeds(tmp_path):
-    def curve(seed, values):
-        steps = np.arange(len(values))
-        return Curve("nft", seed, steps, steps, {"entropy/all": np.array(values)})
-    curves = [curve(0, [np.nan, 0.4, 0.9, 0.2]), curve(1, [np.nan, 0.6, 0.1, 0.4])]
-    assert healthy.ranges(curves, "nft", "entropy/all") == ["0.5", "0.3", "0.1", "0.9"]
-    assert healthy.ranges(curves, "nft", "length/all") == [] == healthy.ranges(curves, "rft", "entropy/all")
-    assert "| `entropy/all` |" in healthy.table(curves) and "length" not in healthy.table(curves)
-    healthy.draw(curves, tmp_path / "healthy.png")
+def test_ranges_are_of_all_steps_and_seeds():
+    values = {0: [np.nan, 0.4, 0.9, 0.2], 1: [np.nan, 0.6, 0.1, 0.4]}
+    frame = pd.concat([pd.DataFrame({"arm": "nft", "seed": seed, "step": range(4), "entropy/all": each})
+                       for seed, each in values.items()])
+    assert healthy.ranges(frame, "nft", "entropy/all") == ["0.5", "0.3", "0.1", "0.9"]
+    assert healthy.ranges(frame, "rft", "entropy/all") == []
+
+
+def test_the_stored_ranges_are_of_the_main_table(tmp_path, monkeypatch):
+    stored = (healthy.FIGURES / "healthy.md").read_text()
+    for name in ("healthy.md", "main_table_nano.parquet"):
+        shutil.copy(healthy.FIGURES / name, tmp_path)
+    monkeypatch.setattr(healthy, "FIGURES", tmp_path)
+    (tmp_path / "healthy.md").unlink()
+    healthy.main()
+    assert (tmp_path / "healthy.md").read_text() == stored
     assert (tmp_path / "healthy.png").stat().st_size > 10_000
 
 

@@ -10,7 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow.parquet as pq
+import pandas as pd
 import pytest
 from refusal import refused
 
@@ -78,11 +78,11 @@ def test_a_run_is_named_by_what_it_computes(tmp_path):
     for changes in ({"seed": 1}, {"data.seed": 1}, {"steps": 41}, {"loss.epsilon": 0.5}, {"objective": "rft"},
                     {"evaluation.reward": "boxed"}, {"rollout.temperature": 0.9}):
         assert variants.digest(variants.vary(QUICKSTART, changes)) != name
-    folder = variants.folder_of(tmp_path, QUICKSTART, variants.vary(QUICKSTART, {"loss.epsilon": 0.5, "seed": 2}))
-    assert folder.name.startswith("quickstart-nft-epsilon=0.5-seed2-")
+    folder = variants.folder_of(tmp_path, "quickstart", variants.vary(QUICKSTART, {"seed": 2}))
+    assert folder.name.startswith("quickstart-nft-seed2-")
     other = tmp_path / f"of-another-study-{name}"
     other.mkdir()
-    assert variants.folder_of(tmp_path, QUICKSTART, QUICKSTART) == other
+    assert variants.folder_of(tmp_path, "quickstart", QUICKSTART) == other
 
 
 def stub(folder: Path, body: str = "", *, finished: bool = True, status: int = 0) -> Job:
@@ -247,12 +247,11 @@ def test_a_sweep_of_real_runs(tmp_path, capsys, monkeypatch):
     command = [f"{tmp_path}/small.py:SMALL", "--grid", "objective=nft,rft", "--workdir", str(tmp_path / "runs")]
     assert sweep.main(command) == 0
     assert "[2/2]" in capsys.readouterr().out
-    table = pq.read_table(tmp_path / "runs" / "results.parquet")
-    rows = table.to_pylist()
-    assert [(row["arm"], row["objective"], row["step"]) for row in rows] == [
+    table = pd.read_parquet(tmp_path / "runs" / "results.parquet")
+    assert [*zip(table["arm"], table["objective"], table["step"], strict=True)] == [
         (f"objective={name}", name, step) for name in ("nft", "rft") for step in (0, 1)]
-    assert all(row["tokens"] == (row["tokens/generated"] or 0) and row["evaluation/accuracy/all"] is not None
-               for row in rows) and rows[1]["tokens"] > 0
+    assert (table["tokens"] == table["tokens/generated"].fillna(0)).all() and table["tokens"][1] > 0
+    assert table["evaluation/accuracy/all"].notna().all()
     said = json.loads(next((tmp_path / "runs").glob("*rft*/summary.json")).read_text())
     assert "--objective=rft" in said["command"]
     assert sweep.main(command) == 0 and capsys.readouterr().out.count("finished before") == 2

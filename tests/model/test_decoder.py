@@ -1,11 +1,11 @@
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from model_folders import CASES, FIXTURES
 
 from nft_jax.model import decoder
 from nft_jax.model.attention import attend
@@ -13,8 +13,6 @@ from nft_jax.model.config import FLOAT32, Compute, ModelConfig, RopeScaling
 from nft_jax.model.hf import load_params, read_config
 from nft_jax.model.hf.families import FAMILIES
 
-FIXTURES = Path(__file__).parent / "fixtures"
-CASES = sorted(folder.name for folder in FIXTURES.iterdir())
 TINY = ModelConfig("qwen3", vocab_size=31, hidden_size=12, intermediate_size=20, num_layers=2, num_heads=6,
                    num_kv_heads=2, head_dim=6, max_positions=64, rope_theta=100.0, qk_norm=True, initializer_range=0.3)
 # Everything that some family has, together: no family is this, the decoder can be.

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import worker
 
 from nft_jax.config import MeshConfig, SamplingConfig
-from nft_jax.model.hf.weights import save_params
+from nft_jax.model.hf import save_params
 from nft_jax.runtime.mesh import make_mesh
 
 ROOT = Path(__file__).parents[2]

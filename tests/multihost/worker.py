@@ -14,8 +14,7 @@ import numpy as np
 
 from nft_jax.config import DecodingConfig, MeshConfig, SamplingConfig
 from nft_jax.model import decoder
-from nft_jax.model.hf import weights
-from nft_jax.model.hf.weights import load_params, read_config, save_params
+from nft_jax.model.hf import load, load_params, read_config, save_params
 from nft_jax.model.parameters import parameter_shardings
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.judged import judged_groups
@@ -138,7 +137,7 @@ def main(folder: Path):
     meshes()
     placed()
     config, mesh = read_config(folder / "model"), make_mesh(MeshConfig(data=1, fsdp=4))
-    weights.AT_ONCE = 0                                             # layer by layer, as large models are
+    load.AT_ONCE = 0                                             # layer by layer, as large models are
     shardings = parameter_shardings(decoder.parameter_shapes(config), mesh)
     params = load_params(folder / "model", config, shardings=shardings)
     save_params(params, config, folder / "saved")

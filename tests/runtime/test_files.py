@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from refusal import refused
 
 from nft_jax.runtime.files import checksum, damage, held, read_manifest, replaced, write_manifest
-from nft_jax.types import InputError
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,14 +77,13 @@ with held(Path(sys.argv[1])):
 def test_one_process_holds_a_folder_and_a_kill_frees_it(tmp_path):
     with held(tmp_path) as remark:
         assert remark == ""
-        with pytest.raises(InputError, match=f"another process writes there: process {os.getpid()} on"), held(tmp_path):
+        with refused("workdir", tmp_path, f"process {os.getpid()} on"), held(tmp_path):
             pass
     assert (tmp_path / "lock").read_text() == ""
     process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"held\n"
-    with pytest.raises(InputError, match=rf"process {process.pid} on .*, since 20\d\d-") as error, held(tmp_path):
+    with refused(f"process {process.pid} on", "since 20", "--fresh"), held(tmp_path):
         pass
-    assert "--fresh does not help" in str(error.value)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert f"process {process.pid}" in (tmp_path / "lock").read_text()         # it could not tidy up

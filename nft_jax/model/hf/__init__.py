@@ -5,10 +5,14 @@
     params = load_params(folder, config)                 HF -> ours -> HF is bitwise equal
     save_params(params, config, "my_model")
 
-    python -m nft_jax.model.hf --check FOLDER            whether a folder is read, computed and written as it should be
+    python -m nft_jax.model.hf --check FOLDER            is the folder read, computed and written as it should be?
+
+How to add a family: `nft_jax.model.hf.families`.
 """
 from nft_jax.model.hf.families import config_from_hf, config_to_hf
 from nft_jax.model.hf.hub import config_of, is_local, resolve_folder
+from nft_jax.model.hf.load import check_weights, load_params, read_config
+from nft_jax.model.hf.save import save_params
 from nft_jax.model.hf.tokenizer import (
     eos_token_ids,
     load_tokenizer,
@@ -17,7 +21,6 @@ from nft_jax.model.hf.tokenizer import (
     source_of,
     special_ids,
 )
-from nft_jax.model.hf.weights import check_weights, load_params, read_config, save_params
 
 __all__ = ["check_weights", "config_from_hf", "config_of", "config_to_hf", "eos_token_ids", "is_local",
            "load_params", "load_tokenizer", "read_config", "resolve_folder", "save_generation_config", "save_params",

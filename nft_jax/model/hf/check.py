@@ -1,4 +1,10 @@
-"""Whether a model folder is read, computed and written as it should be: `python -m nft_jax.model.hf --check FOLDER`."""
+"""`python -m nft_jax.model.hf --check FOLDER`: is the folder read, computed and written as it should be?
+
+1. config.json is read, and the headers of the weights are compared with it.
+2. The tokenizer is loaded, where there is one.
+3. The weights are read into our parameters and written again, and every tensor must have the same bits.
+4. Where torch is installed, our logits are compared with the logits of transformers.
+"""
 from __future__ import annotations
 
 import argparse
@@ -16,17 +22,21 @@ import numpy as np
 from nft_jax.model import decoder
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.hf.hub import resolve_folder
+from nft_jax.model.hf.load import Stored, check_weights, load_params, read_config, same_bits
+from nft_jax.model.hf.save import save_params
 from nft_jax.model.hf.tokenizer import load_tokenizer
-from nft_jax.model.hf.weights import Stored, check_weights, load_params, read_config, same_bits, save_params
 from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import InputError
 
-TOLERANCE = 1e-4             # of the logits, in units of the largest one
-ROWS, LENGTH = 2, 24         # random tokens that both implementations read
+# Largest difference of a logit, as a share of the largest logit.
+TOLERANCE = 1e-4
+# Random tokens that both implementations read.
+ROWS, LENGTH = 2, 24
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a line for each step. Returns 0 when all is well, 1 when something differs; bad input exits with 2."""
+    """Print a line for each check. Returns 0 when all is well, 1 when something differs. Bad input
+    exits with 2."""
     parser = argparse.ArgumentParser(
         prog="python -m nft_jax.model.hf", description="Check a model folder in Hugging Face layout: its config, every "
         "tensor, a bitwise round trip through our parameters, the tokenizer, and, where torch is installed, our logits "
@@ -43,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def check(folder: Path) -> Iterator[tuple[bool, str]]:
-    """(whether it is well, what was found) of each step. Raises InputError for a folder that cannot be used."""
+    """(whether it is well, what was found) of each check. Raises InputError for a folder that cannot be used."""
     config = read_config(folder)
     yield True, f"config: {config.family}, {decoder.count_parameters(config):,} parameters"
     stored = check_weights(folder, config)
@@ -68,8 +78,8 @@ def check(folder: Path) -> Iterator[tuple[bool, str]]:
 
 
 def round_trip(folder: Path, config: ModelConfig, stored: dict[str, Stored]) -> list[str]:
-    """Names of the tensors that a copy, made through our parameters in the files' own types, does not have with the
-    same bits. Raises InputError when there is no room for the copy."""
+    """Names of the tensors whose bits change in a round trip: read into our parameters, in the
+    files' types, and written again. Raises InputError when there is no room for the copy."""
     needed = sum(int(np.prod(tensor.shape)) * tensor.dtype.itemsize for tensor in stored.values())
     free = shutil.disk_usage(tempfile.gettempdir()).free
     if needed > free:
@@ -78,13 +88,13 @@ def round_trip(folder: Path, config: ModelConfig, stored: dict[str, Stored]) -> 
     with tempfile.TemporaryDirectory() as temporary:
         save_params(load_params(folder, config, dtype=None), config, temporary)
         copies = check_weights(temporary, config)
-        # the head of a tied model is not written; check_weights has found it equal to the embedding
+        # The head of a tied model is not written. check_weights has found it equal to the embedding.
         names = sorted(stored.keys() - ({"lm_head.weight"} if config.tie_embeddings else set()))
         return [name for name in names if not same_bits(stored[name].file, name, copies[name].file, name)]
 
 
 def compare_logits(folder: Path, config: ModelConfig) -> tuple[bool, str]:
-    """Our float32 logits for random tokens against those of transformers."""
+    """(whether they agree, in words) of our float32 logits and transformers', for random tokens."""
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (ROWS, min(LENGTH, config.max_positions)))
     theirs = _logits_of_transformers(folder, tokens)
     params = load_params(folder, config)

@@ -1,5 +1,10 @@
-"""Readers of single features of config.json, in the spellings of transformers 4 and 5. All raise InputError that names
-the field and the value found."""
+"""Readers of single features of config.json, in the spellings of transformers 4 and 5.
+
+All raise InputError with the field and the value found.
+"""
+# Why not AutoConfig of transformers: it keeps unknown fields without a word, and it fills in what
+# is missing. And transformers 4.56 reads the rope_theta of a folder written by version 5
+# (rope_parameters) as its own default.
 from __future__ import annotations
 
 import math
@@ -10,7 +15,7 @@ from nft_jax.model.config import RopeScaling
 from nft_jax.types import InputError
 
 FULL, SLIDING = "full_attention", "sliding_attention"
-# rope_type -> the settings that go with it
+# rope_type -> its settings
 ROPE_SETTINGS: dict[str, tuple[str, ...]] = {
     "default": (),
     "linear": ("factor",),
@@ -46,9 +51,11 @@ def boolean(raw: Mapping, name: str) -> bool:
 def local_layers(raw: Mapping, rule: str) -> tuple[int, tuple[int, ...]]:
     """(window, the layers it applies to); (0, ()) when every layer attends to everything.
 
-    transformers 5 lists `layer_types`; without it the family's rule decides: "last" (Qwen: layers from
-    max_window_layers on), "pattern" (Gemma: every sliding_window_pattern-th layer sees everything, the others do not),
-    "" (no layer is local).
+    transformers 5 lists `layer_types`. Without the list the family's rule decides:
+
+        "last"       Qwen: the layers from max_window_layers on are local
+        "pattern"    Gemma: all layers are local but every sliding_window_pattern-th
+        ""           no layer is local
     """
     count, kinds = integer(raw, "num_hidden_layers"), raw.get("layer_types")
     if kinds is not None:
@@ -69,8 +76,11 @@ def local_layers(raw: Mapping, rule: str) -> tuple[int, tuple[int, ...]]:
 
 
 def ropes(raw: Mapping, theta: float | None, local_theta: float | None) -> dict[str, Any]:
-    """The fields of ModelConfig that say how positions rotate. `theta` and `local_theta`: what the family takes when
-    config.json says nothing; without local_theta its local layers rotate as the others do."""
+    """The fields of ModelConfig for rotary positions.
+
+    theta, local_theta: the family's values where config.json has none. Without local_theta the
+    family's local layers rotate like the others.
+    """
     parameters, top = raw.get("rope_parameters") or {}, {"rope_theta": raw.get("rope_theta")}
     expect(isinstance(parameters, dict), "rope_parameters", parameters, "it must be an object or null.")
     expect(raw.get("partial_rotary_factor") in (None, 1), "partial_rotary_factor", raw.get("partial_rotary_factor"),
@@ -89,8 +99,8 @@ def ropes(raw: Mapping, theta: float | None, local_theta: float | None) -> dict[
 
 
 def _rope(places: dict[str, Any], default: float | None) -> tuple[float, RopeScaling | None]:
-    """(theta, scaling) said in any of several places, which must agree. The place "" is the top of config.json, which
-    holds no scaling."""
+    """(theta, scaling) from several places of config.json, which must agree. The place "" is its
+    top level, which holds no scaling."""
     thetas, scalings = {}, {}
     for place, rope in places.items():
         rope = {} if rope is None else rope
@@ -129,6 +139,6 @@ def _scaling(rope: dict, kind: str, prefix: str) -> RopeScaling | None:
 
 
 def rope_to_json(theta: float, scaling: RopeScaling | None) -> dict[str, Any]:
-    """One entry of rope_parameters; without rope_theta it is version 4's rope_scaling."""
+    """One entry of rope_parameters. Without its rope_theta it is the rope_scaling of transformers 4."""
     kind = "default" if scaling is None else scaling.kind
     return {"rope_type": kind, "rope_theta": theta, **{name: getattr(scaling, name) for name in ROPE_SETTINGS[kind]}}

@@ -1,4 +1,4 @@
-"""Folders of models: local ones, and those of the Hugging Face hub."""
+"""Folders of models: local folders, and copies of models of the Hugging Face hub."""
 from __future__ import annotations
 
 import os
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nft_jax.model.config import ModelConfig
+from nft_jax.model.hf.load import INDEX, first_line, read_config
 from nft_jax.model.hf.published import PUBLISHED
-from nft_jax.model.hf.weights import INDEX, first_line, read_config
 from nft_jax.types import Unreachable
 
 TOKENIZER_FILES = ("tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
@@ -27,10 +27,11 @@ def is_local(path_or_hub_name: str | os.PathLike) -> bool:
 
 
 def resolve_folder(path_or_hub_name: str | os.PathLike, *, weights: bool = True, field: str = "policy.path") -> Path:
-    """The folder of a model: "nano", the embedded one; a local folder as it is; or the local copy of a hub model.
+    """The folder of a model: "nano", the embedded one; a local folder as it is; or the local copy
+    of a hub model.
 
-    A hub model is downloaded if it is not there yet; without `weights`, its small files only. Raises Unreachable,
-    naming the `field`, for anything else.
+    A hub model is downloaded when it is not there yet; without `weights`, its small files only.
+    Raises Unreachable with the `field` and the value for anything else.
     """
     return _folder(path_or_hub_name, FILES + WEIGHTS if weights else FILES, field)
 
@@ -41,17 +42,20 @@ def _folder(path_or_hub_name: str | os.PathLike, files: Sequence[str], field: st
     from huggingface_hub import snapshot_download
     try:
         return Path(snapshot_download(str(path_or_hub_name), allow_patterns=list(files)))
-    except (OSError, ValueError) as error:      # not found, no access, no network, not a name
-        raise Unreachable(f"{field} is {str(path_or_hub_name)!r}: there is no such folder, and it could not be had "
-                          "as a model of the Hugging Face hub either. Check the spelling; without network, download "
-                          f"the model elsewhere and give its folder. ({first_line(error)})") from error
+    # Not found, no access, no network, or not a name.
+    except (OSError, ValueError) as error:
+        raise Unreachable(f"{field} is {str(path_or_hub_name)!r}: there is no such folder, and the Hugging Face "
+                          "hub gave no such model. Check the spelling. Without network, download the model elsewhere "
+                          f"and give its folder. ({first_line(error)})") from error
 
 
 def config_of(path_or_hub_name: str) -> ModelConfig:
-    """The shape of a model, to plan with, without its weights: config.json of a local folder, else that of the hub
-    model (this one file), else the shape that `nft_jax.model.hf.published` knows the name by.
+    """The shape of a model, to plan with, without its weights.
 
-    Raises Unreachable when there is none of these, InputError for a config.json that will not do.
+    It is read from config.json of a local folder, else from config.json of the hub model
+    (only this file is fetched), else taken from `nft_jax.model.hf.published`. Raises Unreachable
+    when there is none of these, and InputError for a config.json that needs a part the decoder
+    lacks.
     """
     try:
         folder = _folder(path_or_hub_name, ["config.json"])

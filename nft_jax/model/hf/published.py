@@ -1,5 +1,8 @@
-"""Shapes of published models that our presets name, so that a run can be planned (`--dry-run`, preflight) where the hub
-cannot be reached. Copied from each model's config.json on the Hugging Face hub; weights are never assumed."""
+"""Shapes of the published models that our presets name.
+
+With them a run can be planned (`--dry-run`, preflight) where the hub cannot be reached. They are
+copied from each model's config.json on the Hugging Face hub. Weights are never assumed.
+"""
 from __future__ import annotations
 
 from nft_jax.model.config import ModelConfig

@@ -9,16 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nft_jax.model.hf.hub import TOKENIZER_FILES
-from nft_jax.model.hf.weights import first_line, read_config, read_json
+from nft_jax.model.hf.load import first_line, read_config, read_json
 from nft_jax.runtime.files import replaced
 from nft_jax.types import InputError
 
 
 def load_tokenizer(folder: str | os.PathLike):
-    """The folder's tokenizer (transformers AutoTokenizer), checked against what training needs of it.
+    """The folder's tokenizer (AutoTokenizer of transformers).
 
-    Raises InputError when it cannot be read, has no chat template or no end-of-sequence token, or has ids that the
-    model's embedding lacks (fewer ids than rows of the embedding is normal).
+    Raises InputError when it cannot be read, has no chat template or no end-of-sequence token, or
+    has ids that the model's embedding lacks. Fewer ids than rows of the embedding is normal.
     """
     folder = Path(folder)
     vocab_size = read_config(folder).vocab_size
@@ -30,10 +30,10 @@ def load_tokenizer(folder: str | os.PathLike):
         raise InputError(f"{folder}: the tokenizer could not be loaded: copy tokenizer.json and tokenizer_config.json "
                          f"of the model into this folder. ({first_line(error)})") from error
     if not tokenizer.chat_template:
-        raise InputError(f"{folder}: the tokenizer has no chat template, so a question cannot be made a prompt: put a "
+        raise InputError(f"{folder}: the tokenizer has no chat_template, so a question cannot be made a prompt: put a "
                          "chat_template.jinja there (the instruct version of the model has one).")
     if tokenizer.eos_token_id is None:
-        raise InputError(f"{folder}: the tokenizer has no eos token, so no answer would ever end: set eos_token in "
+        raise InputError(f"{folder}: the tokenizer has no eos_token, so no answer would ever end: set it in "
                          "tokenizer_config.json.")
     largest = max(tokenizer.get_vocab().values())
     if largest >= vocab_size:
@@ -43,16 +43,18 @@ def load_tokenizer(folder: str | os.PathLike):
 
 
 def source_of(tokenizer) -> Path | None:
-    """The model folder that the tokenizer was loaded from, when it is still there."""
+    """The model folder that the tokenizer was loaded from; None if it is gone."""
     folder = Path(getattr(tokenizer, "name_or_path", ""))
     files = "tokenizer_config.json", "config.json"
     return folder if folder.is_absolute() and all((folder / name).is_file() for name in files) else None
 
 
 def save_tokenizer(tokenizer, folder: str | os.PathLike) -> None:
-    """Write the tokenizer's files so that transformers 4 and 5 load them: those of the folder it came from, byte for
-    byte; where that is gone, or the tokenizer is no longer what they say, new ones. Files of another tokenizer that lie
-    in `folder` are removed."""
+    """Write the tokenizer's files so that transformers 4 and 5 load them.
+
+    The files of the folder it came from are copied byte for byte. New files are written where that
+    folder is gone, or the tokenizer was changed since. Files of another tokenizer in `folder` are
+    removed."""
     folder, source = Path(folder), source_of(tokenizer)
     if source is None or not _unchanged(tokenizer, source):
         _remove(_files(folder))
@@ -76,20 +78,19 @@ def _remove(paths: Iterable[Path]) -> None:
 
 def _unchanged(tokenizer, source: Path) -> bool:
     """Whether loading `source` again gives this tokenizer."""
-    again = load_tokenizer(source)
-
-    def told(one):
+    def contents(one):
         backend = getattr(one, "backend_tokenizer", None)
         return type(one), one.chat_template, one.special_tokens_map, sorted(
             (i, str(token)) for i, token in one.added_tokens_decoder.items()), backend and backend.to_str()
 
-    return told(again) == told(tokenizer)
+    return contents(load_tokenizer(source)) == contents(tokenizer)
 
 
 def _write_tokenizer(tokenizer, folder: Path) -> None:
-    """Version 5 writes a class and a key for extra special tokens that version 4 does not know, and reads the older
-    names too."""
+    """Write new files of the tokenizer, for transformers 4 and 5."""
     tokenizer.save_pretrained(folder)
+    # Version 5 writes a class, and a key for extra special tokens, that version 4 does not know. It
+    # reads the older names too.
     path = folder / "tokenizer_config.json"
     settings = read_json(path)
     if settings.get("tokenizer_class") == "TokenizersBackend":
@@ -102,15 +103,19 @@ def _write_tokenizer(tokenizer, folder: Path) -> None:
 
 
 def special_ids(source: Path | None) -> dict:
-    """The ids of special tokens in config.json of a folder: transformers takes a family's defaults where they are
-    missing."""
+    """The ids of special tokens in config.json of the folder `source`; {} without a folder.
+
+    A saved config.json keeps them, because transformers takes a family's defaults where they are missing."""
     raw = read_json(source / "config.json") if source is not None else {}
     return {name: raw[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in raw}
 
 
 def save_generation_config(tokenizer, eos: Sequence[int], source: Path | None, folder: str | os.PathLike) -> None:
-    """Write generation_config.json: that of the folder `source`, byte for byte when it names the ids `eos` that end an
-    answer; where there is none, these and the tokenizer's pad and bos ids."""
+    """Write generation_config.json into `folder`, so that it names the ids `eos` that end an answer.
+
+    The file of the folder `source` is copied byte for byte when it names these ids already, and
+    gets them otherwise. Where there is no such file, a new one has them and the tokenizer's pad and
+    bos ids."""
     path = source / "generation_config.json" if source is not None else None
     text = path.read_text(encoding="utf-8") if path is not None and path.exists() else ""
     settings = json.loads(text) if text else {
@@ -123,8 +128,9 @@ def save_generation_config(tokenizer, eos: Sequence[int], source: Path | None, f
 
 
 def eos_token_ids(folder: str | os.PathLike, tokenizer) -> tuple[int, ...]:
-    """Ids that end an answer, in ascending order: eos_token_id of generation_config.json (when there is one) and the
-    tokenizer's own. Raises InputError for ids that are none of the model's: no answer would ever end by them."""
+    """Ids that end an answer, in ascending order: eos_token_id of generation_config.json, where
+    there is one, and the tokenizer's own. Raises InputError for an id that the model lacks, by
+    which no answer would ever end."""
     path = Path(folder) / "generation_config.json"
     value = read_json(path).get("eos_token_id") if path.exists() else None
     ids = value if isinstance(value, list) else [] if value is None else [value]
@@ -138,7 +144,7 @@ def eos_token_ids(folder: str | os.PathLike, tokenizer) -> tuple[int, ...]:
 
 
 class Text:
-    """A tokenizer as the text of ids, special ones included; it remembers that of each id."""
+    """text(ids) -> the text of the ids, special tokens included. The texts of single ids are kept."""
 
     def __init__(self, tokenizer):
         self._tokenizer, self._known = tokenizer, {}
@@ -154,13 +160,14 @@ class Text:
 
 
 def pieces(tokens: Sequence[int], text: Callable[[Sequence[int]], str]) -> list[str]:
-    """The text of each token; together they are the answer's, special tokens included. A character of several tokens
-    stands with the last of them."""
+    """The text of each token. Joined they are the answer's text, special tokens included. A
+    character made of several tokens stands with the last of them."""
     out, waiting = [], []
     for token in tokens:
         waiting.append(token)
         piece = text(waiting)
-        if piece.endswith("\ufffd") and len(waiting) < 8:            # bytes of a character that goes on
+        # The replacement character stands for bytes of a character that later tokens complete.
+        if piece.endswith("\ufffd") and len(waiting) < 8:
             out.append("")
         else:
             out.append(piece)
@@ -172,7 +179,8 @@ def pieces(tokens: Sequence[int], text: Callable[[Sequence[int]], str]) -> list[
 
 @contextmanager
 def _no_advisory():
-    """Without torch, importing transformers prints that models won't be available; nothing here wants them."""
+    """Silence what transformers prints at its import without torch: that models won't be available.
+    None is needed."""
     name = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
     before = os.environ.get(name)
     os.environ[name] = "1"

@@ -8,14 +8,13 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from model_folders import FIXTURES, NANO
+from refusal import refused
 from safetensors.numpy import load_file, save_file
 
 from nft_jax.model.hf import check
-from nft_jax.types import InputError
 
 ROOT = Path(__file__).parents[3]
-NANO = ROOT / "nft_jax" / "assets" / "nano"
-FIXTURES = Path(__file__).parents[1] / "fixtures"
 LOGITS = "logits: against transformers in float32, max |difference|" if find_spec("torch") else \
     "logits: torch is not installed: logits not compared"
 
@@ -84,5 +83,5 @@ def test_bad_input(tmp_path, capsys, monkeypatch):
         check.main([])
     assert stopped.value.code == 2 and "--check" in capsys.readouterr().err
     monkeypatch.setattr(check.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
-    with pytest.raises(InputError, match="environment variable TMPDIR"):
+    with refused("TMPDIR", str(FIXTURES / "qwen3_tied")):
         list(check.check(FIXTURES / "qwen3_tied"))

@@ -1,19 +1,18 @@
+"""config.json of every family, in the spellings of transformers 4 and 5; what is not implemented is refused by name."""
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from model_folders import CASES, FIXTURES
+from refusal import refused
 from safetensors.numpy import load_file, save_file
 
 from nft_jax.model import decoder
 from nft_jax.model.hf import load_params, read_config, save_params
 from nft_jax.model.hf.families import FAMILIES, config_from_hf, config_to_hf, tensors_of
-from nft_jax.types import InputError
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
-CASES = sorted(folder.name for folder in FIXTURES.iterdir())
 LLAMA3 = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 8192}
 SLIDING_LAST = {"layer_types": ["full_attention", "sliding_attention"]}
@@ -68,28 +67,29 @@ def test_gemma3_in_both_spellings_and_with_nothing_said():
 
 
 @pytest.mark.parametrize(("name", "changes", "said"), [
-    ("gemma3_untied", {"hidden_activation": "gelu"}, "hidden_activation is 'gelu'"),
-    ("gemma3_untied", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0"),
-    ("gemma3_untied", {"use_bidirectional_attention": True}, "use_bidirectional_attention is True"),
-    ("gemma3_untied", {"attention_bias": True}, "attention_bias is True"),
-    ("gemma3_untied", {"sliding_window": None}, "sliding_window is None"),
-    ("gemma3_untied", {"rope_parameters": {"rope_type": "default", "rope_theta": 5.0}}, "rope_parameters is"),
+    ("gemma3_untied", {"hidden_activation": "gelu"}, ("hidden_activation", "'gelu'")),
+    ("gemma3_untied", {"attn_logit_softcapping": 50.0}, ("attn_logit_softcapping", "50.0")),
+    ("gemma3_untied", {"use_bidirectional_attention": True}, ("use_bidirectional_attention", "True")),
+    ("gemma3_untied", {"attention_bias": True}, ("attention_bias", "True")),
+    ("gemma3_untied", {"sliding_window": None}, ("sliding_window", "None")),
+    ("gemma3_untied", {"rope_parameters": {"rope_type": "default", "rope_theta": 5.0}},
+     ("rope_parameters", "full_attention", "sliding_attention")),
     ("gemma3_untied", {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
-     "sliding_attention is .*not implemented"),
-    ("gemma3_untied", {"rope_local_base_freq": 5.0}, "rope_theta is .*these must agree"),
-    ("gemma3_untied", {"final_logit_softcapping": -1.0}, "final_logit_softcapping is -1.0"),
-    ("gemma3_untied", {"query_pre_attn_scalar": "256"}, "query_pre_attn_scalar is '256'"),
-    ("gemma3_untied", {"max_window_layers": 3}, "max_window_layers is 3"),
-    ("llama_tied", {"attention_bias": True}, "attention_bias is True"),
-    ("llama_tied", {"mlp_bias": True}, "mlp_bias is True"),
-    ("llama_tied", {"pretraining_tp": 2}, "pretraining_tp is 2"),
-    ("llama_tied", {"sliding_window": 4096}, "sliding_window is 4096"),
-    ("llama_tied", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types is .*no local layers"),
-    ("llama_tied", {"query_pre_attn_scalar": 256}, "query_pre_attn_scalar is 256"),
-    ("llama_tied", {"rope_parameters": {**LLAMA3, "factor": None}}, "rope_parameters.factor is None"),
+     ("rope_parameters.sliding_attention", "linear")),
+    ("gemma3_untied", {"rope_local_base_freq": 5.0}, ("rope_theta", "5.0", "20.0")),
+    ("gemma3_untied", {"final_logit_softcapping": -1.0}, ("final_logit_softcapping", "-1.0")),
+    ("gemma3_untied", {"query_pre_attn_scalar": "256"}, ("query_pre_attn_scalar", "'256'")),
+    ("gemma3_untied", {"max_window_layers": 3}, ("max_window_layers", "3")),
+    ("llama_tied", {"attention_bias": True}, ("attention_bias", "True")),
+    ("llama_tied", {"mlp_bias": True}, ("mlp_bias", "True")),
+    ("llama_tied", {"pretraining_tp": 2}, ("pretraining_tp", "2")),
+    ("llama_tied", {"sliding_window": 4096}, ("sliding_window", "4096")),
+    ("llama_tied", {"layer_types": ["full_attention", "sliding_attention"]}, ("layer_types", "sliding_attention")),
+    ("llama_tied", {"query_pre_attn_scalar": 256}, ("query_pre_attn_scalar", "256")),
+    ("llama_tied", {"rope_parameters": {**LLAMA3, "factor": None}}, ("rope_parameters.factor", "None")),
 ])
 def test_what_a_family_does_not_have_is_refused_by_name(name, changes, said):
-    with pytest.raises(InputError, match=said):
+    with refused(*said):
         config_from_hf(raw_config(name, **changes))
 
 
@@ -185,7 +185,7 @@ def test_a_family_is_data(tmp_path, monkeypatch):
     assert {name: array.tobytes() for name, array in out.items()} == {
         renamed(name): array.tobytes() for name, array in arrays.items()}
     assert read_config(tmp_path / "out") == config
-    with pytest.raises(InputError, match="clip_qkv is 8"):
+    with refused("clip_qkv", 8):
         config_from_hf({**raw, "clip_qkv": 8})
 
 
@@ -193,76 +193,77 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6}
 
 
 @pytest.mark.parametrize(("changes", "said"), [
-    ({"architectures": ["MistralForCausalLM"]}, "architectures is .*MistralForCausalLM"),
-    ({"architectures": ["Gemma3ForConditionalGeneration"]}, "architectures is .*text model alone is needed"),
-    ({"architectures": ["Qwen2ForSequenceClassification"]}, "architectures"),
-    ({"architectures": ["Qwen3ForCausalLM"]}, "model_type is 'qwen2'"),
-    ({"architectures": None, "model_type": "mamba"}, "model_type is 'mamba'"),
-    ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
-    ({"attention_bias": False}, "attention_bias is False"),
-    ({"mlp_bias": True}, "mlp_bias"),
-    ({"attention_dropout": 0.1}, "attention_dropout is 0.1"),
-    ({"layer_types": ["full_attention", "chunked_attention"]}, "layer_types"),
-    ({"layer_types": ["full_attention"]}, "layer_types"),
-    ({"layer_types": ["full_attention", "sliding_attention"]}, "use_sliding_window is False"),
-    ({**SLIDING_LAST, "use_sliding_window": True, "sliding_window": None}, "sliding_window is None"),
-    ({"use_sliding_window": True, "sliding_window": 8, "max_window_layers": -1, "layer_types": ...}, "max_window_lay"),
-    ({"rope_parameters": YARN}, "rope_parameters.rope_type is 'yarn'"),
-    ({"rope_parameters": {**YARN, "rope_type": "longrope"}}, "rope_parameters.rope_type is 'longrope'"),
-    ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_scaling.rope_type is 'dynamic'"),
-    ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling is .*these must agree"),
-    ({"rope_scaling": {"type": "linear"}}, "rope_scaling.factor is None"),
-    ({"rope_scaling": {**LLAMA3, "low_freq_factor": 4.0}}, "low_freq_factor is 4.0"),
-    ({"rope_scaling": {**LLAMA3, "beta_fast": 32}}, "rope_scaling is .*beta_fast"),
-    ({"rope_scaling": {"mrope_section": [1, 2]}}, "rope_scaling is .*mrope_section"),
-    ({"rope_theta": 5.0}, "rope_theta is .*these must agree"),
-    ({"rope_parameters": ...}, "rope_theta is None"),
-    ({"rope_parameters": {"rope_type": "default", "rope_theta": "1e6"}}, "rope_theta is '1e6'"),
-    ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
-    ({"quantization_config": {"bits": 4}}, "quantization_config is"),
-    ({"num_local_experts": 8}, "num_local_experts is 8"),
-    ({"tie_word_embeddings": "false"}, "tie_word_embeddings is 'false'"),
-    ({"num_hidden_layers": ...}, "num_hidden_layers is None"),
-    ({"vocab_size": 0}, "vocab_size is 0"),
-    ({"hidden_size": True}, "hidden_size is True"),
-    ({"rms_norm_eps": None}, "rms_norm_eps is None"),
-    ({"num_key_value_heads": 4}, "num_attention_heads is 6"),
-    ({"head_dim": 7}, "head_dim is 7"),
-    ({"hidden_size": 37}, "hidden_size is 37"),
+    ({"architectures": ["MistralForCausalLM"]}, ("architectures", "MistralForCausalLM")),
+    ({"architectures": ["Gemma3ForConditionalGeneration"]}, ("architectures", "text_config")),
+    ({"architectures": ["Qwen2ForSequenceClassification"]}, ("architectures", "Qwen2ForSequenceClassification")),
+    ({"architectures": ["Qwen3ForCausalLM"]}, ("model_type", "'qwen2'")),
+    ({"architectures": None, "model_type": "mamba"}, ("model_type", "'mamba'")),
+    ({"hidden_act": "gelu"}, ("hidden_act", "'gelu'")),
+    ({"attention_bias": False}, ("attention_bias", "False")),
+    ({"mlp_bias": True}, ("mlp_bias", "True")),
+    ({"attention_dropout": 0.1}, ("attention_dropout", "0.1")),
+    ({"layer_types": ["full_attention", "chunked_attention"]}, ("layer_types", "chunked_attention")),
+    ({"layer_types": ["full_attention"]}, ("layer_types", "['full_attention']")),
+    ({"layer_types": ["full_attention", "sliding_attention"]}, ("use_sliding_window", "False")),
+    ({**SLIDING_LAST, "use_sliding_window": True, "sliding_window": None}, ("sliding_window", "None")),
+    ({"use_sliding_window": True, "sliding_window": 8, "max_window_layers": -1, "layer_types": ...},
+     ("max_window_layers", -1)),
+    ({"rope_parameters": YARN}, ("rope_parameters.rope_type", "'yarn'")),
+    ({"rope_parameters": {**YARN, "rope_type": "longrope"}}, ("rope_parameters.rope_type", "'longrope'")),
+    ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, ("rope_scaling.rope_type", "'dynamic'")),
+    ({"rope_scaling": {"type": "linear", "factor": 2.0}}, ("rope_scaling", "2.0", "default")),
+    ({"rope_scaling": {"type": "linear"}}, ("rope_scaling.factor", "None")),
+    ({"rope_scaling": {**LLAMA3, "low_freq_factor": 4.0}}, ("low_freq_factor", "4.0")),
+    ({"rope_scaling": {**LLAMA3, "beta_fast": 32}}, ("rope_scaling", "beta_fast")),
+    ({"rope_scaling": {"mrope_section": [1, 2]}}, ("rope_scaling", "mrope_section")),
+    ({"rope_theta": 5.0}, ("rope_theta", "5.0", "1000000.0")),
+    ({"rope_parameters": ...}, ("rope_theta", "None")),
+    ({"rope_parameters": {"rope_type": "default", "rope_theta": "1e6"}}, ("rope_theta", "'1e6'")),
+    ({"partial_rotary_factor": 0.5}, ("partial_rotary_factor", "0.5")),
+    ({"quantization_config": {"bits": 4}}, ("quantization_config", "bits")),
+    ({"num_local_experts": 8}, ("num_local_experts", "8")),
+    ({"tie_word_embeddings": "false"}, ("tie_word_embeddings", "'false'")),
+    ({"num_hidden_layers": ...}, ("num_hidden_layers", "None")),
+    ({"vocab_size": 0}, ("vocab_size", "0")),
+    ({"hidden_size": True}, ("hidden_size", "True")),
+    ({"rms_norm_eps": None}, ("rms_norm_eps", "None")),
+    ({"num_key_value_heads": 4}, ("num_attention_heads", "6")),
+    ({"head_dim": 7}, ("head_dim", "7")),
+    ({"hidden_size": 37}, ("hidden_size", "37")),
 ])
 def test_what_is_not_implemented_is_refused_by_name(changes, said):
-    with pytest.raises(InputError, match=said):
+    with refused(*said):
         config_from_hf(raw_config(**changes))
 
 
 def test_qwen3_has_no_attention_bias_and_always_a_head_dim():
-    with pytest.raises(InputError, match="attention_bias is True"):
+    with refused("attention_bias", True):
         config_from_hf(raw_config("qwen3_tied", attention_bias=True))
-    with pytest.raises(InputError, match="head_dim is None"):
+    with refused("head_dim", None):
         config_from_hf(raw_config("qwen3_tied", head_dim=...))
 
 
 def test_config_to_hf_refuses_what_a_family_cannot_express():
     config = config_from_hf(raw_config())
-    with pytest.raises(InputError, match="qkv_bias"):
+    with refused("qwen2", "qkv_bias", False):
         config_to_hf(replace(config, qkv_bias=False))
-    with pytest.raises(InputError, match="family is 'mamba'"):
+    with refused("family", "'mamba'"):
         config_to_hf(replace(config, family="mamba"))
-    for changes in ({"local_rope_theta": 5.0}, {"final_softcap": 30.0}, {"norm_offset": 1.0}):
-        with pytest.raises(InputError, match=next(iter(changes))):
-            config_to_hf(replace(config, **changes))
-    with pytest.raises(InputError, match="llama models cannot have local_layers"):
+    for name, value in {"local_rope_theta": 5.0, "final_softcap": 30.0, "norm_offset": 1.0}.items():
+        with refused(name, value):
+            config_to_hf(replace(config, **{name: value}))
+    with refused("llama", "local_layers", (0,)):
         config_to_hf(replace(config_from_hf(raw_config("llama_tied")), window=4, local_layers=(0,)))
 
 
 def test_read_config_names_the_folder(tmp_path):
-    with pytest.raises(InputError, match=r"config\.json is missing"):
+    with refused(tmp_path / "config.json"):
         read_config(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(InputError, match="not valid JSON"):
+    with refused(tmp_path / "config.json", "JSON"):
         read_config(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(raw_config(hidden_act="relu")))
-    with pytest.raises(InputError, match=rf"{tmp_path}.*hidden_act"):
+    with refused(tmp_path, "hidden_act", "'relu'"):
         read_config(tmp_path)
 
 

@@ -1,44 +1,43 @@
-"""config.json and the safetensors of a model folder, streamed: one tensor at a time, each process its own part.
+"""Hugging Face folders in: config.json and the safetensors, streamed, each process only its own part.
 
-Reading. All headers are read first (names, shapes, types, whole files), so that a folder that does not fit is refused
-before a byte of it is on a device. Then parameter by parameter is put on the devices. Our layer parameters stack the
-tensors of all layers, so a large one is never whole in host memory: its array is made on the devices, and one layer
-after another is read and written into it in place. Of every tensor a process reads the part that its own devices
-hold. A file is mapped only while one of its tensors is read, so that its pages do not stay. What host memory holds
-beyond the arrays is hence one tensor's part, in the file's type and in ours.
+1. `check_weights` reads all headers (names, shapes, types, whole files). A folder that does not fit
+   is refused before a byte of it is on a device.
+2. `load_params` puts one parameter after another on the devices. Our layer parameters stack the
+   tensors of all layers. A large one is never whole in host memory: its array is made on the
+   devices, and one layer after another is read and written into it in place.
+3. Of every tensor a process reads the part that its own devices hold. A file is mapped only while
+   one of its tensors is read, so that its pages do not stay.
 
-Writing. A tensor (one layer of a stacked parameter) is brought to the host when its place in the file has come, and
-dropped when it is written; safetensors' own writer wants all of a file at once.
+So host memory holds, beyond the arrays, one tensor's part, in the file's type and in ours.
 """
 from __future__ import annotations
 
 import json
 import math
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial, reduce
+from collections.abc import Callable, Iterator
+from functools import reduce
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 
 from nft_jax.model.config import ModelConfig
-from nft_jax.model.hf.families import Tensor, config_from_hf, config_to_hf, tensors_of
+from nft_jax.model.hf.families import Tensor, config_from_hf, tensors_of
 from nft_jax.types import InputError
 
 EMBEDDING = "model.embed_tokens.weight"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16)}
-AT_ONCE = 2**23              # bytes: a stacked parameter up to this size is put on the devices in one piece
-BLOCK = 2**20                # bytes that are read, turned and cast together; about what a core's cache holds
+# Bytes: a stacked parameter up to this size is put on the devices in one piece.
+AT_ONCE = 2**23
+# Bytes that are read, transposed and cast together: about what a core's cache holds.
+BLOCK = 2**20
 
 
 def read_json(path: Path) -> dict:
@@ -55,12 +54,13 @@ def read_json(path: Path) -> dict:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """Type and first line of an error's message."""
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
 def read_config(folder: str | os.PathLike) -> ModelConfig:
-    """config.json of the folder -> ModelConfig. Raises InputError when it is missing or asks for what is not here."""
+    """config.json of the folder -> ModelConfig. Raises InputError when it is missing or needs a
+    part that the decoder lacks."""
     raw = read_json(Path(folder) / "config.json")
     try:
         return config_from_hf(raw)
@@ -69,17 +69,17 @@ def read_config(folder: str | os.PathLike) -> ModelConfig:
 
 
 class Stored(NamedTuple):
-    """Where a tensor of a folder is."""
+    """File, shape and type of a tensor of a folder."""
     file: Path
     shape: tuple[int, ...]
     dtype: np.dtype
 
 
 def check_weights(folder: str | os.PathLike, config: ModelConfig) -> dict[str, Stored]:
-    """Name of every tensor of the folder -> where it is, after the headers' names, shapes and types have been checked.
+    """Check the headers of all files: {name of every tensor of the folder: its file, shape and type}.
 
-    Nothing is put on a device. Raises InputError that lists every tensor that is missing, unexpected, wrongly shaped
-    or typed, and every file that is missing or cut short.
+    Nothing is put on a device. Raises one InputError that lists every tensor that is missing,
+    unexpected, wrongly shaped or typed, and every file that is missing or cut short.
     """
     folder = Path(folder)
     where = _weight_map(folder)
@@ -96,10 +96,12 @@ def check_weights(folder: str | os.PathLike, config: ModelConfig) -> dict[str, S
         else:
             problems += [f"{name} is in {file} and in {found[name][0].name}" for name in sorted(here.keys() & found)]
             found |= here
-    if problems:        # what a missing file holds would only drown its name
+    # The missing tensors of a missing file would only hide the file's name.
+    if problems:
         raise InputError(f"{folder}: {'; '.join(problems)}. Download or copy the model again.")
-    expected = {name: tensor.shapes(config)[1] for name, tensor, _ in _hf_order(config)}
-    allowed = {**expected, "lm_head.weight": (config.vocab_size, config.hidden_size)}    # a tied model may carry one
+    expected = {name: tensor.shapes(config)[1] for name, tensor, _ in hf_order(config)}
+    # A tied model may carry a head too, equal to its embedding.
+    allowed = {**expected, "lm_head.weight": (config.vocab_size, config.hidden_size)}
     problems += [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
     for name, (_, shape, kind) in sorted(found.items()):
         if name not in allowed:
@@ -120,7 +122,7 @@ def check_weights(folder: str | os.PathLike, config: ModelConfig) -> dict[str, S
 
 
 def same_bits(file: Path, name: str, other_file: Path, other: str) -> bool:
-    """Whether two tensors of files have the same shape, type and bits; read in blocks."""
+    """Whether two tensors of files have the same shape, type and bits. They are read in blocks."""
     with safe_open(file, "numpy") as left, safe_open(other_file, "numpy") as right:
         a, b = left.get_slice(name), right.get_slice(other)
         if (a.get_shape(), a.get_dtype()) != (b.get_shape(), b.get_dtype()):
@@ -133,68 +135,32 @@ def same_bits(file: Path, name: str, other_file: Path, other: str) -> bool:
 
 def load_params(folder: str | os.PathLike, config: ModelConfig | None = None, dtype=jnp.float32,
                 shardings=None) -> dict:
-    """The folder's weights as the tree that `decoder.init` gives, in `dtype` (None: as the files have them; a parameter
-    whose layers differ in type takes one that holds all of them; or a tree like the parameters, of dtypes).
+    """The folder's weights as the dict that `decoder.init` makes.
 
-    `shardings`: a tree like the parameters, of jax.sharding.Sharding; None leaves them on the default device. In a run
-    of several processes each reads what its devices hold. Raises the InputErrors of `check_weights` before anything
-    is put on a device.
+    dtype: one type for all, or a dict like the parameters, of types. None keeps the files' types; a
+        parameter whose layers differ in type then takes a type that holds all of them.
+    shardings: a dict like the parameters, of jax.sharding.Sharding. None leaves them on the default
+        device. In a run of several processes each process reads what its devices hold.
+
+    Raises the InputErrors of `check_weights` before anything is put on a device.
     """
     config = config or read_config(folder)
-    dtype = dtype if dtype is None or isinstance(dtype, dict) else _float_type(dtype)
+    dtype = dtype if dtype is None or isinstance(dtype, dict) else float_type(dtype)
     stored = check_weights(folder, config)
-    params: dict = {}
+    sharding_of = {} if shardings is None else flatten_dict(shardings, sep="/")
+    dtype_of = flatten_dict(dtype, sep="/") if isinstance(dtype, dict) else {}
+    params = {}
     for tensor in tensors_of(config):
-        sharding = _leaf(shardings, tensor.path) if shardings is not None else None
-        load = _load_stacked if tensor.layered else _load_single
         layers = range(config.num_layers if tensor.layered else 1)
-        kind = _leaf(dtype, tensor.path) if isinstance(dtype, dict) else dtype or np.dtype(
+        kind = dtype_of[tensor.path] if dtype_of else dtype or np.dtype(
             reduce(jnp.promote_types, (stored[tensor.name.format(i)].dtype for i in layers)))
-        _put(params, tensor.path, load(stored, tensor, config, kind, sharding))
-    return params
+        load = _load_stacked if tensor.layered else _load_single
+        params[tensor.path] = load(stored, tensor, config, kind, sharding_of[tensor.path] if sharding_of else None)
+    return unflatten_dict(params, sep="/")
 
 
-def save_params(params: dict, config: ModelConfig, folder: str | os.PathLike, dtype=None,
-                max_shard_bytes: int = 5 * 10**9, more: Mapping = MappingProxyType({})) -> Path:
-    """Write config.json (with the fields `more`, which do not change the model) and the weights (of type `dtype`; None
-    keeps each as it is), for transformers 4 and 5.
-
-    More than `max_shard_bytes` are spread over several files with an index. Every file is written whole under
-    another name first, so that a killed run leaves no half file under a final name; weights of an older save are
-    replaced. In a run of several processes all of them must call this, and the first writes. Returns the folder.
-    Raises InputError for parameters that do not fit the config, or a type that model files do not hold.
-    """
-    folder = Path(folder)
-    shards = _plan_shards(params, config, dtype, max_shard_bytes)
-    if jax.process_index() > 0:
-        for piece in (piece for shard in shards for piece in shard):
-            piece.array()        # the arrays' parts are exchanged by all processes
-        return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    kept = np.dtype(dtype if dtype is not None else params["embed"].dtype)
-    config_json = {**config_to_hf(config), **more, "dtype": kept.name, "torch_dtype": kept.name}
-    names = [SINGLE] if len(shards) == 1 else [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
-                                               for i in range(len(shards))]
-    for left_behind in folder.glob(".saving-*"):        # by a run that was killed
-        shutil.rmtree(left_behind, ignore_errors=True)
-    with TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
-        (Path(temporary) / "config.json").write_text(json.dumps(config_json, indent=2) + "\n")
-        for file, shard in zip(names, shards, strict=True):
-            _write_file(Path(temporary) / file, shard)
-        if len(shards) > 1:
-            index = {"metadata": {"total_size": sum(piece.size for shard in shards for piece in shard)},
-                     "weight_map": {piece.name: file for file, shard in zip(names, shards, strict=True)
-                                    for piece in shard}}
-            (Path(temporary) / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-            names.append(INDEX)
-        for name in (*names, "config.json"):
-            os.replace(Path(temporary) / name, folder / name)
-    for stale in {*folder.glob("model*.safetensors"), folder / INDEX} - {folder / name for name in names}:
-        stale.unlink(missing_ok=True)
-    return folder
-
-
-def _float_type(dtype) -> np.dtype:
+def float_type(dtype) -> np.dtype:
+    """A type that model files hold. Raises InputError for any other."""
     try:
         found = np.dtype(dtype)
     except TypeError:
@@ -206,7 +172,9 @@ def _float_type(dtype) -> np.dtype:
 
 
 def _weight_map(folder: Path) -> dict[str, str]:
-    """The index of a sharded model, or nothing when it is one file (which transformers too prefers to an index)."""
+    """{tensor: file} of the index of a sharded model, {} when the model is one file.
+
+    One file goes before an index, as in transformers."""
     if (folder / SINGLE).exists():
         return {}
     if (folder / INDEX).exists():
@@ -218,15 +186,12 @@ def _weight_map(folder: Path) -> dict[str, str]:
                      "converted to safetensors first (save_pretrained of transformers does it).")
 
 
-def _hf_order(config: ModelConfig) -> Iterator[tuple[str, Tensor, int | None]]:
+def hf_order(config: ModelConfig) -> Iterator[tuple[str, Tensor, int | None]]:
     """(Hugging Face name, tensor, layer or None) of every tensor, layer by layer."""
     tensors = list(tensors_of(config))
     yield from ((t.name, t, None) for t in tensors if not t.layered)
     for layer in range(config.num_layers):
         yield from ((t.name.format(layer), t, layer) for t in tensors if t.layered)
-
-
-# --- reading
 
 
 def _load_single(stored: dict[str, Stored], tensor: Tensor, config: ModelConfig, dtype: np.dtype,
@@ -251,7 +216,8 @@ def _load_stacked(stored: dict[str, Stored], tensor: Tensor, config: ModelConfig
     options = {} if sharding is None else {"out_shardings": sharding}
     stacked = jax.jit(_first_layer, static_argnums=1, **options)(piece(range(1)), count)
     write = jax.jit(_write_layer, donate_argnums=0, **options)
-    for layer in range(1, count):        # waiting keeps one layer under way, not as many as the host can read
+    for layer in range(1, count):
+        # Waiting keeps one layer in flight, not as many as the host can read.
         stacked = write(stacked, piece(range(layer, layer + 1)), layer).block_until_ready()
     return stacked
 
@@ -265,7 +231,8 @@ def _write_layer(stacked: jax.Array, layer: jax.Array, index) -> jax.Array:
 
 
 def _place(shape: tuple[int, ...], sharding, part: Callable[[tuple[slice, ...]], np.ndarray]) -> jax.Array:
-    """An array of this shape; `part(index)` is asked once for every different part on this process's devices."""
+    """An array of this shape from its parts: `part(index)` is called once for each part on this
+    process's devices."""
     if sharding is None:
         return jnp.asarray(part((slice(None),) * len(shape)))
     parts: dict[tuple[range, ...], np.ndarray] = {}
@@ -283,8 +250,8 @@ def _read_part(file: Path, name: str, tensor: Tensor, config: ModelConfig, dtype
                index: tuple[slice, ...]) -> np.ndarray:
     """The part `index` (along our axes) of one tensor, in our layout and `dtype`.
 
-    Of the file, only this part is read, except that an axis which is not the first of those it is merged with (head_dim
-    in "HE") is read whole.
+    Only this part of the file is read. But an axis that is merged behind another one
+    (head_dim in "HE") is read whole.
     """
     size = dict(zip(tensor.ours, tensor.shapes(config)[0], strict=True))
     wanted = {axis: range(size[axis])[cut] for axis, cut in zip(tensor.ours, index, strict=True)}
@@ -307,75 +274,3 @@ def _read_part(file: Path, name: str, tensor: Tensor, config: ModelConfig, dtype
             read = view[(slice(block.start * widths[0], block.stop * widths[0]), *columns)]
             target[start:start + step] = read.reshape(len(block), *split)[(slice(None), *inner)]
     return part
-
-
-# --- writing
-
-
-class _Piece(NamedTuple):
-    """A tensor of a file that is to be written; `array()` brings it to the host."""
-    name: str
-    dtype: np.dtype
-    shape: tuple[int, ...]
-    array: Callable[[], np.ndarray]
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
-def _plan_shards(params: dict, config: ModelConfig, dtype, max_shard_bytes: int) -> list[list[_Piece]]:
-    shards, room = [[]], max_shard_bytes
-    for name, tensor, layer in _hf_order(config):
-        leaf, (ours, theirs) = _leaf(params, tensor.path), tensor.shapes(config)
-        expected = ours if layer is None else (config.num_layers, *ours)
-        if tuple(leaf.shape) != expected:
-            raise InputError(f"params {tensor.path} has shape {tuple(leaf.shape)}: the config asks for {expected}.")
-        kind = _float_type(leaf.dtype if dtype is None else dtype)
-        piece = _Piece(name, kind, theirs, partial(_hf_array, leaf, tensor, layer, config, kind))
-        if shards[-1] and piece.size > room:
-            shards.append([])
-            room = max_shard_bytes
-        shards[-1].append(piece)
-        room -= piece.size
-    # larger types first, so that all are aligned; and the one order in which every process brings them to the host
-    return [sorted(shard, key=lambda piece: (-piece.dtype.itemsize, piece.name)) for shard in shards]
-
-
-def _hf_array(leaf, tensor: Tensor, layer: int | None, config: ModelConfig, dtype: np.dtype) -> np.ndarray:
-    array = leaf if layer is None else leaf[layer]
-    if not getattr(array, "is_fully_addressable", True):
-        everywhere = NamedSharding(array.sharding.mesh, PartitionSpec())
-        array = jax.jit(lambda x: x, out_shardings=everywhere)(array).addressable_data(0)
-    return tensor.to_hf(np.asarray(array).astype(dtype, copy=False), config)
-
-
-def _write_file(path: Path, pieces: list[_Piece]) -> None:
-    """A safetensors file (https://github.com/huggingface/safetensors#format): the header's length, the header, the
-    data in the header's order."""
-    tags = {dtype: tag for tag, dtype in FLOATS.items()}
-    header: dict = {"__metadata__": {"format": "pt"}}        # transformers 4 asks for "format"
-    end = 0
-    for piece in pieces:
-        header[piece.name] = {"dtype": tags[piece.dtype], "shape": piece.shape, "data_offsets": [end, end + piece.size]}
-        end += piece.size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for piece in pieces:
-            file.write(piece.array().reshape(-1).view(np.uint8).data)
-
-
-def _leaf(tree: dict, path: str):
-    for key in path.split("/"):
-        tree = tree[key]
-    return tree
-
-
-def _put(tree: dict, path: str, value) -> None:
-    *parents, last = path.split("/")
-    for key in parents:
-        tree = tree.setdefault(key, {})
-    tree[last] = value

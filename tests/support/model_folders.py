@@ -1,0 +1,22 @@
+"""Small model folders of every family, written by tests/model/make_fixtures.py, and what is in them."""
+from pathlib import Path
+
+from safetensors.numpy import load_file
+
+FIXTURES = Path(__file__).parents[1] / "model" / "fixtures"
+CASES = sorted(folder.name for folder in FIXTURES.iterdir())
+NANO = Path(__file__).parents[2] / "nft_jax" / "assets" / "nano"
+SINGLE = "model.safetensors"
+
+
+def tensors(folder):
+    """All tensors of a folder, by name."""
+    return {name: array for file in sorted(folder.glob("*.safetensors")) for name, array in load_file(file).items()}
+
+
+def assert_same_bits(left, right):
+    assert left.keys() == right.keys()
+    for name in left:
+        assert left[name].dtype == right[name].dtype, name
+        assert left[name].shape == right[name].shape, name
+        assert left[name].tobytes() == right[name].tobytes(), name
