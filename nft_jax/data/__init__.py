@@ -1,1 +1,1 @@
-"""Questions, from rows to prompts: sources -> questions -> prompts -> stream; arithmetic and benchmarks are sources."""
+"""Questions, from rows to prompts: sources -> questions -> prompts -> stream."""

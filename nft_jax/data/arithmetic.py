@@ -1,11 +1,12 @@
-"""Seeded generators of short arithmetic questions, in three splits that share no question by construction.
+"""Seeded generators of short arithmetic questions, in splits that share no question.
 
 The embedded model was made for the source "arithmetic"; it has to learn "arithmetic-hard".
 
-1. A question is drawn as its `plan`: the steps that solve it. Its text and its answer follow from the plan.
-2. The canonical form of a plan does not depend on the order of commuting operands.
-3. A stable hash of the canonical form decides the split: "base" (what the embedded model was made from), "train" or
-   "heldout". A question is in the same split for any seed and count.
+1. A question is drawn as its `solution`: the steps that solve it. Its text and its answer follow from
+   the solution.
+2. The canonical form of a solution does not depend on the order of commuting operands.
+3. A stable hash of the canonical form decides the split: "base" (what the embedded model was made
+   from), "train" or "heldout". A question is in the same split for any seed and count.
 """
 from __future__ import annotations
 
@@ -36,11 +37,11 @@ class Question(NamedTuple):
     """A problem with the steps that solve it; the answer is the result of the last one."""
     kind: str
     problem: str
-    plan: tuple[Step, ...]
+    solution: tuple[Step, ...]
 
     @property
     def answer(self) -> str:
-        return str(solve(self.plan)[-1])
+        return str(solve(self.solution)[-1])
 
 
 def calculate(left: int, op: str, right: int) -> int:
@@ -49,19 +50,19 @@ def calculate(left: int, op: str, right: int) -> int:
             "/": left // right if right else 0, "%": left % right if right else 0}[op]
 
 
-def solve(plan: tuple[Step, ...]) -> list[int]:
+def solve(solution: tuple[Step, ...]) -> list[int]:
     """The results of all steps, in order."""
     results: list[int] = []
-    for left, op, right in plan:
+    for left, op, right in solution:
         left, right = (results[x] if isinstance(x, Ref) else x for x in (left, right))
         results.append(calculate(left, op, right))
     return results
 
 
-def canonical(plan: tuple[Step, ...]) -> str:
-    """The plan as one bracketed expression in which the operands of + and * stand in a fixed order."""
+def canonical(solution: tuple[Step, ...]) -> str:
+    """The solution as one bracketed expression in which the operands of + and * stand in a fixed order."""
     texts: list[str] = []
-    for left, op, right in plan:
+    for left, op, right in solution:
         operands = [texts[x] if isinstance(x, Ref) else str(x) for x in (left, right)]
         if op in "+*":
             operands.sort()
@@ -69,27 +70,27 @@ def canonical(plan: tuple[Step, ...]) -> str:
     return texts[-1]
 
 
-def split_of(plan: tuple[Step, ...]) -> str:
+def split_of(solution: tuple[Step, ...]) -> str:
     """The split of a question, the same in every process and on every platform."""
-    digest = hashlib.blake2b(canonical(plan).encode(), digest_size=4).digest()
+    digest = hashlib.blake2b(canonical(solution).encode(), digest_size=4).digest()
     return SPLITS[int.from_bytes(digest, "big") % len(SPLITS)]
 
 
 Drawn = tuple[str, tuple[Step, ...]]
-"""Text of a problem, and its plan."""
+"""Text of a problem, and its solution."""
 
 
 def _sum(rng: random.Random, terms: int) -> Drawn:
     """a + b - c ..., every partial sum within 0..99."""
     total = rng.randint(2, 99)
-    text, plan = str(total), []
+    text, solution = str(total), []
     for index in range(terms - 1):
         op = rng.choice([op for op, possible in (("+", total <= 97), ("-", total >= 2)) if possible])
         term = rng.randint(2, 99 - total if op == "+" else total)
-        plan.append(Step(Ref(index - 1) if index else total, op, term))
+        solution.append(Step(Ref(index - 1) if index else total, op, term))
         text += f"{op}{term}"
         total = calculate(total, op, term)
-    return text, tuple(plan)
+    return text, tuple(solution)
 
 
 def _precedence(rng: random.Random) -> Drawn:
@@ -115,8 +116,8 @@ def _precedence(rng: random.Random) -> Drawn:
 
 
 def _bracket_of(rng: random.Random, value: int, least: int = 1, sums: float = 0.5) -> tuple[str, Step]:
-    """(a+b), in a share `sums` of the draws, or (a-b) with b of `least` or more: the bracket and the step that gives
-    `value`, every number at most 99."""
+    """(a+b), in a share `sums` of the draws, or (a-b) with b of `least` or more: the bracket and
+    the step that gives `value`, every number at most 99."""
     if rng.random() < sums:
         b = rng.randint(1, value - 1)
         step = Step(value - b, "+", b)
@@ -204,8 +205,8 @@ HARD_KINDS: dict[str, Callable[[random.Random], Drawn]] = {
     "long_remainder": _long_remainder,
     "sum_equation": _sum_equation,
 }
-"""Two kinds that the embedded model was made for, and four that it never saw. Those four combine steps that it knows in
-a new way, and at first it is right on less than a fifth of them."""
+"""Two kinds that the embedded model was made for, and four that it never saw. Those four combine
+steps that it knows in a new way, and at first it is right on less than a fifth of them."""
 
 SOURCES = {"arithmetic": KINDS, "arithmetic-hard": HARD_KINDS}
 
@@ -218,10 +219,10 @@ def draw(rng: random.Random, source: str = "arithmetic") -> Question:
 
 
 def generate(split: str, count: int, seed: int, source: str = "arithmetic") -> list[Question]:
-    """`count` questions of a split of one of the `SOURCES`, in a seeded order; the first n do not depend on `count`.
+    """`count` questions of a split of one of the `SOURCES`; the first n do not depend on `count`.
 
-    No problem comes twice while a new one is found within PATIENCE draws. Raises InputError for an unknown split or a
-    negative count.
+    No problem comes twice while a new one is found within PATIENCE draws. Raises InputError for an
+    unknown split or a negative count.
     """
     if split not in SPLITS:
         raise InputError(f"split is {split!r}: the arithmetic generator has the splits {', '.join(SPLITS)}; "
@@ -232,7 +233,7 @@ def generate(split: str, count: int, seed: int, source: str = "arithmetic") -> l
     seen, failures = set(), 0
     while len(chosen) < count:
         question = draw(rng, source)
-        if split_of(question.plan) != split:
+        if split_of(question.solution) != split:
             continue
         repeated = question.problem in seen
         failures = failures + 1 if repeated else 0

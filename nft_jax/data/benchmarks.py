@@ -1,7 +1,8 @@
 """Sets of questions to evaluate on, each with its prompt and its number of answers.
 
-The suite "math" is the paper's (H. Chen et al., arXiv 2505.18116, section 5: avg@32 on AIME 2024, AIME 2025 and AMC
-2023, avg@1 on the others) and GSM8K. Every set is read from the hub, or from a local file with the same columns:
+The suite "math" is the paper's (H. Chen et al., arXiv 2505.18116, section 5: avg@32 on AIME 2024,
+AIME 2025 and AMC 2023, avg@1 on the others) and GSM8K. Every set is read from the hub, or from a
+local file with the same columns:
 
 | name | hub | split | columns | questions |
 |---|---|---|---|---|
@@ -13,8 +14,9 @@ The suite "math" is the paper's (H. Chen et al., arXiv 2505.18116, section 5: av
 | minerva | math-ai/minervamath | test | question, answer | 272 |
 | gsm8k | openai/gsm8k:main | test | question, answer (ends in #### and the number) | 1,319 |
 
-The official code reads files of its own, which contain the prompts: ChenDRAG/VeRL_math_validation. One of them is
-`aime24=ChenDRAG/VeRL_math_validation:aime-2024-boxed_w_answer.parquet` with split train; its repeats are dropped.
+The official code reads files of its own, which contain the prompts: ChenDRAG/VeRL_math_validation.
+One of them is `aime24=ChenDRAG/VeRL_math_validation:aime-2024-boxed_w_answer.parquet` with split
+train; its repeats are dropped.
 """
 from __future__ import annotations
 
@@ -32,13 +34,13 @@ BOXED = "{problem}\n\nPlease reason step by step, and put your final answer with
 DAPO = ("Solve the following math problem step by step. The last line of your response should be of the form Answer: "
         "\\boxed{$Answer} where $Answer is the answer to the problem.\n\n{problem}\n\nRemember to put your answer on "
         "its own line after \"Answer:\".")
-"""The prompt of DAPO-Math-17k (Q. Yu et al., arXiv 2503.14476) in the boxed form of zhuzilin/dapo-math-17k. The paper
-trains with it, and asks AIME and AMC with it."""
+"""The prompt of DAPO-Math-17k (Q. Yu et al., arXiv 2503.14476) in the boxed form of
+zhuzilin/dapo-math-17k. The paper trains with it, and asks AIME and AMC with it."""
 
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """A set by name: its source, the template of its prompts, and how many answers to each the paper averages over."""
+    """A set by name: source, template, and how many answers to each the paper averages over."""
     name: str
     source: str
     split: str
@@ -78,10 +80,10 @@ class Asked(NamedTuple):
 
 
 def names_of(source: str, field: str = "evaluation.source") -> list[tuple[str, str | None]]:
-    """(name, source given for it or None) of every set in "math", "aime24,math500" or "aime24=FILE,mine=FILE".
+    """(name, own source or None) of every set in "math", "aime24,math500" or "mine=FILE".
 
-    [] where `source` is one source without a name. Raises InputError, naming `field`, for an unknown name in a list and
-    for a name that is there twice.
+    [] where `source` is one source without a name. Raises InputError, naming `field`, for an
+    unknown name in a list and for a name that is there twice.
     """
     if Path(source).exists():
         return []
@@ -103,8 +105,8 @@ def names_of(source: str, field: str = "evaluation.source") -> list[tuple[str, s
 def ask(name: str, own: str | None, evaluation: EvaluationConfig, data: DataConfig) -> Asked:
     """The set of that name, read from its home or from the source `own`.
 
-    What the set leaves open comes from `evaluation` and `data`. Raises InputError for evaluation.samples 0 with a set
-    that gives no number of answers.
+    What the set leaves open comes from `evaluation` and `data`. Raises InputError for
+    evaluation.samples 0 with a set that gives no number of answers.
     """
     known = SETS.get(name)
     if known is None and not evaluation.samples:

@@ -18,7 +18,7 @@ from itertools import islice
 import numpy as np
 
 from nft_jax.config import DataConfig
-from nft_jax.data.questions import REASONS, Unusable, gold_or_nothing, gold_reader, read_question
+from nft_jax.data.questions import REASONS, Unusable, gold_reader, read_question
 from nft_jax.data.sources import ANSWER_COLUMNS, QUESTION_COLUMNS, Rows, read_rows
 from nft_jax.types import InputError, Prompt
 
@@ -63,14 +63,9 @@ class LoadReport:
         found = Counter(row.reason for row in self.skipped)
         return {reason: found[reason] for reason in REASONS if found[reason]}
 
-    def to_rows(self) -> list[dict]:
-        """The skipped rows as plain dicts (row, reason, detail)."""
-        return [asdict(row) for row in self.skipped]
-
     def to_json(self) -> dict:
         """Everything, as json can write it."""
-        return {"source": self.source, "rows": self.rows, "used": self.used, "repeats": self.repeats,
-                "conflicting_repeats": self.conflicting_repeats, "counts": self.counts, "skipped": self.to_rows()}
+        return asdict(self) | {"counts": self.counts}
 
     def __str__(self) -> str:
         parts = [f"{self.used} questions from {self.rows} rows of {self.source}"]
@@ -83,11 +78,12 @@ class LoadReport:
 
 def render(tokenizer, prompt: str | Sequence[dict], *, template: str = "{problem}", system: str = "",
            thinking: bool | None = None) -> str:
-    """The text that a model continues: `prompt` through the tokenizer's chat template, the assistant's turn opened.
+    """The text that a model continues: the chat template's, with the assistant's turn opened.
 
-    A string becomes one user message, put into `template`; a `system` that is not empty stands before it. Chat messages
-    (dicts with role and content) are rendered unchanged. `thinking` is passed as enable_thinking unless it is None.
-    Raises InputError when the template does not accept the messages.
+    A string becomes one user message, put into `template`; a `system` that is not empty stands
+    before it. Chat messages (dicts with role and content) are rendered unchanged. `thinking` is
+    passed as enable_thinking unless it is None. Raises InputError when the template does not accept
+    the messages.
     """
     if isinstance(prompt, str):
         messages = [{"role": "system", "content": system}] if system else []
@@ -171,13 +167,14 @@ def load_questions(config: DataConfig, tokenizer, *, field: str = "data",
                    reward: str = "math", answers: bool = True) -> tuple[list[Question], LoadReport]:
     """The usable questions of `config.source` in the order of the source, and a report on all rows.
 
-    The reward decides how a gold is read. With `answers` False, questions without a gold are usable too. With
-    `config.limit` = n, only the first n usable questions are kept, and no row after them is read. Raises InputError,
-    naming `field`.source: nothing there, no rows, unknown columns, nothing usable.
+    The reward decides how a gold is read. With `answers` False, questions without a gold are usable
+    too. With `config.limit` = n, only the first n usable questions are kept, and no row after them
+    is read. Raises InputError, naming `field`.source: nothing there, no rows, unknown columns,
+    nothing usable.
     """
     tally = _Tally()
-    read = gold_reader(reward) if answers else gold_or_nothing(gold_reader(reward))
-    used = list(_tokenized(_usable(read_rows(config, field, reward), tally, read), config, tokenizer, tally))
+    usable = _usable(read_rows(config, field, reward), tally, gold_reader(reward, answers))
+    used = list(_tokenized(usable, config, tokenizer, tally))
     report = LoadReport(config.source, tally.rows, len(used), tally.repeats, tally.conflicting_repeats,
                         tuple(sorted(tally.skipped, key=lambda skipped: skipped.row)))
     if not used:

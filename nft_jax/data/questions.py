@@ -1,7 +1,8 @@
 """From a row of a data set to a question and its gold answer.
 
-`read_question` and `gold_reader` take what they need from the columns that data sets use. A row that cannot be used
-raises `Unusable` with a reason of `REASONS`; the loader counts it and goes on (`nft_jax.data.prompts`).
+`read_question` and `gold_reader` take what they need from the columns that data sets use. A row
+that cannot be used raises `Unusable` with a reason of `REASONS`; the loader counts it and goes on
+(`nft_jax.data.prompts`).
 """
 from __future__ import annotations
 
@@ -41,39 +42,33 @@ def read_question(row: dict) -> str | list[dict]:
     return messages
 
 
-def gold_reader(reward: str) -> Callable[[dict], str]:
-    """How a reward reads the gold of a row: by the rules of maths (`read_gold`), or in the reward's own way.
+def gold_reader(reward: str, required: bool = True) -> Callable[[dict], str]:
+    """How a reward reads the gold of a row: by the rules of maths (`read_gold`), or its own.
 
-    The function returned raises Unusable. Raises InputError for an unknown reward.
+    The function returned raises Unusable; with `required` False, it gives "" instead. Raises
+    InputError for an unknown reward.
     """
-    if reward == "math":
-        return read_gold
-    read = lookup(reward).read_gold
+    read = read_gold if reward == "math" else lookup(reward).read_gold
 
-    def read_or_skip(row: dict) -> str:
+    def read_row(row: dict) -> str:
         try:
             return read(row)
-        except ValueError as problem:
+        except (Unusable, ValueError) as problem:
+            if not required:
+                return ""
+            if isinstance(problem, Unusable):
+                raise
             raise Unusable("bad_gold", str(problem)) from problem
-    return read_or_skip
-
-
-def gold_or_nothing(read: Callable[[dict], str]) -> Callable[[dict], str]:
-    """For questions that are only answered, never judged: a row without a usable gold has the gold ""."""
-    def read_or_nothing(row: dict) -> str:
-        try:
-            return read(row)
-        except Unusable:
-            return ""
-    return read_or_nothing
+    return read_row
 
 
 def read_gold(row: dict) -> str:
     """The gold answer of a row of maths. Raises Unusable.
 
-    Taken from the first column that has a value: `answer`, `final_answer` (a list of all answers in OlympiadBench),
-    `solution` or `reward_model.ground_truth`. In its text, what follows the last #### is the gold (GSM8K), else the
-    content of the last box, else the whole text. A whole number is written without a point (142.0 is 142).
+    Taken from the first column that has a value: `answer`, `final_answer` (a list of all answers in
+    OlympiadBench), `solution` or `reward_model.ground_truth`. In its text, what follows the last
+    #### is the gold (GSM8K), else the content of the last box, else the whole text. A whole number
+    is written without a point (142.0 is 142).
     """
     for name in ANSWER_COLUMNS:
         value = row.get(name)

@@ -1,7 +1,8 @@
-"""Rows of questions: from our generator, reasoning-gym, local files, folders saved by datasets, or the hub.
+"""Rows of questions: from a generator, reasoning-gym, local files and folders, or the hub.
 
-`read_rows` gives (row number, row) pairs. A row is a dict, or a string that says why it could not be read. Row numbers
-count from 1; in a .jsonl file they are line numbers. Whether a row can be used is decided in `nft_jax.data.questions`.
+`read_rows` gives (row number, row) pairs. A row is a dict, or a string that says why it could not
+be read. Row numbers count from 1; in a .jsonl file they are line numbers. Whether a row can be used
+is decided in `nft_jax.data.questions`.
 """
 from __future__ import annotations
 
@@ -28,9 +29,9 @@ Rows = Iterator[tuple[int, dict | str]]
 def read_rows(config: DataConfig, field: str = "data", reward: str = "math") -> Rows:
     """The rows of `config.source`, in order; `reward` is what will judge the answers.
 
-    Raises InputError, naming `field`.source or `field`.split: nothing at this path, a kind of file that is not read, a
-    missing package, a task that is not offered, an unknown split. Raises Unreachable for a data set that could only be
-    on the hub and cannot be had.
+    Raises InputError, naming `field`.source or `field`.split: nothing at this path, a kind of file
+    that is not read, a missing package, a task that is not offered, an unknown split. Raises
+    Unreachable for a data set that could only be on the hub and cannot be had.
     """
     source = config.source
     if source in arithmetic.SOURCES:
@@ -114,7 +115,7 @@ def _hub(config: DataConfig, field: str) -> Rows:
 
 
 def _gym(task: str, config: DataConfig, field: str, reward: str) -> Rows:
-    """Each row also carries `gym`: the item's task, size, seed and index, from which a scorer makes it again."""
+    """Each row also carries `gym`: task, size, seed and index, to make the item again."""
     refuse_task(task, reward, f"{field}.source")
     try:
         import reasoning_gym

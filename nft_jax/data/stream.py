@@ -1,4 +1,4 @@
-"""The resumable stream of prompts: questions in a seeded order, a new permutation every epoch, without end."""
+"""The resumable stream of prompts: questions in a seeded order, without end."""
 from __future__ import annotations
 
 import hashlib
@@ -20,9 +20,10 @@ def digest(questions: Iterable[Question | Prompt]) -> str:
 
 
 class PromptStream:
-    """An endless stream of prompts: every epoch is a new permutation of the questions, drawn from (seed, epoch).
+    """An endless stream of prompts: every epoch permutes the questions anew, by (seed, epoch).
 
-    The prompt at an index is a function of (questions, seed, index) only, so the index is all there is to save.
+    The prompt at an index is a function of (questions, seed, index) only, so the index is all there
+    is to save.
     """
 
     def __init__(self, questions: Sequence[Question], seed: int = 0):

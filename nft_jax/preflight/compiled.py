@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import jax
 
@@ -25,39 +25,12 @@ class Compiled:
     temporaries: int
     results: int                      # beyond those that take over an argument's memory
     transfers: list[Transfer]
-    seconds: float
+    seconds: float                    # of the compiler
     refusal: str = ""
 
     @property
     def received(self) -> int:
         return sum(transfer.bytes for transfer in self.transfers)
-
-
-class _Attempt:
-    """A jitted function that compiles to a `Compiled`, also where the compiler refuses."""
-
-    def __init__(self, function: Any, devices: int):
-        self.function, self.devices = function, devices
-
-    def lower(self, *arguments) -> _Attempt:
-        started = time.perf_counter()
-        self.lowered = self.function.lower(*arguments)
-        self.lowering = time.perf_counter() - started
-        return self
-
-    def compile(self) -> Compiled:
-        started = time.perf_counter()
-        try:
-            compiled = self.lowered.compile()
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            return Compiled(0, 0, 0, [], self.lowering + time.perf_counter() - started,
-                            str(error).splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")[:200])
-        seconds, memory = self.lowering + time.perf_counter() - started, compiled.memory_analysis()
-        return Compiled(memory.argument_size_in_bytes, memory.temp_size_in_bytes,
-                        memory.output_size_in_bytes - memory.alias_size_in_bytes,
-                        collectives(compiled.as_text(), self.devices), seconds)
 
 
 def compile_programs(programs: Sequence[Program], devices: int,
@@ -70,8 +43,23 @@ def compile_programs(programs: Sequence[Program], devices: int,
         if progress is not None:
             progress(f"compiled {program} ({done} of {len(programs)})")
 
-    attempts = [program._replace(function=_Attempt(program.function, devices)) for program in programs]
-    return compile_all(attempts, threads=2, progress=told)
+    return compile_all(programs, threads=2, progress=told, compile=partial(_compile, devices))
+
+
+def _compile(devices: int, lowered: jax.stages.Lowered) -> Compiled:
+    """XLA's numbers for a lowered program, also where the compiler refuses it."""
+    started = time.perf_counter()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        words = str(error).splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")
+        return Compiled(0, 0, 0, [], time.perf_counter() - started, words[:200])
+    seconds, memory = time.perf_counter() - started, compiled.memory_analysis()
+    return Compiled(memory.argument_size_in_bytes, memory.temp_size_in_bytes,
+                    memory.output_size_in_bytes - memory.alias_size_in_bytes,
+                    collectives(compiled.as_text(), devices), seconds)
 
 
 def demanded(refusal: str) -> float | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from jax.stages import Lowered
 
 CACHED_SECONDS = 0.5      # a program that took this long to compile is kept on disk
 
@@ -59,15 +60,16 @@ def with_shardings(shapes, shardings):
 
 
 def compile_all(programs: Sequence[Program], *, threads: int = 4,
-                progress: Callable[[Program, int], None] | None = None) -> list[Any]:
+                progress: Callable[[Program, int], None] | None = None,
+                compile: Callable[[Lowered], Any] = Lowered.compile) -> list[Any]:
     """Compile all programs, several at a time; returns the compiled ones in the order of `programs`.
 
-    `progress(program, done)` is called as each one ends.
+    `progress(program, done)` is called as each one ends. `compile` makes of a lowered program what is returned for it.
     """
     # Lowering is Python and stays in this thread. XLA compiles outside Python's lock.
     lowered = [program.function.lower(*program.arguments) for program in programs]
     with ThreadPoolExecutor(threads) as pool:
-        futures = [pool.submit(low.compile) for low in lowered]
+        futures = [pool.submit(compile, low) for low in lowered]
         for done, future in enumerate(as_completed(futures), start=1):
             future.result()
             if progress is not None:

@@ -1,8 +1,8 @@
 """The training loop: Algorithm 1 of Negative-aware Fine-Tuning (H. Chen et al., arXiv 2505.18116).
 
 A step is one rollout phase and the optimizer updates on its answers:
-1. `collect`   samples K answers to every prompt with the current policy, pi_old, judges them, and keeps the groups
-               with right and wrong answers;
+1. `collect`   samples K answers to every prompt with the current policy, pi_old, judges them, and keeps
+               the groups with right and wrong answers;
 2. `score`     computes the log-probs of their answers under pi_old, by the trainer's own graph;
 3. `update`    deals the groups to optimizer updates, packs them and hands them to the devices;
 4. `finish`    writes the answers while the devices train, then waits for the metrics;
@@ -25,7 +25,7 @@ import numpy as np
 from nft_jax.config import Config
 from nft_jax.objectives.custom import adopt
 from nft_jax.objectives.registry import Objective, TokenLoss, find_objective
-from nft_jax.objectives.terms import answer_terms, answers_in_loss
+from nft_jax.objectives.terms import answer_terms
 from nft_jax.policy import Policy, save
 from nft_jax.record.metrics import draw_curves, mismatch_metrics, read_metrics
 from nft_jax.rollout.evaluation import evaluation_key, evaluation_metrics
@@ -34,7 +34,7 @@ from nft_jax.runtime.compilation import use_compilation_cache
 from nft_jax.runtime.distributed import gather, initialise, is_first
 from nft_jax.runtime.files import replaced
 from nft_jax.runtime.stops import StopRun
-from nft_jax.train.batch import Example, choose_shape, deal, examples_of, make_batch, unpack
+from nft_jax.train.batch import Example, Place, choose_shape, deal, examples_of, make_batch, unpack
 from nft_jax.train.opening import open_run
 from nft_jax.train.run import Run
 from nft_jax.train.saving import count_updates, finish_writing, save_if_due, save_last, write_rollouts, write_row
@@ -49,18 +49,20 @@ TRAINING = 0       # which of the seed's streams of random numbers; `evaluation_
 
 def train(config: Config, *, objective: Objective | TokenLoss | None = None, fresh: bool = False,
           verifier: Verifier | None = None, quiet: bool = False, profile: bool = False) -> dict:
-    """Run `config` to its end, or continue it from the newest checkpoint of its folder. Returns the summary.
+    """Run `config` to its end, or continue it from the newest checkpoint of its folder. Returns the
+    summary.
 
-    objective: a token loss of your own in place of config.objective: a function as `token_loss` takes it, or an
-        `Objective` of one.
+    objective: a token loss of your own in place of config.objective: a function as `token_loss` takes
+        it, or an `Objective` of one.
     profile: record a timeline of two steps into the folder of the run.
 
-    SIGINT and SIGTERM give up what is being sampled, save and return. The same call then continues, and ends bit by bit
-    like a run that was never stopped. Compiled programs are kept (`use_compilation_cache`). Where the environment names
-    other processes, this is one of them (`nft_jax.runtime.distributed`).
+    SIGINT and SIGTERM give up what is being sampled, save and return. The same call then continues, and
+    ends bit by bit like a run that was never stopped. Compiled programs are kept
+    (`use_compilation_cache`). Where the environment names other processes, this is one of them
+    (`nft_jax.runtime.distributed`).
 
-    Raises InputError for bad input, before heavy work where that is possible, and Halted where the run ended itself.
-    """
+    Raises InputError for bad input, before heavy work where that is possible, and Halted where the run
+    ended itself."""
     initialise()
     if objective is not None:
         config = replace(config, objective=adopt(objective))
@@ -90,9 +92,10 @@ def train(config: Config, *, objective: Objective | TokenLoss | None = None, fre
 def collect(run: Run, params, progress: Progress) -> Rollouts:
     """The first prompts_per_step groups with unequal rewards, in the order of the prompt stream.
 
-    First come the groups carried over. Then batches of new prompts follow until the groups are enough, or
-    max_generation_batches have been sampled. A further batch has as many prompts as the share accepted so far calls
-    for. Every new group is scored by the parameters that sampled it; surplus groups are carried to the next step.
+    First come the groups carried over. Then batches of new prompts follow until the groups are enough,
+    or max_generation_batches have been sampled. A further batch has as many prompts as the share
+    accepted so far calls for. Every new group is scored by the parameters that sampled it; surplus
+    groups are carried to the next step.
 
     Raises StopRun, with `progress` as it was, where the run is to stop.
     """
@@ -111,8 +114,9 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
                 weights = run.sampler.cast(params)
         run.stop.check()
         prompts = run.stream.take(min(rollout.prompts_per_step, math.ceil(missing / share)))
-        # The next batch is sized only after this one is judged, so slots idle while the longest answers finish. To fill
-        # them with prompts that may not be needed would make the rollouts depend on which answer ended first.
+        # The next batch is sized only after this one is judged, so slots idle while the longest answers
+        # finish. To fill them with prompts that may not be needed would make the rollouts depend on
+        # which answer ended first.
         judged = judged_groups(run.sampler, run.verifier, weights, prompts, rollout.samples_per_prompt, key,
                                progress.step, rollout, progress=run.alive, settled=run.stop.check,
                                phase=run.clock.phase)
@@ -130,9 +134,9 @@ def score(run: Run, params, judged: Iterator[Group]) -> list[Group]:
     """All groups in their order; groups with unequal rewards get log-probs.
 
     `old_logprobs` are by the trainer's own graph or the sampler's, as rollout.old_logprobs says;
-    `reference_logprobs` are by the reference, in a run that has one. The first groups are packed and handed to the
-    devices while the last ones are still sampled and judged; decoding waits for them within seconds/rollout.
-    """
+    `reference_logprobs` are by the reference, in a run that has one. The first groups are packed and
+    handed to the devices while the last ones are still sampled and judged; decoding waits for them
+    within seconds/rollout."""
     choice = run.config.rollout.old_logprobs
     scorers = {"old_logprobs": params} if choice == "trainer" else {}
     if run.reference is not None:
@@ -141,9 +145,9 @@ def score(run: Run, params, judged: Iterator[Group]) -> list[Group]:
 
     def dispatch(part: list[int]) -> None:
         with run.clock.phase("score"):
-            batch, places = pack(run, [Example(groups[i].prompt.tokens, r.tokens)
-                                       for i in part for r in groups[i].rollouts])
-            batch = place_batch(batch, run.mesh)
+            batch, places = packed(run, [Example(groups[i].prompt.tokens, r.tokens)
+                                         for i in part for r in groups[i].rollouts])
+            batch = place_batch(batch, run.plan.mesh)
             parts.append((part, places, {name: run.score(weights, batch, run.config.rollout.temperature)
                                          for name, weights in scorers.items()}))
 
@@ -168,30 +172,36 @@ def score(run: Run, params, judged: Iterator[Group]) -> list[Group]:
     return groups
 
 
-def pack(run: Run, examples: list[Example], group_ids: bool = False) -> tuple[TrainBatch, list[tuple[int, slice]]]:
+def packed(run: Run, examples: list[Example], group_ids: bool = False) -> tuple[TrainBatch, list[Place]]:
     """`make_batch` in the shape that costs least for these examples."""
-    shape = choose_shape([len(e.prompt) + len(e.response) for e in examples], run.shapes)
-    return make_batch(examples, shape, run.config.loss.loss_agg, run.config.loss.constant_length, group_ids)
+    shape, rows = choose_shape([len(e.prompt) + len(e.response) for e in examples], run.plan.shapes)
+    loss = run.config.loss
+    return make_batch(examples, shape, loss.loss_agg, loss.constant_length, group_ids, rows)
 
 
 def update(run: Run, state: TrainState, groups: list[Group], progress: Progress) -> tuple[TrainState, Updates]:
-    """The optimizer updates of one step, handed to the devices: while they compute one, the host packs the next.
+    """The optimizer updates of one step, handed to the devices: while they compute one, the host packs
+    the next.
 
-    Without a group that has an answer to train on, the step is skipped and counted."""
-    config, updates = run.config, Updates()
-    updates.metrics |= answer_terms(groups, config.terms)
-    groups = [group for group in groups if answers_in_loss(group, config.terms)]
-    kept, parts = 0, deal(groups, config.batch.updates_per_step, (config.seed, progress.step)) if groups else []
-    for part in parts:
+    Without a group that has an answer in the loss, the step is skipped and counted."""
+    config, updates, kept = run.config, Updates(), 0
+    with run.clock.phase("pack"):
+        examples = {group.prompt.index: examples_of(group, config.loss, config.rollout.max_new_tokens, config.terms)
+                    for group in groups}
+    updates.metrics |= answer_terms([e.importance for each in examples.values() for e in each],
+                                    sum(len(group.judged) for group in groups), config.terms)
+    groups = [group for group in groups if examples[group.prompt.index]]
+    whole_groups = find_objective(config.objective).whole_groups
+    for part in deal(groups, config.batch.updates_per_step, (config.seed, progress.step)):
         with run.clock.phase("pack"):
-            examples = [e for group in part for e in examples_of(group, config.loss, config.rollout.max_new_tokens,
-                                                                config.terms)]
-            batch, _ = pack(run, examples, find_objective(config.objective).whole_groups)
+            chosen = [e for group in part for e in examples[group.prompt.index]]
+            batch, _ = packed(run, chosen, whole_groups)
         with run.clock.phase("train"):
             rate = learning_rate(config.optimizer, progress.updates)
-            state, tally, norm = run.train_step(state, place_batch(batch, run.mesh), rate, config.rollout.temperature)
+            placed = place_batch(batch, run.plan.mesh)
+            state, tally, norm = run.train_step(state, placed, rate, config.rollout.temperature)
         progress.updates += 1
-        kept += sum(len(e.response) for e in examples)
+        kept += sum(len(e.response) for e in chosen)
         updates.batches.append((batch, [group.prompt.index for group in part]))
         updates.tallies.append(tally)
         updates.norms.append(norm)
@@ -202,12 +212,14 @@ def update(run: Run, state: TrainState, groups: list[Group], progress: Progress)
     updates.metrics |= {"groups/kept": len(groups), "tokens/kept": kept, "steps_skipped": progress.skipped_steps}
     if groups:
         updates.metrics["accuracy/kept"] = float(np.mean(np.concatenate([group.rewards for group in groups])))
-        updates.metrics |= mismatch_metrics(groups) if config.rollout.old_logprobs == "trainer" else {}
+        if config.rollout.old_logprobs == "trainer":
+            updates.metrics |= mismatch_metrics(groups)
     return state, updates
 
 
 def finish(run: Run, rollouts: Rollouts, updates: Updates, progress: Progress) -> dict:
-    """Writes the answers of the step while the devices train, then waits for the updates. Returns the metrics."""
+    """Writes the answers of the step while the devices train, then waits for the updates. Returns the
+    metrics."""
     progress.tokens_generated += rollouts.tokens
     metrics = updates.metrics | rollouts.metrics(run.config, len(progress.carried))
     with run.clock.phase("write"):
@@ -223,8 +235,8 @@ def finish(run: Run, rollouts: Rollouts, updates: Updates, progress: Progress) -
 def record(run: Run, state: TrainState, progress: Progress, metrics: dict) -> None:
     """Evaluates if that is due, writes the row of the step, and saves if that is due.
 
-    An evaluation that is given up, because the run is to stop, leaves no numbers. It is done again, with a row of its
-    own, when the run continues."""
+    An evaluation that is given up, because the run is to stop, leaves no numbers. It is done again,
+    with a row of its own, when the run continues."""
     if evaluation_is_due(run.config, progress):
         with suppress(StopRun):
             metrics |= evaluate(run, state.params, progress)
@@ -241,8 +253,8 @@ def evaluation_is_due(config: Config, progress: Progress) -> bool:
 def evaluate(run: Run, params, progress: Progress) -> dict:
     """Accuracy on the held-out questions, with the same random numbers every time.
 
-    Raises StopRun where the run is to stop, and, before the first step, InputError where checkpoint.best is no metric
-    of the evaluation."""
+    Raises StopRun where the run is to stop, and, before the first step, InputError where
+    checkpoint.best is no metric of the evaluation."""
     settings = run.config.evaluation
     metrics = {}
     if run.held_out:
@@ -261,8 +273,8 @@ def evaluate(run: Run, params, progress: Progress) -> dict:
 
 
 def conclude(run: Run, state: TrainState, progress: Progress) -> dict:
-    """The last checkpoint, curves.png and summary.json; at the end of the run also the trained model, in Hugging Face
-    layout. Waits for room where the disk has none."""
+    """The last checkpoint, curves.png and summary.json; at the end of the run also the trained model,
+    in Hugging Face layout. Waits for room where the disk has none."""
     save_last(run, state, progress)
     finished = progress.step >= run.config.steps and not evaluation_is_due(run.config, progress)
     summary = {
@@ -282,7 +294,7 @@ def conclude(run: Run, state: TrainState, progress: Progress) -> dict:
                             f"{run.config.name}: {run.config.objective}")
         if finished:
             with replaced(run.folder / "model", writes=is_first()) as temporary:
-                save(Policy(run.model, state.params, run.tokenizer, run.sampler.eos), temporary)
+                save(Policy(run.plan.model, state.params, run.tokenizer, run.sampler.eos), temporary)
         # Last: where summary.json is, the other results are.
         if is_first():
             with replaced(run.folder / "summary.json") as temporary:

@@ -109,9 +109,9 @@ def preview(config: Config) -> tuple[ModelConfig, list[str]]:
             lines.append(f"model: {config.policy.path} was not read; its shape is that of nft_jax.model.hf.published.")
         lines.append("Tokenizer and data were not read, or not all of them, so nothing is said of the questions: "
                      f"{error}")
-        return model, [*lines, *truncation_remark(config)]
-    return inputs.model, [*(f"{name}: {report}" for name, report in inputs.reports.items()),
-                          *truncation_remark(config)]
+    else:
+        model, lines = inputs.model, [f"{name}: {report}" for name, report in inputs.reports.items()]
+    return model, [*lines, *truncation_remark(config)]
 
 
 def remembered_slots(config: Config, fresh: bool) -> int:
@@ -293,9 +293,9 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None, q
             closing.callback(timeline.close)
             kinds = largest(programs)
             yield Run(
-                config=config, folder=folder, model=plan.model, tokenizer=inputs.tokenizer, mesh=plan.mesh,
-                sampler=sampler, verifier=judge, examiner=examiner or judge, stream=stream, held_out=held_out,
-                shapes=plan.shapes, score=next((kinds[kind].function for kind in SCORES if kind in kinds), None),
+                plan=plan, folder=folder, tokenizer=inputs.tokenizer, sampler=sampler, verifier=judge,
+                examiner=examiner or judge, stream=stream, held_out=held_out,
+                score=next((kinds[kind].function for kind in SCORES if kind in kinds), None),
                 train_step=kinds["train step"].function, reference=reference, checkpoints=checkpoints,
                 writer=writer, compiles=compiles, console=console, stop=stop, timeline=timeline, watchdog=watchdog,
                 writing=writing,

@@ -5,11 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jax.sharding import Mesh
-
 from nft_jax.config import Config
 from nft_jax.data.stream import PromptStream
-from nft_jax.model.config import ModelConfig
 from nft_jax.record.checkpoint import Checkpoints
 from nft_jax.record.metrics import MetricsWriter
 from nft_jax.rollout.engine import Sampler
@@ -20,26 +17,23 @@ from nft_jax.runtime.stops import Stop
 from nft_jax.runtime.terminal import Console
 from nft_jax.runtime.watchdog import Watchdog
 from nft_jax.runtime.writing import Writing
-from nft_jax.train.batch import BatchShape
+from nft_jax.train.plan import Plan
 from nft_jax.verify import Verifier
 
 
 @dataclass
 class Run:
-    """The parts of an open run. `stop` is asked for by SIGINT and SIGTERM."""
-    config: Config
+    """The parts of an open run. SIGINT and SIGTERM ask for `stop`."""
+    plan: Plan
     folder: Path
-    model: ModelConfig
     tokenizer: Any
-    mesh: Mesh
     sampler: Sampler
     verifier: Verifier
     examiner: Verifier                         # judges the evaluation: the verifier, unless evaluation.reward is set
     stream: PromptStream
     held_out: list[HeldOut]
-    shapes: tuple[BatchShape, ...]
-    score: Any
-    train_step: Any
+    score: Any                                 # jitted: `train.step.score`; None where nothing is scored
+    train_step: Any                            # jitted: `train.step.train_step`
     reference: Any                             # parameters of the reference; None without a KL term
     checkpoints: Checkpoints
     writer: MetricsWriter
@@ -53,6 +47,11 @@ class Run:
 
     def __post_init__(self):
         self.clock = Clock(self.phase)
+
+    @property
+    def config(self) -> Config:
+        """The settled configuration."""
+        return self.plan.config
 
     def phase(self, name: str) -> None:
         """Tells the user and the watchdog what the host does now."""

@@ -1,6 +1,7 @@
-"""Judging answers: was it right? The way in is `nft_jax.verify(...)`, `Verifier`, and `check_gold` for golds.
+"""Was it right? The way in is `nft_jax.verify(...)`, `Verifier`, and `check_gold` for golds.
 
-No jax in this room, and no sympy outside of worker processes. README.md has the conventions and the rewards.
+No jax in this room, and no sympy outside of worker processes. README.md has the conventions and the
+rewards.
 """
 from __future__ import annotations
 
@@ -25,8 +26,9 @@ _lock = threading.Lock()
 def verify(responses: Sequence[str], golds: Sequence[str], mode: Mode = "equivalent") -> list[Verdict]:
     """Verdicts on responses against their golds: one for each response, in order.
 
-    Workers start when the first answer needs one, and stay until the process ends. For other settings or another
-    lifetime use `Verifier`. Raises InputError for lengths that differ, elements that are no strings, and unknown modes.
+    Workers start when the first answer needs one, and stay until the process ends. For other
+    settings or another lifetime use `Verifier`. Raises InputError for lengths that differ, elements
+    that are no strings, and unknown modes.
     """
     if mode not in MODES:
         raise InputError(f"mode is {mode!r}: use one of {', '.join(MODES)}.")
@@ -38,7 +40,7 @@ def verify(responses: Sequence[str], golds: Sequence[str], mode: Mode = "equival
 
 
 class _CallablePackage(ModuleType):
-    """Makes `nft_jax.verify(...)` work: importing a package binds its name in the parent, where the function's was."""
+    """Makes `nft_jax.verify(...)` work: an import binds the package where the function was."""
 
     def __call__(self, responses: Sequence[str], golds: Sequence[str], mode: Mode = "equivalent") -> list[Verdict]:
         return verify(responses, golds, mode)

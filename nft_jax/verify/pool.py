@@ -1,12 +1,14 @@
 """`Verifier`: one verdict per answer, in order, whatever the answers do to the processes that judge them.
 
 The life of an answer:
-1. `submit` extracts it and decides the cheap cases in the calling thread (`nft_jax.verify.maths.judge.quick_verdict`).
-   Any other reward (`nft_jax.verify.rewards.registry`) decides nothing here: all its answers go to workers.
+1. `submit` extracts it and decides the cheap cases in the calling thread
+   (`nft_jax.verify.maths.judge.quick_verdict`). Any other reward
+   (`nft_jax.verify.rewards.registry`) decides nothing here: all its answers go to workers.
 2. The answers left over, each once, join the queue of one dispatcher thread as tasks.
-3. The dispatcher gives a task to an idle worker with a deadline. A worker past its deadline is killed (outcome
-   timeout), unless the machine is so busy that it has hardly run. A task whose worker died is tried once more in a
-   fresh worker; if that one dies too, its outcome is error, without a reward.
+3. The dispatcher gives a task to an idle worker with a deadline. A worker past its deadline is
+   killed (outcome timeout), unless the machine is so busy that it has hardly run. A task whose
+   worker died is tried once more in a fresh worker; if that one dies too, its outcome is error,
+   without a reward.
 4. A future is done when its last answer has a verdict.
 
 Linux and macOS. On macOS the memory limit is not enforced, deadlines are, and `start` says so.
@@ -22,7 +24,7 @@ import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from typing import NamedTuple
 
@@ -40,7 +42,7 @@ ATTEMPTS = 2
 
 
 class _Key(NamedTuple):
-    """What a task judges. For maths: one extracted answer, without its prompt. Equal keys are judged once."""
+    """What a task judges: for maths one extracted answer. Equal keys are judged once."""
     prompts: tuple[str, ...]
     responses: tuple[str, ...]
     golds: tuple[str, ...]
@@ -55,7 +57,7 @@ class _Task:
 
 
 class _Batch:
-    """The verdicts of one `submit`, filled in any order. `strict` is mode strict's word on each answer, or None."""
+    """The verdicts of one `submit`, filled in any order; `strict` as in `Verdict`."""
 
     def __init__(self, size: int):
         self.future: Future[list[Verdict]] = Future()
@@ -67,8 +69,9 @@ class _Batch:
 class Verifier:
     """Judges answers against golds, one verdict per answer and in order; safe to use from any thread.
 
-    `start` returns at once and loads the workers in the background, so it may be called before JAX starts; otherwise
-    the first `submit` calls it. A context manager; `close` ends every process. `counts` holds the outcomes so far.
+    `start` returns at once and loads the workers in the background, so it may be called before JAX
+    starts; otherwise the first `submit` calls it. A context manager; `close` ends every process.
+    `counts` holds the outcomes so far.
     """
 
     def __init__(self, config: VerifierConfig | None = None):
@@ -117,16 +120,17 @@ class Verifier:
 
     def judge(self, responses: Sequence[str], golds: Sequence[str],
               prompts: Sequence[str] | None = None) -> list[Verdict]:
-        """Verdicts on the responses, in order; blocks until the last one. Raises what `submit` and its future raise."""
+        """Verdicts in order; blocks until the last one. Raises as `submit` and its future."""
         return self.submit(responses, golds, prompts).result()
 
     def submit(self, responses: Sequence[str], golds: Sequence[str],
                prompts: Sequence[str] | None = None) -> Future[list[Verdict]]:
         """The verdicts of one group as a future. What needs no worker is decided before this returns.
 
-        `prompts` are the questions, for rewards that read them ("" each when not given). Raises InputError when the
-        lengths differ or an element is not a string. The future raises InputError when the workers cannot start or a
-        reward is not in [0, 1], and RuntimeError when the verifier is closed before the verdicts are there.
+        `prompts` are the questions, for rewards that read them ("" each when not given). Raises
+        InputError when the lengths differ or an element is not a string. The future raises
+        InputError when the workers cannot start or a reward is not in [0, 1], and RuntimeError when
+        the verifier is closed before the verdicts are there.
         """
         responses, golds, prompts = _checked(responses, golds, prompts)
         batch = _Batch(len(responses))
@@ -169,7 +173,7 @@ class Verifier:
     # In the calling thread.
 
     def _decide(self, batch: _Batch, responses: list[str], golds: list[str]) -> list[tuple[_Key, tuple[int, ...]]]:
-        """Fill in the verdicts of maths that need no worker; returns the tasks for the others, with their places."""
+        """Fill in what needs no worker; returns the tasks for the others, with their places."""
         mode, left = self.config.mode, []
         for i, (response, gold) in enumerate(zip(responses, golds, strict=True)):
             answer = extract(response, mode)
@@ -216,7 +220,9 @@ class Verifier:
     def _finish(self, batch: _Batch) -> None:
         verdicts = list(batch.verdicts)
         if batch.strict is not None:
-            verdicts = [replace(found, strict=strict) for found, strict in zip(verdicts, batch.strict, strict=True)]
+            # Three times as fast as dataclasses.replace, for every answer of a run.
+            verdicts = [Verdict(found.outcome, found.reward, found.extracted, found.reason, strict)
+                        for found, strict in zip(verdicts, batch.strict, strict=True)]
         with self._lock:
             self.counts.update(found.outcome for found in verdicts)
         batch.future.set_result(verdicts)
@@ -242,7 +248,7 @@ class Verifier:
         self._end(forker, failure)
 
     def _round(self, forker: Forker) -> None:
-        """Fill the pool, hand out tasks, wait for the first event, collect. Raises EOFError when the forker died."""
+        """Hand out tasks, wait for an event, collect. Raises EOFError when the forker died."""
         if not forker.ready:
             ready = wait([self._wake_reader, forker.control], forker.patience())
             if forker.control not in ready:
@@ -365,7 +371,7 @@ class Verifier:
                 self._finish(batch)
 
     def _end(self, forker: Forker | None, failure: BaseException | None) -> None:
-        """End every process, and every future that is not done with the failure (None: the verifier was closed)."""
+        """End every process, and every open future with the failure (None: it was closed)."""
         for worker in self._workers:
             worker.connection.close()
         self._workers.clear()
@@ -392,7 +398,7 @@ def _rewarded(outcome: str, extracted: str | None, reason: str, value: float | N
 
 def _tasks_of(reward: Reward, prompts: list[str], responses: list[str],
               golds: list[str]) -> list[tuple[_Key, tuple[int, ...]]]:
-    """The tasks of a group with their places: one for each answer, or one for all where the reward takes batches."""
+    """The tasks of a group with their places: one for each answer, or one for all of a batch."""
     responses = [response[-SCANNED_CHARACTERS:] for response in responses]
     if reward.batch and responses:
         return [(_Key(tuple(prompts), tuple(responses), tuple(golds)), tuple(range(len(responses))))]

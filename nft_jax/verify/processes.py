@@ -1,4 +1,4 @@
-"""The pool's end of the processes behind it: the forker, and the workers that it forks (`nft_jax.verify.worker`)."""
+"""The pool's end of the processes: the forker and its workers (`nft_jax.verify.worker`)."""
 from __future__ import annotations
 
 import json
@@ -16,8 +16,8 @@ from nft_jax.types import InputError
 from nft_jax.verify.rewards.registry import Reward
 
 CPU_SECONDS = 1.0
-"""A worker gives up an answer of maths after this much CPU time. The deadline (wall clock) only has to end what ignores
-that. A reward of the user's own may compute until its deadline."""
+"""A worker gives up an answer of maths after this much CPU time. The deadline (wall clock) only has
+to end what ignores that. A reward of the user's own may compute until its deadline."""
 MOST_EXTENSIONS = 9
 """How often the deadline of one task is extended while its worker is starved of CPU."""
 START_SECONDS = 300.0
@@ -57,7 +57,7 @@ class Worker:
 
 
 class Forker:
-    """A fresh interpreter with the judge loaded, which forks and ends workers on request (`nft_jax.verify.worker`)."""
+    """A fresh interpreter with the judge loaded, which forks and ends workers on request."""
 
     def __init__(self, config: VerifierConfig, reward: Reward | None):
         """Starts the process and returns at once. `reward` None is maths."""
@@ -79,7 +79,7 @@ class Forker:
         self.must_be_ready = time.monotonic() + START_SECONDS
 
     def reply(self, wanted: str) -> int:
-        """The value of the next reply. Raises EOFError when the forker has ended, InputError when it cannot start."""
+        """The value of the next reply. Raises EOFError at the forker's end, else InputError."""
         line = self.replies.readline()
         if not line:
             raise EOFError("the process that forks the verifier's workers has ended")

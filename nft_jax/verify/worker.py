@@ -1,10 +1,11 @@
-"""The processes behind the pool: one forker that has math-verify (or the reward) loaded, and the workers it forks.
+"""The processes behind the pool: a forker that has the judge loaded, and its workers.
 
-1. The forker is a fresh interpreter: it is no fork of a process that runs JAX, and never imports the user's script.
+1. The forker is a fresh interpreter: it is no fork of a process that runs JAX, and never imports
+   the user's script.
 2. The pool sends it "fork" with one end of a new socket; the forker forks a worker that owns this end.
 3. The worker judges the tasks that arrive on its socket, until the pool closes the other end.
-4. The pool sends "end PID", and the forker kills and reaps the worker. The forker does this because a process id stays
-   reserved until its parent reaps it: the pool could kill a stranger.
+4. The pool sends "end PID", and the forker kills and reaps the worker. The forker does this because
+   a process id stays reserved until its parent reaps it: the pool could kill a stranger.
 
 No jax in here.
 """
@@ -34,7 +35,7 @@ PARENT_CHECK_SECONDS = 1.0
 _DIE_WITH_PARENT = 1                    # PR_SET_PDEATHSIG
 
 Finding = tuple[str, str, float | None]
-"""What a worker found of one answer: outcome, reason, and the reward (None for maths, whose outcome decides)."""
+"""Of one answer: outcome, reason, and the reward (None for maths: the outcome decides)."""
 Judge = Callable[[list[str], list[str], list[str]], list[Finding]]
 """(prompts, responses, golds) of one task -> one finding for each answer."""
 
@@ -44,7 +45,7 @@ class _CpuLimit(BaseException):
 
 
 class _CpuClock:
-    """Raises `_CpuLimit` in the main thread after so many seconds of CPU time, again and again until it is off."""
+    """Raises `_CpuLimit` in the main thread after these CPU seconds, again until it is off."""
 
     def __init__(self, seconds: float):
         self.seconds, self.armed = seconds, False
@@ -150,7 +151,7 @@ class Service(NamedTuple):
 
 
 def serve(connection: Connection, service: Service) -> None:
-    """A worker's life: [task, prompts, responses, golds] in, [task, findings, retiring] out, as ASCII JSON."""
+    """A worker's life: [task, prompts, responses, golds] in, [task, findings, retiring] out."""
     _limit(service.memory_bytes, service.starts_processes)
     judged = 0
     while True:
@@ -191,7 +192,7 @@ def _fork(connection: socket.socket, control: socket.socket, prctl, service: Ser
 
 
 def _wait_for_request(control: socket.socket, parent: int) -> bool:
-    """Wait for a request. False once the pool's process is gone, even if a child of it holds the socket open."""
+    """Wait for a request. False once the pool's process is gone (a child may hold the socket)."""
     while not select.select([control], [], [], PARENT_CHECK_SECONDS)[0]:
         if os.getppid() != parent:
             return False
@@ -202,8 +203,8 @@ def forker(control_fd: int, memory_bytes: int, cpu_seconds: float, home: tuple[s
            allow_weak_sandbox: bool) -> None:
     """Answer the pool's requests: "fork" with a socket, "end PID".
 
-    `home` is the reward's module and name; None is maths. The forker and all its workers end when the pool's process
-    dies or closes its end of the control socket.
+    `home` is the reward's module and name; None is maths. The forker and all its workers end when
+    the pool's process dies or closes its end of the control socket.
     """
     parent = os.getppid()
     control = socket.socket(fileno=control_fd)

@@ -51,7 +51,7 @@ def test_jsonl_rows_are_used_repeated_or_skipped_with_their_line(tokenizer, tmp_
     used, report = load(tokenizer, source, max_prompt_tokens=60)
     assert [(q.problem, q.gold) for q in used] == [("1+1", "2"), ("1+2", "3"), ("1+1", "2")]
     assert (report.rows, report.used, report.repeats, report.conflicting_repeats) == (12, 3, 2, 1)
-    assert [(row["row"], row["reason"]) for row in report.to_rows()] == [
+    assert [(row["row"], row["reason"]) for row in report.to_json()["skipped"]] == [
         (7, "no_answer"), (8, "no_question"), (9, "unreadable"), (10, "unreadable"), (11, "too_long"),
         (12, "bad_chat"), (13, "bad_gold")]
     assert report.rows == report.used + report.repeats + len(report.skipped)

@@ -6,6 +6,12 @@ tuple is ordered; unreduced fractions and unsimplified radicals are equal; a dec
 irrational number is not equal; a = b = c must be a true chain; alternatives beyond the gold are wrong.
 """
 
+
+def box(answer: str) -> str:
+    """A response that ends with the answer in a box."""
+    return f"So the answer is $\\boxed{{{answer}}}$."
+
+
 CORPUS: dict[str, list[tuple[str, str, bool]]] = {
     "integers": [
         ("42", "42", True), ("42", "42.0", True), ("42", "+42", True), ("42", "042", True), ("42", "24", False),

@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
-from corpus import CORPUS
+from corpus import CORPUS, box
 from hostile import HOSTILE
 from refusal import refused
 
@@ -23,26 +23,21 @@ from nft_jax.verify import Verifier, verify
 from nft_jax.verify.maths.judge import judge as judge_in_worker
 
 SANE = [
-    (r"2\sqrt{2}", r"\sqrt{8}", True),
-    ("(x+1)(x-1)", "x^2-1", True),
-    (r"\frac{\pi}{6}", r"\frac{\pi}{3}", False),
-    ("7", "7", True),
-    ("7", "8", False),
-    (r"\frac{1}{\sqrt{3}}", r"\frac{\sqrt3}{3}", True),
-    ("e^{-t}", "e^{t}", False),
-    ("1,-2", "-2,1", True),
-    (r"\sqrt{2}", r"\sqrt{3}", False),
-    (r"\cot x", r"\frac{1}{\tan x}", True),
+    (r"2\sqrt{2}", r"\sqrt{8}", True), ("(x+1)(x-1)", "x^2-1", True),
+    (r"\frac{\pi}{6}", r"\frac{\pi}{3}", False), ("7", "7", True), ("7", "8", False),
+    (r"\frac{1}{\sqrt{3}}", r"\frac{\sqrt3}{3}", True), ("e^{-t}", "e^{t}", False), ("1,-2", "-2,1", True),
+    (r"\sqrt{2}", r"\sqrt{3}", False), (r"\cot x", r"\frac{1}{\tan x}", True),
 ]
 SLOW = r"\prod_{k=1}^{n} (x^{k}+\sin(kx))"  # sympy looks for a closed form, and takes minutes over it
 
 
-def box(answer: str) -> str:
-    return f"Hence $\\boxed{{{answer}}}$."
-
-
 def rewards(verdicts) -> list:
     return [found.reward for found in verdicts]
+
+
+def submit(pool: Verifier, cases) -> Future:
+    """The verdicts on cases (gold, answer, ...) as a future."""
+    return pool.submit([box(answer) for _, answer, *_ in cases], [gold for gold, *_ in cases])
 
 
 def alive(pid: int) -> bool:
@@ -66,24 +61,22 @@ def verifier():
 def test_labelled_corpus(verifier):
     """At least 98 % right, and nothing wrong is ever rewarded."""
     cases = [case for cases in CORPUS.values() for case in cases]
-    verdicts = verifier.judge([box(answer) for _, answer, _ in cases], [gold for gold, _, _ in cases])
-    missed = [
-        (case, found) for case, found in zip(cases, verdicts, strict=True) if (found.outcome == "right") != case[2]
-    ]
+    verdicts = submit(verifier, cases).result()
+    missed = [(case, found) for case, found in zip(cases, verdicts, strict=True)
+              if (found.outcome == "right") != case[2]]
     assert [case for case, found in missed if found.outcome == "right"] == []
     assert len(missed) <= 0.02 * len(cases), missed
     assert verifier.counts["error"] == 0
 
 
 def test_verdicts_do_not_depend_on_the_batch():
-    cases = random.Random(1).sample(
-        [case for name in ("algebra", "radicals", "equations", "constants") for case in CORPUS[name]], 24
-    )
+    names = ("algebra", "radicals", "equations", "constants")
+    cases = random.Random(1).sample([case for name in names for case in CORPUS[name]], 24)
     with Verifier(VerifierConfig(workers=2)) as pool:
-        together = pool.judge([box(answer) for _, answer, _ in cases], [gold for gold, _, _ in cases])
+        together = submit(pool, cases).result()
     with Verifier(VerifierConfig(workers=1)) as pool:
         order = random.Random(2).sample(range(len(cases)), len(cases))
-        alone = {i: pool.judge([box(cases[i][1])], [cases[i][0]])[0] for i in order}
+        alone = {i: submit(pool, [cases[i]]).result()[0] for i in order}
     assert together == [alone[i] for i in range(len(cases))]
 
 
@@ -92,7 +85,7 @@ def test_hostile_answers_change_no_other_verdict():
     work += [(r"\sqrt{2}+\pi", answer, False, False) for answer in HOSTILE.values()]
     random.Random(3).shuffle(work)
     with Verifier(VerifierConfig(workers=2)) as pool:
-        verdicts = pool.judge([box(answer) for _, answer, _, _ in work], [gold for gold, _, _, _ in work])
+        verdicts = submit(pool, work).result()
     assert len(verdicts) == len(work) == sum(pool.counts.values())
     for (_, answer, right, sane), found in zip(work, verdicts, strict=True):
         assert found.outcome in OUTCOMES
@@ -104,9 +97,9 @@ def test_hostile_answers_change_no_other_verdict():
 def test_killed_workers_change_nothing():
     cases = [case for name in ("algebra", "radicals", "constants", "complex") for case in CORPUS[name]]
     with Verifier(VerifierConfig(workers=2)) as pool:
-        expected = pool.judge([box(answer) for _, answer, _ in cases], [gold for gold, _, _ in cases])
+        expected = submit(pool, cases).result()
     with Verifier(VerifierConfig(workers=2)) as pool:
-        pending = pool.submit([box(answer) for _, answer, _ in cases], [gold for gold, _, _ in cases])
+        pending = submit(pool, cases)
         killed = 0
         while killed < 3 and not pending.done():
             left = len(pool._tasks)
@@ -138,12 +131,9 @@ def test_a_task_that_kills_its_worker_twice_is_an_error():
         gold = rf"{SLOW}+1"
         pending = pool.submit([box(SLOW), box("5"), box(r"\sqrt{12}")], [gold, "5", r"2\sqrt3"])
         for _ in range(2):
-            assert eventually(
-                lambda: any(
-                    worker.task is not None and pool._tasks[worker.task].key.responses == (SLOW,)
-                    for worker in list(pool._workers)
-                )
-            )
+            assert eventually(lambda: any(
+                worker.task is not None and pool._tasks[worker.task].key.responses == (SLOW,)
+                for worker in list(pool._workers)))
             victim = pool.worker_pids[0]
             os.kill(victim, signal.SIGKILL)
             assert eventually(lambda victim=victim: victim not in pool.worker_pids)
@@ -155,9 +145,7 @@ def test_a_task_that_kills_its_worker_twice_is_an_error():
 def test_all_outcomes_are_reachable():
     answers = {"right": "5", "wrong": "6", "too_large": r"9^{9^{9^9}}", "timeout": SLOW}
     with Verifier(VerifierConfig(workers=2)) as pool:
-        verdicts = pool.judge(
-            [box(answer) for answer in answers.values()] + ["no box"], ["5", "5", "5", rf"{SLOW}+1", "5"]
-        )
+        verdicts = pool.judge([*map(box, answers.values()), "no box"], ["5", "5", "5", rf"{SLOW}+1", "5"])
         assert [found.outcome for found in verdicts] == [*answers, "no_answer"]
         assert rewards(verdicts) == [1.0, 0.0, 0.0, 0.0, 0.0]
         assert pool.counts == {**dict.fromkeys(answers, 1), "no_answer": 1}
@@ -182,22 +170,15 @@ def test_bombs_that_the_gold_lets_through():
 
 def test_memory_is_limited():
     with Verifier(VerifierConfig(workers=1, memory_mb=256, deadline=20.0)) as pool:
-        found, sane = pool.judge(
-            [box(r"(x+y+z+t+1)^{900}-1"), box(r"\sqrt{8}")], [r"(x+y+z+t)^{900}+\sum_{k=1}^{n}\binom{n}{k}", r"2\sqrt2"]
-        )
+        found, sane = submit(pool, [(r"(x+y+z+t)^{900}+\sum_{k=1}^{n}\binom{n}{k}", r"(x+y+z+t+1)^{900}-1"),
+                                    (r"2\sqrt2", r"\sqrt{8}")]).result()
     assert found.outcome in ("wrong", "too_large", "timeout") and sane.outcome == "right"
 
 
 def test_from_any_thread(verifier):
     results: dict[int, list] = {}
-    threads = [
-        threading.Thread(
-            target=lambda i=i: results.update(
-                {i: verifier.judge([box(a) for _, a, _ in SANE], [g for g, _, _ in SANE])}
-            )
-        )
-        for i in range(4)
-    ]
+    threads = [threading.Thread(target=lambda i=i: results.update({i: submit(verifier, SANE).result()}))
+               for i in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -276,15 +257,8 @@ def test_reasons_and_extracted(verifier):
 
 def run(code: str, **kwargs) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
-    return subprocess.run(
-        [sys.executable, *kwargs.pop("arguments", ["-c", code])],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=60,
-        check=False,
-        **kwargs,
-    )
+    return subprocess.run([sys.executable, *kwargs.pop("arguments", ["-c", code])], capture_output=True, text=True,
+                          env=environment, timeout=60, check=False, **kwargs)
 
 
 def test_importing_is_light():

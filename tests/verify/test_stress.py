@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from corpus import CORPUS
+from corpus import CORPUS, box
 from hostile import HOSTILE
 from refusal import refused
 
@@ -19,10 +19,6 @@ from nft_jax.verify import Verifier, processes
 
 DATA = os.environ.get("NFT_TEST_DATA")
 SETS = ("math500", "minerva", "aime24", "amc", "gsm8k_test")
-
-
-def box(answer: str) -> str:
-    return f"Hence $\\boxed{{{answer}}}$."
 
 
 class Watch(threading.Thread):

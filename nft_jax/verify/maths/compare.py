@@ -1,12 +1,13 @@
 """Whether two normalised answers mean the same: a ladder of rules, from spelling to structure.
 
 1. The same spelling is equal.
-2. `RUNGS` are asked in order: each looks for one kind of answer (numbers, times, lists, ...). The first rung that knows
-   the kind decides; a rung that does not know it says `PASS`.
+2. `RUNGS` are asked in order: each looks for one kind of answer (numbers, times, lists, ...). The
+   first rung that knows the kind decides; a rung that does not know it says `PASS`.
 3. Two single expressions that are left go to `leaf`, after brackets and units are off.
 
-The result is True, False, or None where `leaf` could not tell. The calling process passes the leaf that never can tell
-(`structure.unknown`); a worker passes `symbolic.equal`. The conventions are a table in nft_jax/verify/README.md.
+The result is True, False, or None where `leaf` could not tell. The calling process passes the leaf
+that never can tell (`structure.unknown`); a worker passes `symbolic.equal`. The conventions are a
+table in nft_jax/verify/README.md.
 """
 from __future__ import annotations
 
@@ -249,11 +250,11 @@ def _single(g: Shape | None, a: Shape | None, gold: str, answer: str, same: Leaf
 
 
 RUNGS = (_numbers, _times, _bases, _ratios, _choices, _words, _equations, _ranges, _matrices, _shapes)
-"""(gold, answer, same, leaf) -> Truth, or PASS. `same` compares parts of the two; `leaf` compares expressions."""
+"""(gold, answer, same, leaf) -> Truth or PASS. `same` compares parts, `leaf` expressions."""
 
 
 def _expressions(gold: str, answer: str, same: Leaf | None, leaf: Leaf) -> Truth:
-    """Two single expressions: brackets and units come off, then the leaf decides. `same` is None at MAX_DEPTH."""
+    """Two single expressions, without brackets and units. `same` is None at MAX_DEPTH."""
     g, a = units.quantity(gold), units.quantity(answer)
     if not units.consistent(g.unit, a.unit):
         return False

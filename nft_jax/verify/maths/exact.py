@@ -1,7 +1,7 @@
-"""Exact rational arithmetic on answers: integers of any size, decimals, fractions, powers, recurring decimals.
+"""Exact rational arithmetic on answers: integers of any size, (recurring) decimals, fractions, powers.
 
-`rational` reads a normalised answer as one `fractions.Fraction`; None is anything else. Two rationals settle both
-equality and difference. There are no floats.
+`rational` reads a normalised answer as one `fractions.Fraction`; None is anything else. Two
+rationals settle both equality and difference. There are no floats.
 """
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _checked(value: Fraction) -> Fraction:
 
 
 def power(base: Fraction, exponent: Fraction) -> Fraction:
-    """base ** exponent for a whole exponent. Raises _NotRational for any other, and where the result is too large."""
+    """base ** exponent. Raises _NotRational for a fractional exponent or a result too large."""
     if exponent.denominator != 1 or (base == 0 and exponent <= 0):
         raise _NotRational
     bits = max(base.numerator.bit_length(), base.denominator.bit_length())
@@ -68,7 +68,7 @@ def recurring(head: str, block: str) -> Fraction:
 
 
 def _dotted(text: str) -> Fraction:
-    """0.333... and 0.1666...: the digits that close at least two full periods (three of a single digit) recur."""
+    """0.333... and 0.1666...: two full periods at the end recur, or three of a single digit."""
     digits = text.partition(".")[2]
     for period in range(1, len(digits) // 2 + 1):
         times, block = (3 if period == 1 else 2), digits[-period:]
@@ -240,7 +240,7 @@ class _Reader:
 
 @lru_cache(maxsize=16384)
 def rational(text: str) -> Fraction | None:
-    """The exact value of a normalised answer made of numbers only; None for any other, and for one too large."""
+    """The exact value of a normalised answer of numbers only; None for others, or too large."""
     if len(text) > MAX_LENGTH or not text:
         return None
     try:

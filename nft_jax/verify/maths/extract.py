@@ -19,8 +19,9 @@ _NUMBER = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+
 def extract(response: str, mode: Mode = "equivalent") -> str | None:
     """The final answer of a response, or None when there is none. An empty box is none.
 
-    Only the text after the last closing </think> is searched. Mode lenient falls back to the last number in the text.
-    Mode strict reads the last 100 characters only, and takes an empty box as the answer "".
+    Only the text after the last closing </think> is searched. Mode lenient falls back to the last
+    number in the text. Mode strict reads the last 100 characters only, and takes an empty box as
+    the answer "".
     """
     if mode == "strict":
         return _strict_box(response)
@@ -36,7 +37,8 @@ def extract(response: str, mode: Mode = "equivalent") -> str | None:
 def last_box(text: str) -> str | None:
     """Content of the complete \\boxed{...} that starts last; None without one.
 
-    One pass with a stack, linear in the text. Escaped braces are not braces; of nested boxes the inner one counts.
+    One pass with a stack, linear in the text. Escaped braces are not braces; of nested boxes the
+    inner one counts.
     """
     # Where a box's content starts, or -1 for any other brace.
     stack: list[int] = []
@@ -58,11 +60,8 @@ def _strict_box(response: str) -> str | None:
     """The last box within the last 100 characters, counting escaped braces as braces (math_dapo in verl)."""
     tail = response[-STRICT_TAIL:]
     start = tail.rfind(r"\boxed{")
-    if start < 0:
-        return None
-    depth = 0
-    for i in range(start, len(tail)):
-        depth += (tail[i] == "{") - (tail[i] == "}")
-        if tail[i] == "}" and depth == 0:
-            return tail[start + len(r"\boxed{"):i]
+    end = start if start >= 0 else len(tail)
+    while (end := tail.find("}", end + 1)) >= 0:
+        if tail.count("{", start, end) == tail.count("}", start, end + 1):
+            return tail[start + len(r"\boxed{"):end]
     return None

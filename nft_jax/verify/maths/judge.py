@@ -2,7 +2,8 @@
 
 1. `quick_verdict` runs in the calling process. It compares spelling, exact rationals and structure.
 2. What it leaves open has passed `too_large`, which keeps bombs away from the parser and from sympy.
-3. `judge` runs in a worker process: the same comparison, with `symbolic.equal` where `quick_verdict` could not tell.
+3. `judge` runs in a worker process: the same comparison, with `symbolic.equal` where
+   `quick_verdict` could not tell.
 
 `check_gold` says beforehand whether a gold answer can be used at all.
 """
@@ -31,7 +32,7 @@ def verdict(outcome: Outcome, extracted: str | None, reason: str) -> Verdict:
 
 
 def strictly_right(response: str, gold: str) -> bool:
-    """Whether mode strict, the official NFT training reward, calls a response right: a comparison of strings."""
+    """Whether mode strict (the official NFT training reward) calls a response right."""
     return extract(response, "strict") == gold
 
 
@@ -83,7 +84,7 @@ def _long_verdict(gold: str, text: str, answer: str) -> Verdict:
 
 
 def judge(gold: str, answer: str) -> tuple[Outcome, str]:
-    """Outcome and reason of an answer that `quick_verdict` left open. For workers: it may take long or die."""
+    """Outcome and reason where `quick_verdict` gave None. For workers: may take long or die."""
     from nft_jax.verify.maths.symbolic import equal
 
     forms = [normalise(form.strip()) for form in alternatives(gold)]
@@ -115,8 +116,8 @@ _LIMITS = (("characters", len, 600), ("levels of brackets", nesting, 12), ("vert
 def too_large(gold: str, answer: str) -> str | None:
     """Why an answer is kept from the parser and from sympy, or None.
 
-    An answer may contain every construct that its gold contains. Where the gold exceeds a limit, the answer may be
-    twice the gold's size.
+    An answer may contain every construct that its gold contains. Where the gold exceeds a limit,
+    the answer may be twice the gold's size.
     """
     for name, size, limit in _LIMITS:
         allowed = max(limit, 2 * size(gold)) if size(gold) > limit else limit
@@ -131,7 +132,7 @@ def too_large(gold: str, answer: str) -> str | None:
 # Golds.
 
 def alternatives(gold: str) -> tuple[str, ...]:
-    """The forms of a gold that is written as a Python list of strings, as in Minerva's files: any of them is right.
+    """The forms of a gold that is a Python list of strings, as Minerva's: any of them is right.
 
     Every other gold is its own only form.
     """

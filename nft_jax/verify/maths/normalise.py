@@ -152,7 +152,7 @@ def nesting(text: str) -> int:
 
 
 def _brace_arguments(text: str) -> str:
-    """The text with arguments in braces at every level: `\\frac12` is `\\frac{1}{2}`, `\\sqrt3` is `\\sqrt{3}`."""
+    """The text with arguments in braces at every level: `\\frac12` is `\\frac{1}{2}`."""
     out, i = [], 0
     while (match := _TAKES.search(text, i)) is not None:
         out.append(text[i:match.end()])
@@ -176,7 +176,7 @@ def _brace_arguments(text: str) -> str:
 
 
 def _unwrap(text: str) -> str:
-    """The text without delimiters ($...$, \\(...\\), **...**), braces around everything, and final punctuation."""
+    """The text without $...$, \\(...\\), **...**, braces around it, and final punctuation."""
     while True:
         before = text
         text = text.strip().rstrip(".,;:\\ \n\t")
@@ -193,7 +193,7 @@ def _unwrap(text: str) -> str:
 
 @lru_cache(maxsize=16384)
 def normalise(text: str) -> str:
-    """The usual spelling of an answer. White space is collapsed; spaces in `\\text{}` and between digits stay."""
+    """The usual spelling of an answer. Spaces in `\\text{}` and between digits stay."""
     if nesting(text) > MAX_NESTING:
         return text
     text = _unwrap(_LEADING_BREAK.sub("", _DOTS.sub(lambda _: r"\ldots ", _unicode(text))))

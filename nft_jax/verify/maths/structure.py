@@ -1,6 +1,7 @@
 """How an answer is put together: lists, sets, tuples, intervals, inequalities, matrices, words, choices.
 
-Every function reads a normalised answer at its top level. `compare` says what the parts mean to each other.
+Every function reads a normalised answer at its top level. `compare` says what the parts mean to
+each other.
 """
 from __future__ import annotations
 
@@ -79,7 +80,7 @@ def split(text: str, separator: re.Pattern) -> tuple[list[str], list[str]]:
 
 
 class Shape(NamedTuple):
-    """A bracketed or listed answer. `kind` is list, set, tuple (round or angle brackets), or the two brackets."""
+    """A bracketed or listed answer. `kind` is list, set, tuple, or the two brackets."""
     kind: str
     items: tuple[str, ...]
 
@@ -158,7 +159,7 @@ class Interval(NamedTuple):
 
 
 def intervals(text: str, depth: int = 0) -> list[Interval] | None:
-    """A union of intervals, or inequalities in one variable, as intervals in the order written; None for others."""
+    """Intervals or inequalities in one variable, in the order written; None for others."""
     if depth > 2:
         return None
     text = text.strip()
@@ -233,7 +234,7 @@ def matrix(text: str) -> tuple[str, list[list[str]]] | None:
 
 
 def words(text: str) -> str | None:
-    """Casefolded words of an answer that is nothing but words: in `\\text{...}`, or bare with 4 letters or more."""
+    """Casefolded words of an answer in `\\text{...}`, or of a bare one with 4 letters or more."""
     plain = re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", text)
     marked = plain != text
     plain = " ".join(plain.replace("\\", "").strip(" .{}").split())

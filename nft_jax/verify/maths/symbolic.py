@@ -1,8 +1,8 @@
 """Equality of two mathematical expressions, with sympy and math-verify. Only workers import this module.
 
 1. Decimals become fractions before parsing, so sympy sees no float and nothing is rounded.
-2. Both expressions are evaluated to 60 digits, at fixed points when they have variables. A difference at one point
-   means unequal; agreement at every point means equal.
+2. Both expressions are evaluated to 60 digits, at fixed points when they have variables. A
+   difference at one point means unequal; agreement at every point means equal.
 3. What cannot be evaluated goes to math-verify's `verify`, gold first, strict.
 """
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _latex(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def parse(text: str) -> sympy.Basic | None:
-    """The sympy object of one normalised expression, with i as the imaginary unit; None when it cannot be read."""
+    """One normalised expression, with i as the imaginary unit; None when it cannot be read."""
     try:
         found = latex2sympy(_latex(text), is_real=True, convert_degrees=False, normalization_config=None,
                             conversion_config=_CONVERSION)
@@ -94,7 +94,7 @@ def _value(expression: sympy.Basic, point: dict) -> sympy.Expr | None:
 
 
 def _evaluated(expression: sympy.Basic) -> sympy.Basic:
-    """Sums and products in closed form where sympy has one: otherwise they have no value at a non-integer point."""
+    """Sums and products in closed form: else they have no value at a non-integer point."""
     return expression.doit() if expression.has(sympy.Sum, sympy.Product, sympy.Integral, sympy.Limit) else expression
 
 
@@ -104,13 +104,13 @@ def _size(value: sympy.Expr) -> sympy.Expr:
 
 
 def _close(a: sympy.Expr, b: sympy.Expr) -> bool:
-    """Agreement of two numbers relative to their size. Against zero it is absolute: cancelled roots never reach it."""
+    """Relative agreement; absolute against zero, which cancelled roots never reach."""
     limit = NOTHING if a == 0 or b == 0 else AGREEMENT * max(_size(a), _size(b))
     return bool(_size(a - b) <= limit)
 
 
 def same_values(a: sympy.Basic, b: sympy.Basic) -> Truth:
-    """Whether two expressions agree at every point where both have a value; None with too few such points."""
+    """Whether two expressions agree wherever both have a value; None with too few points."""
     try:
         a, b = _opaque(_evaluated(a)), _opaque(_evaluated(b))
     except _NATURE:
@@ -134,8 +134,8 @@ def _same_equation(gold: Relational, answer: Relational) -> Truth:
 
     1. one equation is a constant multiple of the other;
     2. both are linear in a variable and have the same solution for it, which is not 0;
-    3. both have the same solutions for every variable that both can be solved for. One variable alone is not enough:
-       SA = LA and -SA = LA both have A = 0.
+    3. both have the same solutions for every variable that both can be solved for. One variable
+       alone is not enough: SA = LA and -SA = LA both have A = 0.
     """
     g, a = _opaque(gold.lhs - gold.rhs), _opaque(answer.lhs - answer.rhs)
     if g.free_symbols != a.free_symbols or not g.free_symbols:
@@ -165,7 +165,7 @@ def _same_equation(gold: Relational, answer: Relational) -> Truth:
 
 
 def _linear_root(expression: sympy.Expr, symbol: sympy.Symbol) -> sympy.Expr | None:
-    """The root of an expression that is linear in the symbol; None when it is not linear, or when the root is 0."""
+    """The root of an expression that is linear in the symbol; None for others, or root 0."""
     slope = expression.diff(symbol)
     if slope == 0 or symbol in slope.free_symbols:
         return None

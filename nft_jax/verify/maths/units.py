@@ -93,7 +93,7 @@ def _numeric(text: str) -> bool:
 
 @lru_cache(maxsize=16384)
 def quantity(text: str) -> Quantity:
-    """A normalised answer with its unit taken off. Words are a unit only after text that ends like a number."""
+    """An answer with its unit taken off. Words are a unit only after what ends like a number."""
     unit = None
     currency = _CURRENCY.match(text)
     if currency:
@@ -126,7 +126,7 @@ def quantity(text: str) -> Quantity:
 
 
 def letter_unit(text: str) -> Quantity:
-    """The quantity of a text with a one-letter unit without \\text, as in 15m. Only where the gold is a bare number."""
+    """A quantity with a one-letter unit without \\text, as in 15m: for bare-number golds."""
     tail = _LETTER_TAIL.search(text)
     if tail and _numeric(text[:tail.start()].strip()):
         return Quantity(text[:tail.start()].strip(), _canonical(tail.group(1)))
@@ -141,7 +141,8 @@ def consistent(gold: str | None, answer: str | None) -> bool:
 def same_amount(gold: Quantity, gold_value: Fraction, answer: Quantity, answer_value: Fraction) -> bool:
     """Equality of two exact quantities. A percentage equals its value: 50% is 1/2.
 
-    The answer may drop the sign %. It may add the sign where the gold is above 1, so that it can only be a percentage.
+    The answer may drop the sign %. It may add the sign where the gold is above 1, so that it can
+    only be a percentage.
     """
     if not consistent(gold.unit, answer.unit):
         return False
@@ -162,7 +163,7 @@ def time_of_day(text: str) -> int | None:
 
 
 def clock(text: str) -> int | None:
-    """Seconds since midnight of a time like 16:30, which is no ratio beside a time of day; None for others."""
+    """Seconds since midnight of a time like 16:30; None for others."""
     match = _CLOCK.fullmatch(re.sub(r"\\text\{|\}", "", text).strip())
     return int(match.group(1)) * 3600 + int(match.group(2)) * 60 if match and int(match.group(1)) < 24 else None
 

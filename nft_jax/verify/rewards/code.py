@@ -5,13 +5,14 @@ The gold of a task is JSON:
     {"entry": "f", "tests": [{"args": [1, 2], "expected": 3}, ...]}          a function
     {"tests": [{"stdin": "1 2\\n", "expected": "3\\n"}, ...]}                 a program
 
-Optional: "seconds" of wall clock for each test (1), and "tolerance", relative and absolute, for floats (1e-9).
+Optional: "seconds" of wall clock for each test (1), and "tolerance", relative and absolute, for
+floats (1e-9).
 
-"code" is 1 when every test passes; "code-share" is the share of tests passed. verifier.deadline must leave room for
-all tests of a task (10 s, say).
+"code" is 1 when every test passes; "code-share" is the share of tests passed. verifier.deadline
+must leave room for all tests of a task (10 s, say).
 
-Expected values never enter the sandbox. Only plain JSON comes out of it, and it is compared here: nothing that a
-submission prints, overrides or exits with can pass a test.
+Expected values never enter the sandbox. Only plain JSON comes out of it, and it is compared here:
+nothing that a submission prints, overrides or exits with can pass a test.
 """
 from __future__ import annotations
 
@@ -39,8 +40,8 @@ def extract_program(response: str) -> str:
 def same(value, expected, tolerance: float = TOLERANCE) -> bool:
     """Whether a plain JSON value is the expected one.
 
-    A bool is no number. An int may come as a float of the same value. Where a float is expected, the tolerance holds.
-    Lists and dicts are compared item by item.
+    A bool is no number. An int may come as a float of the same value. Where a float is expected,
+    the tolerance holds. Lists and dicts are compared item by item.
     """
     if isinstance(expected, bool) or expected is None or isinstance(expected, str):
         return type(value) is type(expected) and value == expected
@@ -117,7 +118,7 @@ def share_passed(response: str, gold: str) -> float:
 
 
 def read_gold(row: Mapping) -> str:
-    """The task of a row: its answer column as JSON. Raises ValueError with the reason when it is not usable."""
+    """The answer column of a row as JSON. Raises ValueError when it is no usable task."""
     gold = plain_gold(row)
     reason = check_task(gold)
     if reason is not None:

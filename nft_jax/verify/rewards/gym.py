@@ -1,12 +1,12 @@
-"""Rewards of reasoning-gym's tasks: data.source "reasoning-gym:TASK" with verifier.reward "reasoning-gym".
+"""Rewards of reasoning-gym: data.source reasoning-gym:TASK, verifier.reward reasoning-gym.
 
 1. A row's gold says where its item comes from (`read_gold`); the worker makes the item again.
 2. The final answer is taken out of the response (`final_answer`).
 3. The task's own scorer judges it, or ours where the task stands in `SCORERS`.
 
 "reasoning-gym" is 1 only where the scorer says exactly 1; "reasoning-gym-soft" is the score itself.
-A scorer that runs the model's text as code is never called: its task has a scorer here or is refused (`refuse_task`).
-Checked against reasoning-gym 0.1.25.
+A scorer that runs the model's text as code is never called: its task has a scorer here or is
+refused (`refuse_task`). Checked against reasoning-gym 0.1.25.
 """
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _TAGGED = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
 
 
 def final_answer(response: str) -> str:
-    """The last complete box, else the last <answer>...</answer>, else the whole response, stripped of white space."""
+    """The last complete box, else the last <answer>...</answer>, else all of it, stripped."""
     boxed = last_box(response)
     tagged = _TAGGED.findall(response) if boxed is None else []
     return (boxed if boxed is not None else tagged[-1] if tagged else response).strip()
 
 
 def read_expression(text: str) -> tuple[Fraction, list[int]] | None:
-    """Value of an expression of whole numbers, + - * / and brackets, and the numbers in it; None for any other text.
+    """Value of a sum of whole numbers with + - * / ( ), and its numbers; None for other text.
 
     Python evaluates nothing: the syntax tree is walked, and powers are not read.
     """
@@ -88,7 +88,7 @@ def _same_rows(answer: str, item: dict) -> float:
 
 
 def _queens(answer: str, item: dict) -> float:
-    """1 for a board of Q and _ with one queen in each row, none attacking another, and the puzzle's queens in place.
+    """1 for a board of Q and _ that keeps the puzzle's queens, one a row, none attacking another.
 
     Spaces between the squares do not matter.
     """
@@ -127,7 +127,7 @@ CHANGING_TASKS = frozenset({"list_functions"})
 
 
 def refuse_task(task: str, reward: str, field: str = "data.source") -> None:
-    """Raises InputError for a task that is not offered, or not with this reward. `field` is where it was named."""
+    """Raises InputError for a task that is not offered (with this reward), naming `field`."""
     named = f"{field} is 'reasoning-gym:{task}'"
     other = "Choose another task, such as reasoning-gym:chain_sum"
     if task in ALGEBRA_TASKS:
@@ -178,7 +178,8 @@ def score(response: str, gold: str) -> float:
 def read_gold(row: Mapping) -> str:
     """Task, size, seed and index of the row's item, and its answer, as JSON.
 
-    Scorers want the whole item, and these numbers make it again. Raises ValueError for a row of another source.
+    Scorers want the whole item, and these numbers make it again. Raises ValueError for a row of
+    another source.
     """
     if not isinstance(row.get("gym"), Mapping):
         raise ValueError("the row is not of reasoning-gym: with this reward, data.source is reasoning-gym:TASK")

@@ -1,4 +1,4 @@
-"""Any reward: a function `(prompt, response, gold) -> float in [0, 1]`, with a name, alone or composed of others.
+"""Any reward: a function `(prompt, response, gold) -> float in [0, 1]`, alone or composed.
 
     from nft_jax.verify.rewards import register
 
@@ -8,11 +8,11 @@
 
     Config(verifier=VerifierConfig(reward="short"))        # or reward="my_package.my_rewards:short", or "file.py:short"
 
-`prompt` is the question as the data has it, `gold` the answer column as text ("" when there is none). A batch reward
-takes and returns lists. An answer is right only if its reward is exactly 1.
+`prompt` is the question as the data has it, `gold` the answer column as text ("" when there is
+none). A batch reward takes and returns lists. An answer is right only if its reward is exactly 1.
 
-The function runs in the verifier's worker processes, where it can be killed. They import the module that registers the
-reward, and refuse a module that imports jax.
+The function runs in the verifier's worker processes, where it can be killed. They import the module
+that registers the reward, and refuse a module that imports jax.
 """
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TAKEN = SHIPPED | {"math": __name__, "boxed": __name__}
 
 
 def plain_gold(row: Mapping) -> str:
-    """The gold of a row as text: the first of `answer`, `solution` and `reward_model.ground_truth`; "" without any.
+    """The first of `answer`, `solution`, `reward_model.ground_truth` as text; "" without any.
 
     A value that is not a string is written as JSON.
     """
@@ -67,8 +67,8 @@ class Reward:
     def score(self, prompts: Sequence[str], responses: Sequence[str], golds: Sequence[str]) -> list[float]:
         """The rewards of several answers, in order.
 
-        Raises InputError, naming the reward, when it returns more or fewer values than answers, or a value that is not
-        a finite number in [0, 1].
+        Raises InputError, naming the reward, when it returns more or fewer values than answers, or
+        a value that is not a finite number in [0, 1].
         """
         if self.batch:
             values = list(self.function(list(prompts), list(responses), list(golds)))
@@ -97,8 +97,8 @@ _registry: dict[str, Reward] = {}
 def register(name: str, function: Callable | None = None, *, batch: bool = False, **properties):
     """Give a reward function (or a composition) a name; also a decorator: `@register("name")`.
 
-    `properties` are fields of `Reward`. The same name again replaces the reward: a notebook's cell may run twice.
-    Raises InputError for a name with a colon, or one that the package itself uses.
+    `properties` are fields of `Reward`. The same name again replaces the reward: a notebook's cell
+    may run twice. Raises InputError for a name with a colon, or one that the package itself uses.
     """
     home = _home(2)
     if ":" in name or TAKEN.get(name, home) != home:
@@ -115,9 +115,10 @@ def register(name: str, function: Callable | None = None, *, batch: bool = False
 
 
 def _home(depth: int) -> str:
-    """The module of the caller `depth` frames up, by a name under which another process can load it; "" without one.
+    """The caller's module, `depth` frames up, as another process can load it; "" without one.
 
-    The caller counts, not the function: a composition has no module, and a function may be registered elsewhere.
+    The caller counts, not the function: a composition has no module, and a function may be
+    registered elsewhere.
     """
     names = sys._getframe(depth).f_globals
     if names["__name__"] != "__main__" and names["__name__"] in sys.modules:
@@ -134,8 +135,9 @@ def _home(depth: int) -> str:
 def lookup(name: str | Callable, field: str = "verifier.reward") -> Reward:
     """The reward of a name: a registered or shipped one, "package.module:NAME" or "file.py:NAME".
 
-    After the colon stands a function, or a name that the module registers. A function comes back as a reward, a
-    `Reward` as it is. Raises InputError, naming the configuration's `field`, when there is no such reward.
+    After the colon stands a function, or a name that the module registers. A function comes back as
+    a reward, a `Reward` as it is. Raises InputError, naming the configuration's `field`, when there
+    is no such reward.
     """
     if isinstance(name, Reward):
         return name
@@ -161,7 +163,7 @@ def resolve(home: str, name: str) -> Reward:
 
 
 def _in_module(module: ModuleType, home: str, attribute: str, name: str, field: str = "verifier.reward") -> Reward:
-    """The reward that the module registers under this name, else the module's function. Raises InputError."""
+    """The reward of this name that the module registers, else its function; or InputError."""
     registered = _registry.get(attribute)
     found = registered if registered is not None and registered.home == home else getattr(module, attribute, None)
     if not callable(found):
@@ -188,7 +190,7 @@ def _composed(name: str, function: Callable, parts: Sequence[Reward]) -> Reward:
 
 
 def weighted_sum(weights: Mapping[str | Callable, float]) -> Reward:
-    """The sum of rewards times their weights. Raises InputError for weights below 0 or that do not add up to 1."""
+    """The weighted sum of rewards. Raises InputError unless weights are >= 0 and add up to 1."""
     parts = {lookup(name): weight for name, weight in weights.items()}
     if not parts or min(parts.values()) < 0 or abs(sum(parts.values()) - 1) > 1e-9:
         raise InputError(f"weighted_sum has the weights {list(weights.values())}: they must not be negative and must "
@@ -217,7 +219,7 @@ def all_of(*rewards: str | Callable) -> Reward:
 
 
 def gated(gate: str | Callable, reward: str | Callable) -> Reward:
-    """`reward` where `gate` (a check of the format, say) is exactly 1, else 0, without running the reward."""
+    """`reward` where `gate` (a check of the format, say) is exactly 1; else 0, not run."""
     gate, reward = lookup(gate), lookup(reward)
 
     def behind_the_gate(prompt: str, response: str, gold: str) -> float:

@@ -1,14 +1,15 @@
 """Running programs that a model wrote, behind three layers (Linux):
 
-1. bubblewrap gives the program its own user, process, network, mount, IPC and host name spaces, no capabilities and an
-   empty environment. The program sees the system's programs read-only and a small, empty /tmp. It sees nothing of the
-   home folder or of the network.
-2. CPU time, memory, file size, open files and processes are limited before the submission starts. A run of root's
-   starts it as another user, since the limit on processes does not bind root.
+1. bubblewrap gives the program its own user, process, network, mount, IPC and host name spaces, no
+   capabilities and an empty environment. The program sees the system's programs read-only and a
+   small, empty /tmp. It sees nothing of the home folder or of the network.
+2. CPU time, memory, file size, open files and processes are limited before the submission starts. A
+   run of root's starts it as another user, since the limit on processes does not bind root.
 3. A deadline by kill ends everything in the sandbox, and the output is limited.
 
-One sandbox runs one submission with all its tests: submissions in one sandbox could read or kill each other. Without
-bubblewrap nothing runs, unless `allow_weak_sandbox` is set: layers 2 and 3 alone are no sandbox.
+One sandbox runs one submission with all its tests: submissions in one sandbox could read or kill
+each other. Without bubblewrap nothing runs, unless `allow_weak_sandbox` is set: layers 2 and 3
+alone are no sandbox.
 """
 from __future__ import annotations
 
@@ -56,7 +57,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Sandbox:
-    """How programs run on this machine: `command` (bubblewrap with its options, or nothing), then the interpreter."""
+    """How programs run here: `command` (bubblewrap, or nothing), then the interpreter."""
     python: str
     command: tuple[str, ...] = ()
 
@@ -130,8 +131,9 @@ def run_submission(sandbox: Sandbox, source: str, entry: str | None, tests: Sequ
                    limits: Limits) -> list[dict]:
     """The result of each test, in order: {"value": plain JSON} or {"failed": why}.
 
-    `entry` is the function that a test {"args"} calls. With `entry` None, the source is a program that runs on
-    {"stdin"}, and its output is the value. Raises RuntimeError when the sandbox itself did not start (twice).
+    `entry` is the function that a test {"args"} calls. With `entry` None, the source is a program
+    that runs on {"stdin"}, and its output is the value. Raises RuntimeError when the sandbox itself
+    did not start (twice).
     """
     for _ in range(2):
         lines = _run_once(sandbox, source, entry, tests, limits)

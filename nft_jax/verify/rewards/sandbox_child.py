@@ -1,11 +1,12 @@
 """The script that runs inside the sandbox. It imports nothing but the standard library.
 
-Standard input: {"source", "entry" or null, "seconds", "limits", "output_bytes", "tests"}; a test is {"args"} for a
-function or {"stdin"} for a program. Standard output: a line {"ready": true}, then one line for each test,
-{"test": i, "value": ...} or {"test": i, "failed": why}. Expected values never come here.
+Standard input: {"source", "entry" or null, "seconds", "limits", "output_bytes", "tests"}; a test is
+{"args"} for a function or {"stdin"} for a program. Standard output: a line {"ready": true}, then
+one line for each test, {"test": i, "value": ...} or {"test": i, "failed": why}. Expected values
+never come here.
 
-Every test runs in a process of its own, so a test that dies ends no other test. After a test that ran out of time, the
-remaining tests do not run.
+Every test runs in a process of its own, so a test that dies ends no other test. After a test that
+ran out of time, the remaining tests do not run.
 """
 import contextlib
 import json
@@ -19,7 +20,7 @@ import time
 
 
 def plain(value, depth=0):
-    """The value as plain JSON (tuples become lists). Types must match exactly: a subclass could run code of its own."""
+    """The value as plain JSON, by exact type: a subclass could run code of its own."""
     kind = type(value)
     if depth > 50:
         raise ValueError("nested too deeply")
@@ -61,9 +62,10 @@ def write_all(descriptor, data):
 
 
 def read_all(pipe, child, seconds, most):
-    """(bytes, exit status, failure) of what a child writes until it ends, time is over, or it writes too much.
+    """(bytes, exit status, failure) of a child: it ends, is out of time, or writes too much.
 
-    The child has ended and is reaped when this returns. Processes that it leaves behind are not waited for.
+    The child has ended and is reaped when this returns. Processes that it leaves behind are not
+    waited for.
     """
     end, data, status, failure = time.monotonic() + seconds, b"", None, None
     while failure is None:

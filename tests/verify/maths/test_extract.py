@@ -1,0 +1,68 @@
+"""Extraction: the last complete box, and what the modes strict and lenient read instead."""
+from typing import get_args, get_type_hints
+
+import pytest
+from corpus import box
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nft_jax.config import VerifierConfig
+from nft_jax.verify.maths.extract import MODES, extract, last_box
+from nft_jax.verify.maths.judge import quick_verdict
+
+
+@pytest.mark.parametrize(("response", "expected"), [
+    (r"\boxed{8}", "8"), (r"first \boxed{8}, no: \boxed{9}", "9"),
+    (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"), (r"\boxed{\boxed{3} + 1}", "3"),
+    (r"\boxed{1} and \boxed{2", "1"), (r"\boxed{\frac{1}{2}", None), (r"\boxed{\{1,2\}}", r"\{1,2\}"),
+    (r"\boxed{[1, \}2)}", r"[1, \}2)"), (r"{ stray \boxed{5}", "5"), ("} } \\boxed{5}", "5"),
+    ("the answer is 8", None), (r"\boxed 8", None), (r"\fbox{8}", None), (r"\boxed{}", None),
+    (r"\boxed{ }", None), (r"\boxed{7} then \boxed{}", None), ("", None), ("boxed{5}", None),
+    (r"x = 5 \\ \boxed{5}", "5"), ("\\\\boxed{5}", "5"), ("<think>\\boxed{1}</think> \\boxed{2}", "2"),
+    ("<think>\\boxed{1}</think> I give up", None), ("\\boxed{4\n}", "4"),
+    ("\\boxed{\\text{a } b}", "\\text{a } b"), ("\\boxed{\ud800}", "\ud800"),
+])
+def test_last_complete_box(response, expected):
+    assert extract(response) == expected
+
+
+def test_extraction_is_one_pass():
+    """Work is proportional to the text: tokens are visited once, so these finish at once rather than never."""
+    assert last_box(r"\boxed{" * 50_000) is None
+    assert last_box(r"\boxed{" * 50_000 + "7" + "}" * 50_000) == "7"
+    assert last_box("\\" * 400_000) is None
+
+
+@given(st.lists(st.sampled_from([r"\boxed{", "{", "}", r"\{", r"\}", "a"]), max_size=30))
+def test_box_against_quadratic_reference(tokens):
+    """Reference: try every start from the last; the first that closes wins."""
+    expected = None
+    for start in [i for i, token in enumerate(tokens) if token == r"\boxed{"]:
+        depth, end = 1, start + 1
+        while end < len(tokens) and depth:
+            depth += (tokens[end] in ("{", r"\boxed{")) - (tokens[end] == "}")
+            end += 1
+        if depth == 0:
+            expected = "".join(tokens[start + 1 : end - 1])
+    assert last_box("".join(tokens)) == expected
+
+
+def test_strict_mode_is_the_official_rule():
+    assert quick_verdict("8", extract(box("8"), "strict"), "strict").outcome == "right"
+    assert quick_verdict("8", extract(box("8.0"), "strict"), "strict").outcome == "wrong"
+    assert quick_verdict("8", extract(box("8") + " " * 100, "strict"), "strict").outcome == "no_answer"
+    assert quick_verdict("8", extract(box("8") + " " * 80, "strict"), "strict").outcome == "right"
+    assert extract(r"\boxed{8} \boxed{9", "strict") is None  # the last start decides, complete or not
+    assert extract("x" * 300 + r"\boxed{\frac{1}{2}}", "strict") == r"\frac{1}{2}"
+
+
+def test_lenient_mode_falls_back_to_the_last_number():
+    assert extract("we get 3, then 1,234.5 in all.", "lenient") == "1,234.5"
+    assert extract(r"\boxed{3} of 12", "lenient") == "3"
+    assert extract("no idea", "lenient") is None
+    assert extract("we get 3", "equivalent") is None
+    assert quick_verdict("-7/2", extract("it is -7/2", "lenient"), "lenient").outcome == "right"
+
+
+def test_modes_are_those_of_the_config():
+    assert get_args(get_type_hints(VerifierConfig)["mode"]) == MODES
