@@ -1,4 +1,5 @@
-"""One decode step's attention against the cache, on one core, with keys and values in several layouts (jax, float32).
+"""One decode step's attention against the cache, on one core, with keys and values in several
+layouts (jax, float32).
 
     taskset -c 1 python -m experiments.peers.cache_layouts
 

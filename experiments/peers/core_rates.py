@@ -1,4 +1,5 @@
-"""What one core does: GFLOP/s of matrix products (a large one, and the workloads' own shapes) and GB/s of memory.
+"""What one core does: GFLOP/s of matrix products (a large one, and the workloads' own shapes) and
+GB/s of memory.
 
     taskset -c 1 python -m experiments.peers.core_rates --library torch --out rates.jsonl
     taskset -c 1 python -m experiments.peers.core_rates --library jax --out rates.jsonl

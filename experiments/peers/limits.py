@@ -2,9 +2,10 @@
 
     python -m experiments.peers.limits rates.jsonl
 
-The time of the matrix products alone, at the best rate seen at any shape ("peak") and at the best rate of each exact
-shape ("shape"), and the traffic of weights, cache and optimizer at the measured bandwidth. No elementwise work and no
-softmax: a bound, not a forecast. One JSON line per model, task and kind of limit, in tokens per second.
+It counts the time of the matrix products, at the best rate of any shape ("peak") and of each exact
+shape ("shape"), and the traffic of weights, cache and optimizer at the measured bandwidth. It
+counts no elementwise work and no softmax: a bound, not a forecast. One JSON line per model, task
+and kind of limit, in tokens per second.
 """
 from __future__ import annotations
 
