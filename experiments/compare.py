@@ -1,5 +1,4 @@
-"""Runs beside each other: seeds of one configuration taken together, curves with bands, a table of
-accuracy.
+"""Runs beside each other, seeds of one configuration together: curves with bands, accuracies.
 
     python -m experiments.compare runs/nft_0 runs/nft_1 runs/rft_0 runs/rft_1 -o runs/compared
 

@@ -1,5 +1,6 @@
-"""How speed falls as sizes grow: `python -m experiments.benchmark.scaling` measures, and draws
-`figures/scaling.png`.
+"""How speed falls as sizes grow.
+
+    python -m experiments.benchmark.scaling        measures, and draws figures/scaling.png
 
 Tokens per CPU-second of sampling (new tokens) and of training (old log-probs and an optimizer
 update), on one core, with a small model in float32. One size changes at a time: slots, prompt

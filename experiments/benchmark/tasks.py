@@ -1,5 +1,4 @@
-"""Our side of the benchmark: a rollout, an optimizer step, and both with a reward between them, as
-a run does them.
+"""Our side of the benchmark: a rollout, an optimizer update, and both with a reward between them.
 
 1. A `Case` is a workload made concrete: what to sample and what to train on, with the sizes of the programs.
 2. `Rollouts`, `Training` and `EndToEnd` run it. `run(repetition)` is timed; `tokens` says what a repetition is worth.
@@ -239,10 +238,9 @@ class Training:
         return old
 
     def check(self) -> dict[str, float]:
-        """Checks one packed micro-batch against a forward pass over each sequence alone. Returns
-        the differences.
+        """Checks one packed micro-batch against a forward pass over each sequence alone.
 
-        Checked are the compiled old log-probs, and the compiled step's loss with old log-probs that
+        Returns the differences. Checked are the compiled old log-probs, and the compiled step's loss with old log-probs that
         make it differ from 0. Takes an optimizer update.
         """
         examples = self.case.examples
@@ -307,8 +305,7 @@ class EndToEnd:
             for rollout, *numbers in zip(self.rollouts.rollouts, rewards, mean, std, strict=True)])
 
     def check(self) -> dict[str, float]:
-        """Checks the last repetition: the lengths, and the sampler's log-probs against the
-        trainer's old ones.
+        """Checks the last repetition: lengths, and the sampler's log-probs against the trainer's.
 
         The trainer's programs are checked apart, with the present parameters. Both together bound
         the sampler's error.

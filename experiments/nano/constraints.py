@@ -1,5 +1,4 @@
-"""A task that is neither maths nor code: text under constraints, scored by rules. Questions and
-reward; imports no jax.
+"""Text under constraints, scored by rules: questions and reward. Imports no jax.
 
 A question names a length in characters, characters to use, a character to end with, and in one
 question of four a word to contain. Each rule gives a score in [0, 1]. The reward is their weighted

@@ -1,5 +1,4 @@
-"""Run commands in turn, round after round, each pinned to the same cores, all into one file of JSON
-lines.
+"""Run commands in turn, pinned to the same cores, into one file of JSON lines.
 
     python -m experiments.peers.alternate --core 1 --rounds 3 --out results.jsonl "COMMAND" "COMMAND" ...
 

@@ -1,5 +1,4 @@
-"""One decode step's attention against the cache, on one core, with keys and values in several
-layouts (jax, float32).
+"""One decode step's attention on one core, with several layouts of the cache (jax, float32).
 
     taskset -c 1 python -m experiments.peers.cache_layouts
 

@@ -1,5 +1,6 @@
-"""The workloads of the benchmark, and how they are timed: shapes, prompts, lengths, seeds,
-repetitions, the JSON line.
+"""The workloads of the benchmark, and how they are timed.
+
+Shapes, prompts, lengths, seeds, repetitions, the JSON line.
 
 Every library runs on exactly these numbers. numpy only, so that it imports in any environment.
 """

@@ -1,7 +1,8 @@
-"""NFT on a task without right answers: text under constraints, scored by rules in [0, 1]. About ten
-minutes on 2 CPU cores.
+"""NFT on a task without right answers: text under constraints, scored by rules in [0, 1].
 
     python -m experiments.studies.constraints_nano                 any field of the run is a flag
+
+About ten minutes on 2 CPU cores.
 
 The embedded model has seen arithmetic only. It is asked for text of a length, with certain
 characters and a certain end (`experiments.nano.constraints`), and NFT trains on the fractions as
@@ -42,10 +43,9 @@ PRESET = Config(
 
 
 def rule_scores(folder: str | Path, rows: list[dict]) -> dict[str, float]:
-    """Mean score of each rule, and the share of answers that meet all rules, over 4 answers to each
-    question.
+    """Mean score of each rule, and the share of answers that meet all rules.
 
-    The mean of "has-word" is over the questions that ask for a word.
+    Over 4 answers to each question. The mean of "has-word" is over the questions that ask for a word.
     """
     import numpy as np
 
