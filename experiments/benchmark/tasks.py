@@ -240,8 +240,8 @@ class Training:
     def check(self) -> dict[str, float]:
         """Checks one packed micro-batch against a forward pass over each sequence alone.
 
-        Returns the differences. Checked are the compiled old log-probs, and the compiled step's loss with old log-probs that
-        make it differ from 0. Takes an optimizer update.
+        Returns the differences. Checked are the compiled old log-probs, and the compiled step's
+        loss with old log-probs that make it differ from 0. Takes an optimizer update.
         """
         examples = self.case.examples
         rows = pack([len(e.prompt) + len(e.response) for e in examples], self.case.row_length)[:self.case.rows]
