@@ -34,6 +34,7 @@ from nft_jax.model.parameters import parameter_shardings
 from nft_jax.record.checkpoint import LATEST, checkpoint_step, read_params
 from nft_jax.record.folder import is_run, read_run
 from nft_jax.rollout.engine import Sampler
+from nft_jax.rollout.slots import require_positions
 from nft_jax.runtime.compilation import with_shardings
 from nft_jax.runtime.mesh import make_mesh
 from nft_jax.types import InputError, Prompt, Rollout
@@ -120,9 +121,7 @@ def sample(policy: Policy, prompts: Sequence[str | list[dict]], *, num_samples: 
     if not made:
         return []
     longest, room = max(len(prompt.tokens) for prompt in made), 64
-    if longest + max_new_tokens > positions:
-        raise InputError(f"the longest prompt has {longest} tokens, which with max_new_tokens {max_new_tokens} is more "
-                         f"than the model's {positions} positions: shorten it, or lower max_new_tokens.")
+    require_positions(policy.config, longest, max_new_tokens, fields=("tokens of the longest prompt", "max_new_tokens"))
     while room < longest:
         room *= 2
     room = min(room, positions - max_new_tokens)
