@@ -18,10 +18,7 @@ from nft_jax.model import decoder
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.hf import (
     eos_token_ids,
-    load_params,
     load_tokenizer,
-    read_config,
-    resolve_folder,
     save_generation_config,
     save_params,
     save_tokenizer,
@@ -30,12 +27,10 @@ from nft_jax.model.hf import (
 )
 from nft_jax.model.kernels import choose_attention
 from nft_jax.model.logprobs import token_logprobs
-from nft_jax.model.parameters import parameter_shardings
-from nft_jax.record.checkpoint import LATEST, checkpoint_step, read_params
-from nft_jax.record.folder import is_run, read_run
+from nft_jax.record.checkpoint import LATEST
+from nft_jax.record.weights import find_weights
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.slots import require_positions
-from nft_jax.runtime.compilation import with_shardings
 from nft_jax.runtime.mesh import make_mesh
 from nft_jax.types import InputError, Prompt, Rollout
 
@@ -62,24 +57,9 @@ def load(path: str | os.PathLike, *, dtype="float32", mesh: Mesh | None = None, 
     files cut short, a tokenizer without chat template or end-of-sequence token or with more ids than the embedding,
     sizes that the mesh does not divide, a run without such a checkpoint; `step` with a folder that is no run's.
     """
-    run = read_run(path, "path").config if is_run(path) else None
-    if run is None and step != LATEST:
-        raise InputError(f"step is {step!r}, but {str(path)!r} is not the folder of a run, whose checkpoints have "
-                         "steps: leave it out.")
-    folder = resolve_folder(path if run is None else run.policy.path, weights=run is None)
-    config = read_config(folder)
-    tokenizer = load_tokenizer(folder)
-    shapes = decoder.parameter_shapes(config)
-    shardings = None if mesh is None else parameter_shardings(shapes, mesh)
-    if run is None:
-        params = load_params(folder, config, dtype, shardings)
-    else:
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        shapes = with_shardings(shapes, shardings or jax.tree.map(lambda _: device, shapes))
-        number = checkpoint_step(Path(path), run.checkpoint, step)
-        params = read_params(Path(path), run.checkpoint, number, shapes)
-        params = jax.tree.map(lambda w: w.astype(dtype), params)
-    return Policy(config, params, tokenizer, eos_token_ids(folder, tokenizer), mesh)
+    weights = find_weights(path, step)
+    tokenizer = load_tokenizer(weights.folder)
+    return Policy(weights.config, weights.read(dtype, mesh), tokenizer, eos_token_ids(weights.folder, tokenizer), mesh)
 
 
 def save(policy: Policy, path: str | os.PathLike) -> None:

@@ -52,7 +52,7 @@ def test_chat_messages_and_nothing(policy):
     assert nft_jax.sample(policy, []) == []
     with pytest.raises(nft_jax.InputError, match="num_samples is 0"):
         nft_jax.sample(policy, ["1+1"], num_samples=0)
-    with refused("longest prompt", 2003, "max_new_tokens", "1024 positions"):
+    with refused("longest prompt", 2011, "max_new_tokens", "1024 positions"):
         nft_jax.sample(policy, ["1+" * 1000], max_new_tokens=8)
     for name, value in (("max_new_tokens", 2000), ("temperature", -1.0), ("top_p", 0.0), ("top_k", -1)):
         with pytest.raises(nft_jax.InputError, match=f"{name} is {value}"):

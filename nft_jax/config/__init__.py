@@ -11,6 +11,7 @@ from typing import Literal, get_args
 from nft_jax.config.checks import require
 from nft_jax.config.differences import flat
 from nft_jax.config.sampling import (
+    AnswerConfig,
     DataConfig,
     DecodingConfig,
     EvaluationConfig,
@@ -32,10 +33,10 @@ from nft_jax.config.training import (
     TermsConfig,
 )
 
-__all__ = ["MESHES", "BatchConfig", "CheckpointConfig", "Config", "DataConfig", "DecodingConfig", "EvaluationConfig",
-           "GuardConfig", "LossAgg", "MeshConfig", "ObjectiveConfig", "OptimizerConfig", "PolicyConfig", "PromptWeight",
-           "Ratio", "Remat", "RolloutConfig", "SamplingConfig", "TermsConfig", "VerifierConfig", "WriterName",
-           "flat"]
+__all__ = ["MESHES", "AnswerConfig", "BatchConfig", "CheckpointConfig", "Config", "DataConfig", "DecodingConfig",
+           "EvaluationConfig", "GuardConfig", "LossAgg", "MeshConfig", "ObjectiveConfig", "OptimizerConfig",
+           "PolicyConfig", "PromptWeight", "Ratio", "Remat", "RolloutConfig", "SamplingConfig", "TermsConfig",
+           "VerifierConfig", "WriterName", "flat"]
 
 WriterName = Literal["tensorboard", "wandb", "trackio"]
 

@@ -178,3 +178,28 @@ class EvaluationConfig(SamplingConfig):
         require(self.questions >= 1, "evaluation.questions", self.questions, "use 1 or more.")
         require(self.samples >= 0, "evaluation.samples", self.samples, "use 1 or more, or 0 (as the set says).")
         require(self.every >= 0, "evaluation.every", self.every, "use 0 or more steps.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerConfig(DecodingConfig):
+    """Answering questions without training: what nft_jax.rollout.generate and experiments.evaluate share."""
+    model: str
+    """Folder in Hugging Face layout, hub model, or folder of a run."""
+    step: str = "latest"
+    """Of a run: the checkpoint, latest, best or its step."""
+    seed: int = 0
+    """Seed of sampling."""
+    max_prompt_tokens: int = 2048
+    """Longer prompts are skipped and counted."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the computation."""
+    tensor: int = 1
+    """Devices that share one copy of the model."""
+    part_prompts: int = 0
+    """Questions of a part; 0 = chosen from the slots."""
+    prefix = "--"
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.require(self.max_prompt_tokens >= 1, "max_prompt_tokens", "use 1 or more.")
+        self.require(self.part_prompts >= 0, "part_prompts", "use 1 or more, or 0 (automatic).")

@@ -1,7 +1,7 @@
 """Attention of whole sequences (`attend`) and of one decode step (`attend_cache`).
 
-Arrays are head-major: [batch, kv_heads, sequence, head_dim]. XLA multiplies this layout 4 to 5 times faster on CPU than
-sequence-major, and a decode step updates it in one slice.
+Arrays are head-major: [batch, kv_heads, sequence, head_dim]. XLA multiplies this layout 4 to 5
+times faster on CPU than sequence-major, and a decode step updates it in one slice.
 """
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ def scaled_frequencies(frequencies, scaling: RopeScaling):
 
 
 def rotate(x, cos, sin):
-    """x [..., head_dim] rotated by angles with `cos` and `sin` [..., head_dim/2]: in float32, back to the type of x."""
+    """x [..., head_dim] rotated by angles with `cos` and `sin` [..., head_dim/2]: in float32, back
+    to the type of x."""
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1).astype(x.dtype)
 
@@ -58,12 +59,13 @@ def attend(q_BKGTD, k_BKSD, v_BKSD, segment_ids_BS, *, scale: float, window: int
            implementation: Attention = "xla"):
     """Causal attention inside segments.
 
-    q [B, kv_heads, queries_per_kv, T, head_dim], k and v [B, kv_heads, S, head_dim], segment_ids [B, S] -> like q.
+    q [B, kv_heads, queries_per_kv, T, head_dim], k and v [B, kv_heads, S, head_dim], segment_ids
+    [B, S] -> like q.
 
     scale: factor of the scores. The softmax is taken in float32.
     window: a token sees itself and the `window` - 1 tokens before it; 0: all tokens before it.
-    start: the queries are those of the T tokens from `start` on, of rows of S tokens. A value, which may be traced;
-        0, or a multiple of T that divides S.
+    start: the queries are those of the T tokens from `start` on, of rows of S tokens. A value,
+        which may be traced; 0, or a multiple of T that divides S.
     implementation: the choice of `nft_jax.model.kernels.choose_attention`. All of them compute the same.
 
     Segment 0 is padding. It attends to the padding before it, so its rows are finite; they are masked later.
@@ -83,8 +85,8 @@ def attend(q_BKGTD, k_BKSD, v_BKSD, segment_ids_BS, *, scale: float, window: int
 def attend_xla(q_BKGTD, k_BKSD, v_BKSD, seen_BTS, *, scale: float):
     """`attend` by plain products, over the pairs in seen [B, T, S] bool."""
     batch, kv_heads, group, length, head_dim = q_BKGTD.shape
-    # The queries that share a kv head are rows of one matrix, and the sums divide the result, not the T x S weights.
-    # Both save passes over the largest arrays of the layer.
+    # The queries that share a kv head are rows of one matrix, and the sums divide the result, not
+    # the T x S weights. Both save passes over the largest arrays of the layer.
     q_BKND = q_BKGTD.reshape(batch, kv_heads, group * length, head_dim) * scale
     scores = jnp.einsum("bknd,bksd->bkns", q_BKND, k_BKSD, preferred_element_type=jnp.float32)
     scores = jnp.where(jnp.tile(seen_BTS, (1, group, 1))[:, None], scores, MASKED)
@@ -98,9 +100,10 @@ def attend_xla(q_BKGTD, k_BKSD, v_BKSD, seen_BTS, *, scale: float):
 def attend_cache(q_SKGD, k_SKDC, v_SKCD, valid_SC, *, scale: float):
     """One query per slot against the slot's cache.
 
-    q [S, kv_heads, queries_per_kv, head_dim], k [S, kv_heads, head_dim, cache], v [S, kv_heads, cache, head_dim], valid
-    [S, cache] bool -> like q. k and v may be `Quantized`: their scales multiply the scores and the weights, not the
-    cache. The softmax is taken in float32."""
+    q [S, kv_heads, queries_per_kv, head_dim], k [S, kv_heads, head_dim, cache], v
+    [S, kv_heads, cache, head_dim], valid [S, cache] bool -> like q. k and v may be `Quantized`:
+    their scales multiply the scores and the weights, not the cache. The softmax is taken in
+    float32."""
     k, k_scale = k_SKDC if isinstance(k_SKDC, Quantized) else (k_SKDC, None)
     v, v_scale = v_SKCD if isinstance(v_SKCD, Quantized) else (v_SKCD, None)
     scores = jnp.einsum("skgd,skdc->skgc", q_SKGD, k.astype(q_SKGD.dtype), preferred_element_type=jnp.float32) * scale

@@ -1,12 +1,19 @@
-"""The decoder: Flax Linen modules used as pure functions over a plain dict of parameters, layers stacked on axis 0.
+"""The decoder: a Flax Linen module used as pure functions of a plain dict of parameters.
 
-    params = init(config, key)                                        float32
-    hidden = hidden_states(params, config, tokens, positions, segment_ids)     training: scans the stacked layers
-    keys, values = prefill(params, config, tokens, positions, segment_ids)     a prompt's cache entries
-    logits, cache = decode(params, config, token, position, cache, ...)        one step; the layers are unrolled
+    params = init(config, key)                                        float32, layers stacked on axis 0
 
-Shape suffixes: B batch, S slots, T tokens, C cache, D hidden, F feed-forward, H heads, K kv heads, G queries per kv
-head, V vocabulary; E is the head dimension.
+Training scans the stacked layers:
+
+    hidden = hidden_states(params, config, tokens, positions, segment_ids)
+
+Sampling unrolls the layers:
+
+    split = split_layers(params)
+    keys, values = prefill(split, config, tokens, positions, segment_ids)      a prompt's cache entries
+    logits, cache = decode(split, config, token, position, cache, ...)         one token of every slot
+
+Shape suffixes: B batch, S slots, T tokens, C cache, D hidden, F feed-forward, H heads, K kv heads,
+G queries per kv head, V vocabulary, E head dimension.
 """
 from __future__ import annotations
 
@@ -26,7 +33,7 @@ from nft_jax.model.quantise import Quantized, quantise
 from nft_jax.model.sharded import gather_weights, look_up, over_mesh
 from nft_jax.runtime.mesh import constrain, data_parallel_size
 
-# What the backward pass finds instead of computing it, by `Compute.remat` (see `hidden_states`).
+# What the forward pass keeps for the backward pass, by `Compute.remat`: see `hidden_states`.
 KEPT = {
     "none": jax.checkpoint_policies.save_only_these_names("product"),
     "attention": jax.checkpoint_policies.save_only_these_names("attended"),
@@ -40,26 +47,28 @@ ACTIVATIONS = {"silu": nn.silu, "gelu_tanh": partial(nn.gelu, approximate=True)}
 
 
 def rms_norm(x, scale, config: ModelConfig):
-    """Zhang & Sennrich, arXiv 1910.07467, times `scale` + config.norm_offset. In float32; returns the type of x."""
+    """RMSNorm of x [..., n], times `scale` [n] + config.norm_offset: in float32, back to the type of x.
+
+    Zhang & Sennrich, arXiv 1910.07467."""
     x32, scale = x.astype(jnp.float32), scale.astype(jnp.float32)
     normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + config.norm_eps)
     return (normed * align(scale + config.norm_offset if config.norm_offset else scale, x)).astype(x.dtype)
 
 
 def embed(params, config: ModelConfig, tokens, compute: Compute):
-    """tokens [B, T] -> [B, T, D] of type `compute.dtype`. The scale, where there is one, is rounded to that type too,
-    as transformers does."""
+    """tokens [B, T] -> [B, T, D] of type `compute.dtype`."""
     x = look_up(params["embed"], tokens, compute)
+    # The factor is rounded to the type of x, as in transformers.
     return x * jnp.asarray(config.hidden_size ** 0.5, x.dtype) if config.scale_embeddings else x
 
 
 def soft_cap(logits, cap: float):
-    """cap * tanh(logits / cap), or the logits as they are where `cap` is 0."""
+    """cap * tanh(logits / cap); with `cap` 0, the logits unchanged."""
     return cap * jnp.tanh(logits / cap) if cap else logits
 
 
 def angles_by_kind(config: ModelConfig, positions):
-    """The rotary angles (cos, sin) of the layers that see everything and of the local ones."""
+    """Rotary angles (cos, sin), [..., E/2] each, of the layers that see everything and of the local layers."""
     everywhere = rotary_angles(positions, config.head_dim, config.rope_theta, config.rope_scaling)
     if config.local_rope_theta is None or not config.local_layers:
         return everywhere, everywhere
@@ -67,8 +76,9 @@ def angles_by_kind(config: ModelConfig, positions):
 
 
 def matmul(x, weights):
-    """x [B, T, in] @ weights [in, out] -> [B, T, out] of the type of x, in which products are taken. Weights in int8,
-    which only decoding has, have scales, which multiply the product."""
+    """x [B, T, in] @ weights [in, out] -> [B, T, out], in the type of x.
+
+    In decoding the weights may be `Quantized`; their scales then multiply the product."""
     if not isinstance(weights, Quantized):
         return checkpoint_name(_product(x, weights), "product")
     product = jnp.matmul(x, weights.values.astype(x.dtype), preferred_element_type=jnp.float32)
@@ -81,8 +91,8 @@ def _product(x, weights):
 
 
 def _product_backward(operands, g_BTO):
-    """The gradient of the weights is summed in float32, over rows and over devices: autodiff would round each device's
-    part to the type of x first."""
+    """Gradients of x and of the weights. The weights' is summed in float32, over rows and over devices."""
+    # Autodiff would round each device's part to the type of x first.
     x_BTI, weights = operands
     dx_BTI = jnp.einsum("bto,io->bti", g_BTO, weights.astype(g_BTO.dtype))
     return dx_BTI, jnp.einsum("bti,bto->io", x_BTI, g_BTO, preferred_element_type=jnp.float32).astype(weights.dtype)
@@ -92,7 +102,9 @@ _product.defvjp(lambda x, weights: (_product(x, weights), (x, weights)), _produc
 
 
 class Block(nn.Module):
-    """One layer, in the two halves between which the attention stands (full, or against a cache)."""
+    """One layer, in two halves: `project` before the attention, `finish` after it.
+
+    Between them stands `attend` of whole sequences, or `attend_cache` of a decode step."""
     config: ModelConfig
     compute: Compute = FLOAT32
 
@@ -127,14 +139,15 @@ class Block(nn.Module):
         return x + (rms_norm(y, self.post_mlp_norm, c) if c.sandwich_norms else y)
 
     def enter(self, x, angles, local):
-        """`project`, with the angles of the layer's kind. local: bool, or [] bool where the layers differ."""
+        """`project` with the angles of the layer's kind. local: bool, or [] bool where the layers differ."""
         if isinstance(local, bool):
             return self.project(x, *angles[local])
         return self.project(x, *(jnp.where(local, near, far) for far, near in zip(*angles, strict=True)))
 
     def attend(self, q, k, v, segment_ids, local):
-        """Both kinds of attention are compiled with a window of their own, because kernels need it as a constant."""
+        """q [B, K, G, T, E], k and v [B, K, T, E] -> like q, by full or by local attention. local: as `enter`."""
         c = self.config
+        # Each kind is compiled with its own window, because kernels need it as a constant.
         windowed, full = (partial(over_mesh(attend, self.compute.mesh), scale=c.attention_scale, window=window,
                                   implementation=self.compute.attention) for window in (c.window, 0))
         if isinstance(local, bool):
@@ -142,14 +155,15 @@ class Block(nn.Module):
         return jax.lax.cond(local, windowed, full, q, k, v, segment_ids)
 
     def __call__(self, x, angles, segment_ids, local):
-        """x [B, T, D], angles as `angles_by_kind` gives them -> the layer's output, and its keys and values."""
+        """x [B, T, D], angles of `angles_by_kind` -> the layer's output [B, T, D], and its keys and values."""
         q, k, v = self.enter(x, angles, local)
         return self.finish(x, self.attend(q, k, v, segment_ids, local)), (k, v)
 
 
 def scan_layers(layer, x, params, config: ModelConfig, transform=lambda body: body):
-    """jax.lax.scan of `layer(x, weights, local)`, transformed, over the stacked layers. `local` is a Python bool, the
-    same for all, or, in a model that has both kinds, scanned beside the weights."""
+    """jax.lax.scan of `layer(x, weights, local)`, transformed, over the stacked layers.
+
+    local: a Python bool if all layers are of one kind, else a traced bool, scanned beside the weights."""
     local = [index in config.local_layers for index in range(config.num_layers)]
     if len(set(local)) == 1:
         return jax.lax.scan(transform(lambda x, weights: layer(x, weights, local[0])), x, params["layers"])
@@ -185,17 +199,19 @@ def count_parameters(config: ModelConfig) -> int:
 
 
 def hidden_states(params, config: ModelConfig, tokens, positions, segment_ids, compute: Compute = FLOAT32):
-    """States before the head: tokens, positions, segment_ids [B, T] int32 -> [B, T, D] of type
-    `compute.dtype`.
+    """States before the head: tokens, positions, segment_ids [B, T] int32 -> [B, T, D] of type `compute.dtype`.
 
-    A token attends to the tokens before it in its own segment. For the backward pass remat "none" keeps the
-    products with the weights, and recomputes what lies between them (elementwise work, attention scores: computing
-    these again is cheaper than writing and reading them); "attention" keeps the input of each layer and what its
-    attention leaves (the output; a kernel also wants queries, keys and values); "block" no more than the input of each
-    layer, "offload" the same in the host's memory.
+    A token attends to the tokens before it in its own segment. `compute.remat` says what is kept
+    for the backward pass; everything else is recomputed:
 
-    On a mesh the rows lie over the data axes and the tokens over `context`, all through the layers, and each layer's
-    weights are gathered when it is their turn.
+        none         the products with the weights. Elementwise work and attention scores are cheaper to compute again
+                     than to write and read.
+        attention    each layer's input, and the output of its attention. A kernel also keeps queries, keys and values.
+        block        each layer's input
+        offload      each layer's input, in the host's memory
+
+    On a mesh the rows are sharded over the data axes and the tokens over `context`, through all
+    layers. Each layer's weights are gathered when the scan reaches the layer.
     """
     mesh = compute.mesh
     segment_ids = constrain(segment_ids, mesh, "batch", None)
@@ -211,14 +227,16 @@ def hidden_states(params, config: ModelConfig, tokens, positions, segment_ids, c
         x, _ = part("__call__", weights, x, angles, segment_ids, local)
         return constrain(x, mesh, "batch", "context", None), None
 
-    def layer_around_kernel(x, weights, local):     # what its backward pass needs has no name by which to keep it
+    def layer_around_kernel(x, weights, local):
+        # What a kernel's backward pass needs has no name by which `kept` could keep it, so the
+        # kernel stays outside.
         q, k, v = kept(lambda x, weights: part("enter", gather_weights(weights, compute), x, angles, local))(x, weights)
         attended = part("attend", weights, q, k, v, segment_ids, local)
         x = kept(lambda weights, *xs: part("finish", gather_weights(weights, compute), *xs))(weights, x, attended)
         return constrain(x, mesh, "batch", "context", None), None
 
     x = embed(params, config, tokens, compute)
-    # (Where layers differ, cuDNN's mask would be kept once for each of them.)
+    # Where layers differ, cuDNN's mask would be kept once for each layer.
     differ = 0 < len(config.local_layers) < config.num_layers
     if compute.remat in ("none", "attention") and compute.attention in (("splash",) if differ else ("splash", "cudnn")):
         x, _ = scan_layers(layer_around_kernel, x, params, config)
@@ -228,7 +246,7 @@ def hidden_states(params, config: ModelConfig, tokens, positions, segment_ids, c
 
 
 def head_weights(params):
-    """The output projection [D, V]: the embedding's transpose when the two are tied."""
+    """The output projection [D, V]; of a tied model, the embedding's transpose."""
     return params["head"] if "head" in params else params["embed"].T
 
 
@@ -239,16 +257,17 @@ def logits(params, config: ModelConfig, hidden):
 
 
 def split_layers(params) -> dict:
-    """The parameters as `prefill` and `decode` take them, with a list of layers, each with arrays of its own: unrolled
-    over the stacked arrays, every step of decoding would copy each layer out of them first."""
+    """The parameters for `prefill` and `decode`: "layers" is a list, and each layer has arrays of its own."""
+    # Over the stacked arrays, every decode step would first copy each layer out of them.
     count = jax.tree.leaves(params["layers"])[0].shape[0]
     return params | {"layers": [jax.tree.map(lambda w, i=i: w[i], params["layers"]) for i in range(count)]}
 
 
 def prefill(params, config: ModelConfig, tokens, positions, segment_ids, compute: Compute = FLOAT32):
-    """Cache entries of prompts: params as `split_layers` gives them, tokens, positions, segment_ids [P, T] -> lists of
-    keys and of values, [P, K, T, E] for each layer. The number of prompts need not divide over a mesh: where they lie
-    is left to XLA. A kernel of the attention, which XLA cannot divide, takes them where it does."""
+    """Cache entries of prompts: tokens, positions, segment_ids [P, T] int32 -> lists of keys and of
+    values, [P, K, T, E] for each layer. params: of `split_layers`."""
+    # The prompts need not divide over a mesh, so their place is left to XLA. XLA cannot divide a
+    # kernel: a kernel takes the prompts that divide, plain attention the others.
     anywhere, mesh = replace(compute, mesh=None), compute.mesh
     angles, x = angles_by_kind(config, positions), embed(params, config, tokens, anywhere)
     if compute.attention == "xla" or mesh is None or mesh.size == 1:
@@ -265,23 +284,27 @@ def prefill(params, config: ModelConfig, tokens, positions, segment_ids, compute
 
 
 def cache_entries(keys, values, quantised: bool):
-    """keys, values [S, K, T, E] in the cache's layout: keys [S, K, E, T] (which the scores are computed from 20% faster
-    on CPU), values as they are; with `quantised` both in int8, with a scale for every token and head."""
+    """keys, values [S, K, T, E] in the cache's layout: keys [S, K, E, T], values unchanged.
+
+    quantised: both in int8, with a scale for every token and head."""
+    # From [S, K, E, T] the scores are computed 20% faster on CPU.
     if quantised:
         keys, values = quantise(keys, -1), quantise(values, -1)
     return jax.tree.map(lambda x: jnp.swapaxes(x, 2, 3), keys), values
 
 
 def decode(params, config: ModelConfig, tokens, positions, cache, write_index, valid):
-    """One step: feed one token to every slot.
+    """Feed one token to every slot. Returns logits [S, V] float32 and the new cache.
 
-    params as `split_layers` gives them; tokens, positions [S] int32; cache: a pair (keys [S, K, E, C], values
-    [S, K, C, E]) per layer, as `cache_entries` makes them; write_index: the cache index at which this token's entries
-    are written (the same for all slots, so that it is one slice); valid [S, C] bool: what each slot attends to, the
-    token itself included; local layers attend to those of them that were written in the last `window` steps, so a
-    slot's entries must lie side by side. Returns logits [S, V] float32 and the new cache. Activations have the type of
-    the embedding. The layers are unrolled: a scan that carries the cache in and out would copy all of it at every step.
+    params: of `split_layers`. Activations have the type of the embedding.
+    tokens, positions: [S] int32.
+    cache: a pair (keys [S, K, E, C], values [S, K, C, E]) per layer, made by `cache_entries`.
+    write_index: the cache index of this token's entries, the same for all slots, so that writing is one slice.
+    valid: [S, C] bool, the entries that each slot attends to, the token itself included. Local
+        layers attend to those written in the last `window` steps, so a slot's entries must lie side
+        by side.
     """
+    # The layers are unrolled: a scan that carries the cache in and out would copy all of it at every step.
     angles = angles_by_kind(config, positions[:, None])
     x = embed(params, config, tokens[:, None], Compute(params["embed"].dtype.name))
     capacity, new_cache = valid.shape[1], []

@@ -22,8 +22,8 @@ def choose_attention(requested: str, platform: str, dtype: str, head_dim: int, *
     requested: `policy.attention`.
     platform: of the devices: "cpu", "gpu" or "tpu".
     dtype: of the activations.
-    present: whether the devices are here. On a present GPU the kernel is tried on a few tokens before it is chosen. On
-        an absent one it counts as running if it has the type.
+    present: whether the devices are here. On a present GPU the kernel is tried on a few tokens
+        before it is chosen. On an absent one it counts as running if it has the type.
 
     Raises InputError with the reason when the requested implementation cannot run.
     """
@@ -72,12 +72,12 @@ def padded(x, axis: int, multiple: int):
 
 
 def cudnn(q_BKGTD, k_BKSD, v_BKSD, seen_BTS, *, scale: float):
-    """Flash attention of cuDNN over the pairs in seen [B, T, S] bool. Shapes as `nft_jax.model.attention.attend`;
-    bfloat16 or float16.
+    """Flash attention of cuDNN over the pairs in seen [B, T, S] bool. Shapes as
+    `nft_jax.model.attention.attend`; bfloat16 or float16.
 
-    The mask is an array of B * T * S, because jax.nn has no other way to pass segments. To cuDNN it is a bias of 2
-    bytes per pair, shared by all heads. Where queries and keys are the same tokens, the kernel also skips the pairs
-    above the diagonal.
+    The mask is an array of B * T * S, because jax.nn has no other way to pass segments. To cuDNN it
+    is a bias of 2 bytes per pair, shared by all heads. Where queries and keys are the same tokens,
+    the kernel also skips the pairs above the diagonal.
     """
     batch, kv_heads, group, length, head_dim = q_BKGTD.shape
     q_BTHD = jnp.swapaxes(padded(q_BKGTD, 3, 2).reshape(batch, kv_heads * group, -1, head_dim), 1, 2)
@@ -92,8 +92,8 @@ def cudnn(q_BKGTD, k_BKSD, v_BKSD, seen_BTS, *, scale: float):
 def splash(q_BKGTD, k_BKSD, v_BKSD, segment_ids_BS, *, scale: float, window: int = 0, start=0, interpret: bool = False):
     """JAX's splash attention for TPU (`jax.experimental.pallas.ops.tpu.splash_attention`).
 
-    Arguments as `nft_jax.model.attention.attend`; `interpret` runs it without a TPU. Tiles that causality or the window
-    excludes are skipped. Tiles of other segments are computed and masked.
+    Arguments as `nft_jax.model.attention.attend`; `interpret` runs it without a TPU. Tiles that
+    causality or the window excludes are skipped. Tiles of other segments are computed and masked.
     """
     batch, kv_heads, group, length, head_dim = q_BKGTD.shape
     keys = k_BKSD.shape[2]
@@ -103,8 +103,8 @@ def splash(q_BKGTD, k_BKSD, v_BKSD, segment_ids_BS, *, scale: float, window: int
     arguments = (padded(padded(q_BHTD, 2, tile_q), 3, LANES),
                  *(padded(padded(x, 2, tile_s), 3, LANES) for x in (k_BKSD, v_BKSD)),
                  padded(asking, 1, tile_q), padded(segment_ids_BS, 1, tile_s))
-    # The kernel's mask is a constant. For a share of the row's queries the kernel is made once for every share, and
-    # `start` chooses at run time.
+    # The kernel's mask is a constant. For a share of the row's queries the kernel is made once for
+    # every share, and `start` chooses at run time.
     made = partial(splash_kernel, tile_q=tile_q, tile_s=tile_s, window=window, interpret=interpret)
     if length == keys:
         out = made(0, *arguments)

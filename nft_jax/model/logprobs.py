@@ -1,14 +1,16 @@
 """Log-probs and entropy from hidden states, without the logits [B, T, V].
 
-    1. the tokens whose log-probs somebody wants are brought to the front, and the head loops over as many blocks of
-       tokens as they fill: prompts and padding cost nothing;
-    2. each block meets the vocabulary chunk by chunk, keeping a running maximum and the sums that log-prob and entropy
-       need (the online softmax: Milakov & Gimelshein, arXiv 1805.02867);
-    3. the backward pass, written here, computes every chunk's logits again, and from them the gradients of the states
-       and of the weights (the idea of Wijmans et al., "Cut Your Losses", arXiv 2411.09009).
+1. The wanted tokens are brought to the front. The head loops over the blocks of tokens that they
+   fill, so prompts and padding cost nothing.
+2. Each block meets the vocabulary chunk by chunk. It keeps a running maximum and the sums for
+   log-prob and entropy (the online softmax: Milakov & Gimelshein, arXiv 1805.02867).
+3. The backward pass is written here. It computes every chunk's logits again, and from them the
+   gradients of the states and of the weights (the idea of Wijmans et al., "Cut Your Losses", arXiv
+   2411.09009).
 
-Over a mesh each device works on its own tokens and its own slice of the vocabulary; both passes are `shard_map`s of the
-same functions, and all collectives (before and after the loops, never inside) stand in this file.
+On a mesh each device works on its own tokens and its own slice of the vocabulary. Both passes are
+`shard_map`s of the same functions. All collectives stand in this file, before and after the loops,
+never inside.
 """
 from __future__ import annotations
 
@@ -24,30 +26,37 @@ from nft_jax.model.config import FLOAT32, Compute, ModelConfig
 from nft_jax.model.decoder import hidden_states, soft_cap
 from nft_jax.runtime.mesh import RULES
 
-CHUNK_ELEMENTS = 1 << 23        # about so many logits exist at one time on a device (32 MiB of float32)
-TOKEN_BLOCK = (1024, 4096)      # least and most tokens of a block: an eighth of the device's tokens, within these
-EMPTY = -1e30                   # the running maximum before the first chunk: finite, so that 0 * EMPTY is 0
+# About so many logits exist at one time on a device: 32 MiB of float32.
+CHUNK_ELEMENTS = 1 << 23
+# A block has an eighth of the device's tokens, but at least and at most so many.
+TOKEN_BLOCK = (1024, 4096)
+# The running maximum before the first chunk: finite, so that 0 * EMPTY is 0.
+EMPTY = -1e30
 
 
 class Head(NamedTuple):
-    """What is static about a head."""
+    """The static part of a head."""
     vocab_axis: int             # of its weights: 1 for a head [D, V], 0 for a tied embedding [V, D]
-    softcap: float = 0.0        # logits pass through softcap * tanh(logits / softcap); 0: they do not
+    softcap: float = 0.0        # logits become softcap * tanh(logits / softcap); 0: unchanged
     mesh: Mesh | None = None
 
 
 def token_logprobs(params, config: ModelConfig, tokens, positions, segment_ids, *, wanted=None, temperature=1.0,
                    compute: Compute = FLOAT32):
-    """Log-prob of every token given those before it in its segment, and the entropy (nats) of that distribution.
+    """Log-prob of every token given the tokens before it in its segment, and the entropy of that
+    distribution, in nats.
 
-    tokens, positions, segment_ids [B, T] int32 -> two of [B, T] float32 (float64 where the pass is). The logits are
-    divided by `temperature`, as in sampling; it gets no gradient. `wanted` [B, T] bool: the tokens to do this for (all
-    of them without it); the others have 0 and skip the head. What stands at the first token of a segment speaks of
-    nothing and must be masked; that of a row is 0. Over `compute.mesh`, B must divide among its rows' devices.
+    tokens, positions, segment_ids: [B, T] int32. On `compute.mesh`, B must divide over the devices of the rows.
+    wanted: [B, T] bool, the tokens to compute; None: all. The others have 0 and skip the head.
+    temperature: divides the logits, as in sampling. It gets no gradient.
+
+    Returns two of [B, T] float32 (float64 if the pass is). A row's first token has 0. The value at
+    the first token of any other segment has no meaning and must be masked.
     """
     hidden = hidden_states(params, config, tokens, positions, segment_ids, compute)
     wanted = jnp.ones(tokens.shape, bool) if wanted is None else wanted
-    before = jnp.pad(wanted[:, 1:], ((0, 0), (0, 1)))             # the state before a token speaks of it
+    # The state before a token predicts it.
+    before = jnp.pad(wanted[:, 1:], ((0, 0), (0, 1)))
     weights, vocab_axis = (params["head"], 1) if "head" in params else (params["embed"], 0)
     head = Head(vocab_axis, config.final_softcap, compute.mesh if compute.mesh and compute.mesh.size > 1 else None)
     both = head_logprobs(head, hidden, weights, jnp.roll(tokens, -1, axis=1), before,
@@ -57,10 +66,13 @@ def token_logprobs(params, config: ModelConfig, tokens, positions, segment_ids, 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def head_logprobs(head: Head, hidden_BTD, weights, targets_BT, wanted_BT, temperature):
-    """Log-probs of `targets` and entropies of their distributions, two of [B, T], at least float32; 0 where not wanted.
+    """Log-probs of the targets and entropies of their distributions, two of [B, T], at least
+    float32; 0 where not wanted.
 
-    weights [D, V] or [V, D] by `head.vocab_axis`, of any floating type; each chunk is multiplied in the type of
-    `hidden`. Differentiable in hidden and weights, by both outputs; gradients of weights are summed in float32.
+    weights: [D, V] or [V, D] by `head.vocab_axis`, of any floating type. Each chunk is multiplied
+        in the type of `hidden`.
+
+    Both outputs are differentiable in hidden and weights. Gradients of the weights are summed in float32.
     """
     return _forward(head, hidden_BTD, weights, targets_BT, wanted_BT, temperature)[:2]
 
@@ -86,13 +98,13 @@ head_logprobs.defvjp(_keep, _backward)
 
 
 def _specs(head: Head):
-    """PartitionSpecs of arrays that begin with [B, T], and of the weights."""
+    """PartitionSpecs of arrays whose axes begin with [B, T], and of the weights."""
     return P(RULES["batch"], "context"), P(*(RULES["vocab"] if axis == head.vocab_axis else RULES["embed"]
                                              for axis in range(2)))
 
 
 def _over(head: Head, function, in_specs, out_specs):
-    """The function on this device, or on every device of the mesh with its part of the arrays."""
+    """`function` on this device, or on every device of the mesh with its part of the arrays."""
     function = partial(function, head)
     if head.mesh is None:
         return function
@@ -100,7 +112,7 @@ def _over(head: Head, function, in_specs, out_specs):
 
 
 def _gathered(head: Head, weights, dtype):
-    """This device's slice of the vocabulary with all of its rows, and the slice's first word."""
+    """This device's slice of the vocabulary, gathered over `fsdp`, and the id of the slice's first word."""
     if head.mesh is None:
         return weights, 0
     if head.mesh.shape["fsdp"] > 1:
@@ -110,10 +122,10 @@ def _gathered(head: Head, weights, dtype):
 
 class Tokens(NamedTuple):
     """The wanted ones of N tokens, in blocks."""
-    size: int                   # of a block
-    blocks: jax.Array           # [] int32: blocks that hold any
-    order: jax.Array            # [a multiple of size] int32: index of each, in order; N after the last
-    rank: jax.Array             # [N] int32: where each stands in `order`; meaningless for the others
+    size: int                   # tokens of a block
+    blocks: jax.Array           # [] int32: blocks that hold any wanted token
+    order: jax.Array            # [a multiple of size] int32: indices of the wanted tokens, in order, then N
+    rank: jax.Array             # [N] int32: place of each wanted token in `order`; meaningless for the others
 
     @classmethod
     def of(cls, wanted_N) -> Tokens:
@@ -130,25 +142,28 @@ class Tokens(NamedTuple):
         return [jnp.asarray(x).at[index].get(mode="fill", fill_value=0) for x in arrays]
 
     def over(self, body, carry):
-        """carry = body(block, carry) over the blocks that hold any. A loop for a single block would only take longer to
-        compile."""
+        """carry = body(block, carry) over the blocks that hold any wanted token."""
+        # A loop around a single block would only take longer to compile.
         if self.size == len(self.order):
             return body(0, carry)
         return jax.lax.fori_loop(0, self.blocks, body, carry)
 
     def put_back(self, x, wanted_N):
-        """From the order of the blocks, [len(order), ...], to that of the tokens, [N, ...]; 0 where not wanted."""
+        """x [len(order), ...] in the order of the blocks -> [N, ...] in the order of the tokens; 0
+        where not wanted."""
         return jnp.where(wanted_N.reshape(-1, *(1,) * (x.ndim - 1)), x[self.rank], 0)
 
 
 def accumulator(x):
-    """The type that sums of x are kept in: float32, float64 for float64."""
+    """The type of sums over x: float32, or float64 for float64."""
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def _over_vocabulary(size: int, tokens: int, step, carry):
-    """carry = step(carry, start, skip, width) over chunks that cover a vocabulary of `size`, all of one width: the last
-    one begins early, at `size - width`, and its first `skip` words have been met."""
+    """carry = step(carry, start, skip, width) over chunks that cover a vocabulary of `size`.
+
+    All chunks have one width. The last one begins early, at `size - width`; its first `skip` words
+    were in the chunk before."""
     chunks = -(-size * tokens // CHUNK_ELEMENTS)
     if chunks == 1:
         return step(carry, 0, 0, size)
@@ -163,7 +178,8 @@ def _over_vocabulary(size: int, tokens: int, step, carry):
 
 
 def _logits(head: Head, states, weights, start, width: int, temperature):
-    """The states' logits for words start ... start + width, after soft-cap and temperature, and their weights."""
+    """Logits of the states for the words start ... start + width, after soft-cap and temperature,
+    and the words' weights."""
     part = jax.lax.dynamic_slice_in_dim(weights, start, width, head.vocab_axis).astype(states.dtype)
     logits = jax.lax.dot_general(states, part, (((1,), (1 - head.vocab_axis,)), ((), ())),
                                  preferred_element_type=accumulator(states))
@@ -216,8 +232,9 @@ def _local_backward(head: Head, hidden_BTD, weights, targets_BT, wanted_BT, temp
                     d_logprobs_BT, d_entropies_BT):
     """Gradients of hidden and of this device's part of the weights.
 
-    With probabilities p and the target's one-hot y over logits l, whose mean is m = log-sum-exp - entropy:
-    d logprob / dl = y - p, and d entropy / dl = -p (l - m).
+    Let p be the probabilities of the logits l, y the target's one-hot, and
+    m = log-sum-exp - entropy the mean of l. Then d logprob / dl = y - p, and d entropy / dl = -p
+    (l - m).
     """
     full, first = _gathered(head, weights, hidden_BTD.dtype)
     states_ND, wanted = hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), wanted_BT.reshape(-1)

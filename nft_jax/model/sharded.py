@@ -4,8 +4,8 @@
 2. `gather_weights` gathers one layer's weights when the scan reaches the layer.
 3. `over_mesh` gives each device its rows, heads and queries of the attention.
 
-All three are written out because XLA, left alone, gathers queries and weights that it need not. Without a mesh, and on
-one device, they do nothing.
+All three are written out because XLA, left alone, gathers queries and weights that it need not.
+Without a mesh, and on one device, they do nothing.
 """
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ from nft_jax.runtime.mesh import partition_spec, sharding
 def look_up(table, tokens, compute: Compute):
     """Rows of the float32 `table` [V, D] for tokens [B, T] -> [B, T, D] of `compute.dtype`.
 
-    Each device looks up its fsdp group's tokens in its own slice; an all-to-all then exchanges slices for rows. Only
-    activations travel. The table's gradient is summed in float32, in the table's place.
+    Each device looks up its fsdp group's tokens in its own slice; an all-to-all then exchanges
+    slices for rows. Only activations travel. The table's gradient is summed in float32, in the
+    table's place.
     """
     mesh = compute.mesh
     if mesh is None or mesh.size == 1:
@@ -45,9 +46,10 @@ def look_up(table, tokens, compute: Compute):
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _gather(weights, dtype: str, here, whole):
-    """`weights` rounded to `dtype`, gathered from the sharding `here` to the sharding `whole`, as float32 again."""
-    # Gathered in bfloat16, half the bytes travel. The cast back costs nothing, since the product undoes it, and gives
-    # a float32 gradient.
+    """`weights` rounded to `dtype`, gathered from the sharding `here` to the sharding `whole`, as
+    float32 again."""
+    # Gathered in bfloat16, half the bytes travel. The cast back costs nothing, since the product
+    # undoes it, and gives a float32 gradient.
     cast = jax.lax.with_sharding_constraint(weights.astype(dtype), here)
     return jax.lax.with_sharding_constraint(cast, whole).astype(weights.dtype)
 
@@ -61,11 +63,11 @@ _gather.defvjp(lambda weights, *static: (_gather(weights, *static), None), _gath
 
 
 def gather_weights(weights: dict, compute: Compute) -> dict:
-    """One layer's weights as its products need them: rounded to `compute.dtype`, whole over `fsdp`, sharded over
-    `tensor`.
+    """One layer's weights as its products need them: rounded to `compute.dtype`, whole over `fsdp`,
+    sharded over `tensor`.
 
-    It is called inside the scan over the layers, so only one layer's weights are whole at a time. Their gradient is
-    summed in float32, straight into the sharded parameter.
+    It is called inside the scan over the layers, so only one layer's weights are whole at a time.
+    Their gradient is summed in float32, straight into the sharded parameter.
 
     ZeRO-3: Rajbhandari et al., arXiv 1910.02054."""
     mesh = compute.mesh
@@ -84,11 +86,13 @@ def gather_weights(weights: dict, compute: Compute) -> dict:
 
 
 def over_mesh(attend: Callable, mesh: Mesh | None) -> Callable:
-    """`attend` of `nft_jax.model.attention`, each device with its rows, its heads, and the queries of its tokens.
+    """`attend` of `nft_jax.model.attention`, each device with its rows, its heads, and the queries
+    of its tokens.
 
-    Keys and values are gathered over `context`: with grouped queries they are the smaller part. A device's scores are
-    [T / context, T]. Where `tensor` exceeds the kv heads, the kv heads are repeated until `tensor` divides them. Rows
-    must divide by data * fsdp, tokens by `context`, heads by `tensor`.
+    Keys and values are gathered over `context`: with grouped queries they are the smaller part. A
+    device's scores are [T / context, T]. Where `tensor` exceeds the kv heads, the kv heads are
+    repeated until `tensor` divides them. Rows must divide by data * fsdp, tokens by `context`,
+    heads by `tensor`.
     """
     if mesh is None or mesh.size == 1:
         return attend
@@ -109,8 +113,8 @@ def over_mesh(attend: Callable, mesh: Mesh | None) -> Callable:
             k, v = (jax.lax.all_gather(x, "context", axis=2, tiled=True) for x in (k, v))
             return attend(q, k, v, segment_ids, start=jax.lax.axis_index("context") * q.shape[3], **settings)
 
-        # check_vma is off: kernels do not support it, and it has nothing to find, because every array with a gradient
-        # is sharded over every axis.
+        # check_vma is off: kernels do not support it, and it has nothing to find, because every
+        # array with a gradient is sharded over every axis.
         specs = (queries, keys, keys, partition_spec(("batch", None)))
         out = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=queries, check_vma=False)(
             q_BKGTD, k_BKTD, v_BKTD, segment_ids_BT)

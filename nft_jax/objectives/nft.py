@@ -1,7 +1,7 @@
-"""Negative-aware Fine-Tuning: supervised learning from right and wrong answers. And its baselines that are likelihoods.
+"""Negative-aware Fine-Tuning, supervised learning from right and wrong answers, and its baselines.
 
-1. `nft` is the paper's loss. Right answers raise their own likelihood. Wrong answers raise the likelihood of the
-   implicit negative policy, which `implicit_negative` returns by itself.
+1. `nft` is the paper's loss. Right answers raise their own likelihood. Wrong answers raise the
+   likelihood of the implicit negative policy, which `implicit_negative` returns by itself.
 2. `nft_clip` is `nft` inside DAPO's trust region.
 3. `rft` and `naive_contrast` are the baselines: right answers only, and unlikelihood of wrong ones.
 
@@ -21,19 +21,21 @@ TIE = 1e-4
 
 
 def nft(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
-    """Negative-aware Fine-Tuning: likelihood of right answers under pi, of wrong ones under the implicit negative
-    policy pi_minus = (pi_old - r pi) / (1 - r). Rewards in [0, 1], fractions included.
+    """Negative-aware Fine-Tuning: likelihood of right answers under pi, of wrong answers under the
+    implicit negative policy pi_minus = (pi_old - r pi) / (1 - r). Rewards in [0, 1], fractions too.
 
-    value       omega [pos_weight s (-log R) + neg_weight (1-s) (-log max(x, epsilon))],  x = (1 - r R) / (1 - r),
-                log R = min(logp - old, 10),  r clipped to [0.02, 0.98]
+    value       omega [pos_weight s (-log R) + neg_weight (1-s) (-log max(x, epsilon))],
+                x = (1 - r R) / (1 - r),  log R = min(logp - old, 10),  r clipped to [0.02, 0.98]
     derivative  -omega pos_weight s  +  omega neg_weight (1-s) (r / (1-r)) R / max(x, epsilon);
-                0 where logp - old > 10.
-                The clamp is straight-through: its gradient is kept on both sides and at the tie.
-    ratio "sequence"        log R = min(sum of logp - old over the answer, 10). Each of the answer's tokens carries
-                value / length (their sum is the value), and has the derivative above with the answer's R.
-    ratio "sequence_mean"   GSPO's: log R = min(mean of logp - old over the answer, 10). Each of the answer's tokens
-                carries the value (their mean is the value), and has the derivative above with the answer's R:
-                exactly, as d(log R)/d(logp_t) = 1/length for the values of all of its tokens.
+                0 where logp - old > 10. The clamp is straight-through: its gradient is kept on
+                both sides and at the tie.
+
+    With loss.ratio "sequence", log R = min(sum of logp - old over the answer, 10). Each of the
+    answer's tokens carries value / length, so that their sum is the value.
+    With "sequence_mean" (GSPO's), log R = min(mean of logp - old over the answer, 10). Each token
+    carries the value, so that their mean is the value.
+    In both cases each token has the derivative above with the answer's R. It is exact: under the
+    mean, d(log R)/d(logp_t) = 1/length for the values of all tokens of the answer.
 
     H. Chen et al., arXiv 2505.18116, Eq. 10 and appendix B (soft rewards); github.com/NVlabs/NFT."""
     log_r, share = ratio_and_share(logprobs, old_logprobs, mask, config, extras)
@@ -48,27 +50,31 @@ def nft(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
 
 
 def implicit_likelihood(log_r, right, wrong, rewards, epsilon: float):
-    """-log max(x, epsilon) with x = (1 - r R) / (1 - r), the ratio of the implicit negative policy to pi_old, and the
-    metrics clamped and saturated. All of one shape, or shapes that broadcast. The clamp is straight-through."""
+    """-log max(x, epsilon), and the metrics clamped and saturated. Any shapes that broadcast.
+
+    x = (1 - r R) / (1 - r) is the ratio of the implicit negative policy to pi_old. The clamp is
+    straight-through."""
     odds, ratio = right / wrong, jnp.exp(log_r)
     # x = 1 - odds (R - 1). expm1 keeps all digits of the excess near R = 1.
     excess = stop_gradient(odds * jnp.expm1(log_r))
     x = 1 - excess
     inside = x > epsilon
     log_max = jnp.where(inside, jnp.log1p(jnp.where(inside, -excess, 0)), math.log(epsilon))
-    # Value and gradient are two terms: the literal x + sg(max(x, epsilon) - x) cancels in float32 where x << 0.
+    # Value and gradient are two terms: the literal x + sg(max(x, epsilon) - x) cancels in float32
+    # where x << 0.
     minus_log_x = odds * (ratio - stop_gradient(ratio)) / jnp.maximum(x, epsilon) - log_max
     is_wrong = rewards < 1
     return minus_log_x, {"clamped": is_wrong & (x < epsilon - TIE), "saturated": is_wrong & (right * ratio >= 1)}
 
 
 def implicit_negative(logprobs, old_logprobs, group_accuracy):
-    """The probability that NFT's implicit negative policy gives a token, pi_minus = (pi_old - r pi) / (1 - r), so that
-    r pi + (1 - r) pi_minus = pi_old. It is pi_old times the x of `nft`. Arguments of one shape, or shapes that
-    broadcast; r clipped to [0.02, 0.98].
+    """The probability that NFT's implicit negative policy gives a token,
+    pi_minus = (pi_old - r pi) / (1 - r), so that r pi + (1 - r) pi_minus = pi_old. It is pi_old
+    times the x of `nft`. Arguments of one shape, or shapes that broadcast; r clipped to
+    [0.02, 0.98].
 
-    It is negative, and so no probability, where r R > 1, R = pi / pi_old. The clamp of the loss acts there, and
-    wherever it is below epsilon pi_old. Over the whole vocabulary its values add up to 1.
+    It is negative, and so no probability, where r R > 1, R = pi / pi_old. The clamp of the loss
+    acts there, and wherever it is below epsilon pi_old. Over the whole vocabulary it sums to 1.
 
     H. Chen et al., arXiv 2505.18116, section 3."""
     right, wrong = right_and_wrong(jnp.asarray(group_accuracy))
@@ -77,7 +83,7 @@ def implicit_negative(logprobs, old_logprobs, group_accuracy):
 
 
 def nft_clip(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
-    """NFT inside DAPO's trust region: NFT's two likelihoods, each flat where PPO's clip would take its gradient.
+    """NFT inside DAPO's trust region: each of NFT's two likelihoods is flat where PPO would clip it.
 
     value       as `nft`, with min(R, 1 + clip_high) in the positive part and max(R, 1 - clip_low) in the negative part
     derivative  as `nft`; the positive part's is 0 where R > 1 + clip_high, the negative part's where R < 1 - clip_low.
@@ -116,14 +122,14 @@ def rft(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
 def naive_contrast(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
     """Likelihood up for right answers, down for wrong ones: negatives without NFT's implicit policy.
 
-    The weight of a wrong answer neither grows as the answer becomes likely again nor falls as it becomes unlikely.
-    Nothing bounds the loss below.
+    The weight of a wrong answer neither grows as the answer becomes likely again nor falls as it
+    becomes unlikely. Nothing bounds the loss below.
 
     value       omega [pos_weight s (-log R) + neg_weight (1-s) log R]
     derivative  omega [-pos_weight s + neg_weight (1-s)];  0 where logp - old > 10
 
-    Unlikelihood by gradient ascent on wrong answers, Yao et al., arXiv 2310.10683, as the missing baseline of
-    arXiv 2505.18116."""
+    Unlikelihood by gradient ascent on wrong answers, Yao et al., arXiv 2310.10683, as the missing
+    baseline of arXiv 2505.18116."""
     log_r = log_ratio(logprobs, old_logprobs)
     omega = prompt_weight(config.prompt_weight, *right_and_wrong(group_accuracy))
     positive_loss = omega * (config.pos_weight * rewards * -log_r)

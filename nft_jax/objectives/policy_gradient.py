@@ -1,7 +1,7 @@
 """Token losses that are policy gradients: GRPO and its relatives.
 
-Notation as in `nft_jax.objectives.registry`. R = exp(min(logp - old, 10)) of a token unless said otherwise, so the
-derivative of R is 0 where logp - old > 10.
+Notation as in `nft_jax.objectives.registry`. R = exp(min(logp - old, 10)) of a token unless said
+otherwise, so the derivative of R is 0 where logp - old > 10.
 """
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def grpo(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
     Its usual reduction is the mean over sequences of their token means. There is no KL term: see
     `nft_jax.objectives.terms`. Raises InputError for std_ddof 1 without extras["group_std"].
 
-    Shao et al., DeepSeekMath, arXiv 2402.03300, Eq. 3 (which does not say which std; verl and TRL use std_ddof 1)."""
+    Shao et al., DeepSeekMath, arXiv 2402.03300, Eq. 3 (which does not say which std; verl and TRL
+    use std_ddof 1)."""
     advantage = group_advantage(rewards, group_accuracy, config, extras)
     return clipped_surrogate(log_ratio(logprobs, old_logprobs), advantage, config)
 
@@ -40,8 +41,9 @@ def dr_grpo(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extra
 def dapo(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
     """DAPO: GRPO with the upper clip raised ("clip-higher", 0.28) and one token mean over the whole batch.
 
-    Value, derivative, std and errors as `grpo`. DAPO's other two parts are not in the token loss: groups without
-    signal are left out (as for every objective), and `overlong_penalty` is added to the rewards.
+    Value, derivative, std and errors as `grpo`. DAPO's other two parts are not in the token loss:
+    groups without signal are left out (as for every objective), and `overlong_penalty` is added to
+    the rewards.
 
     Yu et al., arXiv 2503.14476, Eq. 8-13."""
     return grpo(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras)
@@ -66,14 +68,16 @@ def maxrl(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras)
     value       -min(A R, A clip(R, 1 - clip_low, 1 + clip_high)),  A = (s - r) / r, and 0 where r < 1e-6
     derivative  -A R;  0 where the clip is active and where logp - old > 10
 
-    Tajwar et al., arXiv 2602.02710 (the estimator that divides by the number of successes, its mean subtracted)."""
+    Tajwar et al., arXiv 2602.02710 (the estimator that divides by the number of successes, its mean
+    subtracted)."""
     advantage = jnp.where(group_accuracy < STD_FLOOR, 0,
                           (rewards - group_accuracy) / jnp.maximum(group_accuracy, STD_FLOOR))
     return clipped_surrogate(log_ratio(logprobs, old_logprobs), advantage, config)
 
 
 def cispo(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
-    """CISPO: REINFORCE with a clipped importance weight. The weight is a constant, so no token ever loses its gradient.
+    """CISPO: REINFORCE with a clipped importance weight. The weight is a constant, so no token ever
+    loses its gradient.
 
     value       -sg(clip(R, 1 - clip_low, 1 + clip_high)) A (logp - old),  A as in `grpo`
     derivative  -clip(R, 1 - clip_low, 1 + clip_high) A
@@ -94,7 +98,8 @@ def gspo(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
                 R = exp(min(mean of logp - old over the answer, 10))
     derivative  -A R at every token: each of the n tokens' values contributes 1/n of it;  0 where the clip is active
                 and where the mean exceeds 10
-    With loss_agg "seq_mean_token_mean" the loss is the paper's mean over answers, and equals the paper's GSPO-token.
+    With loss_agg "seq_mean_token_mean" the loss is the paper's mean over answers, and equals the
+    paper's GSPO-token.
 
     Zheng et al., arXiv 2507.18071, Eq. 5-7 and 5.1 (clips of 3e-4 and 4e-4)."""
     total, lengths = answer_sums(logprobs, old_logprobs, mask, extras)
@@ -118,8 +123,9 @@ def sapo(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
 
 
 def topr(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
-    """Tapered Off-Policy REINFORCE: right answers as in fine-tuning, wrong ones weighted by the importance ratio of the
-    whole answer, truncated at 1. So a wrong answer is left alone once the policy has given it up.
+    """Tapered Off-Policy REINFORCE: right answers as in fine-tuning, wrong ones weighted by the
+    importance ratio of the whole answer, truncated at 1. So a wrong answer is left alone once the
+    policy has given it up.
 
     value       -[pos_weight s - neg_weight (1-s) sg(min(R, 1))] (logp - old),  R = exp(sum of logp - old)
     derivative  -pos_weight s + neg_weight (1-s) min(R, 1)
@@ -146,7 +152,8 @@ def psr(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
 
 
 def nsr(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
-    """Negative Sample Reinforcement: the policy gradient of wrong answers alone (reward -1), without a baseline.
+    """Negative Sample Reinforcement: the policy gradient of wrong answers alone (reward -1),
+    without a baseline.
 
     value       (1-s) max(R, 1 - clip_low)
     derivative  (1-s) R;  0 where R < 1 - clip_low and where logp - old > 10

@@ -52,8 +52,9 @@ def group_advantage(rewards: Array, group_accuracy: Array, config: ObjectiveConf
                     extras: Mapping[str, Array]) -> Array:
     """GRPO's A = (s - r) / std, [B, T]; 0 where std < 1e-6.
 
-    std is extras["group_std"], or without it the population std sqrt(r (1-r)) of 0/1 rewards. Raises InputError for
-    std_ddof 1 without extras["group_std"]: the group's size is not known here."""
+    std is extras["group_std"], or without it the population std sqrt(r (1-r)) of 0/1 rewards.
+    Raises InputError for std_ddof 1 without extras["group_std"]: the group's size is not known
+    here."""
     std = extras.get("group_std")
     if std is None:
         if config.std_ddof:
@@ -89,7 +90,8 @@ def segment_sum(values: Array, segment_ids: Array | None) -> Array:
 
 
 def answer_sums(logprobs: Array, old_logprobs: Array, mask: Array, extras: Mapping[str, Array]) -> tuple[Array, Array]:
-    """At each token, the sum of logp - old over its answer, and the answer's length (at least 1): two of [B, T].
+    """At each token, the sum of logp - old over its answer, and the answer's length (at least 1):
+    two of [B, T].
 
     The answers are the segments of extras["segment_ids"], or the rows without it."""
     ids = extras.get("segment_ids")
@@ -116,10 +118,11 @@ def ratio_and_share(logprobs: Array, old_logprobs: Array, mask: Array, config: O
 
 
 def group_softmax(values: Array, share: Array, group_ids: Array) -> tuple[Array, Array]:
-    """log softmax [B, T] of `values` [B, T] over the answers of a group, and a function that sums any [B, T] over a
-    group.
+    """log softmax [B, T] of `values` [B, T] over the answers of a group, and a function that sums
+    any [B, T] over a group.
 
-    share: [B, T], 1 / length on an answer's tokens and 0 elsewhere, so that a sum over tokens is a sum over answers.
+    share: [B, T], 1 / length on an answer's tokens and 0 elsewhere, so that a sum over tokens is a
+        sum over answers.
     group_ids: [B, T] int; all tokens of [B, T] with the same id are one group. Static shapes, O(B T log(B T))."""
     flat = group_ids.ravel()
     slot = jnp.searchsorted(jnp.sort(flat), flat)
@@ -140,8 +143,8 @@ def group_softmax(values: Array, share: Array, group_ids: Array) -> tuple[Array,
 def clipped_surrogate(log_r: Array, advantage: Array, config: ObjectiveConfig) -> tuple[Array, dict[str, Array]]:
     """PPO's loss -min(A R, A clip(R, 1 - clip_low, 1 + clip_high)), [B, T], and its metrics.
 
-    Its derivative in log R is -A R, and 0 where the clip is active: where A > 0 and R > 1 + clip_high, or A < 0 and
-    R < 1 - clip_low. The bounds are inside.
+    Its derivative in log R is -A R, and 0 where the clip is active: where A > 0 and
+    R > 1 + clip_high, or A < 0 and R < 1 - clip_low. The bounds are inside.
 
     Schulman et al., arXiv 1707.06347."""
     ratio = jnp.exp(log_r)

@@ -1,15 +1,17 @@
 """The token losses by name: what one token of one answer costs, before any reduction.
 
-1. `resolve` completes an `ObjectiveConfig` with the objective's own defaults. It refuses settings the objective does
-   not use.
-2. `token_loss` brings the arguments to one shape and type. Outside the mask it makes them neutral, so that no `exp`
-   sees padding. Then it calls the objective.
-3. An objective is a pure function of one signature, written to be read beside its paper. The package's are in `nft`,
-   `dpo` and `policy_gradient`; yours can be anywhere (`custom`). `ratios` has what they share.
-4. `token_weights` is the reduction: the loss of an optimizer batch is sum(weight * token loss), whatever the layout.
+1. `resolve` completes an `ObjectiveConfig` with the objective's own defaults. It refuses settings
+   the objective does not use.
+2. `token_loss` brings the arguments to one shape and type. Outside the mask it makes them neutral,
+   so that no `exp` sees padding. Then it calls the objective.
+3. An objective is a pure function of one signature, written to be read beside its paper. The
+   package's are in `nft`, `dpo` and `policy_gradient`; yours can be anywhere (`custom`). `ratios`
+   has what they share.
+4. `token_weights` is the reduction: the loss of an optimizer batch is sum(weight * token loss),
+   whatever the layout.
 
-Notation: s = reward of the answer, r = group accuracy, R = exp(logprobs - old_logprobs), c = -dloss/dlogprob, the
-coefficient on grad log pi in the direction of ascent.
+Notation: s = reward of the answer, r = group accuracy, R = exp(logprobs - old_logprobs),
+c = -dloss/dlogprob, the coefficient on grad log pi in the direction of ascent.
 """
 from __future__ import annotations
 
@@ -55,11 +57,11 @@ CHOICES = {"prompt_weight": get_args(PromptWeight), "ratio": get_args(Ratio), "s
 class Objective:
     """A token loss and its defaults.
 
-    reads: the fields of `ObjectiveConfig` that may be changed under it. Every other field must keep its default,
-        except `constant_length` and `loss_agg`, which may be any of `loss_aggs`.
-    whole_groups: the loss of an answer depends on the other answers of its group. The trainer then gives the function
-        a whole optimizer batch at once, with extras["group_ids"]. To other objectives it gives one micro-batch after
-        another.
+    reads: the fields of `ObjectiveConfig` that may be changed under it. Every other field must keep
+        its default, except `constant_length` and `loss_agg`, which may be any of `loss_aggs`.
+    whole_groups: the loss of an answer depends on the other answers of its group. The trainer then
+        gives the function a whole optimizer batch at once, with extras["group_ids"]. To other
+        objectives it gives one micro-batch after another.
 
     Raises InputError for a name in `reads` that is no field."""
     function: TokenLoss
@@ -114,8 +116,8 @@ OBJECTIVES: dict[str, Objective] = {
 def find_objective(name: str | Objective | TokenLoss) -> Objective:
     """The `Objective` of a name, of a function, or the `Objective` given.
 
-    A name with a colon is looked up by `custom.find`. A bare function may read every field, with nft's defaults and
-    clips of 0.2. Raises InputError for an unknown name, listing the known ones."""
+    A name with a colon is looked up by `custom.find`. A bare function may read every field, with
+    nft's defaults and clips of 0.2. Raises InputError for an unknown name, listing the known ones."""
     if isinstance(name, Objective):
         return name
     if callable(name):
@@ -133,9 +135,9 @@ def find_objective(name: str | Objective | TokenLoss) -> Objective:
 def resolve(name: str | Objective | TokenLoss, config: ObjectiveConfig) -> ObjectiveConfig:
     """`config` with each None replaced by the objective's default (None stays where the objective has none).
 
-    Resolving twice changes nothing. Raises InputError for an unknown name, for a value that is not one of the field's
-    choices, for a changed field that the objective does not use, for a loss_agg that it does not allow, and for
-    constant_length without loss_agg "constant"."""
+    Resolving twice changes nothing. Raises InputError for an unknown name, for a value that is not
+    one of the field's choices, for a changed field that the objective does not use, for a loss_agg
+    that it does not allow, and for constant_length without loss_agg "constant"."""
     objective = find_objective(name)
     label = name if isinstance(name, str) else getattr(objective.function, "__name__", "this function")
     changes = {}
@@ -168,24 +170,32 @@ def token_loss(name: str | Objective | TokenLoss, logprobs: Array, old_logprobs:
                extras: Mapping[str, Array] | None = None) -> tuple[Array, dict[str, Array]]:
     """The loss of every token, before any reduction, and per-token metrics.
 
-    name: a name of `OBJECTIVES`, an `Objective`, or a function of the signature that objectives have: all arguments
-        [B, T], config resolved, extras a dict. It returns (loss [B, T], metrics with some of the keys below).
+    name: a name of `OBJECTIVES`, an `Objective`, or a function of the signature that objectives
+        have: all arguments [B, T], config resolved, extras a dict. It returns (loss [B, T], metrics
+        with some of the keys below).
     logprobs, old_logprobs: [B, T], nats, of the tokens under the policy and under the policy that sampled them.
     mask: [B, T], nonzero on response tokens (the end-of-sequence token included).
-    rewards, group_accuracy: [B], or [B, T] where a row holds several sequences. Rewards are in [0, 1], except that
-        objectives that read overlong_buffer take any.
+    rewards, group_accuracy: [B], or [B, T] where a row holds several sequences. Rewards are in
+        [0, 1], except that objectives that read overlong_buffer take any.
     config: `ObjectiveConfig()` when None; completed by `resolve`.
     extras: a dict with any of
-        segment_ids [B, T] int: tells the sequences of a row apart. Without it a row is one sequence. Objectives that
-            look at whole answers read it.
-        group_std [B] or [B, T]: std of the group's rewards, for grpo and its relatives.
-        group_ids [B] or [B, T] int: equal for the answers of one prompt. dpo needs it, and [B, T] of whole groups.
-        reference_logprobs, sampler_logprobs, entropies [B] or [B, T]: for functions of yours. Training gives
-            entropies, unless the objective is of whole_groups, and reference_logprobs with terms.kl_weight.
 
-    Returns the loss [B, T] and a dict of [B, T] with the keys `METRICS`. Both have the promoted type of the log-probs,
-    at least float32; numpy float64 stays float64, also outside jax's x64 mode. They are exactly 0 outside the mask,
-    and so is the gradient, which flows to `logprobs` only. They are finite for log-probs up to 1e30 in size.
+        segment_ids [B, T] int          tells the sequences of a row apart, for objectives that look
+                                        at whole answers; without it a row is one sequence
+        group_std [B] or [B, T]         std of the group's rewards, for grpo and its relatives
+        group_ids [B] or [B, T] int     equal for the answers of one prompt; dpo needs it, and
+                                        [B, T] of whole groups
+        entropies [B] or [B, T]         for functions of yours; training gives it unless the
+                                        objective is of whole_groups
+        reference_logprobs              for functions of yours; training gives it with
+          [B] or [B, T]                 terms.kl_weight
+        sampler_logprobs                for functions of yours
+          [B] or [B, T]
+
+    Returns the loss [B, T] and a dict of [B, T] with the keys `METRICS`. Both have the promoted
+    type of the log-probs, at least float32; numpy float64 stays float64, also outside jax's x64
+    mode. They are exactly 0 outside the mask, and so is the gradient, which flows to `logprobs`
+    only. They are finite for log-probs up to 1e30 in size.
 
         ratio                          R
         positive_loss, negative_loss   the parts that add up to the loss; of policy gradients by the advantage's sign
@@ -195,8 +205,8 @@ def token_loss(name: str | Objective | TokenLoss, logprobs: Array, old_logprobs:
 
     A metric without a meaning for the objective is 0.
 
-    Raises InputError for what `resolve` refuses, for shapes that do not fit, and for unknown keys of extras or metrics.
-    Source: arXiv 2505.18116, Eq. 10, and the papers named in the objectives."""
+    Raises InputError for what `resolve` refuses, for shapes that do not fit, and for unknown keys
+    of extras or metrics. Source: arXiv 2505.18116, Eq. 10, and the papers named in the objectives."""
     if _float64_outside_x64(logprobs, old_logprobs):
         with jax.enable_x64(True):
             return token_loss(name, logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras)
@@ -235,8 +245,8 @@ def coefficients(name: str | Objective | TokenLoss, logprobs: Array, old_logprob
                  extras: Mapping[str, Array] | None = None) -> Array:
     """c [B, T]: how hard each token is pushed up (c > 0) or down, for any objective.
 
-    It is minus the derivative of the summed token loss by `logprobs`, by autodiff. Arguments and errors as
-    `token_loss`."""
+    It is minus the derivative of the summed token loss by `logprobs`, by autodiff. Arguments and
+    errors as `token_loss`."""
     if _float64_outside_x64(logprobs, old_logprobs):
         with jax.enable_x64(True):
             return coefficients(name, logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras)
@@ -273,7 +283,8 @@ def _per_token(label: str, value: Array, shape: tuple[int, int], shapes: tuple[t
 def token_weights(loss_agg: LossAgg, lengths: np.ndarray, constant_length: float = 1000.0) -> np.ndarray:
     """[N] float64: the weight of each response token of sequence i. The loss is the sum of weight * token loss.
 
-    lengths: [N] response tokens of all sequences of ONE optimizer batch, over all rows, micro-batches and devices.
+    lengths: [N] response tokens of all sequences of ONE optimizer batch, over all rows,
+        micro-batches and devices.
 
         token_mean             1 / sum(lengths)
         seq_mean_token_mean    1 / (N lengths[i])
@@ -296,9 +307,9 @@ def token_weights(loss_agg: LossAgg, lengths: np.ndarray, constant_length: float
 def overlong_penalty(lengths: np.ndarray, max_new_tokens: int, buffer: int) -> np.ndarray:
     """[N] float64 in [-1, 0], to be added to the rewards of answers of `lengths` [N] tokens.
 
-    It is 0 up to max_new_tokens - buffer tokens, then falls linearly to -1 at max_new_tokens. buffer 0 is off: all
-    zeros. Only for objectives that read overlong_buffer (policy gradients): likelihoods need rewards in [0, 1].
-    Raises InputError for a buffer outside 0 .. max_new_tokens.
+    It is 0 up to max_new_tokens - buffer tokens, then falls linearly to -1 at max_new_tokens.
+    buffer 0 is off: all zeros. Only for objectives that read overlong_buffer (policy gradients):
+    likelihoods need rewards in [0, 1]. Raises InputError for a buffer outside 0 .. max_new_tokens.
 
     DAPO, arXiv 2503.14476, Eq. 13."""
     lengths = np.asarray(lengths, np.float64)

@@ -1,12 +1,14 @@
-"""Terms that any objective can be trained with: a KL penalty, an entropy bonus, weights against the sampler's mismatch.
+"""Terms that any objective can be trained with: a KL penalty, an entropy bonus, weights against the
+sampler's mismatch.
 
-Each is a pure function of one token, or of one answer, with its formula, its derivative and its source. `TermsConfig`
-says which are on.
+Each is a pure function of one token, or of one answer, with its formula, its derivative and its
+source. `TermsConfig` says which are on.
 
 1. `answers_in_loss` leaves truncated answers out.
-2. `mismatch_weights` weighs the tokens of an answer on the host. The weights are constants, so they are multiplied
-   into the batch's weights.
-3. `term_losses` adds the terms inside the compiled step, where terms that are off add nothing. The loss of a token is
+2. `mismatch_weights` weighs the tokens of an answer on the host. The weights are constants, so they
+   are multiplied into the batch's weights.
+3. `term_losses` adds the terms inside the compiled step, where terms that are off add nothing. The
+   loss of a token is
 
        mismatch weight * (the objective's token loss + kl_weight * KL estimate - entropy_weight * entropy)
 
@@ -32,21 +34,25 @@ MAX_LOG_RATIO = 10.0
 
 
 def kl_estimate(kind: Literal["k1", "k2", "k3"], logprobs: Array, reference_logprobs: Array) -> Array:
-    """An estimate of KL(policy || reference) from the sampled token, any shape, nats. With d = reference - policy:
+    """An estimate of KL(policy || reference) from the sampled token, any shape, nats. With
+    d = reference - policy:
 
     kind  value              derivative by logprobs   expected gradient where the tokens are the policy's own
     k1    -d                 1                        0: the mean of a score function. Nothing but noise
     k2    d^2 / 2            -d                       that of KL(policy || reference), exactly
     k3    exp(d) - 1 - d     1 - exp(d)               that of KL(reference || policy), exactly
 
-    Why: E[score] = 0, so E[-d score] is the gradient of E[-d]. And E[-exp(d) score] is minus the expected score over
-    the reference's tokens. As values, k1 and k3 are unbiased and k2 is not; k2 and k3 are never negative.
+    Why: E[score] = 0, so E[-d score] is the gradient of E[-d]. And E[-exp(d) score] is minus the
+    expected score over the reference's tokens. As values, k1 and k3 are unbiased and k2 is not; k2
+    and k3 are never negative.
 
-    All of this holds for one token given the tokens before it. How a token changes the divergence of later tokens has
-    no gradient here (Tang & Munos, arXiv 2506.09477). Tokens of an older policy weigh as that policy sampled them.
-    Beyond d = 10, k3 is its tangent: its derivative stays at 1 - exp(10) and keeps its sign.
+    All of this holds for one token given the tokens before it. How a token changes the divergence
+    of later tokens has no gradient here (Tang & Munos, arXiv 2506.09477). Tokens of an older policy
+    weigh as that policy sampled them. Beyond d = 10, k3 is its tangent: its derivative stays at
+    1 - exp(10) and keeps its sign.
 
-    J. Schulman, "Approximating KL divergence" (2020); gradients: Liu et al., arXiv 2510.01555; k3: GRPO, 2402.03300."""
+    J. Schulman, "Approximating KL divergence" (2020); gradients: Liu et al., arXiv 2510.01555; k3:
+    GRPO, 2402.03300."""
     d = reference_logprobs - logprobs
     if kind == "k1":
         return -d
@@ -68,17 +74,19 @@ def entropy_bonus(entropy: Array) -> Array:
 
 def mismatch_weights(kind: Literal["token", "sequence"], old_logprobs: np.ndarray, sampler_logprobs: np.ndarray,
                      cap: float) -> np.ndarray:
-    """[n] float64: min(exp(old - sampler), cap) for each of an answer's n tokens; with "sequence", of the sums, the
-    same for all n. Constants, without a derivative.
+    """[n] float64: min(exp(old - sampler), cap) for each of an answer's n tokens; with "sequence",
+    of the sums, the same for all n. Constants, without a derivative.
 
-    The sampler computed the answer's tokens, and the trainer computes `old_logprobs` [n] of the same parameters, in
-    another way. Weighted so, and without the cap, sums over the sampler's answers have the expectation of sums over
-    the trainer's. That holds for answers with "sequence"; "token" leaves out the shift by the tokens before.
-    `sampler_logprobs` [n] are before truncation (top-k, top-p, min-p), which is a choice and no mismatch.
-    A weight is at least 1e-20, so that a trained token is never taken for padding.
+    The sampler computed the answer's tokens, and the trainer computes `old_logprobs` [n] of the
+    same parameters, in another way. Weighted so, and without the cap, sums over the sampler's
+    answers have the expectation of sums over the trainer's. That holds for answers with "sequence";
+    "token" leaves out the shift by the tokens before. `sampler_logprobs` [n] are before truncation
+    (top-k, top-p, min-p), which is a choice and no mismatch. A weight is at least 1e-20, so that a
+    trained token is never taken for padding.
 
-    Yao et al., "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training" (2025), fengyao.notion.site/
-    off-policy-rl: truncated importance sampling (TIS), after Ionides, "Truncated Importance Sampling" (2008)."""
+    Yao et al., "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training" (2025),
+    fengyao.notion.site/ off-policy-rl: truncated importance sampling (TIS), after Ionides,
+    "Truncated Importance Sampling" (2008)."""
     difference = np.asarray(old_logprobs, np.float64) - np.asarray(sampler_logprobs, np.float64)
     if kind == "sequence":
         difference = np.full(difference.shape, difference.sum())
@@ -86,8 +94,9 @@ def mismatch_weights(kind: Literal["token", "sequence"], old_logprobs: np.ndarra
 
 
 def answers_in_loss(group: Group, terms: TermsConfig) -> tuple[int, ...]:
-    """Indices of the group's answers that the loss is over: the answers with a reward, with `terms.mask_truncated`
-    only those that were not cut at rollout.max_new_tokens. There may be none.
+    """Indices of the group's answers that the loss is over: the answers with a reward, with
+    `terms.mask_truncated` only those that were not cut at rollout.max_new_tokens. There may be
+    none.
 
     Overlong filtering of DAPO (Yu et al., arXiv 2503.14476, section 3.4)."""
     return tuple(i for i in group.judged
@@ -125,8 +134,8 @@ def term_losses(terms: TermsConfig, logprobs: Array, entropy: Array, reference_l
 
 def tally_terms(terms: TermsConfig, losses: dict, logprobs: Array, reference_logprobs: Array | None,
                 weight: Array) -> dict[str, Array]:
-    """Sums over the trained tokens of a micro-batch: of what each term adds to the loss, and of the KL estimates, by k3
-    and by the chosen estimator. The sums of all micro-batches add up."""
+    """Sums over the trained tokens of a micro-batch: of what each term adds to the loss, and of the
+    KL estimates, by k3 and by the chosen estimator. The sums of all micro-batches add up."""
     out = {f"sum/term_{name}": (weight * loss).sum() for name, loss in losses.items()}
     for kind in {"k3", terms.kl_estimator} if terms.kl_weight else ():
         out[f"sum/kl_{kind}"] = jnp.where(weight > 0, kl_estimate(kind, logprobs, reference_logprobs), 0).sum()

@@ -30,11 +30,13 @@ METADATA = b"nft_jax.rollout.generate"     # the table's key for its settings
 class Parts:
     """The table `out` and its parts. Rows are judged groups (`judged`), or answers without verdicts.
 
-    `settings` is JSON: everything that the answers depend on.
+    settings: everything that the answers depend on, as json can write it.
     """
 
     def __init__(self, out: Path, settings: dict[str, Any], *, judged: bool = False):
-        self.out, self.settings, self.judged = out, settings, judged
+        self.out, self.judged = out, judged
+        # As they are read back: tuples are lists.
+        self.settings = json.loads(json.dumps(settings))
         self.folder = out.with_name(out.name + ".parts")
 
     @property

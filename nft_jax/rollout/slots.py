@@ -40,9 +40,8 @@ def require_positions(model: ModelConfig, max_prompt_tokens: int, max_new_tokens
     """
     longest = max_prompt_tokens + max_new_tokens
     if longest > model.max_positions:
-        prompt, answer = fields
-        raise InputError(f"{prompt} ({max_prompt_tokens}) + {answer} ({max_new_tokens}) is {longest}, more than the "
-                         f"model's {model.max_positions} positions: lower one of them.")
+        raise InputError(f"{' + '.join(fields)} is {longest}, more than the model's {model.max_positions} positions: "
+                         "lower one of them.")
 
 
 def parameter_bytes(model: ModelConfig, mesh: Mesh) -> int:

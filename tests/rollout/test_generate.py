@@ -14,9 +14,10 @@ import pytest
 from nft_jax.config import MeshConfig
 from nft_jax.record.parts import Parts
 from nft_jax.record.rollouts import JUDGED, SCHEMA
-from nft_jax.rollout.generate import choose, main, parser
+from nft_jax.rollout.answers import fitting_slots
+from nft_jax.rollout.generate import main, parse
 from nft_jax.runtime.mesh import make_mesh
-from nft_jax.types import InputError
+from tests.support.refusal import refused
 
 ROOT = Path(__file__).parents[2]
 NANO = ROOT / "nft_jax" / "assets" / "nano"
@@ -81,7 +82,7 @@ def test_after_a_kill_it_goes_on_and_ends_with_the_same_file(command, environmen
         assert first.stat().st_mtime_ns == made
     done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "3 to go" not in done.stderr
+    assert "5 of 5 questions to go" not in done.stderr
     assert out.read_bytes() == uninterrupted.read_bytes()
 
 
@@ -97,11 +98,11 @@ def test_a_finished_table_is_left_alone_and_another_is_refused(command, uninterr
     main(command(uninterrupted))
     assert "is there already" in capsys.readouterr().err
     for more, message in (
-            (["--seed", "3"], "other settings (seed: 0 there, 3 now)"),
-            (["--num-samples", "0"], "--num-samples is 0: use 1 or more"),
-            (["--top-p", "0"], "--top-p is 0.0"), (["--stop", ""], "--stop is ['']"),
-            (["--out", "answers.json"], "--out is answers.json: name a .parquet file"),
-            (["--max-new-tokens", "5000"], "--max-new-tokens is 5000, but the model has"),
+            (["--seed", "3"], "seed: 0 there, 3 now"), (["--num-samples", "0"], "--num-samples is 0"),
+            (["--top-p", "0"], "--top-p is 0.0"), (["--stop", ""], "--stop is ('',)"),
+            (["--out", "answers.json"], "--out is 'answers.json'"),
+            (["--max-new-tokens", "5000"], "--max-new-tokens is 5001"),
+            (["--template", "no place"], "--template is 'no place'"), (["--step", "3"], "step is '3'"),
             (["--prompts", "nowhere.jsonl"], "prompts.source is 'nowhere.jsonl'")):
         with pytest.raises(SystemExit) as stopped:
             main(command(uninterrupted, *more))
@@ -126,14 +127,14 @@ def test_what_was_chosen_at_the_first_start_is_not_chosen_again(tmp_path):
 
 def test_too_little_memory_is_told_in_the_flags_of_this_command(command, tiny_model, monkeypatch, tmp_path):
     monkeypatch.setattr("nft_jax.rollout.slots.free_bytes", lambda mesh: 0)
-    given = parser().parse_args(command(tmp_path / "answers.parquet", "--slots", "0"))
+    given = parse(command(tmp_path / "answers.parquet", "--slots", "0"))
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    with pytest.raises(InputError, match=r"--slots is 0 .* lower --max-new-tokens") as told:
-        choose(given, tiny_model, mesh, 5, {"max_prompt_tokens": 8})
+    with refused("--slots is 0", "--max-new-tokens", "--kv-dtype", "--tensor") as told:
+        fitting_slots(given, tiny_model, mesh, 15)
     assert not any(name in str(told.value) for name in ("rollout.", "policy.", "mesh."))
 
 
 def test_help_answers_without_jax():
-    code = ("import sys; from nft_jax.rollout.generate import parser; parser().format_help(); "
-            "assert 'jax' not in sys.modules")
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    code = ("import sys\nfrom nft_jax.rollout.generate import parse\ntry: parse(['--help'])\n"
+            "except SystemExit: assert 'jax' not in sys.modules\nelse: raise SystemExit(1)")
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)

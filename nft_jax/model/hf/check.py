@@ -35,7 +35,8 @@ ROWS, LENGTH = 2, 24
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a line for each check. Returns 0 when all is well, 1 when something differs. Bad input exits with 2."""
+    """Print a line for each check. Returns 0 when all is well, 1 when something differs. Bad input
+    exits with 2."""
     parser = argparse.ArgumentParser(
         prog="python -m nft_jax.model.hf", description="Check a model folder in Hugging Face layout: its config, every "
         "tensor, a bitwise round trip through our parameters, the tokenizer, and, where torch is installed, our logits "
@@ -77,8 +78,8 @@ def check(folder: Path) -> Iterator[tuple[bool, str]]:
 
 
 def round_trip(folder: Path, config: ModelConfig, stored: dict[str, Stored]) -> list[str]:
-    """Names of the tensors whose bits change in a round trip: read into our parameters, in the files' types, and
-    written again. Raises InputError when there is no room for the copy."""
+    """Names of the tensors whose bits change in a round trip: read into our parameters, in the
+    files' types, and written again. Raises InputError when there is no room for the copy."""
     needed = sum(int(np.prod(tensor.shape)) * tensor.dtype.itemsize for tensor in stored.values())
     free = shutil.disk_usage(tempfile.gettempdir()).free
     if needed > free:

@@ -2,8 +2,9 @@
 
 All raise InputError with the field and the value found.
 """
-# Why not AutoConfig of transformers: it keeps unknown fields without a word, and it fills in what is missing. And
-# transformers 4.56 reads the rope_theta of a folder written by version 5 (rope_parameters) as its own default.
+# Why not AutoConfig of transformers: it keeps unknown fields without a word, and it fills in what
+# is missing. And transformers 4.56 reads the rope_theta of a folder written by version 5
+# (rope_parameters) as its own default.
 from __future__ import annotations
 
 import math
@@ -77,8 +78,8 @@ def local_layers(raw: Mapping, rule: str) -> tuple[int, tuple[int, ...]]:
 def ropes(raw: Mapping, theta: float | None, local_theta: float | None) -> dict[str, Any]:
     """The fields of ModelConfig for rotary positions.
 
-    theta, local_theta: the family's values where config.json has none. Without local_theta the family's local layers
-    rotate like the others.
+    theta, local_theta: the family's values where config.json has none. Without local_theta the
+    family's local layers rotate like the others.
     """
     parameters, top = raw.get("rope_parameters") or {}, {"rope_theta": raw.get("rope_theta")}
     expect(isinstance(parameters, dict), "rope_parameters", parameters, "it must be an object or null.")
@@ -98,8 +99,8 @@ def ropes(raw: Mapping, theta: float | None, local_theta: float | None) -> dict[
 
 
 def _rope(places: dict[str, Any], default: float | None) -> tuple[float, RopeScaling | None]:
-    """(theta, scaling) from several places of config.json, which must agree. The place "" is its top level, which holds
-    no scaling."""
+    """(theta, scaling) from several places of config.json, which must agree. The place "" is its
+    top level, which holds no scaling."""
     thetas, scalings = {}, {}
     for place, rope in places.items():
         rope = {} if rope is None else rope

@@ -2,9 +2,9 @@
 
 To add a family:
 
-1. Open modeling_NAME.py of transformers beside `nft_jax.model.decoder`. Each part that the decoder lacks becomes a
-   field of `ModelConfig` that is off by default. Each array it lacks becomes a row of
-   `nft_jax.model.parameters.ARRAYS`. Gemma 3 brought `sandwich_norms` and two arrays this way.
+1. Open modeling_NAME.py of transformers beside `nft_jax.model.decoder`. Each part that the decoder
+   lacks becomes a field of `ModelConfig` that is off by default. Each array it lacks becomes a row
+   of `nft_jax.model.parameters.ARRAYS`. Gemma 3 brought `sandwich_norms` and two arrays this way.
 2. Compare the tensor names with `NAMES`. Where they differ, give the family a table of its own, as Gemma 3 has.
 3. Go through configuration_NAME.py field by field and write one `Family` into `FAMILIES`. Llama's says it all:
 
@@ -14,11 +14,12 @@ To add a family:
               defaults={"rms_norm_eps": 1e-6},              fields that config.json may leave out
               rope_theta=10_000.0)                          the same for the rotary base, which has two spellings
 
-   `only` lists the fields that stand for a part the decoder lacks (biases), with the value under which the part is
-   not needed. Any other value is refused by name, and so is every field that nothing here reads. Sizes, `head_dim`,
-   tying, and rotary positions with their scalings are read for all families alike.
-4. Add two cases, tied and untied, to tests/model/make_fixtures.py and run it. Every test of tests/model then covers
-   the family, and loading, saving, sampling and training know it.
+   `only` lists the fields that stand for a part the decoder lacks (biases), with the value under
+   which the part is not needed. Any other value is refused by name, and so is every field that
+   nothing here reads. Sizes, `head_dim`, tying, and rotary positions with their scalings are read
+   for all families alike.
+4. Add two cases, tied and untied, to tests/model/make_fixtures.py and run it. Every test of
+   tests/model then covers the family, and loading, saving, sampling and training know it.
 5. Check a published model: `python -m nft_jax.model.hf --check FOLDER`.
 """
 from __future__ import annotations
@@ -50,8 +51,8 @@ from nft_jax.types import InputError
 class Tensor:
     """One array of ours as a tensor of Hugging Face.
 
-    layout: the tensor's axes, in the letters of `nft_jax.model.parameters`. Letters side by side are merged into one
-    axis: `nn.Linear` stores our query [D, H, E] as [out, in], which is "HE D".
+    layout: the tensor's axes, in the letters of `nft_jax.model.parameters`. Letters side by side
+        form one merged axis. `nn.Linear` stores our query [D, H, E] as [out, in], which is "HE D".
     """
     array: str                         # key of `nft_jax.model.parameters.ARRAYS`
     name: str                          # {} stands for the number of the layer
@@ -167,8 +168,8 @@ READ = frozenset([*INTEGERS, *NUMBERS, "tie_word_embeddings", "layer_types", "at
                   "rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor"])
 READ_FOR_WINDOWS = {"": (), "last": ("use_sliding_window", "sliding_window", "max_window_layers"),
                     "pattern": ("sliding_window", "sliding_window_pattern")}
-# Fields of config.json that change nothing we compute. Any other field that is set and not read is refused, because
-# it may stand for a part that the decoder lacks.
+# Fields of config.json that change nothing we compute. Any other field that is set and not read is
+# refused, because it may stand for a part that the decoder lacks.
 WITHOUT_EFFECT = frozenset("""
     architectures model_type dtype torch_dtype transformers_version use_cache bos_token_id eos_token_id pad_token_id
     unk_token_id _name_or_path name_or_path _attn_implementation _attn_implementation_autoset _commit_hash return_dict
@@ -186,7 +187,8 @@ INSTEAD = {"['Gemma3ForConditionalGeneration']":
 def config_from_hf(raw: dict) -> ModelConfig:
     """The contents of config.json, as written by transformers 4 or 5 -> ModelConfig.
 
-    Raises InputError for a field that is missing, is not a sensible number, or needs a part that the decoder lacks.
+    Raises InputError for a field that is missing, is not a sensible number, or needs a part that
+    the decoder lacks.
     """
     family = _family(raw)
     _refuse_other_features(raw, family)

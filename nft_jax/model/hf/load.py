@@ -1,12 +1,12 @@
 """Hugging Face folders in: config.json and the safetensors, streamed, each process only its own part.
 
-1. `check_weights` reads all headers (names, shapes, types, whole files). A folder that does not fit is refused before
-   a byte of it is on a device.
-2. `load_params` puts one parameter after another on the devices. Our layer parameters stack the tensors of all layers.
-   A large one is never whole in host memory: its array is made on the devices, and one layer after another is read
-   and written into it in place.
-3. Of every tensor a process reads the part that its own devices hold. A file is mapped only while one of its tensors
-   is read, so that its pages do not stay.
+1. `check_weights` reads all headers (names, shapes, types, whole files). A folder that does not fit
+   is refused before a byte of it is on a device.
+2. `load_params` puts one parameter after another on the devices. Our layer parameters stack the
+   tensors of all layers. A large one is never whole in host memory: its array is made on the
+   devices, and one layer after another is read and written into it in place.
+3. Of every tensor a process reads the part that its own devices hold. A file is mapped only while
+   one of its tensors is read, so that its pages do not stay.
 
 So host memory holds, beyond the arrays, one tensor's part, in the file's type and in ours.
 """
@@ -59,8 +59,8 @@ def first_line(error: BaseException) -> str:
 
 
 def read_config(folder: str | os.PathLike) -> ModelConfig:
-    """config.json of the folder -> ModelConfig. Raises InputError when it is missing or needs a part that the decoder
-    lacks."""
+    """config.json of the folder -> ModelConfig. Raises InputError when it is missing or needs a
+    part that the decoder lacks."""
     raw = read_json(Path(folder) / "config.json")
     try:
         return config_from_hf(raw)
@@ -78,8 +78,8 @@ class Stored(NamedTuple):
 def check_weights(folder: str | os.PathLike, config: ModelConfig) -> dict[str, Stored]:
     """Check the headers of all files: {name of every tensor of the folder: its file, shape and type}.
 
-    Nothing is put on a device. Raises one InputError that lists every tensor that is missing, unexpected, wrongly
-    shaped or typed, and every file that is missing or cut short.
+    Nothing is put on a device. Raises one InputError that lists every tensor that is missing,
+    unexpected, wrongly shaped or typed, and every file that is missing or cut short.
     """
     folder = Path(folder)
     where = _weight_map(folder)
@@ -137,10 +137,10 @@ def load_params(folder: str | os.PathLike, config: ModelConfig | None = None, dt
                 shardings=None) -> dict:
     """The folder's weights as the dict that `decoder.init` makes.
 
-    dtype: one type for all, or a dict like the parameters, of types. None keeps the files' types; a parameter whose
-        layers differ in type then takes a type that holds all of them.
-    shardings: a dict like the parameters, of jax.sharding.Sharding. None leaves them on the default device. In a run
-        of several processes each process reads what its devices hold.
+    dtype: one type for all, or a dict like the parameters, of types. None keeps the files' types; a
+        parameter whose layers differ in type then takes a type that holds all of them.
+    shardings: a dict like the parameters, of jax.sharding.Sharding. None leaves them on the default
+        device. In a run of several processes each process reads what its devices hold.
 
     Raises the InputErrors of `check_weights` before anything is put on a device.
     """
@@ -231,7 +231,8 @@ def _write_layer(stacked: jax.Array, layer: jax.Array, index) -> jax.Array:
 
 
 def _place(shape: tuple[int, ...], sharding, part: Callable[[tuple[slice, ...]], np.ndarray]) -> jax.Array:
-    """An array of this shape from its parts: `part(index)` is called once for each part on this process's devices."""
+    """An array of this shape from its parts: `part(index)` is called once for each part on this
+    process's devices."""
     if sharding is None:
         return jnp.asarray(part((slice(None),) * len(shape)))
     parts: dict[tuple[range, ...], np.ndarray] = {}
@@ -249,7 +250,8 @@ def _read_part(file: Path, name: str, tensor: Tensor, config: ModelConfig, dtype
                index: tuple[slice, ...]) -> np.ndarray:
     """The part `index` (along our axes) of one tensor, in our layout and `dtype`.
 
-    Only this part of the file is read. But an axis that is merged behind another one (head_dim in "HE") is read whole.
+    Only this part of the file is read. But an axis that is merged behind another one
+    (head_dim in "HE") is read whole.
     """
     size = dict(zip(tensor.ours, tensor.shapes(config)[0], strict=True))
     wanted = {axis: range(size[axis])[cut] for axis, cut in zip(tensor.ours, index, strict=True)}

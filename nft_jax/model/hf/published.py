@@ -1,7 +1,7 @@
 """Shapes of the published models that our presets name.
 
-With them a run can be planned (`--dry-run`, preflight) where the hub cannot be reached. They are copied from each
-model's config.json on the Hugging Face hub. Weights are never assumed.
+With them a run can be planned (`--dry-run`, preflight) where the hub cannot be reached. They are
+copied from each model's config.json on the Hugging Face hub. Weights are never assumed.
 """
 from __future__ import annotations
 

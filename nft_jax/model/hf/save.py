@@ -1,7 +1,8 @@
 """Hugging Face folders out: config.json and the safetensors, one tensor in host memory at a time.
 
-A tensor (one layer of a stacked parameter) is brought to the host when its turn in the file has come, and dropped when
-it is written. The writer is ours because the one of safetensors needs all tensors of a file at once.
+A tensor (one layer of a stacked parameter) is brought to the host when its turn in the file has
+come, and dropped when it is written. The writer is ours because the one of safetensors needs all
+tensors of a file at once.
 """
 from __future__ import annotations
 
@@ -35,9 +36,10 @@ def save_params(params: dict, config: ModelConfig, folder: str | os.PathLike, dt
     max_shard_bytes: more than this is spread over several files with an index.
     more: further fields of config.json, which do not change the model.
 
-    Every file is first written whole under another name, so that a killed run leaves no half file under a final name.
-    Weights of an older save are replaced. In a run of several processes all must call this, and the first one writes.
-    Raises InputError for parameters that do not fit the config, or a type that model files do not hold.
+    Every file is first written whole under another name, so that a killed run leaves no half file
+    under a final name. Weights of an older save are replaced. In a run of several processes all
+    must call this, and the first one writes. Raises InputError for parameters that do not fit the
+    config, or a type that model files do not hold.
     """
     folder = Path(folder)
     shards = _plan_shards(params, config, dtype, max_shard_bytes)

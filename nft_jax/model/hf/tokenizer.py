@@ -17,8 +17,8 @@ from nft_jax.types import InputError
 def load_tokenizer(folder: str | os.PathLike):
     """The folder's tokenizer (AutoTokenizer of transformers).
 
-    Raises InputError when it cannot be read, has no chat template or no end-of-sequence token, or has ids that the
-    model's embedding lacks. Fewer ids than rows of the embedding is normal.
+    Raises InputError when it cannot be read, has no chat template or no end-of-sequence token, or
+    has ids that the model's embedding lacks. Fewer ids than rows of the embedding is normal.
     """
     folder = Path(folder)
     vocab_size = read_config(folder).vocab_size
@@ -52,8 +52,9 @@ def source_of(tokenizer) -> Path | None:
 def save_tokenizer(tokenizer, folder: str | os.PathLike) -> None:
     """Write the tokenizer's files so that transformers 4 and 5 load them.
 
-    The files of the folder it came from are copied byte for byte. New files are written where that folder is gone, or
-    the tokenizer was changed since. Files of another tokenizer in `folder` are removed."""
+    The files of the folder it came from are copied byte for byte. New files are written where that
+    folder is gone, or the tokenizer was changed since. Files of another tokenizer in `folder` are
+    removed."""
     folder, source = Path(folder), source_of(tokenizer)
     if source is None or not _unchanged(tokenizer, source):
         _remove(_files(folder))
@@ -88,8 +89,8 @@ def _unchanged(tokenizer, source: Path) -> bool:
 def _write_tokenizer(tokenizer, folder: Path) -> None:
     """Write new files of the tokenizer, for transformers 4 and 5."""
     tokenizer.save_pretrained(folder)
-    # Version 5 writes a class, and a key for extra special tokens, that version 4 does not know. It reads the older
-    # names too.
+    # Version 5 writes a class, and a key for extra special tokens, that version 4 does not know. It
+    # reads the older names too.
     path = folder / "tokenizer_config.json"
     settings = read_json(path)
     if settings.get("tokenizer_class") == "TokenizersBackend":
@@ -112,8 +113,9 @@ def special_ids(source: Path | None) -> dict:
 def save_generation_config(tokenizer, eos: Sequence[int], source: Path | None, folder: str | os.PathLike) -> None:
     """Write generation_config.json into `folder`, so that it names the ids `eos` that end an answer.
 
-    The file of the folder `source` is copied byte for byte when it names these ids already, and gets them otherwise.
-    Where there is no such file, a new one has them and the tokenizer's pad and bos ids."""
+    The file of the folder `source` is copied byte for byte when it names these ids already, and
+    gets them otherwise. Where there is no such file, a new one has them and the tokenizer's pad and
+    bos ids."""
     path = source / "generation_config.json" if source is not None else None
     text = path.read_text(encoding="utf-8") if path is not None and path.exists() else ""
     settings = json.loads(text) if text else {
@@ -126,8 +128,9 @@ def save_generation_config(tokenizer, eos: Sequence[int], source: Path | None, f
 
 
 def eos_token_ids(folder: str | os.PathLike, tokenizer) -> tuple[int, ...]:
-    """Ids that end an answer, in ascending order: eos_token_id of generation_config.json, where there is one, and the
-    tokenizer's own. Raises InputError for an id that the model lacks, by which no answer would ever end."""
+    """Ids that end an answer, in ascending order: eos_token_id of generation_config.json, where
+    there is one, and the tokenizer's own. Raises InputError for an id that the model lacks, by
+    which no answer would ever end."""
     path = Path(folder) / "generation_config.json"
     value = read_json(path).get("eos_token_id") if path.exists() else None
     ids = value if isinstance(value, list) else [] if value is None else [value]
@@ -157,8 +160,8 @@ class Text:
 
 
 def pieces(tokens: Sequence[int], text: Callable[[Sequence[int]], str]) -> list[str]:
-    """The text of each token. Joined they are the answer's text, special tokens included. A character made of several
-    tokens stands with the last of them."""
+    """The text of each token. Joined they are the answer's text, special tokens included. A
+    character made of several tokens stands with the last of them."""
     out, waiting = [], []
     for token in tokens:
         waiting.append(token)
@@ -176,7 +179,8 @@ def pieces(tokens: Sequence[int], text: Callable[[Sequence[int]], str]) -> list[
 
 @contextmanager
 def _no_advisory():
-    """Silence what transformers prints at its import without torch: that models won't be available. None is needed."""
+    """Silence what transformers prints at its import without torch: that models won't be available.
+    None is needed."""
     name = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
     before = os.environ.get(name)
     os.environ[name] = "1"

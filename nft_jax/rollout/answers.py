@@ -1,0 +1,181 @@
+"""Answers to sets of questions, part by part, judged or not: what generate and evaluate have in common.
+
+1. `identity` and `questions_of` say what the answers to a set depend on. `record.parts` refuses a table in which any
+   of it differs.
+2. `answer` fills the tables that are not finished. It chooses slots and part sizes, and reads the weights once.
+3. Each part is sampled, judged where there is a verifier, and written. A kill costs one part at most.
+"""
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from functools import cache
+from typing import Any
+
+from jax.sharding import Mesh
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from nft_jax.config import AnswerConfig, MeshConfig, VerifierConfig
+from nft_jax.data.stream import digest
+from nft_jax.model.config import Compute, ModelConfig
+from nft_jax.model.hf import eos_token_ids
+from nft_jax.model.kernels import choose_attention
+from nft_jax.record.parts import Parts
+from nft_jax.record.weights import Weights
+from nft_jax.rollout.engine import Sampler
+from nft_jax.rollout.evaluation import HeldOut
+from nft_jax.rollout.judged import judged_groups
+from nft_jax.rollout.slots import slots_that_fit
+from nft_jax.runtime.mesh import make_mesh
+from nft_jax.types import Group, Prompt, Rollout
+from nft_jax.verify import Verifier
+
+PART_ROUNDS = 8          # a part fills every slot so many times: little of it waits for its last answer
+NO_IDENTITY = ("out", "tensor", "slots", "block_size", "part_prompts")     # settings that change no answer
+
+
+def identity(settings: AnswerConfig, weights: Weights, verifier: VerifierConfig | None = None) -> dict[str, Any]:
+    """What the answers to any set, and their verdicts, are a function of; `questions_of` says the rest."""
+    found = {name: value for name, value in asdict(settings).items() if name not in NO_IDENTITY}
+    if weights.step is not None:
+        found["step"] = weights.step
+    if verifier is not None:
+        found |= {"mode": verifier.mode, "reward": verifier.reward}
+    return found | {"weights": weights.files}
+
+
+def questions_of(held: HeldOut) -> dict[str, Any]:
+    """What the answers to this set depend on, beside `identity`."""
+    return {"samples": held.samples, "questions": len(held.prompts), "prompts_digest": digest(held.prompts)}
+
+
+def answer(settings: AnswerConfig, weights: Weights, tokenizer, tables: Sequence[tuple[HeldOut, Parts]], key,
+           verifier: VerifierConfig | None = None) -> None:
+    """Fills every table that is not finished with the answers to its questions; a verifier judges them.
+
+    `key` is the base key of the sampler. Progress goes to standard error. Raises InputError for a table of other
+    settings, and where memory does not hold one slot.
+    """
+    missing = []
+    for held, parts in tables:
+        if parts.finished:
+            say(f"{parts.out} is there already, of these settings")
+        else:
+            missing.append((held, parts))
+    if missing:
+        # The verifier's processes start before jax asks for devices.
+        with Verifier(verifier) if verifier is not None else nullcontext() as judge:
+            _fill(settings, weights, tokenizer, missing, key, judge)
+
+
+def _fill(settings: AnswerConfig, weights: Weights, tokenizer, missing: Sequence[tuple[HeldOut, Parts]], key,
+          judge: Verifier | None) -> None:
+    mesh = make_mesh(MeshConfig(tensor=settings.tensor))
+    most = max(len(held.prompts) * held.samples for held, _ in missing)
+
+    def choose(samples: int) -> dict[str, int]:
+        slots = settings.slots or fitting_slots(settings, weights.config, mesh, most)
+        return {"slots": slots, "part_prompts": settings.part_prompts or -(-PART_ROUNDS * slots // samples)}
+
+    # All sizes are chosen before the weights take memory. A table that was begun keeps its sizes.
+    chosen = [parts.claim(lambda samples=held.samples: choose(samples)) for held, parts in missing]
+
+    @cache
+    def sampler(slots: int) -> Sampler:
+        attention, _ = choose_attention("auto", mesh.devices.flat[0].platform, settings.dtype, weights.config.head_dim)
+        return Sampler(weights.config, tokenizer, eos_token_ids(weights.folder, tokenizer),
+                       replace(settings, slots=slots), mesh=mesh, max_prompt_tokens=settings.max_prompt_tokens,
+                       compute=Compute(settings.dtype, attention=attention, mesh=mesh))
+
+    # No name holds the parameters: they are let go once the weights that decode are made.
+    decoding = sampler(chosen[0]["slots"]).cast(weights.read(mesh=mesh))
+    done = [sum(parts.done(held.prompts, sizes["part_prompts"]))
+            for (held, parts), sizes in zip(missing, chosen, strict=True)]
+    bar = AnswerBar(sum(len(held.prompts) * held.samples for held, _ in missing),
+                    sum(count * held.samples for count, (held, _) in zip(done, missing, strict=True)))
+    with bar:
+        for (held, parts), sizes, count in zip(missing, chosen, done, strict=True):
+            def answers(prompts: Sequence[Prompt], held=held, slots=sizes["slots"]) -> Iterable:
+                asked = decoding, prompts, held.samples, key, held.stream, settings
+                if judge is None:
+                    return _in_order(sampler(slots).sample(*asked, progress=bar.block), len(prompts), bar)
+                return _counted(judged_groups(sampler(slots), judge, *asked, progress=bar.block), bar)
+
+            say(f"{held.name}: {len(held.prompts) - count:,} of {len(held.prompts):,} questions to go, {held.samples} "
+                f"answers each, {sizes['slots']} at a time")
+            parts.fill(held.prompts, sizes["part_prompts"], answers, bar.part)
+
+
+def fitting_slots(settings: AnswerConfig, model: ModelConfig, mesh: Mesh, answers: int) -> int:
+    """As many slots as `answers` can use and memory holds beside the weights. Raises InputError where none fits."""
+    return slots_that_fit(
+        model, mesh, answers, settings.max_prompt_tokens, settings.max_new_tokens, settings.dtype, settings.kv_dtype,
+        field="--slots", remedy="lower --max-new-tokens, use --dtype bfloat16 or --kv-dtype int8, or more devices for "
+        "a copy of the model (--tensor)")
+
+
+def _in_order(groups: Iterable[tuple[int, tuple[Rollout, ...]]], count: int, bar: AnswerBar) -> list:
+    """The rollouts of every prompt in the order of the prompts; groups come in the order in which they finish."""
+    found = {}
+    for position, rollouts in groups:
+        found[position] = rollouts
+        bar.group(len(rollouts))
+    return [found[position] for position in range(count)]
+
+
+def _counted(groups: Iterable[Group], bar: AnswerBar) -> Iterator[Group]:
+    for group in groups:
+        bar.group(len(group.rollouts))
+        yield group
+
+
+def say(text: object) -> None:
+    """Prints a line on standard error."""
+    Console(stderr=True, highlight=False).print(text, soft_wrap=True)
+
+
+class AnswerBar:
+    """Progress in answers, on standard error: a bar on a terminal, a line for every part elsewhere.
+
+    `done`: answers of parts that an earlier start has finished.
+    """
+
+    def __init__(self, answers: int, done: int):
+        self.answers, self.done, self.first = answers, done, done
+        self.tokens, self.started = 0, time.monotonic()
+        console = Console(stderr=True, highlight=False)
+        self.bar = Progress(TextColumn("answers"), MofNCompleteColumn(), BarColumn(bar_width=None),
+                            TextColumn("{task.fields[speed]}"), TextColumn("left"), TimeRemainingColumn(),
+                            console=console, transient=True, disable=not console.is_terminal)
+        self.task = self.bar.add_task("", total=answers, completed=done, speed="")
+
+    def __enter__(self) -> AnswerBar:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def block(self, tokens: int) -> None:
+        """So many tokens were decoded."""
+        self.tokens += tokens
+        self.bar.update(self.task, speed=self.speed)
+
+    def group(self, answers: int) -> None:
+        """So many answers ended."""
+        self.done += answers
+        self.bar.update(self.task, completed=self.done)
+
+    def part(self, part: int, count: int) -> None:
+        """Part `part` of `count` was written."""
+        if self.bar.disable:
+            seconds = time.monotonic() - self.started
+            left = seconds / max(self.done - self.first, 1) * (self.answers - self.done)
+            say(f"part {part + 1}/{count}  {self.done:,} of {self.answers:,} answers  {self.speed}  left {left:,.0f} s")
+
+    @property
+    def speed(self) -> str:
+        return f"{self.tokens / max(time.monotonic() - self.started, 1e-9):,.0f} tokens/s"
