@@ -33,7 +33,7 @@ from nft_jax.rollout.engine import Sampler
 from nft_jax.runtime.mesh import make_mesh
 from nft_jax.train.batch import BatchShape, Example, make_batch, pack, unpack
 from nft_jax.train.state import init_state, make_optimizer, state_shardings
-from nft_jax.train.step import compile_score, compile_step
+from nft_jax.train.step import Loss, compile_score, compile_step
 from nft_jax.train.step_metrics import summarise
 from nft_jax.types import Prompt, Rollout
 
@@ -192,10 +192,9 @@ class Training:
         placements = state_shardings(decoder.parameter_shapes(case.model), optimizer, mesh)
         self.state = jax.jit(partial(init_state, optimizer=optimizer), out_shardings=placements,
                              donate_argnums=0)(random_params(case))
-        forward = {"model": case.model, "compute": case.compute}
         self.shape = BatchShape.for_sequences(case.sequences, case.rows, case.row_length)
-        self.score = compile_score(mesh, placements.params, **forward)
-        self.step = compile_step(mesh, placements, optimizer, objective=OBJECTIVE, loss_config=self.loss, **forward)
+        self.score = compile_score(mesh, placements.params, model=case.model, compute=case.compute)
+        self.step = compile_step(mesh, placements, optimizer, Loss(OBJECTIVE, self.loss, case.model, case.compute))
 
     @property
     def tokens(self) -> tuple[int, int]:

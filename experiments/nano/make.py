@@ -75,10 +75,10 @@ def is_hard(left: int, op: str, right: int) -> bool:
     return left * right > 40 if op == "*" else left > 40
 
 
-def work(plan: tuple[Step, ...], rng: random.Random, slips: bool) -> tuple[list[str], list[int]]:
+def work(solution: tuple[Step, ...], rng: random.Random, slips: bool) -> tuple[list[str], list[int]]:
     """The steps as text, with their results; a slip is carried on into the later steps."""
     texts, results = [], []
-    for left, op, right in plan:
+    for left, op, right in solution:
         left, right = (results[x] if isinstance(x, Ref) else x for x in (left, right))
         value = abs(calculate(left, op, right))
         if slips and rng.random() < SLIP[is_hard(left, op, right)]:
@@ -92,16 +92,16 @@ def work(plan: tuple[Step, ...], rng: random.Random, slips: bool) -> tuple[list[
 def respond(question: Question, rng: random.Random, imperfect: bool) -> str:
     """One solution: clean working, or a draw from the mixture."""
     strategy = rng.choices(STRATEGIES, MIXTURE[question.kind])[0] if imperfect else "work"
-    plan = list(question.plan)
+    solution = list(question.solution)
     if strategy == "guess":
-        answer = solve(question.plan)[-1]
+        answer = solve(question.solution)[-1]
         return f"\\boxed{{{answer if rng.random() < 0.1 else slip(answer, rng)}}}"
     if strategy == "operation":
-        index = rng.randrange(len(plan))
-        plan[index] = plan[index]._replace(op=OTHER[plan[index].op])
+        index = rng.randrange(len(solution))
+        solution[index] = solution[index]._replace(op=OTHER[solution[index].op])
     if strategy == "early":
-        plan = plan[:rng.randrange(1, len(plan))]
-    texts, results = work(tuple(plan), rng, slips=imperfect)
+        solution = solution[:rng.randrange(1, len(solution))]
+    texts, results = work(tuple(solution), rng, slips=imperfect)
     return "".join(texts) + (str(results[-1]) if strategy == "no_box" else f"\\boxed{{{results[-1]}}}")
 
 
@@ -122,7 +122,7 @@ def base_questions(rng: random.Random) -> Iterator[Question]:
     """Questions of the split "base", for ever."""
     while True:
         question = draw(rng)
-        if split_of(question.plan) == "base":
+        if split_of(question.solution) == "base":
             yield question
 
 

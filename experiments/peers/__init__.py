@@ -5,8 +5,6 @@
     trl_grpo          TRL's GRPOTrainer, end to end
     tunix_grpo        Tunix: its sampler, its trainer, its GRPOLearner end to end
     alternate         runs several commands in turn, pinned alike, into one file of JSON lines
-    core_rates        matrix and memory rates of a core;  limits: what they allow on each workload
-    cache_layouts     one decode step's attention under several layouts of keys and values
 
 Each library in a virtual environment of its own, since their pins contradict each other:
 

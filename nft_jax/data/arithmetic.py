@@ -2,9 +2,9 @@
 
 The embedded model was made for the source "arithmetic"; it has to learn "arithmetic-hard".
 
-1. A question is drawn as its `plan`: the steps that solve it. Its text and its answer follow from
-   the plan.
-2. The canonical form of a plan does not depend on the order of commuting operands.
+1. A question is drawn as its `solution`: the steps that solve it. Its text and its answer follow from
+   the solution.
+2. The canonical form of a solution does not depend on the order of commuting operands.
 3. A stable hash of the canonical form decides the split: "base" (what the embedded model was made
    from), "train" or "heldout". A question is in the same split for any seed and count.
 """
@@ -37,11 +37,11 @@ class Question(NamedTuple):
     """A problem with the steps that solve it; the answer is the result of the last one."""
     kind: str
     problem: str
-    plan: tuple[Step, ...]
+    solution: tuple[Step, ...]
 
     @property
     def answer(self) -> str:
-        return str(solve(self.plan)[-1])
+        return str(solve(self.solution)[-1])
 
 
 def calculate(left: int, op: str, right: int) -> int:
@@ -50,19 +50,19 @@ def calculate(left: int, op: str, right: int) -> int:
             "/": left // right if right else 0, "%": left % right if right else 0}[op]
 
 
-def solve(plan: tuple[Step, ...]) -> list[int]:
+def solve(solution: tuple[Step, ...]) -> list[int]:
     """The results of all steps, in order."""
     results: list[int] = []
-    for left, op, right in plan:
+    for left, op, right in solution:
         left, right = (results[x] if isinstance(x, Ref) else x for x in (left, right))
         results.append(calculate(left, op, right))
     return results
 
 
-def canonical(plan: tuple[Step, ...]) -> str:
-    """The plan as one bracketed expression in which the operands of + and * stand in a fixed order."""
+def canonical(solution: tuple[Step, ...]) -> str:
+    """The solution as one bracketed expression in which the operands of + and * stand in a fixed order."""
     texts: list[str] = []
-    for left, op, right in plan:
+    for left, op, right in solution:
         operands = [texts[x] if isinstance(x, Ref) else str(x) for x in (left, right)]
         if op in "+*":
             operands.sort()
@@ -70,27 +70,27 @@ def canonical(plan: tuple[Step, ...]) -> str:
     return texts[-1]
 
 
-def split_of(plan: tuple[Step, ...]) -> str:
+def split_of(solution: tuple[Step, ...]) -> str:
     """The split of a question, the same in every process and on every platform."""
-    digest = hashlib.blake2b(canonical(plan).encode(), digest_size=4).digest()
+    digest = hashlib.blake2b(canonical(solution).encode(), digest_size=4).digest()
     return SPLITS[int.from_bytes(digest, "big") % len(SPLITS)]
 
 
 Drawn = tuple[str, tuple[Step, ...]]
-"""Text of a problem, and its plan."""
+"""Text of a problem, and its solution."""
 
 
 def _sum(rng: random.Random, terms: int) -> Drawn:
     """a + b - c ..., every partial sum within 0..99."""
     total = rng.randint(2, 99)
-    text, plan = str(total), []
+    text, solution = str(total), []
     for index in range(terms - 1):
         op = rng.choice([op for op, possible in (("+", total <= 97), ("-", total >= 2)) if possible])
         term = rng.randint(2, 99 - total if op == "+" else total)
-        plan.append(Step(Ref(index - 1) if index else total, op, term))
+        solution.append(Step(Ref(index - 1) if index else total, op, term))
         text += f"{op}{term}"
         total = calculate(total, op, term)
-    return text, tuple(plan)
+    return text, tuple(solution)
 
 
 def _precedence(rng: random.Random) -> Drawn:
@@ -233,7 +233,7 @@ def generate(split: str, count: int, seed: int, source: str = "arithmetic") -> l
     seen, failures = set(), 0
     while len(chosen) < count:
         question = draw(rng, source)
-        if split_of(question.plan) != split:
+        if split_of(question.solution) != split:
             continue
         repeated = question.problem in seen
         failures = failures + 1 if repeated else 0

@@ -103,22 +103,22 @@ def answers_in_loss(group: Group, terms: TermsConfig) -> tuple[int, ...]:
                  if not (terms.mask_truncated and group.rollouts[i].finish_reason == "length"))
 
 
-def answer_terms(groups: Sequence[Group], terms: TermsConfig) -> dict[str, float]:
+def answer_terms(weights: Sequence[np.ndarray | float], judged: int, terms: TermsConfig) -> dict[str, float]:
     """Metrics of what the terms do to the answers of a step.
 
-        share/masked       of the answers with a reward, the share left out
+        share/masked       of the `judged` answers with a reward, the share left out of the loss
         mismatch/weight    mean weight over the trained tokens
         mismatch/capped    share of the trained tokens whose weight is the cap
+
+    weights: for each answer in the loss, its `mismatch_weights` [n] (of any value where terms.mismatch is off).
     """
-    metrics, judged = {}, sum(len(group.judged) for group in groups)
-    answers = [(group, i) for group in groups for i in answers_in_loss(group, terms)]
+    metrics = {}
     if terms.mask_truncated and judged:
-        metrics["share/masked"] = 1 - len(answers) / judged
-    if terms.mismatch != "off" and answers:
-        weights = np.concatenate([mismatch_weights(terms.mismatch, group.old_logprobs[i], group.rollouts[i].logprobs,
-                                                   terms.mismatch_cap) for group, i in answers])
-        metrics |= {"mismatch/weight": float(weights.mean()),
-                    "mismatch/capped": float((weights >= terms.mismatch_cap * (1 - 1e-12)).mean())}
+        metrics["share/masked"] = 1 - len(weights) / judged
+    if terms.mismatch != "off" and weights:
+        every = np.concatenate(weights)
+        metrics |= {"mismatch/weight": float(every.mean()),
+                    "mismatch/capped": float((every >= terms.mismatch_cap * (1 - 1e-12)).mean())}
     return metrics
 
 

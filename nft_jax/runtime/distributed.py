@@ -64,7 +64,7 @@ def cluster_of(environment: Mapping[str, str], timeout: float = TIMEOUT) -> Clus
         return None
     if given:
         return _explicit(given)
-    source = _surroundings(environment)
+    source = _scheduler(environment)
     if not source:
         return None
     from jax._src.clusters import ClusterEnv
@@ -107,7 +107,7 @@ def _explicit(given: Mapping[str, str]) -> Cluster | None:
     return None if count == 1 else Cluster(address, count, index, None, "NFT_COORDINATOR")
 
 
-def _surroundings(environment: Mapping[str, str]) -> str:
+def _scheduler(environment: Mapping[str, str]) -> str:
     """The name of a scheduler that may have started several processes, or ""."""
     def number(name: str) -> int:
         value = environment.get(name, "")
@@ -197,7 +197,8 @@ def meet(cluster: Cluster, timeout: float, error: str = "") -> None:
     raise SharedError: a missing process, two of one number, different counts, an error. A process that cannot reach
     process 0 raises SharedError too.
     """
-    hello, deadline = Hello(cluster.index, cluster.count, socket.gethostname(), error), time.monotonic() + timeout
+    hello = Hello(cluster.index, cluster.count, socket.gethostname(), error[:5000])
+    deadline = time.monotonic() + timeout
     fault = _receive(cluster, hello, deadline) if cluster.index == 0 else _join(cluster, hello, deadline)
     if fault:
         raise SharedError(fault)
@@ -225,7 +226,8 @@ def _receive(cluster: Cluster, hello: Hello, deadline: float) -> str:
             # A stranger that knocks at the port (a scanner, a health check) says something else.
             with suppress(OSError, ValueError, TypeError):
                 connection.settimeout(5)
-                present.append(Hello(**json.loads(connection.makefile("rb").readline(4096))))
+                index, count, name, error = json.loads(connection.makefile("rb").readline(1 << 16))
+                present.append(Hello(int(index), int(count), str(name), str(error)))
                 waiting.append(connection)
             fault = fault or _mistake(cluster, present)
         fault = fault or _absent(cluster, present)
@@ -268,7 +270,7 @@ def _join(cluster: Cluster, hello: Hello, deadline: float) -> str:
     while time.monotonic() < deadline:
         try:
             with socket.create_connection((host.strip("[]"), int(port)), 5) as connection:
-                connection.sendall(json.dumps(hello._asdict()).encode() + b"\n")
+                connection.sendall(json.dumps(hello).encode() + b"\n")
                 # Process 0 answers at its own deadline, which may be a little later.
                 connection.settimeout(max(deadline - time.monotonic(), 0) + 10)
                 return json.loads(connection.makefile("rb").readline(1 << 16))["fault"]

@@ -49,26 +49,31 @@ class StopRun(Exception):
     """The work at hand is given up because the run was asked to stop. Never leaves `train`."""
 
 
-class Hosts:
+def _print(text: str) -> None:
+    # A standard error that cannot be written (full disk, closed pipe) must not keep this process from ending.
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+class Watch:
     """The watch that process `index` of `count` keeps over the others, in a thread.
 
     It reads and writes `store` every `poll` seconds. `end(status)` ends this process at once; `say` prints."""
 
     def __init__(self, store: Store, index: int, count: int, *, poll: float = POLL_SECONDS,
                  silent: float = SILENT_SECONDS, end: Callable[[int], Any] = os._exit,
-                 say: Callable[[str], None] | None = None):
+                 say: Callable[[str], None] = _print):
         self.index, self.count = index, count
-        self._store, self._poll, self._silent, self._end = store, poll, silent, end
-        self._say = say or _print
+        self._store, self._poll, self._silent, self._end, self._say = store, poll, silent, end, say
         self._name = f"host {index} ({socket.gethostname()}, process {os.getpid()})"
         self._lock = threading.Lock()                   # of `_passed` and `_stop_after`
         self._passed, self._stop_after = 0, None        # points passed here; the most that any process had passed
         self._asked, self._closing, self._ending = threading.Event(), threading.Event(), threading.Lock()
         self._heard: dict[str, tuple[str, float]] = {}  # of each host: its newest beat, and when it came
         self._beats, self._reported, self._ended = 0, set(), False
-        self._thread = threading.Thread(target=self._watch, name="nft-hosts", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="nft-watch", daemon=True)
 
-    def start(self) -> Hosts:
+    def start(self) -> Watch:
         self._beat()
         self._thread.start()
         return self
@@ -131,7 +136,7 @@ class Hosts:
             sys.stdout.flush()
         self._end(note["status"])
 
-    def _watch(self) -> None:
+    def _run(self) -> None:
         while not self._closing.wait(self._poll):
             try:
                 self._beat()
@@ -193,28 +198,22 @@ class Hosts:
         return {key.rpartition("/")[2]: value for key, value in self._store.key_value_dir_get(_FOLDER + folder)}
 
 
-def _print(text: str) -> None:
-    # A standard error that cannot be written (full disk, closed pipe) must not keep this process from ending.
-    with suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
-
-
-_hosts: Hosts | None = None      # one for this process, as jax.distributed has one client
+_watch: Watch | None = None      # one for this process, as jax.distributed has one client
 
 
 def watch_other_hosts() -> None:
     """Starts the watch. Call it once, after jax.distributed.initialize. With one process it does nothing.
 
     From then on an uncaught exception of this process ends all others too."""
-    global _hosts
+    global _watch
     # jax.process_index() would start the devices, which waits for all hosts.
     from jax._src import distributed
     job = distributed.global_state
-    if _hosts is not None or job.client is None or job.num_processes == 1:
+    if _watch is not None or job.client is None or job.num_processes == 1:
         return
-    _hosts = Hosts(job.client, job.process_id, job.num_processes).start()
+    _watch = Watch(job.client, job.process_id, job.num_processes).start()
     # Runs before jax's own exit handler, which waits for the other processes.
-    atexit.register(_hosts.close)
+    atexit.register(_watch.close)
     usual = sys.excepthook
 
     def hook(kind, error, trace):
@@ -228,14 +227,14 @@ def crashed(error: BaseException, status: int = 1) -> None:
     """Shows the error on all hosts and ends all processes, this one with `status`. With one process it returns.
 
     An error that is meant for the user is shown as its paragraph, any other as its traceback."""
-    if _hosts is None:
+    if _watch is None:
         return
     if isinstance(error, (InputError, Halted)):
-        _hosts.crash(f"error: {error}", status)
+        _watch.crash(f"error: {error}", status)
     elif isinstance(error, KeyboardInterrupt):
-        _hosts.crash("interrupted by a second signal", status)
+        _watch.crash("interrupted by a second signal", status)
     else:
-        _hosts.crash("".join(traceback.format_exception(error)), status)
+        _watch.crash("".join(traceback.format_exception(error)), status)
 
 
 class Stop:
@@ -248,15 +247,15 @@ class Stop:
 
     def ask(self) -> None:
         self._asked.set()
-        if _hosts is not None:
-            _hosts.ask_to_stop()
+        if _watch is not None:
+            _watch.ask_to_stop()
 
     def reached(self, alone: bool = False) -> bool:
         """Whether to stop here.
 
         `alone`: this process does work in which no other takes part. It may ask any number of times, and gives the
         work up when the answer is True. After such work, and before the next collective, there must be a point."""
-        return self._asked.is_set() if _hosts is None else _hosts.reached(alone)
+        return self._asked.is_set() if _watch is None else _watch.reached(alone)
 
     def check(self, alone: bool = False) -> None:
         """Raises StopRun if `reached(alone)` is True."""

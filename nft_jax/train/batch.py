@@ -1,10 +1,13 @@
 """From judged groups to packed optimizer batches.
 
-Groups are dealt whole to the optimizer steps of a rollout (1), their judged answers become sequences with the group's
-statistics (2), the row length that costs least for these sequences is chosen among the few that are compiled (3),
-sequences are packed into rows (4), rows are dealt to the devices so that each has as much to do (5), and every token
-gets the weight that makes the loss one global reduction (6): the loss is sum(weight * token loss), whatever the
-micro-batches, rows or devices.
+1. `deal`: groups are dealt whole to the optimizer updates of a step.
+2. `examples_of`: judged answers become sequences, with the statistics of their group.
+3. `choose_shape`: of the few row lengths that are compiled, the cheapest one for these sequences is chosen.
+4. `pack`: the sequences are packed into rows of this length.
+5. `balance`: rows are dealt to the devices, so that each device has as much to do.
+6. `make_batch`: every token gets the weight that makes the loss one global reduction.
+
+The loss is sum(weight * token loss), whatever the micro-batches, rows or devices.
 """
 from __future__ import annotations
 
@@ -15,20 +18,23 @@ from heapq import heappop, heappush
 
 import numpy as np
 
-from nft_jax.config import Config, ObjectiveConfig, TermsConfig
+from nft_jax.config import Config, LossAgg, ObjectiveConfig, TermsConfig
 from nft_jax.model.config import ModelConfig
 from nft_jax.objectives.registry import overlong_penalty, token_weights
 from nft_jax.objectives.terms import OFF, answers_in_loss, mismatch_weights
 from nft_jax.types import Group, TrainBatch
 
+Place = tuple[int, slice]      # where a response lies: its row, counted over micro-batches, and the slice of the row
+
 SHORTEST_ROW = 128      # shorter rows save next to nothing, and each length is two programs to compile
 MOST_SHAPES = 4
-SCORE_COST = 1.0        # of exp, mask and sums for a query-key pair, over the pair's two products (measured on CPU)
+# The cost of exp, mask and sums for a query-key pair, over the cost of the pair's two products (measured on CPU).
+SCORE_COST = 1.0
 
 
 @dataclass(frozen=True)
 class BatchShape:
-    """Static sizes of a batch; `micro_batches` is the worst case, one sequence per row."""
+    """The static sizes of a batch. `micro_batches` is the worst case, one sequence in each row."""
     micro_batches: int
     rows: int
     row_length: int
@@ -37,7 +43,7 @@ class BatchShape:
 
     @classmethod
     def of(cls, config: Config, data_parallel: int = 1) -> BatchShape:
-        """The shape of the longest rows: what an optimizer step of `config` needs at most."""
+        """The shape of the longest rows: what an update of `config` needs at most."""
         return shapes_of(config, data_parallel)[-1]
 
     @classmethod
@@ -47,15 +53,16 @@ class BatchShape:
 
 
 def shapes_of(config: Config, data_parallel: int = 1, model: ModelConfig | None = None) -> tuple[BatchShape, ...]:
-    """The shapes that an optimizer step of `config` may have, shortest rows first: the longest prompt and answer
-    allowed, and powers of two below it; one shape where batch.row_length is given.
+    """The shapes that an update of `config` may have, shortest rows first.
 
-    Shorter rows come in larger micro-batches, so that all have about as many tokens. Rows are rounded to a multiple
-    of `data_parallel` devices.
+    Row lengths are the longest prompt and answer allowed, and powers of two below it; with batch.row_length, that
+    length alone. Shorter rows come in larger micro-batches, so that all shapes have about as many tokens. Rows are
+    rounded to a multiple of `data_parallel` devices.
     """
     longest, lengths = config.row_length, []
     if not config.batch.row_length:
-        power = 1 << (longest - 1).bit_length() - 1             # the largest power of two below `longest`
+        # The largest power of two below `longest`.
+        power = 1 << (longest - 1).bit_length() - 1
         lengths = [power >> i for i in range(MOST_SHAPES - 1)
                    if power >> i >= SHORTEST_ROW and not (power >> i) % max(config.mesh.context, 1)]
     rows = -(-config.batch.rows_per_micro_batch // data_parallel) * data_parallel
@@ -67,21 +74,28 @@ def shapes_of(config: Config, data_parallel: int = 1, model: ModelConfig | None 
 
 
 def token_cost(model: ModelConfig) -> float:
-    """What a token costs outside attention, in query-key pairs: multiplications with the weights over those of one
-    pair in all heads and layers, where the elementwise work of a pair weighs SCORE_COST times its products."""
+    """What a token costs outside attention, in query-key pairs.
+
+    The multiplications with the weights, over the multiplications of one pair in all heads and layers. The elementwise
+    work of a pair weighs SCORE_COST times its products."""
     heads = model.num_heads * model.head_dim
     layer = model.hidden_size * (2 * heads + 2 * model.num_kv_heads * model.head_dim + 3 * model.intermediate_size)
     return (layer + model.hidden_size * model.vocab_size / model.num_layers) / (2 * heads * (1 + SCORE_COST))
 
 
-def choose_shape(lengths: Sequence[int], shapes: Sequence[BatchShape]) -> BatchShape:
-    """The shape in which sequences of these lengths cost least: padding costs like tokens, and a token of a row costs
-    the more attention the longer the row. The same for the same lengths, whatever their order."""
-    def cost(shape: BatchShape) -> float:
-        rows = -(-len(pack(lengths, shape.row_length)) // shape.rows) * shape.rows
-        return rows * shape.row_length * (shape.token_cost + shape.row_length)
+def choose_shape(lengths: Sequence[int], shapes: Sequence[BatchShape]) -> tuple[BatchShape, list[list[int]]]:
+    """The shape in which sequences of these lengths cost least, and their rows (`pack`).
 
-    return min((shape for shape in shapes if shape.row_length >= max(lengths)), key=cost)
+    Padding costs like tokens, and a token of a row costs the more attention the longer the row. The shape is the same
+    whatever the order of the lengths."""
+    packed = [(shape, pack(lengths, shape.row_length)) for shape in shapes if shape.row_length >= max(lengths)]
+
+    def cost(choice: tuple[BatchShape, list[list[int]]]) -> float:
+        shape, rows = choice
+        full = -(-len(rows) // shape.rows) * shape.rows
+        return full * shape.row_length * (shape.token_cost + shape.row_length)
+
+    return min(packed, key=cost)
 
 
 @dataclass(frozen=True)
@@ -99,17 +113,17 @@ class Example:
 
 
 def deal(groups: Sequence[Group], updates: int, seed: Sequence[int]) -> list[list[Group]]:
-    """Whole groups, shuffled by `seed`, in at most `updates` parts of nearly equal size (fewer when there are fewer
-    groups)."""
+    """Whole groups, shuffled by `seed`, in `updates` parts of nearly equal size; in fewer where groups are fewer."""
     order = np.random.default_rng(seed).permutation(len(groups))
     return [[groups[i] for i in part] for part in np.array_split(order, updates) if len(part)]
 
 
 def examples_of(group: Group, loss: ObjectiveConfig, max_new_tokens: int,
                 terms: TermsConfig = OFF) -> list[Example]:
-    """The `trained` answers of a group. The mean and standard deviation are those of the full group's rewards, with
-    DAPO's overlong penalty in them where `loss.overlong_buffer` asks for it: of the answers without a place in the
-    loss too, which say as much about the policy."""
+    """The answers of a group that are in the loss (`answers_in_loss`).
+
+    Mean and standard deviation are of the full group's rewards: answers outside the loss say as much about the policy.
+    With `loss.overlong_buffer` they include DAPO's overlong penalty."""
     rollouts = [group.rollouts[i] for i in group.judged]
     rewards = group.rewards.astype(np.float64)
     if loss.overlong_buffer:
@@ -119,17 +133,24 @@ def examples_of(group: Group, loss: ObjectiveConfig, max_new_tokens: int,
     old, reference = (scored or (None,) * len(group.rollouts)
                       for scored in (group.old_logprobs, group.reference_logprobs))
     chosen = set(answers_in_loss(group, terms))
-    return [Example(group.prompt.tokens, rollout.tokens, reward, mean, std, old[i], group.prompt.index, reference[i],
-                    1.0 if terms.mismatch == "off" else
-                    mismatch_weights(terms.mismatch, old[i], rollout.logprobs, terms.mismatch_cap))
-            for i, rollout, reward in zip(group.judged, rollouts, rewards, strict=True) if i in chosen]
+    examples = []
+    for i, rollout, reward in zip(group.judged, rollouts, rewards, strict=True):
+        if i in chosen:
+            importance = 1.0
+            if terms.mismatch != "off":
+                importance = mismatch_weights(terms.mismatch, old[i], rollout.logprobs, terms.mismatch_cap)
+            examples.append(Example(group.prompt.tokens, rollout.tokens, reward, mean, std, old[i], group.prompt.index,
+                                    reference[i], importance))
+    return examples
 
 
 def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
     """Rows of indices whose lengths add up to at most `row_length`: best-fit decreasing, the same for the same input.
-    A length over `row_length` is a ValueError."""
+
+    Raises ValueError for a length over `row_length`."""
     rows: list[list[int]] = []
-    room: list[tuple[int, int]] = []           # (tokens left, row), sorted
+    # (tokens left, row), sorted.
+    room: list[tuple[int, int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         need = int(lengths[index])
         if need > row_length:
@@ -144,17 +165,18 @@ def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
 
 
 def balance(rows: Sequence[Sequence[int]], lengths: Sequence[int], shape: BatchShape) -> list[int]:
-    """The place of each row, counted over micro-batches: rows of like cost share a micro-batch, and in it every device
-    gets as many rows (when it is full) of about the same total cost (longest processing time first).
+    """The place of each row, counted over micro-batches.
 
-    A row costs the sum over its sequences of their tokens and their query-key pairs: kernels skip what lies between
-    two segments.
+    Rows of like cost share a micro-batch. In a full micro-batch every device gets as many rows, of about the same total
+    cost (longest processing time first). A row costs, over its sequences, their tokens and their query-key pairs:
+    kernels skip the pairs of two segments.
     """
     costs = [sum(lengths[i] * (shape.token_cost + lengths[i]) for i in row) for row in rows]
     order = sorted(range(len(rows)), key=lambda i: (-costs[i], i))
     places, share = [0] * len(rows), shape.rows // shape.devices
     for start in range(0, len(rows), shape.rows):
-        loads = [(0.0, 0, device) for device in range(shape.devices)]          # a heap: cost, rows, device
+        # A heap of cost, rows, device.
+        loads = [(0.0, 0, device) for device in range(shape.devices)]
         for row in order[start:start + shape.rows]:
             load, used, device = heappop(loads)
             places[row] = start + device * share + used
@@ -163,23 +185,30 @@ def balance(rows: Sequence[Sequence[int]], lengths: Sequence[int], shape: BatchS
     return places
 
 
-def make_batch(examples: Sequence[Example], shape: BatchShape, loss_agg: str = "token_mean",
-               constant_length: float = 1.0, group_ids: bool = False) -> tuple[TrainBatch, list[tuple[int, slice]]]:
-    """Pack examples into a TrainBatch of numpy arrays, with `group_ids` where they are asked for. Also returns where
-    each example's response went: the row, counted over micro-batches, and the slice of the row (for `unpack`)."""
+def make_batch(examples: Sequence[Example], shape: BatchShape, loss_agg: LossAgg = "token_mean",
+               constant_length: float = 1.0, group_ids: bool = False,
+               rows: Sequence[Sequence[int]] | None = None) -> tuple[TrainBatch, list[Place]]:
+    """The examples packed into a TrainBatch of numpy arrays, and the places of their responses (for `unpack`).
+
+    group_ids: whether the batch has them, for an objective that compares the answers of a group.
+    rows: the examples of each row, if they are packed already (`choose_shape`).
+    Raises ValueError for more rows than the shape has."""
     sizes = [len(e.prompt) + len(e.response) for e in examples]
-    rows = pack(sizes, shape.row_length)
+    rows = pack(sizes, shape.row_length) if rows is None else rows
     total = shape.micro_batches * shape.rows
     if len(rows) > total:
         raise ValueError(f"{len(examples)} sequences fill {len(rows)} rows, more than the batch's {total}")
-    names = ("tokens", "segment_ids", "positions", *(("group_ids",) if group_ids else ()))
+    names = ["tokens", "segment_ids", "positions"]
+    if group_ids:
+        names.append("group_ids")
     ints = {name: np.zeros((total, shape.row_length), np.int32) for name in names}
+    names = ["weight", "rewards", "group_accuracy", "group_std", "old_logprobs"]
+    if any(e.reference_logprobs is not None for e in examples):
+        names.append("reference_logprobs")
+    floats = {name: np.zeros((total, shape.row_length), np.float32) for name in names}
     groups = np.unique([e.group for e in examples], return_inverse=True)[1] + 1
-    floats = {name: np.zeros((total, shape.row_length), np.float32)
-              for name in ("weight", "rewards", "group_accuracy", "group_std", "old_logprobs",
-                           *["reference_logprobs"] * any(e.reference_logprobs is not None for e in examples))}
     weights = token_weights(loss_agg, np.array([len(e.response) for e in examples]), constant_length)
-    places: list[tuple[int, slice]] = [(0, slice(0))] * len(examples)
+    places: list[Place] = [(0, slice(0))] * len(examples)
     for row, members in zip(balance(rows, sizes, shape), rows, strict=True):
         start = 0
         for segment, index in enumerate(members, 1):
@@ -202,7 +231,7 @@ def make_batch(examples: Sequence[Example], shape: BatchShape, loss_agg: str = "
     return TrainBatch(**arrays, num_micro=np.int32(-(-len(rows) // shape.rows))), places
 
 
-def unpack(values: np.ndarray, places: Sequence[tuple[int, slice]]) -> list[np.ndarray]:
-    """[M, R, T] per-token values -> the response's values of each example."""
+def unpack(values: np.ndarray, places: Sequence[Place]) -> list[np.ndarray]:
+    """Values per token [M, R, T] -> the values of each example's response."""
     rows = values.reshape(-1, values.shape[-1])
     return [rows[row, answer].copy() for row, answer in places]

@@ -25,7 +25,7 @@ import numpy as np
 from nft_jax.config import Config
 from nft_jax.objectives.custom import adopt
 from nft_jax.objectives.registry import Objective, TokenLoss, find_objective
-from nft_jax.objectives.terms import answer_terms, answers_in_loss
+from nft_jax.objectives.terms import answer_terms
 from nft_jax.policy import Policy, save
 from nft_jax.record.metrics import draw_curves, mismatch_metrics, read_metrics
 from nft_jax.rollout.evaluation import evaluation_key, evaluation_metrics
@@ -34,7 +34,7 @@ from nft_jax.runtime.compilation import use_compilation_cache
 from nft_jax.runtime.distributed import gather, initialise, is_first
 from nft_jax.runtime.files import replaced
 from nft_jax.runtime.stops import StopRun
-from nft_jax.train.batch import Example, choose_shape, deal, examples_of, make_batch, unpack
+from nft_jax.train.batch import Example, Place, choose_shape, deal, examples_of, make_batch, unpack
 from nft_jax.train.opening import open_run
 from nft_jax.train.run import Run
 from nft_jax.train.saving import count_updates, finish_writing, save_if_due, save_last, write_rollouts, write_row
@@ -141,8 +141,8 @@ def score(run: Run, params, judged: Iterator[Group]) -> list[Group]:
 
     def dispatch(part: list[int]) -> None:
         with run.clock.phase("score"):
-            batch, places = pack(run, [Example(groups[i].prompt.tokens, r.tokens)
-                                       for i in part for r in groups[i].rollouts])
+            batch, places = packed(run, [Example(groups[i].prompt.tokens, r.tokens)
+                                         for i in part for r in groups[i].rollouts])
             batch = place_batch(batch, run.plan.mesh)
             parts.append((part, places, {name: run.score(weights, batch, run.config.rollout.temperature)
                                          for name, weights in scorers.items()}))
@@ -168,31 +168,35 @@ def score(run: Run, params, judged: Iterator[Group]) -> list[Group]:
     return groups
 
 
-def pack(run: Run, examples: list[Example], group_ids: bool = False) -> tuple[TrainBatch, list[tuple[int, slice]]]:
+def packed(run: Run, examples: list[Example], group_ids: bool = False) -> tuple[TrainBatch, list[Place]]:
     """`make_batch` in the shape that costs least for these examples."""
-    shape = choose_shape([len(e.prompt) + len(e.response) for e in examples], run.plan.shapes)
-    return make_batch(examples, shape, run.config.loss.loss_agg, run.config.loss.constant_length, group_ids)
+    shape, rows = choose_shape([len(e.prompt) + len(e.response) for e in examples], run.plan.shapes)
+    loss = run.config.loss
+    return make_batch(examples, shape, loss.loss_agg, loss.constant_length, group_ids, rows)
 
 
 def update(run: Run, state: TrainState, groups: list[Group], progress: Progress) -> tuple[TrainState, Updates]:
     """The optimizer updates of one step, handed to the devices: while they compute one, the host packs the next.
 
-    Without a group that has an answer to train on, the step is skipped and counted."""
-    config, updates = run.config, Updates()
-    updates.metrics |= answer_terms(groups, config.terms)
-    groups = [group for group in groups if answers_in_loss(group, config.terms)]
-    kept, parts = 0, deal(groups, config.batch.updates_per_step, (config.seed, progress.step)) if groups else []
-    for part in parts:
+    Without a group that has an answer in the loss, the step is skipped and counted."""
+    config, updates, kept = run.config, Updates(), 0
+    with run.clock.phase("pack"):
+        examples = {group.prompt.index: examples_of(group, config.loss, config.rollout.max_new_tokens, config.terms)
+                    for group in groups}
+    updates.metrics |= answer_terms([e.importance for each in examples.values() for e in each],
+                                    sum(len(group.judged) for group in groups), config.terms)
+    groups = [group for group in groups if examples[group.prompt.index]]
+    whole_groups = find_objective(config.objective).whole_groups
+    for part in deal(groups, config.batch.updates_per_step, (config.seed, progress.step)):
         with run.clock.phase("pack"):
-            examples = [e for group in part for e in examples_of(group, config.loss, config.rollout.max_new_tokens,
-                                                                config.terms)]
-            batch, _ = pack(run, examples, find_objective(config.objective).whole_groups)
+            chosen = [e for group in part for e in examples[group.prompt.index]]
+            batch, _ = packed(run, chosen, whole_groups)
         with run.clock.phase("train"):
             rate = learning_rate(config.optimizer, progress.updates)
             placed = place_batch(batch, run.plan.mesh)
             state, tally, norm = run.train_step(state, placed, rate, config.rollout.temperature)
         progress.updates += 1
-        kept += sum(len(e.response) for e in examples)
+        kept += sum(len(e.response) for e in chosen)
         updates.batches.append((batch, [group.prompt.index for group in part]))
         updates.tallies.append(tally)
         updates.norms.append(norm)
@@ -203,7 +207,8 @@ def update(run: Run, state: TrainState, groups: list[Group], progress: Progress)
     updates.metrics |= {"groups/kept": len(groups), "tokens/kept": kept, "steps_skipped": progress.skipped_steps}
     if groups:
         updates.metrics["accuracy/kept"] = float(np.mean(np.concatenate([group.rewards for group in groups])))
-        updates.metrics |= mismatch_metrics(groups) if config.rollout.old_logprobs == "trainer" else {}
+        if config.rollout.old_logprobs == "trainer":
+            updates.metrics |= mismatch_metrics(groups)
     return state, updates
 
 

@@ -11,7 +11,7 @@ from nft_jax.runtime.compilation import Program
 from nft_jax.train.batch import BatchShape
 from nft_jax.train.plan import Plan
 from nft_jax.train.state import make_optimizer
-from nft_jax.train.step import compile_score, compile_step, place_batch
+from nft_jax.train.step import Loss, compile_score, compile_step, place_batch
 from nft_jax.types import TrainBatch
 
 SCORES = ("score", "reference score")      # kinds of programs that score; they are one function
@@ -42,8 +42,8 @@ def training_programs(plan: Plan) -> list[Program]:
     """
     config, mesh, state, reference = plan.config, plan.mesh, plan.state, plan.reference
     placements = jax.tree.map(lambda x: x.sharding, state)
-    step = compile_step(mesh, placements, make_optimizer(config.optimizer), objective=config.objective,
-                        loss_config=config.loss, model=plan.model, compute=plan.compute, terms=config.terms)
+    loss = Loss(config.objective, config.loss, plan.model, plan.compute, config.terms)
+    step = compile_step(mesh, placements, make_optimizer(config.optimizer), loss)
     score = compile_score(mesh, placements.params, model=plan.model, compute=plan.compute)
     whole_groups = find_objective(config.objective).whole_groups
     scores = config.rollout.old_logprobs == "trainer"

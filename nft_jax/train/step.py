@@ -1,15 +1,18 @@
-"""The two compiled programs of training: `score` (old log-probs) and `train_step` (one optimizer step).
+"""The two compiled programs of training: `score` (old log-probs) and `train_step` (one optimizer update).
 
-Both walk over the micro-batches of a TrainBatch on the device, `num_micro` of them, a value: how full a batch is
-compiles nothing. Gradients of the micro-batches are added; the denominators are already in the token weights.
+An update goes, on the devices:
+1. a loop takes the micro-batches one by one. Their number is a value: how full a batch is compiles nothing;
+2. `micro_loss` computes the log-probs of a micro-batch, its token losses and their weighted sum;
+3. the gradients of the micro-batches are added. The denominators are in the token weights already;
+4. the optimizer takes its step, unless the loss or the gradient's norm is not finite.
 
-Where the loss of an answer depends on other answers, which may lie in other micro-batches, the step scores the whole
-batch first and differentiates the loss in the log-probs (`whole_loss`); the micro-batches then only pull that
-derivative back to the parameters. One forward pass more, and exact in every layout.
+An answer's loss may depend on other answers of its group, which may lie in other micro-batches. Then the whole batch is
+scored first, and the loss is differentiated in the log-probs (`whole_loss`). The micro-batches only pull that
+derivative back to the parameters. This costs one more forward pass, and is exact in every layout.
 """
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
@@ -29,97 +32,108 @@ from nft_jax.train.step_metrics import combine, tally
 from nft_jax.types import TrainBatch
 
 
+@dataclass(frozen=True)
+class Loss:
+    """What an update differentiates. It stays the same over a run, and is a constant of the compiled program."""
+    objective: str | Objective
+    config: ObjectiveConfig            # resolved: no field is None
+    model: ModelConfig
+    compute: Compute
+    terms: TermsConfig = OFF
+
+
 def batch_shardings(mesh: Mesh) -> TrainBatch:
-    """Rows over the data-parallel axes, their tokens over `context`; of the optional fields too, where they are."""
+    """Rows over the data-parallel axes, their tokens over `context`; also for the optional fields."""
     tokens = sharding(mesh, None, "batch", "context")
     return TrainBatch(*(tokens,) * len(TrainBatch._fields))._replace(num_micro=sharding(mesh))
 
 
 def place_batch(batch: TrainBatch, mesh: Mesh) -> TrainBatch:
-    """Numpy arrays, of which every process has all (or their shapes), as the programs take them: `parallel.place`."""
+    """Numpy arrays (or their shapes), which every process has in full, as the programs take them (`mesh.place`)."""
     shardings = batch_shardings(mesh)
     return TrainBatch(*(x if x is None else place(x, where) for x, where in zip(batch, shardings, strict=True)))
 
 
 def micro_batch(batch, index):
-    """Micro-batch `index` of a TrainBatch, or of any tree of arrays [M, R, T]: the same without the leading axis."""
+    """Micro-batch `index` of a tree of arrays [M, R, T], such as a TrainBatch: the same tree of arrays [R, T]."""
     return jax.tree.map(lambda x: x[index] if x.ndim else x, batch)
 
 
 def loss_inputs(batch: TrainBatch, loss_config: ObjectiveConfig, entropies=None) -> tuple:
-    """What `token_loss` takes after the log-probs; of arrays [R, T]. Extras are those that there are."""
+    """What `token_loss` takes after the log-probs, from arrays [R, T]. The extras are the optional arrays in use."""
     extras = {"segment_ids": batch.segment_ids, "group_std": batch.group_std, "group_ids": batch.group_ids,
               "reference_logprobs": batch.reference_logprobs, "entropies": entropies}
     extras = {name: value for name, value in extras.items() if value is not None}
     return batch.old_logprobs, batch.weight > 0, batch.rewards, batch.group_accuracy, loss_config, extras
 
 
-def micro_loss(params, batch: TrainBatch, temperature, whole=None, *, model: ModelConfig, objective: str | Objective,
-               loss_config: ObjectiveConfig, compute: Compute, terms: TermsConfig = OFF):
-    """Weighted loss of one micro-batch, and its tally. `whole`: this micro-batch's part of `whole_loss`. The batch has
-    `reference_logprobs` where `terms` has a KL."""
-    logprobs, entropy = token_logprobs(params, model, batch.tokens, batch.positions, batch.segment_ids,
-                                       wanted=batch.weight > 0, temperature=temperature, compute=compute)
-    added = term_losses(terms, logprobs, entropy, batch.reference_logprobs)
+def micro_loss(params, batch: TrainBatch, temperature, loss: Loss, whole=None):
+    """The weighted loss of one micro-batch, and its tally.
+
+    `whole` is this micro-batch's part of `whole_loss`, for a loss over whole groups. The batch has
+    `reference_logprobs` where the terms have a KL."""
+    logprobs, entropy = token_logprobs(params, loss.model, batch.tokens, batch.positions, batch.segment_ids,
+                                       wanted=batch.weight > 0, temperature=temperature, compute=loss.compute)
+    added = term_losses(loss.terms, logprobs, entropy, batch.reference_logprobs)
     if whole is None:
-        inputs = loss_inputs(batch, loss_config, entropy)
-        loss, metrics = token_loss(objective, logprobs, *inputs)
-        coefficient = coefficients(objective, jax.lax.stop_gradient(logprobs), *inputs)
+        inputs = loss_inputs(batch, loss.config, entropy)
+        token_losses, metrics = token_loss(loss.objective, logprobs, *inputs)
+        coefficient = coefficients(loss.objective, jax.lax.stop_gradient(logprobs), *inputs)
     else:
-        slope, coefficient, loss, metrics = whole
-    loss = sum(added.values(), start=loss)
-    value = (batch.weight * loss).sum()
+        slope, coefficient, token_losses, metrics = whole
+    token_losses = sum(added.values(), start=token_losses)
+    value = (batch.weight * token_losses).sum()
     if whole is not None:
         value += (slope * (logprobs - jax.lax.stop_gradient(logprobs))).sum()
     return value, jax.lax.stop_gradient(
-        tally(loss, metrics, coefficient, entropy, batch.weight, batch.rewards)
-        | tally_terms(terms, added, logprobs, batch.reference_logprobs, batch.weight))
+        tally(token_losses, metrics, coefficient, entropy, batch.weight, batch.rewards)
+        | tally_terms(loss.terms, added, logprobs, batch.reference_logprobs, batch.weight))
 
 
-def whole_loss(logprobs, batch: TrainBatch, objective: str | Objective, loss_config: ObjectiveConfig):
-    """From the log-probs [M, R, T] of the whole batch: the derivative of its weighted loss in them, the coefficients,
-    the token losses and the metrics, each [M, R, T]."""
+def whole_loss(logprobs, batch: TrainBatch, loss: Loss):
+    """From the log-probs [M, R, T] of a whole batch, each [M, R, T]: the derivative of its weighted loss in them, the
+    coefficients, the token losses and the metrics."""
     def rows(x):
         return x.reshape(-1, x.shape[-1])
 
     flat = jax.tree.map(lambda x: rows(x) if x.ndim else x, batch)
-    inputs = loss_inputs(flat, loss_config)
+    inputs = loss_inputs(flat, loss.config)
 
     def weighted(values):
-        loss, metrics = token_loss(objective, values, *inputs)
-        return (flat.weight * loss).sum(), (loss, metrics)
+        token_losses, metrics = token_loss(loss.objective, values, *inputs)
+        return (flat.weight * token_losses).sum(), (token_losses, metrics)
 
-    slope, (loss, metrics) = jax.grad(weighted, has_aux=True)(rows(logprobs))
-    found = slope, coefficients(objective, rows(logprobs), *inputs), loss, metrics
+    slope, (token_losses, metrics) = jax.grad(weighted, has_aux=True)(rows(logprobs))
+    found = slope, coefficients(loss.objective, rows(logprobs), *inputs), token_losses, metrics
     return jax.tree.map(lambda x: x.reshape(logprobs.shape), found)
 
 
-def train_step(state: TrainState, batch: TrainBatch, learning_rate, temperature, *,
-               optimizer: optax.GradientTransformation, compute: Compute, **loss_arguments):
-    """One optimizer step -> the new state, the tally of the batch, and the gradient's norm before clipping. The sum of
-    the gradients lies where the parameters lie. Where the loss or the norm is not finite the state stays as it was, and
-    the tally says so (`count/nonfinite`)."""
-    def gradient_of(*arguments):
-        gradient, counts = jax.grad(partial(micro_loss, compute=compute, **loss_arguments), has_aux=True)(*arguments)
-        return constrain_parameters(gradient, compute.mesh), counts
+def train_step(state: TrainState, batch: TrainBatch, learning_rate, temperature, *, loss: Loss,
+               optimizer: optax.GradientTransformation):
+    """One optimizer update -> the new state, the tally of the batch, and the gradient's norm before clipping.
+
+    The summed gradient lies where the parameters lie. Where the loss or the norm is not finite, the state stays as it
+    was, and the tally says so (`count/nonfinite`)."""
+    def gradient_of(index):
+        gradient, counts = jax.grad(micro_loss, has_aux=True)(
+            state.params, micro_batch(batch, index), temperature, loss, micro_batch(whole, index))
+        return constrain_parameters(gradient, loss.compute.mesh), counts
 
     whole = None
-    if find_objective(loss_arguments["objective"]).whole_groups:
-        logprobs = score(state.params, batch, temperature, model=loss_arguments["model"], compute=compute)
-        whole = whole_loss(logprobs, batch, loss_arguments["objective"], loss_arguments["loss_config"])
-
-    def arguments(index):
-        return state.params, micro_batch(batch, index), temperature, micro_batch(whole, index)
+    if find_objective(loss.objective).whole_groups:
+        logprobs = score(state.params, batch, temperature, model=loss.model, compute=loss.compute)
+        whole = whole_loss(logprobs, batch, loss)
 
     def add(index, carry):
         gradient, total = carry
-        more, counts = gradient_of(*arguments(index))
+        more, counts = gradient_of(index)
         return jax.tree.map(jnp.add, gradient, more), combine(total, counts)
 
-    if batch.tokens.shape[0] == 1:       # no sum to keep beside the gradient, which is as large as the parameters
-        gradient, total = gradient_of(*arguments(0))
+    # With one micro-batch there is no sum to keep beside the gradient, which is as large as the parameters.
+    if batch.tokens.shape[0] == 1:
+        gradient, total = gradient_of(0)
     else:
-        shapes = jax.eval_shape(gradient_of, *arguments(0))
+        shapes = jax.eval_shape(gradient_of, 0)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         gradient, total = jax.lax.fori_loop(0, batch.num_micro, add, zeros)
     norm = optax.tree.norm(gradient)
@@ -130,12 +144,13 @@ def train_step(state: TrainState, batch: TrainBatch, learning_rate, temperature,
         params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, direction)
         return TrainState(params, opt_state, state.updates + 1)
 
-    after = jax.lax.cond(finite, step, lambda state: state, state)      # in place, where a `where` keeps old and new
+    # A branch works in place; `where` would keep the old state beside the new one.
+    after = jax.lax.cond(finite, step, lambda state: state, state)
     return after, total | {"count/nonfinite": (~finite).astype(jnp.float32)}, norm
 
 
 def score(params, batch: TrainBatch, temperature, *, model: ModelConfig, compute: Compute):
-    """Log-probs [M, R, T] of the batch's answers by the trainer's own graph, 0 elsewhere."""
+    """Log-probs [M, R, T] of the answers of a batch by the trainer's own graph; 0 elsewhere."""
     def one(index, out):
         m = micro_batch(batch, index)
         logprobs, _ = token_logprobs(params, model, m.tokens, m.positions, m.segment_ids, wanted=m.weight > 0,
@@ -145,18 +160,17 @@ def score(params, batch: TrainBatch, temperature, *, model: ModelConfig, compute
     return jax.lax.fori_loop(0, batch.num_micro, one, jnp.zeros(batch.tokens.shape, jnp.float32))
 
 
-def compile_step(mesh: Mesh, placements: TrainState, optimizer: optax.GradientTransformation, *, compute: Compute,
-                 **loss_arguments):
-    """`train_step` jitted over the mesh, its state donated."""
-    step = partial(train_step, optimizer=optimizer, compute=replace(compute, mesh=mesh), **loss_arguments)
-    return jax.jit(step, donate_argnums=0,
+def compile_step(mesh: Mesh, placements: TrainState, optimizer: optax.GradientTransformation, loss: Loss):
+    """`train_step` jitted over the mesh, its state donated. `placements`: the shardings of the state."""
+    loss = replace(loss, compute=replace(loss.compute, mesh=mesh))
+    return jax.jit(partial(train_step, loss=loss, optimizer=optimizer), donate_argnums=0,
                    in_shardings=(placements, batch_shardings(mesh), sharding(mesh), sharding(mesh)),
                    out_shardings=(placements, sharding(mesh), sharding(mesh)))
 
 
 def compile_score(mesh: Mesh, placements, *, model: ModelConfig, compute: Compute):
-    """`score` jitted over the mesh; `placements` are the parameters' shardings. Of several processes each is given all
-    values, since each goes on with all groups."""
+    """`score` jitted over the mesh. `placements`: the shardings of the parameters."""
+    # Each of several processes is given all log-probs, because each goes on with all groups.
     out = sharding(mesh) if hosts(mesh) > 1 else sharding(mesh, None, "batch", "context")
     return jax.jit(partial(score, model=model, compute=replace(compute, mesh=mesh)),
                    in_shardings=(placements, batch_shardings(mesh), sharding(mesh)),

@@ -7,16 +7,17 @@ reward and reason beside FILE.
 """
 from __future__ import annotations
 
-import argparse
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from nft_jax.config import VerifierConfig
 from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import OUTCOMES, InputError, Verdict
 from nft_jax.verify import Verifier
-from nft_jax.verify.maths.extract import MODES
 
 RESPONSES = ("response", "text", "completion", "output")
 GOLDS = ("gold", "answer", "ground_truth", "solution")
@@ -82,28 +83,25 @@ def summary(verdicts: list[Verdict], path: Path) -> str:
     return "\n".join([*lines, f"table: {path}"])
 
 
+def judge_file(
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")],
+    config: Annotated[VerifierConfig, tyro.conf.arg(name="")] = VerifierConfig(),  # noqa: B008 (frozen)
+    output: Annotated[Path | None, tyro.conf.arg(help="The table; default: FILE with .verdicts.parquet.")] = None,
+) -> str:
+    """Judge the file, write the table, return the summary. Raises InputError."""
+    rows = read(file)
+    responses, golds = column(rows, RESPONSES, "responses"), column(rows, GOLDS, "golds")
+    with Verifier(config) as verifier:
+        verdicts = verifier.judge(responses, golds, column(rows, PROMPTS, "prompts", optional=True))
+    output = output or file.with_suffix(".verdicts.parquet")
+    write(output, responses, golds, verdicts)
+    return summary(verdicts, output)
+
+
 def main(arguments: list[str] | None = None) -> None:
-    defaults = VerifierConfig()
-    parser = argparse.ArgumentParser("python -m nft_jax.verify", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", metavar="FILE", type=Path)
-    parser.add_argument("--mode", choices=MODES, default=defaults.mode, help="how answers of maths are compared")
-    parser.add_argument("--reward", default=defaults.reward, help="what decides (see VerifierConfig.reward)")
-    parser.add_argument("--workers", type=int, default=defaults.workers)
-    parser.add_argument("--deadline", type=float, default=defaults.deadline, help="seconds for one answer")
-    parser.add_argument("--allow-weak-sandbox", action="store_true", help="for --reward code, without bubblewrap")
-    parser.add_argument("--output", type=Path, help="the table (default: FILE with .verdicts.parquet)")
-    given = parser.parse_args(arguments)
-    output = given.output or given.file.with_suffix(".verdicts.parquet")
     with one_paragraph_errors():
-        rows = read(given.file)
-        responses, golds = column(rows, RESPONSES, "responses"), column(rows, GOLDS, "golds")
-        config = VerifierConfig(reward=given.reward, mode=given.mode, workers=given.workers, deadline=given.deadline,
-                                allow_weak_sandbox=given.allow_weak_sandbox)
-        with Verifier(config) as verifier:
-            verdicts = verifier.judge(responses, golds, column(rows, PROMPTS, "prompts", optional=True))
-        write(output, responses, golds, verdicts)
-    print(summary(verdicts, output))
+        print(tyro.cli(judge_file, prog="python -m nft_jax.verify", description=__doc__, args=arguments,
+                       config=(tyro.conf.FlagCreatePairsOff,)))
 
 
 if __name__ == "__main__":

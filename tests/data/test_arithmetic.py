@@ -35,7 +35,7 @@ def test_answers_are_right_and_problems_short_ascii(split, seed, source):
 def test_splits_share_no_question_whatever_the_seed(source):
     drawn = {split: [q for seed in range(3) for q in generate(split, 1000, seed, source)] for split in SPLITS}
     texts = {split: {q.problem for q in questions} for split, questions in drawn.items()}
-    forms = {split: {canonical(q.plan) for q in questions} for split, questions in drawn.items()}
+    forms = {split: {canonical(q.solution) for q in questions} for split, questions in drawn.items()}
     for found in (texts, forms):
         for one, other in (("base", "train"), ("base", "heldout"), ("train", "heldout")):
             assert not found[one] & found[other]

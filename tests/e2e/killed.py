@@ -8,7 +8,8 @@ to its end. Each start is a forked process of its own: importing, which costs mo
 is JSON: for each start, how it ended (the signal's number, or the status) and the names of its file events.
 
 Why file events? Only the disk survives SIGKILL. So a kill at any moment leaves what a kill at the next file event
-leaves, or, in the middle of a write, a file that is not whole (`torn`).
+leaves, or, in the middle of a write, a file that is not whole (`torn`). Arrays and parquet files are written by C++,
+which Python does not see: they are torn at the rename that follows.
 """
 import json
 import os

@@ -117,25 +117,19 @@ def test_stopped_anywhere_a_run_ends_bit_by_bit_like_one_that_was_not(config, wh
 
 
 def spoil(monkeypatch, chosen):
-    """The optimizer steps whose number (from 0, over the run) is `chosen` get an old log-prob that is not a number."""
-    examples_of, made, updates = loop.examples_of, [], []
+    """The updates whose number (from 0, over the run) is `chosen` get an old log-prob that is not a number."""
+    packed, updates = loop.packed, []
 
-    def spoiled(group, *arguments):
-        examples = examples_of(group, *arguments)
-        if chosen(len(updates)):
-            made.append(group.prompt.index)
-            examples[0] = replace(examples[0], old_logprobs=np.full_like(examples[0].old_logprobs, np.nan))
-        return examples
-
-    pack = loop.pack
-
-    def packed(run, examples, *arguments):
-        if examples[0].old_logprobs is not None:              # of an optimizer step; scoring has none
+    def spoiled(run, examples, *arguments):
+        # Scoring packs examples without old log-probs.
+        if examples[0].old_logprobs is not None:
+            if chosen(len(updates)):
+                nan = np.full_like(examples[0].old_logprobs, np.nan)
+                examples = [replace(examples[0], old_logprobs=nan), *examples[1:]]
             updates.append(len(examples))
-        return pack(run, examples, *arguments)
+        return packed(run, examples, *arguments)
 
-    monkeypatch.setattr(loop, "examples_of", spoiled)
-    monkeypatch.setattr(loop, "pack", packed)
+    monkeypatch.setattr(loop, "packed", spoiled)
 
 
 @pytest.mark.slow

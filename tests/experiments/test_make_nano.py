@@ -85,7 +85,7 @@ def test_rows_hold_whole_base_solutions_with_weight_on_the_response_only():
 
 def test_base_questions_are_of_the_base_split():
     questions = base_questions(random.Random(1))
-    assert {split_of(next(questions).plan) for _ in range(200)} == {"base"}
+    assert {split_of(next(questions).solution) for _ in range(200)} == {"base"}
 
 
 def test_the_asset_is_small_and_does_what_its_readme_says():

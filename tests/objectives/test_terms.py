@@ -33,7 +33,7 @@ from nft_jax.train.plan import make_plan, settle
 from nft_jax.train.programs import training_programs
 from nft_jax.train.reference import abstract_reference, check_reference, load_reference
 from nft_jax.train.state import init_state, make_optimizer, state_shardings
-from nft_jax.train.step import compile_step, micro_batch, micro_loss
+from nft_jax.train.step import Loss, compile_step, micro_batch, micro_loss
 from nft_jax.train.step_metrics import summarise
 from nft_jax.types import InputError
 
@@ -120,22 +120,23 @@ def test_truncated_answers_leave_the_loss_and_nothing_else(groups):
     kept = [e for e in every if any(np.array_equal(e.response, other.response) for other in left)]
     for a, b in zip(kept, left, strict=True):
         assert (a.reward, a.group_accuracy, a.group_std) == (b.reward, b.group_accuracy, b.group_std)
-    assert answer_terms(groups, masked) == {"share/masked": pytest.approx(3 / 11)}
+    assert answer_terms([1.0] * len(left), 11, masked) == {"share/masked": pytest.approx(3 / 11)}
     for loss_agg in ("token_mean", "seq_mean_token_mean"):
         batch, _ = make_batch(left, BatchShape(1, 16, 32), loss_agg)
         assert batch.weight.sum() == pytest.approx(1)
     assert examples_of(cut(groups[0], 0, 1, 2, 3), LOSS, 12, masked) == []
-    assert answer_terms([cut(groups[0], 0, 1, 2, 3)], replace(masked, mismatch="token")) == {"share/masked": 1.0}
+    assert answer_terms([], 4, replace(masked, mismatch="token")) == {"share/masked": 1.0}
 
 
 def test_mismatch_metrics_are_over_the_trained_tokens(groups):
     terms = TermsConfig(mismatch="token", mismatch_cap=1.05)
     ratios = np.exp(np.concatenate([(group.old_logprobs[i] - group.rollouts[i].logprobs).astype(np.float64)
                                     for group in groups for i in group.judged]))
-    found = answer_terms(groups, terms)
+    weights = [e.importance for group in groups for e in examples_of(group, LOSS, 12, terms)]
+    found = answer_terms(weights, 11, terms)
     assert 0 < found["mismatch/capped"] < 1 and found["mismatch/capped"] == pytest.approx((ratios > 1.05).mean())
     assert found["mismatch/weight"] == pytest.approx(np.minimum(ratios, 1.05).mean())
-    assert answer_terms(groups, OFF) == {}
+    assert answer_terms([1.0] * 11, 11, OFF) == {}
 
 
 # ---- the step --------------------------------------------------------------------------------------------------
@@ -149,8 +150,7 @@ def run_step(model, params, items, terms, *, mesh=None, rows=4, row_length=32, o
     placements = state_shardings(params, optimizer, mesh)
     state = jax.jit(partial(init_state, optimizer=optimizer), out_shardings=placements)(params)
     loss = resolve(objective, ObjectiveConfig())
-    step = compile_step(mesh, placements, optimizer, model=model, objective=objective, loss_config=loss,
-                        compute=Compute(mesh=mesh), terms=terms)
+    step = compile_step(mesh, placements, optimizer, Loss(objective, loss, model, Compute(mesh=mesh), terms))
     batch, _ = make_batch(items, BatchShape.for_sequences(16, rows, row_length), loss.loss_agg, loss.constant_length,
                           find_objective(objective).whole_groups)
     return jax.device_get(step(state, batch, 1e-2, 0.9))
@@ -232,9 +232,9 @@ def test_terms_that_are_off_change_no_bit(tiny_model, tiny_params, groups):
     told = replace(OFF, kl_estimator="k3", reference="elsewhere", mismatch_cap=9.0)
     for e, other in zip(examples(groups, told), examples(groups, OFF), strict=True):
         assert e.importance == other.importance == 1.0
-    loss = partial(micro_loss, model=tiny_model, objective="nft", loss_config=LOSS, compute=FLOAT32)
+    plain = Loss("nft", LOSS, tiny_model, FLOAT32)
     lowered = [jax.jit(jax.grad(f, has_aux=True)).lower(tiny_params, micro_batch(batch, 0), 1.0).as_text()
-               for f in (partial(loss, terms=told), loss)]
+               for f in (partial(micro_loss, loss=loss) for loss in (replace(plain, terms=told), plain))]
     assert batch.reference_logprobs is None and lowered[0] == lowered[1]
 
 
@@ -244,9 +244,8 @@ def test_the_divergence_of_a_policy_from_itself_is_nothing(tiny_model, tiny_para
     one = micro_batch(batch, 0)
     own = jax.jit(partial(token_logprobs, config=tiny_model))(tiny_params, tokens=one.tokens, positions=one.positions,
                                                               segment_ids=one.segment_ids, wanted=one.weight > 0)[0]
-    loss = partial(micro_loss, model=tiny_model, objective="rft", compute=FLOAT32, terms=TermsConfig(kl_weight=1.0),
-                   loss_config=resolve("rft", ObjectiveConfig(pos_weight=0.0)))
-    (value, tally), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(
+    loss = Loss("rft", resolve("rft", ObjectiveConfig(pos_weight=0.0)), tiny_model, FLOAT32, TermsConfig(kl_weight=1.0))
+    (value, tally), gradient = jax.jit(jax.value_and_grad(partial(micro_loss, loss=loss), has_aux=True))(
         tiny_params, one._replace(reference_logprobs=own), 1.0)
     assert abs(value) < 1e-12 and abs(summarise(jax.device_get(tally), 1)["kl/mean"]) < 1e-12
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient)) < 1e-6

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nft_jax.runtime import distributed, stops
-from nft_jax.runtime.stops import Hosts, Stop, StopRun, stop_on_signals
+from nft_jax.runtime.stops import Stop, StopRun, Watch, stop_on_signals
 from nft_jax.types import Halted, InputError
 
 
@@ -54,7 +54,7 @@ def watches(count, **settings):
     """`count` hosts that watch each other, and what each is told."""
     store, told = Store(), [Told() for _ in range(count)]
     options = {"poll": 0.01, "silent": 3600.0} | settings
-    hosts = [Hosts(store, index, count, end=each.end, say=each.said.append, **options)
+    hosts = [Watch(store, index, count, end=each.end, say=each.said.append, **options)
              for index, each in enumerate(told)]
     return store, hosts, told
 
@@ -229,7 +229,7 @@ def test_outside_the_main_thread_there_are_no_handlers():
 def test_errors_leave_as_what_they_are_and_end_all_hosts_before_anything_is_closed(monkeypatch, error, shown, status):
     _, hosts, told = watches(2)
     hosts[0].start()
-    monkeypatch.setattr(stops, "_hosts", hosts[1])
+    monkeypatch.setattr(stops, "_watch", hosts[1])
     closed = []
     with pytest.raises(type(error)):
         try:
@@ -244,7 +244,7 @@ def test_errors_leave_as_what_they_are_and_end_all_hosts_before_anything_is_clos
 def test_one_process_alone_watches_nobody(monkeypatch):
     hook = sys.excepthook
     stops.watch_other_hosts()
-    assert stops._hosts is None and sys.excepthook is hook
+    assert stops._watch is None and sys.excepthook is hook
     with pytest.raises(ValueError, match="mine"), distributed.ends_together():
         raise ValueError("mine")
     stop = Stop()

@@ -175,16 +175,16 @@ def test_a_row_length_that_is_given_is_the_only_one():
 @given(st.lists(st.integers(1, 1024), min_size=1, max_size=40), st.randoms())
 def test_the_shape_fits_and_does_not_depend_on_order(lengths, random):
     shapes = [BatchShape(40, 1024 // length, length, 1, 500.0) for length in (128, 256, 512, 1024)]
-    chosen = choose_shape(lengths, shapes)
-    assert chosen.row_length >= max(lengths)
+    chosen, rows = choose_shape(lengths, shapes)
+    assert chosen.row_length >= max(lengths) and rows == pack(lengths, chosen.row_length)
     random.shuffle(lengths)
-    assert choose_shape(lengths, shapes) == chosen
+    assert choose_shape(lengths, shapes)[0] == chosen
 
 
 def test_the_shape_weighs_padding_against_attention(tiny_model):
     def chosen(lengths, cost):
         shapes = [BatchShape(64, 512 // length, length, 1, cost) for length in (128, 256, 512)]
-        return choose_shape(lengths, shapes).row_length
+        return choose_shape(lengths, shapes)[0].row_length
 
     assert chosen([60] * 64, 100.0) == 128                     # attention costs: short rows
     assert chosen([100] * 40, 1e6) > 128                       # only padding counts: 5 of 100 fit in 512, 1 in 128

@@ -17,7 +17,7 @@ from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.objectives.registry import resolve
 from nft_jax.runtime.mesh import make_mesh, require_host_memory
 from nft_jax.train.state import init_state, make_optimizer, state_shardings
-from nft_jax.train.step import compile_step, micro_batch, micro_loss
+from nft_jax.train.step import Loss, compile_step, micro_batch, micro_loss
 from nft_jax.types import TrainBatch
 
 MODEL = ModelConfig("qwen3", vocab_size=96, hidden_size=64, intermediate_size=128, num_layers=6, num_heads=8,
@@ -83,8 +83,7 @@ def equations(jaxpr):
 
 def test_types_of_mixed_precision():
     """Products in bfloat16; exponentials, logarithms, roots and sums in float32; loss and gradient in float32."""
-    loss = partial(micro_loss, model=MODEL, objective="nft", loss_config=resolve("nft", ObjectiveConfig()),
-                   compute=Compute("bfloat16"))
+    loss = partial(micro_loss, loss=Loss("nft", resolve("nft", ObjectiveConfig()), MODEL, Compute("bfloat16")))
     arguments = decoder.parameter_shapes(MODEL), micro_batch_shapes(), 1.0
     found = list(equations(jax.make_jaxpr(loss)(*arguments).jaxpr))
     products = [eqn for eqn in found if eqn.primitive.name == "dot_general"]
@@ -132,9 +131,8 @@ def test_the_step_compiled_for_tpus(monkeypatch):
     shapes = decoder.parameter_shapes(model)
     placements = state_shardings(shapes, optimizer, mesh)
     state = with_shardings(jax.eval_shape(partial(init_state, optimizer=optimizer), shapes), placements)
-    compiled = compile_step(
-        mesh, placements, optimizer, compute=Compute("bfloat16", "offload"), model=model, objective="nft",
-        loss_config=resolve("nft", ObjectiveConfig())).lower(state, batch_shapes(4, 256), 1e-6, 1.0).compile()
+    loss = Loss("nft", resolve("nft", ObjectiveConfig()), model, Compute("bfloat16", "offload"))
+    compiled = compile_step(mesh, placements, optimizer, loss).lower(state, batch_shapes(4, 256), 1e-6, 1.0).compile()
     layer = ("512,8,128]", "512,2,128]", "8,128,512]", "512,1024]", "1024,512]")
     gathers = [line.split(" = ")[1] for line in compiled.as_text().splitlines() if " all-gather(" in line]
     weights = [line for line in gathers if any(size in line.split("{")[0] for size in layer)]

@@ -18,7 +18,7 @@ from nft_jax.objectives.registry import resolve
 from nft_jax.preflight.hlo import collectives
 from nft_jax.runtime.mesh import make_mesh
 from nft_jax.train.state import init_state, make_optimizer, state_shardings
-from nft_jax.train.step import compile_score, compile_step
+from nft_jax.train.step import Loss, compile_score, compile_step
 from nft_jax.types import TrainBatch
 
 VOCAB, HIDDEN, FEED, LAYERS, HEADS, KV_HEADS, HEAD = 352, 48, 88, 3, 16, 2, 8
@@ -72,8 +72,8 @@ def built(sizes, model=MODEL, remat="none") -> Built:
     placements = state_shardings(params(model), optimizer, mesh)
     state = jax.device_put(init_state(params(model), optimizer), placements)
     arguments = state, batch(), np.float32(1e-2), np.float32(0.9)
-    step = compile_step(mesh, placements, optimizer, compute=Compute(remat=remat), model=model, objective="nft",
-                        loss_config=resolve("nft", ObjectiveConfig())).lower(*arguments).compile()
+    loss = Loss("nft", resolve("nft", ObjectiveConfig()), model, Compute(remat=remat))
+    step = compile_step(mesh, placements, optimizer, loss).lower(*arguments).compile()
     return Built(mesh, step, jax.device_get(step(*arguments)))
 
 
@@ -118,8 +118,8 @@ def dpo_step(sizes) -> Any:
     segments = batch().segment_ids
     ids = np.take_along_axis(GROUPS, segments.clip(1) - 1, 2) * (batch().weight > 0)
     given = batch()._replace(group_ids=ids.astype(np.int32))
-    step = compile_step(mesh, placements, optimizer, compute=Compute(), model=MODEL, objective="dpo",
-                        loss_config=resolve("dpo", ObjectiveConfig(beta=0.5, nll_weight=0.1)))
+    loss = Loss("dpo", resolve("dpo", ObjectiveConfig(beta=0.5, nll_weight=0.1)), MODEL, Compute())
+    step = compile_step(mesh, placements, optimizer, loss)
     return jax.device_get(step(state, given, np.float32(1e-2), np.float32(0.9)))
 
 

@@ -16,10 +16,9 @@ from nft_jax.runtime.compilation import CompileCounter
 from nft_jax.runtime.mesh import make_mesh
 from nft_jax.train.batch import BatchShape, Example, examples_of, make_batch, unpack
 from nft_jax.train.state import init_state, learning_rate, make_optimizer, state_shardings
-from nft_jax.train.step import compile_score, compile_step, micro_batch, micro_loss
+from nft_jax.train.step import Loss, compile_score, compile_step, micro_batch, micro_loss
 from nft_jax.train.step_metrics import summarise
 
-FORWARD = {"compute": FLOAT32}
 OPTIMIZER = OptimizerConfig(learning_rate=1e-2, warmup_updates=4, clip_norm=0.5)
 
 
@@ -39,8 +38,7 @@ def run_step(model, params, items, loss, objective, *, mesh=None, rows=4, row_le
     optimizer = make_optimizer(OPTIMIZER)
     placements = state_shardings(params, optimizer, mesh)
     state = jax.jit(partial(init_state, optimizer=optimizer), out_shardings=placements)(params)
-    step = compile_step(mesh, placements, optimizer, model=model, objective=objective, loss_config=loss,
-                        compute=Compute(mesh=mesh))
+    step = compile_step(mesh, placements, optimizer, Loss(objective, loss, model, Compute(mesh=mesh)))
     batch, _ = make_batch(items, BatchShape.for_sequences(32, rows, row_length), loss.loss_agg, loss.constant_length,
                           find_objective(objective).whole_groups)
     for index in range(steps):
@@ -113,7 +111,7 @@ def test_loss_and_gradient_equal_a_plain_sum_over_answers(tiny_model, tiny_param
         return total
 
     batch, _ = make_batch(items, BatchShape(1, 32, 32))
-    packed = partial(micro_loss, model=tiny_model, objective="nft", loss_config=loss, **FORWARD)
+    packed = partial(micro_loss, loss=Loss("nft", loss, tiny_model, FLOAT32))
     expected_loss, expected = jax.jit(jax.value_and_grad(plain))(tiny_params)
     (value, _), gradient = jax.jit(jax.value_and_grad(packed, has_aux=True))(tiny_params, micro_batch(batch, 0), 1.0)
     np.testing.assert_allclose(value, expected_loss, rtol=1e-5)
@@ -127,8 +125,7 @@ def test_eos_is_trained_on(tiny_model, tiny_params, groups):
     batch, _ = make_batch([item], BatchShape(1, 1, 8))
     assert (batch.weight > 0).sum() == 1
     gradient, _ = jax.grad(micro_loss, has_aux=True)(
-        tiny_params, micro_batch(batch, 0), 1.0, model=tiny_model, objective="rft",
-        loss_config=resolve("rft", ObjectiveConfig()), **FORWARD)
+        tiny_params, micro_batch(batch, 0), 1.0, Loss("rft", resolve("rft", ObjectiveConfig()), tiny_model, FLOAT32))
     assert float(jnp.abs(gradient["embed"][item.response[0]]).sum()) > 0
 
 
@@ -137,8 +134,7 @@ def test_adamw_equals_its_formula(tiny_model, tiny_params, groups):
     loss = resolve("nft", ObjectiveConfig())
     items = examples(groups, loss)
     batch, _ = make_batch(items, BatchShape(1, 32, 32))
-    gradient_of = jax.jit(jax.grad(partial(micro_loss, model=tiny_model, objective="nft", loss_config=loss, **FORWARD),
-                                   has_aux=True))
+    gradient_of = jax.jit(jax.grad(partial(micro_loss, loss=Loss("nft", loss, tiny_model, FLOAT32)), has_aux=True))
     params = jax.tree.map(lambda x: np.asarray(x, np.float64), tiny_params)
     mu = nu = jax.tree.map(np.zeros_like, params)
     for t in (1, 2):
@@ -161,7 +157,7 @@ def test_full_and_empty_batches_use_one_program(tiny_model, tiny_params, groups)
     optimizer = make_optimizer(OPTIMIZER)
     placements = state_shardings(tiny_params, optimizer, mesh)
     state = jax.jit(partial(init_state, optimizer=optimizer), out_shardings=placements)(tiny_params)
-    step = compile_step(mesh, placements, optimizer, model=tiny_model, objective="nft", loss_config=loss, **FORWARD)
+    step = compile_step(mesh, placements, optimizer, Loss("nft", loss, tiny_model, FLOAT32))
     items, shape = examples(groups, loss), BatchShape.for_sequences(32, 4, 32)
     counter, compiled = CompileCounter(), []
     for count, rate, temperature in ((15, 1e-3, 1.0), (1, 1e-4, 1.0), (7, 1e-3, 0.8)):

@@ -15,7 +15,7 @@ from nft_jax.runtime.writing import Writing
 from nft_jax.train import step_metrics
 from nft_jax.train.batch import BatchShape, examples_of, make_batch
 from nft_jax.train.state import init_state, make_optimizer, state_shardings
-from nft_jax.train.step import compile_step
+from nft_jax.train.step import Loss, compile_step
 from nft_jax.train.step_metrics import (
     Updates,
     combine,
@@ -98,8 +98,7 @@ def step(tiny_model, tiny_params):
     optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-2))
     placements = state_shardings(tiny_params, optimizer, mesh)
     first = jax.jit(partial(init_state, optimizer=optimizer), out_shardings=placements)
-    compiled = compile_step(mesh, placements, optimizer, model=tiny_model, objective="nft", loss_config=LOSS,
-                            compute=FLOAT32)
+    compiled = compile_step(mesh, placements, optimizer, Loss("nft", LOSS, tiny_model, FLOAT32))
     return compiled, lambda: first(tiny_params)
 
 
