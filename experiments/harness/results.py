@@ -30,7 +30,7 @@ def read_run(folder: Path) -> RunFolder:
 
 
 def tidy(runs: Iterable[tuple[RunFolder, Mapping[str, object]]]) -> pd.DataFrame:
-    """A row for every (run, step): the columns `KEYS`, the labels given with each run (`arm`, ...), every metric.
+    """A row for every run and step: `KEYS`, each run's labels (`arm`, ...), every metric.
 
     `tokens` were generated for training up to and with the step; evaluation is not counted.
     """
