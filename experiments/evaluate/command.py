@@ -3,17 +3,20 @@
     python -m experiments.evaluate --model FOLDER --sampling paper_7b
     python -m experiments.evaluate --model runs/quickstart --step 20 --suite aime24,math500 --n 32
 
-The suite `math` is AIME24, AIME25, AMC23, MATH-500, OlympiadBench, Minerva and GSM8K. Their hub names, columns and
-prompts, and how many answers the paper averages over, are in nft_jax/data/benchmarks.py. A set is read from the hub,
-from --data.NAME FILE, or from NAME.jsonl or NAME.parquet in --data-folder. `NAME=FILE` in --suite adds questions of
-your own. Sampler and verifier are those of training. The settings of a run are the defaults for its checkpoints, so
-its own evaluation of a set comes out again.
+The suite `math` is AIME24, AIME25, AMC23, MATH-500, OlympiadBench, Minerva and GSM8K. Their hub
+names, columns and prompts, and how many answers the paper averages over, are in
+nft_jax/data/benchmarks.py. A set is read from the hub, from --data.NAME FILE, or from NAME.jsonl or
+NAME.parquet in --data-folder. `NAME=FILE` in --suite adds questions of your own. Sampler and
+verifier are those of training. The settings of a run are the defaults for its checkpoints, so its
+own evaluation of a set comes out again.
 
-OUT holds NAME.parquet for every set (all answers with their verdicts, in the columns of a run's rollouts/), table.md
-and summary.json. After a stop the same command continues, and ends with the same bytes.
+OUT holds NAME.parquet for every set (all answers with their verdicts, in the columns of a run's
+rollouts/), table.md and summary.json. After a stop the same command continues, and ends with the
+same bytes.
 
-avg@n is the mean reward. pass@k is the unbiased estimate from the n answers. maj@n is the share of questions whose
-most frequent answer is right; a tie of t answers counts 1/t. ± is the standard error by bootstrap over the questions.
+avg@n is the mean reward. pass@k is the unbiased estimate from the n answers. maj@n is the share of
+questions whose most frequent answer is right; a tie of t answers counts 1/t. ± is the standard
+error by bootstrap over the questions.
 """
 from __future__ import annotations
 
@@ -37,8 +40,9 @@ class Official(NamedTuple):
     max_new_tokens: int
 
 
-# Temperatures: arXiv 2505.18116, section 5, and https://github.com/NVlabs/NFT, eval_local_*.sh, which have them the
-# other way round. The paper gives no lengths for evaluation: these are the lengths of training.
+# Temperatures: arXiv 2505.18116, section 5, and https://github.com/NVlabs/NFT, eval_local_*.sh,
+# which have them the other way round. The paper gives no lengths for evaluation: these are the
+# lengths of training.
 SAMPLING = {
     "paper_7b": Official(1.0, 0.7, 512, 3584),
     "paper_32b": Official(0.6, 0.7, 2048, 14_336),
@@ -71,7 +75,8 @@ class Arguments:
     limit: int = 0
     """Only the first so many questions of each set; 0 = all."""
     sampling: Literal["paper_7b", "paper_32b", "scripts_7b", "scripts_32b"] | None = None
-    """Temperature, top-p and lengths of the paper (7B: 1.0, 32B: 0.6) or of its scripts (7B: 0.6, 32B: 1.0)."""
+    """Temperature, top-p and lengths of the paper (7B: 1.0, 32B: 0.6) or of its scripts (7B: 0.6,
+    32B: 1.0)."""
     temperature: float | None = None
     """0 is greedy."""
     top_k: int | None = None
@@ -154,7 +159,8 @@ def settle(given: Arguments, run: Config | None) -> Settled:
 
 
 def sets_asked(given: Arguments, data: DataConfig) -> list[Asked]:
-    """The sets of the suite, each with the place that it is read from. Raises InputError for unknown ones.
+    """The sets of the suite, each with the place that it is read from. Raises InputError for
+    unknown ones.
 
     A file of --data.NAME comes before one in --data-folder, and that before the hub.
     """

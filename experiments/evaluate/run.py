@@ -19,7 +19,8 @@ from nft_jax.types import InputError, Unreachable
 
 
 def evaluate(given: Arguments) -> str:
-    """Everything that the command does. Returns the table, and where the files are. Raises InputError."""
+    """Everything that the command does. Returns the table, and where the files are. Raises
+    InputError."""
     require_alone("experiments.evaluate")
     use_compilation_cache()
     # The flags are checked before a model of the hub is downloaded.

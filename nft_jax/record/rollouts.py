@@ -61,7 +61,7 @@ def groups_to_table(groups: Sequence[Group], kept: frozenset[int] = frozenset())
 
 
 def table_to_groups(table: pa.Table) -> list[Group]:
-    """The inverse of `groups_to_table`, but for `kept`."""
+    """The inverse of `groups_to_table`, but for `kept` and `Verdict.strict`, which is for metrics only."""
     groups = []
     for _, rows in groupby(table.to_pylist(), key=lambda row: row["prompt_index"]):
         rows = list(rows)
@@ -89,5 +89,5 @@ def to_bytes(groups: Sequence[Group]) -> np.ndarray:
 
 
 def from_bytes(data: np.ndarray) -> list[Group]:
-    """The inverse of `to_bytes`."""
+    """The inverse of `to_bytes`, as `table_to_groups`."""
     return table_to_groups(pq.read_table(io.BytesIO(np.asarray(data).tobytes())))

@@ -1,8 +1,9 @@
 """Answers to sets of questions, part by part, judged or not: what generate and evaluate have in common.
 
-1. `identity` and `questions_of` say what the answers to a set depend on. `record.parts` refuses a table in which any
-   of it differs.
-2. `answer` fills the tables that are not finished. It chooses slots and part sizes, and reads the weights once.
+1. `identity` and `questions_of` say what the answers to a set depend on. `record.parts` refuses a
+   table in which any of it differs.
+2. `answer` fills the tables that are not finished. It chooses slots and part sizes, and reads the
+   weights once.
 3. Each part is sampled, judged where there is a verifier, and written. A kill costs one part at most.
 """
 from __future__ import annotations
@@ -38,7 +39,7 @@ NO_IDENTITY = ("out", "tensor", "slots", "block_size", "part_prompts")     # set
 
 
 def identity(settings: AnswerConfig, weights: Weights, verifier: VerifierConfig | None = None) -> dict[str, Any]:
-    """What the answers to any set, and their verdicts, are a function of; `questions_of` says the rest."""
+    """What the answers to any set, and their verdicts, depend on; `questions_of` says the rest."""
     found = {name: value for name, value in asdict(settings).items() if name not in NO_IDENTITY}
     if weights.step is not None:
         found["step"] = weights.step
@@ -56,8 +57,8 @@ def answer(settings: AnswerConfig, weights: Weights, tokenizer, tables: Sequence
            verifier: VerifierConfig | None = None) -> None:
     """Fills every table that is not finished with the answers to its questions; a verifier judges them.
 
-    `key` is the base key of the sampler. Progress goes to standard error. Raises InputError for a table of other
-    settings, and where memory does not hold one slot.
+    `key` is the base key of the sampler. Progress goes to standard error. Raises InputError for a
+    table of other settings, and where memory does not hold one slot.
     """
     missing = []
     for held, parts in tables:
@@ -110,7 +111,10 @@ def _fill(settings: AnswerConfig, weights: Weights, tokenizer, missing: Sequence
 
 
 def fitting_slots(settings: AnswerConfig, model: ModelConfig, mesh: Mesh, answers: int) -> int:
-    """As many slots as `answers` can use and memory holds beside the weights. Raises InputError where none fits."""
+    """As many slots as `answers` can use and memory holds beside the weights.
+
+    Raises InputError, in the flags of the two commands, where not one fits.
+    """
     return slots_that_fit(
         model, mesh, answers, settings.max_prompt_tokens, settings.max_new_tokens, settings.dtype, settings.kv_dtype,
         field="--slots", remedy="lower --max-new-tokens, use --dtype bfloat16 or --kv-dtype int8, or more devices for "
@@ -118,7 +122,7 @@ def fitting_slots(settings: AnswerConfig, model: ModelConfig, mesh: Mesh, answer
 
 
 def _in_order(groups: Iterable[tuple[int, tuple[Rollout, ...]]], count: int, bar: AnswerBar) -> list:
-    """The rollouts of every prompt in the order of the prompts; groups come in the order in which they finish."""
+    """The rollouts of every prompt, in the order of the prompts. Groups come as they finish."""
     found = {}
     for position, rollouts in groups:
         found[position] = rollouts
