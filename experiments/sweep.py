@@ -3,20 +3,22 @@
     python -m experiments.sweep quickstart --grid loss.epsilon=0.1,1 --grid objective=nft --seeds 4
     python -m experiments.sweep experiments.harness.scales:NANO --grid objective=nft,grpo --seeds 3 --jobs 2
 
-EXPERIMENT is a preset's name, or package.module:NAME or file.py:NAME of a Config. A field is given by its dotted name.
-Another objective begins with its own defaults. --seeds sets `seed`, which the questions and their order follow.
+EXPERIMENT is a preset's name, or package.module:NAME or file.py:NAME of a Config. A field is given
+by its dotted name. Another objective begins with its own defaults. --seeds sets `seed`, which the
+questions and their order follow.
 
-The same command goes on where it was cut short: finished runs are skipped, unfinished ones continue. A run that fails
-is reported, the others go on, and the exit status is 1. Every run is a process of its own; its command and its output
-are in its folder's log.txt.
+The same command goes on where it was cut short: finished runs are skipped, unfinished ones
+continue. A run that fails is reported, the others go on, and the exit status is 1. Every run is a
+process of its own; its command and its output are in its folder's log.txt.
 
-Writes WORKDIR/results.parquet: a row for every run and step, with the fields swept, the seed and every metric.
+Writes WORKDIR/results.parquet: a row for every run and step, with the fields swept, the seed and
+every metric.
 """
 from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -24,9 +26,9 @@ from typing import Annotated
 import tyro
 
 from experiments.harness.runner import Job, places, run_all
-from experiments.harness.variants import command, described, folder_of, known, value_of, vary
-from nft_jax.cli import experiment
-from nft_jax.config import Config
+from experiments.harness.variants import command, described, flag, folder_of, vary, with_objective
+from nft_jax.cli import experiment, parse
+from nft_jax.config import Config, flat
 from nft_jax.config.differences import SEEDS
 from nft_jax.runtime.files import replaced
 from nft_jax.runtime.terminal import one_paragraph_errors
@@ -43,20 +45,38 @@ class Planned:
     job: Job
 
 
-def grid_of(texts: Sequence[str]) -> dict[str, list[object]]:
-    """["loss.epsilon=0.1,1"] -> {"loss.epsilon": [0.1, 1.0]}. Raises InputError for a text that is no grid."""
-    found: dict[str, list[object]] = {}
+def grid_of(texts: Sequence[str]) -> dict[str, list[str]]:
+    """["loss.epsilon=0.1,1"] -> {"loss.epsilon": ["0.1", "1"]}. Raises InputError for a text that is no grid."""
+    found: dict[str, list[str]] = {}
     for text in texts:
-        name, equals, values = text.partition("=")
+        name, equals, values = text.removeprefix("--").partition("=")
+        field = name.replace("-", "_")
         if not equals or not values:
             raise InputError(f"grid is {text!r}: write field=value,value,... such as loss.epsilon=0.1,1.")
-        field = known(name)
         if field in SEEDS:
             raise InputError(f"grid is {text!r}: seeds are set by --seeds.")
-        if field in found or field in ("name", "workdir"):
-            raise InputError(f"grid is {text!r}: {field} is " + ("given twice; give all its values at once."
-                             if field in found else "set by the sweep for every run."))
-        found[field] = list(dict.fromkeys(value_of(field, value) for value in values.split(",")))
+        if field in ("name", "workdir"):
+            raise InputError(f"grid is {text!r}: {field} is set by the sweep for every run.")
+        if field in found:
+            raise InputError(f"grid is {text!r}: {field} is given twice; give all its values at once.")
+        found[field] = list(dict.fromkeys(values.split(",")))
+    return found
+
+
+def arms_of(base: Config, grid: Mapping[str, Sequence[str]]) -> dict[str, dict[str, object]]:
+    """Every combination, by its description: the fields with their values.
+
+    The texts are read as the command line of a run reads them: an unknown field or a wrong value
+    ends the program.
+    """
+    before, found = flat(base.to_dict()), {}
+    for values in itertools.product(*grid.values()):
+        texts = dict(zip(grid, values, strict=True))
+        words = [word for name, text in texts.items() for word in flag(name, text, before.get(name))]
+        start = with_objective(base, texts.get("objective", base.objective))
+        config = flat(parse(start, f"A sweep of {base.name}.", words).config.to_dict())
+        changes = {name: config[name] for name in grid}
+        found[described(changes)] = changes
     return found
 
 
@@ -93,10 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.seeds < 1 or given.jobs < 0:
             raise InputError(f"seeds is {given.seeds} and jobs is {given.jobs}: use seeds of 1 or more, jobs of 0 or "
                              "more.")
-        base, grid = experiment(given.experiment), grid_of(given.grid)
+        base = experiment(given.experiment)
         root = given.workdir or Path("runs/sweep") / base.name
-        settings = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-        planned = plan(given.experiment, base, {described(changes): changes for changes in settings}, given.seeds, root)
+        planned = plan(given.experiment, base, arms_of(base, grid_of(given.grid)), given.seeds, root)
         at = places(given.jobs)
         print(f"{len(planned)} runs in {root}, {len(at)} at a time", flush=True)
         failed = run_all([each.job for each in planned], at, lambda line: print(line, flush=True))

@@ -1,4 +1,4 @@
-"""A model in the hand: load, sample, score, save. What notebooks and scripts use, and what `import nft_jax` shows."""
+"""A model in the hand, for notebooks and scripts: load, sample, score, save."""
 from __future__ import annotations
 
 import os
@@ -30,31 +30,36 @@ from nft_jax.model.logprobs import token_logprobs
 from nft_jax.record.checkpoint import LATEST
 from nft_jax.record.weights import find_weights
 from nft_jax.rollout.engine import Sampler
+from nft_jax.rollout.slots import require_positions
 from nft_jax.runtime.mesh import make_mesh
 from nft_jax.types import InputError, Prompt, Rollout
 
 
 @dataclass(frozen=True)
 class Policy:
-    """A model with its tokenizer. `params` is a plain dict of arrays: transform it as you like, and put the result
-    back with `dataclasses.replace(policy, params=...)`."""
+    """A model with its tokenizer. `params` is a plain dict of arrays. Transform it as you like, and put the result back
+    with `dataclasses.replace(policy, params=...)`."""
     config: ModelConfig
     params: Any
     tokenizer: Any
     eos: tuple[int, ...]              # ids that end an answer
-    mesh: Mesh | None = None          # where the parameters lie; None: on the default device
+    mesh: Mesh | None = None          # that the parameters are split over; None: the default device
     _samplers: dict = field(default_factory=dict, repr=False, compare=False)
 
 
-def load(path: str | os.PathLike, *, dtype="float32", mesh: Mesh | None = None, step: int | str = LATEST) -> Policy:
-    """Policy of a folder in Hugging Face layout, of a hub name, or of a checkpoint of a run's folder (that of `step`:
-    "latest" or a number), with parameters of type `dtype` (float32, bfloat16 or float16), split over `mesh` (of
-    `nft_jax.runtime.mesh.make_mesh`) as in training when there is one.
+def load(path: str | os.PathLike, *, dtype="float32", mesh: Mesh | None = None,
+         step: int | str = LATEST) -> Policy:
+    """The policy in `path`: a folder in Hugging Face layout, a hub name, "nano" (the embedded model), or a run's
+    folder.
 
-    The weights are streamed from the files to where they stay. Raises InputError, before any of them is on a device:
-    no such folder, an architecture or feature that is not implemented, tensors that are missing or of the wrong shape,
-    files cut short, a tokenizer without chat template or end-of-sequence token or with more ids than the embedding,
-    sizes that the mesh does not divide, a run without such a checkpoint; `step` with a folder that is no run's.
+    step: of a run's folder, the checkpoint to load: "latest", "best" or a number.
+    dtype: of the parameters; float32, bfloat16 or float16.
+    mesh: of `nft_jax.runtime.mesh.make_mesh`; the parameters are split over it as in training.
+
+    Weights are streamed from the files to the devices that keep them. Before that, raises InputError for: no such
+    folder; an architecture or feature that is not implemented; tensors that are missing or of the wrong shape; files
+    cut short; a tokenizer without chat template or end-of-sequence token, or with more ids than the embedding; sizes
+    that the mesh does not divide; a run without such a checkpoint; `step` for a folder that is no run's.
     """
     weights = find_weights(path, step)
     tokenizer = load_tokenizer(weights.folder)
@@ -62,10 +67,11 @@ def load(path: str | os.PathLike, *, dtype="float32", mesh: Mesh | None = None, 
 
 
 def save(policy: Policy, path: str | os.PathLike) -> None:
-    """Write a folder that transformers (and `load`) reads: weights, config, tokenizer, generation config. What the
-    folder that the tokenizer came from says of tokens and of generation is kept: the tokenizer's files byte for byte
-    (unless the tokenizer was changed), generation_config.json, and the ids of special tokens in config.json. The
-    parameters may be split over devices, and over processes, all of which then call this; the first one writes."""
+    """Writes a folder that transformers and `load` read: weights, config, tokenizer, generation config.
+
+    Kept from the folder of the tokenizer: its files byte for byte (unless the tokenizer was changed),
+    generation_config.json, and the ids of special tokens in config.json. If the parameters are split over processes,
+    all of them call this, and the first one writes."""
     folder, source = Path(path), source_of(policy.tokenizer)
     save_params(policy.params, policy.config, folder, more=special_ids(source))
     if jax.process_index() == 0:
@@ -76,11 +82,12 @@ def save(policy: Policy, path: str | os.PathLike) -> None:
 def sample(policy: Policy, prompts: Sequence[str | list[dict]], *, num_samples: int = 1, max_new_tokens: int = 256,
            temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0,
            seed: int = 0, slots: int = 64) -> list[Rollout]:
-    """`num_samples` answers to every prompt (a question, or chat messages; rendered by the chat template).
+    """`num_samples` answers to every prompt: a question, or chat messages, rendered by the chat template.
 
-    Returns len(prompts) * num_samples rollouts, those of a prompt side by side. An answer depends on the policy, its
-    prompt and the prompt's position, the seed and the sample number, not on `slots` (answers decoded at a time).
-    temperature 0 is greedy. Everything is computed in the type of the parameters.
+    Returns len(prompts) * num_samples rollouts, prompt by prompt. An answer depends on the policy, its prompt, the
+    prompt's position, the seed and the sample number. It does not depend on `slots`, the answers decoded at a time.
+    temperature 0 is greedy. All is computed in the type of the parameters. Raises InputError for values out of range
+    and for prompts that, with max_new_tokens, exceed the model's positions.
     """
     positions = policy.config.max_positions
     for name, value, holds, remedy in (
@@ -91,7 +98,8 @@ def sample(policy: Policy, prompts: Sequence[str | list[dict]], *, num_samples: 
             ("slots", slots, slots >= 1, "use 1 or more")):
         if not holds:
             raise InputError(f"{name} is {value!r}: {remedy}.")
-    sampling, made = SamplingConfig(temperature, top_k, top_p, min_p), []
+    sampling = SamplingConfig(temperature, top_k, top_p, min_p)
+    made = []
     for index, prompt in enumerate(prompts):
         text = render(policy.tokenizer, prompt)
         tokens = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -99,28 +107,23 @@ def sample(policy: Policy, prompts: Sequence[str | list[dict]], *, num_samples: 
         made.append(Prompt(index, problem, "", text, np.asarray(tokens, np.int32)))
     if not made:
         return []
-    longest, room = max(len(prompt.tokens) for prompt in made), 64
-    if longest + max_new_tokens > positions:
-        raise InputError(f"the longest prompt has {longest} tokens, which with max_new_tokens {max_new_tokens} is more "
-                         f"than the model's {positions} positions: shorten it, or lower max_new_tokens.")
-    while room < longest:
-        room *= 2
-    room = min(room, positions - max_new_tokens)
-    sampler = _sampler(policy, slots, room, max_new_tokens)
-    groups = dict(sampler.sample(sampler.cast(policy.params), made, num_samples, jax.random.key(seed), 0,
-                                 sampling))
+    longest = max(len(prompt.tokens) for prompt in made)
+    require_positions(policy.config, longest, max_new_tokens, fields=("tokens of the longest prompt", "max_new_tokens"))
+    # A power of two, so that calls with other prompts compile nothing.
+    longest = min(max(64, 1 << (longest - 1).bit_length()), positions - max_new_tokens)
+    sampler = _sampler(policy, slots, longest, max_new_tokens)
+    groups = dict(sampler.sample(sampler.cast(policy.params), made, num_samples, jax.random.key(seed), 0, sampling))
     return [rollout for index in range(len(made)) for rollout in groups[index]]
 
 
 def _compute(policy: Policy) -> Compute:
-    """In the type of the parameters."""
     return Compute(policy.params["embed"].dtype.name)
 
 
 def _sampler(policy: Policy, slots: int, max_prompt_tokens: int, max_new_tokens: int) -> Sampler:
-    """One for all calls of the same sizes. The key has everything of the policy that a sampler is made of, since
-    `dataclasses.replace` hands the dict on."""
+    """One sampler for all calls of the same sizes."""
     compute, mesh = _compute(policy), policy.mesh or make_mesh(MeshConfig(), jax.devices()[:1])
+    # The key has all of the policy that a sampler is made of, because `dataclasses.replace` hands the dict on.
     key = (policy.config, policy.eos, id(policy.tokenizer), mesh, compute.dtype, slots, max_prompt_tokens,
            max_new_tokens)
     if key not in policy._samplers:
@@ -138,8 +141,9 @@ def _positions(tokens, lengths):
 
 
 def logits(policy: Policy, tokens, lengths) -> jax.Array:
-    """tokens [B, T] int, right-padded, lengths [B] -> logits [B, T, V] float32. For small inputs: all of it is in
-    memory at once. What stands at and after a row's length is meaningless."""
+    """tokens [B, T] int, right-padded, lengths [B] -> logits [B, T, V] float32.
+
+    For small inputs: all logits are in memory at once. Logits at or after a row's length mean nothing."""
     tokens = jnp.asarray(tokens, jnp.int32)
     hidden = decoder.hidden_states(policy.params, policy.config, tokens, *_positions(tokens, lengths),
                                    _compute(policy))
@@ -147,7 +151,7 @@ def logits(policy: Policy, tokens, lengths) -> jax.Array:
 
 
 def logprobs(policy: Policy, rollouts: Sequence[Rollout], *, temperature: float = 1.0) -> list[np.ndarray]:
-    """Log-probs [n] float32 of each rollout's tokens under the policy, by the training graph, in the type of
+    """Log-probs [n] float32 of each rollout's tokens under the policy, computed by the trainer's graph in the type of
     the parameters."""
     if not rollouts:
         return []

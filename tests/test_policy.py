@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from refusal import refused
 
 import nft_jax
 from nft_jax.model import decoder
@@ -49,14 +50,13 @@ def test_chat_messages_and_nothing(policy):
             for prompt in ("1+1", [{"role": "user", "content": "1+1"}])]
     assert text[0] == text[1] == "<|user|>1+1<|end|><|assistant|>"
     assert nft_jax.sample(policy, []) == []
-    with pytest.raises(nft_jax.InputError, match="num_samples is 0"):
-        nft_jax.sample(policy, ["1+1"], num_samples=0)
-    with pytest.raises(nft_jax.InputError, match=r"2003 tokens, .* 1024 positions"):
+    with refused(2011, 1024):
         nft_jax.sample(policy, ["1+" * 1000], max_new_tokens=8)
-    for name, value in (("max_new_tokens", 2000), ("temperature", -1.0), ("top_p", 0.0), ("top_k", -1)):
-        with pytest.raises(nft_jax.InputError, match=f"{name} is {value}"):
+    for name, value in (("max_new_tokens", 2000), ("temperature", -1.0), ("top_p", 0.0), ("top_k", -1),
+                        ("num_samples", 0), ("slots", 0)):
+        with refused(name, value):
             nft_jax.sample(policy, ["1+1"], **{name: value})
-    with pytest.raises(nft_jax.InputError, match="prompts is '1\\+1'"):
+    with refused("prompts", "1+1"):
         nft_jax.sample(policy, "1+1")
 
 
@@ -209,6 +209,17 @@ def test_a_policy_that_was_changed_gets_a_sampler_of_its_own(policy, rollouts):
     np.testing.assert_allclose(answer.logprobs, -np.log(policy.config.vocab_size), atol=0.01)
     never = replace(policy, eos=(0,))
     assert len(nft_jax.sample(never, ["12+34-5"], max_new_tokens=40, temperature=0)[0].tokens) == 40
+
+
+def test_nano_is_the_embedded_model_from_any_folder(policy, tmp_path, monkeypatch):
+    """A local folder of that name is ./nano."""
+    monkeypatch.chdir(tmp_path)
+    assert nft_jax.load("nano").config == policy.config and nft_jax.Config().policy.path == "nano"
+    shutil.copytree(NANO, "nano")
+    raw = json.loads(Path("nano/config.json").read_text())
+    Path("nano/config.json").write_text(json.dumps(raw | {"max_position_embeddings": 77}))
+    for path, positions in (("nano", 1024), ("./nano", 77), (Path("nano"), 77)):
+        assert nft_jax.load(path).config.max_positions == positions
 
 
 def test_the_example_of_the_readme_runs(tmp_path, monkeypatch):

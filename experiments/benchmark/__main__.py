@@ -1,4 +1,3 @@
-"""`python -m experiments.benchmark`: see `experiments.benchmark.command`."""
 import sys
 
 from experiments.benchmark.command import main

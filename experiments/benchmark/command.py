@@ -1,17 +1,18 @@
-"""Speed, one JSON line per result.
+"""Speed, one JSON line per result. The results are in README.md beside this file.
 
     python -m experiments.benchmark --model nano --task rollout --threads 1 --reps 3
     python -m experiments.benchmark --device gpu --model half one_and_half --task rollout train --profile runs/profile
     python -m experiments.benchmark --compare results.jsonl
 
-rollout, train, e2e     the workloads of `experiments.peers.common`, which the other libraries' scripts run too; those
-                        ending in _var have answers of geometric lengths. On an accelerator: larger ones in bfloat16,
-                        with their share of the device's bandwidth or matrix rate (`experiments.benchmark.device`)
-verify                  the verifier beside plain math-verify (`experiments.benchmark.verify`).
+rollout, train, e2e     the workloads of `experiments.peers.common`, which the other libraries' scripts run too. Tasks
+                        that end in _var have answers of geometric lengths. On an accelerator the workloads are larger,
+                        in bfloat16, with their share of the device's rates (`experiments.benchmark.device`).
+verify                  the verifier beside plain math-verify (`experiments.benchmark.verify`)
 
-`value` is tokens (verdicts) per second of wall clock, `value_cpu` per CPU-second. What was timed is checked in the same
-run against a plain forward pass; where it differs, the line says so and the exit status is 1. `peak_rss_mb` is the
-process's, so ask for one task at a time where it matters.
+`value` is tokens (verdicts) per second of wall clock, `value_cpu` per CPU-second. What was timed is
+checked in the same run against a plain forward pass. Where it differs, the line says so and the
+exit status is 1. `peak_rss_mb` is of the whole process, so ask for one task at a time where it
+matters.
 """
 from __future__ import annotations
 
@@ -53,14 +54,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def check_device(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
     """Refuses the models and tasks that the device has no workload for."""
-    on_cpu = given.device == "cpu"
+    models, allowed = (MODELS, TASKS) if given.device == "cpu" else (ACCELERATOR_MODELS, ACCELERATOR_TASKS)
     tasks = [task for task in given.task if task != "verify"]
-    models = list(MODELS) if on_cpu else list(ACCELERATOR_MODELS)
-    allowed = TASKS if on_cpu else ACCELERATOR_TASKS
     for name, found, known in (("model", given.model if tasks else [], models), ("task", tasks, allowed)):
         unknown = [value for value in found if value not in known]
         if unknown:
-            other = "" if name == "task" or not on_cpu else ", or add --device gpu"
+            other = ", or add --device gpu" if name == "model" and given.device == "cpu" else ""
             parser.error(f"--device {given.device} has no {name} {' '.join(unknown)}: write --{name} "
                          f"{' or '.join(known)}{other}")
 
@@ -90,7 +89,7 @@ def measure(model: str, task: str, options: argparse.Namespace) -> dict:
 
 
 def measure_case(case, options: argparse.Namespace) -> dict:
-    """Times `options.task` on a `Case` and checks its output; adds the device's shares and the profile where asked."""
+    """Times `options.task` on a `Case` and checks its output. Adds the device's shares, and the profile where asked."""
     import jax
 
     from experiments.benchmark.device import shares, traced
@@ -109,7 +108,8 @@ def measure_case(case, options: argparse.Namespace) -> dict:
                   versions=versions(), setup_s=round(built, 2), platform=jax.devices()[0].device_kind,
                   slots=case.slots, block_size=case.block_size, rows=case.rows, row_length=case.row_length,
                   compilation_cache=bool(jax.config.jax_compilation_cache_dir), **more)
-    return line | {"check": task.check()}                 # after the line, whose memory is that of what was timed
+    # After the line, so that its peak memory is of the timed work alone.
+    return line | {"check": task.check()}
 
 
 def versions() -> dict[str, str]:
@@ -117,7 +117,7 @@ def versions() -> dict[str, str]:
 
 
 def results(options: argparse.Namespace) -> Iterator[dict]:
-    """A line for every model and task; one that fails gives a line with `error`, and the others go on."""
+    """A line for every model and task. A task that fails gives a line with `error`, and the others go on."""
     if "verify" in options.task:
         from experiments.benchmark.verify import lines
         yield from lines(options.threads, options.reps)

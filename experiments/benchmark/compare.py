@@ -1,39 +1,34 @@
-"""The tables of a file of results: ours against other libraries' on the same kind of device and the same machine, the
-shares of an accelerator's rates, memory, start-up, and the targets."""
+"""The tables of a file of results: ours beside other libraries', shares of an accelerator's rates,
+memory, start-up, and the targets. Only results of the same kind of device and the same machine are
+compared."""
 from __future__ import annotations
 
 import json
-import statistics
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
+
+from experiments.harness.results import markdown
+
 OURS = "nft_jax"
 
-
-class Target(NamedTuple):
-    """At least so many times the peer's tokens per CPU-second, on a model and task."""
-    model: str
-    task: str
-    peer: str
-    ratio: float
-
-
-TARGETS = (
-    Target("nano", "rollout", "hf", 3.0), Target("nano", "rollout_var", "hf", 6.0),
-    Target("nano", "train", "hf", 1.5), Target("nano", "train_var", "hf", 1.5),
-    Target("nano", "e2e", "hf", 2.0), Target("nano", "e2e_var", "trl", 5.0),
-    Target("mini", "rollout", "hf", 2.0), Target("mini", "train", "hf", 1.15), Target("mini", "train_var", "hf", 1.3),
-    Target("half", "rollout", "tunix", 1.5), Target("half", "train", "hf", 1.2),
-)
+# (model, task, peer) -> at least so many times the peer's tokens per CPU-second. The order is the table's.
+TARGETS = {
+    ("nano", "rollout", "hf"): 3.0, ("nano", "rollout_var", "hf"): 6.0, ("nano", "train", "hf"): 1.5,
+    ("nano", "train_var", "hf"): 1.5, ("nano", "e2e", "hf"): 2.0, ("nano", "e2e_var", "trl"): 5.0,
+    ("mini", "rollout", "hf"): 2.0, ("mini", "train", "hf"): 1.15, ("mini", "train_var", "hf"): 1.3,
+    ("half", "rollout", "tunix"): 1.5, ("half", "train", "hf"): 1.2,
+}
 MOST_MEGABYTES = {("half", "train"): 10_000}           # peak resident memory
 MOST_COMPILE_SECONDS = {("nano", "rollout"): 4.0, ("nano", "train"): 13.0}
 LEAST_SHARE = {"bandwidth_share": 0.60, "step_mfu": 0.45, "score_mfu": None}      # on an accelerator
+NUMBERS = ("value_cpu", "compile_s", "peak_rss_mb", *LEAST_SHARE)
 
 
 def read_lines(path: Path) -> list[dict]:
-    """Results, one JSON object a line; lines that report an error are left out."""
+    """Results, one JSON object a line. Lines that report an error are left out."""
     lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
     return [line for line in lines if "value_cpu" in line]
 
@@ -53,75 +48,71 @@ class Place(NamedTuple):
         return self.platform == other.platform and (unnamed or self.machine == other.machine)
 
 
-def medians(lines: Iterable[Mapping]) -> dict[tuple[str, str, str, str], dict]:
-    """(model, task, peer, variant) -> medians over its lines of value_cpu, compile_s, peak_rss_mb and the shares of a
-    device, whether a compilation cache was on, and how many lines."""
-    found = defaultdict(list)
-    for line in lines:
-        found[line["model"], line["task"], line["peer"], line["variant"]].append(line)
-    return {key: {"lines": len(same), "cached": any(line.get("compilation_cache") for line in same)}
-            | {name: statistics.median(line[name] for line in same)
-               for name in ("value_cpu", "compile_s", "peak_rss_mb", *LEAST_SHARE) if name in same[0]}
-            for key, same in found.items()}
-
-
-def best(table: Mapping, model: str, task: str, peer: str) -> tuple[str, dict] | None:
-    """A peer's fastest variant on a workload: (variant, medians)."""
-    variants = [(key[3], value) for key, value in table.items() if key[:3] == (model, task, peer)]
-    return max(variants, key=lambda pair: pair[1]["value_cpu"], default=None)
-
-
 def compare(lines: Sequence[Mapping]) -> str:
     """Markdown: for each place where ours was measured, the tables of what may be compared there."""
-    places = list(dict.fromkeys(Place.of(line) for line in lines if line["peer"] == OURS))
-    return "\n\n".join(
-        "\n\n".join([f"{place.machine} ({place.platform})"] * bool(place.machine) + tables(
-            [line for line in lines if (Place.of(line) == place if line["peer"] == OURS
-                                        else Place.of(line).meets(place))]))
-        for place in places)
+    found = []
+    for place in dict.fromkeys(Place.of(line) for line in lines if line["peer"] == OURS):
+        if place.machine:
+            found.append(f"{place.machine} ({place.platform})")
+        found += tables([line for line in lines if (Place.of(line) == place if line["peer"] == OURS
+                                                    else Place.of(line).meets(place))])
+    return "\n\n".join(found)
+
+
+def fastest(lines: Sequence[Mapping]) -> dict[tuple[str, str], dict[str, dict]]:
+    """(model, task) -> peer -> medians of NUMBERS over the lines of the peer's fastest variant.
+
+    The workloads are in the order of TARGETS, others behind. `cached`: whether a compilation cache
+    was on.
+    """
+    frame = pd.DataFrame([line | {"cached": bool(line.get("compilation_cache"))} for line in lines])
+    frame = frame.reindex(columns=["model", "task", "peer", "variant", "cached", *NUMBERS])
+    order = list(dict.fromkeys(key[:2] for key in TARGETS))
+    found: dict[tuple[str, str], dict[str, dict]] = {}
+    for (model, task, peer, variant), same in frame.groupby(["model", "task", "peer", "variant"], sort=False):
+        medians = {**same[[*NUMBERS]].median(), "variant": variant, "cached": same["cached"].any()}
+        peers = found.setdefault((model, task), {})
+        if peer not in peers or medians["value_cpu"] > peers[peer]["value_cpu"]:
+            peers[peer] = medians
+    return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
 
 
 def tables(lines: Sequence[Mapping]) -> list[str]:
-    """A row for each (model, task) and peer that both sides measured; then shares of a device, memory and start-up."""
-    table = medians(lines)
-    targets = {target[:3]: target.ratio for target in TARGETS}
-    workloads = list(dict.fromkeys((model, task) for model, task, *_ in table))
-    order = {task: i for i, task in enumerate(dict.fromkeys(target[:2] for target in TARGETS))}
+    """A row for each workload and peer that both sides measured; then shares of a device, memory and start-up."""
     rows, other = [], []
-    for model, task in sorted(workloads, key=lambda pair: order.get(pair, len(order))):
-        ours = best(table, model, task, OURS)
+    for (model, task), peers in fastest(lines).items():
+        ours = peers.pop(OURS, None)
         if ours is None:
             continue
-        for peer in sorted({key[2] for key in table if key[:2] == (model, task)} - {OURS}):
-            variant, theirs = best(table, model, task, peer)
-            ratio, target = ours[1]["value_cpu"] / theirs["value_cpu"], targets.get((model, task, peer))
-            rows.append((f"{model} {task}", f"{peer} ({variant})", f"{theirs['value_cpu']:,.0f}",
-                         f"{ours[1]['value_cpu']:,.0f}", f"{ratio:.2f} ×",
+        for peer, theirs in sorted(peers.items()):
+            ratio, target = ours["value_cpu"] / theirs["value_cpu"], TARGETS.get((model, task, peer))
+            rows.append((f"{model} {task}", f"{peer} ({theirs['variant']})", f"{theirs['value_cpu']:,.0f}",
+                         f"{ours['value_cpu']:,.0f}", f"{ratio:.2f} ×",
                          "" if target is None else f"≥ {target:g} ×, {verdict(ratio >= target)}"))
-        other += limits_of(model, task, ours[1])
-    found = [markdown(("workload", "peer", "peer, tokens per CPU-s", "ours", "ratio", "target"), rows)] * bool(rows)
-    return found + [markdown(("workload", "what", "ours", "target"), other)] * bool(other)
+        other += limits_of(model, task, ours)
+    found = []
+    if rows:
+        found.append(markdown(("workload", "peer", "peer, tokens per CPU-s", "ours", "ratio", "target"), rows))
+    if other:
+        found.append(markdown(("workload", "what", "ours", "target"), other))
+    return found
 
 
 def limits_of(model: str, task: str, ours: Mapping) -> list[tuple[str, str, str, str]]:
     """Rows of what has a limit of its own, without a peer."""
-    rows = []
-    for what, least in LEAST_SHARE.items():
-        if what in ours:
-            rows.append((f"{model} {task}", what, f"{ours[what]:.3f}",
-                         "" if least is None else f"≥ {least:g}, {verdict(ours[what] >= least)}"))
-    for what, limits, unit in (("peak_rss_mb", MOST_MEGABYTES, "MB"), ("compile_s", MOST_COMPILE_SECONDS, "s")):
-        limit = limits.get((model, task))
-        if limit is not None and not any(what in ours for what in LEAST_SHARE):
-            cached = ", from a compilation cache" * (what == "compile_s" and ours["cached"])
-            rows.append((f"{model} {task}", what + cached, f"{ours[what]:,.1f} {unit}",
-                         f"≤ {limit:,g} {unit}, {verdict(ours[what] <= limit)}"))
+    shares = [what for what in LEAST_SHARE if pd.notna(ours[what])]
+    rows = [(f"{model} {task}", what, f"{ours[what]:.3f}", "" if LEAST_SHARE[what] is None else
+             f"≥ {LEAST_SHARE[what]:g}, {verdict(ours[what] >= LEAST_SHARE[what])}") for what in shares]
+    # Memory and start-up of the host say little about an accelerator.
+    if not shares:
+        for what, limits, unit in (("peak_rss_mb", MOST_MEGABYTES, "MB"), ("compile_s", MOST_COMPILE_SECONDS, "s")):
+            limit = limits.get((model, task))
+            if limit is not None:
+                cached = ", from a compilation cache" if what == "compile_s" and ours["cached"] else ""
+                rows.append((f"{model} {task}", what + cached, f"{ours[what]:,.1f} {unit}",
+                             f"≤ {limit:,g} {unit}, {verdict(ours[what] <= limit)}"))
     return rows
 
 
 def verdict(met: bool) -> str:
     return "met" if met else "not met"
-
-
-def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))

@@ -1,11 +1,11 @@
-"""The benchmark on an accelerator: larger workloads in bfloat16, the device's own rates, and our share of them.
+"""The benchmark on an accelerator: larger bfloat16 workloads, and our share of the device's rates.
 
-rollout   answers of 1,024 tokens (--new-tokens) to prompts of 64 to 512, in 256 slots. The limit is memory: every
-          decode step reads the weights once and the keys and values of every slot; the share is that traffic over the
+rollout   Answers of 1,024 tokens (--new-tokens) to prompts of 64 to 512, in 256 slots. The limit is memory: every
+          decode step reads the weights once, and the keys and values of every slot. The share is that traffic over the
           measured copy bandwidth, over the whole rollout's wall time (prefill and the host included). rollout_var has
-          lengths that vary and more answers than slots.
-train     an optimizer step on rows of 4,096 tokens. The limit is the matrix units: 6 x matmul parameters x tokens, and
-          the causal attention, over the rate of an 8192-cubed bfloat16 product, over the step's wall time.
+          varied lengths, and more answers than slots.
+train     An optimizer update on rows of 4,096 tokens. The limit is the matrix units. The share is 6 x matmul parameters
+          x tokens, and the causal attention, over the rate of an 8192-cubed bfloat16 product, over the wall time.
 """
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from nft_jax.train.batch import Example
 from nft_jax.types import Prompt
 
 MODELS = {"half": PUBLISHED["Qwen/Qwen2.5-0.5B-Instruct"], "one_and_half": PUBLISHED["Qwen/Qwen2.5-1.5B-Instruct"]}
-CONTAINERS = ("while", "conditional", "call")       # operations whose time is that of others
+CONTAINERS = ("while", "conditional", "call")       # operations whose time is the sum of others' times
 
 
 def accelerator_case(model: ModelConfig, task: str, *, slots: int = 0, micro: int = 0, block_size: int = 0,
@@ -104,8 +104,11 @@ def matmul_flops_per_second(size: int = 8192) -> float:
 
 
 def shares(task: Rollouts | Training, timed: Timed, options: Namespace) -> dict:
-    """What share of the device's rates the timed task reached, by medians; for training the optimizer step and the
-    forward pass for old log-probs are timed apart. With them the peak of device memory, where the backend tells."""
+    """The task's share of the device's rates, by medians, and the peak of device memory (MB).
+
+    For training, the optimizer update and the forward pass for old log-probs are timed apart. The
+    peak is left out where the backend does not tell it.
+    """
     case, out = task.case, {}
     if isinstance(task, Rollouts):
         bandwidth = copy_bytes_per_second()
@@ -132,8 +135,11 @@ def traced(task, folder: Path, repetition: int) -> dict:
 
 
 def costs(folder: Path, most: int = 12) -> dict:
-    """The largest costs in the newest trace of `folder`: milliseconds on the device by kind of operation, and the share
-    of the time between the first and the last. On a GPU the kernels of the streams, elsewhere the XLA operations."""
+    """The largest costs in the newest trace of `folder`: device milliseconds by kind of operation.
+
+    Each has its share of the time between the first and the last. On a GPU they are the kernels of
+    the streams, elsewhere the XLA operations.
+    """
     newest = max(folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
     planes = list(jax.profiler.ProfileData.from_file(str(newest)).planes)
     devices = [plane for plane in planes if plane.name.startswith("/device:")] or planes
@@ -147,7 +153,7 @@ def costs(folder: Path, most: int = 12) -> dict:
                 stats = dict(event.stats)
                 if "hlo_op" not in stats and not on_device:
                     continue
-                # A GPU's kernels run in command buffers, which is all that their hlo_op says.
+                # A GPU's kernels run in command buffers, and their hlo_op names only the buffer.
                 kind = kind_of(event.name if "Stream" in line.name else str(stats.get("hlo_op") or event.name))
                 if kind in CONTAINERS:
                     continue

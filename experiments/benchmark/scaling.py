@@ -1,8 +1,11 @@
-"""How speed falls as sizes grow: `python -m experiments.benchmark.scaling` measures and draws `figures/scaling.png`.
+"""How speed falls as sizes grow.
 
-Tokens per CPU-second of sampling (new tokens) and of training (old log-probs and an optimizer step) on one core, a
-small model in float32, one size changed at a time: slots, prompt length, answer length, vocabulary. The measurements
-are kept in `figures/scaling.jsonl`; `--draw-only` draws them again.
+    python -m experiments.benchmark.scaling        measures, and draws figures/scaling.png
+
+Tokens per CPU-second of sampling (new tokens) and of training (old log-probs and an optimizer
+update), on one core, with a small model in float32. One size changes at a time: slots, prompt
+length, answer length, vocabulary. `figures/scaling.jsonl` keeps the measurements; --draw-only draws
+them again.
 """
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from experiments.benchmark.command import pin
+from experiments.harness.plots import curve_figure
 from experiments.peers.common import add_options, emit, repeat, result
 
 FIGURES = Path(__file__).parents[1] / "figures"
@@ -48,7 +52,7 @@ def points() -> Iterator[tuple[str, str, Point]]:
 
 
 def case_of(point: Point):
-    """The workload of these sizes, for either task: answers of one length, prompts with up to 8 answers each."""
+    """The workload of these sizes, for either task: answers of one length, up to 8 answers to a prompt."""
     import numpy as np
 
     from experiments.benchmark.tasks import Case, model_config
@@ -71,7 +75,7 @@ def case_of(point: Point):
 
 
 def measure(sweep: str, task: str, point: Point, options: argparse.Namespace) -> dict:
-    """One measurement; the lengths of what was sampled are checked."""
+    """One measurement. The lengths of the answers are checked."""
     from experiments.benchmark.command import OURS, versions
     from experiments.benchmark.tasks import Rollouts, Training
     case = case_of(point)
@@ -87,11 +91,11 @@ def measure(sweep: str, task: str, point: Point, options: argparse.Namespace) ->
 
 def draw(lines: list[dict], path: Path) -> None:
     """Four panels with logarithmic axes, a curve for sampling and one for training."""
-    import matplotlib
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    figure, axes = plt.subplots(1, len(SWEEPS), figsize=(15, 3.8), sharey=True)
-    for panel, (sweep, (label, sizes)) in zip(axes, SWEEPS.items(), strict=True):
+    base, first = Point(), lines[0]
+    title = (f"4 layers of width 128, float32, {first['machine']}, {first['date'][:10]}; where not varied: "
+             f"{base.slots} slots, prompts and answers of {base.prompt} tokens, vocabulary {base.vocabulary}")
+    figure, panels = curve_figure(1, len(SWEEPS), (15, 3.8), title, sharey=True)
+    for panel, (sweep, (label, sizes)) in zip(panels, SWEEPS.items(), strict=True):
         for task, (name, style, colour) in CURVES.items():
             pairs = sorted((line["sizes"][sweep], line["value_cpu"]) for line in lines
                            if (line["sweep"], line["task"]) == (sweep, task))
@@ -100,16 +104,9 @@ def draw(lines: list[dict], path: Path) -> None:
         panel.set_xticks(sizes, [f"{size:,}" for size in sizes])
         panel.minorticks_off()
         panel.set_xlabel(label)
-        panel.grid(True, which="both", alpha=0.3)
-    axes[0].set_ylabel("tokens per CPU-second, one core")
-    axes[1].legend()
-    base, first = Point(), lines[0]
-    figure.suptitle(
-        f"4 layers of width 128, float32, {first['machine']}, {first['date'][:10]}; where not varied: {base.slots} "
-        f"slots, prompts and answers of {base.prompt} tokens, vocabulary {base.vocabulary}", fontsize=10)
-    figure.tight_layout()
+    panels[0].set_ylabel("tokens per CPU-second, one core")
+    panels[1].legend()
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,8 +1,8 @@
-"""Our side of the benchmark: a rollout, an optimizer step, and both with a reward between them, as a run does them.
+"""Our side of the benchmark: a rollout, an optimizer update, and both with a reward between them.
 
-A `Case` is a workload made concrete: what to sample and what to train on, with the sizes of the programs. `Rollouts`,
-`Training` and `EndToEnd` run it: `run(repetition)` is what is timed, `check()` compares what was produced with a plain
-forward pass in the same process, and `tokens` says what a repetition is worth.
+1. A `Case` is a workload made concrete: what to sample and what to train on, with the sizes of the programs.
+2. `Rollouts`, `Training` and `EndToEnd` run it. `run(repetition)` is timed; `tokens` says what a repetition is worth.
+3. `check()` compares the results with a plain forward pass in the same process.
 """
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ from nft_jax.types import Prompt, Rollout
 
 OBJECTIVE = "nft"
 LEARNING_RATE = 1e-5
-# Of all tokens, against a plain forward pass. The largest of many tokens in bfloat16 says little, the mean says more.
+# Differences from a plain forward pass, over all tokens. The largest of many in bfloat16 says little, the mean more.
 LOGPROB_TOLERANCE = {"float32": {"largest": 1e-4, "mean": 2e-5}, "bfloat16": {"largest": 0.25, "mean": 0.02}}
 LOSS_TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-2}
 
 
 class WrongResult(RuntimeError):
-    """What was timed is not what was asked for."""
+    """The timed work did not compute what was asked for."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,17 @@ def model_config(shape: ModelShape) -> ModelConfig:
 
 
 def rows_for(lengths: Sequence[int], row_length: int, most: int) -> int:
-    """Rows of a micro-batch: at most `most`, and so many that the last micro-batch is as full as the others."""
+    """Rows of a micro-batch: at most `most`, and such that the last micro-batch is as full as the others."""
     needed = len(pack(lengths, row_length))
     return -(-needed // -(-needed // most))
 
 
 def standard_case(name: str, task: str, *, slots: int = 0, micro: int = 0, block_size: int = 0) -> Case:
-    """A workload of `experiments.peers.common` on one of its models, in float32. With lengths that vary, a quarter of
-    the answers at a time, so that slots are refilled (the samples do not depend on it)."""
+    """A workload of `experiments.peers.common` on one of its models, in float32.
+
+    With lengths that vary it decodes a quarter of the answers at a time, so that slots are
+    refilled. The samples do not depend on it.
+    """
     shape, work, varied = MODELS[name], WORKLOADS[name], task.endswith("_var")
     lengths = rollout_lengths(work, varied)
     prompts = tuple(Prompt(i, "", "", "", tokens) for i, tokens in enumerate(prompt_tokens(shape, work)))
@@ -106,7 +109,7 @@ def random_params(case: Case):
 
 
 class Rollouts:
-    """Rollouts of a case, with random parameters of its own or those that a trainer hands in."""
+    """Rollouts of a case, with random parameters of its own or with a trainer's."""
     unit = "new tokens/s"
 
     def __init__(self, case: Case, own_params: bool = True):
@@ -120,23 +123,26 @@ class Rollouts:
 
     @property
     def tokens(self) -> tuple[int, int]:
-        """Useful tokens of a repetition, and those with every answer as long as the longest."""
+        """Useful tokens of a repetition, and tokens if every answer were as long as the longest."""
         return int(self.case.limits.sum()), self.case.limits.size * int(self.case.limits.max())
 
     def run(self, repetition: int) -> None:
         self.rollouts = self.sample(self.weights, repetition)
 
     def sample(self, weights, repetition: int) -> list[Rollout]:
-        """`weights` as `Sampler.cast` returns them -> all answers, in the order of prompts and samples."""
+        """All answers, in the order of prompts and samples. `weights` are as `Sampler.cast` returns them."""
         groups = dict(self.sampler.sample(weights, self.case.prompts, self.case.limits.shape[1], jax.random.key(0),
                                           repetition, limits=self.case.limits))
         return [rollout for position in sorted(groups) for rollout in groups[position]]
 
     def check(self) -> dict[str, float]:
-        """Of the last repetition: every answer has the length asked for, and its log-probs are those of a plain forward
-        pass; returns how far they are apart."""
+        """Checks the last repetition: lengths as asked, and log-probs equal to a plain forward pass.
+
+        Returns how far the log-probs are apart.
+        """
         self.check_lengths(self.rollouts)
-        self.weights = None                              # room for the parameters
+        # Makes room for the parameters.
+        self.weights = None
         return self.logprob_error(random_params(self.case), self.rollouts)
 
     def check_lengths(self, rollouts: Sequence[Rollout]) -> None:
@@ -152,15 +158,17 @@ class Rollouts:
 
 
 def check_logprobs(params, case: Case, examples: Sequence[Example], what: str, rows: int = 8) -> dict[str, float]:
-    """Largest and mean difference between `old_logprobs` and a plain forward pass, one sequence in a row. Raises
-    WrongResult where one is beyond LOGPROB_TOLERANCE."""
+    """Largest and mean difference between `old_logprobs` and a plain forward pass, one sequence in a row.
+
+    Raises WrongResult for a difference beyond LOGPROB_TOLERANCE.
+    """
     longest = max(len(e.prompt) + len(e.response) for e in examples)
     forward = jax.jit(lambda params, tokens, positions, segments: token_logprobs(
         params, case.model, tokens, positions, segments, compute=case.compute)[0])
     differences = []
     for start in range(0, len(examples), rows):
         part = examples[start:start + rows]
-        # as long as the longest, each by repeating itself, so that no two share a row
+        # Every answer repeats itself up to the longest length, so that no two share a row.
         batch, places = make_batch([Example(e.prompt, np.resize(e.response, longest - len(e.prompt))) for e in part],
                                    BatchShape(1, rows, longest))
         values = forward(params, batch.tokens[0], batch.positions[0], batch.segment_ids[0])
@@ -177,12 +185,13 @@ def require_logprobs(differences: np.ndarray, dtype: str, what: str) -> dict[str
 
 
 def require_close(difference: float, tolerance: float, what: str) -> None:
-    if not difference <= tolerance:                      # nan is not
+    # Written so that NaN is refused too.
+    if not difference <= tolerance:
         raise WrongResult(f"{what} differ from a plain forward pass by {difference:.2e}, more than {tolerance:.0e}")
 
 
 class Training:
-    """Old log-probs and optimizer steps of a case, the state carried along."""
+    """Old log-probs and optimizer updates of a case; the state is carried along."""
     unit = "tokens/s"
 
     def __init__(self, case: Case):
@@ -198,7 +207,7 @@ class Training:
 
     @property
     def tokens(self) -> tuple[int, int]:
-        """Useful tokens of a repetition, and those with every sequence as long as a row."""
+        """Useful tokens of a repetition, and tokens if every sequence were as long as a row."""
         lengths = [len(e.prompt) + len(e.response) for e in self.case.examples]
         return sum(lengths), len(lengths) * self.case.row_length
 
@@ -213,7 +222,7 @@ class Training:
         return unpack(np.asarray(self.score(self.state.params, batch, 1.0)), places)
 
     def update(self, examples: Sequence[Example]) -> float:
-        """One optimizer step -> the loss; its work is done on return."""
+        """The loss of one optimizer update, whose work is done on return."""
         batch, _ = self.batch(examples)
         self.state, tally, _ = self.step(self.state, batch, LEARNING_RATE, 1.0)
         loss = summarise(jax.device_get(tally), 1)["loss/total"]
@@ -223,15 +232,17 @@ class Training:
         return loss
 
     def learn(self, examples: Sequence[Example]) -> list[np.ndarray]:
-        """Old log-probs by the present parameters, then the optimizer step on them; returns the old log-probs."""
+        """Old log-probs by the present parameters, then the optimizer update with them. Returns the old log-probs."""
         old = self.old_logprobs(examples)
         self.update([with_old(example, values) for example, values in zip(examples, old, strict=True)])
         return old
 
     def check(self) -> dict[str, float]:
-        """On the sequences of one packed micro-batch, against a forward pass over each alone: the compiled old
-        log-probs, and the compiled step's loss with old log-probs that make it differ from 0. Returns the differences;
-        takes an optimizer step."""
+        """Checks one packed micro-batch against a forward pass over each sequence alone.
+
+        Returns the differences. Checked are the compiled old log-probs, and the compiled step's
+        loss with old log-probs that make it differ from 0. Takes an optimizer update.
+        """
         examples = self.case.examples
         rows = pack([len(e.prompt) + len(e.response) for e in examples], self.case.row_length)[:self.case.rows]
         rng, chosen = np.random.default_rng(0), [examples[i] for row in rows for i in row]
@@ -251,7 +262,7 @@ def with_old(example: Example, old: np.ndarray) -> Example:
 
 
 def unpacked_loss(params, case: Case, examples: Sequence[Example], loss: ObjectiveConfig) -> float:
-    """The loss of the examples, one forward pass for each, padded to the longest; weighted and summed in float64."""
+    """The loss of the examples: one forward pass each, padded to the longest, weighted and summed in float64."""
     weights = token_weights(loss.loss_agg, np.array([len(e.response) for e in examples]), loss.constant_length)
     longest = max(len(e.prompt) + len(e.response) for e in examples)
 
@@ -272,7 +283,7 @@ def unpacked_loss(params, case: Case, examples: Sequence[Example], loss: Objecti
 
 
 class EndToEnd:
-    """A rollout, a reward in Python, old log-probs, and one optimizer step."""
+    """A rollout, a reward in Python, old log-probs, and one optimizer update."""
     unit = "new tokens/s"
 
     def __init__(self, case: Case):
@@ -294,8 +305,11 @@ class EndToEnd:
             for rollout, *numbers in zip(self.rollouts.rollouts, rewards, mean, std, strict=True)])
 
     def check(self) -> dict[str, float]:
-        """Of the last repetition: the lengths, and the sampler's log-probs against the trainer's old ones. The
-        trainer's programs are checked apart, with the present parameters: both together bound the sampler's."""
+        """Checks the last repetition: lengths, and the sampler's log-probs against the trainer's.
+
+        The trainer's programs are checked apart, with the present parameters. Both together bound
+        the sampler's error.
+        """
         rollouts = self.rollouts.rollouts
         self.rollouts.check_lengths(rollouts)
         differences = np.concatenate([np.abs(old - rollout.logprobs)

@@ -1,10 +1,18 @@
-"""The verifier's speed beside plain math-verify, in one run: `python -m experiments.benchmark --task verify`.
+"""The verifier's speed beside plain math-verify, in one run: `python -m experiments.benchmark
+--task verify`.
 
-The mix is that of a rollout: worked solutions of about 1 kB, eight samples a question, nine golds in ten integers,
-decimals or plain fractions; five of eight samples right, one of them spelled differently. Golds come from the files of
-the folder named by NFT_TEST_DATA, or from a seeded generator without it. The symbolic mix has expressions only, each
-right and spelled differently, no pair twice. `cold` is a new verifier whose workers are up, `warm` the same answers
-again. CPU seconds are those of the caller, the workers and their parent, from /proc (Linux).
+The realistic mix is that of a rollout: worked solutions of about 1 kB, eight samples a question.
+Nine golds in ten are integers, decimals or plain fractions. Five of eight samples are right, one of
+them spelled differently. Golds come from the files of the folder named by NFT_TEST_DATA, or from a
+seeded generator without it.
+
+The symbolic mix has expressions only, each right and spelled differently, no pair twice.
+
+cold       a new verifier whose workers are up
+warm       the same answers again
+symbolic   the symbolic mix
+
+CPU seconds are those of the caller, the workers and their parent, from /proc (Linux).
 """
 from __future__ import annotations
 
@@ -127,23 +135,30 @@ def timed(judge: Callable[[Mix], list[bool]], mix: Mix, pool: Verifier | None) -
     return {"wall": len(right) / wall, "cpu": len(right) / cpu, "right": sum(right) / len(right)}
 
 
-def measure_ours(mix: Mix, expressions: Mix, workers: int) -> dict:
-    """One new verifier: start-up, then the mixes."""
+def measure(judge: Callable[[Mix], list[bool]], mix: Mix, expressions: Mix, started: float,
+            pool: Verifier | None = None) -> dict[str, dict]:
+    """What `timed` gives for each of cold, warm and symbolic, and the start-up since `started` (seconds)."""
+    judge(Mix([r"\boxed{\sqrt{72}}"] * SAMPLES, [r"6\sqrt{2}"] * SAMPLES))
+    start = {"wall": time.perf_counter() - started}
+    return {"start": start, "cold": timed(judge, mix, pool), "warm": timed(judge, mix, pool),
+            "symbolic": timed(judge, expressions, pool)}
+
+
+def measure_ours(mix: Mix, expressions: Mix, workers: int) -> dict[str, dict]:
+    """A new verifier."""
     def judge(mix: Mix) -> list[bool]:
-        groups = range(0, len(mix.golds), SAMPLES)           # a group at a time, as rollouts finish
-        pending = [pool.submit(mix.responses[i:i + SAMPLES], mix.golds[i:i + SAMPLES]) for i in groups]
+        # A group at a time, as rollouts finish.
+        pending = [pool.submit(mix.responses[i:i + SAMPLES], mix.golds[i:i + SAMPLES])
+                   for i in range(0, len(mix.golds), SAMPLES)]
         return [verdict.outcome == "right" for each in pending for verdict in each.result()]
 
     started = time.perf_counter()
     with Verifier(VerifierConfig(workers=workers)) as pool:
-        pool.judge([r"\boxed{\sqrt{72}}"] * 2, [r"6\sqrt{2}", r"5\sqrt{2}"])
-        found = {"start": {"wall": time.perf_counter() - started}}
-        return found | {"cold": timed(judge, mix, pool), "warm": timed(judge, mix, pool),
-                        "symbolic": timed(judge, expressions, pool)}
+        return measure(judge, mix, expressions, started, pool)
 
 
-def measure_math_verify(mix: Mix, expressions: Mix) -> dict:
-    """math-verify alone, in this process, fed the content of the last box as it likes it."""
+def measure_math_verify(mix: Mix, expressions: Mix) -> dict[str, dict]:
+    """math-verify alone, in this process. It gets the content of the last box, the form that it reads best."""
     started = time.perf_counter()
     from math_verify import parse, verify
 
@@ -151,14 +166,11 @@ def measure_math_verify(mix: Mix, expressions: Mix) -> dict:
         return [verify(parse(rf"\boxed{{{gold}}}"), parse(rf"\boxed{{{last_box(response)}}}"))
                 for response, gold in zip(mix.responses, mix.golds, strict=True)]
 
-    judge(Mix([r"\boxed{\sqrt{72}}"], [r"6\sqrt{2}"]))
-    found = {"start": {"wall": time.perf_counter() - started}}
-    return found | {"cold": timed(judge, mix, None), "warm": timed(judge, mix, None),
-                    "symbolic": timed(judge, expressions, None)}
+    return measure(judge, mix, expressions, started)
 
 
 def lines(threads: int, reps: int, questions: int = 250, expressions: int = 200) -> list[dict]:
-    """One result for each peer: medians over the repetitions. `value` and `value_cpu` are the cold mix's."""
+    """One result for each peer, medians over the repetitions. `value` and `value_cpu` are of the cold mix."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     mix, hard = realistic(questions), symbolic(expressions)
@@ -167,14 +179,14 @@ def lines(threads: int, reps: int, questions: int = 250, expressions: int = 200)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     out = []
     for peer, found in runs.items():
-        def median(part: str, key: str, found=found) -> float:
-            return statistics.median(run[part][key] for run in found)
+        def median(part: str, key: str, digits: int = 1, found=found) -> float:
+            return round(statistics.median(run[part][key] for run in found), digits)
         out.append({
-            "peer": peer, "model": None, "task": "verify", "value": round(median("cold", "wall"), 1),
-            "value_cpu": round(median("cold", "cpu"), 1), "value_cpu_warm": round(median("warm", "cpu"), 1),
-            "value_cpu_symbolic": round(median("symbolic", "cpu"), 1), "peak_rss_mb": round(peak),
+            "peer": peer, "model": None, "task": "verify", "value": median("cold", "wall"),
+            "value_cpu": median("cold", "cpu"), "value_cpu_warm": median("warm", "cpu"),
+            "value_cpu_symbolic": median("symbolic", "cpu"), "peak_rss_mb": round(peak),
             "compile_s": round(max(run["start"]["wall"] for run in found), 2),
-            "right": round(median("cold", "right"), 4), "verdicts": len(mix.golds),
-            "right_symbolic": round(median("symbolic", "right"), 4),
+            "right": median("cold", "right", 4), "verdicts": len(mix.golds),
+            "right_symbolic": median("symbolic", "right", 4),
             "golds": "NFT_TEST_DATA" if os.environ.get("NFT_TEST_DATA") else "generated"})
     return out

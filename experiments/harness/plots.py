@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def curve_figure(rows: int, columns: int, size: tuple[float, float], title: str = "") -> tuple[Figure, list[Axes]]:
+def curve_figure(rows: int, columns: int, size: tuple[float, float], title: str = "",
+                 sharey: bool = False) -> tuple[Figure, list[Axes]]:
     """A figure of `size` inches, drawn without a window, and its panels, row by row, each with a grid."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -23,7 +24,7 @@ def curve_figure(rows: int, columns: int, size: tuple[float, float], title: str 
     FigureCanvasAgg(figure)
     if title:
         figure.suptitle(title)
-    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    panels = list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat)
     for axes in panels:
         axes.grid(alpha=0.3)
     return figure, panels

@@ -1,8 +1,9 @@
-"""The settings of a run: frozen dataclasses, one per room. An experiment composes them into a `Config`.
+"""The settings of a run: frozen dataclasses, one for each part. An experiment composes them into a
+`Config`.
 
-The string under a field is its help on the command line. Batch sizes are global (over all devices and hosts), and
-each names its unit. Values that contradict each other are refused in `__post_init__`, before anything heavy starts.
-"""
+The string under a field is its help on the command line. Batch sizes are global (over all devices and
+hosts), and each names its unit. Values that contradict each other are refused in `__post_init__`,
+before anything heavy starts."""
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
@@ -45,14 +46,15 @@ WriterName = Literal["tensorboard", "wandb", "trackio"]
 class CheckpointConfig:
     """Saving and resuming."""
     every: int = 10
-    """Steps between two checkpoints; the last step is always saved."""
+    """Steps between two checkpoints. The last step is always saved."""
     keep: int = 2
     """How many of the newest checkpoints stay on disk."""
     keep_every: int = 0
-    """Checkpoints of steps that are multiples of it stay for ever; 0 = none."""
+    """Checkpoints of every so many steps stay for ever; 0 = none."""
     best: str = ""
-    """Metric of the evaluation, such as evaluation/accuracy/all: the checkpoint with its largest value stays, beside
-    the newest, and a step with a new largest value is saved at once. Empty = off."""
+    """A metric of the evaluation, such as evaluation/accuracy/all. The checkpoint with its largest
+    value stays, beside the newest ones, and a step with a new largest value is saved at once. Empty =
+    off."""
 
     def __post_init__(self):
         for name in ("every", "keep"):
@@ -67,8 +69,9 @@ class CheckpointConfig:
 class GuardConfig:
     """What a run does when something goes wrong."""
     max_nonfinite: int = 3
-    """The run ends, with a checkpoint and status 1, after so many optimizer steps in a row whose loss or gradient was
-    not finite. Each of them is skipped, counted (nonfinite/skipped) and written to the folder nonfinite/."""
+    """The run ends, with a checkpoint and status 1, after so many updates in a row whose loss or
+    gradient was not finite. Each of them is skipped, counted (nonfinite/skipped) and written to the
+    folder nonfinite/."""
     watchdog_seconds: float = 1800.0
     """A phase that makes no progress for so long is reported, with the stacks of all threads; 0 = off."""
     watchdog_ends: bool = False
@@ -92,13 +95,14 @@ class Config:
     seed: int = 0
     """Seed of sampling, and of the questions and their order unless data.seed is set."""
     steps: int = 320
-    """Rollouts, each followed by batch.updates_per_step optimizer steps."""
+    """Steps of training: each is one rollout phase, followed by batch.updates_per_step optimizer
+    updates."""
     objective: str = "nft"
-    """Name of the token loss: nft, rft, grpo, dr_grpo, dapo, dpo, nft_clip, naive_contrast, reinforce, maxrl, cispo,
-    gspo, sapo, topr, psr, nsr, w_reinforce; or a function of your own, "package.module:function" or
-    "file.py:function"."""
+    """Name of the token loss: nft, rft, grpo, dr_grpo, dapo, dpo, nft_clip, naive_contrast, reinforce,
+    maxrl, cispo, gspo, sapo, topr, psr, nsr, w_reinforce; or a function of your own,
+    "package.module:function" or "file.py:function"."""
     writers: tuple[WriterName, ...] = ("tensorboard",)
-    """Where the metrics go, beside metrics.jsonl: tensorboard, wandb, trackio; may be none."""
+    """Trackers that get the metrics, beside metrics.jsonl: any of tensorboard, wandb, trackio."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     data: DataConfig = field(default_factory=DataConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
@@ -117,11 +121,11 @@ class Config:
         require(len(set(self.writers)) == len(self.writers) and set(self.writers) <= set(get_args(WriterName)),
                 "writers", self.writers, f"use each of {', '.join(get_args(WriterName))} at most once.")
         longest = self.data.max_prompt_tokens + self.rollout.max_new_tokens
-        require(self.batch.row_length in (0,) or self.batch.row_length >= longest, "batch.row_length",
+        require(self.batch.row_length == 0 or self.batch.row_length >= longest, "batch.row_length",
                 self.batch.row_length, f"the longest prompt and answer allowed (data.max_prompt_tokens + "
                 f"rollout.max_new_tokens = {longest}) must fit in one row; use 0 or at least {longest}.")
         require(self.batch.updates_per_step <= self.rollout.prompts_per_step, "batch.updates_per_step",
-                self.batch.updates_per_step, "every optimizer step takes whole groups, so use at most "
+                self.batch.updates_per_step, "every optimizer update takes whole groups, so use at most "
                 f"rollout.prompts_per_step = {self.rollout.prompts_per_step}.")
         require(self.row_length % max(self.mesh.context, 1) == 0, "mesh.context", self.mesh.context,
                 f"it does not divide the {self.row_length} tokens of a row (batch.row_length): choose a size that "
@@ -141,12 +145,14 @@ class Config:
 
     @property
     def groups_per_update(self) -> int:
-        """Most groups that one optimizer step takes."""
+        """The most groups that one update takes."""
         return -(-self.rollout.prompts_per_step // self.batch.updates_per_step)
 
     @property
     def folder(self) -> str:
+        """Folder of the run."""
         return self.workdir or f"runs/{self.name}"
 
     def to_dict(self) -> dict:
+        """Nested, as config.json has it."""
         return asdict(self)

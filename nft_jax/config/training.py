@@ -1,4 +1,5 @@
-"""Settings of the optimizer steps: the model, the loss and its terms, batches, the optimizer, the device mesh."""
+"""Settings of the optimizer updates: the model, the loss and its terms, batches, the optimizer, the
+device mesh."""
 from __future__ import annotations
 
 import math
@@ -17,22 +18,25 @@ Remat = Literal["none", "attention", "block", "offload"]
 class PolicyConfig:
     """The model to train."""
     path: str = "nano"
-    """Folder in Hugging Face layout (config.json, *.safetensors, tokenizer files), the name of a hub model, or nano:
-    the model that comes with the package. (A folder of that name is ./nano.)"""
+    """Folder in Hugging Face layout (config.json, *.safetensors, tokenizer files), the name of a hub
+    model, or nano: the model that comes with the package. (A folder of that name is ./nano.)"""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations and matrix products. Parameters, logits, log-probs and reductions are float32."""
     remat: Remat = "none"
-    """What the backward pass recomputes, from most memory to least: none, only the cheap work between the products with
-    weights; attention, every decoder block but what its attention leaves; block, every block (a third more compute);
-    offload, as block, with the blocks' inputs waiting in the host's memory."""
+    """What the backward pass recomputes, from most memory to least. none: only the cheap work between
+    the products with weights. attention: every decoder block, except for the results of its attention.
+    block: every block (a third more compute). offload: as block, with the inputs of the blocks kept in
+    the host's memory."""
     attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
-    """Attention of whole sequences: splash (a TPU kernel), cudnn (an NVIDIA kernel, bfloat16), or xla (anywhere; keeps
-    the scores of a layer in memory). "auto" is the platform's kernel where it can run; the choice is printed."""
+    """Attention of whole sequences: splash (a TPU kernel), cudnn (an NVIDIA kernel, bfloat16), or xla
+    (runs anywhere, and keeps the scores of a layer in memory). auto: the kernel of the platform, where
+    it can run; the choice is printed."""
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """Parameters of the token loss. None = the objective's own default (see `nft_jax.objectives.registry`)."""
+    """Parameters of the token loss. None = the objective's own default (see
+    `nft_jax.objectives.registry`)."""
     epsilon: float = 1.0
     """NFT: lower clamp of the implicit negative policy's ratio (paper Eq. 10)."""
     prompt_weight: PromptWeight | None = None
@@ -42,14 +46,15 @@ class ObjectiveConfig:
     neg_weight: float | None = None
     """Weight of wrong answers; 0 is rejection-sampling fine-tuning."""
     ratio: Ratio = "token"
-    """NFT, RFT: importance ratio of each token, of the whole answer, or (sequence_mean, as in GSPO) the geometric mean
-    of an answer's token ratios."""
+    """NFT, RFT: importance ratio of each token, of the whole answer, or (sequence_mean, as in GSPO) the
+    geometric mean of an answer's token ratios."""
     clip_low: float | None = None
     """Policy gradients, nft_clip: the ratio is clipped below 1 - clip_low."""
     clip_high: float | None = None
     """Policy gradients, nft_clip: the ratio is clipped above 1 + clip_high."""
     std_ddof: Literal[0, 1] = 0
-    """GRPO, DAPO, CISPO, GSPO, SAPO: degrees of freedom of the group's standard deviation (1 as in verl and TRL)."""
+    """GRPO, DAPO, CISPO, GSPO, SAPO: degrees of freedom of the group's standard deviation (1 as in verl
+    and TRL)."""
     beta: float = 0.1
     """DPO: scale of the implicit reward beta * log(pi / pi_old) of an answer."""
     nll_weight: float = 0.0
@@ -61,7 +66,8 @@ class ObjectiveConfig:
     psr_weight: float = 0.1
     """w_reinforce: weight of right answers beside wrong ones."""
     overlong_buffer: int = 0
-    """DAPO's soft penalty: the reward falls by up to 1 over the last so many tokens before max_new_tokens. 0 = off."""
+    """DAPO's soft penalty: the reward falls by up to 1 over the last so many tokens before
+    max_new_tokens. 0 = off."""
     loss_agg: LossAgg | None = None
     """Reduction: mean over tokens, mean over sequences of their token means, or sum / constant_length."""
     constant_length: float = 1000.0
@@ -75,7 +81,8 @@ class ObjectiveConfig:
         for name in ("pos_weight", "neg_weight", "nll_weight", "psr_weight"):
             value = getattr(self, name)
             require(value is None or 0 <= value < math.inf, f"loss.{name}", value, "use 0 or more.")
-        for name in ("clip_low", "clip_high"):                # infinite: no bound
+        # An infinite bound is no bound.
+        for name in ("clip_low", "clip_high"):
             value = getattr(self, name)
             require(value is None or value >= 0, f"loss.{name}", value, "use 0 or more.")
         require(self.overlong_buffer >= 0, "loss.overlong_buffer", self.overlong_buffer, "use 0 (off) or more tokens.")
@@ -83,28 +90,31 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class TermsConfig:
-    """Terms that any objective can be trained with; all are off by default (formulas: `nft_jax.objectives.terms`). They
-    are reduced over the tokens as loss.loss_agg says, like the token loss itself."""
+    """Terms that any objective can be trained with; all are off by default (formulas:
+    `nft_jax.objectives.terms`). Like the token loss, they are reduced over the tokens as loss.loss_agg
+    says."""
     kl_weight: float = 0.0
-    """Adds this times an estimate of KL(policy || reference) to the loss; 0 = off, and no reference is loaded."""
+    """Adds this times an estimate of KL(policy || reference) to the loss; 0 = off, and no reference is
+    loaded."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k2"
-    """What stands for the KL divergence of a token, as a loss: k2, whose gradient is that of KL(policy || reference);
-    k3, GRPO's, whose gradient is that of KL(reference || policy); k1, whose gradient is noise of mean zero (for
-    comparison)."""
+    """The estimate of a token's KL divergence that is the loss. k2 has the gradient of KL(policy ||
+    reference). k3, GRPO's, has the gradient of KL(reference || policy). The gradient of k1 is noise of
+    mean zero (for comparison)."""
     reference: str = ""
-    """Folder or hub name of the reference, a model of the policy's architecture and vocabulary; empty = policy.path,
-    the model that the run started from."""
+    """Folder or hub name of the reference, a model of the policy's architecture and vocabulary; empty =
+    policy.path, the model that the run started from."""
     entropy_weight: float = 0.0
-    """Takes this times the entropy (nats) of the policy at every trained token from the loss; 0 = off."""
+    """Subtracts this times the entropy (nats) of the policy at every trained token from the loss; 0 =
+    off."""
     mismatch: Literal["off", "token", "sequence"] = "off"
-    """Multiplies the loss of every token by min(trainer's probability / sampler's, mismatch_cap), of the token or of
-    its whole answer: corrects for a sampler whose log-probs are not the trainer's (rollout.kv_dtype int8, bfloat16).
-    Needs rollout.old_logprobs trainer."""
+    """Multiplies the loss of every token by min(trainer's probability / sampler's probability,
+    mismatch_cap), of the token or of its whole answer. This corrects for a sampler with other log-probs
+    than the trainer's (rollout.kv_dtype int8, bfloat16). Needs rollout.old_logprobs trainer."""
     mismatch_cap: float = 2.0
-    """Largest such weight."""
+    """The largest weight of terms.mismatch."""
     mask_truncated: bool = False
-    """Leave answers cut at rollout.max_new_tokens out of the loss (DAPO's overlong filtering). They still count in the
-    group accuracy, which is the policy's, but not in the loss's denominators."""
+    """Leave answers cut at rollout.max_new_tokens out of the loss and its denominators (DAPO's overlong
+    filtering). They still count in the group accuracy."""
 
     def __post_init__(self):
         for name in ("kl_weight", "entropy_weight"):
@@ -115,15 +125,15 @@ class TermsConfig:
 
 @dataclass(frozen=True)
 class BatchConfig:
-    """How the groups of a step become optimizer steps and packed rows."""
+    """How the groups of a step become optimizer updates and packed rows."""
     updates_per_step: int = 16
-    """Optimizer steps per rollout; whole groups are dealt to them evenly."""
+    """Optimizer updates per step; whole groups are dealt to them evenly."""
     row_length: int = 0
-    """Tokens of a packed row; 0 = what costs least for the lengths at hand: powers of two, up to the longest prompt
-    and answer allowed (rounded up to 64)."""
+    """Tokens of a packed row. 0 = the cheapest length for the answers at hand: a power of two, or the
+    longest prompt and answer allowed (rounded up to 64)."""
     rows_per_micro_batch: int = 8
-    """Rows of the longest kind in one forward and backward, over all devices; shorter rows come in larger numbers. Set
-    it to what fits; it does not change the result."""
+    """Rows of the longest kind in one forward and backward, over all devices; shorter rows come in
+    larger numbers. Set it to what fits; it does not change the result."""
 
     def __post_init__(self):
         for name in ("updates_per_step", "rows_per_micro_batch"):
@@ -137,7 +147,7 @@ class OptimizerConfig:
     learning_rate: float = 1e-6
     """Rate after the warm-up."""
     warmup_updates: int = 160
-    """Optimizer steps of the warm-up."""
+    """Updates of the warm-up."""
     b1: float = 0.9
     """Decay of Adam's mean of gradients."""
     b2: float = 0.999
@@ -160,7 +170,8 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Sizes of the device mesh; their product is the number of devices. -1 on at most one axis takes what is left."""
+    """Sizes of the device mesh; their product is the number of devices. One axis may be -1: it takes
+    the devices that are left."""
     data: int = -1
     """Copies of the model, each with its share of the batch."""
     fsdp: int = 1
@@ -168,7 +179,7 @@ class MeshConfig:
     tensor: int = 1
     """Shards of heads, feed-forward and vocabulary."""
     context: int = 1
-    """Shards of every packed row along its tokens, for long answers; it must divide batch.row_length."""
+    """Shards of every packed row along its tokens, for long answers. Must divide batch.row_length."""
 
     def __post_init__(self):
         sizes = (self.data, self.fsdp, self.tensor, self.context)
@@ -176,7 +187,8 @@ class MeshConfig:
                 "each of data, fsdp, tensor, context is 1 or more, and one of them may be -1.")
 
 
-# Meshes to start from; -1 takes the devices that are left. As flags: --mesh.data 1 --mesh.fsdp -1 --mesh.tensor 4 ...
+# Meshes to start from; -1 takes the devices that are left. As flags: --mesh.data 1 --mesh.fsdp -1
+# --mesh.tensor 4 ...
 MESHES: dict[str, MeshConfig] = {
     "single": MeshConfig(data=1),                                       # one device
     "fsdp": MeshConfig(data=1, fsdp=-1),                                # the state does not fit one device

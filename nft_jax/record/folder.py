@@ -63,11 +63,10 @@ class RunFolder:
 
     @cached_property
     def rows(self) -> list[dict]:
-        """The metrics of each step, steps ascending; rows of the same step are one."""
-        path, found = self.folder / "metrics.jsonl", {}
-        for row in read_metrics(path) if path.exists() else []:
-            found[row["step"]] = found.get(row["step"], {}) | row
-        return [found[step] for step in sorted(found)]
+        """The metrics of each step, steps ascending."""
+        path = self.folder / "metrics.jsonl"
+        rows = read_metrics(path) if path.exists() else []
+        return sorted((row for row in rows if "step" in row), key=lambda row: row["step"])
 
     @cached_property
     def summary(self) -> dict | None:

@@ -1,4 +1,7 @@
-"""Metrics of a step, from its groups; their record; the counter of compilations; peak memory."""
+"""Metrics: what groups of judged answers say, and how the rows of a run are written, read and drawn.
+
+A row is the metrics of one step. It goes to metrics.jsonl, the record, and to the trackers of `config.writers`.
+"""
 from __future__ import annotations
 
 import json
@@ -15,13 +18,16 @@ from nft_jax.runtime.files import replaced
 from nft_jax.runtime.writing import Writing, append
 from nft_jax.types import OUTCOMES, Group
 
-# Metrics that may differ between two runs of the same configuration (see `comparable`).
+# Metrics that differ between two runs of the same configuration.
 NOT_REPRODUCIBLE = ("seconds/", "tokens_per_second/", "memory/", "compiles")
 
 
 def comparable(row: dict) -> dict:
-    """A row of metrics without times, speeds, memory and compilations: what an exact resume reproduces bit by bit."""
+    """A row without times, speeds, memory and compilations. An exact resume reproduces the rest bit for bit."""
     return {key: value for key, value in row.items() if not key.startswith(NOT_REPRODUCIBLE)}
+
+
+# ---- of groups -------------------------------------------------------------------------------------------------
 
 
 def _mean(values: Iterable[float]) -> float | None:
@@ -30,8 +36,10 @@ def _mean(values: Iterable[float]) -> float | None:
 
 
 def answer_metrics(groups: Sequence[Group], prefix: str = "") -> dict[str, float]:
-    """Accuracy, lengths, entropies and verdict counts over all answers of the groups. Means over nothing are left
-    out. Lengths are in tokens; entropies in nats per token, of the sampled distribution."""
+    """Accuracy, lengths, entropies and verdict counts over all answers of the groups.
+
+    Lengths are in tokens. Entropies are in nats, of the sampled distribution, averaged over tokens. A mean over nothing
+    is left out."""
     answers = [(rollout, verdict) for group in groups
                for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True)]
     counts = Counter(verdict.outcome for _, verdict in answers)
@@ -47,8 +55,8 @@ def answer_metrics(groups: Sequence[Group], prefix: str = "") -> dict[str, float
 
 
 def mode_disagreement(groups: Sequence[Group], prefix: str = "") -> dict[str, float]:
-    """Shares of the answers that mode equivalent and mode strict (the official NFT training rule) judge differently:
-    all of them, and the answers that only one of the two calls right. Empty without verdicts of mode equivalent."""
+    """The shares of answers that verifier mode strict (the official NFT training rule) and mode equivalent judge
+    differently, and that only one of them calls right. Empty without verdicts of mode equivalent."""
     pairs = [(verdict.outcome == "right", verdict.strict) for group in groups for verdict in group.verdicts
              if verdict.strict is not None and verdict.outcome != "error"]
     if not pairs:
@@ -60,8 +68,8 @@ def mode_disagreement(groups: Sequence[Group], prefix: str = "") -> dict[str, fl
 
 
 def mismatch_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """How far the sampler's log-probs are from the trainer's, over the answers of the groups: means over tokens, and
-    the share of tokens whose ratio, trainer's probability over sampler's, is outside [0.9, 1.1]."""
+    """How far the sampler's log-probs are from the trainer's: mean and 95 % quantile of |difference| in nats, over all
+    tokens, and the share of tokens whose ratio (trainer's probability over sampler's) is outside [0.9, 1.1]."""
     if not groups:
         return {}
     differences = np.concatenate([old - rollout.logprobs for group in groups
@@ -72,36 +80,29 @@ def mismatch_metrics(groups: Sequence[Group]) -> dict[str, float]:
             "mismatch/outside_10_percent": float(((ratios < 0.9) | (ratios > 1.1)).mean())}
 
 
-class JsonLines:
-    """`metrics.jsonl`, the record of a run. Rows after `last_step` are cut first: they belong to work that is about to
-    be done again. `rows`: those that stay."""
-
-    def __init__(self, folder: Path, last_step: int):
-        path = folder / "metrics.jsonl"
-        self.rows = [row for row in read_metrics(path) if row["step"] <= last_step] if path.exists() else []
-        with replaced(path) as partial:
-            partial.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
-        self._path = path
-
-    def write(self, step: int, metrics: dict[str, float]) -> None:
-        """One row, or nothing of it. A number that is not finite is written as null (JSON has none)."""
-        finite = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
-        append(self._path, (json.dumps({"step": step} | finite) + "\n").encode())
+# ---- the rows of a run -----------------------------------------------------------------------------------------
 
 
 class MetricsWriter:
-    """The rows of a run, to `metrics.jsonl` (by `writing`) and to each of `config.writers` (in threads): none of them
-    ends the run, once it was opened. Waiting for the trackers is `flush` and `close`."""
+    """Writes the rows of a run to metrics.jsonl, by `writing`, and to each of `config.writers`, in threads.
+
+    Rows after `last_step` are cut from metrics.jsonl first: their steps are about to be done again. Once this is
+    open, no failure of a writer ends the run. `flush` and `close` wait for the trackers."""
 
     def __init__(self, folder: Path, last_step: int, config: Config, writing: Writing | None = None):
-        self._writing = writing or Writing(print)
-        self._record = JsonLines(folder, last_step)
-        opened = open_writers(folder, last_step, self._record.rows, config)
+        self._path, self._writing = folder / "metrics.jsonl", writing or Writing(print)
+        rows = [row for row in read_metrics(self._path) if row["step"] <= last_step] if self._path.exists() else []
+        with replaced(self._path) as partial:
+            partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        opened = open_writers(folder, last_step, rows, config)
         self._mirrors = [Mirror(writer, name, self._writing.say)
                          for name, writer in zip(config.writers, opened, strict=True)]
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        self._writing("metrics.jsonl", f"the row of step {step}", lambda: self._record.write(step, metrics))
+        # JSON has no NaN and no infinity.
+        finite = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
+        line = (json.dumps({"step": step} | finite) + "\n").encode()
+        self._writing("metrics.jsonl", f"the row of step {step}", lambda: append(self._path, line))
         for mirror in self._mirrors:
             mirror.write(step, metrics)
 
@@ -115,7 +116,7 @@ class MetricsWriter:
 
 
 class NoWriter:
-    """What a process has that writes no metrics: those of the first one are of all."""
+    """The writer of all processes but the first. Metrics are the same in all processes; the first writes them."""
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Nothing."""
@@ -125,9 +126,9 @@ class NoWriter:
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The rows of a metrics.jsonl, one for each step. A last line cut short by a kill is dropped.
+    """The rows of a metrics.jsonl, one per step. A last line that a kill cut short is dropped.
 
-    An evaluation that was given up and done again has a second row, which adds its metrics to those of the step."""
+    An evaluation that was interrupted and done again has a second row. Its metrics are added to the step's row."""
     rows = []
     for line in path.read_text().splitlines():
         try:
@@ -142,7 +143,8 @@ def read_metrics(path: Path) -> list[dict]:
 
 
 def draw_curves(rows: Sequence[dict], path: Path, title: str) -> None:
-    """`curves.png`: accuracy, entropy, gradient norm and lengths over the steps. (Not the loss: on-policy it is 0.)"""
+    """Draws curves.png: accuracy, entropy, gradient norm and lengths over the steps."""
+    # Not the loss: on-policy it is 0.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     panels = {

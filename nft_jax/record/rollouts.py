@@ -1,5 +1,7 @@
-"""Judged groups as a table, one row per answer: the format of `rollouts/*.parquet`, and of the groups that a
-checkpoint carries over. Nothing is rounded, so a group read back is the group written."""
+"""Judged groups as a table with one row per answer: the format of rollouts/*.parquet, and of a checkpoint's groups.
+
+Nothing is rounded, so a group is read back as it was written.
+"""
 from __future__ import annotations
 
 import io
@@ -21,14 +23,15 @@ SCHEMA = pa.schema([
     ("entropies", pa.list_(pa.float32())), ("old_logprobs", pa.list_(pa.float32())),
     ("reference_logprobs", pa.list_(pa.float32())),
 ])
+# Columns that an answer has only once it is judged, or scored.
 JUDGED = ("extracted", "outcome", "reward", "reason", "group_accuracy", "kept", "old_logprobs",
           "reference_logprobs")
 SCORED = ("old_logprobs", "reference_logprobs")
-ANSWERS = pa.schema([field for field in SCHEMA if field.name not in JUDGED])     # of answers that nobody judged
+ANSWERS = pa.schema([field for field in SCHEMA if field.name not in JUDGED])
 
 
 def _text(value: str | None) -> str | None:
-    """Text that is not valid Unicode is made so."""
+    # parquet takes valid Unicode only.
     return None if value is None else value.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -42,12 +45,12 @@ def _row(rollout: Rollout) -> dict:
 
 
 def answers_to_table(groups: Iterable[Sequence[Rollout]]) -> pa.Table:
-    """The answers of groups, one row each, without verdicts."""
+    """Answers without verdicts, one row each. An element of `groups` is the answers to one prompt."""
     return pa.Table.from_pylist([_row(rollout) for rollouts in groups for rollout in rollouts], schema=ANSWERS)
 
 
 def groups_to_table(groups: Sequence[Group], kept: frozenset[int] = frozenset()) -> pa.Table:
-    """`kept`: prompt indices of the groups that were trained on."""
+    """Judged answers, one row each. `kept` has the prompt indices of the groups that were trained on."""
     return pa.Table.from_pylist([
         _row(rollout) | {
             "extracted": _text(verdict.extracted), "outcome": verdict.outcome, "reward": verdict.reward,
@@ -58,7 +61,7 @@ def groups_to_table(groups: Sequence[Group], kept: frozenset[int] = frozenset())
 
 
 def table_to_groups(table: pa.Table) -> list[Group]:
-    """The inverse of `groups_to_table` (`kept` aside)."""
+    """The inverse of `groups_to_table`, but for `kept` and `Verdict.strict`, which is for metrics only."""
     groups = []
     for _, rows in groupby(table.to_pylist(), key=lambda row: row["prompt_index"]):
         rows = list(rows)
@@ -71,7 +74,7 @@ def table_to_groups(table: pa.Table) -> list[Group]:
                     finish_reason=row["finish_reason"])
             for row in rows)
         verdicts = tuple(Verdict(row["outcome"], row["reward"], row["extracted"], row["reason"]) for row in rows)
-        # Tables of older runs have no reference_logprobs.
+        # Tables of older versions have no reference_logprobs.
         scored = (None if first.get(name) is None else tuple(np.array(row[name], np.float32) for row in rows)
                   for name in SCORED)
         groups.append(Group(prompt, rollouts, verdicts, *scored))
@@ -79,12 +82,12 @@ def table_to_groups(table: pa.Table) -> list[Group]:
 
 
 def to_bytes(groups: Sequence[Group]) -> np.ndarray:
-    """The groups as parquet in a uint8 array, for a checkpoint."""
+    """Groups as a parquet file in an array of bytes [n] uint8, for a checkpoint."""
     buffer = io.BytesIO()
     pq.write_table(groups_to_table(groups), buffer, compression="zstd")
     return np.frombuffer(buffer.getvalue(), np.uint8)
 
 
 def from_bytes(data: np.ndarray) -> list[Group]:
-    """The inverse of `to_bytes`."""
+    """The inverse of `to_bytes`, as `table_to_groups`."""
     return table_to_groups(pq.read_table(io.BytesIO(np.asarray(data).tobytes())))

@@ -1,10 +1,13 @@
 """One page on one or several runs: `python -m nft_jax.report RUN [RUN ...] -o report.html`.
 
-RUN is the folder of a run, finished or not. The page is one file that opens anywhere, offline: configuration and what
-differs, curves (runs that differ in their seed only are one line with a band), verdicts, group accuracies and times
-over the steps, and a sample of the answers to filter and search, their tokens coloured by how hard the objective pushed
-them, by log-prob or by entropy. The sample is drawn at random, the same one every time, as many answers from every step
-of every run as there are.
+RUN is the folder of a run, finished or not. The page is one file that opens anywhere, offline. It shows:
+
+- the configuration, and the fields in which the runs differ;
+- curves, verdicts, group accuracies and times over the steps (seeds of one experiment are one line with a band);
+- a sample of the answers to filter and search. Their tokens are coloured by how hard the objective pushed them, by
+  log-prob or by entropy.
+
+The sample is random but always the same, with as many answers from every step of every run as there are.
 """
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise InputError(f"--rollouts is {given.rollouts}: use 0 (none) or more.")
         if not given.out.parent.is_dir():
             raise InputError(f"--out is {str(given.out)!r}: there is no folder {str(given.out.parent)!r}; make it.")
-        # Before these libraries are imported: a run may be using the accelerator, and nothing is asked of a network.
+        # Set before jax is imported. A run may be using the accelerator, and nothing is asked of a network.
         os.environ |= {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"}
         from nft_jax.report.contents import page_data
         from nft_jax.report.page import build
@@ -37,7 +40,8 @@ def main(arguments: list[str] | None = None) -> None:
         names = [run["name"] for run in data["runs"]]
         title = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         page = build(data, given.title or title)
-        given.out.write_bytes(page.encode("utf-8", "xmlcharrefreplace"))      # folders' names may be no Unicode
+        # The names of folders may be no valid Unicode.
+        given.out.write_bytes(page.encode("utf-8", "xmlcharrefreplace"))
     shown, total = len(data["rollouts"]["rows"]), data["rollouts"]["total"]
     print(f"{given.out}: {len(names)} runs, {shown:,} of {total:,} answers, {given.out.stat().st_size / 1e6:.1f} MB")
 

@@ -1,10 +1,11 @@
-"""A step of a run once more, on the host: what an objective does, or would have done, to every token of its answers.
+"""A step of a run, computed again on the host: what an objective does, or would have done, to every token.
 
-1. the step's groups are dealt, weighted and packed as the run did it (`examples_of`, `deal`, `make_batch`);
-2. new log-probs come from a policy, or, without one, are the old ones: every ratio R is 1;
-3. `token_loss` and `coefficients` say the rest, and the run's own tally adds it up.
+1. the step's groups are dealt, weighted and packed as in training (`examples_of`, `deal`, `make_batch`);
+2. the new log-probs come from a policy; without one they are the old ones, and every ratio R is 1;
+3. `token_loss` and `coefficients` are computed for every token;
+4. the trainer's own tally adds them up to metrics.
 
-Nothing here needs an accelerator, nor, without a policy, the run's model.
+Nothing here needs an accelerator. Without a policy, the run's model is not needed either.
 """
 from __future__ import annotations
 
@@ -20,14 +21,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nft_jax.config import BatchConfig, Config, ObjectiveConfig, PolicyConfig, RolloutConfig
+from nft_jax.config import BatchConfig, Config, ObjectiveConfig, RolloutConfig
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.hf.tokenizer import Text, pieces
 from nft_jax.model.logprobs import token_logprobs
 from nft_jax.objectives.ratios import MAX_LOG_RATIO
 from nft_jax.objectives.registry import METRICS, Objective, coefficients, find_objective, resolve, token_loss
 from nft_jax.objectives.terms import answers_in_loss
-from nft_jax.record.folder import is_run, read_run
+from nft_jax.record.folder import RunFolder, is_run, read_run
 from nft_jax.record.rollouts import SCHEMA, table_to_groups
 from nft_jax.train.batch import BatchShape, Example, deal, examples_of, make_batch, unpack
 from nft_jax.train.step import loss_inputs
@@ -39,15 +40,17 @@ if TYPE_CHECKING:
 
     from nft_jax.policy import Policy
 
-OPTIONAL = ("old_logprobs", "reference_logprobs", "kept")      # columns that a table may lack
+# Columns that a table may lack.
+OPTIONAL = ("old_logprobs", "reference_logprobs", "kept")
 FLAGS = ("clamped", "saturated", "clipped")
-PART = 1 << 20               # tokens whose losses are computed at a time
+# Tokens whose losses are computed at a time.
+PART = 1 << 20
 
 
 @dataclass(frozen=True)
 class Answer:
     """One answer under the objective. Arrays are [n], a value for each token."""
-    update: int                       # of the step's optimizer steps the one that it is in, from 0
+    update: int                       # which of the step's updates has this answer, from 0
     prompt_index: int
     sample: int
     reward: float                     # with DAPO's overlong penalty where the objective has one
@@ -57,8 +60,8 @@ class Answer:
     tokens: tuple[str, ...]           # text of each token; its id where there is no tokenizer
     old_logprobs: np.ndarray
     logprobs: np.ndarray
-    ratio: np.ndarray                 # R = exp(logprobs - old_logprobs) of the token, whichever ratio the loss takes
-    weight: np.ndarray                # the loss of an optimizer step is the sum of weight * loss
+    ratio: np.ndarray                 # R = exp(logprobs - old_logprobs) of the token, also if the loss takes another
+    weight: np.ndarray                # the loss of an update is the sum of weight * loss
     loss: np.ndarray
     coefficient: np.ndarray           # -dloss/dlogprob: how hard the token is pushed up (> 0) or down
     clamped: np.ndarray
@@ -68,8 +71,8 @@ class Answer:
 
 @dataclass(frozen=True, repr=False)
 class Replay:
-    """What `replay` found. `metrics` are those of the step's row in metrics.jsonl that the objective decides, under
-    the same names and added up by the same code; `notes` says in words what stands in for what."""
+    """What `replay` returns. `metrics` has the metrics that the objective decides, named and added up as in the step's
+    row of metrics.jsonl. `notes` are sentences on which log-probs were used."""
     path: Path
     objective: str
     config: ObjectiveConfig           # resolved
@@ -82,7 +85,7 @@ class Replay:
                 f"{sum(len(a.ids) for a in self.answers)} tokens; {'; '.join(self.notes)})")
 
     def table(self) -> pandas.DataFrame:
-        """A row for every token; columns are the fields of `Answer`, and `position`, the token's place in it."""
+        """A row for every token. Columns are the fields of `Answer`, and `position`, the token's place in it."""
         import pandas
         sizes = [len(answer.ids) for answer in self.answers]
         columns = {name: np.repeat([getattr(answer, name) for answer in self.answers], sizes)
@@ -93,9 +96,11 @@ class Replay:
             name: np.concatenate([np.asarray(getattr(answer, name)) for answer in self.answers]) for name in per_token})
 
     def summary(self) -> pandas.DataFrame:
-        """A row for right answers (reward >= 1/2) and one for wrong ones, where there are any: answers, tokens, means
-        over the tokens of ratio and coefficient, the largest ratio, shares of clamped, saturated and clipped tokens,
-        and, over the updates, the sums of weight * loss and of weight * coefficient (`push`)."""
+        """A row for right answers (reward >= 1/2) and one for wrong answers, if there are any.
+
+        Columns: numbers of answers and tokens; means over tokens of ratio and coefficient; the largest ratio; shares of
+        clamped, saturated and clipped tokens; over all updates, the sum of weight * loss (`loss`) and of
+        weight * coefficient (`push`)."""
         import pandas
         table = self.table()
         rows = {}
@@ -113,25 +118,28 @@ def replay(step: str | os.PathLike, objective: str | Objective | Callable | None
            temperature: float | None = None, kept: bool = True) -> Replay:
     """Every token of a step's answers under an objective: loss, coefficient, ratio, clamp and clip.
 
-    step: a table of answers, RUN/rollouts/step_NNNNNN.parquet; or the folder of a run, which means its newest step.
-        The run's config.json, two folders up from a table, says how groups are dealt to optimizer steps and answers
-        weighted; without it all of them are one optimizer step.
-    objective: a name, a function or an `Objective`; None: the run's own.
-    policy: a `Policy`, or what `load` takes, whose log-probs are the new ones, in all of the step's updates. With None
-        the new log-probs ARE the old ones: every ratio is 1, as at the first update on fresh answers.
-    config: settings of the objective; None: the run's where the objective is the run's own, else the defaults.
-    temperature: divides the policy's logits; None: the run's rollout.temperature.
-    kept: only groups that the step trained on; False: all whose rewards differ, scored or not.
+    step: a table of answers, RUN/rollouts/step_NNNNNN.parquet, or a run's folder, which means its newest step. The
+        run's config.json, two folders up from a table, says how groups are dealt to updates and answers weighted.
+        Without it, all groups are one update.
+    objective: a name, a function or an `Objective`. None: the run's own.
+    policy: a `Policy`, or a `path` of `nft_jax.load`. Its log-probs are the new ones in all of the step's updates.
+        None: the new log-probs are the old ones, so every ratio is 1, as at the first update on fresh answers.
+    config: settings of the objective. None: the run's for the run's own objective, else the defaults.
+    temperature: divides the policy's logits. None: the run's rollout.temperature.
+    kept: True takes the groups that the step trained on; False takes all groups whose rewards differ.
 
-    The old log-probs are the table's; answers without any (of groups that were not trained on) get the sampler's, and
-    `notes` says of how many. The run's mask_truncated and mismatch weights are in the weights; what its KL and entropy
-    terms add is not in the loss. extras["entropies"] are the policy's, or the sampler's without one.
+    The old log-probs are the table's. Groups that were not trained on have none and get the sampler's; `notes` says how
+    many. The weights include the run's mask_truncated and mismatch weights. The loss leaves out the run's KL and
+    entropy terms. extras["entropies"] are the policy's, or the sampler's without a policy.
 
-    Raises InputError: no such step; a table that cannot be read, lacks columns, or has no group to replay; no run's
-    config.json and no objective; a policy whose vocabulary lacks a token; and what `resolve` and `load` refuse."""
+    Raises InputError for: no such step; a table that cannot be read, lacks columns, or has no group to replay; neither
+    a run's config.json nor an objective; a policy whose vocabulary lacks a token; and all that `resolve` and `load`
+    refuse."""
     path = find_step(step)
     every = read_groups(path, kept)
-    run = run_of(path, objective, every)
+    folder = path.absolute().parent.parent
+    recorded = read_run(folder) if is_run(folder) else None
+    run = one_update(path, objective, every) if recorded is None else recorded.config
     objective = run.objective if objective is None else objective
     loss = resolve(objective, config or (run.loss if objective == run.objective else ObjectiveConfig()))
     if find_objective(objective).whole_groups:
@@ -143,9 +151,12 @@ def replay(step: str | os.PathLike, objective: str | Objective | Callable | None
                          "whose rewards differ." if kept else
                          f"step is {str(path)!r}, which has no group with different rewards: choose another step.")
     policy = loaded(policy, groups)
+    if policy is not None:
+        text = Text(policy.tokenizer)
+    else:
+        text = recorded.text if recorded is not None else None
     number = path.stem.removeprefix("step_")
     parts = deal(groups, run.batch.updates_per_step, (run.seed, int(number) - 1)) if number.isdecimal() else [groups]
-    text = text_of(path, policy)
     temperature = run.rollout.temperature if temperature is None else temperature
     answers, tallies = [], []
     for update, part in enumerate(parts):
@@ -153,17 +164,19 @@ def replay(step: str | os.PathLike, objective: str | Objective | Callable | None
         answers += more
         tallies.append(counts)
     total = {name: np.asarray(value) for name, value in functools.reduce(combine, tallies).items()}
-    notes = ["new log-probs are the old ones, every ratio is 1" if policy is None else "new log-probs are the policy's",
-             *[f"old log-probs of {sampled} groups are the sampler's, as the table has no others"] * bool(sampled)]
-    label = objective if isinstance(objective, str) else getattr(
-        getattr(objective, "function", objective), "__name__", "objective")
+    notes = ["new log-probs are the old ones, every ratio is 1" if policy is None else "new log-probs are the policy's"]
+    if sampled:
+        notes.append(f"old log-probs of {sampled} groups are the sampler's, as the table has no others")
+    label = objective
+    if not isinstance(objective, str):
+        label = getattr(getattr(objective, "function", objective), "__name__", "objective")
     return Replay(path, label, loss, tuple(answers), summarise(total, len(parts)), tuple(notes))
 
 
 def replay_update(update: int, groups: Sequence[Group], run: Config, policy: Policy | None, temperature: float,
                   text: Text | None, longest: int) -> tuple[list[Answer], dict[str, Any]]:
-    """The answers of one optimizer step, and its tally. `run` has the objective and its settings, `longest` tokens are
-    the most of a sequence."""
+    """The answers of one update, and its tally. `run` has the objective and its settings; no sequence has more than
+    `longest` tokens."""
     made = [(group, group.rollouts[i], example) for group in groups for i, example in
             zip(answers_in_loss(group, run.terms), examples_of(group, run.loss, run.rollout.max_new_tokens, run.terms),
                 strict=True)]
@@ -190,30 +203,27 @@ def replay_update(update: int, groups: Sequence[Group], run: Config, policy: Pol
 
 
 def find_step(step: str | os.PathLike) -> Path:
-    """The table that `step` means."""
+    """The table that `step` means. Raises InputError if there is none."""
     path = Path(step).expanduser()
     if path.is_file():
         return path
     folder = path if path.is_dir() else path.parent.parent
-    there = sorted((folder / "rollouts").glob("step_*[0-9].parquet"))
-    if path.is_dir() and there:
-        return there[-1]
-    found = f"has the steps {there[0].stem[5:]} to {there[-1].stem[5:]}" if there else "has no rollouts/"
+    tables = RunFolder(folder, {}).tables
+    if path.is_dir() and tables:
+        return tables[max(tables)]
+    found = f"has the steps {min(tables)} to {max(tables)}" if tables else "has no rollouts/"
     raise InputError(f"step is {str(path)!r}, where there is no table of answers; the folder {str(folder)!r} {found}: "
                      "give RUN/rollouts/step_NNNNNN.parquet, or the folder of a run.")
 
 
-def run_of(path: Path, objective: Any, groups: Sequence[Group]) -> Config:
-    """The configuration of the run that wrote the table; where there is none, one of a single optimizer step."""
-    folder = path.absolute().parent.parent
-    if is_run(folder):
-        return read_run(folder).config
+def one_update(path: Path, objective: Any, groups: Sequence[Group]) -> Config:
+    """The configuration for a table outside a run's folder: all groups in a single update. Raises InputError without
+    an objective."""
     if objective is None:
         raise InputError(f"objective is None, but {str(path)!r} is not in the folder rollouts/ of a run, whose "
                          "objective it could be: name one.")
     most = max((len(rollout.tokens) for group in groups for rollout in group.rollouts), default=1)
-    return Config(policy=PolicyConfig(path=""), batch=BatchConfig(updates_per_step=1),
-                  rollout=RolloutConfig(max_new_tokens=most))
+    return Config(batch=BatchConfig(updates_per_step=1), rollout=RolloutConfig(max_new_tokens=most))
 
 
 def longest(groups: Sequence[Group]) -> int:
@@ -221,16 +231,9 @@ def longest(groups: Sequence[Group]) -> int:
     return max(len(rollout.prompt.tokens) + len(rollout.tokens) for group in groups for rollout in group.rollouts)
 
 
-def text_of(path: Path, policy: Policy | None) -> Text | None:
-    """The policy's tokenizer, or the run's; None where neither can be read."""
-    if policy is not None:
-        return Text(policy.tokenizer)
-    folder = path.absolute().parent.parent
-    return read_run(folder).text if is_run(folder) else None
-
-
 def read_groups(path: Path, kept: bool) -> list[Group]:
-    """The groups of the table whose rewards differ; only those that were trained on where `kept`."""
+    """The groups of the table whose rewards differ; with `kept`, only groups that the step trained on. Raises
+    InputError for a table that cannot be read or lacks columns."""
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
@@ -248,14 +251,14 @@ def read_groups(path: Path, kept: bool) -> list[Group]:
 
 
 def with_old_logprobs(groups: Sequence[Group]) -> tuple[list[Group], int]:
-    """Groups without old log-probs with those of the sampler, and how many these are."""
+    """The groups, all with old log-probs, and the number of groups that got the sampler's."""
     out = [group if group.old_logprobs is not None else
            replace(group, old_logprobs=tuple(rollout.logprobs for rollout in group.rollouts)) for group in groups]
     return out, sum(group.old_logprobs is None for group in groups)
 
 
 def loaded(policy: Policy | str | os.PathLike | None, groups: Sequence[Group]) -> Policy | None:
-    """The policy, from its folder where it is a path; InputError where the answers have tokens that it lacks."""
+    """The policy, loaded if it is a path. Raises InputError if it lacks a token of the answers."""
     if isinstance(policy, (str, os.PathLike)):
         from nft_jax.policy import load
         policy = load(policy)
@@ -271,8 +274,8 @@ def loaded(policy: Policy | str | os.PathLike | None, groups: Sequence[Group]) -
 
 
 def packed_rows(examples: Sequence[Example], longest: int, loss: ObjectiveConfig) -> tuple[TrainBatch, list]:
-    """The examples of one optimizer step as `make_batch` packs them, its rows [N, T] in one piece, and their places. N
-    and T are powers of two, so that optimizer steps share what jax compiles."""
+    """The examples of one update as `make_batch` packs them, with all rows in one piece [N, T], and their places."""
+    # N and T are powers of two, so that updates share what jax compiles.
     shape = BatchShape(len(examples), 1, 1 << (longest - 1).bit_length())
     batch, places = make_batch(examples, shape, loss.loss_agg, loss.constant_length, group_ids=True)
     count = 1 << (int(batch.num_micro) - 1).bit_length()
@@ -286,9 +289,10 @@ def packed_rows(examples: Sequence[Example], longest: int, loss: ObjectiveConfig
 
 def row_losses(rows: TrainBatch, logprobs: np.ndarray, entropies: np.ndarray,
                objective: str | Objective | Callable, loss: ObjectiveConfig) -> dict[str, np.ndarray]:
-    """`loss`, `coefficient` and the metrics of `token_loss`, each [N, T], of the rows of `packed_rows`, with the extras
-    that they have in training: some rows at a time, or all where the objective looks at whole groups."""
+    """`loss`, `coefficient` and the metrics of `token_loss`, each [N, T], for the rows of `packed_rows`. The extras are
+    those of training."""
     objective = find_objective(objective)
+    # Some rows at a time, but all at once for an objective that looks at whole groups.
     count = len(logprobs) if objective.whole_groups else max(1, PART // logprobs.shape[1])
     parts = []
     for start in range(0, len(logprobs), count):
@@ -311,8 +315,8 @@ def _scorer(model: ModelConfig, compute: Compute):
 
 
 def score(policy: Policy, rows: TrainBatch, temperature: float, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Log-probs and entropies [N, T] of the answers in the rows under the policy, in the type of its parameters, about
-    `count` rows at a time; 0 elsewhere."""
+    """Log-probs and entropies [N, T] of the answers under the policy, computed in the type of its parameters, about
+    `count` rows at a time. 0 outside the answers."""
     scorer = _scorer(policy.config, Compute(policy.params["embed"].dtype.name))
     count = 1 << (count - 1).bit_length()
     parts = [scorer(policy.params, *(x[start:start + count] for x in (rows.tokens, rows.positions, rows.segment_ids,

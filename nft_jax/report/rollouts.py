@@ -1,8 +1,9 @@
-"""The sample of answers that the page shows, with the numbers of their tokens packed into short strings.
+"""The sample of answers on the page. The numbers of an answer's tokens are packed into short strings.
 
-1. `choose` draws rows of the runs' tables, spread over runs and steps.
-2. `row_of` packs an answer and the texts of its tokens.
-3. `answer_coefficients` says how hard each token was pushed.
+1. `choose` draws rows of the runs' tables, spread over runs and steps;
+2. `read_answers` reads these rows, and prepares the answers that were trained on;
+3. `answer_coefficients` computes how hard each of their tokens was pushed;
+4. `row_of` packs an answer, the texts of its tokens and their numbers.
 """
 from __future__ import annotations
 
@@ -26,13 +27,16 @@ from nft_jax.train.batch import Example, examples_of, unpack
 from nft_jax.types import OUTCOMES, InputError
 
 ALPHABET = np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", np.uint8)
-NATS = 0.005                 # a packed number counts these: up to 20.475 nats
+# A packed number counts units of this many nats, up to LEVELS of them: 20.475 nats.
+NATS = 0.005
 LEVELS = 4095
 
 
 def sample_of(runs: Sequence[RunFolder], wanted: int) -> dict[str, Any]:
-    """`wanted` answers of the runs, or all there are: `rows` (see `row_of`), the `problems` [problem, gold] they name,
-    `total` (how many there are), `outcomes`, and `notes` on what could not be had."""
+    """`wanted` answers of the runs, or all if there are fewer.
+
+    rows: see `row_of`. problems: [problem, gold], which rows name by index. total: number of answers in all runs.
+    outcomes: names of the outcomes. notes: [run, sentence] on what could not be read."""
     chosen, total = choose(runs, wanted)
     problems: dict[tuple, int] = {}
     rows, notes = [], []
@@ -43,9 +47,11 @@ def sample_of(runs: Sequence[RunFolder], wanted: int) -> dict[str, Any]:
             loss = loss_of(run.settings)
             picked, examples = read_answers(run, of_run, loss)
             pushed = answer_coefficients(run.settings["objective"], loss, examples)
-        except InputError as error:                  # an objective, or settings of one, of another version
+        except InputError as error:
+            # Another version's objective, or its settings.
             picked, _ = read_answers(run, of_run, None)
-            notes += [[index, f"no coefficients: {error}"]] if picked else []
+            if picked:
+                notes.append([index, f"no coefficients: {error}"])
         tokenizer = run.text if picked else None
         if wanted and not picked:
             notes.append([index, "no answers are in its folder"])
@@ -61,8 +67,10 @@ def sample_of(runs: Sequence[RunFolder], wanted: int) -> dict[str, Any]:
 
 
 def choose(runs: Sequence[RunFolder], wanted: int) -> tuple[dict[tuple[int, int], list[int]], int]:
-    """Rows of each (run, step), ascending, and how many there are in all. Every step of every run gives the first
-    answer of a shuffled order, then its second, and so on; who gives a last one is drawn too. The same every time."""
+    """(run, step) -> chosen rows of its table, ascending; and the number of rows in all tables. Always the same choice.
+
+    In turns, every step of every run gives one answer of its shuffled rows. The steps that give in the last turn are
+    drawn too."""
     sizes = {}
     for index, run in enumerate(runs):
         for step, path in run.tables.items():
@@ -86,9 +94,8 @@ def choose(runs: Sequence[RunFolder], wanted: int) -> tuple[dict[tuple[int, int]
 
 def read_answers(run: RunFolder, chosen: dict[int, list[int]],
                  loss: ObjectiveConfig | None) -> tuple[list[tuple[int, dict]], dict[tuple, Example]]:
-    """The chosen rows of each step's table, (step, row); and, by (step, prompt index, sample), those of them that were
-    trained on as they were: with the rest of their groups where the objective looks at whole groups. (No examples
-    without `loss`.)"""
+    """The chosen rows as (step, row), and (step, prompt index, sample) -> example for the chosen answers that were
+    trained on. If the objective looks at whole groups, the examples are of their whole groups. None without `loss`."""
     picked, examples, objective = [], {}, OBJECTIVES.get(run.settings["objective"])
     whole = objective is not None and objective.whole_groups
     most = run.fields["rollout.max_new_tokens"]
@@ -113,7 +120,8 @@ def read_answers(run: RunFolder, chosen: dict[int, list[int]],
 
 
 def complete(table: pa.Table) -> pa.Table:
-    """With the columns that tables of older runs lack: nulls, or empty lists where an answer has them always."""
+    """The table with the columns that older versions did not write: nulls, or empty lists for columns that every answer
+    has."""
     for field in SCHEMA:
         if field.name not in table.column_names:
             empty = field.name in ("prompt_tokens", "tokens", "logprobs", "truncated_logprobs", "entropies")
@@ -123,7 +131,7 @@ def complete(table: pa.Table) -> pa.Table:
 
 
 def row_of(row: dict, run: int, step: int, problem: int, pushed: np.ndarray | None, tokenizer) -> list:
-    """What the page knows of an answer, in the order in which page.js reads it."""
+    """All that the page has of an answer, in the order in which page.js reads it."""
     count = len(row["tokens"])
     text, lengths = row["text"] or "", None
     if tokenizer is not None and count:
@@ -146,18 +154,18 @@ def utf16(text: str) -> int:
 
 
 def packed_lengths(lengths: Sequence[int]) -> str:
-    """One character each: up to 62; "/" adds 63 to what follows."""
+    """One character for a length up to 62. "/" adds 63 to the character after it."""
     return "".join("/" * (n // 63) + chr(ALPHABET[n % 63]) for n in lengths)
 
 
 def packed(values: np.ndarray, unit: float) -> str:
-    """Two characters each: round(value / unit) in 0 .. 4095."""
+    """Two characters for a value: round(value / unit), limited to 0 .. 4095."""
     levels = np.clip(np.rint(np.nan_to_num(values, posinf=np.inf) / unit), 0, LEVELS).astype(int)
     return ALPHABET[np.stack([levels >> 6, levels & 63], axis=-1)].tobytes().decode()
 
 
 def packed_signed(values: np.ndarray) -> list:
-    """[number] where all are the same, otherwise [unit, their packed sum with 2047 units]."""
+    """[number] if all values are equal, otherwise [unit, values + 2047 units, packed]."""
     low, high = float(values.min()), float(values.max())
     if high - low <= 1e-6 * max(abs(low), abs(high)):
         return [round(low, 6)]
@@ -169,20 +177,22 @@ def packed_signed(values: np.ndarray) -> list:
 
 
 def loss_of(config: dict) -> ObjectiveConfig:
-    """The settings of a run's objective, those that an older run had not at their defaults."""
+    """The settings of a run's objective. Fields that the run did not know are at their defaults."""
     known = {field.name for field in fields(ObjectiveConfig)}
     return ObjectiveConfig(**{key: value for key, value in config.get("loss", {}).items() if key in known})
 
 
 def answer_coefficients(objective: str, loss: ObjectiveConfig,
                         examples: dict[tuple, Example]) -> dict[tuple, np.ndarray]:
-    """The objective's coefficients [n] of each answer at the first optimizer step on it, where the policy is still the
-    one that sampled it (R = 1); of `token_loss` alone, without `loss_agg` and added terms. Raises InputError for an
-    objective, or settings of one, that are not known here."""
+    """The objective's coefficients [n] of each answer, as at the first update on it: the policy is still the one that
+    sampled it, so R = 1. They are of `token_loss` alone, without `loss_agg` and added terms.
+
+    Raises InputError for an objective, or settings of one, that this version does not know."""
     values, loss = list(examples.values()), resolve(objective, loss)
     if not values:
         return {}
-    answers = [replace(example, prompt=example.prompt[:0]) for example in values]        # what they answer is nothing
-    rows, places = packed_rows(answers, max(len(example.response) for example in answers), loss)    # to the loss
+    # The prompt is nothing to the loss.
+    answers = [replace(example, prompt=example.prompt[:0]) for example in values]
+    rows, places = packed_rows(answers, max(len(example.response) for example in answers), loss)
     pushed = row_losses(rows, rows.old_logprobs, np.zeros_like(rows.weight), objective, loss)["coefficient"]
     return dict(zip(examples, unpack(pushed, places), strict=True))

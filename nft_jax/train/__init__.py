@@ -1,15 +1,17 @@
-"""Training: objectives, terms, batches, the compiled step, the loop. Nothing is loaded by the package itself."""
+"""Training: Algorithm 1 in `loop`, and what it works with. Importing the package loads nothing."""
 import sys
 from types import ModuleType
 
 
-class _Room(ModuleType):
-    """`nft_jax.train` is this package and, called, the function `nft_jax.train.loop.train`: importing a package binds
-    its name in its parent, so the two could not be told apart (as with `nft_jax.verify`)."""
+class _Callable(ModuleType):
+    """The package, which is also the function `nft_jax.train.loop.train` when it is called.
+
+    Importing a subpackage binds its name in its parent. So `nft_jax.train` is this package as soon as any module of it
+    is imported, and a function of that name in `nft_jax` would be hidden. `nft_jax.verify` has the same trick."""
 
     def __call__(self, config, **options) -> dict:
         from nft_jax.train.loop import train
         return train(config, **options)
 
 
-sys.modules[__name__].__class__ = _Room
+sys.modules[__name__].__class__ = _Callable

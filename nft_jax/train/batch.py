@@ -28,7 +28,8 @@ Place = tuple[int, slice]      # where a response lies: its row, counted over mi
 
 SHORTEST_ROW = 128      # shorter rows save next to nothing, and each length is two programs to compile
 MOST_SHAPES = 4
-# The cost of exp, mask and sums for a query-key pair, over the cost of the pair's two products (measured on CPU).
+# The cost of exp, mask and sums for a query-key pair, over the cost of the pair's two products
+# (measured on CPU).
 SCORE_COST = 1.0
 
 
@@ -55,10 +56,9 @@ class BatchShape:
 def shapes_of(config: Config, data_parallel: int = 1, model: ModelConfig | None = None) -> tuple[BatchShape, ...]:
     """The shapes that an update of `config` may have, shortest rows first.
 
-    Row lengths are the longest prompt and answer allowed, and powers of two below it; with batch.row_length, that
-    length alone. Shorter rows come in larger micro-batches, so that all shapes have about as many tokens. Rows are
-    rounded to a multiple of `data_parallel` devices.
-    """
+    Row lengths are the longest prompt and answer allowed, and powers of two below it; with
+    batch.row_length, that length alone. Shorter rows come in larger micro-batches, so that all shapes
+    have about as many tokens. Rows are rounded to a multiple of `data_parallel` devices."""
     longest, lengths = config.row_length, []
     if not config.batch.row_length:
         # The largest power of two below `longest`.
@@ -76,8 +76,8 @@ def shapes_of(config: Config, data_parallel: int = 1, model: ModelConfig | None 
 def token_cost(model: ModelConfig) -> float:
     """What a token costs outside attention, in query-key pairs.
 
-    The multiplications with the weights, over the multiplications of one pair in all heads and layers. The elementwise
-    work of a pair weighs SCORE_COST times its products."""
+    The multiplications with the weights, over the multiplications of one pair in all heads and layers.
+    The elementwise work of a pair weighs SCORE_COST times its products."""
     heads = model.num_heads * model.head_dim
     layer = model.hidden_size * (2 * heads + 2 * model.num_kv_heads * model.head_dim + 3 * model.intermediate_size)
     return (layer + model.hidden_size * model.vocab_size / model.num_layers) / (2 * heads * (1 + SCORE_COST))
@@ -86,8 +86,8 @@ def token_cost(model: ModelConfig) -> float:
 def choose_shape(lengths: Sequence[int], shapes: Sequence[BatchShape]) -> tuple[BatchShape, list[list[int]]]:
     """The shape in which sequences of these lengths cost least, and their rows (`pack`).
 
-    Padding costs like tokens, and a token of a row costs the more attention the longer the row. The shape is the same
-    whatever the order of the lengths."""
+    Padding costs like tokens, and a token of a row costs the more attention the longer the row. The
+    shape is the same whatever the order of the lengths."""
     packed = [(shape, pack(lengths, shape.row_length)) for shape in shapes if shape.row_length >= max(lengths)]
 
     def cost(choice: tuple[BatchShape, list[list[int]]]) -> float:
@@ -113,7 +113,8 @@ class Example:
 
 
 def deal(groups: Sequence[Group], updates: int, seed: Sequence[int]) -> list[list[Group]]:
-    """Whole groups, shuffled by `seed`, in `updates` parts of nearly equal size; in fewer where groups are fewer."""
+    """Whole groups, shuffled by `seed`, in `updates` parts of nearly equal size; in fewer where groups
+    are fewer."""
     order = np.random.default_rng(seed).permutation(len(groups))
     return [[groups[i] for i in part] for part in np.array_split(order, updates) if len(part)]
 
@@ -122,8 +123,8 @@ def examples_of(group: Group, loss: ObjectiveConfig, max_new_tokens: int,
                 terms: TermsConfig = OFF) -> list[Example]:
     """The answers of a group that are in the loss (`answers_in_loss`).
 
-    Mean and standard deviation are of the full group's rewards: answers outside the loss say as much about the policy.
-    With `loss.overlong_buffer` they include DAPO's overlong penalty."""
+    Mean and standard deviation are of the full group's rewards: answers outside the loss say as much
+    about the policy. With `loss.overlong_buffer` they include DAPO's overlong penalty."""
     rollouts = [group.rollouts[i] for i in group.judged]
     rewards = group.rewards.astype(np.float64)
     if loss.overlong_buffer:
@@ -145,7 +146,8 @@ def examples_of(group: Group, loss: ObjectiveConfig, max_new_tokens: int,
 
 
 def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
-    """Rows of indices whose lengths add up to at most `row_length`: best-fit decreasing, the same for the same input.
+    """Rows of indices whose lengths add up to at most `row_length`: best-fit decreasing, the same for
+    the same input.
 
     Raises ValueError for a length over `row_length`."""
     rows: list[list[int]] = []
@@ -167,10 +169,9 @@ def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
 def balance(rows: Sequence[Sequence[int]], lengths: Sequence[int], shape: BatchShape) -> list[int]:
     """The place of each row, counted over micro-batches.
 
-    Rows of like cost share a micro-batch. In a full micro-batch every device gets as many rows, of about the same total
-    cost (longest processing time first). A row costs, over its sequences, their tokens and their query-key pairs:
-    kernels skip the pairs of two segments.
-    """
+    Rows of like cost share a micro-batch. In a full micro-batch every device gets as many rows, of
+    about the same total cost (longest processing time first). A row costs, over its sequences, their
+    tokens and their query-key pairs: kernels skip the pairs of two segments."""
     costs = [sum(lengths[i] * (shape.token_cost + lengths[i]) for i in row) for row in rows]
     order = sorted(range(len(rows)), key=lambda i: (-costs[i], i))
     places, share = [0] * len(rows), shape.rows // shape.devices
@@ -188,7 +189,8 @@ def balance(rows: Sequence[Sequence[int]], lengths: Sequence[int], shape: BatchS
 def make_batch(examples: Sequence[Example], shape: BatchShape, loss_agg: LossAgg = "token_mean",
                constant_length: float = 1.0, group_ids: bool = False,
                rows: Sequence[Sequence[int]] | None = None) -> tuple[TrainBatch, list[Place]]:
-    """The examples packed into a TrainBatch of numpy arrays, and the places of their responses (for `unpack`).
+    """The examples packed into a TrainBatch of numpy arrays, and the places of their responses (for
+    `unpack`).
 
     group_ids: whether the batch has them, for an objective that compares the answers of a group.
     rows: the examples of each row, if they are packed already (`choose_shape`).

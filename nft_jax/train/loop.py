@@ -1,8 +1,8 @@
 """The training loop: Algorithm 1 of Negative-aware Fine-Tuning (H. Chen et al., arXiv 2505.18116).
 
 A step is one rollout phase and the optimizer updates on its answers:
-1. `collect`   samples K answers to every prompt with the current policy, pi_old, judges them, and keeps the groups
-               with right and wrong answers;
+1. `collect`   samples K answers to every prompt with the current policy, pi_old, judges them, and keeps
+               the groups with right and wrong answers;
 2. `score`     computes the log-probs of their answers under pi_old, by the trainer's own graph;
 3. `update`    deals the groups to optimizer updates, packs them and hands them to the devices;
 4. `finish`    writes the answers while the devices train, then waits for the metrics;
@@ -49,18 +49,20 @@ TRAINING = 0       # which of the seed's streams of random numbers; `evaluation_
 
 def train(config: Config, *, objective: Objective | TokenLoss | None = None, fresh: bool = False,
           verifier: Verifier | None = None, quiet: bool = False, profile: bool = False) -> dict:
-    """Run `config` to its end, or continue it from the newest checkpoint of its folder. Returns the summary.
+    """Run `config` to its end, or continue it from the newest checkpoint of its folder. Returns the
+    summary.
 
-    objective: a token loss of your own in place of config.objective: a function as `token_loss` takes it, or an
-        `Objective` of one.
+    objective: a token loss of your own in place of config.objective: a function as `token_loss` takes
+        it, or an `Objective` of one.
     profile: record a timeline of two steps into the folder of the run.
 
-    SIGINT and SIGTERM give up what is being sampled, save and return. The same call then continues, and ends bit by bit
-    like a run that was never stopped. Compiled programs are kept (`use_compilation_cache`). Where the environment names
-    other processes, this is one of them (`nft_jax.runtime.distributed`).
+    SIGINT and SIGTERM give up what is being sampled, save and return. The same call then continues, and
+    ends bit by bit like a run that was never stopped. Compiled programs are kept
+    (`use_compilation_cache`). Where the environment names other processes, this is one of them
+    (`nft_jax.runtime.distributed`).
 
-    Raises InputError for bad input, before heavy work where that is possible, and Halted where the run ended itself.
-    """
+    Raises InputError for bad input, before heavy work where that is possible, and Halted where the run
+    ended itself."""
     initialise()
     if objective is not None:
         config = replace(config, objective=adopt(objective))
@@ -90,9 +92,10 @@ def train(config: Config, *, objective: Objective | TokenLoss | None = None, fre
 def collect(run: Run, params, progress: Progress) -> Rollouts:
     """The first prompts_per_step groups with unequal rewards, in the order of the prompt stream.
 
-    First come the groups carried over. Then batches of new prompts follow until the groups are enough, or
-    max_generation_batches have been sampled. A further batch has as many prompts as the share accepted so far calls
-    for. Every new group is scored by the parameters that sampled it; surplus groups are carried to the next step.
+    First come the groups carried over. Then batches of new prompts follow until the groups are enough,
+    or max_generation_batches have been sampled. A further batch has as many prompts as the share
+    accepted so far calls for. Every new group is scored by the parameters that sampled it; surplus
+    groups are carried to the next step.
 
     Raises StopRun, with `progress` as it was, where the run is to stop.
     """
@@ -111,8 +114,9 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
                 weights = run.sampler.cast(params)
         run.stop.check()
         prompts = run.stream.take(min(rollout.prompts_per_step, math.ceil(missing / share)))
-        # The next batch is sized only after this one is judged, so slots idle while the longest answers finish. To fill
-        # them with prompts that may not be needed would make the rollouts depend on which answer ended first.
+        # The next batch is sized only after this one is judged, so slots idle while the longest answers
+        # finish. To fill them with prompts that may not be needed would make the rollouts depend on
+        # which answer ended first.
         judged = judged_groups(run.sampler, run.verifier, weights, prompts, rollout.samples_per_prompt, key,
                                progress.step, rollout, progress=run.alive, settled=run.stop.check,
                                phase=run.clock.phase)
@@ -130,9 +134,9 @@ def score(run: Run, params, judged: Iterator[Group]) -> list[Group]:
     """All groups in their order; groups with unequal rewards get log-probs.
 
     `old_logprobs` are by the trainer's own graph or the sampler's, as rollout.old_logprobs says;
-    `reference_logprobs` are by the reference, in a run that has one. The first groups are packed and handed to the
-    devices while the last ones are still sampled and judged; decoding waits for them within seconds/rollout.
-    """
+    `reference_logprobs` are by the reference, in a run that has one. The first groups are packed and
+    handed to the devices while the last ones are still sampled and judged; decoding waits for them
+    within seconds/rollout."""
     choice = run.config.rollout.old_logprobs
     scorers = {"old_logprobs": params} if choice == "trainer" else {}
     if run.reference is not None:
@@ -176,7 +180,8 @@ def packed(run: Run, examples: list[Example], group_ids: bool = False) -> tuple[
 
 
 def update(run: Run, state: TrainState, groups: list[Group], progress: Progress) -> tuple[TrainState, Updates]:
-    """The optimizer updates of one step, handed to the devices: while they compute one, the host packs the next.
+    """The optimizer updates of one step, handed to the devices: while they compute one, the host packs
+    the next.
 
     Without a group that has an answer in the loss, the step is skipped and counted."""
     config, updates, kept = run.config, Updates(), 0
@@ -213,7 +218,8 @@ def update(run: Run, state: TrainState, groups: list[Group], progress: Progress)
 
 
 def finish(run: Run, rollouts: Rollouts, updates: Updates, progress: Progress) -> dict:
-    """Writes the answers of the step while the devices train, then waits for the updates. Returns the metrics."""
+    """Writes the answers of the step while the devices train, then waits for the updates. Returns the
+    metrics."""
     progress.tokens_generated += rollouts.tokens
     metrics = updates.metrics | rollouts.metrics(run.config, len(progress.carried))
     with run.clock.phase("write"):
@@ -229,8 +235,8 @@ def finish(run: Run, rollouts: Rollouts, updates: Updates, progress: Progress) -
 def record(run: Run, state: TrainState, progress: Progress, metrics: dict) -> None:
     """Evaluates if that is due, writes the row of the step, and saves if that is due.
 
-    An evaluation that is given up, because the run is to stop, leaves no numbers. It is done again, with a row of its
-    own, when the run continues."""
+    An evaluation that is given up, because the run is to stop, leaves no numbers. It is done again,
+    with a row of its own, when the run continues."""
     if evaluation_is_due(run.config, progress):
         with suppress(StopRun):
             metrics |= evaluate(run, state.params, progress)
@@ -247,8 +253,8 @@ def evaluation_is_due(config: Config, progress: Progress) -> bool:
 def evaluate(run: Run, params, progress: Progress) -> dict:
     """Accuracy on the held-out questions, with the same random numbers every time.
 
-    Raises StopRun where the run is to stop, and, before the first step, InputError where checkpoint.best is no metric
-    of the evaluation."""
+    Raises StopRun where the run is to stop, and, before the first step, InputError where
+    checkpoint.best is no metric of the evaluation."""
     settings = run.config.evaluation
     metrics = {}
     if run.held_out:
@@ -267,8 +273,8 @@ def evaluate(run: Run, params, progress: Progress) -> dict:
 
 
 def conclude(run: Run, state: TrainState, progress: Progress) -> dict:
-    """The last checkpoint, curves.png and summary.json; at the end of the run also the trained model, in Hugging Face
-    layout. Waits for room where the disk has none."""
+    """The last checkpoint, curves.png and summary.json; at the end of the run also the trained model,
+    in Hugging Face layout. Waits for room where the disk has none."""
     save_last(run, state, progress)
     finished = progress.step >= run.config.steps and not evaluation_is_due(run.config, progress)
     summary = {

@@ -1,4 +1,4 @@
-"""The reference of a KL term: a model whose parameters stay as they are, beside those of the policy."""
+"""The reference of a KL term: a model beside the policy, whose parameters stay as they are."""
 from __future__ import annotations
 
 from dataclasses import fields
@@ -14,15 +14,18 @@ from nft_jax.model.parameters import parameter_shardings
 from nft_jax.runtime.compilation import with_shardings
 from nft_jax.types import InputError
 
-UNSEEN = ("max_positions", "initializer_range")      # of a model's configuration: they do not change what is computed
+# Fields of a model's configuration that do not change what is computed.
+UNSEEN = ("max_positions", "initializer_range")
 
 
 def abstract_reference(config: Config, model: ModelConfig, mesh: Mesh):
-    """The reference's parameters as jax.ShapeDtypeStruct with shardings; None in a run without a KL term. They lie
-    where the policy's lie, in the types in which a pass reads them (norms in float32), so that the log-probs are those
-    of float32 parameters, bit for bit."""
+    """The reference's parameters as jax.ShapeDtypeStruct with shardings; None in a run without a KL term.
+
+    Each parameter lies where the policy's lies."""
     if not config.terms.kl_weight:
         return None
+    # In the types in which a pass reads them, norms in float32: the log-probs are bit for bit those of
+    # float32.
     shapes = jax.tree_util.tree_map_with_path(lambda path, x: jax.ShapeDtypeStruct(
         x.shape, x.dtype if path[-1].key.endswith("norm") else config.policy.compute_dtype),
         decoder.parameter_shapes(model))
@@ -30,8 +33,8 @@ def abstract_reference(config: Config, model: ModelConfig, mesh: Mesh):
 
 
 def check_reference(config: Config, model: ModelConfig, *, weights: bool) -> None:
-    """Raises InputError, without touching a device, where a run with a KL term names a reference that is not there or
-    not of the policy's shape. As `read_inputs`, without `weights` it downloads none."""
+    """Raises InputError, without touching a device, where a run with a KL term names a reference that
+    is missing, or of another shape than the policy. Without `weights` it downloads no weights."""
     name = config.terms.reference
     if not (config.terms.kl_weight and name):
         return
@@ -40,16 +43,17 @@ def check_reference(config: Config, model: ModelConfig, *, weights: bool) -> Non
     for field in fields(model):
         there, here = getattr(found, field.name), getattr(model, field.name)
         if field.name not in UNSEEN and there != here:
-            raise InputError(f"terms.reference is {name!r}, a model whose {field.name} is {there!r}, and policy.path's "
-                             f"is {here!r}: the reference must be a model of the same architecture and "
-                             "vocabulary, for instance the one that the policy was trained from.")
+            raise InputError(f"terms.reference is {name!r}, a model whose {field.name} is {there!r}; in policy.path "
+                             f"it is {here!r}. The reference must be a model of the same architecture and vocabulary, "
+                             "for instance the model that the policy was trained from.")
     if weights or is_local(name):
         check_weights(folder, model)
 
 
 def load_reference(config: Config, model: ModelConfig, mesh: Mesh):
-    """The reference's parameters on the devices (see `abstract_reference`), streamed from its files; None, and nothing
-    is read, without a KL term."""
+    """The reference's parameters on the devices (see `abstract_reference`), streamed from its files.
+
+    Without a KL term nothing is read, and it is None."""
     shapes = abstract_reference(config, model, mesh)
     if shapes is None:
         return None

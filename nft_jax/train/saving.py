@@ -1,9 +1,9 @@
-"""What a run writes: answers, the row of a step, checkpoints, results. A disk may refuse any of them for a while.
+"""What a run writes: answers, the row of a step, checkpoints, results. A disk may refuse any of them
+for a while.
 
-The order within a step is a contract: answers, row, checkpoint. So a checkpoint never knows of a step that the rows
-lack, and whatever is newer than the checkpoint is cut and done again. A write that fails does not end the training;
-the end of the training waits for room.
-"""
+The order within a step is a contract: answers, row, checkpoint. So a checkpoint never knows of a step
+that the rows lack, and whatever is newer than the checkpoint is cut and done again. A write that fails
+does not end the training; the end of the training waits for room."""
 from __future__ import annotations
 
 import time
@@ -43,8 +43,8 @@ def write_rollouts(run: Run, step: int, rollouts: Rollouts) -> None:
 
 
 def count_updates(run: Run, updates: Updates, skipped: list[int], progress: Progress) -> None:
-    """Counts the updates that were not finite and writes their batches. With guard.max_nonfinite of them in a row, the
-    run is to end."""
+    """Counts the updates that were not finite and writes their batches. With guard.max_nonfinite of
+    them in a row, the run is to end."""
     progress.skipped_updates += len(skipped)
     progress.skipped_in_a_row, most = count_skipped(skipped, len(updates.batches), progress.skipped_in_a_row)
     if skipped:
@@ -74,7 +74,8 @@ def write_row(run: Run, progress: Progress, metrics: dict) -> None:
 
 
 def save_if_due(run: Run, state: TrainState, progress: Progress, metrics: dict) -> None:
-    """Starts to save every checkpoint.every steps, and where the metric checkpoint.best has a new largest value."""
+    """Starts to save every checkpoint.every steps, and where the metric checkpoint.best has a new
+    largest value."""
     config = run.config.checkpoint
     score = metrics.get(config.best)
     if progress.step and (progress.improves(score) or progress.step % config.every == 0):
@@ -83,8 +84,8 @@ def save_if_due(run: Run, state: TrainState, progress: Progress, metrics: dict) 
 
 
 def save_checkpoint(run: Run, state: TrainState, progress: Progress, score: float | None = None) -> None:
-    """Starts an asynchronous save. Errors of this save and of the previous one are printed, never raised. Existing
-    checkpoints are kept, and the next save is tried when it is due."""
+    """Starts an asynchronous save. Errors of this save and of the previous one are printed, never
+    raised. Existing checkpoints are kept, and the next save is tried when it is due."""
     try:
         run.checkpoints.wait()
     # orbax's threads raise what they like.
@@ -110,7 +111,8 @@ def _say_failed(run: Run, error: Exception) -> None:
 def finish_writing(run: Run, state: TrainState, progress: Progress, write_results: Callable[[], None]) -> None:
     """Calls `write_results`, and returns when the newest checkpoint and all waiting writes are on disk.
 
-    Raises Halted, which names what is missing, where that takes longer than PATIENCE. Several processes try nothing
+    Raises Halted, which names what is missing, where that takes longer than PATIENCE. Several processes
+    try nothing
     twice: they would wait for each other in different places."""
     if process_count() > 1:
         # First the checkpoint: where the results fail, the last step is saved.

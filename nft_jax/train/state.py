@@ -1,4 +1,5 @@
-"""What a run carries from step to step: `TrainState` on the devices, `Progress` on the host; and the optimizer.
+"""What a run carries from step to step: `TrainState` on the devices, `Progress` on the host; and the
+optimizer.
 
 Both are saved with every checkpoint. Nothing else decides how a run goes on.
 """
@@ -65,8 +66,8 @@ class Progress:
     def of(cls, counters: dict, groups: dict[str, list[Group]]) -> Progress:
         """The inverse of `counters` and `groups`.
 
-        Reads checkpoints from before `evaluated`, too: they were saved after the evaluation of their step. Raises
-        InputError for one that was not."""
+        Reads checkpoints from before `evaluated`, too: they were saved after the evaluation of their
+        step. Raises InputError for one that was not."""
         if counters.get("unfinished") is not None:
             raise InputError(f"checkpoint {counters['step']} was saved by an older nft_jax that was stopped in an "
                              "evaluation; it holds a row of metrics that is not in metrics.jsonl. Continue the run "
@@ -97,8 +98,8 @@ def state_shardings(param_shapes, optimizer: optax.GradientTransformation, mesh:
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     """Clip by global norm, then AdamW.
 
-    The step applies the learning rate, as a value: another rate compiles nothing. Like torch's AdamW, and so like the
-    official code, decay reaches every parameter."""
+    The step applies the learning rate, as a value: another rate compiles nothing. Like torch's AdamW,
+    and so like the official code, decay reaches every parameter."""
     return optax.chain(
         clip_by_norm(config.clip_norm),
         optax.scale_by_adam(config.b1, config.b2, config.eps),
@@ -107,10 +108,11 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def clip_by_norm(limit: float) -> optax.GradientTransformationExtraArgs:
-    """Scales gradients down to the global norm `limit`. `update` takes their `norm`, which the step has already."""
+    """Scales gradients down to the global norm `limit`. `update` takes their `norm`, which the step has
+    already."""
     def update(gradient, state, params=None, *, norm, **_):
-        # One factor, unlike optax.clip_by_global_norm: XLA recomputes a product where the moments need it, but keeps a
-        # quotient, which would be a second gradient in memory.
+        # One factor, unlike optax.clip_by_global_norm: XLA recomputes a product where the moments need
+        # it, but keeps a quotient, which would be a second gradient in memory.
         factor = jnp.minimum(1.0, limit / jnp.maximum(norm, jnp.finfo(jnp.float32).tiny))
         return jax.tree.map(lambda g: g * factor, gradient), state
 
@@ -118,7 +120,8 @@ def clip_by_norm(limit: float) -> optax.GradientTransformationExtraArgs:
 
 
 def learning_rate(config: OptimizerConfig, update: int) -> float:
-    """The rate of optimizer update `update` (from 0): linear from a tenth of the rate over the warm-up, then constant.
+    """The rate of optimizer update `update` (from 0): linear from a tenth of the rate over the warm-up,
+    then constant.
 
     The official code starts at 0, which wastes the first rollout."""
     # Not optax.linear_schedule: it computes in float32, and its last bits differ from these.

@@ -1,15 +1,15 @@
 """The two compiled programs of training: `score` (old log-probs) and `train_step` (one optimizer update).
 
 An update goes, on the devices:
-1. a loop takes the micro-batches one by one. Their number is a value: how full a batch is compiles nothing;
-2. `micro_loss` computes the log-probs of a micro-batch, its token losses and their weighted sum;
-3. the gradients of the micro-batches are added. The denominators are in the token weights already;
-4. the optimizer takes its step, unless the loss or the gradient's norm is not finite.
+1. A loop takes the micro-batches one by one. Their number is a value: how full a batch is compiles nothing.
+2. `micro_loss` computes the log-probs of a micro-batch, its token losses and their weighted sum.
+3. The gradients of the micro-batches are added. The denominators are in the token weights already.
+4. The optimizer takes its step, unless the loss or the gradient's norm is not finite.
 
-An answer's loss may depend on other answers of its group, which may lie in other micro-batches. Then the whole batch is
-scored first, and the loss is differentiated in the log-probs (`whole_loss`). The micro-batches only pull that
-derivative back to the parameters. This costs one more forward pass, and is exact in every layout.
-"""
+An answer's loss may depend on other answers of its group, which may lie in other micro-batches. Then
+the whole batch is scored first, and the loss is differentiated in the log-probs (`whole_loss`). The
+micro-batches only pull that derivative back to the parameters. This costs one more forward pass, and is
+exact in every layout."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
@@ -34,7 +34,8 @@ from nft_jax.types import TrainBatch
 
 @dataclass(frozen=True)
 class Loss:
-    """What an update differentiates. It stays the same over a run, and is a constant of the compiled program."""
+    """What an update differentiates. It stays the same over a run, and is a constant of the compiled
+    program."""
     objective: str | Objective
     config: ObjectiveConfig            # resolved: no field is None
     model: ModelConfig
@@ -49,18 +50,21 @@ def batch_shardings(mesh: Mesh) -> TrainBatch:
 
 
 def place_batch(batch: TrainBatch, mesh: Mesh) -> TrainBatch:
-    """Numpy arrays (or their shapes), which every process has in full, as the programs take them (`mesh.place`)."""
+    """Numpy arrays (or their shapes), which every process has in full, as the programs take them
+    (`mesh.place`)."""
     shardings = batch_shardings(mesh)
     return TrainBatch(*(x if x is None else place(x, where) for x, where in zip(batch, shardings, strict=True)))
 
 
 def micro_batch(batch, index):
-    """Micro-batch `index` of a tree of arrays [M, R, T], such as a TrainBatch: the same tree of arrays [R, T]."""
+    """Micro-batch `index` of a tree of arrays [M, R, T], such as a TrainBatch: the same tree of arrays
+    [R, T]."""
     return jax.tree.map(lambda x: x[index] if x.ndim else x, batch)
 
 
 def loss_inputs(batch: TrainBatch, loss_config: ObjectiveConfig, entropies=None) -> tuple:
-    """What `token_loss` takes after the log-probs, from arrays [R, T]. The extras are the optional arrays in use."""
+    """What `token_loss` takes after the log-probs, from arrays [R, T]. The extras are the optional
+    arrays in use."""
     extras = {"segment_ids": batch.segment_ids, "group_std": batch.group_std, "group_ids": batch.group_ids,
               "reference_logprobs": batch.reference_logprobs, "entropies": entropies}
     extras = {name: value for name, value in extras.items() if value is not None}
@@ -91,8 +95,8 @@ def micro_loss(params, batch: TrainBatch, temperature, loss: Loss, whole=None):
 
 
 def whole_loss(logprobs, batch: TrainBatch, loss: Loss):
-    """From the log-probs [M, R, T] of a whole batch, each [M, R, T]: the derivative of its weighted loss in them, the
-    coefficients, the token losses and the metrics."""
+    """From the log-probs [M, R, T] of a whole batch, each [M, R, T]: the derivative of its weighted
+    loss in them, the coefficients, the token losses and the metrics."""
     def rows(x):
         return x.reshape(-1, x.shape[-1])
 
@@ -110,10 +114,11 @@ def whole_loss(logprobs, batch: TrainBatch, loss: Loss):
 
 def train_step(state: TrainState, batch: TrainBatch, learning_rate, temperature, *, loss: Loss,
                optimizer: optax.GradientTransformation):
-    """One optimizer update -> the new state, the tally of the batch, and the gradient's norm before clipping.
+    """One optimizer update -> the new state, the tally of the batch, and the gradient's norm before
+    clipping.
 
-    The summed gradient lies where the parameters lie. Where the loss or the norm is not finite, the state stays as it
-    was, and the tally says so (`count/nonfinite`)."""
+    The summed gradient lies where the parameters lie. Where the loss or the norm is not finite, the
+    state stays as it was, and the tally says so (`count/nonfinite`)."""
     def gradient_of(index):
         gradient, counts = jax.grad(micro_loss, has_aux=True)(
             state.params, micro_batch(batch, index), temperature, loss, micro_batch(whole, index))

@@ -1,11 +1,11 @@
 """The metrics of a step: what its answers, its optimizer updates and its skipped updates say.
 
 The life of an update's numbers:
-1. the compiled update reduces its values per token to a tally of sums, counts, maxima and histograms (`tally`);
-2. tallies are added over micro-batches and devices, and on the host over the updates of a step (`combine`);
-3. only then do sums become means, so that no reported mean is a mean of means (`summarise`);
-4. an update whose loss or gradient is not finite is left out, counted, and its batch kept (`Updates`, `write_batches`).
-"""
+1. `tally`: the compiled update reduces its values per token to sums, counts, maxima and histograms.
+2. `combine`: tallies are added over micro-batches and devices, and on the host over the updates of a step.
+3. `summarise`: only then do sums become means, so no reported mean is a mean of means.
+4. `Updates.finish`: an update whose loss or gradient is not finite is left out and counted. Its batch
+   is kept for a look (`write_batches`)."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -35,7 +35,8 @@ _STEEPNESS, _LIMIT = 100.0, 20.0
 
 
 def tally(loss, metrics, coefficient, entropy, weight, rewards) -> dict[str, jax.Array]:
-    """Values per token [R, T] -> sums (keys `sum/...`, `count/...`), maxima (`max/...`), histograms (`hist/...`).
+    """Values per token [R, T] -> sums (keys `sum/...`, `count/...`), maxima (`max/...`), histograms
+    (`hist/...`).
 
     A token counts as positive where the reward of its answer is at least one half.
     """
@@ -58,8 +59,8 @@ def tally(loss, metrics, coefficient, entropy, weight, rewards) -> dict[str, jax
 
 
 def combine(a: dict, b: dict, maximum=jnp.maximum) -> dict:
-    """The tally of two disjoint sets of tokens, from their tallies. Host code passes numpy's `maximum`: jax's would
-    send the numbers back to the devices."""
+    """The tally of two disjoint sets of tokens, from their tallies. Host code passes numpy's `maximum`:
+    jax's would send the numbers back to the devices."""
     return {key: maximum(a[key], b[key]) if key.startswith("max/") else a[key] + b[key] for key in a}
 
 
@@ -80,7 +81,8 @@ def quantile(histogram: np.ndarray, q: float) -> float:
 
 
 def summarise(total: dict[str, np.ndarray], updates: int) -> dict[str, float]:
-    """The metrics of `updates` optimizer updates from their combined tally. A sign without tokens has no ratio."""
+    """The metrics of `updates` optimizer updates from their combined tally. A sign without tokens has
+    no ratio."""
     tokens = float(total["count/tokens"])
     negatives = float(total["count/negative"])
     out = {
@@ -160,8 +162,9 @@ def nonfinite_logprobs(groups: list[Group]) -> int:
 def count_skipped(skipped: list[int], updates: int, in_a_row: int) -> tuple[int, int]:
     """Counts skipped updates in a row over the end of a step.
 
-    `in_a_row` were skipped at the end of the step before; of this step's `updates` the numbers in `skipped` were.
-    Returns the count at the end of this step, and the largest count there was on the way."""
+    `in_a_row` were skipped at the end of the step before; of this step's `updates` the numbers in
+    `skipped` were. Returns the count at the end of this step, and the largest count there was on the
+    way."""
     most = in_a_row
     for number in range(updates):
         in_a_row = in_a_row + 1 if number in skipped else 0
@@ -170,10 +173,11 @@ def count_skipped(skipped: list[int], updates: int, in_a_row: int) -> tuple[int,
 
 
 def write_batches(updates: Updates, skipped: list[int], step: int, folder: Path, writing: Writing) -> list[Path]:
-    """Writes `step_NNNNNN_update_MM.npz` for every skipped update (MM counts from 1), and returns the paths.
+    """Writes `step_NNNNNN_update_MM.npz` for every skipped update (MM counts from 1), and returns the
+    paths.
 
-    A file holds the fields of the TrainBatch, without its unused micro-batches, and the indices of its prompts. The
-    folder gets MOST_FILES files at most."""
+    A file holds the fields of the TrainBatch, without its unused micro-batches, and the indices of its
+    prompts. The folder gets MOST_FILES files at most."""
     paths = []
     for number in skipped:
         path = folder / f"step_{step:06d}_update_{number + 1:02d}.npz"

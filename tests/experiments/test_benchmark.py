@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusal import refused
 
 from experiments.benchmark import command, scaling
-from experiments.benchmark.compare import TARGETS, compare, read_lines
+from experiments.benchmark.compare import compare, read_lines
 from experiments.benchmark.device import MODELS as ACCELERATOR_SHAPES
 from experiments.benchmark.device import (
     accelerator_case,
@@ -81,9 +82,9 @@ def test_rollouts_that_are_wrong_stop_the_benchmark(case, end_to_end):
     good = rollouts.rollouts
     assert rollouts.logprob_error(random_params(case), good)["logprob_error"] < 1e-4
     tampered = replace(good[1], logprobs=good[1].logprobs + np.float32([0, 0, 1e-3]))
-    with pytest.raises(WrongResult, match="log-probs"):
+    with refused("log-probs", kind=WrongResult):
         rollouts.logprob_error(random_params(case), [good[0], tampered, *good[2:]])
-    with pytest.raises(WrongResult, match="instead of"):
+    with refused([8, 3, 1, 5], kind=WrongResult):
         rollouts.check_lengths([good[1], *good[1:]])
 
 
@@ -92,7 +93,7 @@ def test_a_train_step_that_is_wrong_stops_the_benchmark(end_to_end):
     training.run(0)
     assert training.check()["loss_error"] < 1e-4
     training.loss = replace(training.loss, neg_weight=0.5)          # the compiled step has the weight 1
-    with pytest.raises(WrongResult, match="packed micro-batch"):
+    with refused("packed micro-batch", kind=WrongResult):
         training.check()
     with pytest.raises(WrongResult):
         require_close(float("nan"), 1.0, "nothing")
@@ -101,13 +102,13 @@ def test_a_train_step_that_is_wrong_stops_the_benchmark(end_to_end):
 def test_wrong_old_logprobs_stop_the_benchmark(case, monkeypatch):
     training, right = Training(case), Training.old_logprobs
     monkeypatch.setattr(Training, "old_logprobs", lambda self, examples: [x + 1e-3 for x in right(self, examples)])
-    with pytest.raises(WrongResult, match="old log-probs"):
+    with refused("old log-probs", kind=WrongResult):
         training.check()
 
 
 def test_many_small_differences_are_too_much():
     assert require_logprobs(np.float32([0.2] + [0.001] * 99), "bfloat16", "")["logprob_error_mean"] < 0.02
-    with pytest.raises(WrongResult, match="mean of 100 tokens"):
+    with refused("mean of 100 tokens", kind=WrongResult):
         require_logprobs(np.full(100, 0.05, np.float32), "bfloat16", "")
 
 
@@ -176,17 +177,16 @@ def test_the_table_takes_medians_and_the_fastest_variant(tmp_path):
     path.write_text("\n".join(map(json.dumps, [*lines, {"peer": "hf", "error": "out of memory"}])) + "\n\n")
     assert compare(read_lines(path)).splitlines() == [
         "| workload | peer | peer, tokens per CPU-s | ours | ratio | target |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
         "| nano rollout | hf (plain) | 100 | 310 | 3.10 × | ≥ 3 ×, met |",
         "| nano rollout | tunix (plain) | 155 | 310 | 2.00 × |  |",
         "| half train | hf (plain) | 10 | 11 | 1.10 × | ≥ 1.2 ×, not met |",
         "",
         "| workload | what | ours | target |",
-        "| --- | --- | --- | --- |",
+        "| --- | ---: | ---: | ---: |",
         "| nano rollout | compile_s | 3.0 s | ≤ 4 s, met |",
         "| half train | peak_rss_mb | 12,000.0 MB | ≤ 10,000 MB, not met |",
     ]
-    assert len({target[:3] for target in TARGETS}) == len(TARGETS)
 
 
 def test_only_lines_of_one_platform_and_machine_are_compared():

@@ -23,8 +23,6 @@ from experiments.peers.common import (
     rewards_to_advantages,
     train_arrays,
 )
-from experiments.peers.core_rates import products
-from experiments.peers.limits import limits
 
 
 def checksum(array: np.ndarray) -> int:
@@ -108,21 +106,3 @@ def test_the_peers_scripts_answer_without_their_libraries(name, tasks, monkeypat
     with pytest.raises(SystemExit) as stopped:
         script.main()
     assert stopped.value.code == 0 and "{" + ",".join(tasks) + "}" in capsys.readouterr().out
-
-
-def test_limits_of_a_core(tmp_path):
-    """At one rate for every shape the two kinds agree, and training's limit is the rate over its operations."""
-    rates = [{"name": name, "gflops": 10.0} for name in products()]
-    rates += [{"name": "read", "gb_per_s": 10.0}, {"name": "copy", "gb_per_s": 1e6}]
-    path = tmp_path / "rates.jsonl"
-    path.write_text("\n".join(map(json.dumps, rates)))
-    found = {(line["limit"], line["model"], line["task"]): line["tokens_per_s"] for line in limits(path)}
-    assert len(found) == 2 * 3 * 5
-    assert all(found["peak", *rest] == pytest.approx(found["shape", *rest]) for kind, *rest in found)
-    body, head = MODELS["nano"].matmul_parameters
-    operations = 4 * (2 * body * 160 + 2 * head * 128 + 4 * 128 * 4 * 160 ** 2 / 2)
-    assert found["peak", "nano", "train"] == pytest.approx(160 * 10e9 / operations, rel=1e-3)
-    rates[0]["gflops"] = 100.0                                          # the large product alone is faster
-    path.write_text("\n".join(map(json.dumps, rates)))
-    faster = {(line["limit"], line["model"], line["task"]): line["tokens_per_s"] for line in limits(path)}
-    assert faster["peak", "half", "train"] > faster["shape", "half", "train"] == found["shape", "half", "train"]

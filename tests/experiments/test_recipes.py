@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 
 from experiments import presets, quickstart, train
-from experiments.harness.variants import kinds, known
 from experiments.presets import PRESETS, code, gsm8k, qwen2_5_32b, qwen2_5_math_7b
 from experiments.studies import healthy
 from experiments.tables import meshes, preflight
 from nft_jax.cli import parse
+from nft_jax.config import Config, flat
 from nft_jax.preflight.devices import Topology
 
 ROOT = Path(__file__).parents[2]
@@ -83,7 +83,8 @@ def test_metrics_that_the_page_names_exist():
 
 def test_fields_that_the_page_names_exist():
     flags = set(re.findall(r"`(--[a-z.-]+)", PAGE)) - {"--profile", "--topology"}
-    assert len(flags) > 25 and {known(flag) for flag in flags} <= set(kinds())
+    fields = {flag.removeprefix("--").replace("-", "_") for flag in flags}
+    assert len(fields) > 25 and fields <= set(flat(Config().to_dict()))
 
 
 def test_every_trouble_is_on_the_page():
