@@ -30,6 +30,7 @@ from nft_jax.model.logprobs import token_logprobs
 from nft_jax.record.checkpoint import LATEST
 from nft_jax.record.weights import find_weights
 from nft_jax.rollout.engine import Sampler
+from nft_jax.rollout.slots import require_positions
 from nft_jax.runtime.mesh import make_mesh
 from nft_jax.types import InputError, Prompt, Rollout
 
@@ -107,9 +108,7 @@ def sample(policy: Policy, prompts: Sequence[str | list[dict]], *, num_samples: 
     if not made:
         return []
     longest = max(len(prompt.tokens) for prompt in made)
-    if longest + max_new_tokens > positions:
-        raise InputError(f"the longest prompt has {longest} tokens, which with max_new_tokens {max_new_tokens} is more "
-                         f"than the model's {positions} positions: shorten it, or lower max_new_tokens.")
+    require_positions(policy.config, longest, max_new_tokens, fields=("tokens of the longest prompt", "max_new_tokens"))
     # A power of two, so that calls with other prompts compile nothing.
     longest = min(max(64, 1 << (longest - 1).bit_length()), positions - max_new_tokens)
     sampler = _sampler(policy, slots, longest, max_new_tokens)

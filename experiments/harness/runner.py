@@ -1,4 +1,4 @@
-"""Many runs, one after another or side by side: each a process of its own, in its own folder, with its own log.
+"""Many runs, in turn or side by side: each a process with its own folder and log.
 
 The life of a run here:
 
@@ -77,7 +77,8 @@ class Place:
 def places(jobs: int) -> list[Place]:
     """`jobs` places, among which the cores or GPUs are divided evenly; 0: one on CPUs, one for every GPU.
 
-    Raises InputError for more places than cores or GPUs, and for several on a TPU, which only one process can open.
+    Raises InputError for more places than cores or GPUs, and for several on a TPU, which only one
+    process can open.
     """
     devices = _gpus()
     if not devices and _has_tpu():
@@ -120,8 +121,8 @@ def _has_tpu() -> bool:
 def run_all(jobs: Sequence[Job], at: Sequence[Place], say: Say = print) -> list[Job]:
     """Run what is not finished, in order. Returns the jobs that did not reach their end.
 
-    SIGINT and SIGTERM go to the runs, which finish their step and save; nothing new starts. KeyboardInterrupt is
-    raised when they have ended.
+    SIGINT and SIGTERM go to the runs, which finish their step and save; nothing new starts.
+    KeyboardInterrupt is raised when they have ended.
     """
     waiting = deque({job.folder: job for job in jobs}.values())
     total, done, failed, told = len(waiting), 0, [], set()
