@@ -3,14 +3,16 @@
     python -m experiments.sweep quickstart --grid loss.epsilon=0.1,1 --grid objective=nft --seeds 4
     python -m experiments.sweep experiments.harness.scales:NANO --grid objective=nft,grpo --seeds 3 --jobs 2
 
-EXPERIMENT is a preset's name, or package.module:NAME or file.py:NAME of a Config. A field is given by its dotted name.
-Another objective begins with its own defaults. --seeds sets `seed`, which the questions and their order follow.
+EXPERIMENT is a preset's name, or package.module:NAME or file.py:NAME of a Config. A field is given
+by its dotted name. Another objective begins with its own defaults. --seeds sets `seed`, which the
+questions and their order follow.
 
-The same command goes on where it was cut short: finished runs are skipped, unfinished ones continue. A run that fails
-is reported, the others go on, and the exit status is 1. Every run is a process of its own; its command and its output
-are in its folder's log.txt.
+The same command goes on where it was cut short: finished runs are skipped, unfinished ones
+continue. A run that fails is reported, the others go on, and the exit status is 1. Every run is a
+process of its own; its command and its output are in its folder's log.txt.
 
-Writes WORKDIR/results.parquet: a row for every run and step, with the fields swept, the seed and every metric.
+Writes WORKDIR/results.parquet: a row for every run and step, with the fields swept, the seed and
+every metric.
 """
 from __future__ import annotations
 
@@ -64,7 +66,8 @@ def grid_of(texts: Sequence[str]) -> dict[str, list[str]]:
 def arms_of(base: Config, grid: Mapping[str, Sequence[str]]) -> dict[str, dict[str, object]]:
     """Every combination, by its description: the fields with their values.
 
-    The texts are read as the command line of a run reads them: an unknown field or a wrong value ends the program.
+    The texts are read as the command line of a run reads them: an unknown field or a wrong value
+    ends the program.
     """
     before, found = flat(base.to_dict()), {}
     for values in itertools.product(*grid.values()):

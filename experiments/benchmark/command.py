@@ -9,9 +9,10 @@ rollout, train, e2e     the workloads of `experiments.peers.common`, which the o
                         in bfloat16, with their share of the device's rates (`experiments.benchmark.device`).
 verify                  the verifier beside plain math-verify (`experiments.benchmark.verify`)
 
-`value` is tokens (verdicts) per second of wall clock, `value_cpu` per CPU-second. What was timed is checked in the same
-run against a plain forward pass. Where it differs, the line says so and the exit status is 1. `peak_rss_mb` is of the
-whole process, so ask for one task at a time where it matters.
+`value` is tokens (verdicts) per second of wall clock, `value_cpu` per CPU-second. What was timed is
+checked in the same run against a plain forward pass. Where it differs, the line says so and the
+exit status is 1. `peak_rss_mb` is of the whole process, so ask for one task at a time where it
+matters.
 """
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""The tables of a file of results: ours beside other libraries', shares of an accelerator's rates, memory, start-up,
-and the targets. Only results of the same kind of device and the same machine are compared."""
+"""The tables of a file of results: ours beside other libraries', shares of an accelerator's rates,
+memory, start-up, and the targets. Only results of the same kind of device and the same machine are
+compared."""
 from __future__ import annotations
 
 import json
@@ -61,7 +62,8 @@ def compare(lines: Sequence[Mapping]) -> str:
 def fastest(lines: Sequence[Mapping]) -> dict[tuple[str, str], dict[str, dict]]:
     """(model, task) -> peer -> medians of NUMBERS over the lines of the peer's fastest variant.
 
-    The workloads are in the order of TARGETS, others behind. `cached`: whether a compilation cache was on.
+    The workloads are in the order of TARGETS, others behind. `cached`: whether a compilation cache
+    was on.
     """
     frame = pd.DataFrame([line | {"cached": bool(line.get("compilation_cache"))} for line in lines])
     frame = frame.reindex(columns=["model", "task", "peer", "variant", "cached", *NUMBERS])

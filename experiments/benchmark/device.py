@@ -1,4 +1,4 @@
-"""The benchmark on an accelerator: larger workloads in bfloat16, the device's own rates, and our share of them.
+"""The benchmark on an accelerator: larger bfloat16 workloads, and our share of the device's rates.
 
 rollout   Answers of 1,024 tokens (--new-tokens) to prompts of 64 to 512, in 256 slots. The limit is memory: every
           decode step reads the weights once, and the keys and values of every slot. The share is that traffic over the
@@ -104,10 +104,10 @@ def matmul_flops_per_second(size: int = 8192) -> float:
 
 
 def shares(task: Rollouts | Training, timed: Timed, options: Namespace) -> dict:
-    """The share of the device's rates that the timed task reached, by medians, and the peak of device memory (MB).
+    """The task's share of the device's rates, by medians, and the peak of device memory (MB).
 
-    For training, the optimizer update and the forward pass for old log-probs are timed apart. The peak is left out
-    where the backend does not tell it.
+    For training, the optimizer update and the forward pass for old log-probs are timed apart. The
+    peak is left out where the backend does not tell it.
     """
     case, out = task.case, {}
     if isinstance(task, Rollouts):
@@ -135,10 +135,10 @@ def traced(task, folder: Path, repetition: int) -> dict:
 
 
 def costs(folder: Path, most: int = 12) -> dict:
-    """The largest costs in the newest trace of `folder`: milliseconds on the device, by kind of operation.
+    """The largest costs in the newest trace of `folder`: device milliseconds by kind of operation.
 
-    Each has its share of the time between the first and the last. On a GPU they are the kernels of the streams,
-    elsewhere the XLA operations.
+    Each has its share of the time between the first and the last. On a GPU they are the kernels of
+    the streams, elsewhere the XLA operations.
     """
     newest = max(folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
     planes = list(jax.profiler.ProfileData.from_file(str(newest)).planes)

@@ -1,8 +1,11 @@
-"""How speed falls as sizes grow: `python -m experiments.benchmark.scaling` measures, and draws `figures/scaling.png`.
+"""How speed falls as sizes grow.
 
-Tokens per CPU-second of sampling (new tokens) and of training (old log-probs and an optimizer update), on one core,
-with a small model in float32. One size changes at a time: slots, prompt length, answer length, vocabulary.
-`figures/scaling.jsonl` keeps the measurements; --draw-only draws them again.
+    python -m experiments.benchmark.scaling        measures, and draws figures/scaling.png
+
+Tokens per CPU-second of sampling (new tokens) and of training (old log-probs and an optimizer
+update), on one core, with a small model in float32. One size changes at a time: slots, prompt
+length, answer length, vocabulary. `figures/scaling.jsonl` keeps the measurements; --draw-only draws
+them again.
 """
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our side of the benchmark: a rollout, an optimizer step, and both with a reward between them, as a run does them.
+"""Our side of the benchmark: a rollout, an optimizer update, and both with a reward between them.
 
 1. A `Case` is a workload made concrete: what to sample and what to train on, with the sizes of the programs.
 2. `Rollouts`, `Training` and `EndToEnd` run it. `run(repetition)` is timed; `tokens` says what a repetition is worth.
@@ -78,8 +78,8 @@ def rows_for(lengths: Sequence[int], row_length: int, most: int) -> int:
 def standard_case(name: str, task: str, *, slots: int = 0, micro: int = 0, block_size: int = 0) -> Case:
     """A workload of `experiments.peers.common` on one of its models, in float32.
 
-    With lengths that vary it decodes a quarter of the answers at a time, so that slots are refilled. The samples do not
-    depend on it.
+    With lengths that vary it decodes a quarter of the answers at a time, so that slots are
+    refilled. The samples do not depend on it.
     """
     shape, work, varied = MODELS[name], WORKLOADS[name], task.endswith("_var")
     lengths = rollout_lengths(work, varied)
@@ -238,10 +238,10 @@ class Training:
         return old
 
     def check(self) -> dict[str, float]:
-        """Checks one packed micro-batch against a forward pass over each sequence alone. Returns the differences.
+        """Checks one packed micro-batch against a forward pass over each sequence alone.
 
-        Checked are the compiled old log-probs, and the compiled step's loss with old log-probs that make it differ from
-        0. Takes an optimizer update.
+        Returns the differences. Checked are the compiled old log-probs, and the compiled step's
+        loss with old log-probs that make it differ from 0. Takes an optimizer update.
         """
         examples = self.case.examples
         rows = pack([len(e.prompt) + len(e.response) for e in examples], self.case.row_length)[:self.case.rows]
@@ -305,9 +305,10 @@ class EndToEnd:
             for rollout, *numbers in zip(self.rollouts.rollouts, rewards, mean, std, strict=True)])
 
     def check(self) -> dict[str, float]:
-        """Checks the last repetition: the lengths, and the sampler's log-probs against the trainer's old ones.
+        """Checks the last repetition: lengths, and the sampler's log-probs against the trainer's.
 
-        The trainer's programs are checked apart, with the present parameters. Both together bound the sampler's error.
+        The trainer's programs are checked apart, with the present parameters. Both together bound
+        the sampler's error.
         """
         rollouts = self.rollouts.rollouts
         self.rollouts.check_lengths(rollouts)

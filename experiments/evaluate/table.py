@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from nft_jax.data.benchmarks import PAPER
 from nft_jax.rollout.evaluation import Summary, mean_of
 
-# H. Chen et al., arXiv 2505.18116, table 1 (percent); of the base models the average over the six sets.
+# H. Chen et al., arXiv 2505.18116, table 1 (percent). Of the base models only the average over the
+# six sets is given.
 AVERAGE = "average of the six"
 FIGURES: dict[str, dict[str, float]] = {
     "Qwen2.5-Math-7B": {AVERAGE: 31.6},
@@ -19,7 +20,7 @@ FIGURES: dict[str, dict[str, float]] = {
 
 
 def percent(estimate) -> str:
-    """`41.2 ± 3.1`; without the error where there is none."""
+    """`41.2 ± 3.1`, without the error where there is none; `-` without an estimate."""
     if estimate is None:
         return "-"
     error = estimate.standard_error
@@ -27,8 +28,10 @@ def percent(estimate) -> str:
 
 
 def markdown(summaries: Mapping[str, Summary], sampling: str) -> str:
-    """One table, a row for each set, and averages in which every set counts once. `sampling`: temperature and top-p in
-    words, which stand at every row."""
+    """One table: a row for each set, then averages in which every set counts once.
+
+    `sampling`: temperature and top-p in words, for the column "sampled".
+    """
     passes = sorted({name for one in summaries.values() for name in one.estimates if name.startswith("pass@")},
                     key=lambda name: int(name.removeprefix("pass@")))
     head = ["set", "questions", "sampled", "n", "avg@n", *passes, "maj@n", "tokens", "truncated",

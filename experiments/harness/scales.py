@@ -1,4 +1,4 @@
-"""The three sizes of the studies: where a study takes its base configuration from.
+"""The three sizes of the studies, each with its base configuration.
 
     nano    the embedded model on generated arithmetic, for CPU cores
     gsm8k   `experiments.presets.gsm8k`, one accelerator
@@ -21,15 +21,21 @@ NANO = replace(
     batch=replace(QUICKSTART.batch, updates_per_step=8, rows_per_micro_batch=4),
     evaluation=replace(QUICKSTART.evaluation, questions=256, samples=4, every=8),
     checkpoint=replace(QUICKSTART.checkpoint, every=20, keep=1))
-"""Harder than the quickstart, where every objective ends above 90%: on two kinds of question the embedded model is
-right in four answers of ten, on four kinds that it never saw in one of ten, so that the groups' accuracies spread from
-0 to 1, and eight optimizer steps a rollout take the policy away from the one that sampled."""
+"""Harder than the quickstart, where every objective ends above 90%.
+
+The embedded model is right in four answers of ten on two kinds of question, and in one of ten on four kinds that it
+never saw. So the groups' accuracies spread from 0 to 1. Eight optimizer updates a step take the policy away from the
+one that sampled.
+"""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """A base configuration by the name that `experiments.train` knows, and the devices that its cost is estimated
-    for (a topology of `nft_jax.preflight`)."""
+    """A base configuration.
+
+    experiment: its name for `experiments.train`.
+    topology: the devices that its cost is estimated for (`nft_jax.preflight`).
+    """
     experiment: str
     topology: str
 

@@ -1,4 +1,4 @@
-"""A study: one result of the paper, as runs that differ in few fields, with a table, a figure and claims to check.
+"""A study: one result of the paper, as runs that differ in few fields, with claims to check.
 
     python -m experiments.studies.main_table --scale nano --seeds 3    runs what is not finished, then reports
     python -m experiments.studies.main_table --scale nano --draw       reports what is stored; no runs

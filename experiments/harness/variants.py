@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def vary(base: Config, changes: Mapping[str, object]) -> Config:
     """`base` with fields set by their dotted names. Raises InputError for refused values.
 
-    Another objective begins with its own defaults: what `base` sets under `loss` was meant for its own objective.
+    Another objective begins with its own defaults: what `base` sets under `loss` was meant for its
+    own objective.
     """
     base = with_objective(base, changes.get("objective", base.objective))
     parts: dict[str, dict] = {}
@@ -58,8 +59,8 @@ def command(experiment: str, base: Config, config: Config) -> list[str]:
 def resolved(config: Config) -> dict[str, object]:
     """Dotted name -> value of everything that decides what a run computes, defaults resolved.
 
-    Without names, folders and speed settings. Paths inside this repository are relative to its root, so that they are
-    the same in every clone.
+    Without names, folders and speed settings. Paths inside this repository are relative to its
+    root, so that they are the same in every clone.
     """
     from nft_jax.train.plan import settle
     return {name: _portable(value) for name, value in without(settle(config).to_dict(), NO_EXPERIMENT).items()}
@@ -74,7 +75,8 @@ def _portable(value: object) -> object:
 def digest(config: Config) -> str:
     """Eight hex digits of what a run computes.
 
-    A field at its default does not count. A new field that is off by default so leaves the names of older runs alone.
+    A field at its default does not count. A new field that is off by default so leaves the names of
+    older runs alone.
     """
     default = {name: _portable(value) for name, value in without(Config().to_dict(), ()).items()}
     told = {name: value for name, value in resolved(config).items() if value != default[name]}

@@ -1,7 +1,8 @@
-"""A task that is neither maths nor code: text under constraints, scored by rules. Questions and reward; imports no jax.
+"""Text under constraints, scored by rules: questions and reward. Imports no jax.
 
-A question names a length in characters, characters to use, a character to end with and, in one question of four, a
-word to contain. Each rule gives a score in [0, 1]; the reward is their weighted sum, and there is no gold answer.
+A question names a length in characters, characters to use, a character to end with, and in one
+question of four a word to contain. Each rule gives a score in [0, 1]. The reward is their weighted
+sum; there is no gold answer.
 """
 from __future__ import annotations
 
@@ -34,27 +35,27 @@ def read(prompt: str) -> tuple[int, str, str, str | None]:
 
 @register("right-length")
 def right_length(prompt: str, response: str, gold: str) -> float:
-    """The ratio of the length and the one asked for, the smaller over the larger."""
+    """The length over the length asked for, or the inverse: the smaller over the larger."""
     lengths = len(response), read(prompt)[0]
     return min(lengths) / max(lengths)
 
 
 @register("uses-characters")
 def uses_characters(prompt: str, response: str, gold: str) -> float:
-    """The share of the characters asked for that are there."""
+    """The share of the characters asked for that the response contains."""
     use = read(prompt)[1]
     return sum(character in response for character in use) / len(use)
 
 
 @register("right-end")
 def right_end(prompt: str, response: str, gold: str) -> float:
-    """Whether the last character is the one asked for."""
+    """Whether the response ends with the character asked for."""
     return float(response.endswith(read(prompt)[2]))
 
 
 @register("has-word")
 def has_word(prompt: str, response: str, gold: str) -> float:
-    """Whether the word is there; 1 where none is asked for."""
+    """Whether the response contains the word; 1 where none is asked for."""
     word = read(prompt)[3]
     return float(word is None or word in response)
 

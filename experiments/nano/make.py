@@ -127,8 +127,11 @@ def base_questions(rng: random.Random) -> Iterator[Question]:
 
 
 def pack(tokenizer, questions: Iterator[Question], rng: random.Random, imperfect: bool) -> tuple[np.ndarray, ...]:
-    """One update's rows: tokens, segment ids, positions and loss weights (1 on the response and its end), each
-    [ROWS, ROW_LENGTH]. A solution goes to the first row with room for it; six without room end the update."""
+    """One update's rows: tokens, segment ids, positions and loss weights, each [ROWS, ROW_LENGTH].
+
+    The weight is 1 on the response and its end. A solution goes to the first row with room for it;
+    six solutions without room end the update.
+    """
     tokens, segments, positions = (np.zeros((ROWS, ROW_LENGTH), np.int32) for _ in range(3))
     weights = np.zeros((ROWS, ROW_LENGTH), np.float32)
     filled, left_out = np.zeros(ROWS, int), 0

@@ -1,8 +1,9 @@
-"""Programs for a tiny stack machine: questions, hidden tests, the interpreter, and the reward. Imports no jax.
+"""Programs for a tiny stack machine: questions, hidden tests, the interpreter, and the reward.
+Imports no jax.
 
-A program is one line: a letter pushes an input, a digit pushes itself, + - * take two values and push one. It is right
-when one value is left at the end and it is the expected one, for every hidden test. `2*(a+b)-c` is `2ab+*c-`, or
-`ab+2*c-`: many programs are right, so tests decide and not a string.
+A program is one line. A letter pushes an input, a digit pushes itself, + - * take two values and
+push one. A program is right when it leaves one value, the expected one, for every hidden test.
+`2*(a+b)-c` is `2ab+*c-`, or `ab+2*c-`: many programs are right, so tests decide and not a string.
 """
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ Tree = str | tuple                       # a leaf, or (operator, left, right)
 
 
 def run_program(program: str, values: dict[str, int]) -> int | None:
-    """The result of a program on its inputs; None when it is not a program, or not one value is left."""
+    """The result of a program on its inputs; None for a text that is no program, or leaves not exactly one value."""
     stack: list[int] = []
     if len(program) > LONGEST:
         return None
@@ -41,8 +42,10 @@ def run_program(program: str, values: dict[str, int]) -> int | None:
 
 @register("stack-program")
 def passes_tests(prompt: str, response: str, gold: str) -> float:
-    """1 when the program in the response gives the expected value for every hidden test. `gold` is JSON: a list of
-    [inputs, expected]."""
+    """1 when the program in the response gives the expected value for every hidden test.
+
+    `gold` is JSON: a list of [inputs, expected].
+    """
     return float(all(run_program(response.strip(), values) == expected for values, expected in json.loads(gold)))
 
 
@@ -78,7 +81,7 @@ def value(tree: Tree, values: dict[str, int]) -> int:
 
 
 def split_of(problem: str) -> str:
-    """The one split an expression belongs to: base (the warm-up's), train or heldout."""
+    """The one split of an expression: base (the warm-up's), train or heldout."""
     return ("base", "train", "heldout")[hashlib.blake2b(problem.encode(), digest_size=2).digest()[0] % 3]
 
 
@@ -105,8 +108,12 @@ def questions(split: str, count: int, seed: int = 0) -> list[dict]:
 
 
 def attempts(seed: int, imperfect: bool) -> Iterator[tuple[str, str]]:
-    """(problem, program) for the warm-up, from the base split: right programs, or a mixture in which half are
-    wrong in the ways of a beginner: operands exchanged, an operator or its place mistaken, the end forgotten."""
+    """(problem, program) for the warm-up, from the base split: right programs, or a mixture of
+    which half are wrong.
+
+    They are wrong as a beginner's are: operands exchanged, an operator or its place mistaken, the
+    end forgotten.
+    """
     rng = random.Random(f"attempts/{seed}")
     for problem, tree in expressions("base", seed):
         program = postfix(tree)

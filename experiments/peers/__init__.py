@@ -6,7 +6,7 @@
     tunix_grpo        Tunix: its sampler, its trainer, its GRPOLearner end to end
     alternate         runs several commands in turn, pinned alike, into one file of JSON lines
 
-Each library in a virtual environment of its own, since their pins contradict each other:
+Each library has a virtual environment of its own, because their pins contradict each other:
 
     python3 -m venv ~/hf    && ~/hf/bin/pip install "torch==2.13.0" "transformers==5.23.0" accelerate
     python3 -m venv ~/trl   && ~/trl/bin/pip install "torch==2.13.0" trl
@@ -19,6 +19,7 @@ A comparison, ours and theirs in turn on core 1, three times each, and its table
         "$HOME/hf/bin/python -m experiments.peers.hf --model nano --task rollout"
     python -m experiments.benchmark --compare results.jsonl
 
-`value_cpu`, tokens per CPU-second of the process, is the number to compare: on a pinned core that somebody else also
-uses, wall time measures the neighbour. `contention` (wall / CPU) says how much of one there was.
+Compare `value_cpu`, tokens per CPU-second of the process. On a pinned core that somebody else also
+uses, wall time measures the neighbour. `contention` (wall / CPU) says how large the neighbour's
+share was.
 """

@@ -1,9 +1,9 @@
-"""Run commands in turn, round after round, each pinned to the same cores, all into one file of JSON lines.
+"""Run commands in turn, pinned to the same cores, into one file of JSON lines.
 
     python -m experiments.peers.alternate --core 1 --rounds 3 --out results.jsonl "COMMAND" "COMMAND" ...
 
-`--out FILE` is added to every command. A command that fails is reported and does not stop the others; the exit status
-is then 1.
+`--out FILE` is added to every command. A command that fails is reported and does not stop the
+others; the exit status is then 1.
 """
 from __future__ import annotations
 

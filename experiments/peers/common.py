@@ -1,4 +1,6 @@
-"""The workloads of the benchmark, and how they are timed: shapes, prompts, lengths, seeds, repetitions, the JSON line.
+"""The workloads of the benchmark, and how they are timed.
+
+Shapes, prompts, lengths, seeds, repetitions, the JSON line.
 
 Every library runs on exactly these numbers. numpy only, so that it imports in any environment.
 """
@@ -79,8 +81,8 @@ WORKLOADS = {
 
 
 def answer_lengths(count: int, longest: int, mean: int = MEAN_LENGTH, seed: int = 7) -> np.ndarray:
-    """[count] int32: geometric lengths clipped to [1, longest], rescaled to the mean; the longest one reaches the cap,
-    as one straggler usually does."""
+    """[count] int32: geometric lengths clipped to [1, longest], rescaled to the mean; the longest
+    one reaches the cap, as one straggler usually does."""
     lengths = np.clip(np.random.default_rng(seed).geometric(1.0 / mean, count), 1, longest).astype(np.int32)
     for _ in range(20):
         lengths = np.clip(np.round(lengths * (mean / lengths.mean())), 1, longest).astype(np.int32)
@@ -174,8 +176,11 @@ class Timed(NamedTuple):
 
 
 def repeat(function: Callable[[int], object], options: argparse.Namespace, label: str) -> Timed:
-    """Calls `function(repetition)` options.warmup + options.reps times, fewer where the steady ones have taken more
-    than options.max_seconds. It must have finished its work on return."""
+    """Calls `function(repetition)` options.warmup + options.reps times.
+
+    Fewer where the steady calls have taken more than options.max_seconds. The function must have
+    finished its work when it returns.
+    """
     timed = Timed([], [])
     for index in range(options.warmup + options.reps):
         start = Seconds.now()
@@ -190,9 +195,14 @@ def repeat(function: Callable[[int], object], options: argparse.Namespace, label
 
 def result(peer: str, variant: str, options: argparse.Namespace, timed: Timed, *, tokens: int, slot_tokens: int,
            unit: str, versions: Mapping[str, str], **more: object) -> dict:
-    """One result. `tokens` are the useful ones of a repetition, `slot_tokens` those with padding: what a library that
-    ran every slot to the longest would compute. `value` is per second of wall clock, `value_cpu` per CPU-second;
-    `compile_s` is CPU, what the first repetitions took beyond steady ones."""
+    """One result.
+
+    tokens: useful tokens of a repetition.
+    slot_tokens: tokens with padding, as a library computes them that runs every slot to the longest answer.
+
+    In it, `value` is per second of wall clock and `value_cpu` per CPU-second. `compile_s` is the
+    CPU time of the first repetitions beyond steady ones.
+    """
     wall, cpu = ([getattr(seconds, kind) for seconds in timed.steady] for kind in Seconds._fields)
     wall_median, cpu_median = statistics.median(wall), statistics.median(cpu)
     first_cpu = sum(seconds.cpu for seconds in timed.first)

@@ -1,7 +1,8 @@
 """TRL's GRPOTrainer end to end on the benchmark's workloads; transformers' `generate` is inside.
 
-beta 0, num_iterations 1, and all micro-batches of a generation batch accumulated into one optimizer step: TRL then
-skips the forward pass for old log-probs. No bfloat16; gradient checkpointing, TRL's default, is off unless asked for.
+beta 0, num_iterations 1, and all micro-batches of a generation batch accumulated into one optimizer
+step: TRL then skips the forward pass for old log-probs. No bfloat16; gradient checkpointing, TRL's
+default, is off unless asked for.
 """
 from __future__ import annotations
 

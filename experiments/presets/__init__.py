@@ -1,7 +1,8 @@
 """Presets: configurations as code you can read. `python -m experiments.train PRESET [--field value]`.
 
-The docstring of each preset's module says its command, hardware, hours and what to expect. `quickstart` is described in
-`experiments.quickstart`; `local`, which takes your own model and questions, here:
+The docstring of each preset's module says its command, hardware, hours and what to expect.
+`quickstart` is described in `experiments.quickstart`; `local`, which takes your own model and
+questions, here:
 
 Command: python -m experiments.train local --policy.path FOLDER --data.source questions.jsonl
 Hardware: one machine; --dry-run and `python -m nft_jax.preflight local --topology ...` tell whether it fits.

@@ -11,13 +11,14 @@ Expected: held-out accuracy from 28.8% to 93.8% (experiments/studies/code_nano.m
 2. NFT follows, with the reward "stack-program": 1 when the program passes every hidden test, run in the verifier's
    workers.
 
-The language is our own because a sandboxed Python process costs 40 to 100 ms, and a run judges some 28,000 programs. An
-interpreter of ours needs no sandbox, and a model of 0.8 M parameters can learn its language.
+The language is our own because a sandboxed Python process costs 40 to 100 ms, and a run judges some
+28,000 programs. An interpreter of ours needs no sandbox, and a model of 0.8 M parameters can learn
+its language.
 
-Python programs are judged by the rewards "code" and "code-share" (`nft_jax.verify.rewards.code`). This preset takes
-them to a model and tasks of your own: --policy.path FOLDER --data.source tasks.jsonl --evaluation.source
-held_out.jsonl --verifier.reward code --verifier.deadline 15, and longer prompts and answers (untested by us at the size
-of a real model).
+Python programs are judged by the rewards "code" and "code-share" (`nft_jax.verify.rewards.code`).
+This preset takes them to a model and tasks of your own: --policy.path FOLDER --data.source
+tasks.jsonl --evaluation.source held_out.jsonl --verifier.reward code --verifier.deadline 15, and
+longer prompts and answers (untested by us at the size of a real model).
 """
 from dataclasses import replace
 from pathlib import Path

@@ -7,14 +7,15 @@ Hours: 0.2 on one H100, preflight's estimate, compiling and verifying not counte
 Expected: evaluation/accuracy/all above its start. No paper has a figure for NFT here. The models start near 49.6%
 (0.5B) and 73.2% (1.5B) of the test questions (Qwen2.5 technical report, arXiv 2412.15115, own prompt and scorer).
 
-The larger model: --policy.path Qwen/Qwen2.5-1.5B-Instruct --workdir runs/gsm8k_1.5b. More devices each take their share
-of the batch (`mesh.fsdp`). Not yet run by us on accelerators.
+The larger model: --policy.path Qwen/Qwen2.5-1.5B-Instruct --workdir runs/gsm8k_1.5b. More devices
+each take their share of the batch (`mesh.fsdp`). Not yet run by us on accelerators.
 
-Questions: openai/gsm8k. 7,473 to train on, which 58 steps see about once; the test split is held out and answered
-greedily. Answers stand after ####.
+Questions: openai/gsm8k. 7,473 to train on, which 58 steps see about once; the test split is held
+out and answered greedily. Answers stand after ####.
 
-What differs from the paper's settings (`experiments.presets.qwen2_5_math_7b`): 128 prompts x 8 answers of up to 512
-tokens a step, and 8 optimizer updates, because the model, the answers and the machine are smaller.
+What differs from the paper's settings (`experiments.presets.qwen2_5_math_7b`): 128 prompts x 8
+answers of up to 512 tokens a step, and 8 optimizer updates, because the model, the answers and the
+machine are smaller.
 """
 from nft_jax.config import (
     MESHES,

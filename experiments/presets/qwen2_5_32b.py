@@ -8,8 +8,9 @@ v5p:4x8x8 --batch.rows-per-micro-batch 64). Preflight's estimates, with evaluati
 4,779 tokens on average.
 Expected (paper, table 1): the average of six benchmarks rises from 29.6 to 59.2. The run measures all six.
 
-`qwen2_5_32b_official` is as published. Both are as in `experiments.presets.qwen2_5_math_7b`, whose docstring lists what
-differs from the official code and what the recommended preset changes, except for:
+`qwen2_5_32b_official` is as published. Both are as in `experiments.presets.qwen2_5_math_7b`, whose
+docstring lists what differs from the official code and what the recommended preset changes, except
+for:
 
     prompts of 2,048 and answers of 14,336 tokens
     evaluation at temperature 0.6, as the paper says for this model; its scripts say 1.0 (--evaluation.temperature 1.0)

@@ -9,15 +9,16 @@ Expected (paper, table 1): the average of six benchmarks rises from 31.6 to 51.7
 
 `qwen2_5_math_7b_official` is as published. --dry-run says what a run will do, without weights or network.
 
-The paper's settings, in both: 512 prompts x 16 answers a step, 16 optimizer updates of 512 answers each, 320 steps
-(5,120 updates), AdamW 1e-6 with (0.9, 0.999, 1e-8), decay 0.1, norm 1.0, warm-up over 10 steps, temperature 1, prompts
-of 512 and answers of 3,584 tokens, groups that are all right or all wrong left out, omega(q) = 1 - r, epsilon 1, no KL,
-no entropy bonus.
+The paper's settings, in both: 512 prompts x 16 answers a step, 16 optimizer updates of 512 answers
+each, 320 steps (5,120 updates), AdamW 1e-6 with (0.9, 0.999, 1e-8), decay 0.1, norm 1.0, warm-up
+over 10 steps, temperature 1, prompts of 512 and answers of 3,584 tokens, groups that are all right
+or all wrong left out, omega(q) = 1 - r, epsilon 1, no KL, no entropy bonus.
 
-The run measures all six benchmarks: avg@32 on AIME24, AIME25 and AMC23, avg@1 on MATH-500, OlympiadBench and Minerva,
-top-p 0.7. The metrics are `evaluation/NAME/accuracy/all`, and their average `evaluation/accuracy/all`. The temperature
-is 1.0 as the paper says; its scripts say 0.6 (--evaluation.temperature 0.6). A checkpoint is measured by
-python -m experiments.evaluate --model RUN --suite paper.
+The run measures all six benchmarks: avg@32 on AIME24, AIME25 and AMC23, avg@1 on MATH-500,
+OlympiadBench and Minerva, top-p 0.7. The metrics are `evaluation/NAME/accuracy/all`, and their
+average `evaluation/accuracy/all`. The temperature is 1.0 as the paper says; its scripts say 0.6
+(--evaluation.temperature 0.6). A checkpoint is measured by python -m experiments.evaluate --model
+RUN --suite paper.
 
 What the official code (https://github.com/NVlabs/NFT) does and `official` does not:
 

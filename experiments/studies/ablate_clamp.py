@@ -2,11 +2,12 @@
 
     python -m experiments.studies.ablate_clamp --scale nano --seeds 3
 
-The clamp acts where (1 - r R) / (1 - r) < epsilon. With epsilon 1 that is every wrong token that has become likelier
-(R > 1); with less it is only where R is large. So many optimizer updates are taken on every rollout here.
+The clamp acts where (1 - r R) / (1 - r) < epsilon. With epsilon 1 that is every wrong token that
+has become likelier (R > 1); with less it is only where R is large. So many optimizer updates are
+taken on every rollout here.
 
-A clamped token is pushed down by omega r R / ((1 - r) epsilon): the smaller epsilon, the harder. With epsilon above 1
-wrong answers are pushed less, on-policy too.
+A clamped token is pushed down by omega r R / ((1 - r) epsilon): the smaller epsilon, the harder.
+With epsilon above 1 wrong answers are pushed less, on-policy too.
 """
 from experiments.harness.study import Claim, Study, run, updates
 

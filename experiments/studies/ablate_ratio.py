@@ -1,4 +1,4 @@
-"""The importance ratio R of NFT: of each token, of the whole answer, or of the answer normalised by its length.
+"""The importance ratio R of NFT: of tokens, of answers, or of answers normalised by length.
 
     python -m experiments.studies.ablate_ratio --scale nano --seeds 3
 

@@ -2,8 +2,8 @@
 
     python -m experiments.studies.ablate_rft --scale nano --seeds 3
 
-RFT with omega = 1-r stands between the paper's two. From `rft 1` to `rft 1-r` only the weight changes; from there to
-`nft` only the negatives are added.
+RFT with omega = 1-r stands between the paper's two. From `rft 1` to `rft 1-r` only the weight
+changes; from there to `nft` only the negatives are added.
 """
 from experiments.harness.study import Claim, Study, run
 

@@ -2,9 +2,9 @@
 
     python -m experiments.studies.ablate_updates --scale nano --seeds 3
 
-With one update per step R is 1 everywhere. `nft` here has omega = sqrt((1-r)/r), and both arms have the same reduction,
-so the arms with one update differ by rounding only. With more updates GRPO's clip lets go of tokens that moved far,
-while NFT's coefficient fades softly.
+With one update per step R is 1 everywhere. `nft` here has omega = sqrt((1-r)/r), and both arms have
+the same reduction, so the arms with one update differ by rounding only. With more updates GRPO's
+clip lets go of tokens that moved far, while NFT's coefficient fades softly.
 """
 from experiments.harness.study import Claim, Study, run, updates
 

@@ -1,13 +1,15 @@
-"""NFT on a task without right answers: text under constraints, scored by rules in [0, 1]. About ten minutes on 2 CPU
-cores.
+"""NFT on a task without right answers: text under constraints, scored by rules in [0, 1].
 
     python -m experiments.studies.constraints_nano                 any field of the run is a flag
 
-The embedded model has seen arithmetic only. It is asked for text of a length, with certain characters and a certain end
-(`experiments.nano.constraints`), and NFT trains on the fractions as they are. What the model sometimes does by chance
-it learns to do on demand. One question in four asks for a word of letters that it never samples: no answer is better
-than another in that respect, and that rule stays where it was. NFT sharpens what a model can already do now and then;
-it teaches nothing that never occurs.
+About ten minutes on 2 CPU cores.
+
+The embedded model has seen arithmetic only. It is asked for text of a length, with certain
+characters and a certain end (`experiments.nano.constraints`), and NFT trains on the fractions as
+they are. What the model sometimes does by chance it learns to do on demand. One question in four
+asks for a word of letters that it never samples: no answer is better than another in that respect,
+and that rule stays where it was. NFT sharpens what a model can already do now and then; it teaches
+nothing that never occurs.
 """
 from pathlib import Path
 
@@ -41,9 +43,9 @@ PRESET = Config(
 
 
 def rule_scores(folder: str | Path, rows: list[dict]) -> dict[str, float]:
-    """Mean score of each rule, and the share of answers that meet all rules, over 4 answers to each question.
+    """Mean score of each rule, and the share of answers that meet all rules.
 
-    The mean of "has-word" is over the questions that ask for a word.
+    Over 4 answers to each question. The mean of "has-word" is over the questions that ask for a word.
     """
     import numpy as np
 

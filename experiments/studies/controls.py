@@ -1,4 +1,4 @@
-"""Does accuracy rise because of the reward? The same runs with a random reward, and with a reward for the format.
+"""Does accuracy rise because of the reward? The same runs with random and format-only rewards.
 
     python -m experiments.studies.controls --scale nano --seeds 3
 

@@ -26,7 +26,7 @@ PANELS = ("evaluation/accuracy/all", "entropy/all", "grad_norm/mean", "length/al
 
 
 def ranges(frame: pd.DataFrame, arm: str, metric: str) -> list[str]:
-    """Mean over seeds at the first and at the last measurement; smallest and largest value of any step and seed.
+    """First and last measurement, means over seeds; smallest and largest of any step and seed.
 
     [] where the metric was not measured.
     """

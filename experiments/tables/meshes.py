@@ -2,8 +2,9 @@
 
     python -m experiments.tables.meshes        a minute on CPU cores; no weights, no network; TPU rows take libtpu
 
-Nothing is compiled, so times are lower bounds. Of what the devices send each other, only the weights and gradients are
-counted that `fsdp` must bring together for every micro-batch. `nft_jax.preflight` with the words of a row compiles.
+Nothing is compiled, so times are lower bounds. Of what the devices send each other, only the
+weights and gradients are counted that `fsdp` must bring together for every micro-batch.
+`nft_jax.preflight` with the words of a row compiles.
 """
 from __future__ import annotations
 
@@ -47,7 +48,7 @@ class Needs:
     fullest: float                    # the larger of a train step and decoding, with the state beside it
     usable: float
     rows: int                         # of a micro-batch
-    filled: float                     # rows that an optimizer step fills
+    filled: float                     # rows that an optimizer update fills
     rollout: float
     score: float
     train: float
@@ -57,8 +58,8 @@ class Needs:
 def exchanged(parameters: int, mesh: dict[str, int]) -> tuple[float, float]:
     """The least bytes that each device receives for a micro-batch: (score, train).
 
-    They are its share over `tensor` of the weights, two bytes each, once for the score and twice (forward and backward)
-    for training; training adds the gradients, four bytes each.
+    They are its share over `tensor` of the weights, two bytes each, once for the score and twice
+    (forward and backward) for training; training adds the gradients, four bytes each.
     """
     share = parameters / mesh["tensor"] * (1 - 1 / mesh["fsdp"])
     return 2 * share, 8 * share
@@ -80,11 +81,13 @@ def needs(preset: str, topology, flags: str) -> Needs:
     state = memory.parameters + memory.moments
     decoding = memory.weights + memory.cache + memory.entries + memory.temporaries["decode"].at(slots)
     fullest = state + max(memory.temporaries["train step"].at(rows), decoding)
+    # What an optimizer update fills, and how often its micro-batches bring weights together.
     tokens = config.groups_per_update * config.rollout.samples_per_prompt * (
         sketch.assumed.prompt_tokens + sketch.assumed.answer_tokens)
     filled = tokens / config.row_length
     times = config.batch.updates_per_step * math.ceil(filled / rows)
     moved = [times * size / (device.link * BANDWIDTH) for size in exchanged(count_parameters(model), mesh)]
+    # Rows that stay empty cost as much as full ones.
     idle = max(1.0, rows / filled)
     score, train = max(e.score * idle, moved[0]), max(e.train * idle, moved[1])
     evaluations = e.device_hours * 3600 / plan.mesh.size - config.steps * e.step

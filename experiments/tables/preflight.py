@@ -2,8 +2,8 @@
 
     python -m experiments.tables.preflight [NAME ...]      all: an hour on 2 CPU cores, nearly all of it compiling
 
-Each runs `python -m nft_jax.preflight` in a process of its own, because jax starts with other devices each time. Takes
-libtpu (pip install libtpu), but no TPU, no weights and no network.
+Each runs `python -m nft_jax.preflight` in a process of its own, because jax starts with other
+devices each time. Takes libtpu (pip install libtpu), but no TPU, no weights and no network.
 """
 import subprocess
 import sys

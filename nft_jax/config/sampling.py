@@ -1,4 +1,11 @@
-"""Settings of what is trained and measured on: questions, sampling, verdicts, evaluation."""
+"""Settings of questions, sampling, verdicts and evaluation.
+
+    SamplingConfig          how a token is drawn
+      EvaluationConfig      held-out questions of a run
+      DecodingConfig        what a sampler is built for
+        RolloutConfig       answers to train on
+        AnswerConfig        answers without training
+"""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -11,12 +18,15 @@ from nft_jax.config.checks import require
 class DataConfig:
     """Where questions come from, and how a question becomes a prompt."""
     source: str = "arithmetic"
-    """"arithmetic" or "arithmetic-hard" (our generators), "reasoning-gym:TASK", a .jsonl or .parquet file, a folder
-    saved by datasets, or a data set on the hub: NAME, NAME:SUBSET or NAME:FILE.parquet."""
+    """"arithmetic" or "arithmetic-hard" (our generators), "reasoning-gym:TASK", a .jsonl or .parquet
+    file, a folder saved by datasets, or a data set on the hub: NAME, NAME:SUBSET or
+    NAME:FILE.parquet."""
     split: str = "train"
-    """Split of a hub data set, or of the generator: base, train or heldout (disjoint by construction)."""
+    """Split of a hub data set, or of the generator: base, train or heldout (disjoint by
+    construction)."""
     template: str = "{problem}"
-    """User message; {problem} is replaced by the question. Chat messages in the data are taken as they are."""
+    """User message; {problem} is replaced by the question. Chat messages in the data are taken as
+    they are."""
     system: str = ""
     """System message put before the question when not empty."""
     thinking: bool | None = None
@@ -24,9 +34,10 @@ class DataConfig:
     max_prompt_tokens: int = 512
     """Longer prompts are skipped and counted."""
     limit: int = 0
-    """Use only the first so many questions; 0 = all of them (the generator makes 20,000)."""
+    """Use only the first so many questions; 0 = all of them (a generator makes 20,000)."""
     seed: int | None = None
-    """Seed of the order (a new permutation every epoch) and of generated questions; None = that of the run."""
+    """Seed of the order (a new permutation every epoch) and of generated questions; None = the
+    run's seed."""
 
     def __post_init__(self):
         require("{problem}" in self.template, "data.template", self.template, "it must contain {problem}.")
@@ -36,9 +47,10 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How a token is drawn. Errors name a field with its prefix, as the user writes it."""
+    """How a token is drawn. An error names the field as the user writes it, with `prefix`."""
     temperature: float = 1.0
-    """Divides the logits; log-probs are those of the tempered distribution. 0 is greedy (not in training)."""
+    """Divides the logits; log-probs are those of the tempered distribution. 0 is greedy, which
+    training refuses."""
     top_k: int = 0
     """Sample from the k most likely tokens; 0 = off."""
     top_p: float = 1.0
@@ -59,7 +71,8 @@ class SamplingConfig:
 
     @classmethod
     def shown(cls, name: str) -> str:
-        """The field as the user writes it; on a command line of flags without a prefix, as the flag."""
+        """The field as the user writes it."""
+        # "--" stands for a command line whose flags have no section: --top-p.
         return "--" + name.replace("_", "-") if cls.prefix == "--" else cls.prefix + name
 
     @property
@@ -70,22 +83,26 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class DecodingConfig(SamplingConfig):
-    """What a sampler is built for. The samples do not depend on slots and block_size, which are for speed."""
+    """What a sampler is built for. Slots and block_size are for speed: the samples do not depend
+    on them."""
     max_new_tokens: int = 3584
-    """An answer that reaches it is cut (finish_reason "length"), keeps its tokens and is judged as it is."""
+    """An answer that reaches it is cut (finish_reason "length"), keeps its tokens and is judged as
+    it is."""
     stop: tuple[str, ...] = ()
-    """Strings that end an answer, beside the end-of-sequence ids. The token that completes one is the last
-    (finish_reason "stop")."""
+    """Strings that end an answer, beside the end-of-sequence ids. The token that completes one is
+    the last (finish_reason "stop")."""
     stop_token_ids: tuple[int, ...] = ()
     """Ids that end an answer, beside the model's end-of-sequence ids."""
     kv_dtype: Literal["compute", "int8"] = "compute"
-    """Keys and values while decoding: in the compute dtype, or int8 with a scale for every token and head. int8 takes
-    half the memory of bfloat16. Its log-probs differ from the trainer's: see the metrics mismatch/*."""
+    """Keys and values while decoding: in the compute dtype, or int8 with a scale for every token
+    and head. int8 takes half the memory of bfloat16. Its log-probs differ from the trainer's: see
+    the metrics mismatch/*."""
     weight_dtype: Literal["compute", "int8"] = "compute"
-    """The layers' matrices while decoding: in the compute dtype, or int8 with a scale for every output channel."""
+    """The layers' matrices while decoding: in the compute dtype, or int8 with a scale for every
+    output channel."""
     slots: int = 0
-    """Answers decoded at the same time; 0 = as many as fit in memory, up to 512 and a quarter of the answers asked for
-    (ended answers make room for the next)."""
+    """Answers decoded at the same time; 0 = as many as fit in memory, up to 512 and up to a quarter
+    of the answers asked for. Ended answers make room for the next."""
     block_size: int = 16
     """Decode steps between two looks of the host at what has finished."""
 
@@ -102,23 +119,25 @@ class DecodingConfig(SamplingConfig):
 class RolloutConfig(DecodingConfig):
     """Sampling answers to train on."""
     prompts_per_step: int = 64
-    """Groups with unequal rewards that one step trains on (and prompts of one generation batch)."""
+    """Groups with unequal rewards that one step trains on, and prompts of one generation batch."""
     samples_per_prompt: int = 16
     """K: answers per prompt."""
     max_generation_batches: int = 10
-    """A step generates at most so many batches of prompts_per_step prompts while it collects groups with unequal
-    rewards, then trains on those there are (on none: the step is skipped and counted)."""
+    """While it collects groups with unequal rewards, a step samples at most so many batches of
+    prompts_per_step prompts. Then it trains on the groups it has. Without any, the step is skipped
+    and counted."""
     old_logprobs: Literal["trainer", "sampler", "truncated"] = "trainer"
-    """Which log-probs are pi_old in the ratio: recomputed by the trainer's own graph, the sampler's, or the sampler's
-    after truncation. The sampler's are those of the distribution that was sampled: with kv_dtype or weight_dtype int8,
-    of the quantised policy. With top_k, top_p or min_p the trainer's are not (a remark says so). The metrics mismatch/*
-    compare the trainer's with the sampler's, so there are none with "sampler" and "truncated"."""
+    """Which log-probs are pi_old in the ratio. trainer: recomputed by the trainer's own graph.
+    sampler: the sampler's before truncation; with int8, of the quantised policy. truncated: the
+    sampler's after truncation. With top_k, top_p or min_p, only truncated is of the distribution
+    that was sampled; a run with trainer prints a remark. The metrics mismatch/* compare the
+    trainer's log-probs with the sampler's, so only trainer has them."""
     prefix = "rollout."
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("prompts_per_step", "samples_per_prompt", "max_generation_batches"):
-            self.require(getattr(self, name) >= 1, name, "use 1 or more.")
+        self.require(self.prompts_per_step >= 1, "prompts_per_step", "use 1 or more.")
+        self.require(self.max_generation_batches >= 1, "max_generation_batches", "use 1 or more.")
         self.require(self.samples_per_prompt >= 2, "samples_per_prompt",
                      "a group needs at least 2 answers to have a right and a wrong one.")
         self.require(self.temperature > 0, "temperature",
@@ -129,21 +148,24 @@ class RolloutConfig(DecodingConfig):
 class VerifierConfig:
     """Judging answers."""
     reward: str = "math"
-    """What decides: math (the boxed answer against the gold), code or code-share (hidden tests), reasoning-gym or
-    reasoning-gym-soft, or a function of your own: a registered name, "package.module:function", "file.py:function"."""
+    """What decides: math (the boxed answer against the gold), code or code-share (hidden tests),
+    reasoning-gym or reasoning-gym-soft, or a function of your own: a registered name,
+    "package.module:function", "file.py:function"."""
     mode: Literal["equivalent", "strict", "lenient"] = "equivalent"
-    """equivalent: the last complete \\boxed{} means the same as the gold. strict: the very same string in the last
-    100 characters (the official NFT training reward). lenient: as equivalent, or the last number without a box."""
+    """equivalent: the last complete \\boxed{} means the same as the gold. strict: the very same string
+    in the last 100 characters (the official NFT training reward). lenient: as equivalent, or the
+    last number without a box."""
     workers: int = 2
-    """Processes that run math-verify, or the reward. Most answers of maths are decided without them."""
+    """Processes that run math-verify, or the reward. Most answers of maths are decided without
+    them."""
     deadline: float = 3.0
-    """Seconds of wall clock after which a worker is killed and its answer is a timeout (more where a busy machine has
-    hardly let it run)."""
+    """Seconds of wall clock after which a worker is killed and its answer is a timeout. A worker
+    that a busy machine has hardly let run gets more."""
     memory_mb: int = 2048
     """Address space of a worker, in MiB."""
     allow_weak_sandbox: bool = False
-    """Run the model's programs (reward code) even where bubblewrap is missing: with resource limits only, which is
-    not a sandbox. They can then read your files."""
+    """Run the model's programs (reward code) even where bubblewrap is missing, with resource limits
+    only. That is no sandbox: the programs can then read your files."""
 
     def __post_init__(self):
         require(bool(self.reward), "verifier.reward", self.reward, "name a reward; the default is math.")
@@ -154,35 +176,36 @@ class VerifierConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig(SamplingConfig):
-    """Accuracy on held-out questions (avg@k), before the first step, during the run and after the last step."""
+    """Accuracy on held-out questions (avg@k): before the first step, during the run and at its end."""
     source: str = ""
-    """As data.source; empty = no evaluation, except that a generator evaluates on its own held-out split. Or sets of
-    nft_jax.data.benchmarks, each with its own prompts and metrics: math, paper, or names with commas, where NAME=SOURCE
-    reads a file of your own (aime24,amc23=amc.jsonl,mine=questions.jsonl)."""
+    """As data.source; empty = no evaluation, but a generator evaluates on its own held-out split.
+    Or sets of nft_jax.data.benchmarks, each with its own prompts and metrics: math, paper, or names
+    with commas. NAME=SOURCE reads a file of your own
+    (aime24,amc23=amc.jsonl,mine=questions.jsonl)."""
     split: str = "heldout"
     """As data.split; the sets of nft_jax.data.benchmarks know theirs."""
     reward: str = ""
-    """What judges these answers, as verifier.reward; empty = the reward trained on. Another one where the two are not
-    the same thing: a run on a wrong, partial or shaped reward is still measured by the true one."""
+    """What judges these answers, as verifier.reward; empty = the reward trained on. With it, a run
+    on a wrong, partial or shaped reward is still measured by the true one."""
     questions: int = 128
     """The first so many questions of the source (of each set)."""
     samples: int = 8
-    """k: answers per question; 0 = as each set of nft_jax.data.benchmarks says (32 for AIME and AMC, 1 for the
-    others)."""
+    """k: answers per question; 0 = as each set of nft_jax.data.benchmarks says (32 for AIME and AMC,
+    1 for the others)."""
     every: int = 10
     """Steps between two evaluations; 0 = only before the first and after the last step."""
     prefix = "evaluation."
 
     def __post_init__(self):
         super().__post_init__()
-        require(self.questions >= 1, "evaluation.questions", self.questions, "use 1 or more.")
-        require(self.samples >= 0, "evaluation.samples", self.samples, "use 1 or more, or 0 (as the set says).")
-        require(self.every >= 0, "evaluation.every", self.every, "use 0 or more steps.")
+        self.require(self.questions >= 1, "questions", "use 1 or more.")
+        self.require(self.samples >= 0, "samples", "use 1 or more, or 0 (as the set says).")
+        self.require(self.every >= 0, "every", "use 0 or more steps.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerConfig(DecodingConfig):
-    """Answering questions without training: what nft_jax.rollout.generate and experiments.evaluate share."""
+    """Answers without training: what nft_jax.rollout.generate and experiments.evaluate share."""
     model: str
     """Folder in Hugging Face layout, hub model, or folder of a run."""
     step: str = "latest"

@@ -4,9 +4,9 @@
     FILE.parquet.parts/part_000000.parquet   a finished part, in place at once
     FILE.parquet                             all parts, in place at once; the folder of parts then goes
 
-The finished table carries its settings in its metadata. Made again with the same settings it is left alone; with
-other settings it is refused, and so are its parts. The same command ends with the same bytes, however often it was
-killed.
+The finished table carries its settings in its metadata. Made again with the same settings it is
+left alone; with other settings it is refused, and so are its parts. The same command ends with the
+same bytes, however often it was killed.
 """
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ class Parts:
 
     @property
     def finished(self) -> bool:
-        """Whether the table is there already. Raises InputError for a table of other settings, or of no settings."""
+        """Whether the table is there already.
+
+        Raises InputError for a table of other settings, or of none.
+        """
         if not self.out.exists():
             return False
         found = (pq.read_schema(self.out).metadata or {}).get(METADATA)
@@ -55,7 +58,7 @@ class Parts:
         return True
 
     def claim(self, choose: Callable[[], dict[str, int]]) -> dict[str, int]:
-        """Makes the folder with what `choose` returns (slots, prompts of a part), or returns what it holds already.
+        """The sizes of the table's parts: of `choose` at the first start, later those of that start.
 
         Raises InputError for parts of other settings, and for a place where nothing can be written.
         """
@@ -79,8 +82,8 @@ class Parts:
              part_done: Callable[[int, int], None]) -> None:
         """Answers the prompts of the missing parts, `size` prompts a part, and writes the table.
 
-        `answer` returns the rows of a part in the order of its prompts. `part_done(part, parts)` is called as each
-        part is written.
+        `answer` returns the rows of a part in the order of its prompts. `part_done(part, parts)` is
+        called as each part is written.
         """
         starts = range(0, len(prompts), size)
         for part, start in enumerate(starts):

@@ -1,4 +1,4 @@
-"""Where parameters are read from: a folder in Hugging Face layout, a hub model, or a checkpoint of a run's folder."""
+"""Parameters by path: of a folder in Hugging Face layout, of a hub model, of a run's checkpoint."""
 from __future__ import annotations
 
 import os
@@ -29,17 +29,18 @@ class Weights(NamedTuple):
 
     @property
     def files(self) -> list[list]:
-        """Name, bytes and time of change of every file: these tell other weights without reading them."""
+        """Name, bytes and time of change of every file. They tell weights apart without reading them."""
         folder = self.folder if self.run is None else self.home / "checkpoints" / str(self.step)
         found = folder.glob("*.safetensors") if self.run is None else folder.rglob("*")
         stats = [(str(file.relative_to(folder)), file.stat()) for file in sorted(found) if file.is_file()]
         return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
 
     def read(self, dtype="float32", mesh: Mesh | None = None) -> Any:
-        """The parameters in `dtype`, split over `mesh` as in training; None leaves them on the default device.
+        """The parameters in `dtype`, split over `mesh` as in training; None leaves them on the
+        default device.
 
-        They are streamed from the files to their devices. Raises InputError for files that are damaged or do not fit
-        the model.
+        They are streamed from the files to their devices. Raises InputError for files that are
+        damaged or do not fit the model.
         """
         shapes = decoder.parameter_shapes(self.config)
         shardings = None if mesh is None else parameter_shardings(shapes, mesh)
@@ -54,8 +55,9 @@ class Weights(NamedTuple):
 def find_weights(path: str | os.PathLike, step: int | str = LATEST) -> Weights:
     """The weights of a model's folder, of a hub name, or of the checkpoint `step` of a run's folder.
 
-    `step`: "latest", "best" or a number. Raises InputError: no such folder, an architecture or feature that is not
-    implemented, a run without such a checkpoint, or `step` with a folder that is no run's.
+    `step`: "latest", "best" or a number. Raises InputError: no such folder, an architecture or
+    feature that is not implemented, a run without such a checkpoint, or `step` with a folder that
+    is no run's.
     """
     home = Path(path).expanduser()
     if not is_run(home):

@@ -1,8 +1,9 @@
 """Answers to sets of questions, part by part, judged or not: what generate and evaluate have in common.
 
-1. `identity` and `questions_of` say what the answers to a set depend on. `record.parts` refuses a table in which any
-   of it differs.
-2. `answer` fills the tables that are not finished. It chooses slots and part sizes, and reads the weights once.
+1. `identity` and `questions_of` say what the answers to a set depend on. `record.parts` refuses a
+   table in which any of it differs.
+2. `answer` fills the tables that are not finished. It chooses slots and part sizes, and reads the
+   weights once.
 3. Each part is sampled, judged where there is a verifier, and written. A kill costs one part at most.
 """
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from functools import cache
 from typing import Any
 
@@ -34,17 +35,15 @@ from nft_jax.types import Group, Prompt, Rollout
 from nft_jax.verify import Verifier
 
 PART_ROUNDS = 8          # a part fills every slot so many times: little of it waits for its last answer
-NO_IDENTITY = ("out", "tensor", "slots", "block_size", "part_prompts")     # settings that change no answer
+SPEED = ("tensor", "slots", "block_size", "part_prompts")     # settings that change no answer
 
 
-def identity(settings: AnswerConfig, weights: Weights, verifier: VerifierConfig | None = None) -> dict[str, Any]:
-    """What the answers to any set, and their verdicts, are a function of; `questions_of` says the rest."""
-    found = {name: value for name, value in asdict(settings).items() if name not in NO_IDENTITY}
+def identity(settings: AnswerConfig, weights: Weights, **more: str) -> dict[str, Any]:
+    """What the answers to any set depend on, and `more`; `questions_of` says the rest."""
+    found = {each.name: getattr(settings, each.name) for each in fields(AnswerConfig) if each.name not in SPEED}
     if weights.step is not None:
         found["step"] = weights.step
-    if verifier is not None:
-        found |= {"mode": verifier.mode, "reward": verifier.reward}
-    return found | {"weights": weights.files}
+    return found | more | {"weights": weights.files}
 
 
 def questions_of(held: HeldOut) -> dict[str, Any]:
@@ -56,8 +55,8 @@ def answer(settings: AnswerConfig, weights: Weights, tokenizer, tables: Sequence
            verifier: VerifierConfig | None = None) -> None:
     """Fills every table that is not finished with the answers to its questions; a verifier judges them.
 
-    `key` is the base key of the sampler. Progress goes to standard error. Raises InputError for a table of other
-    settings, and where memory does not hold one slot.
+    `key` is the base key of the sampler. Progress goes to standard error. Raises InputError for a
+    table of other settings, and where memory does not hold one slot.
     """
     missing = []
     for held, parts in tables:
@@ -96,7 +95,7 @@ def _fill(settings: AnswerConfig, weights: Weights, tokenizer, missing: Sequence
             for (held, parts), sizes in zip(missing, chosen, strict=True)]
     bar = AnswerBar(sum(len(held.prompts) * held.samples for held, _ in missing),
                     sum(count * held.samples for count, (held, _) in zip(done, missing, strict=True)))
-    with bar:
+    with bar.bar:
         for (held, parts), sizes, count in zip(missing, chosen, done, strict=True):
             def answers(prompts: Sequence[Prompt], held=held, slots=sizes["slots"]) -> Iterable:
                 asked = decoding, prompts, held.samples, key, held.stream, settings
@@ -110,7 +109,10 @@ def _fill(settings: AnswerConfig, weights: Weights, tokenizer, missing: Sequence
 
 
 def fitting_slots(settings: AnswerConfig, model: ModelConfig, mesh: Mesh, answers: int) -> int:
-    """As many slots as `answers` can use and memory holds beside the weights. Raises InputError where none fits."""
+    """As many slots as `answers` can use and memory holds beside the weights.
+
+    Raises InputError, in the flags of the two commands, where not one fits.
+    """
     return slots_that_fit(
         model, mesh, answers, settings.max_prompt_tokens, settings.max_new_tokens, settings.dtype, settings.kv_dtype,
         field="--slots", remedy="lower --max-new-tokens, use --dtype bfloat16 or --kv-dtype int8, or more devices for "
@@ -118,7 +120,7 @@ def fitting_slots(settings: AnswerConfig, model: ModelConfig, mesh: Mesh, answer
 
 
 def _in_order(groups: Iterable[tuple[int, tuple[Rollout, ...]]], count: int, bar: AnswerBar) -> list:
-    """The rollouts of every prompt in the order of the prompts; groups come in the order in which they finish."""
+    """The rollouts of every prompt, in the order of the prompts. Groups come as they finish."""
     found = {}
     for position, rollouts in groups:
         found[position] = rollouts
@@ -151,13 +153,6 @@ class AnswerBar:
                             TextColumn("{task.fields[speed]}"), TextColumn("left"), TimeRemainingColumn(),
                             console=console, transient=True, disable=not console.is_terminal)
         self.task = self.bar.add_task("", total=answers, completed=done, speed="")
-
-    def __enter__(self) -> AnswerBar:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
 
     def block(self, tokens: int) -> None:
         """So many tokens were decoded."""

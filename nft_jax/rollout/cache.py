@@ -1,10 +1,14 @@
 """The decode state: an aligned ring of keys and values.
 
-Every decode step writes the entries of all slots at one shared ring index, one slice per layer and no scatter. A
-slot's tokens are therefore the `length` entries just behind the write index, wherever in the ring it stands, and a
-prompt is admitted by laying its prefilled entries there. Rotary positions count a slot's own tokens, not ring indices.
-The ring starts small and grows from bucket to bucket: a step reads the bucket, not the longest answer allowed.
-The sequence axis is never sharded (a clamped update on a sharded axis is dropped by XLA, openxla/xla#49118).
+Every decode step writes the entries of all slots at one shared ring index: one slice per layer, and
+no scatter. The tokens of a slot are therefore the `length` entries just behind the write index,
+wherever in the ring that is. A prompt is admitted by laying its prefilled entries there. Rotary
+positions count a slot's own tokens, not ring indices.
+
+The ring starts small and grows from bucket to bucket. A step then reads the bucket, not the longest
+answer allowed.
+
+The sequence axis is never sharded: XLA drops a clamped update on a sharded axis (openxla/xla#49118).
 """
 from __future__ import annotations
 
@@ -36,13 +40,17 @@ class DecodeState(NamedTuple):
 
     @property
     def capacity(self) -> int:
-        """C, also where the cache is quantised (the scales of the values are [S, kv_heads, C, 1])."""
+        """C: the entries of the ring."""
+        # Also where the cache is quantised: the scales of the values are [S, kv_heads, C, 1].
         return jax.tree.leaves(self.cache[0][1])[0].shape[2]
 
 
 def buckets_up_to(longest: int, smallest: int = 1) -> tuple[int, ...]:
-    """Lengths to which rings and prompts are padded, each with compiled programs of its own: 64 * 2^k from `smallest`
-    on and below `longest`, and `longest` itself, rounded up to 8."""
+    """The lengths to which rings and prompts are padded. Each has compiled programs of its own.
+
+    They are 64 * 2^k from `smallest` on and below `longest`, and `longest` itself, rounded up to a
+    multiple of 8.
+    """
     longest, size, sizes = -(-longest // 8) * 8, 64, []
     while size < longest:
         sizes += [size] if size >= smallest else []
@@ -64,12 +72,15 @@ def empty_state(config: ModelConfig, slots: int, capacity: int, dtype, quantised
 
 
 def entry_sharding(config: ModelConfig, mesh: Mesh, slots: str | None = "batch"):
-    """Of keys and values: slots over the data-parallel axes, kv heads over `tensor` where they divide."""
+    """Sharding of keys and values: slots over the data-parallel axes, kv heads over `tensor`.
+
+    Where `tensor` does not divide the kv heads, they are whole on every device.
+    """
     return sharding(mesh, slots, None if config.num_kv_heads % mesh.shape["tensor"] else "kv_heads", None, None)
 
 
 def state_shardings(config: ModelConfig, mesh: Mesh) -> DecodeState:
-    """As `entry_sharding`; what each slot has one of, like the slots."""
+    """Shardings of a state: `entry_sharding` for the cache; arrays [S] are split like the slots."""
     slots = sharding(mesh, "batch")
     return DecodeState(entry_sharding(config, mesh), sharding(mesh), *(slots,) * 6)
 
@@ -87,13 +98,16 @@ def attended(write_index, length, capacity: int):
 
 
 def admit(state: DecodeState, entries, slots, source, token, length, stream, limit) -> DecodeState:
-    """Put samples into slots: A samples of P prefilled prompts.
+    """Step 2 of the life of a sample: puts A samples of P prefilled prompts into slots.
 
-    entries: like `state.cache`, of P prompts whose last entry is last in a ring axis of T. slots [A] (an index >= S is
-    dropped), source [A] the prompt of each sample, token [A] its last token, which decoding feeds first, length [A] the
-    entries before that, stream [A], limit [A]. The entries are laid just behind the write index.
+    entries: like `state.cache`, for P prompts; the ring axis has T entries, and the last entry of a
+    prompt is last.
+    slots [A]: an index >= S is dropped. source [A]: the prompt of each sample. token [A]: the
+    prompt's last token, which decoding feeds first. length [A]: the entries before that token.
+    stream [A], limit [A]: of the sample.
     """
     def lay(ring, prompts, axis):
+        # The last entry of the prompt comes to stand just behind the write index.
         capacity, given = ring.shape[axis], prompts.shape[axis]
         kept = jax.lax.slice_in_dim(prompts, max(given - capacity, 0), given, axis=axis)
         pad = [(0, 0)] * ring.ndim
@@ -119,9 +133,12 @@ def admit(state: DecodeState, entries, slots, source, token, length, stream, lim
 
 
 def grow_layer(layer, write_index, capacity: int):
-    """One layer's keys and values in a ring of `capacity` entries, unrolled: the newest of the C old ones comes to
-    stand at C - 1, so that the write index is C. (A layer at a time, so that old and new rings of one layer only are
-    in memory together.)"""
+    """One layer's keys and values in a longer ring, of `capacity` entries.
+
+    The old ring of C entries is unrolled: its newest entry comes to stand at C - 1, and the new
+    write index is C. One layer at a time grows, so that only one layer's old and new rings are in
+    memory together.
+    """
     def grow(ring, axis):
         pad = [(0, 0)] * ring.ndim
         pad[axis] = (0, capacity - ring.shape[axis])

@@ -3,16 +3,19 @@
 The life of a sample; the loop is `Sampler.sample`:
 
 1. Its prompt is prefilled, once for all K samples of the group (`prefill`).
-2. The sample is admitted to a free slot: the prompt's keys and values are laid into the slot's ring (`cache.admit`).
-3. Blocks of decode steps run on the device (`decode_block`). The ring grows when a slot needs more of it.
-4. The host reads the block, appends its tokens and frees the slots of ended answers (`Schedule.collect`).
+2. The sample is admitted to a free slot: the prompt's keys and values are laid into the slot's ring
+   (`cache.admit`).
+3. Blocks of decode steps run on the device (`decode_block`). The ring grows when a slot needs more
+   of it.
+4. The host reads the block, appends its tokens and frees the slots of ended answers
+   (`Schedule.collect`).
 5. When the last sample of a group has ended, the group is yielded while other groups are still decoded.
 
-On an accelerator the next block is asked for before the last one is read. The device then never waits for the host,
-and the host decides with knowledge that is one block old.
+On an accelerator the next block is asked for before the last one is read. The device then never
+waits for the host, and the host decides with knowledge that is one block old.
 
-A sample does not depend on this schedule. Its random numbers are a function of its identity (`rollout.sampling`), and
-its slot attends to its own entries only (`rollout.cache`).
+A sample does not depend on this schedule. Its random numbers are a function of its identity
+(`rollout.sampling`), and its slot attends to its own entries only (`rollout.cache`).
 """
 from __future__ import annotations
 
@@ -57,7 +60,8 @@ PREFILL_TOKENS = 16_384       # most tokens, padding included, of the prompts th
 def decode_weights(params, compute: Compute, weight_dtype: Stored):
     """The parameters as decoding reads them: a dict of arrays for every layer, in the compute dtype.
 
-    The scales of norms stay in float32, as in the trainer. With "int8" the layers' matrices are quantised.
+    The scales of norms stay in float32, as in the trainer. With "int8" the layers' matrices are
+    quantised.
     """
     def cast(path, x):
         return x if path[-1].key.endswith("norm") else x.astype(compute.dtype)
@@ -69,7 +73,7 @@ def decode_weights(params, compute: Compute, weight_dtype: Stored):
 
 
 def decode_weight_shardings(model: ModelConfig, mesh: Mesh, weight_dtype: Stored):
-    """Shardings of `decode_weights`: split over `tensor` only, so that a decode step gathers no weights."""
+    """Shardings of `decode_weights`: over `tensor` only, so that a decode step gathers no weights."""
     def over_tensor_only(placement: NamedSharding) -> NamedSharding:
         axes = [[axis for axis in (part if isinstance(part, tuple) else (part,)) if axis == "tensor"]
                 for part in placement.spec]
@@ -91,7 +95,7 @@ def decode_weight_shardings(model: ModelConfig, mesh: Mesh, weight_dtype: Stored
 
 
 def on_this_host(weights, shardings):
-    """Weights on a mesh of several processes -> the same weights on this process's devices, in `shardings`.
+    """Weights on a mesh of several processes, as weights on this process's devices in `shardings`.
 
     Every part of the weights must be on this process's devices. Nothing is copied.
     """
@@ -102,7 +106,8 @@ def on_this_host(weights, shardings):
 def prefill(params, model: ModelConfig, compute: Compute, length: int, quantised: bool, tokens, lengths):
     """Step 1: keys and values of prompts, per layer, padded on the left to `length` entries.
 
-    tokens [P, T]: left-padded prompts without their last tokens, which decoding feeds first. lengths [P].
+    tokens [P, T]: left-padded prompts without their last tokens, which decoding feeds first.
+    lengths [P].
     """
     size = tokens.shape[1]
     place = jnp.arange(size)[None] - (size - lengths[:, None])
@@ -115,10 +120,12 @@ def prefill(params, model: ModelConfig, compute: Compute, length: int, quantised
 
 def decode_block(params, model: ModelConfig, eos: tuple[int, ...], block_size: int, truncate: bool,
                  state: DecodeState, steps, rollout_key, sampling: SamplingParams):
-    """Step 3: `steps` <= `block_size` decode steps -> the new state and a `Sampled` of [block_size, S] arrays.
+    """Step 3: `steps` <= `block_size` decode steps.
 
-    `steps` is a value, so a shorter block compiles nothing. The token is INERT where a slot was not active, and in
-    the rows beyond `steps`.
+    Returns the new state and a `Sampled` whose arrays are [block_size, S].
+
+    `steps` is a value, so a shorter block compiles nothing. The token is INERT where a slot was not
+    active, and in the rows beyond `steps`.
     """
     capacity, slots = state.capacity, len(state.token)
     # All random numbers of the block at once: they depend on (sample, position) alone.
@@ -146,23 +153,26 @@ def decode_block(params, model: ModelConfig, eos: tuple[int, ...], block_size: i
 
 
 def prefills_of(slots: int, longest: int, data_parallel: int) -> int:
-    """The number of prompts of at most `longest` tokens that a sampler of `slots` slots prefills together."""
+    """How many prompts of at most `longest` tokens a sampler of `slots` slots prefills together."""
     prompts = max(1, min(max(1, slots // 4) // 4, PREFILL_TOKENS // longest))
     return prompts - prompts % data_parallel if prompts >= data_parallel else prompts
 
 
 class Sampler:
-    """The compiled sampling programs of one model and one set of sizes. `sample` may be called any number of times.
+    """The compiled sampling programs of one model and one set of sizes, for any number of calls.
 
-    A sample is a function of (params, prompt, seed, rollout index, prompt.index, sample). It does not depend on
-    slots, block size, `delay`, `buckets`, the mesh, or on the prompts that are asked beside it.
+    A sample is a function of (params, prompt, seed, rollout index, prompt.index, sample). It does
+    not depend on slots, block size, `delay`, `buckets`, the mesh, or on the prompts that are asked
+    beside it.
 
-    eos: ids that end an answer, beside the `stop_token_ids` of `decoding`. Without any, only limits end answers.
+    eos: ids that end an answer, beside the `stop_token_ids` of `decoding`. Without any, only limits
+    end answers.
     decoding: slots must be settled. With several processes it counts the slots of all of them.
-    mesh: where the parameters lie. On a mesh of several processes each process has a sampler of its own, for its own
-    prompts and on its own devices (`self.mesh`). Only `cast` is a program of all processes.
-    delay: blocks that are asked for ahead of reading. None: 1 on an accelerator, 0 on CPU. A CPU shares its cores with
-    the host, and a delay would only decode ended answers for longer.
+    mesh: where the parameters lie. On a mesh of several processes each process has a sampler of its
+    own, for its own prompts and on its own devices (`self.mesh`). Only `cast` is a program of all
+    processes.
+    delay: blocks that are asked for ahead of reading. None: 1 on an accelerator, 0 on CPU. A CPU
+    shares its cores with the host, and a delay would only decode ended answers for longer.
     buckets: lengths of the ring. None: 128 * 2^k, from a sixteenth of the longest length on.
 
     Raises InputError for slots 0.
@@ -192,7 +202,7 @@ class Sampler:
         self._compile(decoding.weight_dtype)
 
     def _compile(self, weight_dtype: Stored) -> None:
-        """The jitted programs. Each shape (prompt bucket, ring bucket) is compiled when it is first needed."""
+        """Makes the jitted programs. Each shape is compiled when it is first needed."""
         model, mesh, compute = self.model, self.mesh, self.compute
         state, self._entry_sharding = state_shardings(model, mesh), entry_sharding(model, mesh, None)
         self._weight_shardings = decode_weight_shardings(model, mesh, weight_dtype)
@@ -224,10 +234,11 @@ class Sampler:
                progress: Callable[[int], None] | None = None) -> Iterator[tuple[int, tuple[Rollout, ...]]]:
         """Yields (position in `prompts`, its K = `samples` rollouts) as groups finish.
 
-        params: the weights of `cast`. limits [len(prompts), K]: the most tokens of each answer, instead of
-        max_new_tokens. `progress` is called with the number of tokens of every block.
+        params: the weights of `cast`. limits [len(prompts), K]: the most tokens of each answer,
+        instead of max_new_tokens. `progress` is called with the number of tokens of every block.
 
-        Raises InputError, before anything runs, for prompts that are empty or too long and for limits out of range.
+        Raises InputError, before anything runs, for prompts that are empty or too long and for
+        limits out of range.
         """
         limits = self._checked(prompts, samples, limits)
         decode = self._decode[sampling.truncates]
@@ -247,7 +258,8 @@ class Sampler:
                 capacity = wanted
             for new_prompts, admission in admissions:
                 if new_prompts is not None:
-                    # Dropped before the next are made: the ring shares memory with one prefill, never with two.
+                    # Dropped before the next are made: the ring shares memory with one prefill,
+                    # never with two.
                     entries = None
                     entries = self._prefill_padded(params, *new_prompts)
                 state = self._admit(state, entries, *admission)
@@ -267,7 +279,7 @@ class Sampler:
                 yield from groups
 
     def _checked(self, prompts: Sequence[Prompt], samples: int, limits: np.ndarray | None) -> np.ndarray:
-        """The limits [len(prompts), K]. Raises InputError for prompts and limits that the sizes do not allow."""
+        """The limits [len(prompts), K]. Raises InputError for prompts and limits out of range."""
         for prompt in prompts:
             if not 1 <= len(prompt.tokens) <= self.max_prompt_tokens:
                 raise InputError(f"prompt {prompt.index} has {len(prompt.tokens)} tokens, and there is room for 1 to "
@@ -294,9 +306,12 @@ class Sampler:
         return state._replace(cache=cache, write_index=write_index)
 
     def programs(self, truncations: Sequence[bool] = (False,)) -> list[Program]:
-        """What sampling compiles, with abstract arguments; decoding once for each of `truncations` (with or without
-        top-k, top-p and min-p). Sizes: tokens of the prompts ("prefill"), entries of the ring ("empty cache", "admit",
-        "decode", "decode, truncated"), entries of the new ring and of the old ("grow")."""
+        """What sampling compiles, with abstract arguments.
+
+        Decoding is listed once for each of `truncations`: with or without top-k, top-p and min-p. The
+        size of a program is the tokens of its prompts ("prefill"), the entries of its ring ("empty
+        cache", "admit", "decode", "decode, truncated"), or of the new ring and the old ("grow").
+        """
         def one_place(tree, place):
             return with_shardings(tree, jax.tree.map(lambda _: place, tree))
 

@@ -1,4 +1,4 @@
-"""What several answers to each question say of a policy: avg@k, pass@k, maj@k, and how far chance moves them. numpy."""
+"""avg@k, pass@k and maj@k of several answers to each question, with standard errors. numpy."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -20,10 +20,13 @@ class Estimate(NamedTuple):
 
 
 def pass_at_k(right: np.ndarray, judged: np.ndarray, k: int) -> np.ndarray:
-    """Probability that k answers drawn without replacement hold a right one: 1 - C(n-c, k)/C(n, k), the unbiased
-    estimator of M. Chen et al. (arXiv 2107.03374, section 2.1), for c `right` [Q] of n `judged` [Q] -> [Q], nan where
-    n < k."""
+    """The probability that k answers drawn without replacement hold a right one, [Q]; nan where n < k.
+
+    c = `right` [Q] of n = `judged` [Q] answers are right: 1 - C(n-c, k) / C(n, k), the unbiased
+    estimator of M. Chen et al. (arXiv 2107.03374, section 2.1).
+    """
     right, judged = np.asarray(right, float), np.asarray(judged, float)
+    # A product of k ratios: the binomials themselves overflow.
     none_right = np.ones_like(judged)
     for drawn in range(k):
         none_right *= np.maximum(judged - right - drawn, 0) / np.maximum(judged - drawn, 1)
@@ -31,9 +34,11 @@ def pass_at_k(right: np.ndarray, judged: np.ndarray, k: int) -> np.ndarray:
 
 
 def answer_classes(verdicts: Sequence[Verdict]) -> list[int | None]:
-    """Which answers are the same: RIGHT for those the verifier calls right (they equal the gold), one further number
-    for each set of wrong answers that its checks without sympy call equal. None does not vote: no answer was found, or
-    the verifier failed."""
+    """Which answers are the same: equal numbers mean equal answers, and RIGHT means right.
+
+    Wrong answers are equal where the verifier's checks without sympy say so. None does not vote: no
+    answer was found, or the verifier failed.
+    """
     classes: list[int | None] = []
     numbers: dict[str, int] = {}
     leaders: list[str] = []
@@ -60,8 +65,11 @@ def _same(a: str, b: str) -> bool:
 
 
 def majority(classes: Sequence[int | None]) -> float:
-    """Whether the answer given most often is the right one. A tie of t answers with the right one among them counts
-    1/t, what drawing one of them gives on average; without any vote it is 0."""
+    """Whether the answer given most often is right: 0, 1, or 1/t.
+
+    In a tie of t answers one would be drawn, so a tie with the right answer in it counts 1/t.
+    Without votes: 0.
+    """
     votes = [number for number in classes if number is not None]
     counts = np.bincount(votes, minlength=1)
     tied = np.flatnonzero(counts == counts.max())
@@ -69,8 +77,10 @@ def majority(classes: Sequence[int | None]) -> float:
 
 
 def bootstrap(totals: np.ndarray, counts: np.ndarray, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
-    """Standard errors [M] of the ratios totals.sum(0) / counts.sum(0), both [Q, M], by resampling the Q questions with
-    replacement (Efron); nan where Q < 2. The same for the same seed."""
+    """Standard errors [M] of the ratios totals.sum(0) / counts.sum(0), both [Q, M]; nan where Q < 2.
+
+    The Q questions are resampled with replacement (Efron). The same seed gives the same errors.
+    """
     questions = len(totals)
     if questions < 2:
         return np.full(np.shape(totals)[1], np.nan)
@@ -86,11 +96,13 @@ def powers_of_two(n: int) -> list[int]:
 
 
 def estimates(questions: Sequence[Sequence[Verdict]]) -> dict[str, Estimate]:
-    """From the verdicts on n answers to each question: `accuracy` (avg@n: the mean reward over all answers), and for
-    n > 1 `pass@k` for k = 2, 4, 8, ... up to n, and `maj@n` where the verifier extracts answers.
+    """Estimates by name, from the verdicts on n answers to each question.
 
-    Answers without a reward (the verifier failed) are left out; so is, of pass@k, a question with fewer than k left.
-    What no question has a value for is not in the result.
+    `accuracy` is avg@n, the mean reward over all answers. For n > 1 there are `pass@k` for k = 2,
+    4, 8, ... up to n, and `maj@n` where the verifier extracts answers.
+
+    Answers without a reward (the verifier failed) are left out. Questions with fewer than k answers
+    left are left out of pass@k. An estimate that no question has a value for is not in the result.
     """
     n = max((len(verdicts) for verdicts in questions), default=0)
     rewards = [[v.reward for v in verdicts if v.reward is not None] for verdicts in questions]
@@ -112,6 +124,6 @@ def estimates(questions: Sequence[Sequence[Verdict]]) -> dict[str, Estimate]:
 
 
 def _column(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Values with nan for "none" -> totals and counts."""
+    """Values [Q], with nan for "none", as totals and counts."""
     there = ~np.isnan(values)
     return np.where(there, values, 0.0), there.astype(float)

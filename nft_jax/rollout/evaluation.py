@@ -21,29 +21,34 @@ from nft_jax.verify.rewards.registry import lookup
 
 
 def evaluation_key(seed: int) -> jax.Array:
-    """The stream of random numbers of evaluations; 0 is that of training."""
+    """The base key of the answers of every evaluation. Training folds in 0, so the two never meet."""
     return jax.random.fold_in(jax.random.key(seed), 1)
 
 
 class HeldOut(NamedTuple):
-    """A set of questions to evaluate on. The name is "" where there is only one, without a name."""
-    name: str
+    """A set of questions to answer."""
+    name: str                  # "" where there is only one set, without a name
     prompts: list[Prompt]
-    samples: int
+    samples: int               # K: answers to every question
     stream: int                # the rollout index of its answers
 
 
 def read_set(one: Asked, tokenizer, field: str, reward: str) -> tuple[HeldOut, LoadReport]:
-    """The questions of a set as prompts, and a report on its rows. Raises InputError as `load_questions`."""
+    """The questions of a set as prompts, and a report on its rows. Raises the InputErrors of
+    `load_questions`."""
     questions, report = load_questions(one.data, tokenizer, field=field, reward=reward)
-    if one.integers:           # 033 on the answer sheet of AIME is 33, which verifier.mode strict would not accept
+    if one.integers:
+        # The answer sheet of AIME has 033 for 33, which verifier.mode strict would not accept.
         questions = [replace(q, gold=str(int(q.gold)) if q.gold.isdecimal() else q.gold) for q in questions]
     return HeldOut(one.name, [question.prompt(i) for i, question in enumerate(questions)], one.samples,
                    one.stream), report
 
 
 def read_held_out(config: Config, tokenizer) -> tuple[list[HeldOut], dict[str, LoadReport]]:
-    """The questions that `config.evaluation` names, and reports on the rows by field (evaluation, evaluation/NAME)."""
+    """The sets that `config.evaluation` names, and a report on the rows of each.
+
+    The keys of the reports are evaluation, for a set without a name, and evaluation/NAME.
+    """
     held_out, reports, reward = [], {}, config.verifier.reward
     if config.evaluation.reward:
         reward = lookup(config.evaluation.reward, "evaluation.reward").name
@@ -55,9 +60,13 @@ def read_held_out(config: Config, tokenizer) -> tuple[list[HeldOut], dict[str, L
 
 
 def evaluation_metrics(sets: Mapping[str, Sequence[Group]]) -> dict[str, float]:
-    """avg@k and its company: `evaluation/accuracy/all`, `evaluation/pass@4`, ... of a set without a name, and
-    `evaluation/NAME/...` of the others. Beside named sets, `evaluation/accuracy/all` is the mean of their accuracies,
-    each counting once, as the paper averages its benchmarks. `standard_error` is that of the accuracy."""
+    """What the judged answers say: accuracy (avg@k), its `standard_error`, pass@k, maj@k, lengths
+    and verdicts.
+
+    A set without a name has `evaluation/accuracy/all`, `evaluation/pass@4`, ...; a named set has
+    `evaluation/NAME/...`. With named sets, `evaluation/accuracy/all` is the mean of their
+    accuracies. Every set counts once, as in the paper's average of its benchmarks.
+    """
     out, named = {}, []
     for name, groups in sets.items():
         prefix = f"evaluation/{name}/" if name else "evaluation/"
@@ -85,24 +94,25 @@ def mean_of(sets: Sequence[Estimate]) -> Estimate:
 class Summary(NamedTuple):
     """What the answers to one set say."""
     questions: int
-    skipped: int                           # rows that were not asked: prompts too long, golds that cannot be used
-    samples: int
+    skipped: int                           # rows that were not asked: prompts too long, unusable golds
+    samples: int                           # answers to a question
     estimates: dict[str, Estimate]         # accuracy, pass@k, maj@n
     length: float                          # mean, in tokens
     truncated_share: float
     verdicts: dict[str, int]               # counts of the outcomes
 
     def to_json(self) -> dict:
-        """As what json writes."""
+        """As json writes it; a standard error that is nan is null."""
         errors = {name: one._asdict() for name, one in self.estimates.items()}
         return self._asdict() | {"estimates": json.loads(json.dumps(errors).replace("NaN", "null"))}
 
 
 def summarise_table(path: Path, skipped: int = 0) -> Summary:
-    """From a table of judged groups, as `Parts` and runs write it (the arrays of its tokens are not read out)."""
+    """The summary of a table of judged groups, as `record.parts` and runs write it."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
     columns = ["prompt_index", "extracted", "outcome", "reward", "finish_reason"]
+    # Of the tokens only the lengths are needed: they never become Python lists.
     table = pq.read_table(path, columns=[*columns, "tokens"])
     rows, questions = table.select(columns).to_pylist(), {}
     for row in rows:

@@ -2,12 +2,14 @@
 
     python -m nft_jax.rollout.generate --model FOLDER --prompts FILE --num-samples 16 --out FILE.parquet
 
-FILE holds questions as data.source does (.jsonl, .parquet, a folder of datasets, ...); golds are optional. The model
+FILE holds questions as data.source does (.jsonl, .parquet, a folder of datasets, ...); golds are
+optional. The model
 may be a run: its newest checkpoint answers, or the one of --step.
 
-The table has the columns of a run's rollouts/*.parquet without the verdicts: `python -m nft_jax.verify FILE.parquet`
-judges it. Finished parts lie in FILE.parquet.parts until the last one is there. After a stop, the same command
-continues from them, and ends with the same file as a command that was never stopped.
+The table has the columns of a run's rollouts/*.parquet without the verdicts: `python -m
+nft_jax.verify FILE.parquet` judges it. Finished parts lie in FILE.parquet.parts until the last one
+is there. After a stop, the same command continues from them, and ends with the same file as a
+command that was never stopped.
 """
 from __future__ import annotations
 
@@ -39,9 +41,7 @@ class Arguments(AnswerConfig):
     """System message."""
     limit: int = 0
     """Only the first so many questions; 0 = all."""
-    stop: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    stop_token_ids: Annotated[tuple[int, ...], tyro.conf.UseAppendAction,
-                              tyro.conf.arg(aliases=("--stop-token-id",))] = ()
+    stop_token_ids: Annotated[tuple[int, ...], tyro.conf.arg(aliases=("--stop-token-id",))] = ()
 
     def __post_init__(self):
         super().__post_init__()
@@ -53,7 +53,8 @@ class Arguments(AnswerConfig):
 
 def parse(arguments: list[str] | None = None) -> Arguments:
     """The command line. Raises InputError for a value out of range."""
-    return tyro.cli(Arguments, prog="python -m nft_jax.rollout.generate", description=__doc__, args=arguments)
+    return tyro.cli(Arguments, prog="python -m nft_jax.rollout.generate", description=__doc__, args=arguments,
+                    config=(tyro.conf.UseAppendAction,))
 
 
 def generate(given: Arguments) -> Path:
@@ -83,7 +84,8 @@ def generate(given: Arguments) -> Path:
     say(f"prompts: {report}")
     held = HeldOut(given.out.name, [question.prompt(index) for index, question in enumerate(questions)],
                    given.num_samples, stream=0)
-    parts = Parts(given.out, identity(given, weights) | questions_of(held))
+    settings = identity(given, weights, template=given.template, system=given.system)
+    parts = Parts(given.out, settings | questions_of(held))
     # A sampler for the longest prompt there is takes less memory than one for the longest allowed.
     sized = replace(given, max_prompt_tokens=max(len(prompt.tokens) for prompt in held.prompts))
     answer(sized, weights, tokenizer, [(held, parts)], jax.random.key(given.seed))

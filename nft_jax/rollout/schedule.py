@@ -1,4 +1,15 @@
-"""The host's side of decoding: which sample is in which slot, how far it is, and what it has produced."""
+"""The host's side of decoding: which sample is in which slot, how far it is, and which tokens it
+has so far.
+
+A `Schedule` lives for one call of `Sampler.sample`. Per turn of the sampler's loop:
+
+1. `admissions` says which prompts to prefill and which samples go into which slots.
+2. `ask` notes that a block of decode steps was asked for.
+3. `collect` reads a block, some blocks later: it cuts ended answers, frees their slots and
+   completes groups.
+
+Its decisions move samples between slots and in time. They change no sample.
+"""
 from __future__ import annotations
 
 from collections import deque
@@ -9,30 +20,40 @@ import numpy as np
 
 from nft_jax.types import Prompt, Rollout
 
-INERT = -1      # what a slot emits when it has nothing to decode
+INERT = -1      # the token of a slot that has nothing to decode
 
 
 class Ends:
-    """Where answers end: at one of the `ids`, or at the first token that completes one of the strings `stop`."""
+    """Where answers end: at one of the `ids`, or at the first token that completes a string of
+    `stop`."""
 
     def __init__(self, tokenizer, ids: tuple[int, ...], stop: tuple[str, ...]):
         self.tokenizer, self.ids, self.stop = tokenizer, ids, stop
-        self.reach = max((len(text.encode()) for text in stop), default=0) + 16     # tokens that a stop can stand in
+        # A stop string stands in at most so many tokens: a token has a byte or more. 16 are to spare.
+        self.reach = max((len(text.encode()) for text in stop), default=0) + 16
 
     def texts(self, sequences: list[np.ndarray]) -> list[str]:
         return self.tokenizer.batch_decode(sequences, skip_special_tokens=True) if sequences else []
 
     def find(self, tokens: np.ndarray, before: np.ndarray, count: np.ndarray, owner) -> np.ndarray:
-        """[S] bool: the slots of `owner` that ended by id or string, given `before` (tokens read earlier) and `count`
-        (now), both [S]. Where a string ended one, `count` is set back to the token that completed it."""
+        """[S] bool: the slots of `owner` that ended by an id or a string.
+
+        tokens [S, N]; before [S] and count [S]: the tokens of each slot before this block, and with
+        it. Where a string ended an answer, `count` is set back in place, to the token that
+        completed the string.
+        """
         if self.stop:
+            # The tail of an answer is decoded first. Only where it holds a stop string is the whole
+            # answer decoded.
             fresh = [slot for slot in owner if count[slot] > before[slot]]
             tails = self.texts([tokens[slot, max(before[slot] - self.reach, 0):count[slot]] for slot in fresh])
             hits = {slot for slot, tail in zip(fresh, tails, strict=True) if any(stop in tail for stop in self.stop)}
             hits = {slot for slot in hits if self._complete(tokens[slot, :count[slot]])}
         else:
             hits = set()
-        for slot in hits:                  # the text grows with every token, so the first that completes it is bisected
+        for slot in hits:
+            # The text grows with every token, so the first token that completes the string is found
+            # by bisection.
             low, high = before[slot], count[slot]
             while high - low > 1:
                 middle = (low + high) // 2
@@ -48,7 +69,8 @@ class Ends:
 
 
 class Admission(NamedTuple):
-    """Arguments of `cache.admit` after the state and the entries of the prompts: A samples of them."""
+    """A samples that go into slots: the last arguments of `cache.admit`, [A] each. Slot S means
+    none."""
     slots: np.ndarray
     source: np.ndarray
     token: np.ndarray
@@ -58,26 +80,31 @@ class Admission(NamedTuple):
 
 
 class Schedule:
-    """Admits the samples in the order of the prompts, reads blocks (possibly some blocks after they were asked for),
-    and puts groups together; it runs nothing on a device. Its decisions move samples between slots and in time; they
-    change no sample."""
+    """Admits samples in the order of the prompts, reads blocks and puts groups together. It uses no
+    device.
+
+    slots: S. admissions: the most samples of one admission (A). prefills: prompts that are
+    prefilled together (P). limits [len(prompts), K]: the most tokens of each answer.
+    """
 
     def __init__(self, prompts: Sequence[Prompt], limits: np.ndarray, *, slots: int, admissions: int, prefills: int,
                  block_size: int, ends: Ends):
         self.prompts, self.limits, self.ends = prompts, limits, ends
         self.slots, self.admissions_size, self.prefills = slots, admissions, prefills
         self.samples = limits.shape[1]
+        # Prompts are named by their position in `prompts`.
         self.waiting = deque(range(len(prompts)))               # prompts that are not prefilled yet
-        self.ready: deque[tuple[int, int, int]] = deque()       # (row of the prefilled, position, sample)
+        self.ready: deque[tuple[int, int, int]] = deque()       # (row of the prefill, prompt, sample)
         self.free = list(range(slots))[::-1]
-        self.owner: dict[int, tuple[int, int]] = {}
-        self.groups: dict[int, dict[int, Rollout]] = {}
+        self.owner: dict[int, tuple[int, int]] = {}             # slot -> (prompt, sample)
+        self.groups: dict[int, dict[int, Rollout]] = {}         # prompt -> its finished rollouts, by sample
+        # Blocks are counted, since they are read later than they are asked for.
         self.asked = 0                                          # blocks asked for so far
         self.since = np.zeros(slots, np.int64)                  # the first block of the slot's sample
         self.prompt_entries = np.zeros(slots, np.int64)
         self.limit = np.zeros(slots, np.int64)
-        self.steps = np.zeros(slots, np.int64)                  # asked for since the sample was admitted
-        self.count = np.zeros(slots, np.int64)                  # tokens read
+        self.steps = np.zeros(slots, np.int64)                  # steps asked for since the sample was admitted
+        self.count = np.zeros(slots, np.int64)                  # tokens of the sample that were read
         width = int(limits.max(initial=0)) + block_size
         self.tokens = np.zeros((slots, width), np.int32)
         self.numbers = np.zeros((3, slots, width), np.float32)
@@ -99,24 +126,28 @@ class Schedule:
         return int(after[owned].max(initial=0))
 
     def ask(self, steps: int) -> int:
-        """Note that a block of `steps` was asked for; its number, for `collect`."""
+        """Notes that a block of `steps` was asked for. Returns the block's number, for `collect`."""
         self.steps += steps
         self.asked += 1
         return self.asked - 1
 
     def admissions(self) -> Iterator[tuple[tuple[np.ndarray, np.ndarray] | None, Admission]]:
-        """The samples that go in now, and the prompts to prefill before them: tokens [P, T] left-padded, without their
-        last ones, and lengths [P]; None where the samples are of the prompts that were prefilled last. Slots are
-        refilled once `admissions_size` of them are free: putting a sample in costs about as much for one as for that
-        many."""
+        """The samples that go in now, each with the prompts to prefill before it.
+
+        The prompts are tokens [P, T], left-padded and without their last tokens, and lengths [P].
+        None: the samples are of the prompts that were prefilled last.
+        """
         while True:
             left = len(self.ready) + len(self.waiting) * self.samples
+            # One admission costs about as much for one sample as for `admissions_size`. So slots
+            # wait for each other.
             if not left or len(self.free) < min(self.admissions_size, left):
                 return
             prompts = None if self.ready else self._next_prompts()
             yield prompts, self._admission(min(self.admissions_size, len(self.free), len(self.ready)))
 
     def _next_prompts(self) -> tuple[np.ndarray, np.ndarray]:
+        """The prompts that are prefilled next; their samples are then ready."""
         chosen = [self.waiting.popleft() for _ in range(min(self.prefills, len(self.waiting)))]
         longest = max(len(self.prompts[position].tokens) for position in chosen)
         tokens = np.zeros((self.prefills, max(longest - 1, 1)), np.int32)
@@ -128,6 +159,7 @@ class Schedule:
         return tokens, lengths
 
     def _admission(self, number: int) -> Admission:
+        """Puts the next `number` ready samples into free slots."""
         slots = np.full(self.admissions_size, self.slots, np.int32)
         source, token, length, limit = np.zeros((4, self.admissions_size), np.int32)
         stream = np.zeros(self.admissions_size, np.uint32)
@@ -142,11 +174,10 @@ class Schedule:
         return Admission(slots, source, token, length, stream, limit)
 
     def collect(self, block: int, tokens, numbers) -> tuple[int, list[tuple[int, tuple[Rollout, ...]]]]:
-        """Notes the outputs of a block, [steps, S] arrays -> the number of tokens in it, and the groups it completed.
-
-        A sample admitted after the block was asked for has nothing in it: what stands there is the rest of an answer
-        that the host had cut before.
-        """
+        """Reads the outputs of a block, [steps, S] each. Returns its number of tokens and the
+        groups it completed."""
+        # A slot may belong to a sample that was admitted after the block was asked for. Its tokens
+        # in the block are then the rest of an earlier answer, which the host had cut.
         owned = np.zeros(self.slots, bool)
         owned[list(self.owner)] = True
         tokens = np.where((owned & (self.since <= block))[None], tokens, INERT)
@@ -161,6 +192,8 @@ class Schedule:
         return int((self.count - before).sum()), list(self._finish(ended, stopped))
 
     def _finish(self, ended: list[int], stopped: np.ndarray) -> Iterator[tuple[int, tuple[Rollout, ...]]]:
+        """Makes rollouts of the slots that ended and frees the slots. Yields the groups that are
+        complete."""
         texts = self.ends.texts([self.tokens[slot, :self.count[slot]] for slot in ended])
         for slot, text in zip(ended, texts, strict=True):
             position, sample = self.owner.pop(slot)

@@ -353,12 +353,13 @@ class Verifier:
             task = self._tasks.pop(number)
             del self._pending[task.key]
         if self.reward is None:
-            ((outcome, reason, _),), (answer,), (gold,) = findings, task.key.responses, task.key.golds
-            verdicts = [verdict(outcome, answer, reason)]
-            self._remember(gold, answer, verdicts[0])
+            extracted = task.key.responses
         else:
-            verdicts = [_rewarded(outcome, extract(response), reason, value)
-                        for (outcome, reason, value), response in zip(findings, task.key.responses, strict=True)]
+            extracted = [extract(response) for response in task.key.responses]
+        verdicts = [verdict(outcome, answer, reason, value)
+                    for (outcome, reason, value), answer in zip(findings, extracted, strict=True)]
+        if self.reward is None:
+            self._remember(task.key.golds[0], extracted[0], verdicts[0])
         unusable = next((reason for outcome, reason, _ in findings if outcome == "unusable"), None)
         for batch, places in task.waiting:
             for place, each in zip(places, verdicts, strict=True):
@@ -387,13 +388,6 @@ class Verifier:
         self._wake_writer.close()
         for batch in (each for each in unfinished.values() if not each.future.done()):
             batch.future.set_exception(failure or RuntimeError("the verifier was closed before this verdict"))
-
-
-def _rewarded(outcome: str, extracted: str | None, reason: str, value: float | None) -> Verdict:
-    """The verdict of a reward function: right is exactly 1. Without a value, the outcome decides."""
-    if value is None:
-        return verdict(outcome, extracted, reason)
-    return Verdict("right" if value == 1 else "wrong", value, extracted, reason)
 
 
 def _tasks_of(reward: Reward, prompts: list[str], responses: list[str],

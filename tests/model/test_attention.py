@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from attention_reference import attention_float64
+from refusal import refused
 
 from nft_jax.model import decoder, kernels
 from nft_jax.model.attention import attend
@@ -15,7 +16,6 @@ from nft_jax.model.kernels import choose_attention, splash
 from nft_jax.model.logprobs import token_logprobs
 from nft_jax.model.parameters import parameter_shardings
 from nft_jax.runtime.mesh import AXES, sharding
-from nft_jax.types import InputError
 
 LENGTH, SCALE = 201, 0.2        # no multiple of a tile, nor of 2
 SEGMENT_IDS = np.repeat(np.array([[1, 2, 0], [1, 1, 2]], np.int32), [70, 100, 31], axis=1)
@@ -104,15 +104,14 @@ def test_the_choice_follows_the_platform(monkeypatch):
     assert choose_attention("auto", "gpu", "bfloat16", 64)[0] == "cudnn"
     monkeypatch.setattr(kernels, "cudnn_problem", lambda dtype, head_dim: f"no head dim {head_dim}")
     assert choose_attention("auto", "gpu", "bfloat16", 7) == ("xla", "cuDNN cannot: no head dim 7")
-    with pytest.raises(InputError, match=r"policy.attention is 'cudnn', which cannot run here \(no head dim 7\)"):
+    with refused("policy.attention", "'cudnn'", "no head dim 7"):
         choose_attention("cudnn", "gpu", "bfloat16", 7)
 
 
 @pytest.mark.parametrize(("requested", "platform"), [("splash", "cpu"), ("cudnn", "cpu"), ("splash", "gpu"),
                                                      ("cudnn", "tpu")])
 def test_a_kernel_of_another_platform_is_refused(requested, platform):
-    with pytest.raises(InputError, match=f"policy.attention is '{requested}', which does not run on this platform "
-                                         rf"\({platform}\): use auto or xla"):
+    with refused("policy.attention", repr(requested), platform, "auto or xla"):
         choose_attention(requested, platform, "bfloat16", 64)
 
 

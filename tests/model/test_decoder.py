@@ -1,3 +1,4 @@
+"""The decoder against transformers' logits, and its passes against each other."""
 from dataclasses import replace
 from functools import partial
 

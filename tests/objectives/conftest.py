@@ -1,7 +1,6 @@
 """How the tests of objectives compute."""
 import jax
 import pytest
-from objectives_reference import enable_x64
 
 
 @pytest.fixture
@@ -13,5 +12,5 @@ def strict_ranks():
 
 @pytest.fixture
 def x64():
-    with enable_x64(True):
+    with jax.enable_x64(True):
         yield

@@ -1,13 +1,14 @@
 """The optional terms: values and gradients against their formulas, one result whatever the layout, nothing when off."""
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from made import make_group
+from model_folders import NANO
+from refusal import refused
 
 from nft_jax.config import (
     Config,
@@ -35,9 +36,7 @@ from nft_jax.train.reference import abstract_reference, check_reference, load_re
 from nft_jax.train.state import init_state, make_optimizer, state_shardings
 from nft_jax.train.step import Loss, compile_step, micro_batch, micro_loss
 from nft_jax.train.step_metrics import summarise
-from nft_jax.types import InputError
 
-NANO = Path(__file__).parents[2] / "nft_jax" / "assets" / "nano"
 LOSS = resolve("nft", ObjectiveConfig())
 ALL = TermsConfig(kl_weight=0.3, kl_estimator="k2", entropy_weight=0.2, mismatch="sequence", mismatch_cap=1.2,
                   mask_truncated=True)
@@ -265,9 +264,9 @@ def test_no_weight_no_reference(tiny_model, monkeypatch):
     monkeypatch.setattr(reference_module, "load_params", None)
     check_reference(off, tiny_model, weights=True)
     assert load_reference(off, tiny_model, mesh) is None
-    with pytest.raises(InputError, match=r"terms.reference is 'no/such/model'"):
+    with refused("terms.reference", "'no/such/model'"):
         check_reference(on, tiny_model, weights=True)
-    with pytest.raises(InputError, match=r"terms.reference is .*nano', a model whose vocab_size is \d+"):
+    with refused("terms.reference", repr(str(NANO)), "vocab_size"):
         check_reference(config(terms=TermsConfig(kl_weight=0.1, reference=str(NANO))), tiny_model, weights=True)
 
 

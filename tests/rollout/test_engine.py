@@ -11,7 +11,8 @@ from nft_jax.model.logprobs import token_logprobs
 from nft_jax.rollout.engine import Sampler
 from nft_jax.runtime.compilation import CompileCounter, compile_all, largest
 from nft_jax.runtime.mesh import make_mesh
-from nft_jax.types import InputError, Prompt
+from nft_jax.types import Prompt
+from tests.support.refusal import refused
 
 EOS, SAMPLES, PROMPTS, LONGEST = 3, 4, 11, 20
 
@@ -225,13 +226,18 @@ def test_every_token_is_reported_to_progress(sampler, tiny_params, prompts):
 
 def test_bad_input_is_refused_before_anything_runs(sampler, tiny_params, prompts):
     for tokens in (np.ones(30, np.int32), np.ones(0, np.int32)):
-        with pytest.raises(InputError, match=f"prompt 3 has {len(tokens)} tokens"):
+        with refused("prompt 3", f"{len(tokens)} tokens"):
             run(sampler, tiny_params, [Prompt(3, "", "", "", tokens)])
     for limits in (np.ones((PROMPTS, SAMPLES + 1)), np.zeros((PROMPTS, SAMPLES)),
                    np.full((PROMPTS, SAMPLES), LONGEST + 1)):
-        with pytest.raises(InputError, match="limits is an array"):
+        with refused("limits", limits.shape):
             run(sampler, tiny_params, prompts, limits=limits)
     assert run(sampler, tiny_params, []) == []
+
+
+def test_a_sampler_needs_a_number_of_slots(make):
+    with refused("slots", 0):
+        make(slots=0)
 
 
 def test_no_program_is_compiled_beside_those_that_are_listed(make, tiny_params, prompts):

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from nft_jax.config import MeshConfig
-from nft_jax.record.parts import Parts
 from nft_jax.record.rollouts import JUDGED, SCHEMA
 from nft_jax.rollout.answers import fitting_slots
 from nft_jax.rollout.generate import main, parse
@@ -109,20 +108,6 @@ def test_a_finished_table_is_left_alone_and_another_is_refused(command, uninterr
         assert stopped.value.code == 2
         assert message in capsys.readouterr().err
     assert uninterrupted.stat().st_mtime_ns == before
-
-
-def test_parts_that_a_kill_left_beside_the_finished_table_go(command, uninterrupted):
-    left = uninterrupted.parent / "answers.parquet.parts"
-    left.mkdir()
-    (left / "part_000000.parquet").write_bytes(b"")
-    main(command(uninterrupted))
-    assert not left.exists() and uninterrupted.exists()
-
-
-def test_what_was_chosen_at_the_first_start_is_not_chosen_again(tmp_path):
-    parts = Parts(tmp_path / "answers.parquet", {"seed": 0})
-    assert parts.claim(lambda: {"slots": 7}) == {"slots": 7}
-    assert parts.claim(lambda: pytest.fail("asked again")) == {"slots": 7}
 
 
 def test_too_little_memory_is_told_in_the_flags_of_this_command(command, tiny_model, monkeypatch, tmp_path):

@@ -1,16 +1,19 @@
-"""Independent references of the objectives beyond nft, rft and the grpo family, written from the papers' formulas for
-one answer at a time, in Python floats. Each is (value, slope): the tokens' values, and their sum's derivative by hand.
+"""Independent references of the objectives, from the papers' formulas, in Python floats.
 
-`at` stands for the log-probs under a stop-gradient: the derivative of value(logp, at=fixed) in logp is the slope, which
-finite differences check.
+Each is (value, slope) of one answer: the tokens' values, and the derivative of their sum by hand. `at` stands for the
+log-probs under a stop-gradient: the slope is the derivative of value(logp, at=fixed) in logp, which finite differences
+check.
 """
 import math
 
 import numpy as np
 
+OMEGAS = {"1": lambda r: 1.0, "1-r": lambda r: 1 - r, "sqrt": lambda r: math.sqrt((1 - r) / r),
+          "maxrl": lambda r: (1 - r) / r}
+
 
 def omega(kind, r):
-    return {"1": 1.0, "1-r": 1 - r, "sqrt": math.sqrt((1 - r) / r), "maxrl": (1 - r) / r}[kind]
+    return OMEGAS[kind](r)
 
 
 def clipped(r):

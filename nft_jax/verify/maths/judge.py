@@ -26,9 +26,14 @@ _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\ud800-\udfff]")
 """Control characters and halves of surrogate pairs."""
 
 
-def verdict(outcome: Outcome, extracted: str | None, reason: str) -> Verdict:
-    """The verdict with the reward that its outcome earns: right 1, error none at all, everything else 0."""
-    return Verdict(outcome, {"right": 1.0, "error": None}.get(outcome, 0.0), extracted, reason)
+def verdict(outcome: Outcome, extracted: str | None, reason: str, reward: float | None = None) -> Verdict:
+    """The verdict of an outcome: right earns 1, error no reward at all, everything else 0.
+
+    Where a function gave a `reward`, it decides: exactly 1 is right, and everything else is wrong.
+    """
+    if reward is None:
+        return Verdict(outcome, {"right": 1.0, "error": None}.get(outcome, 0.0), extracted, reason)
+    return Verdict("right" if reward == 1 else "wrong", reward, extracted, reason)
 
 
 def strictly_right(response: str, gold: str) -> bool:

@@ -1,23 +1,26 @@
 """Every objective against its paper's formula, and the identities between objectives (nft.md has the table)."""
 import math
 
+import jax
 import numpy as np
 import paper_references as papers
 import pytest
-from objectives_reference import draw, enable_x64, loss_and_grad
+from objectives_reference import draw, loss_and_grad, on_policy
 
 from nft_jax.config import ObjectiveConfig
-from nft_jax.objectives.registry import OBJECTIVES, coefficients, resolve, token_loss
-from nft_jax.types import InputError
+from nft_jax.objectives.registry import OBJECTIVES, resolve, token_loss
 
 RATIOS = [(name, ratio) for name in papers.REFERENCES for ratio in ("token", "sequence", "sequence_mean")
           if ratio == "token" or "ratio" in OBJECTIVES[name].reads]
-SETTINGS = {"nft": {"epsilon": 0.5, "neg_weight": 0.7}, "nft_clip": {"prompt_weight": "sqrt", "clip_high": 0.5},
-            "rft": {"prompt_weight": "maxrl"}, "naive_contrast": {"prompt_weight": "1-r", "neg_weight": 0.5},
-            "sapo": {"tau_positive": 0.8, "tau_negative": 1.7}, "topr": {"pos_weight": 0.6, "neg_weight": 0.9},
-            "cispo": {"clip_low": 0.5, "clip_high": 1.0}, "gspo": {"clip_low": 0.1, "clip_high": 0.3},
-            "w_reinforce": {"psr_weight": 0.3}}
-
+LIKELIHOODS = ("nft", "nft_clip", "rft", "naive_contrast")
+SETTINGS = {"nft": [{"prompt_weight": omega, "epsilon": epsilon, "neg_weight": weight, "pos_weight": 1.7 - weight}
+                    for omega in papers.OMEGAS for epsilon, weight in ((0.1, 1.0), (0.5, 0.7), (2.0, 0.5), (1.0, 0.0))],
+            "nft_clip": [{"prompt_weight": "sqrt", "clip_high": 0.5}],
+            "rft": [{"prompt_weight": omega, "pos_weight": 1.5} for omega in papers.OMEGAS],
+            "naive_contrast": [{"prompt_weight": "1-r", "neg_weight": 0.5}],
+            "dapo": [{"clip_low": 0.1, "clip_high": 0.5}], "sapo": [{"tau_positive": 0.8, "tau_negative": 1.7}],
+            "topr": [{"pos_weight": 0.6, "neg_weight": 0.9}], "cispo": [{"clip_low": 0.5, "clip_high": 1.0}],
+            "gspo": [{"clip_low": 0.1, "clip_high": 0.3}], "w_reinforce": [{"psr_weight": 0.3}]}
 
 pytestmark = pytest.mark.usefixtures("strict_ranks")
 
@@ -27,6 +30,17 @@ def answers(seed, soft=False, dtype="float64"):
     logp, old, mask, rewards, _ = draw(seed, soft=soft, dtype=dtype)
     accuracy = np.asarray([0.25, 0.5, 0.75, 0.125, 0.5, 0.0625], dtype)
     return logp, old, mask, rewards, accuracy, np.asarray(1.03 * np.sqrt(accuracy * (1 - accuracy)), dtype)
+
+
+def test_draws_reach_the_extremes():
+    """The comparisons below are only worth something where their inputs reach the clamps."""
+    logp, old, mask, rewards, accuracy = draw(1)
+    R, r = np.exp(np.minimum(logp - old, 10)), np.clip(accuracy, 0.02, 0.98)[:, None]
+    wrong = mask & (rewards[:, None] == 0)
+    assert (wrong & (r * R > 1)).any() and (wrong & (r * R < 1)).any()
+    assert {0.0, 1.0} < set(accuracy)
+    assert all(any((inside & (logp - old > 10) & (rewards[:, None] == s)).any()
+                   for logp, old, inside, rewards, _ in map(draw, (0, 1))) for s in (0, 1))
 
 
 def reference(name, config, logp, old, mask, rewards, accuracy, std):
@@ -45,23 +59,34 @@ def reference(name, config, logp, old, mask, rewards, accuracy, std):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_value_and_derivative_are_the_paper_s(name, ratio, dtype):
     tolerance = {"float32": 2e-5, "float64": 1e-9}[dtype]
-    with enable_x64(dtype == "float64"):
-        for settings in [{}] if dtype == "float32" else [{}, SETTINGS.get(name, {})]:
+    draws = [(0, False), (1, False), (1, True)]
+    given = [np.concatenate(parts) for parts in zip(*(answers(*one, dtype) for one in draws), strict=True)]
+    if name in LIKELIHOODS:                 # whose accuracies are clipped
+        given[4] = np.concatenate([draw(seed, soft=soft, dtype=dtype)[4] for seed, soft in draws])
+    with jax.enable_x64(dtype == "float64"):
+        for settings in [{}, *SETTINGS.get(name, [])]:
             config = resolve(name, ObjectiveConfig(ratio=ratio, **settings))
-            given = [np.concatenate(parts) for parts in zip(*(
-                answers(seed, soft, dtype) for seed, soft in ((0, False), (1, False), (1, True))), strict=True)]
             loss, grad, metrics = loss_and_grad(name, *given[:5], config=config, extras={"group_std": given[5]})
             value, slope = reference(name, config, *given)
+            assert loss.dtype == grad.dtype == dtype
             scale = 1 + np.exp(np.minimum(given[0] - given[1], 10)) if name == "sapo" else 1        # g (1 - g) cancels
-            np.testing.assert_allclose(loss, value, rtol=tolerance, atol=tolerance)
+            # Likelihoods are exact relative to their two parts, also near R = 1, where both vanish.
+            size = np.abs(metrics["positive_loss"]) + np.abs(metrics["negative_loss"])
+            size = size if name in LIKELIHOODS else 1 + np.abs(value)
+            assert np.all(np.abs(loss - value) <= tolerance * size)
             assert np.all(np.abs(grad - slope) <= tolerance * (scale + np.abs(slope)))
             np.testing.assert_allclose(metrics["positive_loss"] + metrics["negative_loss"], loss, rtol=1e-5, atol=1e-6)
+            if name in ("grpo", "dapo", "dr_grpo"):
+                R, A = np.exp(np.minimum(given[0] - given[1], 10)), (given[3] - given[4])[:, None]
+                clipped = given[2] & ((A > 0) & (1 + config.clip_high < R) | (A < 0) & (1 - config.clip_low > R))
+                np.testing.assert_array_equal(metrics["clipped"], clipped)
+                assert clipped.any() and not clipped.all()
 
 
 def test_the_references_slopes_are_the_derivatives_of_their_values():
     step = 1e-6
     for name, ratio in RATIOS:
-        config = resolve(name, ObjectiveConfig(ratio=ratio, **SETTINGS.get(name, {})))
+        config = resolve(name, ObjectiveConfig(ratio=ratio, **SETTINGS.get(name, [{}])[0]))
         value, slope = papers.REFERENCES[name]
         logp, old, mask, rewards, accuracy, std = answers(1, soft=True)
         for b in range(len(logp)):
@@ -75,86 +100,11 @@ def test_the_references_slopes_are_the_derivatives_of_their_values():
                                                                  if abs(want[t]) > 1e3 else 1e-5), (name, ratio, b, t)
 
 
-# ---- dpo -------------------------------------------------------------------------------------------------------
-
-LENGTHS = np.array([5, 3, 1, 4, 2, 5])
-GROUPS = np.array([7, 2, 7, 7, 2, 7])
-INSIDE = np.arange(5) < LENGTHS[:, None]
-
-
-def dpo_case(seed=0, scale=1.0):
-    rng = np.random.default_rng(seed)
-    old = -rng.exponential(1, (6, 5))
-    return old + scale * rng.normal(0, 1, (6, 5)), old
-
-
-@pytest.mark.parametrize("nll_weight", [0.0, 0.7])
-@pytest.mark.parametrize("rewards", [[1, 0, 0, 1, 1, 0], [0.3, 0.5, 0, 1, 0.1, 0.9], [0, 1, 0, 0, 0, 0]])
-def test_dpo_is_infonca_of_each_group(x64, rewards, nll_weight):
-    logp, old = dpo_case()
-    config, rewards = ObjectiveConfig(beta=0.6, nll_weight=nll_weight), np.array(rewards, float)
-    loss, grad, _ = loss_and_grad("dpo", logp, old, INSIDE, rewards, np.full(6, 0.5), config=config,
-                                  extras={"group_ids": GROUPS})
-    rho = np.where(INSIDE, logp - old, 0).sum(1)
-    for group in (7, 2):
-        of = np.equal(GROUPS, group)
-        terms, slopes = papers.dpo(rho[of], rewards[of], 0.6, nll_weight)
-        np.testing.assert_allclose(loss[of].sum(1), terms, rtol=1e-10, atol=1e-15)
-        np.testing.assert_allclose(loss[of], np.where(INSIDE[of], (terms / LENGTHS[of])[:, None], 0), rtol=1e-10)
-        np.testing.assert_allclose(grad[of], np.where(INSIDE[of], slopes[:, None], 0), rtol=1e-10, atol=1e-15)
-        for k in range(of.sum()):                                   # the reference itself, by finite differences
-            step = 1e-6 * np.eye(of.sum())[k]
-            up, down = (papers.dpo(rho[of] + x, rewards[of], 0.6, nll_weight)[0].sum() for x in (step, -step))
-            assert (up - down) / 2e-6 == pytest.approx(slopes[k], abs=1e-8)
-
-
-def test_dpo_of_two_answers_is_dpo(x64):
-    """Rafailov et al., Eq. 7: -log sigmoid(beta (rho_w - rho_l)), derivative -beta sigmoid(-margin) on the winner."""
-    logp, old = dpo_case(1, 3.0)
-    pairs = np.array([[0, 3], [4, 1], [2, 5]])                      # right, wrong
-    ids, rewards = np.zeros(6, int), np.zeros(6)
-    for n, (right, wrong) in enumerate(pairs):
-        ids[[right, wrong]], rewards[right] = n, 1
-    rho = np.where(INSIDE, logp - old, 0).sum(1)
-    loss, grad, _ = loss_and_grad("dpo", logp, old, INSIDE, rewards, np.full(6, 0.5), extras={"group_ids": ids})
-    margin = 0.1 * (rho[pairs[:, 0]] - rho[pairs[:, 1]])
-    np.testing.assert_allclose(loss.sum(), np.log1p(np.exp(-margin)).sum(), rtol=1e-12)
-    for (right, wrong), m in zip(pairs, margin, strict=True):
-        np.testing.assert_allclose(grad[right, 0], -0.1 / (1 + math.exp(m)), rtol=1e-12)
-        np.testing.assert_allclose(grad[wrong, 0], 0.1 / (1 + math.exp(m)), rtol=1e-12)
-
-
-def test_dpo_without_its_groups_or_with_a_weight_per_answer_is_refused():
-    logp, old = dpo_case()
-    with pytest.raises(InputError, match=r"extras has no 'group_ids': dpo needs it"):
-        token_loss("dpo", logp, old, INSIDE, np.ones(6), np.full(6, 0.5))
-    with pytest.raises(InputError, match=r"loss_agg is 'seq_mean_token_mean'.*whole group.*'constant' or 'token_mean'"):
-        resolve("dpo", ObjectiveConfig(loss_agg="seq_mean_token_mean"))
-
-
-def test_a_group_of_dpo_without_a_right_answer_is_left_alone(x64):
-    logp, old = dpo_case()
-    loss, grad, _ = loss_and_grad("dpo", logp, old, INSIDE, np.zeros(6), np.zeros(6), extras={"group_ids": GROUPS})
-    assert not loss.any() and not grad.any()
-
-
 # ---- identities between objectives -----------------------------------------------------------------------------
-
-def group_on_policy(name, K, **settings):
-    """[right ones 1 .. K-1, K] coefficients at R = 1, with the rewards and accuracies."""
-    rewards = (np.arange(K) < np.arange(1, K)[:, None]).astype(float)
-    accuracy = np.broadcast_to(rewards.mean(1, keepdims=True), rewards.shape)
-    logp = -np.linspace(0.1, 2.0, 2 * rewards.size).reshape(rewards.size, 2)
-    extras = {"group_ids": np.repeat(np.arange(K - 1), K)} if OBJECTIVES[name].whole_groups else None
-    got = np.asarray(coefficients(name, logp, logp, np.ones_like(logp), rewards.ravel(), accuracy.ravel(),
-                                  ObjectiveConfig(**settings), extras))
-    np.testing.assert_allclose(got[:, 0], got[:, 1], rtol=1e-12)
-    return got[:, 0].reshape(rewards.shape), rewards, accuracy
-
 
 def test_on_policy_identities(x64):
     K = 8
-    _, s, r = group_on_policy("nft", K)
+    _, s, r = on_policy("nft", K)
     std = np.sqrt(r * (1 - r))
     for name, settings, want in [
             ("nft_clip", {}, s - r), ("nft_clip", {"prompt_weight": "sqrt"}, (s - r) / std),
@@ -164,7 +114,7 @@ def test_on_policy_identities(x64):
             ("nft", {"prompt_weight": "maxrl"}, (s - r) / r), ("dpo", {"beta": 0.3}, 0.3 / K * (s - r) / r),
             ("topr", {}, 2 * s - 1), ("naive_contrast", {}, 2 * s - 1), ("w_reinforce", {"psr_weight": 1.0}, 2 * s - 1),
             ("psr", {}, s), ("nsr", {}, s - 1), ("rft", {}, s)]:
-        np.testing.assert_allclose(group_on_policy(name, K, **settings)[0], want, rtol=1e-11, atol=1e-13,
+        np.testing.assert_allclose(on_policy(name, K, **settings)[0], want, rtol=1e-11, atol=1e-13,
                                    err_msg=f"{name} {settings}")
 
 
