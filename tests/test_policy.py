@@ -50,7 +50,7 @@ def test_chat_messages_and_nothing(policy):
             for prompt in ("1+1", [{"role": "user", "content": "1+1"}])]
     assert text[0] == text[1] == "<|user|>1+1<|end|><|assistant|>"
     assert nft_jax.sample(policy, []) == []
-    with refused(2003, 1024):
+    with refused(2011, 1024):
         nft_jax.sample(policy, ["1+" * 1000], max_new_tokens=8)
     for name, value in (("max_new_tokens", 2000), ("temperature", -1.0), ("top_p", 0.0), ("top_k", -1),
                         ("num_samples", 0), ("slots", 0)):

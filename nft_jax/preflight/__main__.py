@@ -26,7 +26,6 @@ class Arguments(NamedTuple):
     topology: Topology
     answer_tokens: int
     accepted_share: float
-    every_variant: bool
 
 
 def parse(preset: Config, description: str, arguments: Sequence[str]) -> Arguments:
@@ -39,10 +38,8 @@ def parse(preset: Config, description: str, arguments: Sequence[str]) -> Argumen
             help="Mean length of an answer, for the estimate of time; 0 = a third of rollout.max_new_tokens.")] = 0,
         accepted_share: Annotated[float, tyro.conf.arg(
             help="Share of the prompts that have right and wrong answers, for the estimate of time.")] = 0.5,
-        every_variant: Annotated[bool, tyro.conf.arg(
-            help="Compile the shorter rows, prompts and rings too, not only the longest.")] = False,
     ) -> Arguments:
-        return Arguments(config, Topology.parse(topology), answer_tokens, accepted_share, every_variant)
+        return Arguments(config, Topology.parse(topology), answer_tokens, accepted_share)
 
     asked = tyro.cli(command, description=description, args=arguments)
     if not 0 < asked.accepted_share <= 1:
@@ -66,7 +63,7 @@ def main(arguments: list[str]) -> int:
         from nft_jax.preflight.text import text
         report = preflight(asked.config, config_of(asked.config.policy.path), asked.topology,
                            answer_tokens=asked.answer_tokens, accepted_share=asked.accepted_share,
-                           every_variant=asked.every_variant, progress=lambda line: print(line, file=sys.stderr))
+                           progress=lambda line: print(line, file=sys.stderr))
         print(text(report))
         return 0 if report.fits else 2
 

@@ -9,7 +9,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from nft_jax.config import Config
@@ -105,9 +106,9 @@ def estimate_of(config: Config, model: ModelConfig, topology: Topology, *, answe
 
 
 def preflight(config: Config, model: ModelConfig, topology: Topology, *, answer_tokens: int = 0,
-              accepted_share: float = 0.5, every_variant: bool = False,
+              accepted_share: float = 0.5,
               progress: Callable[[str], None] | None = None) -> Report:
-    """Compile the programs of a run for `topology`, each kind in its largest variant or in every one, and weigh them.
+    """Compile the programs of a run for `topology`, each kind in its largest variant, and weigh them.
 
     GPU programs are compiled for as many virtual CPU devices. Arguments and collectives are read from these programs.
     Temporaries depend on the kernels, so they come from the memory model. Errors as `estimate_of`.
@@ -115,23 +116,18 @@ def preflight(config: Config, model: ModelConfig, topology: Topology, *, answer_
     sketch = estimate_of(config, model, topology, answer_tokens=answer_tokens, accepted_share=accepted_share)
     plan, sampler = sketch.plan, sketch.sampler
     programs = programs_of(plan, sampler)
-    wanted = programs if every_variant else list(largest(programs).values())
-    compiled = compile_programs(wanted, plan.mesh.size, progress)
-    work, lines = flops(plan, sampler), []
-    for kind in largest(programs):
-        found = sorted(((program.size, one) for program, one in zip(wanted, compiled, strict=True)
-                        if program.kind == kind), key=lambda pair: pair[0])
-        lines.append(_line(sketch, kind, [one for _, one in found], sum(p.kind == kind for p in programs),
-                           work.get(kind, 0.0) / plan.mesh.size))
+    kinds, variants, work = largest(programs), Counter(program.kind for program in programs), flops(plan, sampler)
+    compiled = compile_programs(list(kinds.values()), plan.mesh.size, progress)
+    lines = [_line(sketch, kind, variants[kind], work.get(kind, 0.0) / plan.mesh.size, one)
+             for kind, one in zip(kinds, compiled, strict=True)]
     times = estimate(plan, sampler, sketch.memory, topology.device, sketch.assumed,
                      {line.kind: line.received for line in lines})
     return Report(**vars(sketch) | {"estimate": times}, lines=lines, most_rows=_most_rows(sketch, lines),
                   most_slots=_most_slots(sketch, lines))
 
 
-def _line(sketch: Sketch, kind: str, found: Sequence[Compiled], variants: int, operations: float) -> Line:
-    """The line of a kind of program; `found` are its compiled variants, the largest last."""
-    compiled = found[-1]
+def _line(sketch: Sketch, kind: str, variants: int, operations: float, compiled: Compiled) -> Line:
+    """The line of a kind of program, from what the compiler and the memory model say."""
     count = sketch.plan.longest.rows if kind in ROWS else sketch.sampler.slots
     modelled = sketch.memory.temporaries[kind].at(count)
     if compiled.refusal:
@@ -142,8 +138,7 @@ def _line(sketch: Sketch, kind: str, found: Sequence[Compiled], variants: int, o
     else:
         temporaries = compiled.temporaries
     return Line(kind, variants, sketch.memory.beside(kind), compiled.arguments, temporaries, compiled.results,
-                operations, compiled.received, sum(one.seconds for one in found),
-                next((one.refusal for one in found if one.refusal), ""))
+                operations, compiled.received, compiled.seconds, compiled.refusal)
 
 
 def calibrated(split: Split, temporaries: float, count: int) -> Split:
