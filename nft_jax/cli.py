@@ -79,7 +79,7 @@ def print_summary(config: Config, summary: dict) -> None:
 
 def run(arguments: Arguments, show: Callable[[Config, dict], None] = print_summary) -> dict | None:
     """Train as the command line says; returns the summary, which `show` has told the user. None after --dry-run."""
-    with ends_together(), one_paragraph_errors("the same command goes on from the newest checkpoint"):
+    with one_paragraph_errors("the same command goes on from the newest checkpoint"), ends_together():
         if arguments.dry_run:
             from nft_jax.preflight.dry_run import describe
             from nft_jax.train.opening import preview

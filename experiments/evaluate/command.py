@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, make_dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import tyro
 
@@ -50,17 +50,21 @@ SAMPLING = {
     "scripts_32b": Official(1.0, 0.7, 1024, 7168),
 }
 NO_RUN = Config(data=DataConfig(template=BOXED))      # the settings of a model that is no run's
+Sampling = Literal["paper_7b", "paper_32b", "scripts_7b", "scripts_32b"]
 Files = make_dataclass("Files", [(name, str, field(default="")) for name in SETS], frozen=True)
 Files.__doc__ = "A file for each set that is not to come from the hub."
 
 
+@dataclass(frozen=True)
+class Which:
+    """The flags that decide what the others are when they are not given."""
+    model: str = ""
+    sampling: Sampling | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
-    """The flags of the command. None: as in --sampling, else as in the run, else as in paper_7b."""
-    model: str
-    """Folder in Hugging Face layout, hub model, or folder of a run."""
-    step: str = "latest"
-    """Of a run: the checkpoint, latest, best or its step."""
+class Arguments(AnswerConfig):
+    """The flags of the command."""
     suite: str = "math"
     """math, paper, or names of sets with commas; NAME=FILE are questions of your own."""
     data: Files = field(default_factory=Files)
@@ -74,93 +78,65 @@ class Arguments:
     """Answers to every question; 0 = as the paper for each set."""
     limit: int = 0
     """Only the first so many questions of each set; 0 = all."""
-    sampling: Literal["paper_7b", "paper_32b", "scripts_7b", "scripts_32b"] | None = None
+    sampling: Sampling | None = None
     """Temperature, top-p and lengths of the paper (7B: 1.0, 32B: 0.6) or of its scripts (7B: 0.6,
-    32B: 1.0)."""
-    temperature: float | None = None
-    """0 is greedy."""
-    top_k: int | None = None
-    """0 is off."""
-    top_p: float | None = None
-    """1 is off."""
-    min_p: float | None = None
-    """0 is off."""
-    max_prompt_tokens: int | None = None
-    """Longer prompts are skipped and counted."""
-    max_new_tokens: int | None = None
-    """A longer answer is cut."""
+    32B: 1.0). Without it, a run is sampled as in its configuration, a model as in paper_7b."""
     template: str = ""
     """User message for all sets; {problem} is replaced by the question. Empty: as each set says."""
-    system: str | None = None
+    system: str = ""
     """System message."""
-    seed: int | None = None
-    """Seed of sampling; default: the run's, or 0."""
-    mode: Literal["equivalent", "strict", "lenient"] | None = None
+    mode: Literal["equivalent", "strict", "lenient"] = "equivalent"
     """How answers are compared."""
     workers: int = VerifierConfig().workers
     """Processes of the verifier."""
-    dtype: Literal["float32", "bfloat16"] | None = None
-    """Type of the computation."""
-    kv_dtype: Literal["compute", "int8"] | None = None
-    """Keys and values while decoding."""
-    weight_dtype: Literal["compute", "int8"] | None = None
-    """The layers' matrices while decoding."""
-    tensor: int = 1
-    """Devices that share one copy of the model."""
-    slots: int = 0
-    """Answers decoded at the same time; 0 = what memory allows."""
-    block_size: int = AnswerConfig.block_size
-    """Decode steps between two looks of the host at what has finished."""
-    part_prompts: int = 0
-    """Questions of a part; 0 = chosen from the slots."""
 
-
-class Settled(NamedTuple):
-    """A command line with every default decided."""
-    answers: AnswerConfig
-    verifier: VerifierConfig
-    sets: list[Asked]
+    def __post_init__(self):
+        super().__post_init__()
+        self.require(self.n >= 0, "n", "use 1 or more, or 0 (as the paper for each set).")
+        self.require(self.limit >= 0, "limit", "use 1 or more, or 0 (all).")
+        self.require(self.workers >= 1, "workers", "use 1 or more.")
+        self.require(not self.template or "{problem}" in self.template, "template",
+                     "it must contain {problem}.")
 
 
 def parse(arguments: list[str] | None = None) -> Arguments:
-    """The command line."""
-    return tyro.cli(Arguments, prog="python -m experiments.evaluate", description=__doc__, args=arguments)
+    """The command line. What a flag is without being given depends on --model and --sampling."""
+    which, _ = tyro.cli(Which, args=arguments, return_unknown_args=True, add_help=False)
+    return tyro.cli(Arguments, prog="python -m experiments.evaluate", description=__doc__, args=arguments,
+                    default=defaults(run_config(which.model), which.sampling), config=(tyro.conf.UseAppendAction,))
 
 
-def settle(given: Arguments, run: Config | None) -> Settled:
-    """Decides every default: a flag, then --sampling, then the run, then the paper's 7B.
+def run_config(model: str) -> Config | None:
+    """The configuration of a run's folder; None for other models."""
+    from nft_jax.record.folder import is_run, read_run
+    return read_run(model).config if model and is_run(model) else None
 
-    Raises InputError for a value out of range, and for sets that are not known.
-    """
+
+def defaults(run: Config | None, sampling: Sampling | None) -> Arguments:
+    """Every flag as in --sampling, else as in the run, else as in paper_7b."""
     config = NO_RUN if run is None else run
-    rollout, evaluation, verifier = config.rollout, config.evaluation, config.verifier
-    values = {"temperature": evaluation.temperature, "top_k": evaluation.top_k, "top_p": evaluation.top_p,
-              "min_p": evaluation.min_p, "max_prompt_tokens": config.data.max_prompt_tokens,
-              "max_new_tokens": rollout.max_new_tokens, "dtype": config.policy.compute_dtype,
-              "kv_dtype": rollout.kv_dtype, "weight_dtype": rollout.weight_dtype, "seed": config.seed}
-    if given.sampling or run is None:
-        values |= SAMPLING[given.sampling or "paper_7b"]._asdict()
-    values |= {name: getattr(given, name) for name in values if getattr(given, name) is not None}
-    answers = AnswerConfig(
-        **values, model=given.model, step=given.step, stop=rollout.stop, stop_token_ids=rollout.stop_token_ids,
-        tensor=given.tensor, slots=given.slots, block_size=given.block_size, part_prompts=given.part_prompts)
-    for name, holds, remedy in (
-            ("n", given.n >= 0, "use 1 or more, or 0 (as the paper for each set)"),
-            ("limit", given.limit >= 0, "use 1 or more, or 0 (all)"),
-            ("workers", given.workers >= 1, "use 1 or more"),
-            ("template", not given.template or "{problem}" in given.template, "it must contain {problem}")):
-        if not holds:
-            raise InputError(f"--{name} is {getattr(given, name)!r}: {remedy}.")
-    data = replace(config.data, max_prompt_tokens=answers.max_prompt_tokens,
-                   system=config.data.system if given.system is None else given.system)
-    verifier = replace(verifier, reward=evaluation.reward or verifier.reward, mode=given.mode or verifier.mode,
-                       workers=given.workers)
-    return Settled(answers, verifier, sets_asked(given, data))
+    rollout, evaluation = config.rollout, config.evaluation
+    values: dict[str, Any] = {
+        "temperature": evaluation.temperature, "top_k": evaluation.top_k, "top_p": evaluation.top_p,
+        "min_p": evaluation.min_p, "max_prompt_tokens": config.data.max_prompt_tokens,
+        "max_new_tokens": rollout.max_new_tokens}
+    if sampling or run is None:
+        values |= SAMPLING[sampling or "paper_7b"]._asdict()
+    return Arguments(
+        **values, model=tyro.MISSING, seed=config.seed, dtype=config.policy.compute_dtype, kv_dtype=rollout.kv_dtype,
+        weight_dtype=rollout.weight_dtype, stop=rollout.stop, stop_token_ids=rollout.stop_token_ids,
+        system=config.data.system, mode=config.verifier.mode)
 
 
-def sets_asked(given: Arguments, data: DataConfig) -> list[Asked]:
-    """The sets of the suite, each with the place that it is read from. Raises InputError for
-    unknown ones.
+def verifier_of(given: Arguments, run: Config | None) -> VerifierConfig:
+    """The run's verifier, with the reward of its evaluations and the flags of the command."""
+    config = NO_RUN if run is None else run
+    return replace(config.verifier, reward=config.evaluation.reward or config.verifier.reward, mode=given.mode,
+                   workers=given.workers)
+
+
+def sets_asked(given: Arguments, run: Config | None) -> list[Asked]:
+    """The sets of the suite, each with the place that it is read from. Raises InputError for unknown ones.
 
     A file of --data.NAME comes before one in --data-folder, and that before the hub.
     """
@@ -168,6 +144,8 @@ def sets_asked(given: Arguments, data: DataConfig) -> list[Asked]:
     if not named:
         raise InputError(f"--suite is {given.suite!r}: name a suite ({', '.join(SUITES)}) or sets ({', '.join(SETS)}); "
                          "questions of your own are NAME=FILE.")
+    data = replace((NO_RUN if run is None else run).data, max_prompt_tokens=given.max_prompt_tokens,
+                   system=given.system)
     files, asked = asdict(given.data), []
     for name, own in named:
         here = [given.data_folder / f"{name}{kind}" for kind in (".jsonl", ".parquet")] if given.data_folder else []
@@ -175,10 +153,8 @@ def sets_asked(given: Arguments, data: DataConfig) -> list[Asked]:
         # A set of one's own does not say how many answers it wants: one.
         samples = given.n or int(name not in SETS)
         one = ask(name, source, EvaluationConfig(samples=samples, split=given.split), data)
-        changes = {"limit": given.limit}
-        if given.template:
-            changes["template"] = given.template
-        asked.append(one._replace(data=replace(one.data, **changes)))
+        asked.append(one._replace(data=replace(one.data, limit=given.limit,
+                                               template=given.template or one.data.template)))
     return asked
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from experiments.evaluate.command import Arguments, settle
+from experiments.evaluate.command import Arguments, run_config, sets_asked, verifier_of
 from experiments.evaluate.table import markdown
 from nft_jax.model.hf import load_tokenizer
-from nft_jax.record.folder import is_run, read_run
 from nft_jax.record.parts import Parts
 from nft_jax.record.weights import Weights, find_weights
 from nft_jax.rollout.answers import answer, identity, questions_of, say
@@ -23,13 +22,14 @@ def evaluate(given: Arguments) -> str:
     InputError."""
     require_alone("experiments.evaluate")
     use_compilation_cache()
+    run = run_config(given.model)
     # The flags are checked before a model of the hub is downloaded.
-    settings, verifier, asked = settle(given, read_run(given.model).config if is_run(given.model) else None)
+    verifier, asked = verifier_of(given, run), sets_asked(given, run)
     weights = find_weights(given.model, given.step)
-    require_positions(weights.config, settings.max_prompt_tokens, settings.max_new_tokens,
+    require_positions(weights.config, given.max_prompt_tokens, given.max_new_tokens,
                       fields=("--max-prompt-tokens", "--max-new-tokens"))
     tokenizer, out = load_tokenizer(weights.folder), given.out or default_out(weights)
-    common, tables, skipped = identity(settings, weights, verifier), [], {}
+    common, tables, skipped = identity(given, weights, mode=verifier.mode, reward=verifier.reward), [], {}
     for one in asked:
         try:
             held, report = read_set(one, tokenizer, one.name, verifier.reward)
@@ -39,9 +39,9 @@ def evaluate(given: Arguments) -> str:
         say(f"{held.name}: {report}")
         skipped[held.name] = len(report.skipped)
         tables.append((held, Parts(out / f"{held.name}.parquet", common | questions_of(held), judged=True)))
-    answer(settings, weights, tokenizer, tables, evaluation_key(settings.seed), verifier)
+    answer(given, weights, tokenizer, tables, evaluation_key(given.seed), verifier)
     summaries = {held.name: summarise_table(parts.out, skipped[held.name]) for held, parts in tables}
-    text = markdown(summaries, f"T {settings.temperature:g}, top-p {settings.top_p:g}")
+    text = markdown(summaries, f"T {given.temperature:g}, top-p {given.top_p:g}")
     (out / "table.md").write_text(text)
     del common["weights"]
     (out / "summary.json").write_text(json.dumps({

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from nft_jax.record import folder as record
 from nft_jax.record.folder import RunFolder
-from nft_jax.record.folder import read_run as folder_reader
 from nft_jax.types import InputError
 
 ACCURACY = "evaluation/accuracy/all"
@@ -23,7 +23,7 @@ KEPT = (ACCURACY, "accuracy/all", ENTROPY, "length/all", "truncated_share", "gra
 
 def read_run(folder: Path) -> RunFolder:
     """The run in `folder`. Raises InputError where there is no run with at least one row."""
-    run = folder_reader(folder, "the run folder")
+    run = record.read_run(folder, "the run folder")
     if not run.rows:
         raise InputError(f"the run folder is {str(folder)!r}, whose metrics.jsonl has no row yet: leave it out.")
     return run

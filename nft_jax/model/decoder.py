@@ -148,8 +148,10 @@ class Block(nn.Module):
         """q [B, K, G, T, E], k and v [B, K, T, E] -> like q, by full or by local attention. local: as `enter`."""
         c = self.config
         # Each kind is compiled with its own window, because kernels need it as a constant.
-        windowed, full = (partial(over_mesh(attend, self.compute.mesh), scale=c.attention_scale, window=window,
-                                  implementation=self.compute.attention) for window in (c.window, 0))
+        windowed, full = (
+            over_mesh(partial(attend, scale=c.attention_scale, window=window,
+                              implementation=self.compute.attention), self.compute.mesh)
+            for window in (c.window, 0))
         if isinstance(local, bool):
             return (windowed if local else full)(q, k, v, segment_ids)
         return jax.lax.cond(local, windowed, full, q, k, v, segment_ids)

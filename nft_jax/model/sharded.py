@@ -86,8 +86,8 @@ def gather_weights(weights: dict, compute: Compute) -> dict:
 
 
 def over_mesh(attend: Callable, mesh: Mesh | None) -> Callable:
-    """`attend` of `nft_jax.model.attention`, each device with its rows, its heads, and the queries
-    of its tokens.
+    """`attend(q, k, v, segment_ids)`, each device with its rows, its heads, and the queries of its
+    tokens. Shapes as `nft_jax.model.attention.attend`, which also takes `start=`.
 
     Keys and values are gathered over `context`: with grouped queries they are the smaller part. A
     device's scores are [T / context, T]. Where `tensor` exceeds the kv heads, the kv heads are
@@ -100,7 +100,7 @@ def over_mesh(attend: Callable, mesh: Mesh | None) -> Callable:
     queries = partition_spec(("batch", "kv_heads", None, "context", None))
     keys = partition_spec(("batch", "kv_heads", "context", None))
 
-    def call(q_BKGTD, k_BKTD, v_BKTD, segment_ids_BT, **settings):
+    def call(q_BKGTD, k_BKTD, v_BKTD, segment_ids_BT):
         batch, kv_heads, group, length, head_dim = q_BKGTD.shape
         repeats = 1 if kv_heads % tensor == 0 else tensor // kv_heads if tensor % kv_heads == 0 else group
         if repeats > 1:
@@ -109,9 +109,9 @@ def over_mesh(attend: Callable, mesh: Mesh | None) -> Callable:
 
         def local(q, k, v, segment_ids):
             if context == 1:
-                return attend(q, k, v, segment_ids, **settings)
+                return attend(q, k, v, segment_ids)
             k, v = (jax.lax.all_gather(x, "context", axis=2, tiled=True) for x in (k, v))
-            return attend(q, k, v, segment_ids, start=jax.lax.axis_index("context") * q.shape[3], **settings)
+            return attend(q, k, v, segment_ids, start=jax.lax.axis_index("context") * q.shape[3])
 
         # check_vma is off: kernels do not support it, and it has nothing to find, because every
         # array with a gradient is sharded over every axis.

@@ -39,8 +39,8 @@ def kl_estimate(kind: Literal["k1", "k2", "k3"], logprobs: Array, reference_logp
 
     kind  value              derivative by logprobs   expected gradient where the tokens are the policy's own
     k1    -d                 1                        0: the mean of a score function. Nothing but noise
-    k2    d^2 / 2            -d                       that of KL(policy || reference), exactly
-    k3    exp(d) - 1 - d     1 - exp(d)               that of KL(reference || policy), exactly
+    k2    d^2 / 2            -d                       grad KL(policy || reference), exactly
+    k3    exp(d) - 1 - d     1 - exp(d)               grad KL(reference || policy), exactly
 
     Why: E[score] = 0, so E[-d score] is the gradient of E[-d]. And E[-exp(d) score] is minus the
     expected score over the reference's tokens. As values, k1 and k3 are unbiased and k2 is not; k2

@@ -1,8 +1,10 @@
-"""Copies of a run's metrics beside `metrics.jsonl`: TensorBoard, Weights & Biases, trackio (`config.writers`).
+"""Copies of a run's metrics beside `metrics.jsonl`: TensorBoard, Weights & Biases, trackio
+(`config.writers`).
 
 1. `require_writers` refuses a writer whose package is not installed, before anything is read.
 2. `open_writers` opens the writers of a run; only then are their packages imported.
-3. `Mirror` hands rows to a writer in a thread, so a tracker's server may be away without costing the run anything.
+3. `Mirror` hands rows to a writer in a thread, so a tracker's server may be away without costing
+   the run anything.
 """
 from __future__ import annotations
 
@@ -59,9 +61,9 @@ def open_writers(folder: Path, last_step: int, rows: Sequence[dict], config: Con
 class Mirror:
     """A Writer that never fails and never waits: a thread hands the rows to `writer`.
 
-    Rows that `writer` refuses are tried again every `pause` seconds. At most MIRRORED_ROWS rows wait; the oldest of
-    more are dropped and counted. `say` gets a line when the writer begins to fail, when it recovers, and at the end
-    the number of rows that it never took.
+    Rows that `writer` refuses are tried again every `pause` seconds. At most MIRRORED_ROWS rows
+    wait; the oldest of more are dropped and counted. `say` gets a line when the writer begins to
+    fail, when it recovers, and at the end the number of rows that it never took.
     """
 
     def __init__(self, writer: Writer, name: str, say: Callable[[str], None], pause: float = 10.0):
@@ -80,8 +82,8 @@ class Mirror:
                 self._dropped += 1
             self._changed.notify_all()
 
-    # Both broad excepts below are deliberate. A tracker's package raises whatever its server, its network and its own
-    # mistakes bring; `_fails` reports the error, and `close` counts the rows.
+    # Both broad excepts below are deliberate. A tracker's package raises whatever its server, its
+    # network and its own mistakes bring; `_fails` reports the error, and `close` counts the rows.
     def _work(self) -> None:
         while row := self._next():
             try:
@@ -109,7 +111,8 @@ class Mirror:
             return self._rows[0] if self._rows else None
 
     def _fails(self, error: Exception) -> bool:
-        """Reports the first error of several in a row, then waits `pause` seconds. Returns True when the run ends."""
+        """Reports the first error of several in a row, then waits `pause` seconds. Returns True
+        when the run ends."""
         if not self._failing:
             self._say(f"{self._name}: does not take metrics ({reason(error)}). They are kept and tried again; the run "
                       "goes on, and metrics.jsonl has them")
@@ -138,10 +141,12 @@ class Mirror:
 
 
 class TensorBoard:
-    """Event files in the run's folder tensorboard/. TensorBoard hides events after `last_step`: they come again."""
+    """Event files in the run's folder tensorboard/. TensorBoard hides events after `last_step`:
+    they come again."""
 
-    # tensorboardX's SummaryWriter has a thread that dies when the disk is full; writing then blocks forever. Its
-    # RecordWriter may leave half a record in the file then, and TensorBoard stops reading there.
+    # tensorboardX's SummaryWriter has a thread that dies when the disk is full; writing then blocks
+    # forever. Its RecordWriter may leave half a record in the file then, and TensorBoard stops
+    # reading there.
 
     def __init__(self, folder: Path, last_step: int):
         from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -172,12 +177,12 @@ class TensorBoard:
 class WeightsAndBiases:
     """A run of wandb. Its id is kept in the run folder (`wandb.json`), so a continued run continues it there.
 
-    Steps that the server has are not sent again: wandb would keep the numbers of the first time. Steps of `rows` that
-    the server lacks are sent at the start. Offline there is no server to ask, so the newest of wandb's files has every
-    row. `--fresh` removes the id.
+    Steps that the server has are not sent again: wandb would keep the numbers of the first time.
+    Steps of `rows` that the server lacks are sent at the start. Offline there is no server to ask,
+    so the newest of wandb's files has every row. `--fresh` removes the id.
 
-    wandb obeys its own variables (WANDB_MODE, WANDB_ENTITY, ...). WANDB_PROJECT defaults to nft_jax. Raises InputError
-    when wandb does not start.
+    wandb obeys its own variables (WANDB_MODE, WANDB_ENTITY, ...). WANDB_PROJECT defaults to
+    nft_jax. Raises InputError when wandb does not start.
     """
 
     def __init__(self, folder: Path, rows: Sequence[dict], config: Config):
@@ -197,12 +202,13 @@ class WeightsAndBiases:
 class Trackio:
     """A run of trackio. trackio knows a run by its name: the configuration's name, followed by an id.
 
-    The run folder keeps the id and the last step sent (`trackio.json`), so a continued run continues it there. No step
-    is sent twice. Steps of `rows` after the last one sent are sent at the start. trackio stores rows every half second:
-    a kill in between loses the last ones. `--fresh` removes the file.
+    The run folder keeps the id and the last step sent (`trackio.json`), so a continued run
+    continues it there. No step is sent twice. Steps of `rows` after the last one sent are sent at
+    the start. trackio stores rows every half second: a kill in between loses the last ones.
+    `--fresh` removes the file.
 
-    trackio obeys its own variables (TRACKIO_DIR, TRACKIO_SPACE_ID, ...). TRACKIO_PROJECT defaults to nft_jax. Raises
-    InputError when trackio does not start.
+    trackio obeys its own variables (TRACKIO_DIR, TRACKIO_SPACE_ID, ...). TRACKIO_PROJECT defaults
+    to nft_jax. Raises InputError when trackio does not start.
     """
 
     def __init__(self, folder: Path, rows: Sequence[dict], config: Config):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from functools import cache
 from typing import Any
 
@@ -35,17 +35,15 @@ from nft_jax.types import Group, Prompt, Rollout
 from nft_jax.verify import Verifier
 
 PART_ROUNDS = 8          # a part fills every slot so many times: little of it waits for its last answer
-NO_IDENTITY = ("out", "tensor", "slots", "block_size", "part_prompts")     # settings that change no answer
+SPEED = ("tensor", "slots", "block_size", "part_prompts")     # settings that change no answer
 
 
-def identity(settings: AnswerConfig, weights: Weights, verifier: VerifierConfig | None = None) -> dict[str, Any]:
-    """What the answers to any set, and their verdicts, depend on; `questions_of` says the rest."""
-    found = {name: value for name, value in asdict(settings).items() if name not in NO_IDENTITY}
+def identity(settings: AnswerConfig, weights: Weights, **more: str) -> dict[str, Any]:
+    """What the answers to any set depend on, and `more`; `questions_of` says the rest."""
+    found = {each.name: getattr(settings, each.name) for each in fields(AnswerConfig) if each.name not in SPEED}
     if weights.step is not None:
         found["step"] = weights.step
-    if verifier is not None:
-        found |= {"mode": verifier.mode, "reward": verifier.reward}
-    return found | {"weights": weights.files}
+    return found | more | {"weights": weights.files}
 
 
 def questions_of(held: HeldOut) -> dict[str, Any]:
@@ -97,7 +95,7 @@ def _fill(settings: AnswerConfig, weights: Weights, tokenizer, missing: Sequence
             for (held, parts), sizes in zip(missing, chosen, strict=True)]
     bar = AnswerBar(sum(len(held.prompts) * held.samples for held, _ in missing),
                     sum(count * held.samples for count, (held, _) in zip(done, missing, strict=True)))
-    with bar:
+    with bar.bar:
         for (held, parts), sizes, count in zip(missing, chosen, done, strict=True):
             def answers(prompts: Sequence[Prompt], held=held, slots=sizes["slots"]) -> Iterable:
                 asked = decoding, prompts, held.samples, key, held.stream, settings
@@ -155,13 +153,6 @@ class AnswerBar:
                             TextColumn("{task.fields[speed]}"), TextColumn("left"), TimeRemainingColumn(),
                             console=console, transient=True, disable=not console.is_terminal)
         self.task = self.bar.add_task("", total=answers, completed=done, speed="")
-
-    def __enter__(self) -> AnswerBar:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
 
     def block(self, tokens: int) -> None:
         """So many tokens were decoded."""

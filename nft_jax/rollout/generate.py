@@ -41,9 +41,7 @@ class Arguments(AnswerConfig):
     """System message."""
     limit: int = 0
     """Only the first so many questions; 0 = all."""
-    stop: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    stop_token_ids: Annotated[tuple[int, ...], tyro.conf.UseAppendAction,
-                              tyro.conf.arg(aliases=("--stop-token-id",))] = ()
+    stop_token_ids: Annotated[tuple[int, ...], tyro.conf.arg(aliases=("--stop-token-id",))] = ()
 
     def __post_init__(self):
         super().__post_init__()
@@ -55,7 +53,8 @@ class Arguments(AnswerConfig):
 
 def parse(arguments: list[str] | None = None) -> Arguments:
     """The command line. Raises InputError for a value out of range."""
-    return tyro.cli(Arguments, prog="python -m nft_jax.rollout.generate", description=__doc__, args=arguments)
+    return tyro.cli(Arguments, prog="python -m nft_jax.rollout.generate", description=__doc__, args=arguments,
+                    config=(tyro.conf.UseAppendAction,))
 
 
 def generate(given: Arguments) -> Path:
@@ -85,7 +84,8 @@ def generate(given: Arguments) -> Path:
     say(f"prompts: {report}")
     held = HeldOut(given.out.name, [question.prompt(index) for index, question in enumerate(questions)],
                    given.num_samples, stream=0)
-    parts = Parts(given.out, identity(given, weights) | questions_of(held))
+    settings = identity(given, weights, template=given.template, system=given.system)
+    parts = Parts(given.out, settings | questions_of(held))
     # A sampler for the longest prompt there is takes less memory than one for the longest allowed.
     sized = replace(given, max_prompt_tokens=max(len(prompt.tokens) for prompt in held.prompts))
     answer(sized, weights, tokenizer, [(held, parts)], jax.random.key(given.seed))

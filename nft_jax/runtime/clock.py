@@ -1,4 +1,5 @@
-"""Where the time of a step goes: seconds of each phase, and a timeline of some steps for xprof or Perfetto."""
+"""Where the time of a step goes: seconds of each phase, and a timeline of some steps for xprof or
+Perfetto."""
 from __future__ import annotations
 
 import time
@@ -43,7 +44,8 @@ class Clock:
         self.seconds[name] = time.perf_counter() - self._first[name]
 
     def lap(self) -> dict[str, float]:
-        """Starts the next lap. Returns the seconds of each phase in this lap, and of the whole lap as "step"."""
+        """Starts the next lap. Returns the seconds of each phase in this lap, and of the whole lap
+        as "step"."""
         seconds = self.seconds | {"step": time.perf_counter() - self.started}
         self._begin()
         return seconds

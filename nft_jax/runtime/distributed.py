@@ -1,12 +1,13 @@
 """One run, many processes: how they find each other, exchange values, and end together.
 
-1. `initialise` reads from the environment whether there are other processes: our variables, SLURM, Open MPI, a TPU
-   pod, or a Kubernetes JobSet. It meets them at the coordinator's address (`meet`) and starts `jax.distributed`.
-   It does nothing if the environment names no others.
-2. `together` is for work that one process may fail at alone, such as reading inputs: all succeed, or all stop.
+1. `initialise` reads from the environment whether there are other processes: our variables, SLURM,
+   Open MPI, a TPU pod, or a Kubernetes JobSet. It meets them at the coordinator's address (`meet`)
+   and starts `jax.distributed`. It does nothing if the environment names no others.
+2. `together` is for work that one process may fail at alone, such as reading inputs: all succeed,
+   or all stop.
 3. `gather` gives every process the values of all.
-4. `ends_together` is for every other error. The process that fails ends at once. The others would wait for it in a
-   collective, so they show its error and end too (`nft_jax.runtime.stops`).
+4. `ends_together` is for every other error. The process that fails ends at once. The others would
+   wait for it in a collective, so they show its error and end too (`nft_jax.runtime.stops`).
 
 With one process all of these do nothing. This module does not import jax: the command line reads it first.
 """
@@ -28,7 +29,7 @@ import numpy as np
 
 from nft_jax.config.differences import differences
 from nft_jax.runtime import stops
-from nft_jax.types import InputError
+from nft_jax.types import Halted, InputError
 
 VARIABLES = ("NFT_COORDINATOR", "NFT_NUM_PROCESSES", "NFT_PROCESS_ID")
 TIMEOUT = 300.0            # seconds in which all processes must have come
@@ -58,7 +59,8 @@ class Cluster(NamedTuple):
 def cluster_of(environment: Mapping[str, str], timeout: float = TIMEOUT) -> Cluster | None:
     """The processes that the environment names; None if there is only this one.
 
-    Raises InputError for variables that are missing or make no sense, and if jax's detection of clusters fails."""
+    Raises InputError for variables that are missing or make no sense, and if jax's detection of
+    clusters fails."""
     given = {name: environment[name] for name in VARIABLES if environment.get(name)}
     if given == {"NFT_NUM_PROCESSES": "1"}:
         return None
@@ -175,11 +177,12 @@ def require_alone(command: str) -> None:
 
 # --- the meeting
 #
-# Why not jax.distributed.initialize alone? It knows a missing process, two processes of one number and a coordinator
-# that nobody can reach. But its C++ client then aborts the process (xla/pjrt/distributed/client.h, LOG(FATAL)): no
-# exception, nobody named, no way out. Its key-value store opens only after all have come. So the processes compare
-# what each believes first, over plain sockets, and jax connects processes that fit together. jax's service then takes
-# over the same port.
+# Why not jax.distributed.initialize alone? It knows a missing process, two processes of one number
+# and a coordinator that nobody can reach. But its C++ client then aborts the process
+# (xla/pjrt/distributed/client.h, LOG(FATAL)): no exception, nobody named, no way out. Its key-value
+# store opens only after all have come. So the processes compare what each believes first, over
+# plain sockets, and jax connects processes that fit together. jax's service then takes over the
+# same port.
 
 
 class Hello(NamedTuple):
@@ -193,9 +196,9 @@ class Hello(NamedTuple):
 def meet(cluster: Cluster, timeout: float, error: str = "") -> None:
     """Waits at most `timeout` seconds until all processes have come to the coordinator's address.
 
-    `error` says why this process cannot take part. Process 0 tells every process that came what is wrong, and all
-    raise SharedError: a missing process, two of one number, different counts, an error. A process that cannot reach
-    process 0 raises SharedError too.
+    `error` says why this process cannot take part. Process 0 tells every process that came what is
+    wrong, and all raise SharedError: a missing process, two of one number, different counts, an
+    error. A process that cannot reach process 0 raises SharedError too.
     """
     hello = Hello(cluster.index, cluster.count, socket.gethostname(), error[:5000])
     deadline = time.monotonic() + timeout
@@ -205,7 +208,8 @@ def meet(cluster: Cluster, timeout: float, error: str = "") -> None:
 
 
 def _receive(cluster: Cluster, hello: Hello, deadline: float) -> str:
-    """In process 0: receives the others until all have come, tells them what is wrong ("" if nothing), returns it."""
+    """In process 0: receives the others until all have come, tells them what is wrong ("" if
+    nothing), returns it."""
     port, both = int(cluster.address.rpartition(":")[2]), socket.has_dualstack_ipv6()
     try:
         server = socket.create_server(("", port), family=socket.AF_INET6 if both else socket.AF_INET, backlog=1024,
@@ -302,7 +306,8 @@ def is_first() -> bool:
 
 
 def gather(value: Any) -> list:
-    """The values of all processes, in the order of the processes. Every process must call it at the same place.
+    """The values of all processes, in the order of the processes. Every process must call it at the
+    same place.
 
     A value is anything that pickle takes, of any size. Nothing is compiled after the first call.
     """
@@ -320,10 +325,11 @@ def gather(value: Any) -> list:
 
 @contextmanager
 def together(what: str) -> Iterator[None]:
-    """All processes leave the block, or all raise SharedError with the error of the first that failed at `what`.
+    """All processes leave the block, or all raise SharedError with the error of the first that
+    failed at `what`.
 
-    A process whose own error is not an InputError raises that error, with its traceback. Nothing in the block may
-    wait for another process.
+    A process whose own error is not an InputError raises that error, with its traceback. Nothing in
+    the block may wait for another process.
     """
     error, said = None, ""
     try:
@@ -358,29 +364,27 @@ def require_same(value: Mapping[str, Any], what: str) -> None:
 
 @contextmanager
 def ends_together() -> Iterator[None]:
-    """A process that raises in the block ends at once with its error's status, and the others end with it.
+    """A process that raises in the block ends at once with its error's status, and all others end.
 
     A process that raises before it has met the others tells them at the coordinator's address."""
     try:
         yield
     except BaseException as error:
         status = _status(error)
-        if status and not isinstance(_cause(error), SharedError | GeneratorExit):
-            stops.crashed(_cause(error), status)
+        # The others raise a SharedError themselves, and a status of 0 is no failure.
+        if status and not isinstance(error, SharedError | GeneratorExit):
+            stops.crashed(error, status)
             _excuse(error)
         raise
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The error that a SystemExit was raised for; any other error itself."""
-    return error.__context__ if isinstance(error, SystemExit) and error.__context__ is not None else error
 
 
 def _status(error: BaseException) -> int:
     """The exit status that the error ends a command with."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
-    return 2 if isinstance(error, InputError) else 130 if isinstance(error, KeyboardInterrupt) else 1
+    if isinstance(error, InputError | Halted):
+        return error.status
+    return 130 if isinstance(error, KeyboardInterrupt) else 1
 
 
 def _excuse(error: BaseException) -> None:
@@ -388,4 +392,4 @@ def _excuse(error: BaseException) -> None:
     with suppress(InputError):
         cluster = cluster_of(os.environ)
         if cluster is not None:
-            meet(cluster, 30.0, str(_cause(error)) or type(error).__name__)
+            meet(cluster, 30.0, str(error) or type(error).__name__)

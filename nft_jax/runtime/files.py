@@ -29,8 +29,9 @@ CHUNK = 1 << 20
 def replaced(path: Path, *, writes: bool = True) -> Iterator[Path]:
     """Yields a path to write a file or folder to. It replaces `path` when the block ends without an error.
 
-    A reader finds the old content or the new one, also after a kill. Replacing a folder takes two renames, so for an
-    instant there is neither. With `writes` False another process writes: only the name is given.
+    A reader finds the old content or the new one, also after a kill. Replacing a folder takes two
+    renames, so for an instant there is neither. With `writes` False another process writes: only
+    the name is given.
     """
     partial, old = path.with_name(path.name + ".partial"), path.with_name(path.name + ".old")
     if writes:
@@ -136,9 +137,9 @@ def damage(folder: Path) -> str:
 def held(folder: Path) -> Iterator[str]:
     """Keeps every other process from holding `folder` while the block runs.
 
-    The lock is a flock of the file `lock` in the folder: it ends with the process, however that ends. Yields a remark
-    for the user, "" if all is well: a file system may know no locks. Raises InputError, naming the other process, if
-    another process holds the folder.
+    The lock is a flock of the file `lock` in the folder: it ends with the process, however that
+    ends. Yields a remark for the user, "" if all is well: a file system may know no locks. Raises
+    InputError, naming the other process, if another process holds the folder.
     """
     path = folder / "lock"
     with path.open("a+") as file:

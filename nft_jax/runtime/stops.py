@@ -1,17 +1,18 @@
 """What the processes of a run tell each other beside their collectives: a request to stop, a crash, silence.
 
-All of it goes through the key-value store of jax's coordination service, which needs no devices and no lockstep. With
-one process only `Stop` does anything, and it is a plain flag.
+All of it goes through the key-value store of jax's coordination service, which needs no devices and
+no lockstep. With one process only `Stop` does anything, and it is a plain flag.
 
 The life of a stop, over several processes:
 1. A signal reaches one process.
 2. Its watching thread leaves a note in the store.
-3. Every watching thread finds the note, holds its process at the next point, and writes how many points that has
-   passed.
+3. Every watching thread finds the note, holds its process at the next point, and writes how many
+   points that has passed.
 4. Points are the same in all processes, so the point after the furthest is ahead of everyone: all stop there.
 
-The scheme is TSL's preemption sync manager (jax.experimental.multihost_utils.reached_preemption_sync_point). That one
-knows SIGTERM only and replaces its handler, and it cannot give up work that one process does alone.
+The scheme is TSL's preemption sync manager
+(jax.experimental.multihost_utils.reached_preemption_sync_point). That one knows SIGTERM only and
+replaces its handler, and it cannot give up work that one process does alone.
 """
 from __future__ import annotations
 
@@ -58,7 +59,8 @@ def _print(text: str) -> None:
 class Watch:
     """The watch that process `index` of `count` keeps over the others, in a thread.
 
-    It reads and writes `store` every `poll` seconds. `end(status)` ends this process at once; `say` prints."""
+    It reads and writes `store` every `poll` seconds. `end(status)` ends this process at once; `say`
+    prints."""
 
     def __init__(self, store: Store, index: int, count: int, *, poll: float = POLL_SECONDS,
                  silent: float = SILENT_SECONDS, end: Callable[[int], Any] = os._exit,
@@ -96,9 +98,11 @@ class Watch:
             return self._stop_after is not None and self._passed + alone > self._stop_after
 
     def crash(self, report: str, status: int) -> None:
-        """Shows `report` (a traceback, or a paragraph) on all hosts and ends all processes, this one with `status`.
+        """Shows `report` (a traceback, or a paragraph) on all hosts and ends all processes, this
+        one with `status`.
 
-        If another host crashed before, this error is its consequence: then the first report is shown instead."""
+        If another host crashed before, this error is its consequence: then the first report is
+        shown instead."""
         with self._ending:
             note = {"host": self.index, "name": self._name, "report": report[-20_000:], "status": status}
             try:
@@ -159,8 +163,8 @@ class Watch:
 
     def _look_for_silence(self) -> None:
         """In process 0: names each host that is silent, once. Ends nothing."""
-        # A process that holds Python for long is silent here too. jax's own heartbeat runs in C++ and cannot be held
-        # up, so the ending is left to jax.
+        # A process that holds Python for long is silent here too. jax's own heartbeat runs in C++
+        # and cannot be held up, so the ending is left to jax.
         if self.index:
             return
         now = time.monotonic()
@@ -224,7 +228,8 @@ def watch_other_hosts() -> None:
 
 
 def crashed(error: BaseException, status: int = 1) -> None:
-    """Shows the error on all hosts and ends all processes, this one with `status`. With one process it returns.
+    """Shows the error on all hosts and ends all processes, this one with `status`. With one process
+    it returns.
 
     An error that is meant for the user is shown as its paragraph, any other as its traceback."""
     if _watch is None:
@@ -240,7 +245,8 @@ def crashed(error: BaseException, status: int = 1) -> None:
 class Stop:
     """Whether a run was asked to stop.
 
-    All processes call `reached()` equally often. Each call is a point, and all processes get True at the same one."""
+    All processes call `reached()` equally often. Each call is a point, and all processes get True
+    at the same one."""
 
     def __init__(self):
         self._asked = threading.Event()
@@ -253,8 +259,9 @@ class Stop:
     def reached(self, alone: bool = False) -> bool:
         """Whether to stop here.
 
-        `alone`: this process does work in which no other takes part. It may ask any number of times, and gives the
-        work up when the answer is True. After such work, and before the next collective, there must be a point."""
+        `alone`: this process does work in which no other takes part. It may ask any number of
+        times, and gives the work up when the answer is True. After such work, and before the next
+        collective, there must be a point."""
         return self._asked.is_set() if _watch is None else _watch.reached(alone)
 
     def check(self, alone: bool = False) -> None:

@@ -1,4 +1,5 @@
-"""What a person at a terminal sees: the progress of a run, and how a command ends when it does not end well."""
+"""What a person at a terminal sees: the progress of a run, and how a command ends when it does not
+end well."""
 from __future__ import annotations
 
 import sys
@@ -21,8 +22,9 @@ SHOWN = {"accuracy/all": "train {:.1%}", "evaluation/accuracy/all": "held-out {:
 def one_paragraph_errors(advice: str = "") -> Iterator[None]:
     """Ends the program without a traceback where the error is meant for the user.
 
-    InputError prints one paragraph on stderr and ends with status 2, Halted does so with status 1. Ctrl-C prints
-    "interrupted", followed by `advice`, and ends with status 130. Any other error keeps its traceback (status 1).
+    InputError prints one paragraph on stderr and ends with status 2, Halted does so with status 1.
+    Ctrl-C prints "interrupted", followed by `advice`, and ends with status 130. Any other error
+    keeps its traceback (status 1).
     """
     try:
         yield
@@ -35,7 +37,8 @@ def one_paragraph_errors(advice: str = "") -> Iterator[None]:
 
 
 class Console:
-    """Shows a run of `steps` steps, starting at step `first`: a rich bar on a terminal, one line a step elsewhere."""
+    """Shows a run of `steps` steps, starting at step `first`: a rich bar on a terminal, one line a
+    step elsewhere."""
 
     def __init__(self, steps: int, first: int = 0, quiet: bool = False):
         self.rich = RichConsole(quiet=quiet, highlight=False)
@@ -56,7 +59,8 @@ class Console:
 
     def say(self, text: object) -> None:
         """Prints a line, at any time. The line is dropped if standard output cannot be written."""
-        # Its disk is full or its reader is gone. That is no reason to end a run, and there is nowhere to say it.
+        # Its disk is full or its reader is gone. That is no reason to end a run, and there is
+        # nowhere to say it.
         with suppress(OSError):
             self.rich.print(text, soft_wrap=True)
 

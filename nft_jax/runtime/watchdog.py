@@ -22,11 +22,12 @@ def stacks() -> str:
 
 
 class Watchdog:
-    """A thread that expects a `feed` at least every `seconds`: at the beginning of a phase, after a block of tokens.
+    """A thread that expects a `feed` at least every `seconds`: at the beginning of a phase, after a
+    block of tokens.
 
-    Without one it reports the phase, the step and the stacks of all threads, on stderr and in the file `path`. It
-    reports again only after another feed. With `ends` the report also ends the process, with status 1. With
-    `seconds` 0 it never reports.
+    Without one it reports the phase, the step and the stacks of all threads, on stderr and in the
+    file `path`. It reports again only after another feed. With `ends` the report also ends the
+    process, with status 1. With `seconds` 0 it never reports.
     """
 
     def __init__(self, seconds: float, path: Path, *, ends: bool = False, end: Callable[[int], object] = os._exit):

@@ -1,4 +1,5 @@
-"""Writing to a disk that may be full for a while: what could not be written is kept, tried again, and reported.
+"""Writing to a disk that may be full for a while: what could not be written is kept, tried again,
+and reported.
 
 A full disk is no reason to end a run that took hours of many devices.
 """
@@ -32,15 +33,17 @@ def reason(error: BaseException) -> str:
 
 def of_the_disk(error: Exception) -> bool:
     """Whether `error` says that a file could not be written."""
-    # The library tokenizers is written in Rust. Its errors are plain exceptions, and only their text names the system.
+    # The library tokenizers is written in Rust. Its errors are plain exceptions, and only their
+    # text names the system.
     return isinstance(error, OSError) or "(os error" in str(error)
 
 
 class Writing:
     """Queues of writes. Every queue has a name and keeps the order of its writes.
 
-    A write that the disk refuses stays at the head of its queue. The next write of that queue tries it again, and so
-    does `retry`. `say` gets a line when a queue begins to fail, when it recovers, and for everything given up.
+    A write that the disk refuses stays at the head of its queue. The next write of that queue tries
+    it again, and so does `retry`. `say` gets a line when a queue begins to fail, when it recovers,
+    and for everything given up.
     """
 
     def __init__(self, say: Callable[[str], None]):

@@ -1,4 +1,4 @@
-"""The README's objective, in a run."""
+"""The objective of the objectives' README, in a run."""
 import re
 import runpy
 from pathlib import Path
@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_objective_of_the_readme_trains_and_is_kept(tmp_path, monkeypatch, small_run):
     """One small step in place of quickstart's forty. With another threshold the run is refused."""
-    code, = (block for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-             if "objective=" in block)
+    page = (ROOT / "nft_jax/objectives/README.md").read_text()
+    code, = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "objective=" in block)
     small = small_run("", steps=1, evaluation=EvaluationConfig(questions=4, samples=2, every=0))
     monkeypatch.setitem(PRESETS, "quickstart", small)
     monkeypatch.chdir(tmp_path)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from experiments.evaluate.command import SAMPLING, main, parse, settle
+from experiments.evaluate.command import SAMPLING, main, parse, sets_asked, verifier_of
 from experiments.evaluate.table import markdown
 from nft_jax.config import Config, EvaluationConfig, RolloutConfig, VerifierConfig
 from nft_jax.data.benchmarks import SETS
@@ -132,29 +132,36 @@ def test_both_official_temperatures_and_lengths():
     assert SAMPLING["paper_7b"][2:] == (512, 3584) and SAMPLING["scripts_32b"][2:] == (1024, 7168)
 
 
-def test_what_a_flag_is_when_it_is_not_given():
+def test_what_a_flag_is_when_it_is_not_given(monkeypatch):
     """A flag, then --sampling, then the run, then the paper's 7B."""
-    run = Config(seed=5, rollout=RolloutConfig(max_new_tokens=99, stop=("!",)), verifier=VerifierConfig(mode="strict"),
-                 evaluation=EvaluationConfig(temperature=0.3, top_p=0.9))
-    bare, flags = ["--model", "m"], ["--model", "m", "--sampling", "paper_32b", "--top-p", "0.5"]
-    settled = [settle(parse(arguments), of) for arguments, of in ((bare, None), (bare, run), (flags, run))]
-    names = "temperature", "top_p", "max_new_tokens", "seed", "stop"
-    assert [[getattr(one.answers, name) for name in names] for one in settled] == [
-        [1.0, 0.7, 3584, 0, ()], [0.3, 0.9, 99, 5, ("!",)], [0.6, 0.5, 14_336, 5, ("!",)]]
-    assert [one.verifier.mode for one in settled] == ["equivalent", "strict", "strict"]
+    run = Config(seed=5, rollout=RolloutConfig(max_new_tokens=99, stop=("!",)),
+                 verifier=VerifierConfig(mode="strict", deadline=9.0),
+                 evaluation=EvaluationConfig(temperature=0.3, top_p=0.9, reward="code"))
+    names = "temperature", "top_p", "max_new_tokens", "mode", "seed", "stop"
+
+    def found(of, *flags):
+        monkeypatch.setattr("experiments.evaluate.command.run_config", lambda model: of)
+        given = parse(["--model", "m", *flags])
+        return [getattr(given, name) for name in names]
+
+    assert found(None) == [1.0, 0.7, 3584, "equivalent", 0, ()]
+    assert found(run) == [0.3, 0.9, 99, "strict", 5, ("!",)]
+    assert found(run, "--sampling", "paper_32b", "--top-p", "0.5") == [0.6, 0.5, 14_336, "strict", 5, ("!",)]
+    verifier = verifier_of(parse(["--model", "m", "--mode", "lenient"]), run)
+    assert (verifier.mode, verifier.reward, verifier.deadline) == ("lenient", "code", 9.0)
 
 
 def test_where_each_set_is_read_from(tmp_path):
     (tmp_path / "minerva.parquet").write_bytes(b"")
     given = parse(["--model", "m", "--data-folder", str(tmp_path), "--data.aime25", "a.jsonl", "--limit", "7"])
-    asked = {one.name: one for one in settle(given, None).sets}
+    asked = {one.name: one for one in sets_asked(given, None)}
     assert list(asked) == list(SETS) and {one.data.limit for one in asked.values()} == {7}
     assert asked["aime25"].data.source == "a.jsonl"
     assert asked["minerva"].data.source == str(tmp_path / "minerva.parquet")
     assert asked["math500"].data.source == "HuggingFaceH4/MATH-500" and asked["math500"].data.split == "test"
     assert [one.samples for one in asked.values()] == [32, 32, 32, 1, 1, 1, 1]
     with refused("--suite", "minerva,minerva"):
-        settle(parse(["--model", "m", "--suite", "minerva,minerva"]), None)
+        sets_asked(parse(["--model", "m", "--suite", "minerva,minerva"]), None)
 
 
 def test_the_table_beside_the_paper_s_figures():

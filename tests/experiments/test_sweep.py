@@ -153,7 +153,8 @@ def test_a_folder_that_another_process_holds_is_waited_for(written, tmp_path):
 
 def sweeping(folder: Path, body: str) -> subprocess.Popen:
     """A process that sweeps two stubs."""
-    code = ("from tests.experiments.test_sweep import *\n"
+    code = ("import sys; sys.path.insert(0, 'tests/support')\n"
+            "from tests.experiments.test_sweep import *\n"
             f"run_all([stub(Path({str(folder)!r}) / name, {body!r}) for name in ('a', 'b')], [Place()])")
     return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE)
 

@@ -59,8 +59,8 @@ def check(folder: Path) -> Iterator[tuple[bool, str]]:
     stored = check_weights(folder, config)
     kinds = Counter(tensor.dtype.name for tensor in stored.values())
     files = {tensor.file for tensor in stored.values()}
-    yield True, (f"tensors: {len(stored)} in {len(files)} file{'s' * (len(files) > 1)}, of the expected names and "
-                 f"shapes ({', '.join(f'{count} {kind}' for kind, count in kinds.items())})")
+    yield True, (f"tensors: {len(stored)} in {len(files)} {'file' if len(files) == 1 else 'files'}, of the "
+                 f"expected names and shapes ({', '.join(f'{count} {kind}' for kind, count in kinds.items())})")
     if any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json")):
         tokenizer = load_tokenizer(folder)
         yield True, (f"tokenizer: {len(tokenizer):,} ids for {config.vocab_size:,} rows of the embedding, a chat "
