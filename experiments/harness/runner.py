@@ -126,7 +126,7 @@ def run_all(jobs: Sequence[Job], at: Sequence[Place], say: Say = print) -> list[
     """
     waiting = deque({job.folder: job for job in jobs}.values())
     total, done, failed, told = len(waiting), 0, [], set()
-    counting, running, stopping = threading.Lock(), set(), threading.Event()
+    telling, running, stopping = threading.Lock(), set(), threading.Event()
 
     def work(place: Place) -> None:
         nonlocal done
@@ -138,28 +138,26 @@ def run_all(jobs: Sequence[Job], at: Sequence[Place], say: Say = print) -> list[
                 job = waiting.popleft()
             except IndexError:
                 return
-            began = None
-            if not job.finished and not job.held:
-                began = time.monotonic()
-                status = _run(job, place, running, stopping)
-            with counting:
-                if job.finished:
-                    done += 1
-                    took = "" if began is None else f", {(time.monotonic() - began) / 60:.1f} min"
-                    say(f"[{done}/{total}] {job.folder.name}: "
-                        f"{'finished before, ' if began is None else ''}{_result(job)}{took}")
-                    continue
-                # Held now: by another process all along, or by one that was faster than ours.
-                if began is None or job.held:
+            free, began = not (job.finished or job.held), time.monotonic()
+            status = _run(job, place, running, stopping) if free else None
+            # Another process holds the folder: it did all along, or it was faster than ours.
+            busy = not job.finished and (not free or job.held)
+            with telling:
+                if busy:
                     waiting.append(job)
                     if job.folder not in told:
                         told.add(job.folder)
                         say(f"{job.folder.name}: another process writes there; waiting for its end")
+                elif job.finished:
+                    done += 1
+                    minutes = (time.monotonic() - began) / 60
+                    say(f"[{done}/{total}] {job.folder.name}: " + (
+                        f"{_result(job)}, {minutes:.1f} min" if free else f"finished before, {_result(job)}"))
                 else:
                     failed.append(job)
                     say(_failure(job, status))
-                    continue
-            stopping.wait(POLL_SECONDS)
+            if busy:
+                stopping.wait(POLL_SECONDS)
 
     with _forwarded(running, stopping), ThreadPoolExecutor(len(at)) as pool:
         list(pool.map(work, at))

@@ -221,7 +221,7 @@ def finish(run: Run, rollouts: Rollouts, updates: Updates, progress: Progress) -
     """Writes the answers of the step while the devices train, then waits for the updates. Returns the
     metrics."""
     progress.tokens_generated += rollouts.tokens
-    metrics = updates.metrics | rollouts.metrics(run.config, len(progress.carried))
+    metrics = updates.metrics | rollouts.metrics(len(progress.carried))
     with run.clock.phase("write"):
         write_rollouts(run, progress.step, rollouts)
     if updates.batches:

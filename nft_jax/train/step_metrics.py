@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nft_jax.config import Config
 from nft_jax.objectives.terms import summarise_terms
 from nft_jax.record.metrics import answer_metrics, mode_disagreement
 from nft_jax.runtime.files import replaced
@@ -133,15 +132,12 @@ class Rollouts:
     kept: list[Group]                  # the groups it trains on, in the order of the prompt stream
     seen: list[Group]                  # all groups it generated
 
-    def metrics(self, config: Config, carried: int) -> dict[str, float]:
+    def metrics(self, carried: int) -> dict[str, float]:
         """`carried`: how many groups are left for the next step."""
-        out = answer_metrics(self.seen) | {
+        return answer_metrics(self.seen) | mode_disagreement(self.seen) | {
             "groups/generated": len(self.seen), "groups/carried": carried, "tokens/generated": self.tokens,
             "groups/accepted_share": sum(group.has_signal for group in self.seen) / max(len(self.seen), 1),
             "nonfinite/logprobs": nonfinite_logprobs(self.kept)}
-        if config.verifier.reward == "math" and config.verifier.mode == "equivalent":
-            out |= mode_disagreement(self.seen)
-        return out
 
     @property
     def tokens(self) -> int:

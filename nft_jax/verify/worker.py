@@ -4,8 +4,8 @@
    the user's script.
 2. The pool sends it "fork" with one end of a new socket; the forker forks a worker that owns this end.
 3. The worker judges the tasks that arrive on its socket, until the pool closes the other end.
-4. The pool sends "end PID", and the forker kills and reaps the worker. The forker does this because
-   a process id stays reserved until its parent reaps it: the pool could kill a stranger.
+4. The pool sends "end PID", and the forker kills and reaps the worker. Only the parent can do this
+   safely: it keeps the process id reserved until it reaps, so no other process is hit.
 
 No jax in here.
 """

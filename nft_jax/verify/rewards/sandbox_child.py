@@ -62,7 +62,7 @@ def write_all(descriptor, data):
 
 
 def read_all(pipe, child, seconds, most):
-    """(bytes, exit status, failure) of a child: it ends, is out of time, or writes too much.
+    """(output, exit status, failure) of a child; a failure is out of time, or too much output.
 
     The child has ended and is reaped when this returns. Processes that it leaves behind are not
     waited for.
