@@ -87,7 +87,8 @@ def _fill(settings: AnswerConfig, weights: Weights, tokenizer, missing: Sequence
 
     @cache
     def sampler(slots: int) -> Sampler:
-        attention, _ = choose_attention("auto", mesh.devices.flat[0].platform, settings.dtype, weights.config.head_dim)
+        attention, _ = choose_attention("auto", mesh.devices.flat[0].platform, settings.dtype,
+                                        weights.config.head_dim)
         return Sampler(weights.config, tokenizer, eos_token_ids(weights.folder, tokenizer),
                        replace(settings, slots=slots), mesh=mesh, max_prompt_tokens=settings.max_prompt_tokens,
                        compute=Compute(settings.dtype, attention=attention, mesh=mesh))
@@ -106,8 +107,8 @@ def _fill(settings: AnswerConfig, weights: Weights, tokenizer, missing: Sequence
                     return _in_order(sampler(slots).sample(*asked, progress=bar.block), len(prompts), bar)
                 return _counted(judged_groups(sampler(slots), judge, *asked, progress=bar.block), bar)
 
-            say(f"{held.name}: {len(held.prompts) - count:,} of {len(held.prompts):,} questions to go, {held.samples} "
-                f"answers each, {sizes['slots']} at a time")
+            say(f"{held.name}: {len(held.prompts) - count:,} of {len(held.prompts):,} questions to go, "
+                f"{held.samples} answers each, {sizes['slots']} at a time")
             parts.fill(held.prompts, sizes["part_prompts"], answers, bar.part)
 
 
@@ -172,7 +173,8 @@ class AnswerBar:
         if self.bar.disable:
             seconds = time.monotonic() - self.started
             left = seconds / max(self.done - self.first, 1) * (self.answers - self.done)
-            say(f"part {part + 1}/{count}  {self.done:,} of {self.answers:,} answers  {self.speed}  left {left:,.0f} s")
+            say(f"part {part + 1}/{count}  {self.done:,} of {self.answers:,} answers  {self.speed}  "
+                f"left {left:,.0f} s")
 
     @property
     def speed(self) -> str:

@@ -75,7 +75,8 @@ def generate(given: Arguments) -> Path:
     # Prompts for whose answers the model has no positions are skipped like those that are too long.
     positions = weights.config.max_positions - given.max_new_tokens
     longest = min(given.max_prompt_tokens, max(positions, 1))
-    require_positions(weights.config, longest, given.max_new_tokens, fields=("--max-prompt-tokens", "--max-new-tokens"))
+    require_positions(weights.config, longest, given.max_new_tokens,
+                      fields=("--max-prompt-tokens", "--max-new-tokens"))
     data = DataConfig(source=given.prompts, split=given.split, template=given.template, system=given.system,
                       max_prompt_tokens=longest, limit=given.limit)
     questions, report = load_questions(data, tokenizer, field="prompts", answers=False)
