@@ -1,4 +1,5 @@
-"""What the rooms hand to each other, and nothing else. No jax here: verifier workers import this module.
+"""What the rooms hand to each other, and nothing else. No jax here: verifier workers import this
+module.
 
 The life of a sample:
 
@@ -22,18 +23,20 @@ FinishReason = Literal["stop", "length"]
 
 
 class InputError(ValueError):
-    """Input that the user can mend. The message names the field, its value and the way out, in one paragraph."""
+    """Input that the user can mend. The message names the field, its value and the way out, in one
+    paragraph."""
 
     status = 2                        # exit status of a command line
 
 
 class Unreachable(InputError):
-    """A name that only the Hugging Face hub could resolve, and did not: no network, no access, or no such name."""
+    """A name that only the Hugging Face hub could resolve, and did not: no network, no access, or
+    no such name."""
 
 
 class Halted(RuntimeError):
-    """A run that ended itself, because it makes no sense to go on without the user. The message says why, what was
-    saved and the way out, in one paragraph."""
+    """A run that ended itself, because it makes no sense to go on without the user. The message
+    says why, what was saved and the way out, in one paragraph."""
 
     status = 1
 
@@ -42,8 +45,8 @@ class Halted(RuntimeError):
 class Prompt:
     """One question, rendered and tokenised.
 
-    `index` is its position in the prompt stream; a second epoch goes on counting. With the seed, it decides the random
-    numbers of its answers.
+    `index` is its position in the prompt stream; a second epoch goes on counting. With the seed, it
+    decides the random numbers of its answers.
     """
     index: int
     problem: str
@@ -54,8 +57,8 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Rollout:
-    """One sampled answer. `tokens` are the sampled ids, with the end-of-sequence id when `finish_reason` is "stop".
-    These ids are trained on; nothing is tokenised again."""
+    """One sampled answer. `tokens` are the sampled ids, with the end-of-sequence id when
+    `finish_reason` is "stop". These ids are trained on; nothing is tokenised again."""
     prompt: Prompt
     sample: int                       # 0 .. K-1
     text: str                         # decoded without special tokens
@@ -79,8 +82,8 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Group:
-    """A prompt with its K judged answers. Each answer has old log-probs [n], of the parameters that sampled it, and in
-    a run with a KL term log-probs [n] of the reference."""
+    """A prompt with its K judged answers. Each answer has old log-probs [n], of the parameters that
+    sampled it, and in a run with a KL term log-probs [n] of the reference."""
     prompt: Prompt
     rollouts: tuple[Rollout, ...]
     verdicts: tuple[Verdict, ...]
@@ -109,13 +112,15 @@ class Group:
 
 
 class TrainBatch(NamedTuple):
-    """The packed sequences of one update: M micro-batches of R rows of T tokens. The first `num_micro` are in use.
+    """The packed sequences of one update: M micro-batches of R rows of T tokens. The first
+    `num_micro` are in use.
 
-    Several sequences share a row; `segment_ids` tells them apart (0 = padding). A value stands at its own token:
-    `old_logprobs[m, i, t]` is the log-prob of `tokens[m, i, t]` given the tokens before it in its segment.
+    Several sequences share a row; `segment_ids` tells them apart (0 = padding). A value stands at
+    its own token: `old_logprobs[m, i, t]` is the log-prob of `tokens[m, i, t]` given the tokens
+    before it in its segment.
 
-    `weight` is 0 outside the responses. Inside, it carries the reduction (`loss_agg`) with its one global denominator,
-    so the loss is sum(weight * token loss), whatever the layout.
+    `weight` is 0 outside the responses. Inside, it carries the reduction (`loss_agg`) with its one
+    global denominator, so the loss is sum(weight * token loss), whatever the layout.
     """
     tokens: Any                       # [M, R, T] int32
     segment_ids: Any                  # [M, R, T] int32

@@ -1,8 +1,9 @@
 """Objectives of your own: a function given to `nft_jax.train`, or one in a module or a file.
 
-Such an objective has a name with a colon, which stands in the run's config.json: "package.module:function",
-"file.py:function", or, of a function given to `nft_jax.train`, its module and name, such as "__main__:my_loss". The
-run's folder keeps its source in objective.py, and the run goes on with the same source only.
+Such an objective has a name with a colon, which stands in the run's config.json:
+"package.module:function", "file.py:function", or, of a function given to `nft_jax.train`, its
+module and name, such as "__main__:my_loss". The run's folder keeps its source in objective.py, and
+the run goes on with the same source only.
 """
 from __future__ import annotations
 
@@ -27,8 +28,9 @@ _given: dict[str, Any] = {}            # name -> what this process gave to `nft_
 
 
 def adopt(objective: Any) -> str:
-    """Gives a function, or an `Objective` of one, the name under which `find` finds it. The same name again replaces
-    it, as running a notebook's cell twice does. Raises InputError for anything else."""
+    """Gives a function, or an `Objective` of one, the name under which `find` finds it. The same
+    name again replaces it, as running a notebook's cell twice does. Raises InputError for anything
+    else."""
     function = _function(objective)
     if not inspect.isfunction(function):
         raise InputError(f"objective is {objective!r}: give a function (logprobs, old_logprobs, mask, rewards, "
@@ -64,8 +66,8 @@ def _function(objective: Any) -> Any:
 
 
 def record_of(name: str) -> str:
-    """The content of the run folder's objective.py: name, SHA-256 and source of the objective. "" for an objective of
-    this package. Raises InputError if Python has no source of it."""
+    """The content of the run folder's objective.py: name, SHA-256 and source of the objective. ""
+    for an objective of this package. Raises InputError if Python has no source of it."""
     if ":" not in name:
         return ""
     found = find(name)
@@ -79,15 +81,16 @@ def record_of(name: str) -> str:
 
 
 def _source(function: FunctionType) -> str:
-    """The text of the function's module. A notebook or a script (module `__main__`) does other things too, such as
-    starting the run: of these, only the definitions that the function uses."""
+    """The text of the function's module. A notebook or a script (module `__main__`) does other
+    things too, such as starting the run: of these, only the definitions that the function uses."""
     if function.__module__ != "__main__":
         return Path(inspect.getfile(function)).read_text()
     return "\n".join(_used(function, set()))
 
 
 def _used(function: FunctionType, seen: set[str]) -> Iterator[str]:
-    """The source of a function, of the functions of its module that it names, and the values that it reads there."""
+    """The source of a function, of the functions of its module that it names, and the values that
+    it reads there."""
     seen.add(function.__qualname__)
     yield textwrap.dedent(inspect.getsource(function))
     values = function.__globals__ | inspect.getclosurevars(function).nonlocals
@@ -110,7 +113,8 @@ def _names(code: CodeType) -> Iterator[str]:
 
 
 def _told(value: Any) -> str:
-    """A value as text that is the same in every process: whole arrays, and objects without their address."""
+    """A value as text that is the same in every process: whole arrays, and objects without their
+    address."""
     with np.printoptions(threshold=sys.maxsize):
         return re.sub(" at 0x[0-9a-f]+", "", repr(value))
 

@@ -1,6 +1,7 @@
 """Checkpoints of a run: asynchronous, atomic, checked when they are read, and deleted by rule.
 
-1. `save` copies the arrays and returns; orbax writes them into a temporary folder beside the checkpoints;
+1. `save` copies the arrays and returns; orbax writes them into a temporary folder beside the
+   checkpoints;
 2. a manifest with the checksum of every file is added there;
 3. the folder gets the step's name, and only then are old checkpoints deleted.
 
@@ -36,12 +37,13 @@ class Damaged(InputError):
 
 
 class Checkpoints:
-    """The folder `checkpoints/` of a run. A checkpoint holds all that the run needs to go on exactly where it was:
-    the train state, the host's counters (prompt cursor, totals), and the groups that later steps train on.
+    """The folder `checkpoints/` of a run. A checkpoint holds all that the run needs to go on
+    exactly where it was: the train state, the host's counters (prompt cursor, totals), and the
+    groups that later steps train on.
 
-    Kept are the newest `config.keep` checkpoints, the steps that `config.keep_every` divides, and the best one by the
-    metric `config.best`. All processes of a run call the same methods. With `read_only`, nothing is cleaned up or
-    renamed: the run may be alive."""
+    Kept are the newest `config.keep` checkpoints, the steps that `config.keep_every` divides, and
+    the best one by the metric `config.best`. All processes of a run call the same methods. With
+    `read_only`, nothing is cleaned up or renamed: the run may be alive."""
 
     def __init__(self, folder: Path, config: CheckpointConfig, *, read_only: bool = False):
         self.asked: int | None = None      # step of the last `save`
@@ -75,19 +77,22 @@ class Checkpoints:
 
     @property
     def best(self) -> int | None:
-        """Step of the checkpoint with the largest value of the metric `config.best`; of equal ones the first. An empty
-        `config.best` means whichever metric was recorded."""
+        """Step of the checkpoint with the largest value of the metric `config.best`; of equal ones
+        the first. An empty `config.best` means whichever metric was recorded."""
         return max(self._scores, key=lambda step: (self._scores[step], -step), default=None)
 
     def save(self, step: int, state: Any, host: dict, groups: Mapping[str, Sequence[Group]],
              score: float | None = None) -> None:
-        """Starts an asynchronous save. The arrays are copied first, so the caller may donate them at once.
+        """Starts an asynchronous save. The arrays are copied first, so the caller may donate them
+        at once.
 
-        `score` is the value of the metric `config.best` at this step. Raises the error of this save or of the previous
-        one. The incomplete checkpoint is removed then, and all older ones are kept.
+        `score` is the value of the metric `config.best` at this step. Raises the error of this save
+        or of the previous one. The incomplete checkpoint is removed then, and all older ones are
+        kept.
 
-        A step may exist already: it was saved when its evaluation was interrupted. It is kept, because nothing may be
-        deleted before its replacement is complete; only its score is written."""
+        A step may exist already: it was saved when its evaluation was interrupted. It is kept,
+        because nothing may be deleted before its replacement is complete; only its score is
+        written."""
         self.wait()
         exists = step in self.steps
         self.asked, self._failed = step, False
@@ -104,8 +109,8 @@ class Checkpoints:
         self._together(self._checkpointer.wait)
 
     def _together(self, write: Callable[[], object]) -> None:
-        """Calls `write` in every process. An error in one process is raised in all of them, so that no process goes on
-        alone."""
+        """Calls `write` in every process. An error in one process is raised in all of them, so that
+        no process goes on alone."""
         error = None
         try:
             write()
@@ -126,8 +131,8 @@ class Checkpoints:
         self._checkpointer.reload()
 
     def _seal(self) -> None:
-        """Writes the manifest. orbax calls this in the first process when all files of the checkpoint are written, and
-        gives the folder the step's name only after this returns."""
+        """Writes the manifest. orbax calls this in the first process when all files of the
+        checkpoint are written, and gives the folder the step's name only after this returns."""
         place = self._folder / f"{self.asked}{UNFINISHED}"
         write_manifest(place if place.exists() else self._folder / str(self.asked), self._notes(self.asked),
                        WRITTEN_LAST)
@@ -138,8 +143,8 @@ class Checkpoints:
     def resume(self, shapes: Any) -> Restored | None:
         """The newest whole checkpoint, laid out like `shapes`; None when there is none at all.
 
-        Newer ones that are damaged are renamed STEP.damaged and get a line in `set_aside`. Raises InputError when all
-        are damaged."""
+        Newer ones that are damaged are renamed STEP.damaged and get a line in `set_aside`. Raises
+        InputError when all are damaged."""
         faults = {}
         for step in gather(sorted(self.steps, reverse=True))[0]:
             try:
@@ -171,8 +176,8 @@ class Checkpoints:
     def restore(self, step: int, shapes: Any) -> Restored:
         """The checkpoint of `step`, laid out like `shapes`: ShapeDtypeStructs with shardings.
 
-        Raises Damaged, an InputError, if a file differs from its checksum or cannot be read, and InputError if the
-        parameters are those of another model."""
+        Raises Damaged, an InputError, if a file differs from its checksum or cannot be read, and
+        InputError if the parameters are those of another model."""
         self._stored(step, shapes.params)
         try:
             loaded = self._checkpointer.load_checkpointables(step, {"state": shapes})
@@ -183,7 +188,8 @@ class Checkpoints:
         return loaded["state"], host["host"], groups
 
     def restore_params(self, step: int, shapes: Any) -> Any:
-        """The parameters alone of the checkpoint of `step`, laid out like `shapes`. Raises as `restore`."""
+        """The parameters alone of the checkpoint of `step`, laid out like `shapes`. Raises as
+        `restore`."""
         # A placeholder is not read, so the optimizer's state takes neither time nor memory.
         wanted = jax.tree.map(lambda _: ocp.PLACEHOLDER, self._stored(step, shapes)) | {"params": shapes}
         try:
@@ -192,8 +198,8 @@ class Checkpoints:
             raise self._unreadable(step, error) from error
 
     def _stored(self, step: int, shapes: Any) -> dict:
-        """The tree of the stored state, with metadata as leaves, once its files are compared with their checksums and
-        its parameters with `shapes`."""
+        """The tree of the stored state, with metadata as leaves, once its files are compared with
+        their checksums and its parameters with `shapes`."""
         place = self._place(step)
         if fault := gather(damage(self._folder / str(step)) if is_first() else "")[0]:
             older = " (an older version of nft_jax wrote none)" if fault == f"{MANIFEST} is missing" else ""
@@ -222,7 +228,8 @@ class Checkpoints:
         return kind(f"{self._place(step)} cannot be read ({reason}).")
 
     def close(self) -> None:
-        """Waits until the last save is on disk. An error that `save` or `wait` has raised is not raised again."""
+        """Waits until the last save is on disk. An error that `save` or `wait` has raised is not
+        raised again."""
         try:
             self._checkpointer.close()
         except Exception:
@@ -233,7 +240,8 @@ class Checkpoints:
 class _Best:
     """orbax's preservation policy for the best checkpoint.
 
-    orbax's own, BestN, reads a file of every checkpoint when a run is opened, and fails if one is damaged."""
+    orbax's own, BestN, reads a file of every checkpoint when a run is opened, and fails if one is
+    damaged."""
 
     def __init__(self, checkpoints: Checkpoints):
         self._checkpoints = checkpoints
@@ -251,16 +259,16 @@ def _score(step: int, manifest: dict | None, metric: str) -> dict[int, float]:
 
 
 def most_kept(config: CheckpointConfig, steps: int) -> int:
-    """The largest number of checkpoints that a run of `steps` steps has on disk at a time, with the one that is being
-    written."""
+    """The largest number of checkpoints that a run of `steps` steps has on disk at a time, with the
+    one that is being written."""
     saved = [*range(config.every, steps, config.every), steps]
     kept = {step for step in saved if config.keep_every and step % config.keep_every == 0}
     return len(kept | set(saved[-config.keep - 1:])) + bool(config.best)
 
 
 def check_room(folder: Path, shapes: Any, config: CheckpointConfig, steps: int) -> None:
-    """Raises InputError if the disk of `folder` lacks room for the checkpoints that the run will keep. Existing
-    checkpoints are not counted twice."""
+    """Raises InputError if the disk of `folder` lacks room for the checkpoints that the run will
+    keep. Existing checkpoints are not counted twice."""
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     existing = sum(path.name.isdigit() for path in (folder / "checkpoints").glob("*"))
     number, free = max(most_kept(config, steps) - existing, 1), shutil.disk_usage(folder).free
@@ -280,8 +288,8 @@ def check_room(folder: Path, shapes: Any, config: CheckpointConfig, steps: int) 
 
 
 def checkpoint_step(folder: Path, config: CheckpointConfig, step: int | str = LATEST) -> int:
-    """The step of the run's checkpoint that `step` means: "latest", "best" (by the metric checkpoint.best), or a
-    number. Raises InputError if there is none."""
+    """The step of the run's checkpoint that `step` means: "latest", "best" (by the metric
+    checkpoint.best), or a number. Raises InputError if there is none."""
     with _reading(folder, config) as found:
         steps, best = found.steps, found.best
     listed = f"the run {str(folder)!r} has checkpoints of the steps {', '.join(map(str, sorted(steps))) or '(none)'}"
@@ -295,8 +303,9 @@ def checkpoint_step(folder: Path, config: CheckpointConfig, step: int | str = LA
 
 
 def read_params(folder: Path, config: CheckpointConfig, step: int, shapes: Any) -> Any:
-    """The parameters of the run's checkpoint of `step`, laid out like `shapes` (ShapeDtypeStructs with shardings).
-    Nothing else of it is put on a device. Raises InputError for a damaged checkpoint or another model."""
+    """The parameters of the run's checkpoint of `step`, laid out like `shapes` (ShapeDtypeStructs
+    with shardings). Nothing else of it is put on a device. Raises InputError for a damaged
+    checkpoint or another model."""
     with _reading(folder, config) as found:
         return found.restore_params(step, shapes)
 

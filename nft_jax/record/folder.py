@@ -2,7 +2,8 @@
 
 1. `claimed` holds the folder while a run writes there, and keeps the configuration in config.json;
 2. a later start with another configuration is refused there, with a table of the fields;
-3. `read_run` reads what a run wrote, of this version or an older one, while it is alive or after its end.
+3. `read_run` reads what a run wrote, of this version or an older one, while it is alive or after
+   its end.
 """
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ EMBEDDED = re.compile(r"(.*/)?(experiments|nft_jax)/assets/nano/?")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """What a run wrote, read when it is first asked for. `settings` is config.json in today's names, nested.
+    """What a run wrote, read when it is first asked for. `settings` is config.json in today's
+    names, nested.
 
     Everything but config.json may be missing: the run may be alive, just begun, or copied in part."""
     folder: Path
@@ -53,7 +55,8 @@ class RunFolder:
 
     @cached_property
     def config(self) -> Config:
-        """The configuration. Raises InputError for settings that this version does not know, or refuses."""
+        """The configuration. Raises InputError for settings that this version does not know, or
+        refuses."""
         return _of_json(Config, self.settings, str(self.folder / "config.json"))
 
     @cached_property
@@ -70,7 +73,7 @@ class RunFolder:
 
     @cached_property
     def summary(self) -> dict | None:
-        """summary.json; None while the run has not ended."""
+        """summary.json; None until the run ends for the first time."""
         return _read_json(self.folder / "summary.json")
 
     @cached_property
@@ -101,7 +104,8 @@ def is_run(folder: str | os.PathLike) -> bool:
 
 def read_run(folder: str | os.PathLike, field: str = "RUN",
              way_out: str = "give the folder of a run (its workdir, or runs/NAME), with its config.json") -> RunFolder:
-    """The run in `folder`, finished or not. Raises InputError, which names `field`, for a folder that is no run's."""
+    """The run in `folder`, finished or not. Raises InputError, which names `field`, for a folder
+    that is no run's."""
     path = Path(folder) / "config.json"
     if not is_run(folder):
         what = "whose config.json is not that of a run" if path.exists() else "which has no config.json"
@@ -112,8 +116,8 @@ def read_run(folder: str | os.PathLike, field: str = "RUN",
 def upgraded(settings: dict) -> dict:
     """config.json of an older version in today's names and fields; nested, as it is.
 
-    A field that is gone is left out if the run had the value that is all there is now. Another value stays, so that
-    it is refused by name."""
+    A field that is gone is left out if the run had the value that is all there is now. Another
+    value stays, so that it is refused by name."""
     settings = {name: dict(value) if isinstance(value, dict) else value for name, value in settings.items()}
     for name, (value, _) in REMOVED.items():
         room, _, field = name.rpartition(".")
@@ -152,11 +156,12 @@ def _of_json(kind: type, values: dict, where: str) -> Any:
 
 @contextmanager
 def claimed(config: Config, fresh: bool) -> Iterator[str]:
-    """Makes the run's folder, writes config.json, and holds the folder's `lock` while the block runs. Readers need no
-    lock. Yields a remark for the user, or "". Of several processes only the first calls this.
+    """Makes the run's folder, writes config.json, and holds the folder's `lock` while the block
+    runs. Readers need no lock. Yields a remark for the user, or "". Of several processes only the
+    first calls this.
 
-    Raises InputError: an input lies in the folder, it is no run's, another process writes there, or it holds a run of
-    another configuration. With `fresh` that run is deleted instead."""
+    Raises InputError: an input lies in the folder, it is no run's, another process writes there, or
+    it holds a run of another configuration. With `fresh` that run is deleted instead."""
     folder = Path(config.folder)
     _require_inputs_elsewhere(config, folder)
     objective = record_of(config.objective)
@@ -180,7 +185,8 @@ def claimed(config: Config, fresh: bool) -> Iterator[str]:
 
 
 def require_same(folder: Path, config: Config) -> None:
-    """Raises InputError, with a table of the fields, if the folder holds a run of another configuration."""
+    """Raises InputError, with a table of the fields, if the folder holds a run of another
+    configuration."""
     run = _require_run_or_nothing(folder)
     if run is None:
         return
@@ -206,8 +212,8 @@ def _require_inputs_elsewhere(config: Config, folder: Path) -> None:
 
 
 def _require_run_or_nothing(folder: Path) -> RunFolder | None:
-    """The run in the folder, or None where there is no config.json. Raises InputError for the folder of anything else,
-    which a run must not write into."""
+    """The run in the folder, or None where there is no config.json. Raises InputError for the
+    folder of anything else, which a run must not write into."""
     return read_run(folder, "workdir", "choose another workdir") if (folder / "config.json").exists() else None
 
 

@@ -1,6 +1,8 @@
-"""Metrics: what groups of judged answers say, and how the rows of a run are written, read and drawn.
+"""Metrics: what groups of judged answers say, and how the rows of a run are written, read and
+drawn.
 
-A row is the metrics of one step. It goes to metrics.jsonl, the record, and to the trackers of `config.writers`.
+A row is the metrics of one step. It goes to metrics.jsonl, the record, and to the trackers of
+`config.writers`.
 """
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ NOT_REPRODUCIBLE = ("seconds/", "tokens_per_second/", "memory/", "compiles")
 
 
 def comparable(row: dict) -> dict:
-    """A row without times, speeds, memory and compilations. An exact resume reproduces the rest bit for bit."""
+    """A row without times, speeds, memory and compilations. An exact resume reproduces the rest bit
+    for bit."""
     return {key: value for key, value in row.items() if not key.startswith(NOT_REPRODUCIBLE)}
 
 
@@ -38,8 +41,8 @@ def _mean(values: Iterable[float]) -> float | None:
 def answer_metrics(groups: Sequence[Group], prefix: str = "") -> dict[str, float]:
     """Accuracy, lengths, entropies and verdict counts over all answers of the groups.
 
-    Lengths are in tokens. Entropies are in nats, of the sampled distribution, averaged over tokens. A mean over nothing
-    is left out."""
+    Lengths are in tokens. Entropies are in nats, of the sampled distribution, averaged over tokens.
+    A mean over nothing is left out."""
     answers = [(rollout, verdict) for group in groups
                for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True)]
     counts = Counter(verdict.outcome for _, verdict in answers)
@@ -55,8 +58,9 @@ def answer_metrics(groups: Sequence[Group], prefix: str = "") -> dict[str, float
 
 
 def mode_disagreement(groups: Sequence[Group], prefix: str = "") -> dict[str, float]:
-    """The shares of answers that verifier mode strict (the official NFT training rule) and mode equivalent judge
-    differently, and that only one of them calls right. Empty without verdicts of mode equivalent."""
+    """The shares of answers that verifier mode strict (the official NFT training rule) and mode
+    equivalent judge differently, and that only one of them calls right. Empty without verdicts of
+    mode equivalent."""
     pairs = [(verdict.outcome == "right", verdict.strict) for group in groups for verdict in group.verdicts
              if verdict.strict is not None and verdict.outcome != "error"]
     if not pairs:
@@ -68,8 +72,9 @@ def mode_disagreement(groups: Sequence[Group], prefix: str = "") -> dict[str, fl
 
 
 def mismatch_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """How far the sampler's log-probs are from the trainer's: mean and 95 % quantile of |difference| in nats, over all
-    tokens, and the share of tokens whose ratio (trainer's probability over sampler's) is outside [0.9, 1.1]."""
+    """How far the sampler's log-probs are from the trainer's: mean and 95 % quantile of
+    |difference| in nats, over all tokens, and the share of tokens whose ratio (trainer's
+    probability over sampler's) is outside [0.9, 1.1]."""
     if not groups:
         return {}
     differences = np.concatenate([old - rollout.logprobs for group in groups
@@ -84,10 +89,12 @@ def mismatch_metrics(groups: Sequence[Group]) -> dict[str, float]:
 
 
 class MetricsWriter:
-    """Writes the rows of a run to metrics.jsonl, by `writing`, and to each of `config.writers`, in threads.
+    """Writes the rows of a run to metrics.jsonl, by `writing`, and to each of `config.writers`, in
+    threads.
 
-    Rows after `last_step` are cut from metrics.jsonl first: their steps are about to be done again. Once this is
-    open, no failure of a writer ends the run. `flush` and `close` wait for the trackers."""
+    Rows after `last_step` are cut from metrics.jsonl first: their steps are about to be done again.
+    Once this is open, no failure of a writer ends the run. `flush` and `close` wait for the
+    trackers."""
 
     def __init__(self, folder: Path, last_step: int, config: Config, writing: Writing | None = None):
         self._path, self._writing = folder / "metrics.jsonl", writing or Writing(print)
@@ -116,7 +123,8 @@ class MetricsWriter:
 
 
 class NoWriter:
-    """The writer of all processes but the first. Metrics are the same in all processes; the first writes them."""
+    """The writer of all processes but the first. Metrics are the same in all processes; the first
+    writes them."""
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Nothing."""
@@ -128,7 +136,8 @@ class NoWriter:
 def read_metrics(path: Path) -> list[dict]:
     """The rows of a metrics.jsonl, one per step. A last line that a kill cut short is dropped.
 
-    An evaluation that was interrupted and done again has a second row. Its metrics are added to the step's row."""
+    An evaluation that was interrupted and done again has a second row. Its metrics are added to the
+    step's row."""
     rows = []
     for line in path.read_text().splitlines():
         try:

@@ -24,7 +24,8 @@ HIDDEN = ("name", "workdir", *SEEDS)     # fields that the table of runs shows i
 
 
 def page_data(folders: Sequence[Path], rollouts: int) -> dict[str, Any]:
-    """The contents of the page, with at most `rollouts` answers. A field's value is that of a group's first run."""
+    """The contents of the page, with at most `rollouts` answers. A field's value is that of a
+    group's first run."""
     unique = list({folder.resolve(): folder for folder in folders}.values())
     runs = [read_run(folder) for folder in unique]
     groups = group_runs(runs)

@@ -1,7 +1,7 @@
 """Run folders as plain values that JSON can hold, for the page.
 
-Nothing here needs a whole run: what a folder lacks (a summary, answers, some metrics) is left out of the page.
-Seeds of one experiment are a group of runs: one line, one colour, a band.
+Nothing here needs a whole run: what a folder lacks (a summary, answers, some metrics) is left out
+of the page. Seeds of one experiment are a group of runs: one line, one colour, a band.
 """
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ ACCURACY = "evaluation/accuracy/all"
 
 
 def read_table(path: Path, columns: Sequence[str]) -> pa.Table | None:
-    """Those of the columns that the table has. None for a file that cannot be read: a full disk, a copy cut short."""
+    """Those of the columns that the table has. None for a file that cannot be read: a full disk, a
+    copy cut short."""
     try:
         present = set(pq.read_schema(path).names)
         return pq.read_table(path, columns=[name for name in columns if name in present])
@@ -48,7 +49,8 @@ def group_runs(runs: Sequence[RunFolder]) -> list[list[int]]:
 
 
 def group_names(firsts: Sequence[RunFolder]) -> list[str]:
-    """A name for each group, from the fewest fields that tell the groups apart: the most telling field first."""
+    """A name for each group, from the fewest fields that tell the groups apart: the most telling
+    field first."""
     if len(firsts) == 1:
         return [str(firsts[0].fields["name"])]
     left, chosen = list(differences(*(run.fields for run in firsts), ignore=SAME)), []
@@ -87,8 +89,8 @@ def rounded(value: float) -> float:
 
 
 def series(runs: Sequence[RunFolder]) -> dict[str, list[list[float]]]:
-    """Metric -> [steps, means]; for several runs also [smallest, largest, number of runs]. A mean is over the runs
-    that have the metric at the step. Nulls are left out."""
+    """Metric -> [steps, means]; for several runs also [smallest, largest, number of runs]. A mean
+    is over the runs that have the metric at the step. Nulls are left out."""
     found: dict[str, dict[int, list[float]]] = {}
     for run in runs:
         for row in run.rows:
@@ -106,8 +108,8 @@ def series(runs: Sequence[RunFolder]) -> dict[str, list[list[float]]]:
 
 
 def histogram(runs: Sequence[RunFolder]) -> dict | None:
-    """Group accuracies over the steps: `columns` of steps [first, last], and for each column the `counts` of groups in
-    `BINS`. None if no table has them."""
+    """Group accuracies over the steps: `columns` of steps [first, last], and for each column the
+    `counts` of groups in `BINS`. None if no table has them."""
     found: dict[int, np.ndarray] = {}
     for run in runs:
         for step, path in run.tables.items():
@@ -127,7 +129,8 @@ def histogram(runs: Sequence[RunFolder]) -> dict | None:
 
 
 def phases(runs: Sequence[RunFolder]) -> dict[str, float]:
-    """Phase -> its seconds per step of training: the sum over steps and runs, divided by their number of steps."""
+    """Phase -> its seconds per step of training: the sum over steps and runs, divided by their
+    number of steps."""
     total, steps = Counter(), 0
     for row in (row for run in runs for row in run.rows if row["step"] > 0):
         steps += 1

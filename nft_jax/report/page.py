@@ -1,4 +1,5 @@
-"""The page: one HTML file with its style, script and data inside. It loads nothing, and tells the browser so."""
+"""The page: one HTML file with its style, script and data inside. It loads nothing, and tells the
+browser so."""
 from __future__ import annotations
 
 import base64
@@ -14,8 +15,8 @@ from typing import Any
 def to_json(value: Any) -> str:
     """JSON that is safe in a script element, whatever its strings contain.
 
-    It is ASCII only: lone surrogates and Unicode's line separators are escapes. It has no "<", so neither "</script>"
-    nor "<!--". Numbers that are not finite are null."""
+    It is ASCII only: lone surrogates and Unicode's line separators are escapes. It has no "<", so
+    neither "</script>" nor "<!--". Numbers that are not finite are null."""
     return json.dumps(_finite(value), ensure_ascii=True, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
@@ -28,7 +29,8 @@ def _finite(value: Any) -> Any:
 
 
 def build(data: dict[str, Any], title: str) -> str:
-    """The page that shows `page_data`. Its content security policy allows this style, this script, and no request."""
+    """The page that shows `page_data`. Its content security policy allows this style, this script,
+    and no request."""
     files = resources.files(__package__)
     style, script = ("".join((files / name).read_text(encoding="utf-8") for name in names)
                      for names in (["style.css"], ["charts.js", "page.js", "answers.js"]))

@@ -1,6 +1,8 @@
-"""A step of a run, computed again on the host: what an objective does, or would have done, to every token.
+"""A step of a run, computed again on the host: what an objective does, or would have done, to every
+token.
 
-1. the step's groups are dealt, weighted and packed as in training (`examples_of`, `deal`, `make_batch`);
+1. the step's groups are dealt, weighted and packed as in training (`examples_of`, `deal`,
+   `make_batch`);
 2. the new log-probs come from a policy; without one they are the old ones, and every ratio R is 1;
 3. `token_loss` and `coefficients` are computed for every token;
 4. the trainer's own tally adds them up to metrics.
@@ -71,8 +73,8 @@ class Answer:
 
 @dataclass(frozen=True, repr=False)
 class Replay:
-    """What `replay` returns. `metrics` has the metrics that the objective decides, named and added up as in the step's
-    row of metrics.jsonl. `notes` are sentences on which log-probs were used."""
+    """What `replay` returns. `metrics` has the metrics that the objective decides, named and added
+    up as in the step's row of metrics.jsonl. `notes` are sentences on which log-probs were used."""
     path: Path
     objective: str
     config: ObjectiveConfig           # resolved
@@ -85,7 +87,8 @@ class Replay:
                 f"{sum(len(a.ids) for a in self.answers)} tokens; {'; '.join(self.notes)})")
 
     def table(self) -> pandas.DataFrame:
-        """A row for every token. Columns are the fields of `Answer`, and `position`, the token's place in it."""
+        """A row for every token. Columns are the fields of `Answer`, and `position`, the token's
+        place in it."""
         import pandas
         sizes = [len(answer.ids) for answer in self.answers]
         columns = {name: np.repeat([getattr(answer, name) for answer in self.answers], sizes)
@@ -98,9 +101,9 @@ class Replay:
     def summary(self) -> pandas.DataFrame:
         """A row for right answers (reward >= 1/2) and one for wrong answers, if there are any.
 
-        Columns: numbers of answers and tokens; means over tokens of ratio and coefficient; the largest ratio; shares of
-        clamped, saturated and clipped tokens; over all updates, the sum of weight * loss (`loss`) and of
-        weight * coefficient (`push`)."""
+        Columns: numbers of answers and tokens; means over tokens of ratio and coefficient; the
+        largest ratio; shares of clamped, saturated and clipped tokens; over all updates, the sum of
+        weight * loss (`loss`) and of weight * coefficient (`push`)."""
         import pandas
         table = self.table()
         rows = {}
@@ -128,13 +131,14 @@ def replay(step: str | os.PathLike, objective: str | Objective | Callable | None
     temperature: divides the policy's logits. None: the run's rollout.temperature.
     kept: True takes the groups that the step trained on; False takes all groups whose rewards differ.
 
-    The old log-probs are the table's. Groups that were not trained on have none and get the sampler's; `notes` says how
-    many. The weights include the run's mask_truncated and mismatch weights. The loss leaves out the run's KL and
-    entropy terms. extras["entropies"] are the policy's, or the sampler's without a policy.
+    The old log-probs are the table's. Groups that were not trained on have none and get the
+    sampler's; `notes` says how many. The weights include the run's mask_truncated and mismatch
+    weights. The loss leaves out the run's KL and entropy terms. extras["entropies"] are the
+    policy's, or the sampler's without a policy.
 
-    Raises InputError for: no such step; a table that cannot be read, lacks columns, or has no group to replay; neither
-    a run's config.json nor an objective; a policy whose vocabulary lacks a token; and all that `resolve` and `load`
-    refuse."""
+    Raises InputError for: no such step; a table that cannot be read, lacks columns, or has no group
+    to replay; neither a run's config.json nor an objective; a policy whose vocabulary lacks a
+    token; and all that `resolve` and `load` refuse."""
     path = find_step(step)
     every = read_groups(path, kept)
     folder = path.absolute().parent.parent
@@ -175,8 +179,8 @@ def replay(step: str | os.PathLike, objective: str | Objective | Callable | None
 
 def replay_update(update: int, groups: Sequence[Group], run: Config, policy: Policy | None, temperature: float,
                   text: Text | None, longest: int) -> tuple[list[Answer], dict[str, Any]]:
-    """The answers of one update, and its tally. `run` has the objective and its settings; no sequence has more than
-    `longest` tokens."""
+    """The answers of one update, and its tally. `run` has the objective and its settings; no
+    sequence has more than `longest` tokens."""
     made = [(group, group.rollouts[i], example) for group in groups for i, example in
             zip(answers_in_loss(group, run.terms), examples_of(group, run.loss, run.rollout.max_new_tokens, run.terms),
                 strict=True)]
@@ -217,8 +221,8 @@ def find_step(step: str | os.PathLike) -> Path:
 
 
 def one_update(path: Path, objective: Any, groups: Sequence[Group]) -> Config:
-    """The configuration for a table outside a run's folder: all groups in a single update. Raises InputError without
-    an objective."""
+    """The configuration for a table outside a run's folder: all groups in a single update. Raises
+    InputError without an objective."""
     if objective is None:
         raise InputError(f"objective is None, but {str(path)!r} is not in the folder rollouts/ of a run, whose "
                          "objective it could be: name one.")
@@ -232,8 +236,8 @@ def longest(groups: Sequence[Group]) -> int:
 
 
 def read_groups(path: Path, kept: bool) -> list[Group]:
-    """The groups of the table whose rewards differ; with `kept`, only groups that the step trained on. Raises
-    InputError for a table that cannot be read or lacks columns."""
+    """The groups of the table whose rewards differ; with `kept`, only groups that the step trained
+    on. Raises InputError for a table that cannot be read or lacks columns."""
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
@@ -274,7 +278,8 @@ def loaded(policy: Policy | str | os.PathLike | None, groups: Sequence[Group]) -
 
 
 def packed_rows(examples: Sequence[Example], longest: int, loss: ObjectiveConfig) -> tuple[TrainBatch, list]:
-    """The examples of one update as `make_batch` packs them, with all rows in one piece [N, T], and their places."""
+    """The examples of one update as `make_batch` packs them, with all rows in one piece [N, T], and
+    their places."""
     # N and T are powers of two, so that updates share what jax compiles.
     shape = BatchShape(len(examples), 1, 1 << (longest - 1).bit_length())
     batch, places = make_batch(examples, shape, loss.loss_agg, loss.constant_length, group_ids=True)
@@ -289,8 +294,8 @@ def packed_rows(examples: Sequence[Example], longest: int, loss: ObjectiveConfig
 
 def row_losses(rows: TrainBatch, logprobs: np.ndarray, entropies: np.ndarray,
                objective: str | Objective | Callable, loss: ObjectiveConfig) -> dict[str, np.ndarray]:
-    """`loss`, `coefficient` and the metrics of `token_loss`, each [N, T], for the rows of `packed_rows`. The extras are
-    those of training."""
+    """`loss`, `coefficient` and the metrics of `token_loss`, each [N, T], for the rows of
+    `packed_rows`. The extras are those of training."""
     objective = find_objective(objective)
     # Some rows at a time, but all at once for an objective that looks at whole groups.
     count = len(logprobs) if objective.whole_groups else max(1, PART // logprobs.shape[1])
@@ -315,8 +320,8 @@ def _scorer(model: ModelConfig, compute: Compute):
 
 
 def score(policy: Policy, rows: TrainBatch, temperature: float, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Log-probs and entropies [N, T] of the answers under the policy, computed in the type of its parameters, about
-    `count` rows at a time. 0 outside the answers."""
+    """Log-probs and entropies [N, T] of the answers under the policy, computed in the type of its
+    parameters, about `count` rows at a time. 0 outside the answers."""
     scorer = _scorer(policy.config, Compute(policy.params["embed"].dtype.name))
     count = 1 << (count - 1).bit_length()
     parts = [scorer(policy.params, *(x[start:start + count] for x in (rows.tokens, rows.positions, rows.segment_ids,

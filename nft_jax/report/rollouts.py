@@ -67,10 +67,11 @@ def sample_of(runs: Sequence[RunFolder], wanted: int) -> dict[str, Any]:
 
 
 def choose(runs: Sequence[RunFolder], wanted: int) -> tuple[dict[tuple[int, int], list[int]], int]:
-    """(run, step) -> chosen rows of its table, ascending; and the number of rows in all tables. Always the same choice.
+    """(run, step) -> chosen rows of its table, ascending; and the number of rows in all tables.
+    Always the same choice.
 
-    In turns, every step of every run gives one answer of its shuffled rows. The steps that give in the last turn are
-    drawn too."""
+    In turns, every step of every run gives one answer of its shuffled rows. The steps that give in
+    the last turn are drawn too."""
     sizes = {}
     for index, run in enumerate(runs):
         for step, path in run.tables.items():
@@ -94,8 +95,9 @@ def choose(runs: Sequence[RunFolder], wanted: int) -> tuple[dict[tuple[int, int]
 
 def read_answers(run: RunFolder, chosen: dict[int, list[int]],
                  loss: ObjectiveConfig | None) -> tuple[list[tuple[int, dict]], dict[tuple, Example]]:
-    """The chosen rows as (step, row), and (step, prompt index, sample) -> example for the chosen answers that were
-    trained on. If the objective looks at whole groups, the examples are of their whole groups. None without `loss`."""
+    """The chosen rows as (step, row), and (step, prompt index, sample) -> example for the chosen
+    answers that were trained on. If the objective looks at whole groups, the examples are of their
+    whole groups. None without `loss`."""
     picked, examples, objective = [], {}, OBJECTIVES.get(run.settings["objective"])
     whole = objective is not None and objective.whole_groups
     most = run.fields["rollout.max_new_tokens"]
@@ -120,8 +122,8 @@ def read_answers(run: RunFolder, chosen: dict[int, list[int]],
 
 
 def complete(table: pa.Table) -> pa.Table:
-    """The table with the columns that older versions did not write: nulls, or empty lists for columns that every answer
-    has."""
+    """The table with the columns that older versions did not write: nulls, or empty lists for
+    columns that every answer has."""
     for field in SCHEMA:
         if field.name not in table.column_names:
             empty = field.name in ("prompt_tokens", "tokens", "logprobs", "truncated_logprobs", "entropies")
@@ -184,8 +186,9 @@ def loss_of(config: dict) -> ObjectiveConfig:
 
 def answer_coefficients(objective: str, loss: ObjectiveConfig,
                         examples: dict[tuple, Example]) -> dict[tuple, np.ndarray]:
-    """The objective's coefficients [n] of each answer, as at the first update on it: the policy is still the one that
-    sampled it, so R = 1. They are of `token_loss` alone, without `loss_agg` and added terms.
+    """The objective's coefficients [n] of each answer, as at the first update on it: the policy is
+    still the one that sampled it, so R = 1. They are of `token_loss` alone, without `loss_agg` and
+    added terms.
 
     Raises InputError for an objective, or settings of one, that this version does not know."""
     values, loss = list(examples.values()), resolve(objective, loss)

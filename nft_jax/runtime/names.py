@@ -1,7 +1,7 @@
 """What a name with a colon means: `package.module:NAME` or `path/to/file.py:NAME`.
 
-Rewards, objectives and presets of one's own are given by such names. Verifier workers import this module, so there is
-no jax in it.
+Rewards, objectives and presets of one's own are given by such names. Verifier workers import this
+module, so there is no jax in it.
 """
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from nft_jax.types import InputError
 def load(name: str, field: str) -> object:
     """The object of a name with a colon. A file is executed anew by every call.
 
-    Raises InputError, naming the configuration's `field`: no such module or file, one that fails when it is imported,
-    or a module without that attribute."""
+    Raises InputError, naming the configuration's `field`: no such module or file, one that fails
+    when it is imported, or a module without that attribute."""
     home, _, attribute = name.rpartition(":")
     module = load_module(home, field)
     if not hasattr(module, attribute):
@@ -28,7 +28,8 @@ def load(name: str, field: str) -> object:
 def load_module(home: str, field: str) -> ModuleType:
     """The module of that name, or the module that the .py file of that path makes.
 
-    Raises InputError, naming the configuration's `field`, when it is missing or fails as it is imported."""
+    Raises InputError, naming the configuration's `field`, when it is missing or fails as it is
+    imported."""
     try:
         if not home.endswith(".py"):
             return importlib.import_module(home)
