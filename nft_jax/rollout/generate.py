@@ -61,8 +61,6 @@ def generate(given: Arguments) -> Path:
     """Everything that the command does; returns the path of the table. Raises InputError."""
     from nft_jax.runtime.distributed import require_alone
     require_alone("nft_jax.rollout.generate")
-    import jax
-
     from nft_jax.data.prompts import load_questions
     from nft_jax.model.hf import load_tokenizer
     from nft_jax.record.parts import Parts
@@ -88,7 +86,7 @@ def generate(given: Arguments) -> Path:
     parts = Parts(given.out, settings | questions_of(held))
     # A sampler for the longest prompt there is takes less memory than one for the longest allowed.
     sized = replace(given, max_prompt_tokens=max(len(prompt.tokens) for prompt in held.prompts))
-    answer(sized, weights, tokenizer, [(held, parts)], jax.random.key(given.seed))
+    answer(sized, weights, tokenizer, [(held, parts)])
     return given.out
 
 

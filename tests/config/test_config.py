@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+from refusal import refused
 
 from nft_jax import config as config_module
 from nft_jax.config import (
@@ -16,46 +17,45 @@ from nft_jax.config import (
     RolloutConfig,
     TermsConfig,
 )
-from nft_jax.types import InputError
 
 CLASSES = [value for value in vars(config_module).values() if dataclasses.is_dataclass(value)]
 
 
-@pytest.mark.parametrize(("make", "told"), [
-    (lambda: RolloutConfig(top_p=0), "rollout.top_p is 0"),
-    (lambda: RolloutConfig(min_p=1), "rollout.min_p is 1"),
-    (lambda: RolloutConfig(stop=("",)), "rollout.stop is"),
-    (lambda: RolloutConfig(slots=-1), "rollout.slots is -1"),
-    (lambda: RolloutConfig(samples_per_prompt=1), "rollout.samples_per_prompt is 1"),
-    (lambda: RolloutConfig(temperature=0), "rollout.temperature is 0"),
-    (lambda: DataConfig(template="no place"), "data.template"),
-    (lambda: MeshConfig(data=-1, fsdp=-1), "mesh is"),
-    (lambda: Config(mesh=MeshConfig(context=7)), "mesh.context is 7"),
-    (lambda: ObjectiveConfig(epsilon=-1), "loss.epsilon is -1"),
-    (lambda: ObjectiveConfig(epsilon=float("inf")), "loss.epsilon is inf"),
-    (lambda: ObjectiveConfig(constant_length=0), "loss.constant_length is 0"),
-    (lambda: ObjectiveConfig(neg_weight=-1), "loss.neg_weight is -1"),
-    (lambda: ObjectiveConfig(neg_weight=float("nan")), "loss.neg_weight is nan"),
-    (lambda: ObjectiveConfig(clip_high=-1), "loss.clip_high is -1"),
-    (lambda: ObjectiveConfig(beta=0), "loss.beta is 0"),
-    (lambda: ObjectiveConfig(tau_negative=0), "loss.tau_negative is 0"),
-    (lambda: ObjectiveConfig(nll_weight=-1), "loss.nll_weight is -1"),
-    (lambda: ObjectiveConfig(psr_weight=-1), "loss.psr_weight is -1"),
-    (lambda: Config(batch=BatchConfig(row_length=100)), "batch.row_length is 100"),
-    (lambda: Config(steps=0), "steps is 0"),
-    (lambda: CheckpointConfig(every=10, keep_every=25), "checkpoint.keep_every is 25"),
-    (lambda: CheckpointConfig(best="loss"), "checkpoint.best is 'loss'"),
-    (lambda: TermsConfig(kl_weight=-1), "terms.kl_weight is -1"),
-    (lambda: TermsConfig(kl_weight=float("inf")), "terms.kl_weight is inf"),
-    (lambda: TermsConfig(entropy_weight=-1), "terms.entropy_weight is -1"),
-    (lambda: TermsConfig(mismatch_cap=0.5), "terms.mismatch_cap is 0.5"),
+@pytest.mark.parametrize(("make", "field", "value"), [
+    (lambda: RolloutConfig(top_p=0), "rollout.top_p", "0"),
+    (lambda: RolloutConfig(min_p=1), "rollout.min_p", "1"),
+    (lambda: RolloutConfig(stop=("",)), "rollout.stop", "('',)"),
+    (lambda: RolloutConfig(slots=-1), "rollout.slots", "-1"),
+    (lambda: RolloutConfig(samples_per_prompt=1), "rollout.samples_per_prompt", "1"),
+    (lambda: RolloutConfig(temperature=0), "rollout.temperature", "0"),
+    (lambda: DataConfig(template="no place"), "data.template", "'no place'"),
+    (lambda: MeshConfig(data=-1, fsdp=-1), "mesh", "(-1, -1, 1, 1)"),
+    (lambda: Config(mesh=MeshConfig(context=7)), "mesh.context", "7"),
+    (lambda: ObjectiveConfig(epsilon=-1), "loss.epsilon", "-1"),
+    (lambda: ObjectiveConfig(epsilon=float("inf")), "loss.epsilon", "inf"),
+    (lambda: ObjectiveConfig(constant_length=0), "loss.constant_length", "0"),
+    (lambda: ObjectiveConfig(neg_weight=-1), "loss.neg_weight", "-1"),
+    (lambda: ObjectiveConfig(neg_weight=float("nan")), "loss.neg_weight", "nan"),
+    (lambda: ObjectiveConfig(clip_high=-1), "loss.clip_high", "-1"),
+    (lambda: ObjectiveConfig(beta=0), "loss.beta", "0"),
+    (lambda: ObjectiveConfig(tau_negative=0), "loss.tau_negative", "0"),
+    (lambda: ObjectiveConfig(nll_weight=-1), "loss.nll_weight", "-1"),
+    (lambda: ObjectiveConfig(psr_weight=-1), "loss.psr_weight", "-1"),
+    (lambda: Config(batch=BatchConfig(row_length=100)), "batch.row_length", "100"),
+    (lambda: Config(steps=0), "steps", "0"),
+    (lambda: CheckpointConfig(every=10, keep_every=25), "checkpoint.keep_every", "25"),
+    (lambda: CheckpointConfig(best="loss"), "checkpoint.best", "'loss'"),
+    (lambda: TermsConfig(kl_weight=-1), "terms.kl_weight", "-1"),
+    (lambda: TermsConfig(kl_weight=float("inf")), "terms.kl_weight", "inf"),
+    (lambda: TermsConfig(entropy_weight=-1), "terms.entropy_weight", "-1"),
+    (lambda: TermsConfig(mismatch_cap=0.5), "terms.mismatch_cap", "0.5"),
     (lambda: Config(terms=TermsConfig(mismatch="token"), rollout=RolloutConfig(old_logprobs="sampler")),
-     "terms.mismatch is 'token': it compares the trainer's log-probs with the sampler's, and rollout.old_logprobs is"),
-    (lambda: Config(writers=("wandb", "wandb")), "writers is"),
-    (lambda: Config(writers=("paper",)), "writers is"),
+     "terms.mismatch", "'token'"),
+    (lambda: Config(writers=("wandb", "wandb")), "writers", "('wandb', 'wandb')"),
+    (lambda: Config(writers=("paper",)), "writers", "('paper',)"),
 ])
-def test_contradictions_are_refused(make, told):
-    with pytest.raises(InputError, match=told.replace(".", r"\.")):
+def test_contradictions_are_refused(make, field, value):
+    with refused(f"{field} is {value}"):
         make()
 
 

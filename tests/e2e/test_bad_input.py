@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from refusal import refused
 from safetensors.numpy import load_file, save_file
 
 import nft_jax
@@ -43,20 +44,24 @@ def smaller_embedding(folder):
 
 
 CASES = {
-    "missing": (tensors(lambda a: a.pop("model.norm.weight")), r"model\.norm\.weight is missing"),
-    "extra": (tensors(lambda a: a.update(more=np.zeros(2, np.float32))), r"more is not part of"),
+    "missing": (tensors(lambda a: a.pop("model.norm.weight")), ("model.norm.weight",)),
+    "extra": (tensors(lambda a: a.update(stray=np.zeros(2, np.float32))), ("stray",)),
     "shape": (tensors(lambda a: a.update({"model.norm.weight": np.zeros(3, np.float32)})),
-              r"model\.norm\.weight has shape \(3,\), expected"),
-    "cut": (cut, r"model\.safetensors is damaged or cut short"),
-    "architecture": (configured(architectures=["MambaForCausalLM"], model_type="mamba"), r"MambaForCausalLM"),
-    "vocabulary": (smaller_embedding, r"the tokenizer has ids up to \d+, but vocab_size in config\.json is"),
+              ("model.norm.weight", "(3,)")),
+    "cut": (cut, ("model.safetensors", "damaged")),
+    "architecture": (configured(architectures=["MambaForCausalLM"], model_type="mamba"), ("MambaForCausalLM",)),
+    "vocabulary": (smaller_embedding, ("vocab_size",)),
 }
+
+
+class TooLate(Exception):
+    """The input should have been refused by now."""
 
 
 @pytest.fixture
 def nothing_placed(monkeypatch):
     def too_late(*arguments, **options):
-        raise AssertionError("the input should have been refused by now")
+        raise TooLate
     monkeypatch.setattr(load, "_place", too_late)
     return lambda: monkeypatch.setattr(plan, "make_mesh", too_late)
 
@@ -67,28 +72,26 @@ def test_a_folder_that_will_not_do(case, tmp_path, nothing_placed, small_run):
     folder = tmp_path / "model"
     shutil.copytree(NANO, folder)
     spoil(folder)
-    with pytest.raises(nft_jax.InputError, match=told) as caught:
+    with refused(*told, folder) as caught:
         nft_jax.load(folder)
-    assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
     nothing_placed()
     config = small_run(tmp_path / "run", policy=PolicyConfig(path=str(folder)))
-    with pytest.raises(nft_jax.InputError, match=told), opening.open_run(config, fresh=False, quiet=True):
+    with refused(*told), opening.open_run(config, fresh=False, quiet=True):
         pass
     assert not (tmp_path / "run").exists()
 
 
 def test_a_sound_folder_comes_to_where_these_tests_stop(tmp_path, nothing_placed, small_run):
-    with pytest.raises(AssertionError, match="should have been refused"):
+    with pytest.raises(TooLate):
         nft_jax.load(NANO)
     nothing_placed()
-    with pytest.raises(AssertionError, match="should have been refused"), \
-            opening.open_run(small_run(tmp_path / "run"), fresh=False, quiet=True):
+    with pytest.raises(TooLate), opening.open_run(small_run(tmp_path / "run"), fresh=False, quiet=True):
         pass
 
 
 def test_not_enough_devices(tmp_path, nothing_placed, small_run):
     config = small_run(tmp_path / "run", mesh=MeshConfig(1, 16, 1))
-    with pytest.raises(nft_jax.InputError, match=r"mesh \(data, fsdp, tensor, context\) is \(1, 16, 1, 1\), but there "
-                                                 r"are 8 devices"), opening.open_run(config, fresh=False, quiet=True):
+    with refused("mesh", (1, 16, 1, 1), "8 devices"), opening.open_run(config, fresh=False, quiet=True):
         pass
     assert not (tmp_path / "run").exists()
