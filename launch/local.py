@@ -1,9 +1,9 @@
-"""N processes on this machine, each with D virtual CPU devices: what many hosts do, tried out on one.
+"""N processes on this machine, each with D virtual CPU devices: a run over several hosts, tried on one.
 
     python launch/local.py -n 2 -d 4 -- python -m experiments.quickstart --mesh.data 2 --mesh.fsdp 4 --workdir runs/two
 
-Lines of process i are shown behind [i]. The first process that fails ends all, and its exit status is that of this
-command; 0 when all have ended well. SIGINT and SIGTERM are handed on to every process.
+Each line of process i is shown behind [i]. The first process that fails ends all others, and this command ends with
+its status; with 0 if none fails. SIGINT and SIGTERM are passed on to every process.
 """
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import time
 from collections.abc import Sequence
 from typing import BinaryIO
 
-GRACE = 10.0        # seconds between asking the others to end and killing them
-NOISE = b"[Gloo]"   # what the collectives of CPU devices print when they connect
+GRACE = 10.0        # seconds between asking the other processes to end and killing them
+NOISE = b"[Gloo]"   # begins the lines that collectives of CPU devices print when they connect
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -36,14 +36,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody uses now."""
+    """A port of 127.0.0.1 that is free now."""
     with socket.socket() as chosen:
         chosen.bind(("127.0.0.1", 0))
         return chosen.getsockname()[1]
 
 
 def start(command: Sequence[str], processes: int, devices: int) -> list[subprocess.Popen]:
-    """The processes, each the head of a process group. One process alone gets no coordinator."""
+    """Starts the processes, each the head of a process group. A single process gets no coordinator."""
     address = f"127.0.0.1:{free_port()}"
     settings = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONUNBUFFERED": "1"}
     if processes > 1:
@@ -55,7 +55,7 @@ def start(command: Sequence[str], processes: int, devices: int) -> list[subproce
 
 
 def show(index: int, stream: BinaryIO) -> None:
-    """Every line of a process, behind its number."""
+    """Prints every line of process `index` behind its number."""
     for line in stream:
         if not line.startswith(NOISE):
             sys.stdout.buffer.write(b"[%d] %s\n" % (index, line.rstrip(b"\n")))
@@ -63,18 +63,19 @@ def show(index: int, stream: BinaryIO) -> None:
 
 
 def signal_all(processes: Sequence[subprocess.Popen], number: int) -> None:
-    """Send it to the process groups of those that still run."""
+    """Sends a signal to the process group of every process that still runs."""
     for process in processes:
         if process.poll() is None:
             try:
                 os.killpg(process.pid, number)
             except ProcessLookupError:
-                continue                       # it has ended in between
+                continue                       # it has ended since the poll
 
 
 def wait(processes: Sequence[subprocess.Popen]) -> int:
-    """The exit status of the first that failed, as a shell gives it, once all have ended; the others are then asked to
-    end, and killed where they do not."""
+    """Waits until all have ended. Returns the status of the first that failed, as a shell gives it, or 0.
+
+    After a failure the others are asked to end, and killed if they do not within GRACE seconds."""
     failed, ask, kill = 0, False, 0.0
     while None in [process.poll() for process in processes]:
         failed = failed or next((process.returncode for process in processes if process.returncode), 0)
@@ -99,7 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         thread.start()
     status = wait(processes)
     for thread in shown:
-        thread.join(5)                         # a grandchild may hold the pipe
+        # Not forever: a grandchild may hold the pipe.
+        thread.join(5)
     return status
 
 

@@ -1,7 +1,7 @@
 """The verifier's speed beside plain math-verify, in one run: `python -m experiments.benchmark
 --task verify`.
 
-The realistic mix is that of a rollout: worked solutions of about 1 kB, eight samples a question.
+The realistic mix is like a rollout: worked solutions of about 1 kB, eight samples a question.
 Nine golds in ten are integers, decimals or plain fractions. Five of eight samples are right, one of
 them spelled differently. Golds come from the files of the folder named by NFT_TEST_DATA, or from a
 seeded generator without it.

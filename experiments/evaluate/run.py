@@ -10,7 +10,7 @@ from nft_jax.model.hf import load_tokenizer
 from nft_jax.record.parts import Parts
 from nft_jax.record.weights import Weights, find_weights
 from nft_jax.rollout.answers import answer, identity, questions_of, say
-from nft_jax.rollout.evaluation import evaluation_key, read_set, summarise_table
+from nft_jax.rollout.evaluation import read_set, summarise_table
 from nft_jax.rollout.slots import require_positions
 from nft_jax.runtime.compilation import use_compilation_cache
 from nft_jax.runtime.distributed import require_alone
@@ -39,7 +39,7 @@ def evaluate(given: Arguments) -> str:
         say(f"{held.name}: {report}")
         skipped[held.name] = len(report.skipped)
         tables.append((held, Parts(out / f"{held.name}.parquet", common | questions_of(held), judged=True)))
-    answer(given, weights, tokenizer, tables, evaluation_key(given.seed), verifier)
+    answer(given, weights, tokenizer, tables, verifier)
     summaries = {held.name: summarise_table(parts.out, skipped[held.name]) for held, parts in tables}
     text = markdown(summaries, f"T {given.temperature:g}, top-p {given.top_p:g}")
     (out / "table.md").write_text(text)

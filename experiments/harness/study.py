@@ -46,7 +46,7 @@ MEASURED = {"steps": "accuracy at equal steps", "tokens": "accuracy at equal tok
 
 @dataclass(frozen=True)
 class Claim:
-    """The mean over seeds of `measure` of one arm, less that of another arm with the same seed.
+    """The mean over seeds of `measure` of one arm, less the other arm's, seed by seed.
 
     than: the other arm; "" compares the arm with its own start.
     measure: a key of MEASURED.
@@ -111,7 +111,7 @@ class Options:
     seeds: int = 3
     """Seeds 0 .. SEEDS-1 of every arm."""
     jobs: int | Literal["none"] = 0
-    """Runs side by side (0: one on CPUs, one for every GPU); none: start no run, take those that are finished."""
+    """Runs side by side (0: one on CPUs, one for every GPU); none: start no run, report the finished ones."""
     arms: str = ""
     """Only these arms: A,B."""
     workdir: Path = Path("runs/study")

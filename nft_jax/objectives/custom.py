@@ -24,6 +24,8 @@ from nft_jax.runtime.names import load
 from nft_jax.types import InputError
 
 FILE = "objective.py"
+# In the first line of the objective.py of versions that kept some functions and values, not the module's source.
+OLDER = "sha256 of what follows"
 _given: dict[str, Any] = {}            # name -> what this process gave to `nft_jax.train`
 
 
@@ -122,7 +124,12 @@ def _told(value: Any) -> str:
 def require_same_objective(folder: Path, name: str) -> None:
     """Raises InputError if the run in `folder` began with another source of its objective `name`."""
     record, path = record_of(name), folder / FILE
-    if record and (not path.exists() or path.read_text() != record):
-        raise InputError(f"objective is {name!r}, whose source is not that of the run in workdir {str(folder)!r} (it "
-                         f"is kept there, in {FILE}): put the function back to continue the run, choose another "
-                         "workdir, or start over with --fresh (fresh=True).")
+    kept = path.read_text() if path.exists() else ""
+    if not record or kept == record:
+        return
+    way_out = "choose another workdir, or start over with --fresh (fresh=True)."
+    if OLDER in kept.partition("\n")[0]:
+        raise InputError(f"objective is {name!r}, whose source an older nft_jax kept in {str(path)!r}, in a form that "
+                         f"cannot be compared any more: continue the run with that version, {way_out}")
+    raise InputError(f"objective is {name!r}, whose source is not that of the run in workdir {str(folder)!r} (it is "
+                     f"kept there, in {FILE}): put the function back to continue the run, {way_out}")

@@ -25,23 +25,9 @@ import numpy as np
 from jax.lax import stop_gradient
 
 from nft_jax.config import LossAgg, ObjectiveConfig, PromptWeight, Ratio
-from nft_jax.objectives import custom
+from nft_jax.objectives import custom, policy_gradient
 from nft_jax.objectives.dpo import dpo
 from nft_jax.objectives.nft import naive_contrast, nft, nft_clip, rft
-from nft_jax.objectives.policy_gradient import (
-    cispo,
-    dapo,
-    dr_grpo,
-    grpo,
-    gspo,
-    maxrl,
-    nsr,
-    psr,
-    reinforce,
-    sapo,
-    topr,
-    w_reinforce,
-)
 from nft_jax.types import InputError
 
 Array = Any
@@ -89,24 +75,24 @@ _PER_ANSWER: LossAgg = "seq_mean_token_mean"
 OBJECTIVES: dict[str, Objective] = {
     "nft": Objective(nft, _LIKELIHOODS, prompt_weight="1-r", neg_weight=1.0),
     "rft": Objective(rft, ("prompt_weight", "pos_weight", "ratio"), prompt_weight="1", neg_weight=0.0),
-    "grpo": Objective(grpo, (*_CLIP, *_GROUP), **_PPO, loss_agg=_PER_ANSWER),
-    "dr_grpo": Objective(dr_grpo, (*_CLIP, "overlong_buffer"), **_PPO, loss_agg="constant"),
-    "dapo": Objective(dapo, (*_CLIP, *_GROUP), clip_low=0.2, clip_high=0.28),
+    "grpo": Objective(policy_gradient.grpo, (*_CLIP, *_GROUP), **_PPO, loss_agg=_PER_ANSWER),
+    "dr_grpo": Objective(policy_gradient.dr_grpo, (*_CLIP, "overlong_buffer"), **_PPO, loss_agg="constant"),
+    "dapo": Objective(policy_gradient.dapo, (*_CLIP, *_GROUP), clip_low=0.2, clip_high=0.28),
     "dpo": Objective(dpo, ("beta", "nll_weight"), loss_agg="constant", loss_aggs=("constant", "token_mean"),
                      whole_groups=True),
     "nft_clip": Objective(nft_clip, (*_LIKELIHOODS, *_CLIP), prompt_weight="1-r", neg_weight=1.0,
                           clip_low=0.2, clip_high=0.28),
     "naive_contrast": Objective(naive_contrast, ("prompt_weight", "pos_weight", "neg_weight"), prompt_weight="1",
                                 neg_weight=1.0),
-    "reinforce": Objective(reinforce, ("overlong_buffer",)),
-    "maxrl": Objective(maxrl, _CLIP, **_PPO),
-    "cispo": Objective(cispo, (*_CLIP, *_GROUP), clip_low=1.0, clip_high=4.0),
-    "gspo": Objective(gspo, (*_CLIP, *_GROUP), clip_low=3e-4, clip_high=4e-4, loss_agg=_PER_ANSWER),
-    "sapo": Objective(sapo, ("tau_positive", "tau_negative", *_GROUP), loss_agg=_PER_ANSWER),
-    "topr": Objective(topr, ("pos_weight", "neg_weight"), neg_weight=1.0),
-    "psr": Objective(psr, ("clip_high",), **_PPO),
-    "nsr": Objective(nsr, ("clip_low",), **_PPO),
-    "w_reinforce": Objective(w_reinforce, ("psr_weight", *_CLIP), **_PPO),
+    "reinforce": Objective(policy_gradient.reinforce, ("overlong_buffer",)),
+    "maxrl": Objective(policy_gradient.maxrl, _CLIP, **_PPO),
+    "cispo": Objective(policy_gradient.cispo, (*_CLIP, *_GROUP), clip_low=1.0, clip_high=4.0),
+    "gspo": Objective(policy_gradient.gspo, (*_CLIP, *_GROUP), clip_low=3e-4, clip_high=4e-4, loss_agg=_PER_ANSWER),
+    "sapo": Objective(policy_gradient.sapo, ("tau_positive", "tau_negative", *_GROUP), loss_agg=_PER_ANSWER),
+    "topr": Objective(policy_gradient.topr, ("pos_weight", "neg_weight"), neg_weight=1.0),
+    "psr": Objective(policy_gradient.psr, ("clip_high",), **_PPO),
+    "nsr": Objective(policy_gradient.nsr, ("clip_low",), **_PPO),
+    "w_reinforce": Objective(policy_gradient.w_reinforce, ("psr_weight", *_CLIP), **_PPO),
 }
 
 

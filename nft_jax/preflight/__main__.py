@@ -2,8 +2,9 @@
 
     python -m nft_jax.preflight EXPERIMENT [--topology v5p:4x4x4 | v6e:8x8 | gpu:8xH100 | cpu:8] [--field value]
 
-EXPERIMENT is a preset's name, or "package.module:NAME" or "file.py:NAME" of a Config. Every program of the run is
-compiled ahead of time on abstract arrays; no weights, data or tokenizer are read. Exit status 2: it does not fit.
+EXPERIMENT is a preset's name, or "package.module:NAME" or "file.py:NAME" of a Config. Every program
+of the run is compiled ahead of time on abstract arrays; no weights, data or tokenizer are read.
+Exit status 2: it does not fit.
 """
 from __future__ import annotations
 

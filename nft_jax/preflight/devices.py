@@ -28,11 +28,11 @@ class Device:
     usable: float            # share of the memory that programs may take
 
 
-# TPU: docs.cloud.google.com/tpu/docs (v4, v5e, v5p, v6e, tpu7x). Memory is what the compiler allows (the limit in
-# libtpu's out-of-memory message). Link is half the bidirectional interconnect bandwidth of a chip. A v4 or tpu7x chip
-# is two devices; every other chip is one.
-# GPU: NVIDIA's data sheets, bfloat16 without sparsity, SXM boards. Link is NVLink in one direction, or PCIe 4 x16 for
-# L40S and RTX 4090.
+# TPU: docs.cloud.google.com/tpu/docs (v4, v5e, v5p, v6e, tpu7x). Memory is what the compiler allows
+# (the limit in libtpu's out-of-memory message). Link is half the bidirectional interconnect
+# bandwidth of a chip. A v4 or tpu7x chip is two devices; every other chip is one.
+# GPU: NVIDIA's data sheets, bfloat16 without sparsity, SXM boards. Link is NVLink in one direction,
+# or PCIe 4 x16 for L40S and RTX 4090.
 DEVICES: Mapping[str, Device] = MappingProxyType({
     "v4": Device(15.25 * GiB, 137.5e12, 614e9, 67e9, 0.97),
     "v5e": Device(15.75 * GiB, 197e12, 819e9, 200e9, 0.97),

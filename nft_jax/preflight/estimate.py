@@ -1,7 +1,7 @@
 """Work and time of a run, by arithmetic.
 
-XLA's `cost_analysis` counts the body of a loop once, and nearly all our work is in loops. So operations are counted
-from the shapes. Times are estimates, and say so.
+XLA's `cost_analysis` counts the body of a loop once, and nearly all our work is in loops. So
+operations are counted from the shapes. Times are estimates, and say so.
 """
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from nft_jax.rollout.engine import Sampler
 from nft_jax.train.plan import Plan
 
 # Shares of the makers' peaks that a run reaches.
-# Compute: model FLOPs utilisation of training, 38 to 43% on 8,192 to 16,384 H100 (Llama 3, arXiv 2407.21783, table 4).
+# Compute: model FLOPs utilisation of training, 38 to 43% on 8,192 to 16,384 H100 (Llama 3, arXiv
+# 2407.21783, table 4).
 UTILISATION = 0.4
 # Memory and links: what decoding is held to. The latencies of PaLM (Pope et al., arXiv 2211.05102) are of this order.
 BANDWIDTH = 0.6
@@ -52,8 +53,9 @@ def forward_flops(model: ModelConfig, tokens: float, seen: float) -> float:
 def flops(plan: Plan, sampler: Sampler) -> dict[str, float]:
     """Operations of one call of each kind of program that multiplies matrices, over all devices.
 
-    Training: a micro-batch of full rows, with what rematerialisation computes again. Decoding: a block of steps with
-    every slot active over the whole ring. Prefill: all prompts that are prefilled together, of the longest kind.
+    Training: a micro-batch of full rows, with what rematerialisation computes again. Decoding: a
+    block of steps with every slot active over the whole ring. Prefill: all prompts that are
+    prefilled together, of the longest kind.
     """
     config, model, rows = plan.config, plan.model, plan.longest.rows
     row = forward_flops(model, config.row_length, config.row_length / 2)

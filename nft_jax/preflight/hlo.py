@@ -29,13 +29,13 @@ class Transfer(NamedTuple):
 def collectives(text: str, devices: int) -> list[Transfer]:
     """The collectives of one call, by kind. `text`: `compiled.as_text()` of a program over `devices` devices.
 
-    Bytes are counted as if each of the n members of a group sent its part to every other once: the result times
-    (n-1)/n for all-gather and all-to-all, twice that for all-reduce, n-1 results for reduce-scatter, the result for a
-    permutation.
+    Bytes are counted as if each of the n members of a group sent its part to every other once: the
+    result times (n-1)/n for all-gather and all-to-all, twice that for all-reduce, n-1 results for
+    reduce-scatter, the result for a permutation.
 
-    A loop counts as often as it runs, where the text says how often (scans over layers and chunks). A loop of unknown
-    length counts once: the walk over micro-batches. Of a conditional's branches only the branch that receives most
-    counts, as if it were always taken.
+    A loop counts as often as it runs, where the text says how often (scans over layers and chunks).
+    A loop of unknown length counts once: the walk over micro-batches. Of a conditional's branches
+    only the branch that receives most counts, as if it were always taken.
     """
     computations, entry = _computations(text)
 
@@ -44,8 +44,8 @@ def collectives(text: str, devices: int) -> list[Transfer]:
             match = COLLECTIVE.search(line)
             if match:
                 kind, size = _received(match, line, name, devices)
-                # An asynchronous collective is written several times: its start, the work it overlaps, its end. Its
-                # channel and shape tell that it is the same.
+                # An asynchronous collective is written several times: its start, the work it
+                # overlaps, its end. Its channel and shape tell that it is the same.
                 identity = (scope, kind, size, _group(r"channel_id=(\d+)", line))
                 if identity not in seen:
                     seen.add(identity)

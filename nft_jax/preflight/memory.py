@@ -1,10 +1,10 @@
 """Memory of a run's programs by arithmetic.
 
-`--dry-run` prints it. It stands in for the compiler where the devices are GPUs. It also tells how the temporaries of a
-compiled program grow with rows and slots.
+`--dry-run` prints it. It stands in for the compiler where the devices are GPUs. It also tells how
+the temporaries of a compiled program grow with rows and slots.
 
-Arrays that stay on the devices are counted exactly, as the bytes of their shards, by the functions of
-`nft_jax.rollout.slots`. Temporaries are a model:
+Arrays that stay on the devices are counted exactly, as the bytes of their shards, by the functions
+of `nft_jax.rollout.slots`. Temporaries are a model:
 
 - rows are divided over data and fsdp; heads, feed-forward and vocabulary over tensor;
 - fsdp brings the weights of two layers together;
@@ -135,8 +135,9 @@ class Work:
     def kept(self) -> float:
         """What a layer keeps of each token for its backward pass (`decoder.hidden_states`).
 
-        With a kernel, remat "none" and "attention" keep three things: the kernel's operands (splash pads the heads to
-        its lanes), its output in its own and in the model's layout, and the logarithm of each head's sum.
+        With a kernel, remat "none" and "attention" keep three things: the kernel's operands (splash
+        pads the heads to its lanes), its output in its own and in the model's layout, and the
+        logarithm of each head's sum.
         """
         m, remat, kernel = self.model, self.config.policy.remat, self.attention != "xla"
         head = -(-m.head_dim // LANES) * LANES if self.attention == "splash" else m.head_dim
@@ -157,8 +158,8 @@ class Work:
     def scores(self, length: float, size: int) -> float:
         """What attention has for one token of a row.
 
-        Plain products have `size` bytes for each head and token of the row. cuDNN has one mask for all heads, as one
-        byte and as the kernel's bias of two. Splash has nothing.
+        Plain products have `size` bytes for each head and token of the row. cuDNN has one mask for
+        all heads, as one byte and as the kernel's bias of two. Splash has nothing.
         """
         return {"xla": size * self.heads * length, "cudnn": 3 * length}.get(self.attention, 0)
 

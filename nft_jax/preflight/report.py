@@ -88,8 +88,8 @@ def estimate_of(config: Config, model: ModelConfig, topology: Topology, *, answe
                 accepted_share: float = 0.5) -> Sketch:
     """Time and memory of a run without compiling. What the devices send each other is then not known, and not counted.
 
-    `Topology.prepare` must be called before jax is imported. Raises InputError as the run would: `make_plan`,
-    `choose_attention`.
+    `Topology.prepare` must be called before jax is imported. Raises InputError as the run would:
+    `make_plan`, `choose_attention`.
     """
     policy = config.policy
     attention, _ = choose_attention(policy.attention, topology.platform, policy.compute_dtype, model.head_dim,
@@ -110,8 +110,9 @@ def preflight(config: Config, model: ModelConfig, topology: Topology, *, answer_
               progress: Callable[[str], None] | None = None) -> Report:
     """Compile the programs of a run for `topology`, each kind in its largest variant, and weigh them.
 
-    GPU programs are compiled for as many virtual CPU devices. Arguments and collectives are read from these programs.
-    Temporaries depend on the kernels, so they come from the memory model. Errors as `estimate_of`.
+    GPU programs are compiled for as many virtual CPU devices. Arguments and collectives are read
+    from these programs. Temporaries depend on the kernels, so they come from the memory model.
+    Errors as `estimate_of`.
     """
     sketch = estimate_of(config, model, topology, answer_tokens=answer_tokens, accepted_share=accepted_share)
     plan, sampler = sketch.plan, sketch.sampler
@@ -198,8 +199,8 @@ def _most(lines: list[Line], peak: Callable[[Line, int], float], now: int, limit
           step: int, most: int) -> int:
     """The largest multiple of `step`, at most `most` times it, at which the kinds in `depend` fit by `peak`.
 
-    It is less than `now`, what was asked for, if the compiler refused one of them. It is 0 if no multiple fits, or if
-    a program is too large that no size changes.
+    It is less than `now`, what was asked for, if the compiler refused one of them. It is 0 if no
+    multiple fits, or if a program is too large that no size changes.
     """
     for line in lines:
         if line.kind in depend and line.refusal:

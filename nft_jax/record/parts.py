@@ -103,7 +103,8 @@ class Parts:
 
     def _write(self, part: int, groups: Sequence) -> None:
         buffer = io.BytesIO()
-        pq.write_table(groups_to_table(groups) if self.judged else answers_to_table(groups), buffer, compression="zstd")
+        table = groups_to_table(groups) if self.judged else answers_to_table(groups)
+        pq.write_table(table, buffer, compression="zstd")
         with replaced(self._path(part)) as partial:
             partial.write_bytes(buffer.getvalue())
 
@@ -118,7 +119,8 @@ class Parts:
 
 def _require_same(found: dict, wanted: dict, where: Path) -> None:
     """Raises InputError, naming the fields that differ, when `where` was made with other settings."""
-    different = [f"{name}: {before!r} there, {now!r} now" for name, (before, now) in differences(found, wanted).items()]
+    different = [f"{name}: {before!r} there, {now!r} now"
+                 for name, (before, now) in differences(found, wanted).items()]
     if different:
         raise InputError(f"{str(where)!r} was made with other settings ({'; '.join(different)}): set these back to "
                          "go on with it, name another --out, or delete it.")

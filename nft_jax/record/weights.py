@@ -62,8 +62,8 @@ def find_weights(path: str | os.PathLike, step: int | str = LATEST) -> Weights:
     home = Path(path).expanduser()
     if not is_run(home):
         if step != LATEST:
-            raise InputError(f"step is {step!r}, but {str(path)!r} is not the folder of a run, whose checkpoints have "
-                             "steps: leave it out.")
+            raise InputError(f"step is {step!r}, but {str(path)!r} is not the folder of a run: only a run's "
+                             "checkpoints have steps. Leave it out.")
         folder = resolve_folder(path)
         return Weights(folder, read_config(folder))
     run = read_run(home, "path").config

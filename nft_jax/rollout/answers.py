@@ -15,6 +15,7 @@ from dataclasses import fields, replace
 from functools import cache
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -27,7 +28,7 @@ from nft_jax.model.kernels import choose_attention
 from nft_jax.record.parts import Parts
 from nft_jax.record.weights import Weights
 from nft_jax.rollout.engine import Sampler
-from nft_jax.rollout.evaluation import HeldOut
+from nft_jax.rollout.evaluation import HeldOut, evaluation_key
 from nft_jax.rollout.judged import judged_groups
 from nft_jax.rollout.slots import slots_that_fit
 from nft_jax.runtime.mesh import make_mesh
@@ -51,12 +52,12 @@ def questions_of(held: HeldOut) -> dict[str, Any]:
     return {"samples": held.samples, "questions": len(held.prompts), "prompts_digest": digest(held.prompts)}
 
 
-def answer(settings: AnswerConfig, weights: Weights, tokenizer, tables: Sequence[tuple[HeldOut, Parts]], key,
+def answer(settings: AnswerConfig, weights: Weights, tokenizer, tables: Sequence[tuple[HeldOut, Parts]],
            verifier: VerifierConfig | None = None) -> None:
     """Fills every table that is not finished with the answers to its questions; a verifier judges them.
 
-    `key` is the base key of the sampler. Progress goes to standard error. Raises InputError for a
-    table of other settings, and where memory does not hold one slot.
+    Progress goes to standard error. Raises InputError for a table of other settings, and where
+    memory does not hold one slot.
     """
     missing = []
     for held, parts in tables:
@@ -67,11 +68,13 @@ def answer(settings: AnswerConfig, weights: Weights, tokenizer, tables: Sequence
     if missing:
         # The verifier's processes start before jax asks for devices.
         with Verifier(verifier) if verifier is not None else nullcontext() as judge:
-            _fill(settings, weights, tokenizer, missing, key, judge)
+            _fill(settings, weights, tokenizer, missing, judge)
 
 
-def _fill(settings: AnswerConfig, weights: Weights, tokenizer, missing: Sequence[tuple[HeldOut, Parts]], key,
+def _fill(settings: AnswerConfig, weights: Weights, tokenizer, missing: Sequence[tuple[HeldOut, Parts]],
           judge: Verifier | None) -> None:
+    # Judged answers have the random numbers of a run's evaluations.
+    key = jax.random.key(settings.seed) if judge is None else evaluation_key(settings.seed)
     mesh = make_mesh(MeshConfig(tensor=settings.tensor))
     most = max(len(held.prompts) * held.samples for held, _ in missing)
 
@@ -84,7 +87,8 @@ def _fill(settings: AnswerConfig, weights: Weights, tokenizer, missing: Sequence
 
     @cache
     def sampler(slots: int) -> Sampler:
-        attention, _ = choose_attention("auto", mesh.devices.flat[0].platform, settings.dtype, weights.config.head_dim)
+        attention, _ = choose_attention("auto", mesh.devices.flat[0].platform, settings.dtype,
+                                        weights.config.head_dim)
         return Sampler(weights.config, tokenizer, eos_token_ids(weights.folder, tokenizer),
                        replace(settings, slots=slots), mesh=mesh, max_prompt_tokens=settings.max_prompt_tokens,
                        compute=Compute(settings.dtype, attention=attention, mesh=mesh))
@@ -103,8 +107,8 @@ def _fill(settings: AnswerConfig, weights: Weights, tokenizer, missing: Sequence
                     return _in_order(sampler(slots).sample(*asked, progress=bar.block), len(prompts), bar)
                 return _counted(judged_groups(sampler(slots), judge, *asked, progress=bar.block), bar)
 
-            say(f"{held.name}: {len(held.prompts) - count:,} of {len(held.prompts):,} questions to go, {held.samples} "
-                f"answers each, {sizes['slots']} at a time")
+            say(f"{held.name}: {len(held.prompts) - count:,} of {len(held.prompts):,} questions to go, "
+                f"{held.samples} answers each, {sizes['slots']} at a time")
             parts.fill(held.prompts, sizes["part_prompts"], answers, bar.part)
 
 
@@ -169,7 +173,8 @@ class AnswerBar:
         if self.bar.disable:
             seconds = time.monotonic() - self.started
             left = seconds / max(self.done - self.first, 1) * (self.answers - self.done)
-            say(f"part {part + 1}/{count}  {self.done:,} of {self.answers:,} answers  {self.speed}  left {left:,.0f} s")
+            say(f"part {part + 1}/{count}  {self.done:,} of {self.answers:,} answers  {self.speed}  "
+                f"left {left:,.0f} s")
 
     @property
     def speed(self) -> str:

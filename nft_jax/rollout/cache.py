@@ -29,7 +29,8 @@ RING_AXES = (3, 2)     # of keys [S, K, E, C] and of values [S, K, C, E]
 
 class DecodeState(NamedTuple):
     """S slots over a ring of C entries. Donated to every program that takes it."""
-    cache: list[tuple[Any, Any]]      # per layer: keys [S, kv_heads, head_dim, C], values [S, kv_heads, C, head_dim]
+    # per layer: keys [S, kv_heads, head_dim, C], values [S, kv_heads, C, head_dim]
+    cache: list[tuple[Any, Any]]
     write_index: jax.Array            # [] int32: ring index that the next step writes
     length: jax.Array                 # [S] int32: entries of the slot behind the write index
     token: jax.Array                  # [S] int32: next token to feed
@@ -68,7 +69,8 @@ def empty_state(config: ModelConfig, slots: int, capacity: int, dtype, quantised
     """All slots free, over a ring of `capacity` entries."""
     zeros = jnp.zeros(slots, jnp.int32)
     cache = [empty_layer(config, slots, capacity, dtype, quantised) for _ in range(config.num_layers)]
-    return DecodeState(cache, jnp.int32(0), zeros, zeros, zeros, zeros, zeros.astype(jnp.uint32), zeros.astype(bool))
+    return DecodeState(cache, write_index=jnp.int32(0), length=zeros, token=zeros, generated=zeros, limit=zeros,
+                       stream=zeros.astype(jnp.uint32), active=zeros.astype(bool))
 
 
 def entry_sharding(config: ModelConfig, mesh: Mesh, slots: str | None = "batch"):

@@ -137,7 +137,8 @@ def decode_block(params, model: ModelConfig, eos: tuple[int, ...], block_size: i
     def one(step, carry):
         state, out = carry
         valid = attended(state.write_index, state.length, capacity)
-        logits, cache = decoder.decode(params, model, state.token, state.length, state.cache, state.write_index, valid)
+        logits, cache = decoder.decode(params, model, state.token, state.length, state.cache,
+                                       state.write_index, valid)
         sampled = sample_tokens(logits, uniform[step], sampling, truncate=truncate)
         generated = state.generated + 1
         ended = (sampled.token[:, None] == eos_ids[None]).any(-1) | (generated >= state.limit)
@@ -282,13 +283,14 @@ class Sampler:
         """The limits [len(prompts), K]. Raises InputError for prompts and limits out of range."""
         for prompt in prompts:
             if not 1 <= len(prompt.tokens) <= self.max_prompt_tokens:
-                raise InputError(f"prompt {prompt.index} has {len(prompt.tokens)} tokens, and there is room for 1 to "
-                                 f"{self.max_prompt_tokens}: allow longer prompts, or leave it out.")
+                raise InputError(f"prompt {prompt.index} has {len(prompt.tokens)} tokens: use 1 to "
+                                 f"{self.max_prompt_tokens}, allow longer prompts, or leave it out.")
         shape = len(prompts), samples
         limits = np.full(shape, self.max_new_tokens) if limits is None else np.asarray(limits)
         if limits.shape != shape or (limits.size and not 1 <= limits.min() <= limits.max() <= self.max_new_tokens):
-            raise InputError(f"limits is an array {limits.shape} of {limits.min(initial=1)} to {limits.max(initial=1)}:"
-                             f" give {shape} numbers from 1 to max_new_tokens = {self.max_new_tokens}.")
+            raise InputError(f"limits is an array {limits.shape} of {limits.min(initial=1)} to "
+                             f"{limits.max(initial=1)}: give {shape} numbers from 1 to max_new_tokens = "
+                             f"{self.max_new_tokens}.")
         return limits
 
     def _prefill_padded(self, params, tokens: np.ndarray, lengths: np.ndarray):

@@ -116,10 +116,12 @@ def summarise_table(path: Path, skipped: int = 0) -> Summary:
     table = pq.read_table(path, columns=[*columns, "tokens"])
     rows, questions = table.select(columns).to_pylist(), {}
     for row in rows:
-        questions.setdefault(row["prompt_index"], []).append(Verdict(row["outcome"], row["reward"], row["extracted"]))
+        verdict = Verdict(row["outcome"], row["reward"], row["extracted"])
+        questions.setdefault(row["prompt_index"], []).append(verdict)
     counts = Counter(row["outcome"] for row in rows)
     return Summary(
         questions=len(questions), skipped=skipped, samples=max(map(len, questions.values())),
-        estimates=estimates(list(questions.values())), length=pc.mean(pc.list_value_length(table["tokens"])).as_py(),
+        estimates=estimates(list(questions.values())),
+        length=pc.mean(pc.list_value_length(table["tokens"])).as_py(),
         truncated_share=sum(row["finish_reason"] == "length" for row in rows) / len(rows),
         verdicts={outcome: counts[outcome] for outcome in OUTCOMES})

@@ -61,8 +61,6 @@ def generate(given: Arguments) -> Path:
     """Everything that the command does; returns the path of the table. Raises InputError."""
     from nft_jax.runtime.distributed import require_alone
     require_alone("nft_jax.rollout.generate")
-    import jax
-
     from nft_jax.data.prompts import load_questions
     from nft_jax.model.hf import load_tokenizer
     from nft_jax.record.parts import Parts
@@ -77,7 +75,8 @@ def generate(given: Arguments) -> Path:
     # Prompts for whose answers the model has no positions are skipped like those that are too long.
     positions = weights.config.max_positions - given.max_new_tokens
     longest = min(given.max_prompt_tokens, max(positions, 1))
-    require_positions(weights.config, longest, given.max_new_tokens, fields=("--max-prompt-tokens", "--max-new-tokens"))
+    require_positions(weights.config, longest, given.max_new_tokens,
+                      fields=("--max-prompt-tokens", "--max-new-tokens"))
     data = DataConfig(source=given.prompts, split=given.split, template=given.template, system=given.system,
                       max_prompt_tokens=longest, limit=given.limit)
     questions, report = load_questions(data, tokenizer, field="prompts", answers=False)
@@ -88,7 +87,7 @@ def generate(given: Arguments) -> Path:
     parts = Parts(given.out, settings | questions_of(held))
     # A sampler for the longest prompt there is takes less memory than one for the longest allowed.
     sized = replace(given, max_prompt_tokens=max(len(prompt.tokens) for prompt in held.prompts))
-    answer(sized, weights, tokenizer, [(held, parts)], jax.random.key(given.seed))
+    answer(sized, weights, tokenizer, [(held, parts)])
     return given.out
 
 

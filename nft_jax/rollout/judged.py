@@ -13,7 +13,7 @@ import jax
 from nft_jax.config import SamplingConfig
 from nft_jax.rollout.engine import Sampler
 from nft_jax.runtime.distributed import gather, process_count
-from nft_jax.types import Group, Prompt
+from nft_jax.types import Group, Prompt, Rollout
 from nft_jax.verify import Verifier
 
 
@@ -29,36 +29,37 @@ def judged_groups(sampler: Sampler, verifier: Verifier, params, prompts: Sequenc
 
     With several processes, process i of n answers and judges the prompts i, i + n, i + 2n, ... Then
     all processes exchange their groups and yield all of them. Waiting for the slowest process
-    counts as "rollout". `progress` may raise to give up a process's own work. `settled` is called
-    after that work and before the exchange: its last chance to raise (see
-    `nft_jax.runtime.stops.Stop`).
+    counts as "rollout".
+
+    `progress` may raise to give up a process's own work. `settled` is called after that work and
+    before the exchange, as the last chance to raise (see `nft_jax.runtime.stops.Stop`).
     """
     count = process_count()
+    here = prompts[jax.process_index()::count]
+    answers = sampler.sample(params, here, samples, base_key, rollout_index, sampling, progress=progress)
+    judged = _judged(answers, verifier, here, phase)
     if count == 1:
-        yield from _judged_here(sampler, verifier, params, prompts, samples, base_key, rollout_index, sampling,
-                                progress=progress, phase=phase)
+        yield from judged
         return
-    own = list(_judged_here(sampler, verifier, params, prompts[jax.process_index()::count], samples, base_key,
-                            rollout_index, sampling, progress=progress, phase=phase))
+    own = list(judged)
     settled()
     with phase("rollout"):
         parts = gather(own)
     yield from (parts[place % count][place // count] for place in range(len(prompts)))
 
 
-def _judged_here(sampler: Sampler, verifier: Verifier, params, prompts: Sequence[Prompt], samples: int, base_key,
-                 rollout_index: int, sampling: SamplingConfig, *, progress: Callable[[int], None] | None,
-                 phase: Callable[[str], AbstractContextManager]) -> Iterator[Group]:
-    """`judged_groups` of this process alone."""
-    answers = sampler.sample(params, prompts, samples, base_key, rollout_index, sampling, progress=progress)
-    submitted, judged = {}, 0              # position -> (rollouts, pending verdicts); groups yielded so far
+def _judged(answers: Iterator[tuple[int, tuple[Rollout, ...]]], verifier: Verifier, prompts: Sequence[Prompt],
+            phase: Callable[[str], AbstractContextManager]) -> Iterator[Group]:
+    """`judged_groups` of one process. `answers`: (position in `prompts`, rollouts), as they finish."""
+    # position -> (rollouts, pending verdicts), and the number of groups that were yielded
+    submitted, judged = {}, 0
     while judged < len(prompts):
         with phase("rollout"):
             position, rollouts = next(answers, (None, ()))
             if rollouts:
-                prompt = prompts[position]
+                prompt, count = prompts[position], len(rollouts)
                 submitted[position] = rollouts, verifier.submit(
-                    [r.text for r in rollouts], [prompt.gold] * samples, [prompt.problem] * samples)
+                    [r.text for r in rollouts], [prompt.gold] * count, [prompt.problem] * count)
         # While decoding goes on, only verdicts that are there already are taken. Afterwards each
         # one is waited for.
         while judged in submitted and (not rollouts or submitted[judged][1].done()):

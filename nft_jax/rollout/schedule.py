@@ -47,7 +47,8 @@ class Ends:
             # answer decoded.
             fresh = [slot for slot in owner if count[slot] > before[slot]]
             tails = self.texts([tokens[slot, max(before[slot] - self.reach, 0):count[slot]] for slot in fresh])
-            hits = {slot for slot, tail in zip(fresh, tails, strict=True) if any(stop in tail for stop in self.stop)}
+            hits = {slot for slot, tail in zip(fresh, tails, strict=True)
+                    if any(stop in tail for stop in self.stop)}
             hits = {slot for slot in hits if self._complete(tokens[slot, :count[slot]])}
         else:
             hits = set()
@@ -169,7 +170,8 @@ class Schedule:
             self.owner[slot], self.count[slot], self.steps[slot] = (position, sample), 0, 0
             self.since[slot], self.limit[slot] = self.asked, self.limits[position, sample]
             self.prompt_entries[slot] = len(prompt.tokens) - 1
-            slots[i], token[i], length[i], limit[i] = slot, prompt.tokens[-1], len(prompt.tokens) - 1, self.limit[slot]
+            slots[i], limit[i] = slot, self.limit[slot]
+            token[i], length[i] = prompt.tokens[-1], len(prompt.tokens) - 1
             stream[i] = (prompt.index * self.samples + sample) % (1 << 32)
         return Admission(slots, source, token, length, stream, limit)
 

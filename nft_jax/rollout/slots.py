@@ -1,8 +1,8 @@
 """Whether answers fit: in the model's positions, and in the memory of the devices.
 
-The functions named `..._bytes` are the one model of what parameters, decoding weights, keys and values take on a
-device. Preflight counts with the same functions. `slots_that_fit` turns free memory into a number of slots, the answers
-that are decoded at the same time.
+The functions named `..._bytes` are the one model of what parameters, decoding weights, keys and
+values take on a device. Preflight counts with the same functions. `slots_that_fit` turns free
+memory into a number of slots, the answers that are decoded at the same time.
 """
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def entry_bytes(model: ModelConfig, mesh: Mesh, sequences: int, entries: int, dt
                 kv_dtype: Stored = "compute", axis: str | None = "batch") -> int:
     """Bytes on one device of the keys and values of `entries` tokens in each of `sequences`.
 
-    `axis`: the logical axis of the sequences. "batch" for the slots; None for prefilled prompts, which are whole on
-    every device.
+    `axis`: the logical axis of the sequences. "batch" for the slots; None for prefilled prompts,
+    which are whole on every device.
     """
     layer = jax.eval_shape(partial(empty_layer, model, sequences, entries, dtype, kv_dtype == "int8"))
     place = entry_sharding(model, mesh, axis)
@@ -121,8 +121,8 @@ def automatic_slots(free: int, bytes_per_slot: int, answers: int, data_parallel:
                     field: str = "rollout.slots", remedy: str = REMEDY) -> int:
     """Useful slots that fit in `free` bytes of each device, a multiple of the `data_parallel` devices.
 
-    Raises InputError when not even one slot fits on each device. The message uses the names that the caller's user
-    knows: the `field` that is 0, and the `remedy`.
+    Raises InputError when not even one slot fits on each device. The message uses the names that
+    the caller's user knows: the `field` that is 0, and the `remedy`.
     """
     fitting = int(free * USABLE) // bytes_per_slot
     if fitting < 1:
@@ -137,8 +137,10 @@ def slots_that_fit(model: ModelConfig, mesh: Mesh, answers: int, max_prompt_toke
                    free: int | None = None, field: str = "rollout.slots", remedy: str = REMEDY) -> int:
     """`automatic_slots` in the memory that the rest of a run leaves.
 
-    The weights that decode and the prompts that are prefilled together are subtracted from `free` here.
-    `taken`: bytes on each device that the caller holds beside them (None: the parameters in float32).
+    The weights that decode and the prompts that are prefilled together are subtracted from `free`
+    here.
+    `taken`: bytes on each device that the caller holds beside them (None: the parameters in
+    float32).
     `free`: bytes free on each device now (None: ask the devices).
     """
     parallel = data_parallel_size(mesh)

@@ -1,7 +1,7 @@
 """Programs that are compiled before they run, and where their compiled form is kept.
 
-The sampler (`Sampler.programs`) and the trainer (`nft_jax.train.programs`) each list theirs. A run compiles the list
-at its start. Preflight compiles the same list for devices that are not there.
+The sampler (`Sampler.programs`) and the trainer (`nft_jax.train.programs`) each list theirs. A run
+compiles the list at its start. Preflight compiles the same list for devices that are not there.
 """
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class Program(NamedTuple):
     """A jitted function with the arguments that it is compiled for.
 
     kind: what it does, such as "train step" or "decode".
-    size: tells the variants of a kind apart, such as the tokens of a row. A larger size needs more memory.
+    size: tells the variants of a kind apart, such as the tokens of a row. A larger size needs more
+    memory.
     arguments: a tree of values and of jax.ShapeDtypeStruct with shardings.
     """
     kind: str
@@ -45,8 +46,8 @@ def largest(programs: Iterable[Program]) -> dict[str, Program]:
 def use_compilation_cache() -> None:
     """Keep compiled programs between processes.
 
-    They go to the folder that jax was told of (JAX_COMPILATION_CACHE_DIR or jax_compilation_cache_dir), or else to
-    ~/.cache/nft_jax/xla.
+    They go to the folder that jax was told of (JAX_COMPILATION_CACHE_DIR or
+    jax_compilation_cache_dir), or else to ~/.cache/nft_jax/xla.
     """
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "nft_jax" / "xla"))
@@ -64,7 +65,8 @@ def compile_all(programs: Sequence[Program], *, threads: int = 4,
                 compile: Callable[[Lowered], Any] = Lowered.compile) -> list[Any]:
     """Compile all programs, several at a time; returns the compiled ones in the order of `programs`.
 
-    `progress(program, done)` is called as each one ends. `compile` makes of a lowered program what is returned for it.
+    `progress(program, done)` is called as each one ends. `compile` makes of a lowered program what
+    is returned for it.
     """
     # Lowering is Python and stays in this thread. XLA compiles outside Python's lock.
     lowered = [program.function.lower(*program.arguments) for program in programs]

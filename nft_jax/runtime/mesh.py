@@ -1,9 +1,9 @@
 """Device meshes, and the sharding table: which mesh axis each logical axis of an array is divided over.
 
-A mesh has four axes, which the fields of `MeshConfig` size. Rows of a batch are divided over data and fsdp,
-parameters over fsdp and tensor, the tokens of a row over context. Every array names its dimensions by logical axes.
-`RULES` alone says what those mean on a mesh, so a new layout is a change of `RULES`. (The logical axes of the
-parameters are in `nft_jax.model.parameters`.)
+A mesh has four axes, which the fields of `MeshConfig` size. Rows of a batch are divided over data
+and fsdp, parameters over fsdp and tensor, the tokens of a row over context. Every array names its
+dimensions by logical axes. `RULES` alone says what those mean on a mesh, so a new layout is a
+change of `RULES`. (The logical axes of the parameters are in `nft_jax.model.parameters`.)
 """
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def sharded_bytes(tree) -> int:
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh of a run over `devices` (None: all devices of all processes).
 
-    `tensor` and `context` stay inside a process, since every process decodes on its own devices. Raises InputError
-    when the sizes do not fit the devices.
+    `tensor` and `context` stay inside a process, since every process decodes on its own devices.
+    Raises InputError when the sizes do not fit the devices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = [config.data, config.fsdp, config.tensor, config.context]
@@ -102,8 +102,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 def _by_process(mesh: Mesh) -> Mesh:
     """The mesh with its devices arranged so that `tensor` and `context` cross no process.
 
-    Raises InputError where they must cross one. The weights that decode are divided over `tensor`, and no process
-    decodes together with another.
+    Raises InputError where they must cross one. The weights that decode are divided over `tensor`,
+    and no process decodes together with another.
     """
     owners = [device.process_index for device in mesh.devices.flat]
     each = {owners.count(process) for process in owners}
@@ -150,8 +150,8 @@ def host_mesh(mesh: Mesh) -> Mesh:
 def place(x, where: NamedSharding):
     """A host array, or its shape, as a program takes it.
 
-    On a mesh of one process: `x` as it is. On a mesh of several: on the devices, where each process has put the part
-    of its own devices. All processes must hold the same array.
+    On a mesh of one process: `x` as it is. On a mesh of several: on the devices, where each process
+    has put the part of its own devices. All processes must hold the same array.
     """
     if hosts(where.mesh) == 1:
         return x

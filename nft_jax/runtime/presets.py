@@ -11,8 +11,8 @@ PRESETS = "experiments.presets:PRESETS"      # the registry of presets, found fr
 def experiment(name: str, presets: str = PRESETS) -> Config:
     """The configuration of that name: of the registry `presets`, or "package.module:NAME", or "file.py:NAME".
 
-    `presets` is itself a name, of a dict of configurations. It is only loaded for a name without a colon. Raises
-    InputError, naming the way out: no such name, or what it names is no Config.
+    `presets` is itself a name, of a dict of configurations. It is only loaded for a name without a
+    colon. Raises InputError, naming the way out: no such name, or what it names is no Config.
     """
     if ":" in name:
         config = load(name, "experiment")

@@ -77,8 +77,9 @@ class Inputs(NamedTuple):
 def read_inputs(config: Config, *, weights: bool = True) -> Inputs:
     """The inputs of a settled configuration, checked.
 
-    The headers of the weights are checked too. Without `weights` they are checked only in a local folder, and nothing
-    is downloaded for them. Raises InputError, naming the field, for whatever is missing or wrong.
+    The headers of the weights are checked too. Without `weights` they are checked only in a local
+    folder, and nothing is downloaded for them. Raises InputError, naming the field, for whatever is
+    missing or wrong.
     """
     require_writers(config.writers)
     folder = resolve_folder(config.policy.path, weights=weights)
@@ -98,8 +99,9 @@ def read_inputs(config: Config, *, weights: bool = True) -> Inputs:
 def preview(config: Config) -> tuple[ModelConfig, list[str]]:
     """For `--dry-run`: the model's configuration, and lines on what was read of the inputs.
 
-    No weights are downloaded. Where the hub cannot be reached the lines say what was not read, and the model is
-    `config_of` its name. Raises InputError for everything else that `read_inputs` refuses.
+    No weights are downloaded. Where the hub cannot be reached the lines say what was not read, and
+    the model is `config_of` its name. Raises InputError for everything else that `read_inputs`
+    refuses.
     """
     try:
         inputs = read_inputs(config, weights=False)
@@ -117,15 +119,16 @@ def preview(config: Config) -> tuple[ModelConfig, list[str]]:
 def remembered_slots(config: Config, fresh: bool) -> int:
     """The number of slots that the run in this folder began with; 0 without such a run, or if it is started over.
 
-    A run that goes on keeps the number, whatever memory is free now. On accelerators the last bits of an answer's
-    log-probs may depend on it.
+    A run that goes on keeps the number, whatever memory is free now. On accelerators the last bits
+    of an answer's log-probs may depend on it.
     """
     return 0 if fresh or not is_run(config.folder) else read_run(config.folder).fields["rollout.slots"]
 
 
 def require_one_run(plan: Plan, inputs: Inputs) -> None:
-    """Raises SharedError where the processes were given different configurations, models, questions, objectives or
-    versions."""
+    """Raises SharedError where the processes were given different configurations, models,
+    questions, objectives or versions.
+    """
     if process_count() == 1:
         return
     config = plan.config
@@ -144,8 +147,8 @@ def require_one_run(plan: Plan, inputs: Inputs) -> None:
 def claim(plan: Plan, fresh: bool, reports: Mapping[str, LoadReport], closing: ExitStack) -> str:
     """Make the run folder and hold it until `closing`; returns a remark for the user, or "".
 
-    The first process does so. The others look for the folder. Raises InputError, in all of them, as `claimed`,
-    `check_room` and `require_shared`.
+    The first process does so. The others look for the folder. Raises InputError, in all of them, as
+    `claimed`, `check_room` and `require_shared`.
     """
     config, folder, remark = plan.config, Path(plan.config.folder), ""
     with together("making the run folder"):
@@ -244,8 +247,8 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None, q
              profile: bool = False) -> Iterator[tuple[Run, TrainState, Progress]]:
     """An open run, with its state from the newest checkpoint or from the model folder.
 
-    Everything is closed when the block ends, except a `verifier` that was given. Raises InputError for bad input, and
-    SharedError where the processes do not agree.
+    Everything is closed when the block ends, except a `verifier` that was given. Raises InputError
+    for bad input, and SharedError where the processes do not agree.
     """
     config = settle(config)
     folder, asked_slots = Path(config.folder), config.rollout.slots

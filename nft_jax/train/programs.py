@@ -37,8 +37,9 @@ def truncations(config: Config) -> list[bool]:
 def training_programs(plan: Plan) -> list[Program]:
     """`train step` and `score` of each batch shape; their size is the length of a row.
 
-    `reference score` is `score` of the reference's parameters. It is a program of its own only where `score` does not
-    serve: the reference has other dtypes than the policy, or the policy is not scored.
+    `reference score` is `score` of the reference's parameters. It is a program of its own only
+    where `score` does not serve: the reference has other dtypes than the policy, or the policy is
+    not scored.
     """
     config, mesh, state, reference = plan.config, plan.mesh, plan.state, plan.reference
     placements = jax.tree.map(lambda x: x.sharding, state)
@@ -66,6 +67,6 @@ def _batch(plan: Plan, shape: BatchShape, group_ids: bool = False, reference: bo
     ints, floats = (jax.ShapeDtypeStruct(size, dtype) for dtype in (jnp.int32, jnp.float32))
     batch = TrainBatch(ints, ints, ints, *(floats,) * 5, jax.ShapeDtypeStruct((), jnp.int32),
                        group_ids=ints if group_ids else None, reference_logprobs=floats if reference else None)
-    # Without shardings in a single process: the run calls the programs with host arrays, and jax would take
-    # arguments with shardings for other programs.
+    # Without shardings in a single process: the run calls the programs with host arrays, and jax
+    # would take arguments with shardings for other programs.
     return place_batch(batch, plan.mesh)

@@ -189,8 +189,10 @@ def test_work_for_one_process_is_refused_to_one_of_several(module, command, monk
     for name, value in EXPLICIT.items():
         monkeypatch.setenv(name, value)
     arguments = ["--model", "nothing", "--out", str(tmp_path / "out.parquet")]
+    if command.startswith("nft_jax"):
+        arguments += ["--prompts", "p"]
     with pytest.raises(SystemExit) as ended:
-        importlib.import_module(module).main(arguments + ["--prompts", "p"] * command.startswith("nft_jax"))
+        importlib.import_module(module).main(arguments)
     said = capsys.readouterr().err
     assert ended.value.code == 2 and command in said
     assert "number 1 of 2" in said and "NFT_NUM_PROCESSES=1" in said

@@ -132,6 +132,9 @@ def test_a_changed_function_is_refused_and_fresh_starts_over(tmp_path, write):
     with refused("objective", f"{path}:loss", FILE, "--fresh"), claimed(config, fresh=False):
         pass
     assert (tmp_path / "run" / FILE).read_text() == kept
+    (tmp_path / "run" / FILE).write_text(f"# objective {path}:loss, sha256 of what follows 0\n")
+    with refused("objective", f"{path}:loss", "older", "--fresh"), claimed(config, fresh=False):
+        pass
     with claimed(config, fresh=True):
         assert "3.5" in (tmp_path / "run" / FILE).read_text()
     with claimed(replace(config, objective="nft"), fresh=True):
