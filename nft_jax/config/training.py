@@ -1,5 +1,4 @@
-"""Settings of the optimizer updates: the model, the loss and its terms, batches, the optimizer, the
-device mesh."""
+"""Settings of the updates: the model, the loss and its terms, batches, the optimizer, the device mesh."""
 from __future__ import annotations
 
 import math
