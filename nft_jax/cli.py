@@ -14,7 +14,7 @@ import tyro
 
 from nft_jax.config import Config
 from nft_jax.runtime.distributed import ends_together, is_first
-from nft_jax.runtime.presets import experiment
+from nft_jax.runtime.names import experiment
 from nft_jax.runtime.terminal import one_paragraph_errors
 
 __all__ = ["Arguments", "experiment", "parse", "print_summary", "run"]
@@ -34,8 +34,7 @@ class Arguments(NamedTuple):
 
 
 def parse(preset: Config, description: str, arguments: Sequence[str] | None = None) -> Arguments:
-    """The command line with every field of `preset` as a flag (--steps, --rollout.slots, ...). A mistake prints
-    what to write instead, and exits with status 2."""
+    """The command line: every field of `preset` as a flag. A mistake says what to write, and exits with status 2."""
     def command(
         config: Annotated[Config, tyro.conf.arg(name="")] = preset,
         fresh: Annotated[bool, tyro.conf.arg(help="Start over: remove what an earlier run wrote there.")] = False,

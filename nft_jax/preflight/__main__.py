@@ -16,7 +16,7 @@ import tyro
 
 from nft_jax.config import Config
 from nft_jax.preflight.devices import Topology
-from nft_jax.runtime.presets import experiment
+from nft_jax.runtime.names import experiment
 from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import InputError
 
