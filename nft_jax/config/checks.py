@@ -13,8 +13,8 @@ def require(holds: bool, name: str, value: object, remedy: str) -> None:
 
 
 class Checked:
-    """Settings that refuse values. `prefix` begins the names of their fields as the user writes them; "--" stands
-    for a command line whose flags have no section (--top-p)."""
+    """Settings that refuse values. `prefix` begins the names of their fields as the user writes them; "--"
+    stands for a command line whose flags have no section (--top-p)."""
     prefix = ""
 
     def require(self, holds: bool, name: str, remedy: str) -> None:

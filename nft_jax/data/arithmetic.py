@@ -201,8 +201,9 @@ def draw(rng: random.Random, source: str = "arithmetic") -> Question:
 
 
 def generate(split: str, count: int, seed: int, source: str = "arithmetic") -> list[Question]:
-    """`count` questions of a split of one of the `SOURCES`; the first n do not depend on `count`. No problem comes
-    twice while a new one is found within PATIENCE draws. Raises InputError for an unknown split or a count < 0."""
+    """`count` questions of a split of one of the `SOURCES`; the first n do not depend on `count`. No problem
+    comes twice while a new one is found within PATIENCE draws. Raises InputError for an unknown split or a
+    count < 0."""
     if split not in SPLITS:
         raise InputError(f"split is {split!r}: the arithmetic generator has the splits {', '.join(SPLITS)}.")
     if count < 0:

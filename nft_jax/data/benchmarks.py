@@ -79,8 +79,9 @@ class Asked(NamedTuple):
 
 
 def names_of(source: str, field: str = "evaluation.source") -> list[tuple[str, str | None]]:
-    """(name, own source or None) of every set in "math", "aime24,math500" or "mine=FILE"; [] where `source` is one
-    source without a name. Raises InputError, naming `field`: an unknown name in a list, a name that is twice there."""
+    """(name, own source or None) of every set in "math", "aime24,math500" or "mine=FILE"; [] where `source` is
+    one source without a name. Raises InputError, naming `field`: an unknown name in a list, a name that is
+    twice there."""
     if Path(source).exists():
         return []
     if source in SUITES:
@@ -99,8 +100,8 @@ def names_of(source: str, field: str = "evaluation.source") -> list[tuple[str, s
 
 
 def ask(name: str, own: str | None, evaluation: EvaluationConfig, data: DataConfig) -> Asked:
-    """The set of that name, from its home or from the source `own`; `evaluation` and `data` say what it leaves open.
-    Raises InputError for evaluation.samples 0 with a set that gives no number of answers."""
+    """The set of that name, from its home or from the source `own`; `evaluation` and `data` say what it leaves
+    open. Raises InputError for evaluation.samples 0 with a set that gives no number of answers."""
     known = SETS.get(name)
     if known is None and not evaluation.samples:
         raise InputError(f"evaluation.samples is 0, so the set gives the number of answers, but {name or own!r} is "

@@ -40,8 +40,8 @@ def read_question(row: dict) -> str | list[dict]:
 
 
 def gold_reader(reward: str, required: bool = True) -> Callable[[dict], str]:
-    """How a reward reads the gold of a row: by the rules of maths (`read_gold`), or its own. The function returned
-    raises Unusable, or gives "" if it is not `required`. Raises InputError for an unknown reward."""
+    """How a reward reads the gold of a row: by the rules of maths (`read_gold`), or its own. The function
+    returned raises Unusable, or gives "" if it is not `required`. Raises InputError for an unknown reward."""
     read = read_gold if reward == "math" else lookup(reward).read_gold
 
     def read_row(row: dict) -> str:

@@ -86,7 +86,8 @@ class Report(Sketch):
 
 def estimate_of(config: Config, model: ModelConfig, topology: Topology, *, answer_tokens: int = 0,
                 accepted_share: float = 0.5) -> Sketch:
-    """Time and memory of a run without compiling. What the devices send each other is then not known, and not counted.
+    """Time and memory of a run without compiling. What the devices send each other is then not known, and not
+    counted.
 
     `Topology.prepare` must be called before jax is imported. Raises InputError as the run would:
     `make_plan`, `choose_attention`.
@@ -106,8 +107,7 @@ def estimate_of(config: Config, model: ModelConfig, topology: Topology, *, answe
 
 
 def preflight(config: Config, model: ModelConfig, topology: Topology, *, answer_tokens: int = 0,
-              accepted_share: float = 0.5,
-              progress: Callable[[str], None] | None = None) -> Report:
+              accepted_share: float = 0.5, progress: Callable[[str], None] | None = None) -> Report:
     """Compile the programs of a run for `topology`, each kind in its largest variant, and weigh them.
 
     GPU programs are compiled for as many virtual CPU devices. Arguments and collectives are read from these
@@ -192,11 +192,9 @@ def _most_slots(sketch: Sketch, lines: list[Line]) -> int:
 
 def _most(lines: list[Line], peak: Callable[[Line, int], float], now: int, limit: float, depend: tuple[str, ...],
           step: int, most: int) -> int:
-    """The largest multiple of `step`, at most `most` times it, at which the kinds in `depend` fit by `peak`.
-
-    It is less than `now`, what was asked for, if the compiler refused one of them. It is 0 if no
-    multiple fits, or if a program is too large that no size changes.
-    """
+    """The largest multiple of `step`, at most `most` times it, at which the kinds in `depend` fit by `peak`. It
+    is less than `now`, what was asked for, if the compiler refused one. It is 0 if no multiple fits, or if a
+    program is too large that no size changes."""
     for line in lines:
         if line.kind in depend and line.refusal:
             most = min(most, (now - 1) // step)

@@ -94,8 +94,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 
 
 def _by_process(mesh: Mesh) -> Mesh:
-    """The mesh with its devices arranged so that `tensor` and `context` cross no process: the weights that decode
-    are divided over `tensor`. Raises InputError where they must cross one."""
+    """The mesh with its devices arranged so that `tensor` and `context` cross no process: the weights that
+    decode are divided over `tensor`. Raises InputError where they must cross one."""
     owners = [device.process_index for device in mesh.devices.flat]
     each = {owners.count(process) for process in owners}
     inside = mesh.shape["tensor"] * mesh.shape["context"]
@@ -135,8 +135,8 @@ def host_mesh(mesh: Mesh) -> Mesh:
 
 
 def place(x, where: NamedSharding):
-    """A host array, or its shape, as a program takes it. On a mesh of several processes, each puts the part of its
-    own devices there; all must hold the same array."""
+    """A host array, or its shape, as a program takes it. On a mesh of several processes, each puts the part of
+    its own devices there; all must hold the same array."""
     if hosts(where.mesh) == 1:
         return x
     if isinstance(x, jax.ShapeDtypeStruct):

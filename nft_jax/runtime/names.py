@@ -42,7 +42,8 @@ def load_module(home: str, field: str) -> ModuleType:
 
 def experiment(name: str, presets: str = PRESETS) -> Config:
     """The configuration of that name: of the registry `presets` (itself the name of a dict, loaded for a name
-    without a colon), or "package.module:NAME", or "file.py:NAME". Raises InputError: no such name, or no Config."""
+    without a colon), or "package.module:NAME", or "file.py:NAME". Raises InputError: no such name, or no
+    Config."""
     if ":" in name:
         config = load(name, "experiment")
     else:

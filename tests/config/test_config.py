@@ -78,8 +78,8 @@ def test_every_field_has_help():
 
 @pytest.fixture
 def reads(monkeypatch):
-    """(class, field) pairs that code of the package reads, traced at run time. Reading all fields of a class in a
-    loop (to write, compare or complete a configuration) does not count."""
+    """(class, field) pairs that code of the package reads, traced at run time. Reading all fields of a class in
+    a loop (to write, compare or complete a configuration) does not count."""
     seen = set()
     for each in CLASSES:
         names = {field.name for field in dataclasses.fields(each)}

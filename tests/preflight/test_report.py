@@ -1,5 +1,5 @@
-"""Preflight of a small run on virtual CPU devices: sizes against the arrays themselves, the memory model against XLA,
-what fits and what does not."""
+"""Preflight of a small run on virtual CPU devices: sizes against the arrays themselves, the memory model
+against XLA, what fits and what does not."""
 import os
 import subprocess
 import sys
@@ -187,8 +187,8 @@ def test_what_fits_by_the_report_fits_when_it_is_asked_for_and_one_step_more_doe
     ("splash", "none", True), ("splash", "none", False), ("splash", "attention", True), ("splash", "block", True),
     ("xla", "none", False), ("xla", "block", False)])
 def test_what_a_layer_keeps_is_what_autodiff_says(planned, attention, remat, qk_norm):
-    """Residuals with an axis of the layers, of a trace: nothing is compiled. 67 layers and 640 tokens: no other size is
-    either."""
+    """Residuals with an axis of the layers, of a trace: nothing is compiled. 67 layers and 640 tokens: no other
+    size is either."""
     shape = ModelConfig("qwen3", vocab_size=32, hidden_size=48, intermediate_size=136, num_layers=67, num_heads=8,
                         num_kv_heads=2, head_dim=64, max_positions=1024, qk_norm=qk_norm)
     tokens = jax.ShapeDtypeStruct((1, 640), jnp.int32)
