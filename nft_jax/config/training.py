@@ -34,8 +34,7 @@ class PolicyConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig(Checked):
-    """Parameters of the token loss. None = the objective's own default (see
-    `nft_jax.objectives.registry`)."""
+    """Parameters of the token loss. None = the objective's own default (see `nft_jax.objectives.registry`)."""
     epsilon: float = 1.0
     """NFT: lower clamp of the implicit negative policy's ratio (paper Eq. 10)."""
     prompt_weight: PromptWeight | None = None

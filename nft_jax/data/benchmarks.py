@@ -1,22 +1,12 @@
 """Sets of questions to evaluate on, each with its prompt and its number of answers.
 
-The suite "math" is the paper's (H. Chen et al., arXiv 2505.18116, section 5: avg@32 on AIME 2024,
-AIME 2025 and AMC 2023, avg@1 on the others) and GSM8K. Every set is read from the hub, or from a
-local file with the same columns:
+The suite "math" is the paper's (H. Chen et al., arXiv 2505.18116, section 5: avg@32 on AIME 2024, AIME 2025
+and AMC 2023, avg@1 on the others) and GSM8K. Every set is read from the hub, or from a local file with the same
+columns (`SETS`).
 
-| name | hub | split | columns | questions |
-|---|---|---|---|---|
-| aime24 | HuggingFaceH4/aime_2024 | train | problem, answer | 30 |
-| aime25 | math-ai/aime25 | test | problem, answer | 30 |
-| amc23 | math-ai/amc23 | test | question, answer | 40 |
-| math500 | HuggingFaceH4/MATH-500 | test | problem, answer | 500 |
-| olympiadbench | math-ai/olympiadbench | test | question, final_answer (a list) | 675 |
-| minerva | math-ai/minervamath | test | question, answer | 272 |
-| gsm8k | openai/gsm8k:main | test | question, answer (ends in #### and the number) | 1,319 |
-
-The official code reads files of its own, which contain the prompts: ChenDRAG/VeRL_math_validation.
-One of them is `aime24=ChenDRAG/VeRL_math_validation:aime-2024-boxed_w_answer.parquet` with split
-train; its repeats are dropped.
+The official code reads files of its own, which contain the prompts. One of them is
+`aime24=ChenDRAG/VeRL_math_validation:aime-2024-boxed_w_answer.parquet` with split train; its repeats are
+dropped.
 """
 from __future__ import annotations
 
@@ -49,6 +39,8 @@ class EvaluationSet:
     integers: bool = False     # all answers are whole numbers, perhaps with leading zeros
 
 
+# Columns: problem or question, and answer. OlympiadBench has final_answer, a list; GSM8K's answer ends in #### and
+# the number.
 SETS: dict[str, EvaluationSet] = {one.name: one for one in (
     EvaluationSet("aime24", "HuggingFaceH4/aime_2024", "train", DAPO, 32, 30, integers=True),
     EvaluationSet("aime25", "math-ai/aime25", "test", DAPO, 32, 30, integers=True),

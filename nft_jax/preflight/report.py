@@ -3,8 +3,6 @@
 1. `estimate_of` makes the plan of the run on the devices, and weighs it by arithmetic (a `Sketch`).
 2. `preflight` compiles each kind of program in its largest variant, which gives a `Line` for each.
 3. The largest micro-batch and the most slots that fit are found from the lines and the memory model.
-
-`nft_jax.preflight.text` prints a report.
 """
 from __future__ import annotations
 

@@ -126,8 +126,8 @@ def hosts(mesh: Mesh) -> int:
 
 
 def host_mesh(mesh: Mesh) -> Mesh:
-    """The mesh that this process decodes on: its own devices, with all of `tensor` and `context`, and the rest as
-    `data`. A mesh of one process is its own host mesh."""
+    """The mesh that this process decodes on: its own devices, with all of `tensor` and `context`, and the rest
+    as `data`. A mesh of one process is its own host mesh."""
     if hosts(mesh) == 1:
         return mesh
     here = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]

@@ -121,11 +121,9 @@ class Verifier:
     def submit(self, responses: Sequence[str], golds: Sequence[str],
                prompts: Sequence[str] | None = None) -> Future[list[Verdict]]:
         """The verdicts of one group as a future; `prompts` are the questions, for rewards that read them.
-
         Raises InputError when the lengths differ or an element is not a string. The future raises InputError
         when the workers cannot start or a reward is not in [0, 1], and RuntimeError when the verifier is closed
-        before.
-        """
+        first."""
         responses, golds, prompts = _checked(responses, golds, prompts)
         batch = _Batch(len(responses))
         if self.reward is not None:

@@ -127,9 +127,8 @@ def _threads_of(user: int) -> int:
 def run_submission(sandbox: Sandbox, source: str, entry: str | None, tests: Sequence[dict],
                    limits: Limits) -> list[dict]:
     """The result of each test, in order: {"value": plain JSON} or {"failed": why}. A test {"args"} calls the
-    function
-    `entry`; with `entry` None, the source is a program that runs on {"stdin"}, and its output is the value. Raises
-    RuntimeError when the sandbox itself did not start (twice)."""
+    function `entry`; with `entry` None, the source is a program that runs on {"stdin"}, and its output is the
+    value. Raises RuntimeError when the sandbox itself did not start (twice)."""
     for _ in range(2):
         lines = _run_once(sandbox, source, entry, tests, limits)
         if lines and lines[0] == {"ready": True}:
