@@ -2,8 +2,7 @@
 
 The embedded model was made for the source "arithmetic"; it has to learn "arithmetic-hard".
 
-1. A question is drawn as its `solution`: the steps that solve it. Its text and its answer follow from
-   the solution.
+1. A question is drawn as its `solution`: the steps that solve it. Its text and its answer follow from it.
 2. The canonical form of a solution does not depend on the order of commuting operands.
 3. A stable hash of the canonical form decides the split: "base" (what the embedded model was made
    from), "train" or "heldout". A question is in the same split for any seed and count.

@@ -167,7 +167,6 @@ def load_questions(config: DataConfig, tokenizer, *, field: str = "data",
 
 
 def _nothing_usable(report: LoadReport, columns: dict[str, None], config: DataConfig, field: str) -> str:
-    """The message for a source without a usable row: what is missing, the first bad row, and the way out."""
     found = f"{field}.source is {config.source!r}: "
     if not report.rows:
         return found + "the data set has no rows. Give one with a question and an answer in each row."

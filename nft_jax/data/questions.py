@@ -57,12 +57,11 @@ def gold_reader(reward: str, required: bool = True) -> Callable[[dict], str]:
 
 
 def read_gold(row: dict) -> str:
-    """The gold answer of a row of maths. Raises Unusable.
+    """The gold answer of a row of maths, from the first column that has a value. Raises Unusable.
 
-    Taken from the first column that has a value: `answer`, `final_answer` (a list of all answers in
-    OlympiadBench), `solution` or `reward_model.ground_truth`. In its text, what follows the last
-    #### is the gold (GSM8K), else the content of the last box, else the whole text. A whole number
-    is written without a point (142.0 is 142).
+    In its text, what follows the last #### is the gold (GSM8K), else the content of the last box, else the
+    whole text. A whole number is written without a point (142.0 is 142). OlympiadBench has a list of all
+    answers.
     """
     for name in ANSWER_COLUMNS:
         value = row.get(name)
@@ -82,7 +81,6 @@ def read_gold(row: dict) -> str:
 
 
 def _final_answer(name: str, text: str) -> str:
-    """The gold in the text of column `name`."""
     if "####" in text:
         gold = text.rpartition("####")[2].strip()
     elif "\\boxed" in text:

@@ -159,7 +159,6 @@ class Work:
         return Split(8 * self.parameters + self.gathered(True) + head.fixed, self.row(True) + head.each)
 
     def score(self) -> Split:
-        """The forward pass of a micro-batch."""
         head = self.head(False)
         return Split(self.gathered(False) + head.fixed, self.row(False) + head.each)
 

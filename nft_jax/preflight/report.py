@@ -125,7 +125,6 @@ def preflight(config: Config, model: ModelConfig, topology: Topology, *, answer_
 
 
 def _line(sketch: Sketch, kind: str, variants: int, operations: float, compiled: Compiled) -> Line:
-    """The line of a kind of program, from what the compiler and the memory model say."""
     count = sketch.plan.longest.rows if kind in ROWS else sketch.sampler.slots
     modelled = sketch.memory.temporaries[kind].at(count)
     if compiled.refusal:

@@ -159,7 +159,6 @@ class Verifier:
 
     @property
     def worker_pids(self) -> tuple[int, ...]:
-        """Process ids of the workers at this moment."""
         return tuple(worker.pid for worker in self._workers)
 
     # In the calling thread.
@@ -272,7 +271,6 @@ class Verifier:
                 self._replace_worker(forker, worker)
 
     def _hand_out(self, worker: Worker) -> None:
-        """Give the next task of the queue to a worker."""
         with self._lock:
             if not self._queue:
                 return
@@ -330,7 +328,6 @@ class Verifier:
         return Forker(self.config, self.reward)
 
     def _deliver_same(self, number: int, outcome: Outcome, reason: str) -> None:
-        """The same finding for every answer of a task."""
         self._deliver(number, [(outcome, reason, None)] * len(self._tasks[number].key.responses))
 
     def _deliver(self, number: int, findings: Sequence[tuple[Outcome, str, float | None]]) -> None:

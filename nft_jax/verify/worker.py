@@ -167,7 +167,6 @@ def serve(connection: Connection, service: Service) -> None:
 
 
 def _fork(connection: socket.socket, control: socket.socket, prctl, service: Service) -> int:
-    """Fork a worker that serves `connection`; returns its process id."""
     forker_pid = os.getpid()
     pid = os.fork()
     if pid:

@@ -87,8 +87,7 @@ def check_task(gold: str) -> str | None:
 def share_passed(response: str, gold: str) -> float:
     """The share of the task's tests that the program in the response passes. Raises RuntimeError when the
     sandbox did not start, ValueError when the gold is no task."""
-    gold = read_gold({"answer": gold})
-    source, task = extract_program(response), json.loads(gold)
+    source, task = extract_program(response), json.loads(read_gold({"answer": gold}))
     if not source.strip() or len(source) > LONGEST_SOURCE or "\0" in source:
         return 0.0
     entry, tests = task.get("entry"), task["tests"]
