@@ -1,7 +1,7 @@
 """Programs that are compiled before they run, and where their compiled form is kept.
 
-The sampler (`Sampler.programs`) and the trainer (`nft_jax.train.programs`) each list theirs. A run
-compiles the list at its start. Preflight compiles the same list for devices that are not there.
+The sampler (`Sampler.programs`) and the trainer (`nft_jax.train.programs`) list theirs. A run compiles the
+list at its start, and preflight the same list for devices that are not there.
 """
 from __future__ import annotations
 

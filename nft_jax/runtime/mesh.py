@@ -70,11 +70,8 @@ def sharded_bytes(tree) -> int:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh of a run over `devices` (None: all devices of all processes).
-
-    `tensor` and `context` stay inside a process, since every process decodes on its own devices.
-    Raises InputError when the sizes do not fit the devices.
-    """
+    """The mesh of a run over `devices` (None: all devices of all processes). `tensor` and `context` stay inside a
+    process, which decodes on its own devices. Raises InputError when the sizes do not fit the devices."""
     devices = jax.devices() if devices is None else devices
     sizes = [config.data, config.fsdp, config.tensor, config.context]
     known = math.prod(size for size in sizes if size != -1)

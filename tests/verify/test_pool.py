@@ -4,9 +4,8 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -174,14 +173,9 @@ def test_memory_is_limited():
 
 
 def test_from_any_thread(verifier):
-    results: dict[int, list] = {}
-    threads = [threading.Thread(target=lambda i=i: results.update({i: submit(verifier, SANE).result()}))
-               for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [rewards(results[i]) for i in range(4)] == [[float(right) for _, _, right in SANE]] * 4
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: rewards(submit(verifier, SANE).result()), range(4)))
+    assert found == [[float(right) for _, _, right in SANE]] * 4
 
 
 def test_futures_stream(verifier):

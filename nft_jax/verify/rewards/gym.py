@@ -76,14 +76,12 @@ def _makes(target: Callable[[dict], int]) -> Callable[[str, dict], float]:
 
 def _same_rows(answer: str, item: dict) -> float:
     """1 for the rows of the item's answer; the number of spaces between entries does not matter."""
-    def rows(text: str) -> list[list[str]]:
-        return [line.split() for line in text.strip().splitlines()]
-    return float(rows(answer) == rows(item["answer"]))
+    rows, expected = ([line.split() for line in text.strip().splitlines()] for text in (answer, item["answer"]))
+    return float(rows == expected)
 
 
 def _queens(answer: str, item: dict) -> float:
-    """1 for a board of Q and _ that keeps the puzzle's queens, one a row, none attacking another. Spaces
-    between the squares do not matter."""
+    """1 for a board of Q and _, spaced or not, that keeps the puzzle's queens, one a row, none attacking another."""
     puzzle = item["metadata"]["puzzle"]
     size = len(puzzle)
     if len(answer) > 4 * size * (size + 1) or not re.fullmatch(r"[Q_ \t\r\n]+", answer):
