@@ -60,16 +60,14 @@ def load(path: str | os.PathLike, *, dtype="float32", mesh: Mesh | None = None,
     InputError for: no such folder; an architecture or feature that is not implemented; tensors that
     are missing or of the wrong shape; files cut short; a tokenizer without chat template or
     end-of-sequence token, or with more ids than the embedding; sizes that the mesh does not divide;
-    a run without such a checkpoint; `step` for a folder that is no run's.
-    """
+    a run without such a checkpoint; `step` for a folder that is no run's."""
     weights = find_weights(path, step)
     tokenizer = load_tokenizer(weights.folder)
     return Policy(weights.config, weights.read(dtype, mesh), tokenizer, eos_token_ids(weights.folder, tokenizer), mesh)
 
 
 def save(policy: Policy, path: str | os.PathLike) -> None:
-    """Writes a folder that transformers and `load` read: weights, config, tokenizer, generation
-    config.
+    """Writes a folder that transformers and `load` read: weights, config, tokenizer, generation config.
 
     Kept from the folder of the tokenizer: its files byte for byte (unless the tokenizer was
     changed), generation_config.json, and the ids of special tokens in config.json. If the
@@ -84,15 +82,12 @@ def save(policy: Policy, path: str | os.PathLike) -> None:
 def sample(policy: Policy, prompts: Sequence[str | list[dict]], *, num_samples: int = 1, max_new_tokens: int = 256,
            temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0,
            seed: int = 0, slots: int = 64) -> list[Rollout]:
-    """`num_samples` answers to every prompt: a question, or chat messages, rendered by the chat
-    template.
+    """`num_samples` answers to every prompt: a question, or chat messages, rendered by the chat template.
 
-    Returns len(prompts) * num_samples rollouts, prompt by prompt. An answer depends on the policy,
-    its prompt, the prompt's position, the seed and the sample number. It does not depend on
-    `slots`, the answers decoded at a time. temperature 0 is greedy. All is computed in the type of
-    the parameters. Raises InputError for values out of range and for prompts that, with
-    max_new_tokens, exceed the model's positions.
-    """
+    Returns len(prompts) * num_samples rollouts, prompt by prompt. An answer depends on the policy, its prompt,
+    the prompt's position, the seed and the sample number. It does not depend on `slots`, the answers decoded at
+    a time. temperature 0 is greedy. All is computed in the type of the parameters. Raises InputError for values
+    out of range and for prompts that, with max_new_tokens, exceed the model's positions."""
     positions = policy.config.max_positions
     for name, value, holds, remedy in (
             ("prompts", prompts, not isinstance(prompts, str), "give a list of prompts, [\"...\"]"),
@@ -147,8 +142,7 @@ def _positions(tokens, lengths):
 def logits(policy: Policy, tokens, lengths) -> jax.Array:
     """tokens [B, T] int, right-padded, lengths [B] -> logits [B, T, V] float32.
 
-    For small inputs: all logits are in memory at once. Logits at or after a row's length mean
-    nothing."""
+    For small inputs: all logits are in memory at once. Logits at or after a row's length mean nothing."""
     tokens = jnp.asarray(tokens, jnp.int32)
     hidden = decoder.hidden_states(policy.params, policy.config, tokens, *_positions(tokens, lengths),
                                    _compute(policy))

@@ -1,5 +1,4 @@
-"""What the rooms hand to each other, and nothing else. No jax here: verifier workers import this
-module.
+"""What the rooms hand to each other, and nothing else. No jax here: verifier workers import this module.
 
 The life of a sample:
 
@@ -23,15 +22,13 @@ FinishReason = Literal["stop", "length"]
 
 
 class InputError(ValueError):
-    """Input that the user can mend. The message names the field, its value and the way out, in one
-    paragraph."""
+    """Input that the user can mend. The message names the field, its value and the way out, in one paragraph."""
 
     status = 2                        # exit status of a command line
 
 
 class Unreachable(InputError):
-    """A name that only the Hugging Face hub could resolve, and did not: no network, no access, or
-    no such name."""
+    """A name that only the Hugging Face hub could resolve, and did not: no network, no access, or no such name."""
 
 
 class Halted(RuntimeError):
@@ -46,8 +43,7 @@ class Prompt:
     """One question, rendered and tokenised.
 
     `index` is its position in the prompt stream; a second epoch goes on counting. With the seed, it
-    decides the random numbers of its answers.
-    """
+    decides the random numbers of its answers."""
     index: int
     problem: str
     gold: str
@@ -120,8 +116,7 @@ class TrainBatch(NamedTuple):
     before it in its segment.
 
     `weight` is 0 outside the responses. Inside, it carries the reduction (`loss_agg`) with its one
-    global denominator, so the loss is sum(weight * token loss), whatever the layout.
-    """
+    global denominator, so the loss is sum(weight * token loss), whatever the layout."""
     tokens: Any                       # [M, R, T] int32
     segment_ids: Any                  # [M, R, T] int32
     positions: Any                    # [M, R, T] int32, from 0 in each segment

@@ -27,8 +27,7 @@ def align(weights, x):
 def rotary_angles(positions, head_dim: int, theta: float, scaling: RopeScaling | None = None):
     """positions [...] int32 -> cos and sin of the rotary embedding, two of [..., head_dim/2] float32.
 
-    Su et al., arXiv 2104.09864, in the half-split layout of the Hugging Face Llama and Qwen models.
-    """
+    Su et al., arXiv 2104.09864, in the half-split layout of the Hugging Face Llama and Qwen models."""
     frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
     if scaling is not None:
         frequencies = scaled_frequencies(frequencies, scaling)
@@ -68,8 +67,7 @@ def attend(q_BKGTD, k_BKSD, v_BKSD, segment_ids_BS, *, scale: float, window: int
         which may be traced; 0, or a multiple of T that divides S.
     implementation: the choice of `nft_jax.model.kernels.choose_attention`. All of them compute the same.
 
-    Segment 0 is padding. It attends to the padding before it, so its rows are finite; they are masked later.
-    """
+    Segment 0 is padding. It attends to the padding before it, so its rows are finite; they are masked later."""
     if implementation == "splash":
         return splash(q_BKGTD, k_BKSD, v_BKSD, segment_ids_BS, scale=scale, window=window, start=start)
     length = q_BKGTD.shape[3]
@@ -101,9 +99,8 @@ def attend_cache(q_SKGD, k_SKDC, v_SKCD, valid_SC, *, scale: float):
     """One query per slot against the slot's cache.
 
     q [S, kv_heads, queries_per_kv, head_dim], k [S, kv_heads, head_dim, cache], v
-    [S, kv_heads, cache, head_dim], valid [S, cache] bool -> like q. k and v may be `Quantized`:
-    their scales multiply the scores and the weights, not the cache. The softmax is taken in
-    float32."""
+    [S, kv_heads, cache, head_dim], valid [S, cache] bool -> like q. k and v may be `Quantized`: their scales
+    multiply the scores and the weights, not the cache. The softmax is taken in float32."""
     k, k_scale = k_SKDC if isinstance(k_SKDC, Quantized) else (k_SKDC, None)
     v, v_scale = v_SKCD if isinstance(v_SKCD, Quantized) else (v_SKCD, None)
     scores = jnp.einsum("skgd,skdc->skgc", q_SKGD, k.astype(q_SKGD.dtype), preferred_element_type=jnp.float32) * scale

@@ -25,8 +25,7 @@ class RopeScaling:
     "linear" divides every frequency by `factor` (Chen et al., arXiv 2306.15595). "llama3" divides
     the frequencies that turn less than `low_freq_factor` times in the original context, keeps the
     frequencies that turn more than `high_freq_factor` times, and blends in between (Llama 3.1;
-    `ROPE_INIT_FUNCTIONS` of transformers).
-    """
+    `ROPE_INIT_FUNCTIONS` of transformers)."""
     kind: Literal["linear", "llama3"]
     factor: float
     low_freq_factor: float = 1.0

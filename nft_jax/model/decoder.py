@@ -213,8 +213,7 @@ def hidden_states(params, config: ModelConfig, tokens, positions, segment_ids, c
         offload      each layer's input, in the host's memory
 
     On a mesh the rows are sharded over the data axes and the tokens over `context`, through all
-    layers. Each layer's weights are gathered when the scan reaches the layer.
-    """
+    layers. Each layer's weights are gathered when the scan reaches the layer."""
     mesh = compute.mesh
     segment_ids = constrain(segment_ids, mesh, "batch", None)
     angles = angles_by_kind(config, positions)
@@ -302,10 +301,8 @@ def decode(params, config: ModelConfig, tokens, positions, cache, write_index, v
     tokens, positions: [S] int32.
     cache: a pair (keys [S, K, E, C], values [S, K, C, E]) per layer, made by `cache_entries`.
     write_index: the cache index of this token's entries, the same for all slots, so that writing is one slice.
-    valid: [S, C] bool, the entries that each slot attends to, the token itself included. Local
-        layers attend to those written in the last `window` steps, so a slot's entries must lie side
-        by side.
-    """
+    valid: [S, C] bool, the entries that each slot attends to, the token itself included. Local layers attend to
+        those written in the last `window` steps, so a slot's entries must lie side by side."""
     # The layers are unrolled: a scan that carries the cache in and out would copy all of it at every step.
     angles = angles_by_kind(config, positions[:, None])
     x = embed(params, config, tokens[:, None], Compute(params["embed"].dtype.name))

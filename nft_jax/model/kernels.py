@@ -25,8 +25,7 @@ def choose_attention(requested: str, platform: str, dtype: str, head_dim: int, *
     present: whether the devices are here. On a present GPU the kernel is tried on a few tokens
         before it is chosen. On an absent one it counts as running if it has the type.
 
-    Raises InputError with the reason when the requested implementation cannot run.
-    """
+    Raises InputError with the reason when the requested implementation cannot run."""
     kernel: Attention = {"tpu": "splash", "gpu": "cudnn"}.get(platform, "xla")
     if requested == "xla":
         return "xla", "as policy.attention says"
@@ -77,8 +76,7 @@ def cudnn(q_BKGTD, k_BKSD, v_BKSD, seen_BTS, *, scale: float):
 
     The mask is an array of B * T * S, because jax.nn has no other way to pass segments. To cuDNN it
     is a bias of 2 bytes per pair, shared by all heads. Where queries and keys are the same tokens,
-    the kernel also skips the pairs above the diagonal.
-    """
+    the kernel also skips the pairs above the diagonal."""
     batch, kv_heads, group, length, head_dim = q_BKGTD.shape
     q_BTHD = jnp.swapaxes(padded(q_BKGTD, 3, 2).reshape(batch, kv_heads * group, -1, head_dim), 1, 2)
     k_BSKD, v_BSKD = (jnp.swapaxes(padded(x, 2, 2), 1, 2) for x in (k_BKSD, v_BKSD))
@@ -93,8 +91,7 @@ def splash(q_BKGTD, k_BKSD, v_BKSD, segment_ids_BS, *, scale: float, window: int
     """JAX's splash attention for TPU (`jax.experimental.pallas.ops.tpu.splash_attention`).
 
     Arguments as `nft_jax.model.attention.attend`; `interpret` runs it without a TPU. Tiles that
-    causality or the window excludes are skipped. Tiles of other segments are computed and masked.
-    """
+    causality or the window excludes are skipped. Tiles of other segments are computed and masked."""
     batch, kv_heads, group, length, head_dim = q_BKGTD.shape
     keys = k_BKSD.shape[2]
     asking = jax.lax.dynamic_slice_in_dim(segment_ids_BS, start, length, axis=1)

@@ -4,13 +4,11 @@
    fill, so prompts and padding cost nothing.
 2. Each block meets the vocabulary chunk by chunk. It keeps a running maximum and the sums for
    log-prob and entropy (the online softmax: Milakov & Gimelshein, arXiv 1805.02867).
-3. The backward pass is written here. It computes every chunk's logits again, and from them the
-   gradients of the states and of the weights (the idea of Wijmans et al., "Cut Your Losses", arXiv
-   2411.09009).
+3. The backward pass is written here. It computes every chunk's logits again, and from them the gradients of the
+   states and of the weights (the idea of Wijmans et al., "Cut Your Losses", arXiv 2411.09009).
 
-On a mesh each device works on its own tokens and its own slice of the vocabulary. Both passes are
-`shard_map`s of the same functions. All collectives stand in this file, before and after the loops,
-never inside.
+On a mesh each device works on its own tokens and its own slice of the vocabulary. Both passes are `shard_map`s
+of the same functions. All collectives stand in this file, before and after the loops, never inside.
 """
 from __future__ import annotations
 
@@ -51,8 +49,7 @@ def token_logprobs(params, config: ModelConfig, tokens, positions, segment_ids, 
     temperature: divides the logits, as in sampling. It gets no gradient.
 
     Returns two of [B, T] float32 (float64 if the pass is). A row's first token has 0. The value at
-    the first token of any other segment has no meaning and must be masked.
-    """
+    the first token of any other segment has no meaning and must be masked."""
     hidden = hidden_states(params, config, tokens, positions, segment_ids, compute)
     wanted = jnp.ones(tokens.shape, bool) if wanted is None else wanted
     # The state before a token predicts it.
@@ -72,8 +69,7 @@ def head_logprobs(head: Head, hidden_BTD, weights, targets_BT, wanted_BT, temper
     weights: [D, V] or [V, D] by `head.vocab_axis`, of any floating type. Each chunk is multiplied
         in the type of `hidden`.
 
-    Both outputs are differentiable in hidden and weights. Gradients of the weights are summed in float32.
-    """
+    Both outputs are differentiable in hidden and weights. Gradients of the weights are summed in float32."""
     return _forward(head, hidden_BTD, weights, targets_BT, wanted_BT, temperature)[:2]
 
 
@@ -232,10 +228,8 @@ def _local_backward(head: Head, hidden_BTD, weights, targets_BT, wanted_BT, temp
                     d_logprobs_BT, d_entropies_BT):
     """Gradients of hidden and of this device's part of the weights.
 
-    Let p be the probabilities of the logits l, y the target's one-hot, and
-    m = log-sum-exp - entropy the mean of l. Then d logprob / dl = y - p, and d entropy / dl = -p
-    (l - m).
-    """
+    Let p be the probabilities of the logits l, y the target's one-hot, and m = log-sum-exp - entropy the mean
+    of l. Then d logprob / dl = y - p, and d entropy / dl = -p (l - m)."""
     full, first = _gathered(head, weights, hidden_BTD.dtype)
     states_ND, wanted = hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), wanted_BT.reshape(-1)
     tokens, kind = Tokens.of(wanted), accumulator(hidden_BTD)

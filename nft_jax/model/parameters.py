@@ -42,11 +42,9 @@ class Array:
     """One array, of one layer where it belongs to the layers.
 
     layout: its axes. A product with a matrix sums over the axes before ">".
-    kind: "matrix" starts normal with `initializer_range`. "norm" starts so that it multiplies by 1,
-        "bias" at 0. A norm is small and lies whole on every device; matrices and biases are sharded
-        by their axes.
-    present: whether a model has the array.
-    """
+    kind: "matrix" starts normal with `initializer_range`. "norm" starts so that it multiplies by 1, "bias" at
+        0. A norm is small and lies whole on every device; matrices and biases are sharded by their axes.
+    present: whether a model has the array."""
     layout: str
     kind: Literal["matrix", "norm", "bias"]
     present: Callable[[ModelConfig], bool] = lambda config: True
@@ -103,8 +101,7 @@ def parameter_axes(name: str, shape: Sequence[int], mesh: Mesh) -> tuple[str | N
     """Logical axes of a parameter of this shape, which may begin with the axis of the layers.
 
     kv heads are replicated where `tensor` exceeds them. Raises InputError for any other size that
-    its mesh axes do not divide, with both names.
-    """
+    its mesh axes do not divide, with both names."""
     axes = list(ARRAYS[name].logical_axes)
     axes = [None] * (len(shape) - len(axes)) + axes
     for dimension, axis in enumerate(axes):

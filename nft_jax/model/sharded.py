@@ -24,10 +24,8 @@ from nft_jax.runtime.mesh import partition_spec, sharding
 def look_up(table, tokens, compute: Compute):
     """Rows of the float32 `table` [V, D] for tokens [B, T] -> [B, T, D] of `compute.dtype`.
 
-    Each device looks up its fsdp group's tokens in its own slice; an all-to-all then exchanges
-    slices for rows. Only activations travel. The table's gradient is summed in float32, in the
-    table's place.
-    """
+    Each device looks up its fsdp group's tokens in its own slice; an all-to-all then exchanges slices for rows.
+    Only activations travel. The table's gradient is summed in float32, in the table's place."""
     mesh = compute.mesh
     if mesh is None or mesh.size == 1:
         return table[tokens].astype(compute.dtype)
@@ -89,11 +87,9 @@ def over_mesh(attend: Callable, mesh: Mesh | None) -> Callable:
     """`attend(q, k, v, segment_ids)`, each device with its rows, its heads, and the queries of its
     tokens. Shapes as `nft_jax.model.attention.attend`, which also takes `start=`.
 
-    Keys and values are gathered over `context`: with grouped queries they are the smaller part. A
-    device's scores are [T / context, T]. Where `tensor` exceeds the kv heads, the kv heads are
-    repeated until `tensor` divides them. Rows must divide by data * fsdp, tokens by `context`,
-    heads by `tensor`.
-    """
+    Keys and values are gathered over `context`: with grouped queries they are the smaller part. A device's
+    scores are [T / context, T]. Where `tensor` exceeds the kv heads, the kv heads are repeated until `tensor`
+    divides them. Rows must divide by data * fsdp, tokens by `context`, heads by `tensor`."""
     if mesh is None or mesh.size == 1:
         return attend
     tensor, context = mesh.shape["tensor"], mesh.shape["context"]

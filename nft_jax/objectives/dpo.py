@@ -22,9 +22,8 @@ def dpo(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
     derivative  -(beta (w_k - W p_k) + nll_weight w_k)  at every token of answer k,
                 W = sum of w (1, or 0 where no answer scores)
 
-    With one right and one wrong answer this is DPO's -log sigmoid(beta (rho_right - rho_wrong)).
-    nll_weight > 0 adds the log-likelihood of right answers (relative to pi_old), which DPO alone
-    lets fall.
+    With one right and one wrong answer this is DPO's -log sigmoid(beta (rho_right - rho_wrong)). nll_weight > 0
+    adds the log-likelihood of right answers (relative to pi_old), which DPO alone lets fall.
 
     extras["group_ids"] says which answers belong together, wherever they are in the batch. The
     batch holds whole groups, and the step looks at all of it at once (`Objective.whole_groups`).

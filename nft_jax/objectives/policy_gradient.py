@@ -42,9 +42,8 @@ def dr_grpo(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extra
 def dapo(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
     """DAPO: GRPO with the upper clip raised ("clip-higher", 0.28) and one token mean over the whole batch.
 
-    Value, derivative, std and errors as `grpo`. DAPO's other two parts are not in the token loss:
-    groups without signal are left out (as for every objective), and `overlong_penalty` is added to
-    the rewards.
+    Value, derivative, std and errors as `grpo`. DAPO's other two parts are not in the token loss: groups
+    without signal are left out (as for every objective), and `overlong_penalty` is added to the rewards.
 
     Yu et al., arXiv 2503.14476, Eq. 8-13."""
     return grpo(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras)
@@ -124,9 +123,8 @@ def sapo(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
 
 
 def topr(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
-    """Tapered Off-Policy REINFORCE: right answers as in fine-tuning, wrong ones weighted by the
-    importance ratio of the whole answer, truncated at 1. So a wrong answer is left alone once the
-    policy has given it up.
+    """Tapered Off-Policy REINFORCE: right answers as in fine-tuning, wrong ones weighted by the importance
+    ratio of the whole answer, truncated at 1. So a wrong answer is left alone once the policy has given it up.
 
     value       -[pos_weight s - neg_weight (1-s) sg(min(R, 1))] (logp - old),  R = exp(sum of logp - old)
     derivative  -pos_weight s + neg_weight (1-s) min(R, 1)

@@ -52,9 +52,8 @@ def group_advantage(rewards: Array, group_accuracy: Array, config: ObjectiveConf
                     extras: Mapping[str, Array]) -> Array:
     """GRPO's A = (s - r) / std, [B, T]; 0 where std < 1e-6.
 
-    std is extras["group_std"], or without it the population std sqrt(r (1-r)) of 0/1 rewards.
-    Raises InputError for std_ddof 1 without extras["group_std"]: the group's size is not known
-    here."""
+    std is extras["group_std"], or without it the population std sqrt(r (1-r)) of 0/1 rewards. Raises InputError
+    for std_ddof 1 without extras["group_std"]: the group's size is not known here."""
     std = extras.get("group_std")
     if std is None:
         if config.std_ddof:

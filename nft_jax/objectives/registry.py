@@ -4,9 +4,8 @@
    the objective does not use.
 2. `token_loss` brings the arguments to one shape and type. Outside the mask it makes them neutral,
    so that no `exp` sees padding. Then it calls the objective.
-3. An objective is a pure function of one signature, written to be read beside its paper. The
-   package's are in `nft`, `dpo` and `policy_gradient`; yours can be anywhere (`custom`). `ratios`
-   has what they share.
+3. An objective is a pure function of one signature, written to be read beside its paper. The package's are in
+   `nft`, `dpo` and `policy_gradient`; yours can be anywhere (`custom`). `ratios` has what they share.
 4. `token_weights` is the reduction: the loss of an optimizer batch is sum(weight * token loss),
    whatever the layout.
 

@@ -42,14 +42,12 @@ def kl_estimate(kind: Literal["k1", "k2", "k3"], logprobs: Array, reference_logp
     k2    d^2 / 2            -d                       grad KL(policy || reference), exactly
     k3    exp(d) - 1 - d     1 - exp(d)               grad KL(reference || policy), exactly
 
-    Why: E[score] = 0, so E[-d score] is the gradient of E[-d]. And E[-exp(d) score] is minus the
-    expected score over the reference's tokens. As values, k1 and k3 are unbiased and k2 is not; k2
-    and k3 are never negative.
+    Why: E[score] = 0, so E[-d score] is the gradient of E[-d]. And E[-exp(d) score] is minus the expected score
+    over the reference's tokens. As values, k1 and k3 are unbiased and k2 is not; k2 and k3 are never negative.
 
-    All of this holds for one token given the tokens before it. How a token changes the divergence
-    of later tokens has no gradient here (Tang & Munos, arXiv 2506.09477). Tokens of an older policy
-    weigh as that policy sampled them. Beyond d = 10, k3 is its tangent: its derivative stays at
-    1 - exp(10) and keeps its sign.
+    All of this holds for one token given the tokens before it. How a token changes the divergence of later
+    tokens has no gradient here (Tang & Munos, arXiv 2506.09477). Tokens of an older policy weigh as that policy
+    sampled them. Beyond d = 10, k3 is its tangent: its derivative stays at 1 - exp(10) and keeps its sign.
 
     J. Schulman, "Approximating KL divergence" (2020); gradients: Liu et al., arXiv 2510.01555; k3:
     GRPO, 2402.03300."""
@@ -77,12 +75,11 @@ def mismatch_weights(kind: Literal["token", "sequence"], old_logprobs: np.ndarra
     """[n] float64: min(exp(old - sampler), cap) for each of an answer's n tokens; with "sequence",
     of the sums, the same for all n. Constants, without a derivative.
 
-    The sampler computed the answer's tokens, and the trainer computes `old_logprobs` [n] of the
-    same parameters, in another way. Weighted so, and without the cap, sums over the sampler's
-    answers have the expectation of sums over the trainer's. That holds for answers with "sequence";
-    "token" leaves out the shift by the tokens before. `sampler_logprobs` [n] are before truncation
-    (top-k, top-p, min-p), which is a choice and no mismatch. A weight is at least 1e-20, so that a
-    trained token is never taken for padding.
+    The sampler computed the answer's tokens, and the trainer computes `old_logprobs` [n] of the same
+    parameters, in another way. Weighted so, and without the cap, sums over the sampler's answers have the
+    expectation of sums over the trainer's. That holds for answers with "sequence"; "token" leaves out the shift
+    by the tokens before. `sampler_logprobs` [n] are before truncation (top-k, top-p, min-p), which is a choice
+    and no mismatch. A weight is at least 1e-20, so that a trained token is never taken for padding.
 
     Yao et al., "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training" (2025),
     fengyao.notion.site/ off-policy-rl: truncated importance sampling (TIS), after Ionides,
@@ -95,8 +92,7 @@ def mismatch_weights(kind: Literal["token", "sequence"], old_logprobs: np.ndarra
 
 def answers_in_loss(group: Group, terms: TermsConfig) -> tuple[int, ...]:
     """Indices of the group's answers that the loss is over: the answers with a reward, with
-    `terms.mask_truncated` only those that were not cut at rollout.max_new_tokens. There may be
-    none.
+    `terms.mask_truncated` only those that were not cut at rollout.max_new_tokens. There may be none.
 
     Overlong filtering of DAPO (Yu et al., arXiv 2503.14476, section 3.4)."""
     return tuple(i for i in group.judged

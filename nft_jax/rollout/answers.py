@@ -2,8 +2,7 @@
 
 1. `identity` and `questions_of` say what the answers to a set depend on. `record.parts` refuses a
    table in which any of it differs.
-2. `answer` fills the tables that are not finished. It chooses slots and part sizes, and reads the
-   weights once.
+2. `answer` fills the tables that are not finished. It chooses slots and part sizes, and reads the weights once.
 3. Each part is sampled, judged where there is a verifier, and written. A kill costs one part at most.
 """
 from __future__ import annotations
@@ -57,8 +56,7 @@ def answer(settings: AnswerConfig, weights: Weights, tokenizer, tables: Sequence
     """Fills every table that is not finished with the answers to its questions; a verifier judges them.
 
     Progress goes to standard error. Raises InputError for a table of other settings, and where
-    memory does not hold one slot.
-    """
+    memory does not hold one slot."""
     missing = []
     for held, parts in tables:
         if parts.finished:
@@ -115,8 +113,7 @@ def _fill(settings: AnswerConfig, weights: Weights, tokenizer, missing: Sequence
 def fitting_slots(settings: AnswerConfig, model: ModelConfig, mesh: Mesh, answers: int) -> int:
     """As many slots as `answers` can use and memory holds beside the weights.
 
-    Raises InputError, in the flags of the two commands, where not one fits.
-    """
+    Raises InputError, in the flags of the two commands, where not one fits."""
     return slots_that_fit(
         model, mesh, answers, settings.max_prompt_tokens, settings.max_new_tokens, settings.dtype, settings.kv_dtype,
         field="--slots", remedy="lower --max-new-tokens, use --dtype bfloat16 or --kv-dtype int8, or more devices for "
@@ -146,8 +143,7 @@ def say(text: object) -> None:
 class AnswerBar:
     """Progress in answers, on standard error: a bar on a terminal, a line for every part elsewhere.
 
-    `done`: answers of parts that an earlier start has finished.
-    """
+    `done`: answers of parts that an earlier start has finished."""
 
     def __init__(self, answers: int, done: int):
         self.answers, self.done, self.first = answers, done, done

@@ -50,8 +50,7 @@ def buckets_up_to(longest: int, smallest: int = 1) -> tuple[int, ...]:
     """The lengths to which rings and prompts are padded. Each has compiled programs of its own.
 
     They are 64 * 2^k from `smallest` on and below `longest`, and `longest` itself, rounded up to a
-    multiple of 8.
-    """
+    multiple of 8."""
     longest, size, sizes = -(-longest // 8) * 8, 64, []
     while size < longest:
         sizes += [size] if size >= smallest else []
@@ -76,8 +75,7 @@ def empty_state(config: ModelConfig, slots: int, capacity: int, dtype, quantised
 def entry_sharding(config: ModelConfig, mesh: Mesh, slots: str | None = "batch"):
     """Sharding of keys and values: slots over the data-parallel axes, kv heads over `tensor`.
 
-    Where `tensor` does not divide the kv heads, they are whole on every device.
-    """
+    Where `tensor` does not divide the kv heads, they are whole on every device."""
     return sharding(mesh, slots, None if config.num_kv_heads % mesh.shape["tensor"] else "kv_heads", None, None)
 
 
@@ -106,8 +104,7 @@ def admit(state: DecodeState, entries, slots, source, token, length, stream, lim
     prompt is last.
     slots [A]: an index >= S is dropped. source [A]: the prompt of each sample. token [A]: the
     prompt's last token, which decoding feeds first. length [A]: the entries before that token.
-    stream [A], limit [A]: of the sample.
-    """
+    stream [A], limit [A]: of the sample."""
     def lay(ring, prompts, axis):
         # The last entry of the prompt comes to stand just behind the write index.
         capacity, given = ring.shape[axis], prompts.shape[axis]
@@ -137,10 +134,8 @@ def admit(state: DecodeState, entries, slots, source, token, length, stream, lim
 def grow_layer(layer, write_index, capacity: int):
     """One layer's keys and values in a longer ring, of `capacity` entries.
 
-    The old ring of C entries is unrolled: its newest entry comes to stand at C - 1, and the new
-    write index is C. One layer at a time grows, so that only one layer's old and new rings are in
-    memory together.
-    """
+    The old ring of C entries is unrolled: its newest entry comes to stand at C - 1, and the new write index is
+    C. One layer at a time grows, so that only one layer's old and new rings are in memory together."""
     def grow(ring, axis):
         pad = [(0, 0)] * ring.ndim
         pad[axis] = (0, capacity - ring.shape[axis])

@@ -23,8 +23,7 @@ def pass_at_k(right: np.ndarray, judged: np.ndarray, k: int) -> np.ndarray:
     """The probability that k answers drawn without replacement hold a right one, [Q]; nan where n < k.
 
     c = `right` [Q] of n = `judged` [Q] answers are right: 1 - C(n-c, k) / C(n, k), the unbiased
-    estimator of M. Chen et al. (arXiv 2107.03374, section 2.1).
-    """
+    estimator of M. Chen et al. (arXiv 2107.03374, section 2.1)."""
     right, judged = np.asarray(right, float), np.asarray(judged, float)
     # A product of k ratios: the binomials themselves overflow.
     none_right = np.ones_like(judged)
@@ -37,8 +36,7 @@ def answer_classes(verdicts: Sequence[Verdict]) -> list[int | None]:
     """Which answers are the same: equal numbers mean equal answers, and RIGHT means right.
 
     Wrong answers are equal where the verifier's checks without sympy say so. None does not vote: no
-    answer was found, or the verifier failed.
-    """
+    answer was found, or the verifier failed."""
     classes: list[int | None] = []
     numbers: dict[str, int] = {}
     leaders: list[str] = []
@@ -68,8 +66,7 @@ def majority(classes: Sequence[int | None]) -> float:
     """Whether the answer given most often is right: 0, 1, or 1/t.
 
     In a tie of t answers one would be drawn, so a tie with the right answer in it counts 1/t.
-    Without votes: 0.
-    """
+    Without votes: 0."""
     votes = [number for number in classes if number is not None]
     counts = np.bincount(votes, minlength=1)
     tied = np.flatnonzero(counts == counts.max())
@@ -79,8 +76,7 @@ def majority(classes: Sequence[int | None]) -> float:
 def bootstrap(totals: np.ndarray, counts: np.ndarray, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
     """Standard errors [M] of the ratios totals.sum(0) / counts.sum(0), both [Q, M]; nan where Q < 2.
 
-    The Q questions are resampled with replacement (Efron). The same seed gives the same errors.
-    """
+    The Q questions are resampled with replacement (Efron). The same seed gives the same errors."""
     questions = len(totals)
     if questions < 2:
         return np.full(np.shape(totals)[1], np.nan)
@@ -102,8 +98,7 @@ def estimates(questions: Sequence[Sequence[Verdict]]) -> dict[str, Estimate]:
     4, 8, ... up to n, and `maj@n` where the verifier extracts answers.
 
     Answers without a reward (the verifier failed) are left out. Questions with fewer than k answers
-    left are left out of pass@k. An estimate that no question has a value for is not in the result.
-    """
+    left are left out of pass@k. An estimate that no question has a value for is not in the result."""
     n = max((len(verdicts) for verdicts in questions), default=0)
     rewards = [[v.reward for v in verdicts if v.reward is not None] for verdicts in questions]
     judged = np.array([len(found) for found in rewards])

@@ -1,12 +1,10 @@
-"""The host's side of decoding: which sample is in which slot, how far it is, and which tokens it
-has so far.
+"""The host's side of decoding: which sample is in which slot, how far it is, and which tokens it has so far.
 
 A `Schedule` lives for one call of `Sampler.sample`. Per turn of the sampler's loop:
 
 1. `admissions` says which prompts to prefill and which samples go into which slots.
 2. `ask` notes that a block of decode steps was asked for.
-3. `collect` reads a block, some blocks later: it cuts ended answers, frees their slots and
-   completes groups.
+3. `collect` reads a block, some blocks later: it cuts ended answers, frees their slots and completes groups.
 
 Its decisions move samples between slots and in time. They change no sample.
 """
@@ -24,8 +22,7 @@ INERT = -1      # the token of a slot that has nothing to decode
 
 
 class Ends:
-    """Where answers end: at one of the `ids`, or at the first token that completes a string of
-    `stop`."""
+    """Where answers end: at one of the `ids`, or at the first token that completes a string of `stop`."""
 
     def __init__(self, tokenizer, ids: tuple[int, ...], stop: tuple[str, ...]):
         self.tokenizer, self.ids, self.stop = tokenizer, ids, stop
@@ -38,10 +35,8 @@ class Ends:
     def find(self, tokens: np.ndarray, before: np.ndarray, count: np.ndarray, owner) -> np.ndarray:
         """[S] bool: the slots of `owner` that ended by an id or a string.
 
-        tokens [S, N]; before [S] and count [S]: the tokens of each slot before this block, and with
-        it. Where a string ended an answer, `count` is set back in place, to the token that
-        completed the string.
-        """
+        tokens [S, N]; before [S] and count [S]: the tokens of each slot before this block, and with it. Where a
+        string ended an answer, `count` is set back in place, to the token that completed the string."""
         if self.stop:
             # The tail of an answer is decoded first. Only where it holds a stop string is the whole
             # answer decoded.
@@ -70,8 +65,7 @@ class Ends:
 
 
 class Admission(NamedTuple):
-    """A samples that go into slots: the last arguments of `cache.admit`, [A] each. Slot S means
-    none."""
+    """A samples that go into slots: the last arguments of `cache.admit`, [A] each. Slot S means none."""
     slots: np.ndarray
     source: np.ndarray
     token: np.ndarray
@@ -81,12 +75,10 @@ class Admission(NamedTuple):
 
 
 class Schedule:
-    """Admits samples in the order of the prompts, reads blocks and puts groups together. It uses no
-    device.
+    """Admits samples in the order of the prompts, reads blocks and puts groups together. It uses no device.
 
     slots: S. admissions: the most samples of one admission (A). prefills: prompts that are
-    prefilled together (P). limits [len(prompts), K]: the most tokens of each answer.
-    """
+    prefilled together (P). limits [len(prompts), K]: the most tokens of each answer."""
 
     def __init__(self, prompts: Sequence[Prompt], limits: np.ndarray, *, slots: int, admissions: int, prefills: int,
                  block_size: int, ends: Ends):
@@ -136,8 +128,7 @@ class Schedule:
         """The samples that go in now, each with the prompts to prefill before it.
 
         The prompts are tokens [P, T], left-padded and without their last tokens, and lengths [P].
-        None: the samples are of the prompts that were prefilled last.
-        """
+        None: the samples are of the prompts that were prefilled last."""
         while True:
             left = len(self.ready) + len(self.waiting) * self.samples
             # One admission costs about as much for one sample as for `admissions_size`. So slots
@@ -194,8 +185,7 @@ class Schedule:
         return int((self.count - before).sum()), list(self._finish(ended, stopped))
 
     def _finish(self, ended: list[int], stopped: np.ndarray) -> Iterator[tuple[int, tuple[Rollout, ...]]]:
-        """Makes rollouts of the slots that ended and frees the slots. Yields the groups that are
-        complete."""
+        """Makes rollouts of the slots that ended and frees the slots. Yields the groups that are complete."""
         texts = self.ends.texts([self.tokens[slot, :self.count[slot]] for slot in ended])
         for slot, text in zip(ended, texts, strict=True):
             position, sample = self.owner.pop(slot)

@@ -36,8 +36,7 @@ def require_positions(model: ModelConfig, max_prompt_tokens: int, max_new_tokens
                       fields: tuple[str, str] = ("data.max_prompt_tokens", "rollout.max_new_tokens")) -> None:
     """Raises InputError when the longest prompt and answer need more positions than the model has.
 
-    `fields`: what the caller's user calls the two lengths.
-    """
+    `fields`: what the caller's user calls the two lengths."""
     longest = max_prompt_tokens + max_new_tokens
     if longest > model.max_positions:
         raise InputError(f"{' + '.join(fields)} is {longest}, more than the model's {model.max_positions} positions: "
@@ -62,8 +61,7 @@ def entry_bytes(model: ModelConfig, mesh: Mesh, sequences: int, entries: int, dt
     """Bytes on one device of the keys and values of `entries` tokens in each of `sequences`.
 
     `axis`: the logical axis of the sequences. "batch" for the slots; None for prefilled prompts,
-    which are whole on every device.
-    """
+    which are whole on every device."""
     layer = jax.eval_shape(partial(empty_layer, model, sequences, entries, dtype, kv_dtype == "int8"))
     place = entry_sharding(model, mesh, axis)
     return model.num_layers * sharded_bytes(with_shardings(layer, jax.tree.map(lambda _: place, layer)))
@@ -85,8 +83,7 @@ def prefilled_bytes(model: ModelConfig, mesh: Mesh, max_prompt_tokens: int, slot
                     kv_dtype: Stored = "compute") -> int:
     """Bytes on each device of the prompts that a sampler of so many slots prefills together.
 
-    They wait there until the samples before them are decoded.
-    """
+    They wait there until the samples before them are decoded."""
     longest = buckets_up_to(max_prompt_tokens)[-1]
     return entry_bytes(model, mesh, prefills_of(slots, longest, 1), longest, dtype, kv_dtype, axis=None)
 
@@ -94,8 +91,7 @@ def prefilled_bytes(model: ModelConfig, mesh: Mesh, max_prompt_tokens: int, slot
 def free_bytes(mesh: Mesh) -> int:
     """Bytes free on the fullest of this process's devices.
 
-    On CPU: half the memory that the system has available, divided among the devices.
-    """
+    On CPU: half the memory that the system has available, divided among the devices."""
     devices = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
     stats = [device.memory_stats() for device in devices]
     if all(s and "bytes_limit" in s for s in stats):
@@ -122,8 +118,7 @@ def automatic_slots(free: int, bytes_per_slot: int, answers: int, data_parallel:
     """Useful slots that fit in `free` bytes of each device, a multiple of the `data_parallel` devices.
 
     Raises InputError when not even one slot fits on each device. The message uses the names that
-    the caller's user knows: the `field` that is 0, and the `remedy`.
-    """
+    the caller's user knows: the `field` that is 0, and the `remedy`."""
     fitting = int(free * USABLE) // bytes_per_slot
     if fitting < 1:
         raise InputError(f"{field} is 0 (automatic), but {max(free, 0) / 2**20:,.0f} MiB left on each "
@@ -137,12 +132,9 @@ def slots_that_fit(model: ModelConfig, mesh: Mesh, answers: int, max_prompt_toke
                    free: int | None = None, field: str = "rollout.slots", remedy: str = REMEDY) -> int:
     """`automatic_slots` in the memory that the rest of a run leaves.
 
-    The weights that decode and the prompts that are prefilled together are subtracted from `free`
-    here.
-    `taken`: bytes on each device that the caller holds beside them (None: the parameters in
-    float32).
-    `free`: bytes free on each device now (None: ask the devices).
-    """
+    The weights that decode and the prompts that are prefilled together are subtracted from `free` here.
+    `taken`: bytes on each device that the caller holds beside them (None: the parameters in float32). `free`:
+    bytes free on each device now (None: ask the devices)."""
     parallel = data_parallel_size(mesh)
     taken = parameter_bytes(model, mesh) if taken is None else taken
     free = free_bytes(mesh) if free is None else free

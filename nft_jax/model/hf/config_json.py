@@ -79,8 +79,7 @@ def ropes(raw: Mapping, theta: float | None, local_theta: float | None) -> dict[
     """The fields of ModelConfig for rotary positions.
 
     theta, local_theta: the family's values where config.json has none. Without local_theta the
-    family's local layers rotate like the others.
-    """
+    family's local layers rotate like the others."""
     parameters, top = raw.get("rope_parameters") or {}, {"rope_theta": raw.get("rope_theta")}
     expect(isinstance(parameters, dict), "rope_parameters", parameters, "it must be an object or null.")
     expect(raw.get("partial_rotary_factor") in (None, 1), "partial_rotary_factor", raw.get("partial_rotary_factor"),

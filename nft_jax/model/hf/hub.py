@@ -31,8 +31,7 @@ def resolve_folder(path_or_hub_name: str | os.PathLike, *, weights: bool = True,
     of a hub model.
 
     A hub model is downloaded when it is not there yet; without `weights`, its small files only.
-    Raises Unreachable with the `field` and the value for anything else.
-    """
+    Raises Unreachable with the `field` and the value for anything else."""
     return _folder(path_or_hub_name, FILES + WEIGHTS if weights else FILES, field)
 
 
@@ -53,10 +52,8 @@ def config_of(path_or_hub_name: str) -> ModelConfig:
     """The shape of a model, to plan with, without its weights.
 
     It is read from config.json of a local folder, else from config.json of the hub model
-    (only this file is fetched), else taken from `nft_jax.model.hf.published`. Raises Unreachable
-    when there is none of these, and InputError for a config.json that needs a part the decoder
-    lacks.
-    """
+    (only this file is fetched), else taken from `nft_jax.model.hf.published`. Raises Unreachable when there is
+    none of these, and InputError for a config.json that needs a part the decoder lacks."""
     try:
         folder = _folder(path_or_hub_name, ["config.json"])
     except Unreachable:

@@ -79,8 +79,7 @@ def check_weights(folder: str | os.PathLike, config: ModelConfig) -> dict[str, S
     """Check the headers of all files: {name of every tensor of the folder: its file, shape and type}.
 
     Nothing is put on a device. Raises one InputError that lists every tensor that is missing,
-    unexpected, wrongly shaped or typed, and every file that is missing or cut short.
-    """
+    unexpected, wrongly shaped or typed, and every file that is missing or cut short."""
     folder = Path(folder)
     where = _weight_map(folder)
     problems, found = [], {}
@@ -142,8 +141,7 @@ def load_params(folder: str | os.PathLike, config: ModelConfig | None = None, dt
     shardings: a dict like the parameters, of jax.sharding.Sharding. None leaves them on the default
         device. In a run of several processes each process reads what its devices hold.
 
-    Raises the InputErrors of `check_weights` before anything is put on a device.
-    """
+    Raises the InputErrors of `check_weights` before anything is put on a device."""
     config = config or read_config(folder)
     dtype = dtype if dtype is None or isinstance(dtype, dict) else float_type(dtype)
     stored = check_weights(folder, config)
@@ -251,8 +249,7 @@ def _read_part(file: Path, name: str, tensor: Tensor, config: ModelConfig, dtype
     """The part `index` (along our axes) of one tensor, in our layout and `dtype`.
 
     Only this part of the file is read. But an axis that is merged behind another one
-    (head_dim in "HE") is read whole.
-    """
+    (head_dim in "HE") is read whole."""
     size = dict(zip(tensor.ours, tensor.shapes(config)[0], strict=True))
     wanted = {axis: range(size[axis])[cut] for axis, cut in zip(tensor.ours, index, strict=True)}
     merged = tensor.layout.split()

@@ -39,8 +39,7 @@ def save_params(params: dict, config: ModelConfig, folder: str | os.PathLike, dt
     Every file is first written whole under another name, so that a killed run leaves no half file
     under a final name. Weights of an older save are replaced. In a run of several processes all
     must call this, and the first one writes. Raises InputError for parameters that do not fit the
-    config, or a type that model files do not hold.
-    """
+    config, or a type that model files do not hold."""
     folder = Path(folder)
     shards = _plan_shards(params, config, dtype, max_shard_bytes)
     if jax.process_index() > 0:

@@ -18,8 +18,7 @@ def load_tokenizer(folder: str | os.PathLike):
     """The folder's tokenizer (AutoTokenizer of transformers).
 
     Raises InputError when it cannot be read, has no chat template or no end-of-sequence token, or
-    has ids that the model's embedding lacks. Fewer ids than rows of the embedding is normal.
-    """
+    has ids that the model's embedding lacks. Fewer ids than rows of the embedding is normal."""
     folder = Path(folder)
     vocab_size = read_config(folder).vocab_size
     with _no_advisory():
@@ -52,9 +51,8 @@ def source_of(tokenizer) -> Path | None:
 def save_tokenizer(tokenizer, folder: str | os.PathLike) -> None:
     """Write the tokenizer's files so that transformers 4 and 5 load them.
 
-    The files of the folder it came from are copied byte for byte. New files are written where that
-    folder is gone, or the tokenizer was changed since. Files of another tokenizer in `folder` are
-    removed."""
+    The files of the folder it came from are copied byte for byte. New files are written where that folder is
+    gone, or the tokenizer was changed since. Files of another tokenizer in `folder` are removed."""
     folder, source = Path(folder), source_of(tokenizer)
     if source is None or not _unchanged(tokenizer, source):
         _remove(_files(folder))
@@ -113,9 +111,8 @@ def special_ids(source: Path | None) -> dict:
 def save_generation_config(tokenizer, eos: Sequence[int], source: Path | None, folder: str | os.PathLike) -> None:
     """Write generation_config.json into `folder`, so that it names the ids `eos` that end an answer.
 
-    The file of the folder `source` is copied byte for byte when it names these ids already, and
-    gets them otherwise. Where there is no such file, a new one has them and the tokenizer's pad and
-    bos ids."""
+    The file of the folder `source` is copied byte for byte when it names these ids already, and gets them
+    otherwise. Where there is no such file, a new one has them and the tokenizer's pad and bos ids."""
     path = source / "generation_config.json" if source is not None else None
     text = path.read_text(encoding="utf-8") if path is not None and path.exists() else ""
     settings = json.loads(text) if text else {
