@@ -1,5 +1,4 @@
-"""What a run writes: answers, the row of a step, checkpoints, results. A disk may refuse any of them
-for a while.
+"""What a run writes: answers, the row of a step, checkpoints, results. A disk may refuse any of them for a while.
 
 The order within a step is a contract: answers, row, checkpoint. So a checkpoint never knows of a step
 that the rows lack, and whatever is newer than the checkpoint is cut and done again. A write that fails
@@ -111,9 +110,8 @@ def _say_failed(run: Run, error: Exception) -> None:
 def finish_writing(run: Run, state: TrainState, progress: Progress, write_results: Callable[[], None]) -> None:
     """Calls `write_results`, and returns when the newest checkpoint and all waiting writes are on disk.
 
-    Raises Halted, which names what is missing, where that takes longer than PATIENCE. Several processes
-    try nothing
-    twice: they would wait for each other in different places."""
+    Raises Halted, which names what is missing, where that takes longer than PATIENCE. Several processes try
+    nothing twice: they would wait for each other in different places."""
     if process_count() > 1:
         # First the checkpoint: where the results fail, the last step is saved.
         run.checkpoints.wait()
