@@ -1,7 +1,7 @@
 """From judged groups to packed optimizer batches.
 
-1. `deal`: groups are dealt whole to the optimizer updates of a step.
-2. `examples_of`: judged answers become sequences, with the statistics of their group.
+1. `examples_of`: judged answers become sequences, with the statistics of their group.
+2. `deal`: groups are dealt whole to the optimizer updates of a step.
 3. `choose_shape`: of the few row lengths that are compiled, the cheapest one for these sequences is chosen.
 4. `pack`: the sequences are packed into rows of this length.
 5. `balance`: rows are dealt to the devices, so that each device has as much to do.
@@ -111,8 +111,8 @@ class Example:
 
 
 def deal(groups: Sequence[Group], updates: int, seed: Sequence[int]) -> list[list[Group]]:
-    """Whole groups, shuffled by `seed`, in `updates` parts of nearly equal size; in fewer where groups
-    are fewer."""
+    """Whole groups, shuffled by `seed` and dealt to `updates` parts of nearly equal size. No part is empty:
+    fewer groups make fewer parts."""
     order = np.random.default_rng(seed).permutation(len(groups))
     return [[groups[i] for i in part] for part in np.array_split(order, updates) if len(part)]
 
