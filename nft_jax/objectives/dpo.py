@@ -17,9 +17,11 @@ def dpo(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
     rho_k = sum of logp - old over answer k. w_k = s_k / sum of s over the group
     (w = 0 where no answer scores). p = softmax of beta rho over the group's answers.
 
-    value       of a group  sum_k w_k (-log p_k - nll_weight rho_k);  each token of answer k carries 1/length of term k
-    derivative  -(beta (w_k - W p_k) + nll_weight w_k),  W = sum of w (1, or 0 where no answer scores), at every token
-                of answer k
+    value       of a group  sum_k w_k (-log p_k - nll_weight rho_k);
+                each token of answer k carries 1/length of term k
+    derivative  -(beta (w_k - W p_k) + nll_weight w_k)  at every token of answer k,
+                W = sum of w (1, or 0 where no answer scores)
+
     With one right and one wrong answer this is DPO's -log sigmoid(beta (rho_right - rho_wrong)).
     nll_weight > 0 adds the log-likelihood of right answers (relative to pi_old), which DPO alone
     lets fall.

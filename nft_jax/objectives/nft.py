@@ -85,9 +85,11 @@ def implicit_negative(logprobs, old_logprobs, group_accuracy):
 def nft_clip(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
     """NFT inside DAPO's trust region: each of NFT's two likelihoods is flat where PPO would clip it.
 
-    value       as `nft`, with min(R, 1 + clip_high) in the positive part and max(R, 1 - clip_low) in the negative part
-    derivative  as `nft`; the positive part's is 0 where R > 1 + clip_high, the negative part's where R < 1 - clip_low.
-                The bounds are inside. All three ratios, as in `nft`.
+    value       as `nft`, with min(R, 1 + clip_high) in the positive part
+                and max(R, 1 - clip_low) in the negative part
+    derivative  as `nft`; of the positive part 0 where R > 1 + clip_high,
+                of the negative part 0 where R < 1 - clip_low. The bounds are inside.
+    Works with all three ratios, as `nft`.
 
     Ours, from arXiv 2505.18116 (Eq. 10) and arXiv 2503.14476 (DAPO, clip 0.2 below and 0.28 above)."""
     log_r, share = ratio_and_share(logprobs, old_logprobs, mask, config, extras)
@@ -108,7 +110,8 @@ def nft_clip(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extr
 def rft(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
     """Rejection-sampling fine-tuning: likelihood of right answers only. It is NFT with neg_weight 0.
 
-    value       omega pos_weight s (-log R);  log R = min(logp - old, 10) of the token, or of the answer's sum or mean
+    value       omega pos_weight s (-log R);
+                log R = min(logp - old, 10) of the token, or of the answer's sum or mean
     derivative  -omega pos_weight s;  0 where log R stops at 10
     Tokens carry the value under the three ratios as in `nft`.
 

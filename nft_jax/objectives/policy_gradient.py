@@ -17,9 +17,10 @@ def grpo(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
 
     value       -min(A R, A clip(R, 1 - clip_low, 1 + clip_high)),  A = (s - r) / std,  r not clipped
     derivative  -A R;  0 where the clip is active and where logp - old > 10
-    std is extras["group_std"], or without it the population std sqrt(r (1-r)) of 0/1 rewards; A = 0 where std < 1e-6.
-    Its usual reduction is the mean over sequences of their token means. There is no KL term: see
-    `nft_jax.objectives.terms`. Raises InputError for std_ddof 1 without extras["group_std"].
+    A = 0 where std < 1e-6. std is extras["group_std"], or without it the population std
+    sqrt(r (1-r)) of 0/1 rewards. Its usual reduction is the mean over sequences of their token
+    means. There is no KL term: see `nft_jax.objectives.terms`. Raises InputError for std_ddof 1
+    without extras["group_std"].
 
     Shao et al., DeepSeekMath, arXiv 2402.03300, Eq. 3 (which does not say which std; verl and TRL
     use std_ddof 1)."""

@@ -38,10 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print a line for each check. Returns 0 when all is well, 1 when something differs. Bad input
     exits with 2."""
     parser = argparse.ArgumentParser(
-        prog="python -m nft_jax.model.hf", description="Check a model folder in Hugging Face layout: its config, every "
-        "tensor, a bitwise round trip through our parameters, the tokenizer, and, where torch is installed, our logits "
-        "against those of transformers. Needs room for a copy in $TMPDIR and for the model in float32 on the first "
-        "device (JAX_PLATFORMS=cpu takes the host's memory).")
+        prog="python -m nft_jax.model.hf",
+        description="Check a model folder in Hugging Face layout: its config, every tensor, a bitwise round trip "
+        "through our parameters, and the tokenizer. Where torch is installed, our logits are compared with the logits "
+        "of transformers. Needs room for a copy in $TMPDIR, and for the model in float32 on the first device "
+        "(JAX_PLATFORMS=cpu uses the host's memory).")
     parser.add_argument("--check", metavar="FOLDER", required=True, help="the folder, or the name of a hub model")
     sound, asked = True, parser.parse_args(arguments).check
     with one_paragraph_errors():
