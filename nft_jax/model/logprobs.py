@@ -24,12 +24,9 @@ from nft_jax.model.config import FLOAT32, Compute, ModelConfig
 from nft_jax.model.decoder import hidden_states, soft_cap
 from nft_jax.runtime.mesh import RULES
 
-# About so many logits exist at one time on a device: 32 MiB of float32.
-CHUNK_ELEMENTS = 1 << 23
-# A block has an eighth of the device's tokens, but at least and at most so many.
-TOKEN_BLOCK = (1024, 4096)
-# The running maximum before the first chunk: finite, so that 0 * EMPTY is 0.
-EMPTY = -1e30
+CHUNK_ELEMENTS = 1 << 23        # about so many logits exist at one time on a device: 32 MiB of float32
+TOKEN_BLOCK = (1024, 4096)      # a block has an eighth of the device's tokens, but at least and at most so many
+EMPTY = -1e30                   # the running maximum before the first chunk: finite, so that 0 * EMPTY is 0
 
 
 class Head(NamedTuple):
@@ -41,8 +38,7 @@ class Head(NamedTuple):
 
 def token_logprobs(params, config: ModelConfig, tokens, positions, segment_ids, *, wanted=None, temperature=1.0,
                    compute: Compute = FLOAT32):
-    """Log-prob of every token given the tokens before it in its segment, and the entropy of that
-    distribution, in nats.
+    """Log-prob of every token given those before it in its segment, and the entropy of its distribution, in nats.
 
     tokens, positions, segment_ids: [B, T] int32. On `compute.mesh`, B must divide over the devices of the rows.
     wanted: [B, T] bool, the tokens to compute; None: all. The others have 0 and skip the head.
@@ -63,13 +59,10 @@ def token_logprobs(params, config: ModelConfig, tokens, positions, segment_ids, 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def head_logprobs(head: Head, hidden_BTD, weights, targets_BT, wanted_BT, temperature):
-    """Log-probs of the targets and entropies of their distributions, two of [B, T], at least
-    float32; 0 where not wanted.
+    """Log-probs of the targets and entropies of their distributions, two of [B, T], at least float32; 0 where not
+    wanted. Differentiable in hidden and weights; gradients of the weights are summed in float32.
 
-    weights: [D, V] or [V, D] by `head.vocab_axis`, of any floating type. Each chunk is multiplied
-        in the type of `hidden`.
-
-    Both outputs are differentiable in hidden and weights. Gradients of the weights are summed in float32."""
+    weights: [D, V] or [V, D] by `head.vocab_axis`; chunks are cast to the type of `hidden`."""
     return _forward(head, hidden_BTD, weights, targets_BT, wanted_BT, temperature)[:2]
 
 
@@ -145,8 +138,7 @@ class Tokens(NamedTuple):
         return jax.lax.fori_loop(0, self.blocks, body, carry)
 
     def put_back(self, x, wanted_N):
-        """x [len(order), ...] in the order of the blocks -> [N, ...] in the order of the tokens; 0
-        where not wanted."""
+        """x [len(order), ...] in the order of the blocks -> [N, ...] in that of the tokens; 0 where not wanted."""
         return jnp.where(wanted_N.reshape(-1, *(1,) * (x.ndim - 1)), x[self.rank], 0)
 
 
@@ -174,8 +166,7 @@ def _over_vocabulary(size: int, tokens: int, step, carry):
 
 
 def _logits(head: Head, states, weights, start, width: int, temperature):
-    """Logits of the states for the words start ... start + width, after soft-cap and temperature,
-    and the words' weights."""
+    """Logits of the states for the words from `start` on, after soft-cap and temperature, and the words' weights."""
     part = jax.lax.dynamic_slice_in_dim(weights, start, width, head.vocab_axis).astype(states.dtype)
     logits = jax.lax.dot_general(states, part, (((1,), (1 - head.vocab_axis,)), ((), ())),
                                  preferred_element_type=accumulator(states))

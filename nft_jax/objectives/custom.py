@@ -23,8 +23,7 @@ from nft_jax.runtime.names import load
 from nft_jax.types import InputError
 
 FILE = "objective.py"
-# In the first line of the objective.py of versions that kept some functions and values, not the module's source.
-OLDER = "sha256 of what follows"
+OLDER = "sha256 of what follows"       # in the first line of files that kept some functions, not the module's source
 _given: dict[str, Any] = {}            # name -> what this process gave to `nft_jax.train`
 
 
@@ -89,8 +88,7 @@ def _source(function: FunctionType) -> str:
 
 
 def _used(function: FunctionType, seen: set[str]) -> Iterator[str]:
-    """The source of a function, of the functions of its module that it names, and the values that
-    it reads there."""
+    """The source of a function, of the functions of its module that it names, and the values that it reads there."""
     seen.add(function.__qualname__)
     yield textwrap.dedent(inspect.getsource(function))
     values = function.__globals__ | inspect.getclosurevars(function).nonlocals

@@ -1,14 +1,9 @@
-"""Terms that any objective can be trained with: a KL penalty, an entropy bonus, weights against the
-sampler's mismatch.
-
-Each is a pure function of one token, or of one answer, with its formula, its derivative and its
-source. `TermsConfig` says which are on.
+"""Terms that any objective can be trained with: a KL penalty, an entropy bonus, weights against the sampler's
+mismatch. `TermsConfig` says which are on.
 
 1. `answers_in_loss` leaves truncated answers out.
-2. `mismatch_weights` weighs the tokens of an answer on the host. The weights are constants, so they
-   are multiplied into the batch's weights.
-3. `term_losses` adds the terms inside the compiled step, where terms that are off add nothing. The
-   loss of a token is
+2. `mismatch_weights` weighs the tokens of an answer on the host: constants, multiplied into the batch's weights.
+3. `term_losses` adds the terms inside the compiled step, where terms that are off add nothing. A token's loss is
 
        mismatch weight * (the objective's token loss + kl_weight * KL estimate - entropy_weight * entropy)
 
@@ -29,8 +24,7 @@ from nft_jax.types import Group
 
 Array = Any
 OFF = TermsConfig()
-# Beyond it k3 continues as a straight line.
-MAX_LOG_RATIO = 10.0
+MAX_LOG_RATIO = 10.0      # beyond it k3 continues as a straight line
 
 
 def kl_estimate(kind: Literal["k1", "k2", "k3"], logprobs: Array, reference_logprobs: Array) -> Array:
@@ -58,16 +52,6 @@ def kl_estimate(kind: Literal["k1", "k2", "k3"], logprobs: Array, reference_logp
         return d * d / 2
     near = jnp.minimum(d, MAX_LOG_RATIO)
     return jnp.expm1(near) - d + math.exp(MAX_LOG_RATIO) * jnp.maximum(d - MAX_LOG_RATIO, 0)
-
-
-def entropy_bonus(entropy: Array) -> Array:
-    """-H, nats, any shape. Added to the loss it raises the entropy of the policy at the visited states.
-
-    For the logits l of a token, with probabilities p at rollout.temperature, d(-H)/dl = p (log p + H).
-    `nft_jax.model.logprobs.head_logprobs` computes it chunk by chunk.
-
-    Mnih et al., arXiv 1602.01783, section 4."""
-    return -entropy
 
 
 def mismatch_weights(kind: Literal["token", "sequence"], old_logprobs: np.ndarray, sampler_logprobs: np.ndarray,
@@ -119,12 +103,15 @@ def answer_terms(weights: Sequence[np.ndarray | float], judged: int, terms: Term
 
 
 def term_losses(terms: TermsConfig, logprobs: Array, entropy: Array, reference_logprobs: Array | None) -> dict:
-    """What each term that is on adds to the loss of every token, [R, T], by the name of its metric."""
+    """What each term that is on adds to the loss of every token, [R, T] nats, by the name of its metric.
+
+    The entropy bonus adds -H: d(-H)/dl = p (log p + H) for the logits l of a token, with probabilities p at
+    rollout.temperature (`model.logprobs.head_logprobs`). Mnih et al., arXiv 1602.01783, section 4."""
     found = {}
     if terms.kl_weight:
         found["kl"] = terms.kl_weight * kl_estimate(terms.kl_estimator, logprobs, reference_logprobs)
     if terms.entropy_weight:
-        found["entropy_bonus"] = terms.entropy_weight * entropy_bonus(entropy)
+        found["entropy_bonus"] = -terms.entropy_weight * entropy
     return found
 
 

@@ -2,8 +2,7 @@
 
     python -m nft_jax.rollout.generate --model FOLDER --prompts FILE --num-samples 16 --out FILE.parquet
 
-FILE holds questions as data.source does (.jsonl, .parquet, a folder of datasets, ...); golds are
-optional. The model
+FILE holds questions as data.source does (.jsonl, .parquet, a folder of datasets, ...); golds are optional. The model
 may be a run: its newest checkpoint answers, or the one of --step.
 
 The table has the columns of a run's rollouts/*.parquet without the verdicts: `python -m nft_jax.verify

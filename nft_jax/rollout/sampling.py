@@ -2,11 +2,8 @@
 
     key = fold_in(fold_in(fold_in(base, rollout_index), prompt_index * K + sample), position)
 
-A sample is therefore the same in any slot, in any order of admission and on any number of devices.
-
-A token takes two uniform numbers. The first finds a block of the vocabulary by the blocks' summed
-probabilities, the second a token inside the block. Nothing is sorted, and no cumulative sum runs
-over the vocabulary.
+A token takes two uniform numbers. The first finds a block of the vocabulary by the blocks' summed probabilities, the
+second a token inside the block. Nothing is sorted, and no cumulative sum runs over the vocabulary.
 """
 from __future__ import annotations
 
@@ -53,10 +50,8 @@ def uniforms(rollout_key, stream, position):
 
 
 def sample_tokens(logits, uniform, params: SamplingParams, *, truncate: bool) -> Sampled:
-    """Draws one token of every slot. logits [S, V] float32, uniform [S, 2].
-
-    With `truncate` False, top-k, top-p and min-p are not even computed. Greedy answers report the
-    log-probs of the distribution at temperature 1."""
+    """Draws one token of every slot. logits [S, V] float32, uniform [S, 2]. Without `truncate`, top-k, top-p and
+    min-p are not even computed. Greedy answers report the log-probs of temperature 1."""
     vocabulary = logits.shape[-1]
     greedy = params.temperature == 0
     scaled = logits / jnp.where(greedy, 1.0, params.temperature)
@@ -85,15 +80,13 @@ def sample_tokens(logits, uniform, params: SamplingParams, *, truncate: bool) ->
 
 
 def block_width(vocabulary: int) -> int:
-    """The tokens of a block: a power of two near the root of the vocabulary, so both searches are
-    equally short."""
+    """The tokens of a block: a power of two near the root of the vocabulary, so both searches are equally short."""
     return 1 << round(vocabulary.bit_length() / 2)
 
 
 def pick(weights, uniform):
-    """Draws an index [S] int32 from weights [S, N] >= 0 by inverse CDF, with uniform [S] in [0, 1).
-
-    An index of weight 0 is never drawn, whatever the rounding of the sums."""
+    """Draws an index [S] int32 from weights [S, N] >= 0 by inverse CDF, with uniform [S] in [0, 1); never one of
+    weight 0, whatever the rounding of the sums."""
     index = jnp.arange(weights.shape[-1], dtype=jnp.int32)[None]
     cumulative = jnp.cumsum(weights, axis=-1)
     reached = (cumulative > uniform[:, None] * cumulative[:, -1:]) & (weights > 0)

@@ -38,8 +38,7 @@ class Ends:
         tokens [S, N]; before [S] and count [S]: the tokens of each slot before this block, and with it. Where a
         string ended an answer, `count` is set back in place, to the token that completed the string."""
         if self.stop:
-            # The tail of an answer is decoded first. Only where it holds a stop string is the whole
-            # answer decoded.
+            # Only where the tail of an answer holds a stop string is the whole answer decoded.
             fresh = [slot for slot in owner if count[slot] > before[slot]]
             tails = self.texts([tokens[slot, max(before[slot] - self.reach, 0):count[slot]] for slot in fresh])
             hits = {slot for slot, tail in zip(fresh, tails, strict=True)
@@ -48,8 +47,7 @@ class Ends:
         else:
             hits = set()
         for slot in hits:
-            # The text grows with every token, so the first token that completes the string is found
-            # by bisection.
+            # The text grows with every token, so bisection finds the first that completes the string.
             low, high = before[slot], count[slot]
             while high - low > 1:
                 middle = (low + high) // 2
@@ -94,10 +92,8 @@ class Schedule:
         # Blocks are counted, since they are read later than they are asked for.
         self.asked = 0                                          # blocks asked for so far
         self.since = np.zeros(slots, np.int64)                  # the first block of the slot's sample
-        self.prompt_entries = np.zeros(slots, np.int64)
-        self.limit = np.zeros(slots, np.int64)
-        self.steps = np.zeros(slots, np.int64)                  # steps asked for since the sample was admitted
-        self.count = np.zeros(slots, np.int64)                  # tokens of the sample that were read
+        # Of each slot's sample: its prompt's entries, its limit, the steps asked for, the tokens that were read.
+        self.prompt_entries, self.limit, self.steps, self.count = np.zeros((4, slots), np.int64)
         width = int(limits.max(initial=0)) + block_size
         self.tokens = np.zeros((slots, width), np.int32)
         self.numbers = np.zeros((3, slots, width), np.float32)
@@ -125,21 +121,17 @@ class Schedule:
         return self.asked - 1
 
     def admissions(self) -> Iterator[tuple[tuple[np.ndarray, np.ndarray] | None, Admission]]:
-        """The samples that go in now, each with the prompts to prefill before it.
-
-        The prompts are tokens [P, T], left-padded and without their last tokens, and lengths [P].
-        None: the samples are of the prompts that were prefilled last."""
+        """The samples that go in now, each with the prompts to prefill before it: tokens [P, T], left-padded and
+        without their last tokens, and lengths [P]; or None, for samples of the prompts that were prefilled last."""
         while True:
             left = len(self.ready) + len(self.waiting) * self.samples
-            # One admission costs about as much for one sample as for `admissions_size`. So slots
-            # wait for each other.
+            # One admission costs about as much for one sample as for `admissions_size`: slots wait for each other.
             if not left or len(self.free) < min(self.admissions_size, left):
                 return
             prompts = None if self.ready else self._next_prompts()
             yield prompts, self._admission(min(self.admissions_size, len(self.free), len(self.ready)))
 
     def _next_prompts(self) -> tuple[np.ndarray, np.ndarray]:
-        """The prompts that are prefilled next; their samples are then ready."""
         chosen = [self.waiting.popleft() for _ in range(min(self.prefills, len(self.waiting)))]
         longest = max(len(self.prompts[position].tokens) for position in chosen)
         tokens = np.zeros((self.prefills, max(longest - 1, 1)), np.int32)
@@ -151,7 +143,6 @@ class Schedule:
         return tokens, lengths
 
     def _admission(self, number: int) -> Admission:
-        """Puts the next `number` ready samples into free slots."""
         slots = np.full(self.admissions_size, self.slots, np.int32)
         source, token, length, limit = np.zeros((4, self.admissions_size), np.int32)
         stream = np.zeros(self.admissions_size, np.uint32)
@@ -167,10 +158,8 @@ class Schedule:
         return Admission(slots, source, token, length, stream, limit)
 
     def collect(self, block: int, tokens, numbers) -> tuple[int, list[tuple[int, tuple[Rollout, ...]]]]:
-        """Reads the outputs of a block, [steps, S] each. Returns its number of tokens and the
-        groups it completed."""
-        # A slot may belong to a sample that was admitted after the block was asked for. Its tokens
-        # in the block are then the rest of an earlier answer, which the host had cut.
+        """Reads the outputs of a block, [steps, S] each. Returns its number of tokens and the completed groups."""
+        # Where the slot's sample was admitted after the block was asked for, the tokens belong to a cut answer.
         owned = np.zeros(self.slots, bool)
         owned[list(self.owner)] = True
         tokens = np.where((owned & (self.since <= block))[None], tokens, INERT)

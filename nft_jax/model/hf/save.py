@@ -36,10 +36,9 @@ def save_params(params: dict, config: ModelConfig, folder: str | os.PathLike, dt
     max_shard_bytes: more than this is spread over several files with an index.
     more: further fields of config.json, which do not change the model.
 
-    Every file is first written whole under another name, so that a killed run leaves no half file
-    under a final name. Weights of an older save are replaced. In a run of several processes all
-    must call this, and the first one writes. Raises InputError for parameters that do not fit the
-    config, or a type that model files do not hold."""
+    Files are first written under another name, so that a killed run leaves no half file. Weights of an older save
+    are replaced. Every process must call this, and the first one writes. Raises InputError for parameters that do
+    not fit the config, or a type that model files do not hold."""
     folder = Path(folder)
     shards = _plan_shards(params, config, dtype, max_shard_bytes)
     if jax.process_index() > 0:
@@ -80,8 +79,7 @@ class _Piece(NamedTuple):
     array: Callable[[], np.ndarray]
 
     @property
-    def size(self) -> int:
-        """Bytes."""
+    def size(self) -> int:      # bytes
         return math.prod(self.shape) * self.dtype.itemsize
 
 

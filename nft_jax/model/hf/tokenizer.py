@@ -49,10 +49,8 @@ def source_of(tokenizer) -> Path | None:
 
 
 def save_tokenizer(tokenizer, folder: str | os.PathLike) -> None:
-    """Write the tokenizer's files so that transformers 4 and 5 load them.
-
-    The files of the folder it came from are copied byte for byte. New files are written where that folder is
-    gone, or the tokenizer was changed since. Files of another tokenizer in `folder` are removed."""
+    """Write the tokenizer's files so that transformers 4 and 5 load them: copied byte for byte from the folder it
+    came from, or new ones if that is gone or the tokenizer was changed. Those of another tokenizer are removed."""
     folder, source = Path(folder), source_of(tokenizer)
     if source is None or not _unchanged(tokenizer, source):
         _remove(_files(folder))
@@ -85,10 +83,8 @@ def _unchanged(tokenizer, source: Path) -> bool:
 
 
 def _write_tokenizer(tokenizer, folder: Path) -> None:
-    """Write new files of the tokenizer, for transformers 4 and 5."""
     tokenizer.save_pretrained(folder)
-    # Version 5 writes a class, and a key for extra special tokens, that version 4 does not know. It
-    # reads the older names too.
+    # Version 5 writes a class, and a key for extra special tokens, that version 4 does not know; it reads both.
     path = folder / "tokenizer_config.json"
     settings = read_json(path)
     if settings.get("tokenizer_class") == "TokenizersBackend":
@@ -125,9 +121,8 @@ def save_generation_config(tokenizer, eos: Sequence[int], source: Path | None, f
 
 
 def eos_token_ids(folder: str | os.PathLike, tokenizer) -> tuple[int, ...]:
-    """Ids that end an answer, in ascending order: eos_token_id of generation_config.json, where
-    there is one, and the tokenizer's own. Raises InputError for an id that the model lacks, by
-    which no answer would ever end."""
+    """Ids that end an answer, ascending: eos_token_id of generation_config.json, where there is one, and the
+    tokenizer's own. Raises InputError for an id that the model lacks, by which no answer would ever end."""
     path = Path(folder) / "generation_config.json"
     value = read_json(path).get("eos_token_id") if path.exists() else None
     ids = value if isinstance(value, list) else [] if value is None else [value]
@@ -157,8 +152,7 @@ class Text:
 
 
 def pieces(tokens: Sequence[int], text: Callable[[Sequence[int]], str]) -> list[str]:
-    """The text of each token. Joined they are the answer's text, special tokens included. A
-    character made of several tokens stands with the last of them."""
+    """The text of each token, special tokens included. A character of several tokens stands with the last one."""
     out, waiting = [], []
     for token in tokens:
         waiting.append(token)
