@@ -4,7 +4,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,15 +15,7 @@ from nft_jax.config import DecodingConfig, MeshConfig, SamplingConfig
 from nft_jax.data.prompts import render
 from nft_jax.model import decoder
 from nft_jax.model.config import Compute, ModelConfig
-from nft_jax.model.hf import (
-    eos_token_ids,
-    load_tokenizer,
-    save_generation_config,
-    save_params,
-    save_tokenizer,
-    source_of,
-    special_ids,
-)
+from nft_jax.model.hf import eos_token_ids, load_tokenizer, save_params, save_tokenizer, special_ids
 from nft_jax.model.kernels import choose_attention
 from nft_jax.model.logprobs import token_logprobs
 from nft_jax.record.checkpoint import LATEST
@@ -70,11 +61,9 @@ def save(policy: Policy, path: str | os.PathLike) -> None:
     Kept from the tokenizer's folder: its files byte for byte (unless the tokenizer was changed),
     generation_config.json, and config.json's ids of special tokens. Every process that holds a part of the
     parameters calls this, and the first one writes."""
-    folder, source = Path(path), source_of(policy.tokenizer)
-    save_params(policy.params, policy.config, folder, more=special_ids(source))
+    save_params(policy.params, policy.config, path, more=special_ids(policy.tokenizer))
     if jax.process_index() == 0:
-        save_generation_config(policy.tokenizer, policy.eos, source, folder)
-        save_tokenizer(policy.tokenizer, folder)
+        save_tokenizer(policy.tokenizer, policy.eos, path)
 
 
 def sample(policy: Policy, prompts: Sequence[str | list[dict]], *, num_samples: int = 1, max_new_tokens: int = 256,

@@ -26,9 +26,6 @@ from nft_jax.objectives.registry import (
     token_weights,
 )
 
-pytestmark = pytest.mark.usefixtures("strict_ranks")
-
-
 # ---- §4.6: invariances -----------------------------------------------------------------------------------------
 
 LAYOUTS = [(name, ratio) for name in OBJECTIVES for ratio in ("token", "sequence", "sequence_mean")

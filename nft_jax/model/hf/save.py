@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -29,7 +28,7 @@ from nft_jax.types import InputError
 
 
 def save_params(params: dict, config: ModelConfig, folder: str | os.PathLike, dtype=None,
-                max_shard_bytes: int = 5 * 10**9, more: Mapping = MappingProxyType({})) -> Path:
+                max_shard_bytes: int = 5 * 10**9, more: Mapping | None = None) -> Path:
     """Write config.json and the weights, for transformers 4 and 5. Returns the folder.
 
     dtype: of the weights; None keeps the type of each.
@@ -48,7 +47,7 @@ def save_params(params: dict, config: ModelConfig, folder: str | os.PathLike, dt
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     kept = np.dtype(dtype if dtype is not None else params["embed"].dtype)
-    config_json = {**config_to_hf(config), **more, "dtype": kept.name, "torch_dtype": kept.name}
+    config_json = {**config_to_hf(config), **(more or {}), "dtype": kept.name, "torch_dtype": kept.name}
     names = [SINGLE] if len(shards) == 1 else [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
                                                for i in range(len(shards))]
     # A run that was killed while saving leaves such a folder.
