@@ -253,7 +253,7 @@ def split_layers(params) -> dict:
 def prefill(params, config: ModelConfig, tokens, positions, segment_ids, compute: Compute = FLOAT32):
     """Cache entries of prompts: tokens, positions, segment_ids [P, T] int32 -> lists of keys and of values,
     [P, K, T, E] for each layer. params: of `split_layers`."""
-    # Prompts need not divide over a mesh, so XLA places them. It cannot place a kernel, which takes what divides.
+    # Prompts need not divide over a mesh, so XLA places them. A kernel, which XLA cannot divide, needs that they do.
     anywhere, mesh = replace(compute, mesh=None), compute.mesh
     angles, x = angles_by_kind(config, positions), embed(params, config, tokens, anywhere)
     if compute.attention == "xla" or mesh is None or mesh.size == 1:

@@ -21,7 +21,8 @@ def dpo(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
     With one right and one wrong answer this is DPO's -log sigmoid(beta (rho_right - rho_wrong)). nll_weight > 0
     adds the log-likelihood of right answers (relative to pi_old), which DPO alone lets fall.
 
-    The batch holds whole groups (`Objective.whole_groups`), told apart by extras["group_ids"]; InputError without.
+    The batch holds whole groups (`Objective.whole_groups`), told apart by extras["group_ids"]. Raises InputError
+    without it.
 
     Rafailov et al., arXiv 2305.18290, Eq. 7; Chen et al., InfoNCA, arXiv 2402.05369; Pang et al.,
     iterative with NLL, arXiv 2404.19733; as the baseline of arXiv 2505.18116."""

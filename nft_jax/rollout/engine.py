@@ -9,7 +9,8 @@ The life of a sample; the loop is `Sampler.sample`:
 4. The host reads the block, appends its tokens and frees the slots of ended answers (`Schedule.collect`).
 5. When the last sample of a group has ended, the group is yielded while other groups are still decoded.
 
-On an accelerator the next block is asked for before the last one is read, so the device never waits for the host.
+On an accelerator the next block is asked for before the last one is read. The device then never waits for the host,
+and the host decides with knowledge that is one block old.
 
 A sample does not depend on this schedule. Its random numbers are a function of its identity (`rollout.sampling`),
 and its slot attends to its own entries only (`rollout.cache`).
