@@ -1,4 +1,4 @@
-"""The tables of a file of results: ours beside other libraries', shares of an accelerator's rates, memory, targets."""
+"""The tables of a file of results: ours beside other libraries', shares of a device's rates, memory, targets."""
 from __future__ import annotations
 
 import json

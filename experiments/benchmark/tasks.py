@@ -228,7 +228,7 @@ class Training:
         rng, chosen = np.random.default_rng(0), [examples[i] for row in rows for i in row]
         chosen = [replace(e, old_logprobs=old) for e, old in zip(chosen, self.old_logprobs(chosen), strict=True)]
         found = check_logprobs(self.state.params, self.case, chosen, "old log-probs", min(self.case.rows, 8))
-        chosen = [replace(e, old_logprobs=e.old_logprobs + rng.normal(0, 0.2, e.old_logprobs.shape).astype(np.float32))
+        chosen = [replace(e, old_logprobs=e.old_logprobs + np.float32(rng.normal(0, 0.2, e.old_logprobs.shape)))
                   for e in chosen]
         expected = unpacked_loss(self.state.params, self.case, chosen, self.loss)
         difference = abs(self.update(chosen) - expected)

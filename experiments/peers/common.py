@@ -74,7 +74,8 @@ def answer_lengths(count: int, longest: int, mean: int = MEAN_LENGTH, seed: int 
 
 def rollout_lengths(work: Workload, varied: bool) -> np.ndarray:
     """[prompts * samples] int32: tokens of every answer, those of a prompt side by side."""
-    return answer_lengths(work.answers, work.new_tokens) if varied else np.full(work.answers, work.new_tokens, np.int32)
+    count, longest = work.answers, work.new_tokens
+    return answer_lengths(count, longest) if varied else np.full(count, longest, np.int32)
 
 
 def prompt_tokens(shape: ModelShape, work: Workload, seed: int = 0) -> np.ndarray:
@@ -154,7 +155,7 @@ class Timed(NamedTuple):
 
 
 def repeat(function: Callable[[int], object], options: argparse.Namespace, label: str) -> Timed:
-    """Calls `function(repetition)` options.warmup + options.reps times, fewer after options.max_seconds of steady ones.
+    """Calls `function(repetition)` options.warmup + options.reps times, fewer after options.max_seconds of reps.
 
     The function must have finished its work when it returns.
     """
