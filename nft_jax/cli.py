@@ -34,10 +34,8 @@ class Arguments(NamedTuple):
 
 
 def parse(preset: Config, description: str, arguments: Sequence[str] | None = None) -> Arguments:
-    """The command line with every field of `preset` as a flag (--steps, --rollout.slots, ...).
-
-    A mistake prints what to write instead, and exits with status 2.
-    """
+    """The command line with every field of `preset` as a flag (--steps, --rollout.slots, ...). A mistake prints
+    what to write instead, and exits with status 2."""
     def command(
         config: Annotated[Config, tyro.conf.arg(name="")] = preset,
         fresh: Annotated[bool, tyro.conf.arg(help="Start over: remove what an earlier run wrote there.")] = False,

@@ -52,9 +52,8 @@ class CheckpointConfig:
     keep_every: int = 0
     """Checkpoints of every so many steps stay for ever; 0 = none."""
     best: str = ""
-    """A metric of the evaluation, such as evaluation/accuracy/all. The checkpoint with its largest
-    value stays, beside the newest ones, and a step with a new largest value is saved at once. Empty =
-    off."""
+    """A metric of the evaluation, such as evaluation/accuracy/all. The checkpoint with its largest value stays,
+    beside the newest ones, and a step with a new largest value is saved at once. Empty = off."""
 
     def __post_init__(self):
         for name in ("every", "keep"):
@@ -69,9 +68,8 @@ class CheckpointConfig:
 class GuardConfig:
     """What a run does when something goes wrong."""
     max_nonfinite: int = 3
-    """The run ends, with a checkpoint and status 1, after so many updates in a row whose loss or
-    gradient was not finite. Each of them is skipped, counted (nonfinite/skipped) and written to the
-    folder nonfinite/."""
+    """The run ends, with a checkpoint and status 1, after so many updates in a row whose loss or gradient was
+    not finite. Each of them is skipped, counted (nonfinite/skipped) and written to the folder nonfinite/."""
     watchdog_seconds: float = 1800.0
     """A phase that makes no progress for so long is reported, with the stacks of all threads; 0 = off."""
     watchdog_ends: bool = False
@@ -95,8 +93,7 @@ class Config:
     seed: int = 0
     """Seed of sampling, and of the questions and their order unless data.seed is set."""
     steps: int = 320
-    """Steps of training: each is one rollout phase, followed by batch.updates_per_step optimizer
-    updates."""
+    """Steps of training: each is one rollout phase, followed by batch.updates_per_step optimizer updates."""
     objective: str = "nft"
     """Name of the token loss: nft, rft, grpo, dr_grpo, dapo, dpo, nft_clip, naive_contrast, reinforce,
     maxrl, cispo, gspo, sapo, topr, psr, nsr, w_reinforce; or a function of your own,

@@ -33,18 +33,14 @@ def flat(settings: Mapping, prefix: str = "") -> dict[str, object]:
 
 
 def without(settings: Mapping, ignore: Collection[str]) -> dict[str, object]:
-    """Flat settings without the fields and rooms of `ignore`. Tuples are lists, as JSON reads them
-    back."""
+    """Flat settings without the fields and rooms of `ignore`. Tuples are lists, as JSON reads them back."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in flat(settings).items()
             if not any(name == one or name.startswith(f"{one}.") for one in ignore)}
 
 
 def differences(*settings: Mapping, ignore: Collection[str] = ()) -> dict[str, tuple]:
-    """Dotted name -> its value in each of the (nested or flat) settings, where not all of these are
-    equal.
-
-    Fields come in the order in which the settings have them. MISSING stands for a field that
-    settings lack."""
+    """Dotted name -> its value in each of the (nested or flat) settings, where not all of these are equal.
+    Fields come in the order in which the settings have them. MISSING stands for a field that settings lack."""
     every = [without(one, ignore) for one in settings]
     found = {name: tuple(one.get(name, MISSING) for one in every) for one in every for name in one}
     return {name: values for name, values in found.items() if any(value != values[0] for value in values)}

@@ -18,15 +18,12 @@ from nft_jax.config.checks import require
 class DataConfig:
     """Where questions come from, and how a question becomes a prompt."""
     source: str = "arithmetic"
-    """"arithmetic" or "arithmetic-hard" (our generators), "reasoning-gym:TASK", a .jsonl or .parquet
-    file, a folder saved by datasets, or a data set on the hub: NAME, NAME:SUBSET or
-    NAME:FILE.parquet."""
+    """"arithmetic" or "arithmetic-hard" (our generators), "reasoning-gym:TASK", a .jsonl or .parquet file, a
+    folder saved by datasets, or a data set on the hub: NAME, NAME:SUBSET or NAME:FILE.parquet."""
     split: str = "train"
-    """Split of a hub data set, or of the generator: base, train or heldout (disjoint by
-    construction)."""
+    """Split of a hub data set, or of the generator: base, train or heldout (disjoint by construction)."""
     template: str = "{problem}"
-    """User message; {problem} is replaced by the question. Chat messages in the data are taken as
-    they are."""
+    """User message; {problem} is replaced by the question. Chat messages in the data are taken as they are."""
     system: str = ""
     """System message put before the question when not empty."""
     thinking: bool | None = None
@@ -36,8 +33,7 @@ class DataConfig:
     limit: int = 0
     """Use only the first so many questions; 0 = all of them (a generator makes 20,000)."""
     seed: int | None = None
-    """Seed of the order (a new permutation every epoch) and of generated questions; None = the
-    run's seed."""
+    """Seed of the order (a new permutation every epoch) and of generated questions; None = the run's seed."""
 
     def __post_init__(self):
         require("{problem}" in self.template, "data.template", self.template, "it must contain {problem}.")
@@ -83,20 +79,17 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class DecodingConfig(SamplingConfig):
-    """What a sampler is built for. Slots and block_size are for speed: the samples do not depend
-    on them."""
+    """What a sampler is built for. Slots and block_size are for speed: the samples do not depend on them."""
     max_new_tokens: int = 3584
-    """An answer that reaches it is cut (finish_reason "length"), keeps its tokens and is judged as
-    it is."""
+    """An answer that reaches it is cut (finish_reason "length"), keeps its tokens and is judged as it is."""
     stop: tuple[str, ...] = ()
     """Strings that end an answer, beside the end-of-sequence ids. The token that completes one is
     the last (finish_reason "stop")."""
     stop_token_ids: tuple[int, ...] = ()
     """Ids that end an answer, beside the model's end-of-sequence ids."""
     kv_dtype: Literal["compute", "int8"] = "compute"
-    """Keys and values while decoding: in the compute dtype, or int8 with a scale for every token
-    and head. int8 takes half the memory of bfloat16. Its log-probs differ from the trainer's: see
-    the metrics mismatch/*."""
+    """Keys and values while decoding: in the compute dtype, or int8 with a scale for every token and head. int8
+    takes half the memory of bfloat16. Its log-probs differ from the trainer's: see the metrics mismatch/*."""
     weight_dtype: Literal["compute", "int8"] = "compute"
     """The layers' matrices while decoding: in the compute dtype, or int8 with a scale for every
     output channel."""
@@ -123,9 +116,8 @@ class RolloutConfig(DecodingConfig):
     samples_per_prompt: int = 16
     """K: answers per prompt."""
     max_generation_batches: int = 10
-    """While it collects groups with unequal rewards, a step samples at most so many batches of
-    prompts_per_step prompts. Then it trains on the groups it has. Without any, the step is skipped
-    and counted."""
+    """While it collects groups with unequal rewards, a step samples at most so many batches of prompts_per_step
+    prompts. Then it trains on the groups it has. Without any, the step is skipped and counted."""
     old_logprobs: Literal["trainer", "sampler", "truncated"] = "trainer"
     """Which log-probs are pi_old in the ratio. trainer: recomputed by the trainer's own graph.
     sampler: the sampler's before truncation; with int8, of the quantised policy. truncated: the
@@ -156,8 +148,7 @@ class VerifierConfig:
     in the last 100 characters (the official NFT training reward). lenient: as equivalent, or the
     last number without a box."""
     workers: int = 2
-    """Processes that run math-verify, or the reward. Most answers of maths are decided without
-    them."""
+    """Processes that run math-verify, or the reward. Most answers of maths are decided without them."""
     deadline: float = 3.0
     """Seconds of wall clock after which a worker is killed and its answer is a timeout. A worker
     that a busy machine has hardly let run gets more."""
@@ -178,10 +169,9 @@ class VerifierConfig:
 class EvaluationConfig(SamplingConfig):
     """Accuracy on held-out questions (avg@k): before the first step, during the run and at its end."""
     source: str = ""
-    """As data.source; empty = no evaluation, but a generator evaluates on its own held-out split.
-    Or sets of nft_jax.data.benchmarks, each with its own prompts and metrics: math, paper, or names
-    with commas. NAME=SOURCE reads a file of your own
-    (aime24,amc23=amc.jsonl,mine=questions.jsonl)."""
+    """As data.source; empty = no evaluation, but a generator evaluates on its own held-out split. Or sets of
+    nft_jax.data.benchmarks, each with its own prompts and metrics: math, paper, or names with commas.
+    NAME=SOURCE reads a file of your own (aime24,amc23=amc.jsonl,mine=questions.jsonl)."""
     split: str = "heldout"
     """As data.split; the sets of nft_jax.data.benchmarks know theirs."""
     reward: str = ""

@@ -1,5 +1,4 @@
-"""Settings of the optimizer updates: the model, the loss and its terms, batches, the optimizer, the
-device mesh."""
+"""Settings of the updates: the model, the loss and its terms, batches, the optimizer, the device mesh."""
 from __future__ import annotations
 
 import math
@@ -104,8 +103,7 @@ class TermsConfig:
     """Folder or hub name of the reference, a model of the policy's architecture and vocabulary; empty =
     policy.path, the model that the run started from."""
     entropy_weight: float = 0.0
-    """Subtracts this times the entropy (nats) of the policy at every trained token from the loss; 0 =
-    off."""
+    """Subtracts this times the entropy (nats) of the policy at every trained token from the loss; 0 = off."""
     mismatch: Literal["off", "token", "sequence"] = "off"
     """Multiplies the loss of every token by min(trainer's probability / sampler's probability,
     mismatch_cap), of the token or of its whole answer. This corrects for a sampler with other log-probs

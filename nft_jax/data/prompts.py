@@ -80,10 +80,9 @@ def render(tokenizer, prompt: str | Sequence[dict], *, template: str = "{problem
            thinking: bool | None = None) -> str:
     """The text that a model continues: the chat template's, with the assistant's turn opened.
 
-    A string becomes one user message, put into `template`; a `system` that is not empty stands
-    before it. Chat messages (dicts with role and content) are rendered unchanged. `thinking` is
-    passed as enable_thinking unless it is None. Raises InputError when the template does not accept
-    the messages.
+    A string becomes one user message, put into `template`; a `system` that is not empty stands before it. Chat
+    messages (dicts with role and content) are rendered unchanged. `thinking` is passed as enable_thinking
+    unless it is None. Raises InputError when the template does not accept the messages.
     """
     if isinstance(prompt, str):
         messages = [{"role": "system", "content": system}] if system else []
@@ -137,10 +136,8 @@ def _usable(rows: Rows, tally: _Tally, read_gold: Callable[[dict], str]) -> Iter
 
 
 def _tokenized(usable: Iterator, config: DataConfig, tokenizer, tally: _Tally) -> Iterator[Question]:
-    """The questions rendered and tokenised, without the too long ones.
-
-    No row is read beyond the one that completes config.limit.
-    """
+    """The questions rendered and tokenised, without the too long ones. No row is read beyond the one that
+    completes config.limit."""
     made = 0
     while chunk := list(islice(usable, min(config.limit - made, CHUNK) if config.limit else CHUNK)):
         rendered = []
@@ -167,10 +164,9 @@ def load_questions(config: DataConfig, tokenizer, *, field: str = "data",
                    reward: str = "math", answers: bool = True) -> tuple[list[Question], LoadReport]:
     """The usable questions of `config.source` in the order of the source, and a report on all rows.
 
-    The reward decides how a gold is read. With `answers` False, questions without a gold are usable
-    too. With `config.limit` = n, only the first n usable questions are kept, and no row after them
-    is read. Raises InputError, naming `field`.source: nothing there, no rows, unknown columns,
-    nothing usable.
+    The reward decides how a gold is read. With `answers` False, questions without a gold are usable too. With
+    `config.limit` = n, only the first n usable questions are kept, and no row after them is read. Raises
+    InputError, naming `field`.source: nothing there, no rows, unknown columns, nothing usable.
     """
     tally = _Tally()
     usable = _usable(read_rows(config, field, reward), tally, gold_reader(reward, answers))

@@ -20,11 +20,8 @@ def digest(questions: Iterable[Question | Prompt]) -> str:
 
 
 class PromptStream:
-    """An endless stream of prompts: every epoch permutes the questions anew, by (seed, epoch).
-
-    The prompt at an index is a function of (questions, seed, index) only, so the index is all there
-    is to save.
-    """
+    """An endless stream of prompts: every epoch permutes the questions anew, by (seed, epoch). The prompt at an
+    index is a function of (questions, seed, index) only, so the index is all there is to save."""
 
     def __init__(self, questions: Sequence[Question], seed: int = 0):
         """Raises InputError without questions."""

@@ -77,10 +77,8 @@ class Topology:
                          f"({', '.join(TPUS)}), GPUs as gpu:8xH100 ({gpus}), or virtual CPU devices as cpu:8.")
 
     def prepare(self) -> None:
-        """Set the environment that jax must start with; to be called before jax is imported.
-
-        jax then looks for no accelerator of this machine. Raises InputError for a TPU topology without libtpu.
-        """
+        """Set the environment that jax must start with; to be called before jax is imported. jax then looks for
+        no accelerator of this machine. Raises InputError for a TPU topology without libtpu."""
         os.environ["JAX_PLATFORMS"] = "cpu"
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         if self.platform == "tpu":
@@ -96,10 +94,8 @@ class Topology:
             os.environ["JAX_NUM_CPU_DEVICES"] = str(self.count)
 
     def devices(self) -> list:
-        """jax devices to make a mesh of: the topology's own, or as many virtual CPU devices.
-
-        Raises InputError when libtpu does not know the topology, or when jax was started with fewer devices.
-        """
+        """jax devices to make a mesh of: the topology's own, or as many virtual CPU devices. Raises InputError
+        when libtpu does not know the topology, or when jax was started with fewer devices."""
         import jax
         if self.platform == "tpu":
             from jax.experimental.topologies import get_topology_desc
@@ -115,9 +111,7 @@ class Topology:
 
 
 def _cpu(count: int) -> Device:
-    """One of `count` equal shares of this machine.
-
-    A core is taken to do 50 GFLOP/s and 5 GB/s, the right order of magnitude.
-    """
+    """One of `count` equal shares of this machine. A core is taken to do 50 GFLOP/s and 5 GB/s, the right order
+    of magnitude."""
     cores, memory = (os.cpu_count() or 1) / count, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / count
     return Device(memory, 50e9 * cores, 5e9 * cores, 5e9 * cores, 0.9)

@@ -35,10 +35,8 @@ def batch_arithmetic(config: Config) -> list[tuple[str, str]]:
 
 
 def memory_estimate(config: Config, model: ModelConfig) -> list[tuple[str, float]]:
-    """Bytes of the large things, as if the whole run were on one device: name -> bytes.
-
-    Raises InputError as `make_plan`.
-    """
+    """Bytes of the large things, as if the whole run were on one device: name -> bytes. Raises InputError as
+    `make_plan`."""
     policy, rollout = config.policy, config.rollout
     # The kernel of the accelerator that the run is for, whatever this machine has.
     attention = "xla" if policy.attention == "xla" or policy.compute_dtype == "float32" else "cudnn"

@@ -41,10 +41,8 @@ class Assumptions:
 
 
 def forward_flops(model: ModelConfig, tokens: float, seen: float) -> float:
-    """Operations of a forward pass of `tokens`, each of which attends to `seen` tokens on average.
-
-    Two for each token and weight that multiplies, and the scores and sums of attention.
-    """
+    """Operations of a forward pass of `tokens`, each of which attends to `seen` tokens on average. Two for each
+    token and weight that multiplies, and the scores and sums of attention."""
     lookup = 0 if model.tie_embeddings else model.vocab_size * model.hidden_size
     weights = count_parameters(model) - lookup
     return tokens * (2 * weights + 4 * model.num_layers * model.num_heads * model.head_dim * seen)

@@ -87,10 +87,8 @@ def _group(pattern: str, line: str) -> str:
 
 
 def _trip_count(line: str, computations: dict[str, list[str]]) -> int:
-    """How often a while loop runs; 1 if the text does not tell.
-
-    The CPU compiler notes the number. Otherwise it is the constant that the loop's condition compares with.
-    """
+    """How often a while loop runs; 1 if the text does not tell. The CPU compiler notes the number. Otherwise it
+    is the constant that the loop's condition compares with."""
     known = _group(r'known_trip_count"?[:=]\{"?n"?[:=]"?(\d+)', line)
     if known:
         return int(known)

@@ -54,10 +54,8 @@ class Model:
     temporaries: Mapping[str, Split]
 
     def beside(self, kind: str) -> float:
-        """Bytes on the device that are no argument of the running program of this kind.
-
-        Scoring may begin while the last answers are being sampled. Prefilled prompts wait while others are decoded.
-        """
+        """Bytes on the device that are no argument of the running program of this kind. Scoring may begin while
+        the last answers are being sampled. Prefilled prompts wait while others are decoded."""
         state, sampling = self.parameters + self.moments, self.weights + self.cache
         beside = {
             "train step": 0,
@@ -118,10 +116,8 @@ class Work:
         self.stack = model.num_layers * model.hidden_size * self.feed          # the largest parameter
 
     def gathered(self, gradients: bool) -> float:
-        """Weights that fsdp brings together: two layers (one in use, one on its way) and the head.
-
-        The backward pass also has their gradients before they are divided.
-        """
+        """Weights that fsdp brings together: two layers (one in use, one on its way) and the head. The backward
+        pass also has their gradients before they are divided."""
         if self.fsdp == 1:
             return gradients * 4 * self.layer
         return (2 * self.layer + self.outside) * self.item + gradients * 4 * (self.layer + self.outside)

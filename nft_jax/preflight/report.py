@@ -110,9 +110,8 @@ def preflight(config: Config, model: ModelConfig, topology: Topology, *, answer_
               progress: Callable[[str], None] | None = None) -> Report:
     """Compile the programs of a run for `topology`, each kind in its largest variant, and weigh them.
 
-    GPU programs are compiled for as many virtual CPU devices. Arguments and collectives are read
-    from these programs. Temporaries depend on the kernels, so they come from the memory model.
-    Errors as `estimate_of`.
+    GPU programs are compiled for as many virtual CPU devices. Arguments and collectives are read from these
+    programs. Temporaries depend on the kernels, so they come from the memory model. Errors as `estimate_of`.
     """
     sketch = estimate_of(config, model, topology, answer_tokens=answer_tokens, accepted_share=accepted_share)
     plan, sampler = sketch.plan, sketch.sampler
@@ -143,10 +142,8 @@ def _line(sketch: Sketch, kind: str, variants: int, operations: float, compiled:
 
 
 def calibrated(split: Split, temporaries: float, count: int) -> Split:
-    """The model's split of a program's temporaries, scaled to agree with the `temporaries` compiled for `count`.
-
-    What grows is scaled. Where even the fixed part is more than was compiled, all of it is scaled.
-    """
+    """The model's split of a program's temporaries, scaled to agree with the `temporaries` compiled for
+    `count`. What grows is scaled. Where even the fixed part is more than was compiled, all of it is scaled."""
     grown = temporaries - split.fixed
     if grown > 0 and split.each > 0:
         return Split(split.fixed, grown / count)
@@ -155,10 +152,8 @@ def calibrated(split: Split, temporaries: float, count: int) -> Split:
 
 
 def _most_rows(sketch: Sketch, lines: list[Line]) -> int:
-    """Rows of the largest micro-batch that fits, and that an optimizer step can fill.
-
-    Temporaries grow from what was found at the rows asked for.
-    """
+    """Rows of the largest micro-batch that fits, and that an optimizer step can fill. Temporaries grow from
+    what was found at the rows asked for."""
     config, mesh, memory, rows = sketch.plan.config, sketch.plan.mesh, sketch.memory, sketch.plan.longest.rows
     parallel = data_parallel_size(mesh)
     sequences = config.groups_per_update * config.rollout.samples_per_prompt

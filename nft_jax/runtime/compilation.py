@@ -44,11 +44,8 @@ def largest(programs: Iterable[Program]) -> dict[str, Program]:
 
 
 def use_compilation_cache() -> None:
-    """Keep compiled programs between processes.
-
-    They go to the folder that jax was told of (JAX_COMPILATION_CACHE_DIR or
-    jax_compilation_cache_dir), or else to ~/.cache/nft_jax/xla.
-    """
+    """Keep compiled programs between processes. They go to the folder that jax was told of
+    (JAX_COMPILATION_CACHE_DIR or jax_compilation_cache_dir), or else to ~/.cache/nft_jax/xla."""
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "nft_jax" / "xla"))
     name = "jax_persistent_cache_min_compile_time_secs"

@@ -129,10 +129,8 @@ def _by_process(mesh: Mesh) -> Mesh:
 
 
 def hosts(mesh: Mesh) -> int:
-    """Processes of this run that have devices of the mesh.
-
-    1 for a topology that is only compiled for: its devices belong to processes that do not exist.
-    """
+    """Processes of this run that have devices of the mesh. 1 for a topology that is only compiled for: its
+    devices belong to processes that do not exist."""
     return 1 if process_count() == 1 else len({device.process_index for device in mesh.devices.flat})
 
 

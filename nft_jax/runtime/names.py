@@ -26,10 +26,8 @@ def load(name: str, field: str) -> object:
 
 
 def load_module(home: str, field: str) -> ModuleType:
-    """The module of that name, or the module that the .py file of that path makes.
-
-    Raises InputError, naming the configuration's `field`, when it is missing or fails as it is
-    imported."""
+    """The module of that name, or the module that the .py file of that path makes. Raises InputError, naming
+    the configuration's `field`, when it is missing or fails as it is imported."""
     try:
         if not home.endswith(".py"):
             return importlib.import_module(home)

@@ -1,8 +1,6 @@
-"""What a run carries from step to step: `TrainState` on the devices, `Progress` on the host; and the
-optimizer.
+"""The state of training: `TrainState` on the devices, `Progress` on the host, and the optimizer.
 
-Both are saved with every checkpoint. Nothing else decides how a run goes on.
-"""
+Every checkpoint holds both states, so that a run continues exactly where it was."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields

@@ -1,7 +1,6 @@
 """Was it right? The way in is `nft_jax.verify(...)`, `Verifier`, and `check_gold` for golds.
 
-No jax in this room, and no sympy outside of worker processes. README.md has the conventions and the
-rewards.
+No jax in this room, and no sympy outside of worker processes. README.md has the conventions and the rewards.
 """
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """Judge the answers in a file: `python -m nft_jax.verify --mode equivalent FILE`.
 
-FILE is .jsonl or .parquet with a column of responses (response, text, completion or output) and one
-of golds (gold, answer, ground_truth or solution). The tables that a run writes to rollouts/ fit.
-Prints the counts of the outcomes, and writes a parquet table of response, extracted, gold, verdict,
-reward and reason beside FILE.
+FILE is .jsonl or .parquet with a column of responses (response, text, completion or output) and one of golds
+(gold, answer, ground_truth or solution). The tables that a run writes to rollouts/ fit. Prints the counts of
+the outcomes, and writes a parquet table of response, extracted, gold, verdict, reward and reason beside FILE.
 """
 from __future__ import annotations
 
@@ -45,10 +44,8 @@ def read(path: Path) -> list[dict]:
 
 
 def column(rows: list[dict], names: tuple[str, ...], what: str, optional: bool = False) -> list[str]:
-    """The first of these columns that has a value in every row, as text.
-
-    Without one, raises InputError, or gives "" for every row when the column is `optional`.
-    """
+    """The first of these columns that has a value in every row, as text. Without one, raises InputError, or
+    gives "" for every row when the column is `optional`."""
     def is_whole(name: str) -> bool:
         return bool(rows) and all(isinstance(row, dict) and row.get(name) is not None for row in rows)
 

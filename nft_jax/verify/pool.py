@@ -99,10 +99,8 @@ class Verifier:
         self.close()
 
     def start(self) -> Verifier:
-        """Begin loading the workers in the background; does nothing when they are there.
-
-        Raises InputError when the reward refuses this machine (no sandbox for programs).
-        """
+        """Begin loading the workers in the background; does nothing when they are there. Raises InputError when
+        the reward refuses this machine (no sandbox for programs)."""
         with self._lock:
             if self._thread is None or not self._thread.is_alive():
                 if self.reward is not None and self.reward.prepare is not None:
@@ -345,10 +343,8 @@ class Verifier:
         self._deliver(number, [(outcome, reason, None)] * len(self._tasks[number].key.responses))
 
     def _deliver(self, number: int, findings: Sequence[tuple[Outcome, str, float | None]]) -> None:
-        """Turn the findings of a task into verdicts for every batch that waits for them.
-
-        A finding is (outcome, reason, reward); the reward is None for maths, whose outcome decides.
-        """
+        """Turn the findings of a task into verdicts for every batch that waits for them. A finding is (outcome,
+        reason, reward); the reward is None for maths, whose outcome decides."""
         with self._lock:
             task = self._tasks.pop(number)
             del self._pending[task.key]

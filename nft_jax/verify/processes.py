@@ -40,10 +40,8 @@ class Worker:
         self.cpu_before = self._cpu()[1]
 
     def is_starved(self, seconds: float) -> bool:
-        """Whether the worker wants to run but has had less than `seconds` of CPU for its task.
-
-        Then the machine is busy, and the answer may not be slow. False where there is no /proc.
-        """
+        """Whether the worker wants to run but has had less than `seconds` of CPU for its task. Then the machine
+        is busy, and the answer may not be slow. False where there is no /proc."""
         state, cpu = self._cpu()
         return state == "R" and cpu - self.cpu_before < seconds and self.extensions < MOST_EXTENSIONS
 

@@ -19,9 +19,8 @@ _NUMBER = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+
 def extract(response: str, mode: Mode = "equivalent") -> str | None:
     """The final answer of a response, or None when there is none. An empty box is none.
 
-    Only the text after the last closing </think> is searched. Mode lenient falls back to the last
-    number in the text. Mode strict reads the last 100 characters only, and takes an empty box as
-    the answer "".
+    Only the text after the last closing </think> is searched. Mode lenient falls back to the last number in the
+    text. Mode strict reads the last 100 characters only, and takes an empty box as the answer "".
     """
     if mode == "strict":
         return _strict_box(response)
@@ -35,11 +34,8 @@ def extract(response: str, mode: Mode = "equivalent") -> str | None:
 
 
 def last_box(text: str) -> str | None:
-    """Content of the complete \\boxed{...} that starts last; None without one.
-
-    One pass with a stack, linear in the text. Escaped braces are not braces; of nested boxes the
-    inner one counts.
-    """
+    """Content of the complete \\boxed{...} that starts last; None without one. One pass with a stack, linear in
+    the text. Escaped braces are not braces; of nested boxes the inner one counts."""
     # Where a box's content starts, or -1 for any other brace.
     stack: list[int] = []
     best: tuple[int, int] | None = None

@@ -27,10 +27,8 @@ _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\ud800-\udfff]")
 
 
 def verdict(outcome: Outcome, extracted: str | None, reason: str, reward: float | None = None) -> Verdict:
-    """The verdict of an outcome: right earns 1, error no reward at all, everything else 0.
-
-    Where a function gave a `reward`, it decides: exactly 1 is right, and everything else is wrong.
-    """
+    """The verdict of an outcome: right earns 1, error no reward at all, everything else 0. Where a function
+    gave a `reward`, it decides: exactly 1 is right, and everything else is wrong."""
     if reward is None:
         return Verdict(outcome, {"right": 1.0, "error": None}.get(outcome, 0.0), extracted, reason)
     return Verdict("right" if reward == 1 else "wrong", reward, extracted, reason)
@@ -119,11 +117,8 @@ _LIMITS = (("characters", len, 600), ("levels of brackets", nesting, 12), ("vert
 
 
 def too_large(gold: str, answer: str) -> str | None:
-    """Why an answer is kept from the parser and from sympy, or None.
-
-    An answer may contain every construct that its gold contains. Where the gold exceeds a limit,
-    the answer may be twice the gold's size.
-    """
+    """Why an answer is kept from the parser and from sympy, or None. An answer may contain every construct that
+    its gold contains. Where the gold exceeds a limit, the answer may be twice the gold's size."""
     for name, size, limit in _LIMITS:
         allowed = max(limit, 2 * size(gold)) if size(gold) > limit else limit
         if size(answer) > allowed:
@@ -137,10 +132,8 @@ def too_large(gold: str, answer: str) -> str | None:
 # Golds.
 
 def alternatives(gold: str) -> tuple[str, ...]:
-    """The forms of a gold that is a Python list of strings, as Minerva's: any of them is right.
-
-    Every other gold is its own only form.
-    """
+    """The forms of a gold that is a Python list of strings, as Minerva's: any of them is right. Every other
+    gold is its own only form."""
     if not re.match(r"\[\s*['\"]", gold.strip()):
         return (gold,)
     try:
@@ -151,10 +144,8 @@ def alternatives(gold: str) -> tuple[str, ...]:
 
 
 def check_gold(gold: str) -> str | None:
-    """None when a gold answer is usable, else the reason. A usable gold comes back whole from a box.
-
-    Cheap (no sympy). Raises InputError when the gold is not a string.
-    """
+    """None when a gold answer is usable, else the reason. A usable gold comes back whole from a box. Cheap (no
+    sympy). Raises InputError when the gold is not a string."""
     if not isinstance(gold, str):
         raise InputError(f"gold is {gold!r} ({type(gold).__name__}): a gold answer is a string; write str(answer).")
     if not gold.strip():

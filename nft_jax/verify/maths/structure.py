@@ -1,7 +1,6 @@
 """How an answer is put together: lists, sets, tuples, intervals, inequalities, matrices, words, choices.
 
-Every function reads a normalised answer at its top level. `compare` says what the parts mean to
-each other.
+Every function reads a normalised answer at its top level. `compare` says what the parts mean to each other.
 """
 from __future__ import annotations
 

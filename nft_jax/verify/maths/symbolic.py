@@ -185,10 +185,8 @@ def _same_roots(gold: list, answer: list) -> bool:
 
 
 def equal(gold: str, answer: str) -> Truth:
-    """Whether two normalised expressions or equations are equal.
-
-    None when one of them cannot be parsed, or when nothing can be told of two equations.
-    """
+    """Whether two normalised expressions or equations are equal. None when one of them cannot be parsed, or
+    when nothing can be told of two equations."""
     a = parse(answer)
     if a is None:
         return None

@@ -139,11 +139,8 @@ def consistent(gold: str | None, answer: str | None) -> bool:
 
 
 def same_amount(gold: Quantity, gold_value: Fraction, answer: Quantity, answer_value: Fraction) -> bool:
-    """Equality of two exact quantities. A percentage equals its value: 50% is 1/2.
-
-    The answer may drop the sign %. It may add the sign where the gold is above 1, so that it can
-    only be a percentage.
-    """
+    """Equality of two exact quantities. A percentage equals its value: 50% is 1/2. The answer may drop the sign
+    %. It may add the sign where the gold is above 1, so that it can only be a percentage."""
     if not consistent(gold.unit, answer.unit):
         return False
     if gold.percent == answer.percent:

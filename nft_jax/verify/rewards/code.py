@@ -38,11 +38,8 @@ def extract_program(response: str) -> str:
 
 
 def same(value, expected, tolerance: float = TOLERANCE) -> bool:
-    """Whether a plain JSON value is the expected one.
-
-    A bool is no number. An int may come as a float of the same value. Where a float is expected,
-    the tolerance holds. Lists and dicts are compared item by item.
-    """
+    """Whether a plain JSON value is the expected one. A bool is no number. An int may come as a float of the
+    same value. Where a float is expected, the tolerance holds. Lists and dicts are compared item by item."""
     if isinstance(expected, bool) or expected is None or isinstance(expected, str):
         return type(value) is type(expected) and value == expected
     if isinstance(expected, (int, float)):
@@ -91,10 +88,8 @@ def check_task(gold: str) -> str | None:
 
 
 def share_passed(response: str, gold: str) -> float:
-    """The share of the task's tests that the program in the response passes.
-
-    Raises RuntimeError when the sandbox did not start, ValueError when the gold is no task.
-    """
+    """The share of the task's tests that the program in the response passes. Raises RuntimeError when the
+    sandbox did not start, ValueError when the gold is no task."""
     reason = check_task(gold)
     if reason is not None:
         raise ValueError(reason)

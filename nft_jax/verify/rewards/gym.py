@@ -36,10 +36,8 @@ def final_answer(response: str) -> str:
 
 
 def read_expression(text: str) -> tuple[Fraction, list[int]] | None:
-    """Value of a sum of whole numbers with + - * / ( ), and its numbers; None for other text.
-
-    Python evaluates nothing: the syntax tree is walked, and powers are not read.
-    """
+    """Value of a sum of whole numbers with + - * / ( ), and its numbers; None for other text. Python evaluates
+    nothing: the syntax tree is walked, and powers are not read."""
     if len(text) > 200 or not re.fullmatch(r"[0-9+\-*/() ]+", text):
         return None
     numbers: list[int] = []
@@ -88,10 +86,8 @@ def _same_rows(answer: str, item: dict) -> float:
 
 
 def _queens(answer: str, item: dict) -> float:
-    """1 for a board of Q and _ that keeps the puzzle's queens, one a row, none attacking another.
-
-    Spaces between the squares do not matter.
-    """
+    """1 for a board of Q and _ that keeps the puzzle's queens, one a row, none attacking another. Spaces
+    between the squares do not matter."""
     puzzle = item["metadata"]["puzzle"]
     size = len(puzzle)
     if len(answer) > 4 * size * (size + 1) or not re.fullmatch(r"[Q_ \t\r\n]+", answer):
@@ -154,10 +150,8 @@ def _item(task: str, size: int, seed: int, index: int) -> dict:
 
 
 def score(response: str, gold: str) -> float:
-    """The task's score of a response, in [0, 1]. `gold` is what `read_gold` made. An empty answer is 0.
-
-    Raises InputError for a task that is not offered.
-    """
+    """The task's score of a response, in [0, 1]. `gold` is what `read_gold` made. An empty answer is 0. Raises
+    InputError for a task that is not offered."""
     origin = json.loads(gold)
     task, answer = origin["task"], final_answer(response)
     refuse_task(task, "reasoning-gym")
@@ -176,11 +170,8 @@ def score(response: str, gold: str) -> float:
 
 
 def read_gold(row: Mapping) -> str:
-    """Task, size, seed and index of the row's item, and its answer, as JSON.
-
-    Scorers want the whole item, and these numbers make it again. Raises ValueError for a row of
-    another source.
-    """
+    """Task, size, seed and index of the row's item, and its answer, as JSON. Scorers want the whole item, and
+    these numbers make it again. Raises ValueError for a row of another source."""
     if not isinstance(row.get("gym"), Mapping):
         raise ValueError("the row is not of reasoning-gym: with this reward, data.source is reasoning-gym:TASK")
     return json.dumps(row["gym"] | {"answer": row.get("answer")}, default=str)

@@ -35,10 +35,8 @@ TAKEN = SHIPPED | {"math": __name__, "boxed": __name__}
 
 
 def plain_gold(row: Mapping) -> str:
-    """The first of `answer`, `solution`, `reward_model.ground_truth` as text; "" without any.
-
-    A value that is not a string is written as JSON.
-    """
+    """The first of `answer`, `solution`, `reward_model.ground_truth` as text; "" without any. A value that is
+    not a string is written as JSON."""
     for name in ("answer", "solution", "reward_model"):
         value = row.get(name)
         if name == "reward_model" and isinstance(value, Mapping):
@@ -65,11 +63,8 @@ class Reward:
         return self.score([prompt], [response], [gold])[0]
 
     def score(self, prompts: Sequence[str], responses: Sequence[str], golds: Sequence[str]) -> list[float]:
-        """The rewards of several answers, in order.
-
-        Raises InputError, naming the reward, when it returns more or fewer values than answers, or
-        a value that is not a finite number in [0, 1].
-        """
+        """The rewards of several answers, in order. Raises InputError, naming the reward, when it returns more
+        or fewer values than answers, or a value that is not a finite number in [0, 1]."""
         if self.batch:
             values = list(self.function(list(prompts), list(responses), list(golds)))
         else:
@@ -115,11 +110,8 @@ def register(name: str, function: Callable | None = None, *, batch: bool = False
 
 
 def _home(depth: int) -> str:
-    """The caller's module, `depth` frames up, as another process can load it; "" without one.
-
-    The caller counts, not the function: a composition has no module, and a function may be
-    registered elsewhere.
-    """
+    """The caller's module, `depth` frames up, as another process can load it; "" without one. The caller
+    counts, not the function: a composition has no module, and a function may be registered elsewhere."""
     names = sys._getframe(depth).f_globals
     if names["__name__"] != "__main__" and names["__name__"] in sys.modules:
         return names["__name__"]
@@ -135,9 +127,8 @@ def _home(depth: int) -> str:
 def lookup(name: str | Callable, field: str = "verifier.reward") -> Reward:
     """The reward of a name: a registered or shipped one, "package.module:NAME" or "file.py:NAME".
 
-    After the colon stands a function, or a name that the module registers. A function comes back as
-    a reward, a `Reward` as it is. Raises InputError, naming the configuration's `field`, when there
-    is no such reward.
+    After the colon stands a function, or a name that the module registers. A function comes back as a reward, a
+    `Reward` as it is. Raises InputError, naming the configuration's `field`, when there is no such reward.
     """
     if isinstance(name, Reward):
         return name
@@ -173,10 +164,8 @@ def _in_module(module: ModuleType, home: str, attribute: str, name: str, field: 
 
 
 def _composed(name: str, function: Callable, parts: Sequence[Reward]) -> Reward:
-    """A reward made of others, which needs what any of them needs.
-
-    The first part that reads golds in a way of its own reads them for all parts.
-    """
+    """A reward made of others, which needs what any of them needs. The first part that reads golds in a way of
+    its own reads them for all parts."""
     readers = [part.read_gold for part in parts if part.read_gold is not plain_gold]
 
     def prepare(allow_weak_sandbox: bool) -> None:

@@ -7,9 +7,8 @@
    run of root's starts it as another user, since the limit on processes does not bind root.
 3. A deadline by kill ends everything in the sandbox, and the output is limited.
 
-One sandbox runs one submission with all its tests: submissions in one sandbox could read or kill
-each other. Without bubblewrap nothing runs, unless `allow_weak_sandbox` is set: layers 2 and 3
-alone are no sandbox.
+One sandbox runs one submission with all its tests: submissions in one sandbox could read or kill each other.
+Without bubblewrap nothing runs, unless `allow_weak_sandbox` is set: layers 2 and 3 alone are no sandbox.
 """
 from __future__ import annotations
 

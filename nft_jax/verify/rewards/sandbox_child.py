@@ -1,9 +1,8 @@
 """The script that runs inside the sandbox. It imports nothing but the standard library.
 
-Standard input: {"source", "entry" or null, "seconds", "limits", "output_bytes", "tests"}; a test is
-{"args"} for a function or {"stdin"} for a program. Standard output: a line {"ready": true}, then
-one line for each test, {"test": i, "value": ...} or {"test": i, "failed": why}. Expected values
-never come here.
+Standard input: {"source", "entry" or null, "seconds", "limits", "output_bytes", "tests"}; a test is {"args"}
+for a function or {"stdin"} for a program. Standard output: a line {"ready": true}, then one line for each test,
+{"test": i, "value": ...} or {"test": i, "failed": why}. Expected values never come here.
 
 Every test runs in a process of its own, so a test that dies ends no other test. After a test that
 ran out of time, the remaining tests do not run.
@@ -62,11 +61,8 @@ def write_all(descriptor, data):
 
 
 def read_all(pipe, child, seconds, most):
-    """(output, exit status, failure) of a child; a failure is out of time, or too much output.
-
-    The child has ended and is reaped when this returns. Processes that it leaves behind are not
-    waited for.
-    """
+    """(output, exit status, failure) of a child; a failure is out of time, or too much output. The child has
+    ended and is reaped when this returns. Processes that it leaves behind are not waited for."""
     end, data, status, failure = time.monotonic() + seconds, b"", None, None
     while failure is None:
         if select.select([pipe], [], [], 0 if status is not None else 0.02)[0]:
