@@ -3,8 +3,7 @@
     python launch/local.py -n 2 -d 4 -- python -m experiments.quickstart --mesh.data 2 --mesh.fsdp 4 --workdir runs/two
 
 Each line of process i is shown behind [i]. The first process that fails ends all others, and this command ends with
-its status; with 0 if none fails. SIGINT and SIGTERM are passed on to every process.
-"""
+its status; with 0 if none fails. SIGINT and SIGTERM are passed on to every process."""
 from __future__ import annotations
 
 import argparse

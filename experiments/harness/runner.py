@@ -69,7 +69,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Place:
-    """Where one run at a time goes: cores of this machine (empty: any), and variables of its environment."""
+    """Where one run at a time goes: cores (empty: any), and variables of its environment."""
     cores: frozenset[int] = frozenset()
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -77,8 +77,7 @@ class Place:
 def places(jobs: int) -> list[Place]:
     """`jobs` places, among which the cores or GPUs are divided evenly; 0: one on CPUs, one for every GPU.
 
-    Raises InputError for more places than cores or GPUs, and for several on a TPU, which only one
-    process can open.
+    Raises InputError for more places than cores or GPUs, and for several on a TPU.
     """
     devices = _gpus()
     if not devices and _has_tpu():
@@ -167,7 +166,7 @@ def run_all(jobs: Sequence[Job], at: Sequence[Place], say: Say = print) -> list[
 
 
 def _run(job: Job, place: Place, running: set[subprocess.Popen], stopping: threading.Event) -> int:
-    """The exit status of the job's process. Its command and what it says go to log.txt of its folder."""
+    """The exit status of the job's process, whose command and output go to log.txt of its folder."""
     job.folder.mkdir(parents=True, exist_ok=True)
     with (job.folder / "log.txt").open("a") as log:
         log.write(f"$ {shlex.join(job.command)}\n")
@@ -205,7 +204,6 @@ def _result(job: Job) -> str:
 
 
 def _failure(job: Job, status: int) -> str:
-    """What is known of a run that did not reach its end."""
     log = job.folder / "log.txt"
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     what = "stopped before its end" if status == 0 else f"FAILED with status {status}"

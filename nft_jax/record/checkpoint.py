@@ -5,8 +5,7 @@
 2. a manifest with the checksum of every file is added there;
 3. the folder gets the step's name, and only then are old checkpoints deleted.
 
-The state may be any tree that has `.params`.
-"""
+The state may be any tree that has `.params`."""
 from __future__ import annotations
 
 import shutil
@@ -37,9 +36,8 @@ class Damaged(InputError):
 
 
 class Checkpoints:
-    """The folder `checkpoints/` of a run. A checkpoint holds all that the run needs to go on
-    exactly where it was: the train state, the host's counters (prompt cursor, totals), and the
-    groups that later steps train on.
+    """The folder `checkpoints/` of a run. A checkpoint holds all that the run needs to go on exactly where it
+    was: the train state, the host's counters (prompt cursor, totals), and the groups that later steps train on.
 
     Kept are the newest `config.keep` checkpoints, the steps that `config.keep_every` divides, and
     the best one by the metric `config.best`. All processes of a run call the same methods. With
@@ -83,16 +81,13 @@ class Checkpoints:
 
     def save(self, step: int, state: Any, host: dict, groups: Mapping[str, Sequence[Group]],
              score: float | None = None) -> None:
-        """Starts an asynchronous save. The arrays are copied first, so the caller may donate them
-        at once.
+        """Starts an asynchronous save. The arrays are copied first, so the caller may donate them at once.
 
-        `score` is the value of the metric `config.best` at this step. Raises the error of this save
-        or of the previous one. The incomplete checkpoint is removed then, and all older ones are
-        kept.
+        `score` is the value of the metric `config.best` at this step. Raises the error of this save or of the
+        previous one. The incomplete checkpoint is removed then, and all older ones are kept.
 
-        A step may exist already: it was saved when its evaluation was interrupted. It is kept,
-        because nothing may be deleted before its replacement is complete; only its score is
-        written."""
+        A step may exist already: it was saved when its evaluation was interrupted. It is kept, because nothing
+        may be deleted before its replacement is complete; only its score is written."""
         self.wait()
         exists = step in self.steps
         self.asked, self._failed = step, False
@@ -188,8 +183,7 @@ class Checkpoints:
         return loaded["state"], host["host"], groups
 
     def restore_params(self, step: int, shapes: Any) -> Any:
-        """The parameters alone of the checkpoint of `step`, laid out like `shapes`. Raises as
-        `restore`."""
+        """The parameters alone of the checkpoint of `step`, laid out like `shapes`. Raises as `restore`."""
         # A placeholder is not read, so the optimizer's state takes neither time nor memory.
         wanted = jax.tree.map(lambda _: ocp.PLACEHOLDER, self._stored(step, shapes)) | {"params": shapes}
         try:
@@ -228,8 +222,7 @@ class Checkpoints:
         return kind(f"{self._place(step)} cannot be read ({reason}).")
 
     def close(self) -> None:
-        """Waits until the last save is on disk. An error that `save` or `wait` has raised is not
-        raised again."""
+        """Waits until the last save is on disk. An error that `save` or `wait` has raised is not raised again."""
         try:
             self._checkpointer.close()
         except Exception:
@@ -240,8 +233,7 @@ class Checkpoints:
 class _Best:
     """orbax's preservation policy for the best checkpoint.
 
-    orbax's own, BestN, reads a file of every checkpoint when a run is opened, and fails if one is
-    damaged."""
+    orbax's own, BestN, reads a file of every checkpoint when a run is opened, and fails if one is damaged."""
 
     def __init__(self, checkpoints: Checkpoints):
         self._checkpoints = checkpoints

@@ -3,8 +3,7 @@
 1. `claimed` holds the folder while a run writes there, and keeps the configuration in config.json;
 2. a later start with another configuration is refused there, with a table of the fields;
 3. `read_run` reads what a run wrote, of this version or an older one, while it is alive or after
-   its end.
-"""
+   its end."""
 from __future__ import annotations
 
 import dataclasses
@@ -45,8 +44,7 @@ EMBEDDED = re.compile(r"(.*/)?(experiments|nft_jax)/assets/nano/?")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """What a run wrote, read when it is first asked for. `settings` is config.json in today's
-    names, nested.
+    """What a run wrote, read when it is first asked for. `settings` is config.json in today's names, nested.
 
     Everything but config.json may be missing: the run may be alive, just begun, or copied in part."""
     folder: Path
@@ -54,8 +52,7 @@ class RunFolder:
 
     @cached_property
     def config(self) -> Config:
-        """The configuration. Raises InputError for settings that this version does not know, or
-        refuses."""
+        """The configuration. Raises InputError for settings that this version does not know, or refuses."""
         return _of_json(Config, self.settings, str(self.folder / "config.json"))
 
     @cached_property
@@ -155,9 +152,8 @@ def _of_json(kind: type, values: dict, where: str) -> Any:
 
 @contextmanager
 def claimed(config: Config, fresh: bool) -> Iterator[str]:
-    """Makes the run's folder, writes config.json, and holds the folder's `lock` while the block
-    runs. Readers need no lock. Yields a remark for the user, or "". Of several processes only the
-    first calls this.
+    """Makes the run's folder, writes config.json, and holds the folder's `lock` while the block runs. Readers
+    need no lock. Yields a remark for the user, or "". Of several processes only the first calls this.
 
     Raises InputError: an input lies in the folder, it is no run's, another process writes there, or
     it holds a run of another configuration. With `fresh` that run is deleted instead."""
@@ -184,8 +180,7 @@ def claimed(config: Config, fresh: bool) -> Iterator[str]:
 
 
 def require_same(folder: Path, config: Config) -> None:
-    """Raises InputError, with a table of the fields, if the folder holds a run of another
-    configuration."""
+    """Raises InputError, with a table of the fields, if the folder holds a run of another configuration."""
     run = _require_run_or_nothing(folder)
     if run is None:
         return

@@ -1,9 +1,7 @@
-"""Metrics: what groups of judged answers say, and how the rows of a run are written, read and
-drawn.
+"""Metrics: what groups of judged answers say, and how the rows of a run are written, read and drawn.
 
 A row is the metrics of one step. It goes to metrics.jsonl, the record, and to the trackers of
-`config.writers`.
-"""
+`config.writers`."""
 from __future__ import annotations
 
 import json
@@ -25,8 +23,7 @@ NOT_REPRODUCIBLE = ("seconds/", "tokens_per_second/", "memory/", "compiles")
 
 
 def comparable(row: dict) -> dict:
-    """A row without times, speeds, memory and compilations. An exact resume reproduces the rest bit
-    for bit."""
+    """A row without times, speeds, memory and compilations. An exact resume reproduces the rest bit for bit."""
     return {key: value for key, value in row.items() if not key.startswith(NOT_REPRODUCIBLE)}
 
 
@@ -58,9 +55,8 @@ def answer_metrics(groups: Sequence[Group], prefix: str = "") -> dict[str, float
 
 
 def mode_disagreement(groups: Sequence[Group], prefix: str = "") -> dict[str, float]:
-    """The shares of answers that verifier mode strict (the official NFT training rule) and mode
-    equivalent judge differently, and that only one of them calls right. Empty without verdicts of
-    mode equivalent."""
+    """The shares of answers that verifier mode strict (the official NFT training rule) and mode equivalent judge
+    differently, and that only one of them calls right. Empty without verdicts of mode equivalent."""
     pairs = [(verdict.outcome == "right", verdict.strict) for group in groups for verdict in group.verdicts
              if verdict.strict is not None and verdict.outcome != "error"]
     if not pairs:
@@ -89,12 +85,10 @@ def mismatch_metrics(groups: Sequence[Group]) -> dict[str, float]:
 
 
 class MetricsWriter:
-    """Writes the rows of a run to metrics.jsonl, by `writing`, and to each of `config.writers`, in
-    threads.
+    """Writes the rows of a run to metrics.jsonl, by `writing`, and to each of `config.writers`, in threads.
 
-    Rows after `last_step` are cut from metrics.jsonl first: their steps are about to be done again.
-    Once this is open, no failure of a writer ends the run. `flush` and `close` wait for the
-    trackers."""
+    Rows after `last_step` are cut from metrics.jsonl first: their steps are about to be done again. Once this is
+    open, no failure of a writer ends the run. `flush` and `close` wait for the trackers."""
 
     def __init__(self, folder: Path, last_step: int, config: Config, writing: Writing | None = None):
         self._path, self._writing = folder / "metrics.jsonl", writing or Writing(print)
@@ -123,8 +117,7 @@ class MetricsWriter:
 
 
 class NoWriter:
-    """The writer of all processes but the first. Metrics are the same in all processes; the first
-    writes them."""
+    """The writer of all processes but the first. Metrics are the same in all processes; the first writes them."""
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Nothing."""

@@ -6,8 +6,7 @@
 
 The finished table carries its settings in its metadata. Made again with the same settings it is
 left alone; with other settings it is refused, and so are its parts. The same command ends with the
-same bytes, however often it was killed.
-"""
+same bytes, however often it was killed."""
 from __future__ import annotations
 
 import io
@@ -30,8 +29,7 @@ METADATA = b"nft_jax.rollout.generate"     # the table's key for its settings
 class Parts:
     """The table `out` and its parts. Rows are judged groups (`judged`), or answers without verdicts.
 
-    settings: everything that the answers depend on, as json can write it.
-    """
+    settings: everything that the answers depend on, as json can write it."""
 
     def __init__(self, out: Path, settings: dict[str, Any], *, judged: bool = False):
         self.out, self.judged = out, judged
@@ -43,8 +41,7 @@ class Parts:
     def finished(self) -> bool:
         """Whether the table is there already.
 
-        Raises InputError for a table of other settings, or of none.
-        """
+        Raises InputError for a table of other settings, or of none."""
         if not self.out.exists():
             return False
         found = (pq.read_schema(self.out).metadata or {}).get(METADATA)
@@ -60,8 +57,7 @@ class Parts:
     def claim(self, choose: Callable[[], dict[str, int]]) -> dict[str, int]:
         """The sizes of the table's parts: of `choose` at the first start, later those of that start.
 
-        Raises InputError for parts of other settings, and for a place where nothing can be written.
-        """
+        Raises InputError for parts of other settings, and for a place where nothing can be written."""
         path = self.folder / "settings.json"
         if path.exists():
             found = json.loads(path.read_text())
@@ -83,8 +79,7 @@ class Parts:
         """Answers the prompts of the missing parts, `size` prompts a part, and writes the table.
 
         `answer` returns the rows of a part in the order of its prompts. `part_done(part, parts)` is
-        called as each part is written.
-        """
+        called as each part is written."""
         starts = range(0, len(prompts), size)
         for part, start in enumerate(starts):
             if not self._path(part).exists():

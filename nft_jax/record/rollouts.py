@@ -1,8 +1,7 @@
 """Judged groups as a table with one row per answer: the format of rollouts/*.parquet, and of a
 checkpoint's groups.
 
-Nothing is rounded, so a group is read back as it was written.
-"""
+Nothing is rounded, so a group is read back as it was written."""
 from __future__ import annotations
 
 import io
@@ -51,8 +50,7 @@ def answers_to_table(groups: Iterable[Sequence[Rollout]]) -> pa.Table:
 
 
 def groups_to_table(groups: Sequence[Group], kept: frozenset[int] = frozenset()) -> pa.Table:
-    """Judged answers, one row each. `kept` has the prompt indices of the groups that were trained
-    on."""
+    """Judged answers, one row each. `kept` has the prompt indices of the groups that were trained on."""
     return pa.Table.from_pylist([
         _row(rollout) | {
             "extracted": _text(verdict.extracted), "outcome": verdict.outcome, "reward": verdict.reward,
@@ -63,8 +61,7 @@ def groups_to_table(groups: Sequence[Group], kept: frozenset[int] = frozenset())
 
 
 def table_to_groups(table: pa.Table) -> list[Group]:
-    """The inverse of `groups_to_table`, but for `kept` and `Verdict.strict`, which is for metrics
-    only."""
+    """The inverse of `groups_to_table`, but for `kept` and `Verdict.strict`, which is for metrics only."""
     groups = []
     for _, rows in groupby(table.to_pylist(), key=lambda row: row["prompt_index"]):
         rows = list(rows)

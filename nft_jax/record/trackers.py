@@ -1,11 +1,9 @@
-"""Copies of a run's metrics beside `metrics.jsonl`: TensorBoard, Weights & Biases, trackio
-(`config.writers`).
+"""Copies of a run's metrics beside `metrics.jsonl`: TensorBoard, Weights & Biases, trackio (`config.writers`).
 
 1. `require_writers` refuses a writer whose package is not installed, before anything is read.
 2. `open_writers` opens the writers of a run; only then are their packages imported.
 3. `Mirror` hands rows to a writer in a thread, so a tracker's server may be away without costing
-   the run anything.
-"""
+   the run anything."""
 from __future__ import annotations
 
 import json
@@ -63,8 +61,7 @@ class Mirror:
 
     Rows that `writer` refuses are tried again every `pause` seconds. At most MIRRORED_ROWS rows
     wait; the oldest of more are dropped and counted. `say` gets a line when the writer begins to
-    fail, when it recovers, and at the end the number of rows that it never took.
-    """
+    fail, when it recovers, and at the end the number of rows that it never took."""
 
     def __init__(self, writer: Writer, name: str, say: Callable[[str], None], pause: float = 10.0):
         self._writer, self._name, self._say, self._pause = writer, name, say, pause
@@ -144,9 +141,8 @@ class TensorBoard:
     """Event files in the run's folder tensorboard/. TensorBoard hides events after `last_step`:
     they come again."""
 
-    # tensorboardX's SummaryWriter has a thread that dies when the disk is full; writing then blocks
-    # forever. Its RecordWriter may leave half a record in the file then, and TensorBoard stops
-    # reading there.
+    # tensorboardX's SummaryWriter has a thread that dies when the disk is full; writing then blocks forever. Its
+    # RecordWriter may leave half a record in the file then, and TensorBoard stops reading there.
 
     def __init__(self, folder: Path, last_step: int):
         from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -182,8 +178,7 @@ class WeightsAndBiases:
     so the newest of wandb's files has every row. `--fresh` removes the id.
 
     wandb obeys its own variables (WANDB_MODE, WANDB_ENTITY, ...). WANDB_PROJECT defaults to
-    nft_jax. Raises InputError when wandb does not start.
-    """
+    nft_jax. Raises InputError when wandb does not start."""
 
     def __init__(self, folder: Path, rows: Sequence[dict], config: Config):
         known = _remembered(folder / "wandb.json")
@@ -202,14 +197,12 @@ class WeightsAndBiases:
 class Trackio:
     """A run of trackio. trackio knows a run by its name: the configuration's name, followed by an id.
 
-    The run folder keeps the id and the last step sent (`trackio.json`), so a continued run
-    continues it there. No step is sent twice. Steps of `rows` after the last one sent are sent at
-    the start. trackio stores rows every half second: a kill in between loses the last ones.
-    `--fresh` removes the file.
+    The run folder keeps the id and the last step sent (`trackio.json`), so a continued run continues it there. No
+    step is sent twice. Steps of `rows` after the last one sent are sent at the start. trackio stores rows every
+    half second: a kill in between loses the last ones. `--fresh` removes the file.
 
     trackio obeys its own variables (TRACKIO_DIR, TRACKIO_SPACE_ID, ...). TRACKIO_PROJECT defaults
-    to nft_jax. Raises InputError when trackio does not start.
-    """
+    to nft_jax. Raises InputError when trackio does not start."""
 
     def __init__(self, folder: Path, rows: Sequence[dict], config: Config):
         self._path = folder / "trackio.json"

@@ -36,12 +36,10 @@ class Weights(NamedTuple):
         return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
 
     def read(self, dtype="float32", mesh: Mesh | None = None) -> Any:
-        """The parameters in `dtype`, split over `mesh` as in training; None leaves them on the
-        default device.
+        """The parameters in `dtype`, split over `mesh` as in training; None leaves them on the default device.
 
         They are streamed from the files to their devices. Raises InputError for files that are
-        damaged or do not fit the model.
-        """
+        damaged or do not fit the model."""
         shapes = decoder.parameter_shapes(self.config)
         shardings = None if mesh is None else parameter_shardings(shapes, mesh)
         if self.run is None:
@@ -55,10 +53,8 @@ class Weights(NamedTuple):
 def find_weights(path: str | os.PathLike, step: int | str = LATEST) -> Weights:
     """The weights of a model's folder, of a hub name, or of the checkpoint `step` of a run's folder.
 
-    `step`: "latest", "best" or a number. Raises InputError: no such folder, an architecture or
-    feature that is not implemented, a run without such a checkpoint, or `step` with a folder that
-    is no run's.
-    """
+    `step`: "latest", "best" or a number. Raises InputError: no such folder, an architecture or feature that is
+    not implemented, a run without such a checkpoint, or `step` with a folder that is no run's."""
     home = Path(path).expanduser()
     if not is_run(home):
         if step != LATEST:

@@ -1,7 +1,6 @@
 """One page on one or several runs: `python -m nft_jax.report RUN [RUN ...] -o report.html`.
 
-RUN is the folder of a run, finished or not. The page is one file that opens anywhere, offline. It
-shows:
+RUN is the folder of a run, finished or not. The page is one file that opens anywhere, offline. It shows:
 
 - the configuration, and the fields in which the runs differ;
 - curves, verdicts, group accuracies and times over the steps (seeds of one experiment are one line
@@ -9,9 +8,7 @@ shows:
 - a sample of the answers to filter and search. Their tokens are coloured by how hard the objective
   pushed them, by log-prob or by entropy.
 
-The sample is random but always the same, with as many answers from every step of every run as there
-are.
-"""
+The sample is random but always the same, with as many answers from every step of every run as there are."""
 from __future__ import annotations
 
 import argparse

@@ -1,8 +1,7 @@
 """Run folders as plain values that JSON can hold, for the page.
 
 Nothing here needs a whole run: what a folder lacks (a summary, answers, some metrics) is left out
-of the page. Seeds of one experiment are a group of runs: one line, one colour, a band.
-"""
+of the page. Seeds of one experiment are a group of runs: one line, one colour, a band."""
 from __future__ import annotations
 
 import json
@@ -49,8 +48,7 @@ def group_runs(runs: Sequence[RunFolder]) -> list[list[int]]:
 
 
 def group_names(firsts: Sequence[RunFolder]) -> list[str]:
-    """A name for each group, from the fewest fields that tell the groups apart: the most telling
-    field first."""
+    """A name for each group, from the fewest fields that tell the groups apart: the most telling field first."""
     if len(firsts) == 1:
         return [str(firsts[0].fields["name"])]
     left, chosen = list(differences(*(run.fields for run in firsts), ignore=SAME)), []

@@ -1,5 +1,4 @@
-"""A step of a run, computed again on the host: what an objective does, or would have done, to every
-token.
+"""A step of a run, computed again on the host: what an objective does, or would have done, to every token.
 
 1. the step's groups are dealt, weighted and packed as in training (`examples_of`, `deal`,
    `make_batch`);
@@ -7,8 +6,7 @@ token.
 3. `token_loss` and `coefficients` are computed for every token;
 4. the trainer's own tally adds them up to metrics.
 
-Nothing here needs an accelerator. Without a policy, the run's model is not needed either.
-"""
+Nothing here needs an accelerator. Without a policy, the run's model is not needed either."""
 from __future__ import annotations
 
 import functools
@@ -87,8 +85,7 @@ class Replay:
                 f"{sum(len(a.ids) for a in self.answers)} tokens; {'; '.join(self.notes)})")
 
     def table(self) -> pandas.DataFrame:
-        """A row for every token. Columns are the fields of `Answer`, and `position`, the token's
-        place in it."""
+        """A row for every token. Columns are the fields of `Answer`, and `position`, the token's place in it."""
         import pandas
         sizes = [len(answer.ids) for answer in self.answers]
         columns = {name: np.repeat([getattr(answer, name) for answer in self.answers], sizes)
@@ -131,10 +128,9 @@ def replay(step: str | os.PathLike, objective: str | Objective | Callable | None
     temperature: divides the policy's logits. None: the run's rollout.temperature.
     kept: True takes the groups that the step trained on; False takes all groups whose rewards differ.
 
-    The old log-probs are the table's. Groups that were not trained on have none and get the
-    sampler's; `notes` says how many. The weights include the run's mask_truncated and mismatch
-    weights. The loss leaves out the run's KL and entropy terms. extras["entropies"] are the
-    policy's, or the sampler's without a policy.
+    The old log-probs are the table's. Groups that were not trained on have none and get the sampler's; `notes`
+    says how many. The weights include the run's mask_truncated and mismatch weights. The loss leaves out the
+    run's KL and entropy terms. extras["entropies"] are the policy's, or the sampler's without a policy.
 
     Raises InputError for: no such step; a table that cannot be read, lacks columns, or has no group
     to replay; neither a run's config.json nor an objective; a policy whose vocabulary lacks a

@@ -3,8 +3,7 @@
 1. `choose` draws rows of the runs' tables, spread over runs and steps;
 2. `read_answers` reads these rows, and prepares the answers that were trained on;
 3. `answer_coefficients` computes how hard each of their tokens was pushed;
-4. `row_of` packs an answer, the texts of its tokens and their numbers.
-"""
+4. `row_of` packs an answer, the texts of its tokens and their numbers."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -186,9 +185,8 @@ def loss_of(config: dict) -> ObjectiveConfig:
 
 def answer_coefficients(objective: str, loss: ObjectiveConfig,
                         examples: dict[tuple, Example]) -> dict[tuple, np.ndarray]:
-    """The objective's coefficients [n] of each answer, as at the first update on it: the policy is
-    still the one that sampled it, so R = 1. They are of `token_loss` alone, without `loss_agg` and
-    added terms.
+    """The objective's coefficients [n] of each answer, as at the first update on it: the policy is still the one
+    that sampled it, so R = 1. They are of `token_loss` alone, without `loss_agg` and added terms.
 
     Raises InputError for an objective, or settings of one, that this version does not know."""
     values, loss = list(examples.values()), resolve(objective, loss)

@@ -1,5 +1,4 @@
-"""Where the time of a step goes: seconds of each phase, and a timeline of some steps for xprof or
-Perfetto."""
+"""Where the time of a step goes: seconds of each phase, and a timeline of some steps for xprof or Perfetto."""
 from __future__ import annotations
 
 import time
@@ -16,8 +15,7 @@ PROFILED = range(1, 3)
 class Clock:
     """Seconds of each phase of a run, between two rows of its metrics.
 
-    A phase is what the host does, or waits for. `show` gets the name of each phase that begins.
-    """
+    A phase is what the host does, or waits for. `show` gets the name of each phase that begins."""
 
     def __init__(self, show: Callable[[str], None] = lambda name: None):
         self._show = show
@@ -44,8 +42,7 @@ class Clock:
         self.seconds[name] = time.perf_counter() - self._first[name]
 
     def lap(self) -> dict[str, float]:
-        """Starts the next lap. Returns the seconds of each phase in this lap, and of the whole lap
-        as "step"."""
+        """Starts the next lap. Returns the seconds of each phase in this lap, and of the whole lap as "step"."""
         seconds = self.seconds | {"step": time.perf_counter() - self.started}
         self._begin()
         return seconds

@@ -9,8 +9,7 @@
 4. `ends_together` is for every other error. The process that fails ends at once. The others would
    wait for it in a collective, so they show its error and end too (`nft_jax.runtime.stops`).
 
-With one process all of these do nothing. This module does not import jax: the command line reads it first.
-"""
+With one process all of these do nothing. This module does not import jax: the command line reads it first."""
 from __future__ import annotations
 
 import json
@@ -142,8 +141,7 @@ def initialise(timeout: float = TIMEOUT) -> None:
     """Joins the other processes of the run if the environment names any (`cluster_of`); at most once.
 
     Call it before jax uses a device. Raises InputError in every process when they do not come together within
-    `timeout` seconds, disagree on their number, or one of them failed on its way here.
-    """
+    `timeout` seconds, disagree on their number, or one of them failed on its way here."""
     cluster = cluster_of(os.environ, timeout)
     if cluster is None:
         return
@@ -177,12 +175,11 @@ def require_alone(command: str) -> None:
 
 # --- the meeting
 #
-# Why not jax.distributed.initialize alone? It knows a missing process, two processes of one number
-# and a coordinator that nobody can reach. But its C++ client then aborts the process
-# (xla/pjrt/distributed/client.h, LOG(FATAL)): no exception, nobody named, no way out. Its key-value
-# store opens only after all have come. So the processes compare what each believes first, over
-# plain sockets, and jax connects processes that fit together. jax's service then takes over the
-# same port.
+# Why not jax.distributed.initialize alone? It knows a missing process, two processes of one number and a
+# coordinator that nobody can reach. But its C++ client then aborts the process (xla/pjrt/distributed/client.h,
+# LOG(FATAL)): no exception, nobody named, no way out. Its key-value store opens only after all have come. So the
+# processes compare what each believes first, over plain sockets, and jax connects processes that fit together.
+# jax's service then takes over the same port.
 
 
 class Hello(NamedTuple):
@@ -198,8 +195,7 @@ def meet(cluster: Cluster, timeout: float, error: str = "") -> None:
 
     `error` says why this process cannot take part. Process 0 tells every process that came what is
     wrong, and all raise SharedError: a missing process, two of one number, different counts, an
-    error. A process that cannot reach process 0 raises SharedError too.
-    """
+    error. A process that cannot reach process 0 raises SharedError too."""
     hello = Hello(cluster.index, cluster.count, socket.gethostname(), error[:5000])
     deadline = time.monotonic() + timeout
     fault = _receive(cluster, hello, deadline) if cluster.index == 0 else _join(cluster, hello, deadline)
@@ -306,11 +302,9 @@ def is_first() -> bool:
 
 
 def gather(value: Any) -> list:
-    """The values of all processes, in the order of the processes. Every process must call it at the
-    same place.
+    """The values of all processes, in the order of the processes. Every process must call it at the same place.
 
-    A value is anything that pickle takes, of any size. Nothing is compiled after the first call.
-    """
+    A value is anything that pickle takes, of any size. Nothing is compiled after the first call."""
     if process_count() == 1:
         return [value]
     from jax.experimental.multihost_utils import process_allgather
@@ -325,12 +319,10 @@ def gather(value: Any) -> list:
 
 @contextmanager
 def together(what: str) -> Iterator[None]:
-    """All processes leave the block, or all raise SharedError with the error of the first that
-    failed at `what`.
+    """All processes leave the block, or all raise SharedError with the error of the first that failed at `what`.
 
     A process whose own error is not an InputError raises that error, with its traceback. Nothing in
-    the block may wait for another process.
-    """
+    the block may wait for another process."""
     error, said = None, ""
     try:
         yield

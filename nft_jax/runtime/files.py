@@ -2,8 +2,7 @@
 
 1. `replaced`: a file or folder is written whole, or not at all.
 2. `write_manifest`, `damage`: a folder's content is known, so damage is found and named.
-3. `held`: one process at a time writes to a folder.
-"""
+3. `held`: one process at a time writes to a folder."""
 from __future__ import annotations
 
 import errno
@@ -29,10 +28,8 @@ CHUNK = 1 << 20
 def replaced(path: Path, *, writes: bool = True) -> Iterator[Path]:
     """Yields a path to write a file or folder to. It replaces `path` when the block ends without an error.
 
-    A reader finds the old content or the new one, also after a kill. Replacing a folder takes two
-    renames, so for an instant there is neither. With `writes` False another process writes: only
-    the name is given.
-    """
+    A reader finds the old content or the new one, also after a kill. Replacing a folder takes two renames, so for
+    an instant there is neither. With `writes` False another process writes: only the name is given."""
     partial, old = path.with_name(path.name + ".partial"), path.with_name(path.name + ".old")
     if writes:
         remove(partial)
@@ -70,8 +67,7 @@ def _files(folder: Path, ignore: Collection[str]) -> dict[str, Path]:
 def write_manifest(folder: Path, notes: dict, ignore: Collection[str] = ()) -> None:
     """Writes `manifest.json` into `folder`: size and checksum of every file below it, and `notes` (JSON).
 
-    Files named in `ignore`, relative to `folder`, are left out. Each file is read once, several at a time.
-    """
+    Files named in `ignore`, relative to `folder`, are left out. Each file is read once, several at a time."""
     found = _files(folder, ignore)
     with ThreadPoolExecutor(4) as pool:
         sums = list(pool.map(checksum, found.values()))
@@ -139,8 +135,7 @@ def held(folder: Path) -> Iterator[str]:
 
     The lock is a flock of the file `lock` in the folder: it ends with the process, however that
     ends. Yields a remark for the user, "" if all is well: a file system may know no locks. Raises
-    InputError, naming the other process, if another process holds the folder.
-    """
+    InputError, naming the other process, if another process holds the folder."""
     path = folder / "lock"
     with path.open("a+") as file:
         remark = ""

@@ -10,10 +10,8 @@ The life of a stop, over several processes:
    points that has passed.
 4. Points are the same in all processes, so the point after the furthest is ahead of everyone: all stop there.
 
-The scheme is TSL's preemption sync manager
-(jax.experimental.multihost_utils.reached_preemption_sync_point). That one knows SIGTERM only and
-replaces its handler, and it cannot give up work that one process does alone.
-"""
+The scheme is TSL's preemption sync manager (jax.experimental.multihost_utils.reached_preemption_sync_point). That
+one knows SIGTERM only and replaces its handler, and it cannot give up work that one process does alone."""
 from __future__ import annotations
 
 import atexit
@@ -59,8 +57,7 @@ def _print(text: str) -> None:
 class Watch:
     """The watch that process `index` of `count` keeps over the others, in a thread.
 
-    It reads and writes `store` every `poll` seconds. `end(status)` ends this process at once; `say`
-    prints."""
+    It reads and writes `store` every `poll` seconds. `end(status)` ends this process at once; `say` prints."""
 
     def __init__(self, store: Store, index: int, count: int, *, poll: float = POLL_SECONDS,
                  silent: float = SILENT_SECONDS, end: Callable[[int], Any] = os._exit,
@@ -101,8 +98,7 @@ class Watch:
         """Shows `report` (a traceback, or a paragraph) on all hosts and ends all processes, this
         one with `status`.
 
-        If another host crashed before, this error is its consequence: then the first report is
-        shown instead."""
+        If another host crashed before, this error is its consequence: then the first report is shown instead."""
         with self._ending:
             note = {"host": self.index, "name": self._name, "report": report[-20_000:], "status": status}
             try:
@@ -228,8 +224,7 @@ def watch_other_hosts() -> None:
 
 
 def crashed(error: BaseException, status: int = 1) -> None:
-    """Shows the error on all hosts and ends all processes, this one with `status`. With one process
-    it returns.
+    """Shows the error on all hosts and ends all processes, this one with `status`. With one process it returns.
 
     An error that is meant for the user is shown as its paragraph, any other as its traceback."""
     if _watch is None:

@@ -1,5 +1,4 @@
-"""What a person at a terminal sees: the progress of a run, and how a command ends when it does not
-end well."""
+"""What a person at a terminal sees: the progress of a run, and how a command ends when it does not end well."""
 from __future__ import annotations
 
 import sys
@@ -24,8 +23,7 @@ def one_paragraph_errors(advice: str = "") -> Iterator[None]:
 
     InputError prints one paragraph on stderr and ends with status 2, Halted does so with status 1.
     Ctrl-C prints "interrupted", followed by `advice`, and ends with status 130. Any other error
-    keeps its traceback (status 1).
-    """
+    keeps its traceback (status 1)."""
     try:
         yield
     except (InputError, Halted) as error:
@@ -59,8 +57,7 @@ class Console:
 
     def say(self, text: object) -> None:
         """Prints a line, at any time. The line is dropped if standard output cannot be written."""
-        # Its disk is full or its reader is gone. That is no reason to end a run, and there is
-        # nowhere to say it.
+        # Its disk is full or its reader is gone. That is no reason to end a run, and there is nowhere to say it.
         with suppress(OSError):
             self.rich.print(text, soft_wrap=True)
 

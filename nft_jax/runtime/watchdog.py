@@ -27,8 +27,7 @@ class Watchdog:
 
     Without one it reports the phase, the step and the stacks of all threads, on stderr and in the
     file `path`. It reports again only after another feed. With `ends` the report also ends the
-    process, with status 1. With `seconds` 0 it never reports.
-    """
+    process, with status 1. With `seconds` 0 it never reports."""
 
     def __init__(self, seconds: float, path: Path, *, ends: bool = False, end: Callable[[int], object] = os._exit):
         self.seconds, self.path, self._ends, self._end = seconds, path, ends, end

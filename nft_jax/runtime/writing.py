@@ -1,8 +1,6 @@
-"""Writing to a disk that may be full for a while: what could not be written is kept, tried again,
-and reported.
+"""Writing to a disk that may be full for a while: what could not be written is kept, tried again, and reported.
 
-A full disk is no reason to end a run that took hours of many devices.
-"""
+A full disk is no reason to end a run that took hours of many devices."""
 from __future__ import annotations
 
 import os
@@ -43,8 +41,7 @@ class Writing:
 
     A write that the disk refuses stays at the head of its queue. The next write of that queue tries
     it again, and so does `retry`. `say` gets a line when a queue begins to fail, when it recovers,
-    and for everything given up.
-    """
+    and for everything given up."""
 
     def __init__(self, say: Callable[[str], None]):
         self.say, self._queues, self._failing = say, {}, {}

@@ -7,8 +7,7 @@
 5. `balance`: rows are dealt to the devices, so that each device has as much to do.
 6. `make_batch`: every token gets the weight that makes the loss one global reduction.
 
-The loss is sum(weight * token loss), whatever the micro-batches, rows or devices.
-"""
+The loss is sum(weight * token loss), whatever the micro-batches, rows or devices."""
 from __future__ import annotations
 
 from bisect import bisect_left, insort
@@ -28,8 +27,7 @@ Place = tuple[int, slice]      # where a response lies: its row, counted over mi
 
 SHORTEST_ROW = 128      # shorter rows save next to nothing, and each length is two programs to compile
 MOST_SHAPES = 4
-# The cost of exp, mask and sums for a query-key pair, over the cost of the pair's two products
-# (measured on CPU).
+# The cost of exp, mask and sums for a query-key pair, over the cost of the pair's two products (measured on CPU).
 SCORE_COST = 1.0
 
 
@@ -189,8 +187,7 @@ def balance(rows: Sequence[Sequence[int]], lengths: Sequence[int], shape: BatchS
 def make_batch(examples: Sequence[Example], shape: BatchShape, loss_agg: LossAgg = "token_mean",
                constant_length: float = 1.0, group_ids: bool = False,
                rows: Sequence[Sequence[int]] | None = None) -> tuple[TrainBatch, list[Place]]:
-    """The examples packed into a TrainBatch of numpy arrays, and the places of their responses (for
-    `unpack`).
+    """The examples packed into a TrainBatch of numpy arrays, and the places of their responses (for `unpack`).
 
     group_ids: whether the batch has them, for an objective that compares the answers of a group.
     rows: the examples of each row, if they are packed already (`choose_shape`).

@@ -7,8 +7,7 @@ A step is one rollout phase and the optimizer updates on its answers:
 3. `update`    deals the groups to optimizer updates, packs them and hands them to the devices;
 4. `finish`    writes the answers while the devices train, then waits for the metrics;
 5. `evaluate`  measures accuracy on held-out questions, now and then;
-6. the row of metrics is written, and then, now and then, a checkpoint (`nft_jax.train.saving`).
-"""
+6. the row of metrics is written, and then, now and then, a checkpoint (`nft_jax.train.saving`)."""
 from __future__ import annotations
 
 import json
@@ -49,17 +48,15 @@ TRAINING = 0       # which of the seed's streams of random numbers; `evaluation_
 
 def train(config: Config, *, objective: Objective | TokenLoss | None = None, fresh: bool = False,
           verifier: Verifier | None = None, quiet: bool = False, profile: bool = False) -> dict:
-    """Run `config` to its end, or continue it from the newest checkpoint of its folder. Returns the
-    summary.
+    """Run `config` to its end, or continue it from the newest checkpoint of its folder. Returns the summary.
 
     objective: a token loss of your own in place of config.objective: a function as `token_loss` takes
         it, or an `Objective` of one.
     profile: record a timeline of two steps into the folder of the run.
 
-    SIGINT and SIGTERM give up what is being sampled, save and return. The same call then continues, and
-    ends bit by bit like a run that was never stopped. Compiled programs are kept
-    (`use_compilation_cache`). Where the environment names other processes, this is one of them
-    (`nft_jax.runtime.distributed`).
+    SIGINT and SIGTERM give up what is being sampled, save and return. The same call then continues, and ends bit
+    by bit like a run that was never stopped. Compiled programs are kept (`use_compilation_cache`). Where the
+    environment names other processes, this is one of them (`nft_jax.runtime.distributed`).
 
     Raises InputError for bad input, before heavy work where that is possible, and Halted where the run
     ended itself."""
@@ -97,8 +94,7 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
     accepted so far calls for. Every new group is scored by the parameters that sampled it; surplus
     groups are carried to the next step.
 
-    Raises StopRun, with `progress` as it was, where the run is to stop.
-    """
+    Raises StopRun, with `progress` as it was, where the run is to stop."""
     rollout = run.config.rollout
     key = jax.random.fold_in(jax.random.key(run.config.seed), TRAINING)
     accepted, seen, share = list(progress.carried), [], 1.0
@@ -180,8 +176,7 @@ def packed(run: Run, examples: list[Example], group_ids: bool = False) -> tuple[
 
 
 def update(run: Run, state: TrainState, groups: list[Group], progress: Progress) -> tuple[TrainState, Updates]:
-    """The optimizer updates of one step, handed to the devices: while they compute one, the host packs
-    the next.
+    """The optimizer updates of one step, handed to the devices: while they compute one, the host packs the next.
 
     Without a group that has an answer in the loss, the step is skipped and counted."""
     config, updates, kept = run.config, Updates(), 0
@@ -218,8 +213,7 @@ def update(run: Run, state: TrainState, groups: list[Group], progress: Progress)
 
 
 def finish(run: Run, rollouts: Rollouts, updates: Updates, progress: Progress) -> dict:
-    """Writes the answers of the step while the devices train, then waits for the updates. Returns the
-    metrics."""
+    """Writes the answers of the step while the devices train, then waits for the updates. Returns the metrics."""
     progress.tokens_generated += rollouts.tokens
     metrics = updates.metrics | rollouts.metrics(len(progress.carried))
     with run.clock.phase("write"):

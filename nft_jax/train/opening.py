@@ -7,8 +7,7 @@
 5. The train state is restored or loaded (`restore_or_load`).
 6. All programs are compiled (`compile_programs`).
 
-Bad input therefore ends a run before anything heavy has started.
-"""
+Bad input therefore ends a run before anything heavy has started."""
 from __future__ import annotations
 
 import json
@@ -77,10 +76,8 @@ class Inputs(NamedTuple):
 def read_inputs(config: Config, *, weights: bool = True) -> Inputs:
     """The inputs of a settled configuration, checked.
 
-    The headers of the weights are checked too. Without `weights` they are checked only in a local
-    folder, and nothing is downloaded for them. Raises InputError, naming the field, for whatever is
-    missing or wrong.
-    """
+    The headers of the weights are checked too. Without `weights` they are checked only in a local folder, and
+    nothing is downloaded for them. Raises InputError, naming the field, for whatever is missing or wrong."""
     require_writers(config.writers)
     folder = resolve_folder(config.policy.path, weights=weights)
     model = read_config(folder)
@@ -99,10 +96,8 @@ def read_inputs(config: Config, *, weights: bool = True) -> Inputs:
 def preview(config: Config) -> tuple[ModelConfig, list[str]]:
     """For `--dry-run`: the model's configuration, and lines on what was read of the inputs.
 
-    No weights are downloaded. Where the hub cannot be reached the lines say what was not read, and
-    the model is `config_of` its name. Raises InputError for everything else that `read_inputs`
-    refuses.
-    """
+    No weights are downloaded. Where the hub cannot be reached the lines say what was not read, and the model is
+    `config_of` its name. Raises InputError for everything else that `read_inputs` refuses."""
     try:
         inputs = read_inputs(config, weights=False)
     except Unreachable as error:
@@ -120,15 +115,13 @@ def remembered_slots(config: Config, fresh: bool) -> int:
     """The number of slots that the run in this folder began with; 0 without such a run, or if it is started over.
 
     A run that goes on keeps the number, whatever memory is free now. On accelerators the last bits
-    of an answer's log-probs may depend on it.
-    """
+    of an answer's log-probs may depend on it."""
     return 0 if fresh or not is_run(config.folder) else read_run(config.folder).fields["rollout.slots"]
 
 
 def require_one_run(plan: Plan, inputs: Inputs) -> None:
     """Raises SharedError where the processes were given different configurations, models,
-    questions, objectives or versions.
-    """
+    questions, objectives or versions."""
     if process_count() == 1:
         return
     config = plan.config
@@ -148,8 +141,7 @@ def claim(plan: Plan, fresh: bool, reports: Mapping[str, LoadReport], closing: E
     """Make the run folder and hold it until `closing`; returns a remark for the user, or "".
 
     The first process does so. The others look for the folder. Raises InputError, in all of them, as
-    `claimed`, `check_room` and `require_shared`.
-    """
+    `claimed`, `check_room` and `require_shared`."""
     config, folder, remark = plan.config, Path(plan.config.folder), ""
     with together("making the run folder"):
         if is_first():
@@ -196,8 +188,7 @@ def remove_answers_after(folder: Path, step: int) -> None:
 def compile_programs(programs: Sequence[Program], console: Console, watchdog: Watchdog) -> None:
     """Compile every program before the first step.
 
-    jax keeps what it compiled ahead, so the calls of the run find it. The metric `compiles` counts calls that do not.
-    """
+    jax keeps what it compiled ahead, so the calls of the run find it. The metric `compiles` counts other calls."""
     cache, started, total = jax.config.jax_compilation_cache_dir, time.monotonic(), len(programs)
     where = f"; compiled programs are kept in {cache}" if cache else " (no compilation cache)"
     console.say(f"compiling {total} programs{where}")
@@ -248,8 +239,7 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None, q
     """An open run, with its state from the newest checkpoint or from the model folder.
 
     Everything is closed when the block ends, except a `verifier` that was given. Raises InputError
-    for bad input, and SharedError where the processes do not agree.
-    """
+    for bad input, and SharedError where the processes do not agree."""
     config = settle(config)
     folder, asked_slots = Path(config.folder), config.rollout.slots
     with together("reading its inputs"):

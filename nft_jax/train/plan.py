@@ -1,13 +1,11 @@
 """The plan of a run: its configuration with nothing left open, and what follows from the configuration alone.
 
-A training run, its dry run and its preflight all start from a plan. A plan holds no array and no
-compiled program, so its devices need not be there. It is a module of its own, beside `programs`,
-because settling a configuration compiles nothing: what a plan compiles is the business of
-`programs`.
+A training run, its dry run and its preflight all start from a plan. A plan holds no array and no compiled
+program, so its devices need not be there. It is a module of its own, beside `programs`, because settling a
+configuration compiles nothing: what a plan compiles is the business of `programs`.
 
 A configuration is settled in two parts. `settle` needs the configuration alone. `make_plan` does
-the rest, which needs the model's shape and the devices.
-"""
+the rest, which needs the model's shape and the devices."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -38,8 +36,7 @@ from nft_jax.types import InputError
 class Plan:
     """What a run computes, and where.
 
-    state, reference: trees of jax.ShapeDtypeStruct with shardings; `reference` is None without a KL term.
-    """
+    state, reference: trees of jax.ShapeDtypeStruct with shardings; `reference` is None without a KL term."""
     config: Config                     # settled: mesh sizes and slots are numbers
     model: ModelConfig
     mesh: Mesh
@@ -58,8 +55,7 @@ class Plan:
         """This process's sampler, with its share of the slots.
 
         Programs depend on neither the tokenizer nor the end-of-sequence ids. Without them the
-        sampler can be compiled, but it must not sample.
-        """
+        sampler can be compiled, but it must not sample."""
         return Sampler(self.model, tokenizer, eos, self.config.rollout, mesh=self.mesh,
                        max_prompt_tokens=self.config.data.max_prompt_tokens, compute=self.compute)
 
@@ -67,8 +63,7 @@ class Plan:
 def settle(config: Config) -> Config:
     """The configuration with every default decided that depends on another field; a settled one stays as it is.
 
-    Raises InputError for settings that contradict the objective.
-    """
+    Raises InputError for settings that contradict the objective."""
     evaluation = config.evaluation
     if not evaluation.source and config.data.source in SOURCES:
         evaluation = replace(evaluation, source=config.data.source)
@@ -86,14 +81,11 @@ def make_plan(config: Config, model: ModelConfig, devices: Sequence[jax.Device] 
               free: int | None = None) -> Plan:
     """The plan of a run of `model` on `devices` (None: all that jax has).
 
-    Where rollout.slots is 0 (automatic), the plan has `slots` of them, or, if that is 0 too, as
-    many as fit in memory.
-    `free`: bytes of each device that the whole run may take (None: ask the devices).
+    Where rollout.slots is 0 (automatic), the plan has `slots` of them, or, if that is 0 too, as many as fit in
+    memory. `free`: bytes of each device that the whole run may take (None: ask the devices).
 
-    Raises InputError, naming the field: the model has too few positions, the mesh does not fit the
-    devices or the model, rows do not divide over mesh.context, the attention kernel cannot run, or
-    not one slot fits.
-    """
+    Raises InputError, naming the field: the model has too few positions, the mesh does not fit the devices or the
+    model, rows do not divide over mesh.context, the attention kernel cannot run, or not one slot fits."""
     config = settle(config)
     rollout, policy = config.rollout, config.policy
     require_positions(model, config.data.max_prompt_tokens, rollout.max_new_tokens)

@@ -25,8 +25,7 @@ def programs_of(plan: Plan, sampler: Sampler) -> list[Program]:
 def truncations(config: Config) -> list[bool]:
     """Which programs decode: without top-k, top-p and min-p (False), with them (True), or both.
 
-    Training and evaluation may differ.
-    """
+    Training and evaluation may differ."""
     evaluation = config.evaluation
     wanted = {config.rollout.truncates}
     if evaluation.source:
@@ -37,10 +36,8 @@ def truncations(config: Config) -> list[bool]:
 def training_programs(plan: Plan) -> list[Program]:
     """`train step` and `score` of each batch shape; their size is the length of a row.
 
-    `reference score` is `score` of the reference's parameters. It is a program of its own only
-    where `score` does not serve: the reference has other dtypes than the policy, or the policy is
-    not scored.
-    """
+    `reference score` is `score` of the reference's parameters. It is a program of its own only where `score` does
+    not serve: the reference has other dtypes than the policy, or the policy is not scored."""
     config, mesh, state, reference = plan.config, plan.mesh, plan.state, plan.reference
     placements = jax.tree.map(lambda x: x.sharding, state)
     loss = Loss(config.objective, config.loss, plan.model, plan.compute, config.terms)

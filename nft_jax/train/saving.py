@@ -6,8 +6,7 @@
 4. `finish_writing`: at the end, the results; it waits for room.
 
 The order is a contract. A checkpoint never knows of a step that the rows lack. Whatever is newer than
-the checkpoint is cut and done again. A write that fails does not end the training.
-"""
+the checkpoint is cut and done again. A write that fails does not end the training."""
 from __future__ import annotations
 
 import time
@@ -115,9 +114,8 @@ def _say_failed(run: Run, error: Exception) -> None:
 def finish_writing(run: Run, state: TrainState, progress: Progress, write_results: Callable[[], None]) -> None:
     """Calls `write_results`, and returns when the newest checkpoint and all waiting writes are on disk.
 
-    Raises Halted, which names what is missing, where that takes longer than PATIENCE. Several processes
-    try nothing
-    twice: they would wait for each other in different places."""
+    Raises Halted, which names what is missing, where that takes longer than PATIENCE. Several processes try
+    nothing twice: they would wait for each other in different places."""
     if process_count() > 1:
         # First the checkpoint: where the results fail, the last step is saved.
         run.checkpoints.wait()

@@ -1,7 +1,6 @@
 """The state of training: `TrainState` on the devices, `Progress` on the host, and the optimizer.
 
-Every checkpoint holds both states, so that a run continues exactly where it was.
-"""
+Every checkpoint holds both states, so that a run continues exactly where it was."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields

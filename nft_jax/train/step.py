@@ -6,10 +6,9 @@ An update goes, on the devices:
 3. The gradients of the micro-batches are added. The denominators are in the token weights already.
 4. The optimizer takes its step, unless the loss or the gradient's norm is not finite.
 
-An answer's loss may depend on other answers of its group, which may lie in other micro-batches. Then
-the whole batch is scored first, and the loss is differentiated in the log-probs (`whole_loss`). The
-micro-batches only pull that derivative back to the parameters. This costs one more forward pass, and is
-exact in every layout."""
+An answer's loss may depend on other answers of its group, which may lie in other micro-batches. Then the whole
+batch is scored first, and the loss is differentiated in the log-probs (`whole_loss`). The micro-batches only pull
+that derivative back to the parameters. This costs one more forward pass, and is exact in every layout."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
@@ -34,8 +33,7 @@ from nft_jax.types import TrainBatch
 
 @dataclass(frozen=True)
 class Loss:
-    """What an update differentiates. It stays the same over a run, and is a constant of the compiled
-    program."""
+    """What an update differentiates. It stays the same over a run, and is a constant of the compiled program."""
     objective: str | Objective
     config: ObjectiveConfig            # resolved: no field is None
     model: ModelConfig
@@ -57,8 +55,7 @@ def place_batch(batch: TrainBatch, mesh: Mesh) -> TrainBatch:
 
 
 def micro_batch(batch, index):
-    """Micro-batch `index` of a tree of arrays [M, R, T], such as a TrainBatch: the same tree of arrays
-    [R, T]."""
+    """Micro-batch `index` of a tree of arrays [M, R, T], such as a TrainBatch: the same tree of arrays [R, T]."""
     return jax.tree.map(lambda x: x[index] if x.ndim else x, batch)
 
 
@@ -114,8 +111,7 @@ def whole_loss(logprobs, batch: TrainBatch, loss: Loss):
 
 def train_step(state: TrainState, batch: TrainBatch, learning_rate, temperature, *, loss: Loss,
                optimizer: optax.GradientTransformation):
-    """One optimizer update -> the new state, the tally of the batch, and the gradient's norm before
-    clipping.
+    """One optimizer update -> the new state, the tally of the batch, and the gradient's norm before clipping.
 
     The summed gradient lies where the parameters lie. Where the loss or the norm is not finite, the
     state stays as it was, and the tally says so (`count/nonfinite`)."""

@@ -34,11 +34,9 @@ _STEEPNESS, _LIMIT = 100.0, 20.0
 
 
 def tally(loss, metrics, coefficient, entropy, weight, rewards) -> dict[str, jax.Array]:
-    """Values per token [R, T] -> sums (keys `sum/...`, `count/...`), maxima (`max/...`), histograms
-    (`hist/...`).
+    """Values per token [R, T] -> sums (keys `sum/...`, `count/...`), maxima (`max/...`), histograms (`hist/...`).
 
-    A token counts as positive where the reward of its answer is at least one half.
-    """
+    A token counts as positive where the reward of its answer is at least one half."""
     inside = weight > 0
     out = {"sum/loss": (weight * loss).sum(), "count/tokens": inside.sum().astype(jnp.float32),
            "sum/entropy": jnp.where(inside, entropy, 0).sum()}
@@ -158,9 +156,8 @@ def nonfinite_logprobs(groups: list[Group]) -> int:
 def count_skipped(skipped: list[int], updates: int, in_a_row: int) -> tuple[int, int]:
     """Counts skipped updates in a row over the end of a step.
 
-    `in_a_row` were skipped at the end of the step before; of this step's `updates` the numbers in
-    `skipped` were. Returns the count at the end of this step, and the largest count there was on the
-    way."""
+    `in_a_row` were skipped at the end of the step before; of this step's `updates` the numbers in `skipped` were.
+    Returns the count at the end of this step, and the largest count there was on the way."""
     most = in_a_row
     for number in range(updates):
         in_a_row = in_a_row + 1 if number in skipped else 0
@@ -169,8 +166,7 @@ def count_skipped(skipped: list[int], updates: int, in_a_row: int) -> tuple[int,
 
 
 def write_batches(updates: Updates, skipped: list[int], step: int, folder: Path, writing: Writing) -> list[Path]:
-    """Writes `step_NNNNNN_update_MM.npz` for every skipped update (MM counts from 1), and returns the
-    paths.
+    """Writes `step_NNNNNN_update_MM.npz` for every skipped update (MM counts from 1), and returns the paths.
 
     A file holds the fields of the TrainBatch, without its unused micro-batches, and the indices of its
     prompts. The folder gets MOST_FILES files at most."""

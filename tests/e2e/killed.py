@@ -9,8 +9,7 @@ is JSON: for each start, how it ended (the signal's number, or the status) and t
 
 Why file events? Only the disk survives SIGKILL. So a kill at any moment leaves what a kill at the next file event
 leaves, or, in the middle of a write, a file that is not whole (`torn`). Arrays and parquet files are written by C++,
-which Python does not see: they are torn at the rename that follows.
-"""
+which Python does not see: they are torn at the rename that follows."""
 import json
 import os
 import re

@@ -1,8 +1,7 @@
 """What one of two processes does for test_two_processes.py: every check here holds in both, and the first writes what
 the test compares with one process.
 
-    worker.py FOLDER      with FOLDER/model, the tiny model
-"""
+    worker.py FOLDER      with FOLDER/model, the tiny model"""
 import os
 import pickle
 import sys

@@ -1,7 +1,6 @@
 """One optimizer step on six meshes: the same loss and gradient on all of them, and nothing travels that need not.
 
-The sizes of the model are such that every array that a collective could carry has a size of its own.
-"""
+The sizes of the model are such that every array that a collective could carry has a size of its own."""
 import re
 from dataclasses import dataclass
 from functools import cache
