@@ -96,7 +96,7 @@ class MetricsWriter:
         with replaced(self._path) as partial:
             partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
         opened = open_writers(folder, last_step, rows, config)
-        self._mirrors = [Mirror(writer, name, self._writing.say)
+        self.mirrors = [Mirror(writer, name, self._writing.say)
                          for name, writer in zip(config.writers, opened, strict=True)]
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
@@ -104,26 +104,12 @@ class MetricsWriter:
         finite = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
         line = (json.dumps({"step": step} | finite) + "\n").encode()
         self._writing("metrics.jsonl", f"the row of step {step}", lambda: append(self._path, line))
-        for mirror in self._mirrors:
+        for mirror in self.mirrors:
             mirror.write(step, metrics)
 
-    def flush(self) -> None:
-        for mirror in self._mirrors:
-            mirror.flush()
-
     def close(self) -> None:
-        for mirror in self._mirrors:
+        for mirror in self.mirrors:
             mirror.close()
-
-
-class NoWriter:
-    """The writer of all processes but the first. Metrics are the same in all processes; the first writes them."""
-
-    def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
 
 
 def read_metrics(path: Path) -> list[dict]:

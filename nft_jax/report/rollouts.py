@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,6 @@ from nft_jax.model.hf.tokenizer import pieces
 from nft_jax.objectives.registry import OBJECTIVES, resolve
 from nft_jax.record.folder import RunFolder
 from nft_jax.record.rollouts import SCHEMA, table_to_groups
-from nft_jax.report.data import read_table
 from nft_jax.report.replay import packed_rows, row_losses
 from nft_jax.train.batch import Example, examples_of, unpack
 from nft_jax.types import OUTCOMES, InputError
@@ -118,6 +118,16 @@ def read_answers(run: RunFolder, chosen: dict[int, list[int]],
                 examples |= {(step, *key): example for key, example in zip(keys, made, strict=True)
                              if whole or key in wanted}
     return picked, examples
+
+
+def read_table(path: Path, columns: Sequence[str]) -> pa.Table | None:
+    """Those of the columns that the table has. None for a file that cannot be read: a full disk, a
+    copy cut short."""
+    try:
+        present = set(pq.read_schema(path).names)
+        return pq.read_table(path, columns=[name for name in columns if name in present])
+    except (OSError, pa.ArrowException):
+        return None
 
 
 def complete(table: pa.Table) -> pa.Table:

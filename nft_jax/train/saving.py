@@ -72,7 +72,8 @@ def write_row(run: Run, progress: Progress, metrics: dict) -> None:
             metrics[f"tokens_per_second/{phase}"] = metrics[tokens] / seconds[phase]
     metrics |= {f"seconds/{name}": value for name, value in seconds.items()}
     metrics |= {"compiles": run.compiles.take(), "memory/peak_mb": peak_memory_mb()}
-    run.writer.write(progress.step, metrics)
+    if run.writer is not None:
+        run.writer.write(progress.step, metrics)
     run.console.step(progress.step, metrics)
 
 

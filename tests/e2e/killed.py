@@ -17,7 +17,6 @@ import signal
 import sys
 import traceback
 import zlib
-from concurrent.futures import Future
 from pathlib import Path
 
 import jax
@@ -34,7 +33,7 @@ from nft_jax.config import (
     RolloutConfig,
 )
 from nft_jax.train import loop
-from nft_jax.types import Verdict
+from tests.support.runs import Judge
 
 STEPS = 6
 # Audit events that change a folder, and which of their arguments is the path.
@@ -55,15 +54,9 @@ def config_of(chain: dict) -> Config:
         checkpoint=CheckpointConfig(every=1, keep=1, keep_every=3, best="evaluation/accuracy/all"))
 
 
-class Judge:
-    """Nothing to learn from every third question; otherwise the text decides, so that accuracies differ, with rewards
-    that float32 does not hold. (A surplus of groups is the rule: a second batch asks for more than are missing.)"""
-
-    def submit(self, responses, golds, prompts=None):
-        future, learnable = Future(), int(golds[0]) % 3
-        future.set_result([Verdict("right", 0.7) if learnable and zlib.crc32(text.encode()) % 3 == 0
-                           else Verdict("wrong", 0.1) for text in responses])
-        return future
+# Nothing to learn from every third question; otherwise the text decides, so that accuracies differ, with rewards that
+# float32 does not hold. (A surplus of groups is the rule: a second batch asks for more than are missing.)
+JUDGE = Judge(lambda i, text, gold: 0.7 if int(gold) % 3 and zlib.crc32(text.encode()) % 3 == 0 else 0.1)
 
 
 def path_of(event: str, arguments: tuple) -> Path | None:
@@ -124,7 +117,7 @@ def start(chain: dict, kill: tuple[str, int, bool] | None = None) -> tuple[int, 
     try:
         jax.config.update("jax_num_cpu_devices", chain["devices"])
         watch(folder, record, kill)
-        loop.train(config_of(chain), verifier=Judge(), quiet=True)
+        loop.train(config_of(chain), verifier=JUDGE, quiet=True)
         sys.stdout.flush()
         os._exit(0)
     except BaseException:

@@ -53,7 +53,7 @@ def run(folder, config, last_step, steps):
     writer = MetricsWriter(folder, last_step, config)
     for step in steps:
         writer.write(step, {"accuracy/all": step / 10})
-    writer.flush()                                     # trackers take their rows in threads
+    assert all(mirror.flush() for mirror in writer.mirrors)          # trackers take their rows in threads
     return writer
 
 

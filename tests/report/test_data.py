@@ -10,8 +10,7 @@ from nft_jax.model.hf.tokenizer import pieces
 from nft_jax.objectives.registry import resolve
 from nft_jax.record.folder import read_run
 from nft_jax.report.__main__ import main
-from nft_jax.report.contents import page_data
-from nft_jax.report.data import group_names, group_runs, histogram, phases, series, status
+from nft_jax.report.data import group_names, group_runs, histogram, page_data, phases, series, status
 from nft_jax.report.rollouts import (
     ALPHABET,
     NATS,

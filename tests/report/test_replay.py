@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from made import make_group, make_run
 from refusal import refused
+from runs import use_devices
 
 import nft_jax
 from nft_jax.config import BatchConfig, CheckpointConfig, EvaluationConfig, ObjectiveConfig, RolloutConfig
 from nft_jax.record.metrics import read_metrics
 from nft_jax.record.rollouts import groups_to_table, table_to_groups
-from nft_jax.runtime.mesh import make_mesh
 from nft_jax.train import loop
 from nft_jax.train.batch import deal
 
@@ -181,7 +181,7 @@ def run(small_run, tmp_path_factory):
         return score(run, first[0], judged)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nft_jax.train.plan.make_mesh", lambda config, devices: make_mesh(config, jax.devices()[:1]))
+        use_devices(patch)
         patch.setattr(loop, "score", by_the_first)
         loop.train(config, quiet=True)
     return folder
