@@ -46,7 +46,6 @@ EMBEDDED = re.compile(r"(.*/)?(experiments|nft_jax)/assets/nano/?")
 @dataclass(frozen=True)
 class RunFolder:
     """What a run wrote, read when it is first asked for. `settings` is config.json in today's names, nested.
-
     Everything but config.json may be missing: the run may be alive, just begun, or copied in part."""
     folder: Path
     settings: dict[str, Any]
@@ -111,10 +110,8 @@ def read_run(folder: str | os.PathLike, field: str = "RUN",
 
 
 def upgraded(settings: dict) -> dict:
-    """config.json of an older version in today's names and fields; nested, as it is.
-
-    A field that is gone is left out if the run had the value that is all there is now. Another
-    value stays, so that it is refused by name."""
+    """config.json of an older version in today's names and fields; nested, as it is. A field that is gone is left
+    out if the run had the value that is all there is now. Another value stays, so that it is refused by name."""
     settings = {name: dict(value) if isinstance(value, dict) else value for name, value in settings.items()}
     for name, (value, _) in REMOVED.items():
         room, _, field = name.rpartition(".")

@@ -36,10 +36,8 @@ def _mean(values: Iterable[float]) -> float | None:
 
 
 def answer_metrics(groups: Sequence[Group], prefix: str = "") -> dict[str, float]:
-    """Accuracy, lengths, entropies and verdict counts over all answers of the groups.
-
-    Lengths are in tokens. Entropies are in nats, of the sampled distribution, averaged over tokens.
-    A mean over nothing is left out."""
+    """Accuracy, lengths, entropies and verdict counts over all answers of the groups. Lengths are in tokens.
+    Entropies are in nats, of the sampled distribution, averaged over tokens. A mean over nothing is left out."""
     answers = [(rollout, verdict) for group in groups
                for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True)]
     counts = Counter(verdict.outcome for _, verdict in answers)
@@ -88,7 +86,7 @@ class MetricsWriter:
     """Writes the rows of a run to metrics.jsonl, by `writing`, and to each of `config.writers`, in threads.
 
     Rows after `last_step` are cut from metrics.jsonl first: their steps are about to be done again. Once this is
-    open, no failure of a writer ends the run. `flush` and `close` wait for the trackers."""
+    open, no failure of a writer ends the run. `close` waits for the trackers."""
 
     def __init__(self, folder: Path, last_step: int, config: Config, writing: Writing | None = None):
         self._path, self._writing = folder / "metrics.jsonl", writing or Writing(print)
@@ -113,10 +111,8 @@ class MetricsWriter:
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The rows of a metrics.jsonl, one per step. A last line that a kill cut short is dropped.
-
-    An evaluation that was interrupted and done again has a second row. Its metrics are added to the
-    step's row."""
+    """The rows of a metrics.jsonl, one per step. A last line that a kill cut short is dropped. An evaluation that
+    was interrupted and done again has a second row. Its metrics are added to the step's row."""
     rows = []
     for line in path.read_text().splitlines():
         try:

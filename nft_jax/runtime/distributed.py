@@ -56,10 +56,8 @@ class Cluster(NamedTuple):
 
 
 def cluster_of(environment: Mapping[str, str], timeout: float = TIMEOUT) -> Cluster | None:
-    """The processes that the environment names; None if there is only this one.
-
-    Raises InputError for variables that are missing or make no sense, and if jax's detection of
-    clusters fails."""
+    """The processes that the environment names; None if there is only this one. Raises InputError for variables
+    that are missing or make no sense, and if jax's detection of clusters fails."""
     given = {name: environment[name] for name in VARIABLES if environment.get(name)}
     if given == {"NFT_NUM_PROCESSES": "1"}:
         return None
@@ -302,9 +300,8 @@ def is_first() -> bool:
 
 
 def gather(value: Any) -> list:
-    """The values of all processes, in the order of the processes. Every process must call it at the same place.
-
-    A value is anything that pickle takes, of any size. Nothing is compiled after the first call."""
+    """The values of all processes, in the order of the processes. Every process must call it at the same place. A
+    value is anything that pickle takes, of any size. Nothing is compiled after the first call."""
     if process_count() == 1:
         return [value]
     from jax.experimental.multihost_utils import process_allgather
@@ -356,9 +353,8 @@ def require_same(value: Mapping[str, Any], what: str) -> None:
 
 @contextmanager
 def ends_together() -> Iterator[None]:
-    """A process that raises in the block ends at once with its error's status, and all others end.
-
-    A process that raises before it has met the others tells them at the coordinator's address."""
+    """A process that raises in the block ends at once with its error's status, and all others end. A process that
+    raises before it has met the others tells them at the coordinator's address."""
     try:
         yield
     except BaseException as error:

@@ -55,9 +55,8 @@ def _print(text: str) -> None:
 
 
 class Watch:
-    """The watch that process `index` of `count` keeps over the others, in a thread.
-
-    It reads and writes `store` every `poll` seconds. `end(status)` ends this process at once; `say` prints."""
+    """The watch that process `index` of `count` keeps over the others, in a thread. It reads and writes `store`
+    every `poll` seconds. `end(status)` ends this process at once; `say` prints."""
 
     def __init__(self, store: Store, index: int, count: int, *, poll: float = POLL_SECONDS,
                  silent: float = SILENT_SECONDS, end: Callable[[int], Any] = os._exit,
@@ -202,9 +201,8 @@ _watch: Watch | None = None      # one for this process, as jax.distributed has 
 
 
 def watch_other_hosts() -> None:
-    """Starts the watch. Call it once, after jax.distributed.initialize. With one process it does nothing.
-
-    From then on an uncaught exception of this process ends all others too."""
+    """Starts the watch. Call it once, after jax.distributed.initialize. With one process it does nothing. From
+    then on an uncaught exception of this process ends all others too."""
     global _watch
     # jax.process_index() would start the devices, which waits for all hosts.
     from jax._src import distributed
@@ -225,7 +223,6 @@ def watch_other_hosts() -> None:
 
 def crashed(error: BaseException, status: int = 1) -> None:
     """Shows the error on all hosts and ends all processes, this one with `status`. With one process it returns.
-
     An error that is meant for the user is shown as its paragraph, any other as its traceback."""
     if _watch is None:
         return
@@ -238,10 +235,8 @@ def crashed(error: BaseException, status: int = 1) -> None:
 
 
 class Stop:
-    """Whether a run was asked to stop.
-
-    All processes call `reached()` equally often. Each call is a point, and all processes get True
-    at the same one."""
+    """Whether a run was asked to stop. All processes call `reached()` equally often. Each call is a point, and
+    all processes get True at the same one."""
 
     def __init__(self):
         self._asked = threading.Event()
@@ -267,9 +262,8 @@ class Stop:
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """A Stop that the first SIGINT or SIGTERM asks for. A second signal ends the process as usual.
-
-    Outside the main thread Python allows no handlers, so signals keep their usual effect."""
+    """A Stop that the first SIGINT or SIGTERM asks for. A second signal ends the process as usual. Outside the
+    main thread Python allows no handlers, so signals keep their usual effect."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop

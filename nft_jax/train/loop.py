@@ -177,7 +177,6 @@ def packed(run: Run, examples: list[Example], group_ids: bool = False) -> tuple[
 
 def update(run: Run, state: TrainState, groups: list[Group], progress: Progress) -> tuple[TrainState, Updates]:
     """The optimizer updates of one step, handed to the devices: while they compute one, the host packs the next.
-
     Without a group that has an answer in the loss, the step is skipped and counted."""
     config, updates, kept = run.config, Updates(), 0
     with run.clock.phase("pack"):
@@ -245,10 +244,8 @@ def evaluation_is_due(config: Config, progress: Progress) -> bool:
 
 
 def evaluate(run: Run, params, progress: Progress) -> dict:
-    """Accuracy on the held-out questions, with the same random numbers every time.
-
-    Raises StopRun where the run is to stop, and, before the first step, InputError where
-    checkpoint.best is no metric of the evaluation."""
+    """Accuracy on the held-out questions, with the same random numbers every time. Raises StopRun where the run
+    is to stop, and, before the first step, InputError where checkpoint.best is no metric of the evaluation."""
     settings = run.config.evaluation
     metrics = {}
     if run.held_out:

@@ -170,9 +170,8 @@ def remove_answers_after(folder: Path, step: int) -> None:
 
 
 def compile_programs(programs: Sequence[Program], console: Console, watchdog: Watchdog) -> None:
-    """Compile every program before the first step.
-
-    jax keeps what it compiled ahead, so the calls of the run find it. The metric `compiles` counts other calls."""
+    """Compile every program before the first step. jax keeps what it compiled ahead, so the calls of the run find
+    it. The metric `compiles` counts other calls."""
     cache, started, total = jax.config.jax_compilation_cache_dir, time.monotonic(), len(programs)
     where = f"; compiled programs are kept in {cache}" if cache else " (no compilation cache)"
     console.say(f"compiling {total} programs{where}")

@@ -52,17 +52,14 @@ class Plan:
         return self.shapes[-1]
 
     def sampler(self, tokenizer=None, eos: tuple[int, ...] = (0,)) -> Sampler:
-        """This process's sampler, with its share of the slots.
-
-        Programs depend on neither the tokenizer nor the end-of-sequence ids. Without them the
-        sampler can be compiled, but it must not sample."""
+        """This process's sampler, with its share of the slots. Programs depend on neither the tokenizer nor the
+        end-of-sequence ids. Without them the sampler can be compiled, but it must not sample."""
         return Sampler(self.model, tokenizer, eos, self.config.rollout, mesh=self.mesh,
                        max_prompt_tokens=self.config.data.max_prompt_tokens, compute=self.compute)
 
 
 def settle(config: Config) -> Config:
     """The configuration with every default decided that depends on another field; a settled one stays as it is.
-
     Raises InputError for settings that contradict the objective."""
     evaluation = config.evaluation
     if not evaluation.source and config.data.source in SOURCES:

@@ -118,10 +118,8 @@ def clip_by_norm(limit: float) -> optax.GradientTransformationExtraArgs:
 
 
 def learning_rate(config: OptimizerConfig, update: int) -> float:
-    """The rate of optimizer update `update` (from 0): linear from a tenth of the rate over the warm-up,
-    then constant.
-
-    The official code starts at 0, which wastes the first rollout."""
+    """The rate of optimizer update `update` (from 0): linear from a tenth of the rate over the warm-up, then
+    constant. The official code starts at 0, which wastes the first rollout."""
     # Not optax.linear_schedule: it computes in float32, and its last bits differ from these.
     if update >= config.warmup_updates:
         return config.learning_rate

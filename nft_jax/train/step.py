@@ -69,10 +69,8 @@ def loss_inputs(batch: TrainBatch, loss_config: ObjectiveConfig, entropies=None)
 
 
 def micro_loss(params, batch: TrainBatch, temperature, loss: Loss, whole=None):
-    """The weighted loss of one micro-batch, and its tally.
-
-    `whole` is this micro-batch's part of `whole_loss`, for a loss over whole groups. The batch has
-    `reference_logprobs` where the terms have a KL."""
+    """The weighted loss of one micro-batch, and its tally. `whole` is this micro-batch's part of `whole_loss`,
+    for a loss over whole groups. The batch has `reference_logprobs` where the terms have a KL."""
     logprobs, entropy = token_logprobs(params, loss.model, batch.tokens, batch.positions, batch.segment_ids,
                                        wanted=batch.weight > 0, temperature=temperature, compute=loss.compute)
     added = term_losses(loss.terms, logprobs, entropy, batch.reference_logprobs)

@@ -35,7 +35,6 @@ _STEEPNESS, _LIMIT = 100.0, 20.0
 
 def tally(loss, metrics, coefficient, entropy, weight, rewards) -> dict[str, jax.Array]:
     """Values per token [R, T] -> sums (keys `sum/...`, `count/...`), maxima (`max/...`), histograms (`hist/...`).
-
     A token counts as positive where the reward of its answer is at least one half."""
     inside = weight > 0
     out = {"sum/loss": (weight * loss).sum(), "count/tokens": inside.sum().astype(jnp.float32),
@@ -109,9 +108,8 @@ class Updates:
     metrics: dict = field(default_factory=dict)                                 # what the host knew before
 
     def finish(self) -> tuple[dict, list[int]]:
-        """Waits for the updates: their metrics, and the numbers (from 0) of those that were not finite.
-
-        The metrics are over the updates that were taken; the skipped ones are only counted."""
+        """Waits for the updates: their metrics, and the numbers (from 0) of those that were not finite. The
+        metrics are over the updates that were taken; the skipped ones are only counted."""
         tallies, norms = jax.device_get((self.tallies, self.norms))
         skipped = [i for i, each in enumerate(tallies) if each["count/nonfinite"]]
         taken = [i for i in range(len(tallies)) if i not in skipped]
@@ -147,9 +145,8 @@ class Rollouts:
 
 
 def nonfinite_logprobs(groups: list[Group]) -> int:
-    """Tokens whose old log-prob is not finite.
-
-    An update that gets a NaN is skipped; objectives with a bounded ratio train on an infinite log-prob."""
+    """Tokens whose old log-prob is not finite. An update that gets a NaN is skipped; objectives with a bounded
+    ratio train on an infinite log-prob."""
     return sum(int((~np.isfinite(old)).sum()) for group in groups for old in group.old_logprobs or ())
 
 

@@ -102,23 +102,3 @@ def test_a_finished_run_can_go_on_further(tmp_path, uninterrupted, environment):
     finish(start(tmp_path / "straight", environment, "--steps", "6"))
     a, b = ((folder / "model/model.safetensors").read_bytes() for folder in (workdir, tmp_path / "straight"))
     assert a == b
-
-
-@pytest.mark.parametrize("field", ["policy.path", "data.source"])
-def test_a_run_never_writes_over_its_own_inputs(tmp_path, environment, field):
-    model = shutil.copytree(ROOT / "nft_jax" / "assets" / "nano", tmp_path / "run" / "model")
-    questions = tmp_path / "run" / "questions.jsonl"
-    questions.write_text('{"problem": "1+1", "answer": "2"}\n')
-    source = str(model if field == "policy.path" else questions)
-    process = start(tmp_path / "run", environment, "--fresh", f"--{field}", source)
-    output, _ = process.communicate(timeout=200)
-    assert process.returncode == 2 and f"{field} is" in output and "lies in the run folder" in output
-    assert (model / "model.safetensors").exists() and questions.exists()
-
-
-def test_a_folder_that_is_no_run_is_left_alone(tmp_path, environment):
-    (tmp_path / "config.json").write_text('{"architectures": ["Qwen3ForCausalLM"]}')
-    process = start(tmp_path, environment, "--fresh")
-    output, _ = process.communicate(timeout=200)
-    assert process.returncode == 2 and "is not that of a run" in output
-    assert "Qwen3" in (tmp_path / "config.json").read_text()

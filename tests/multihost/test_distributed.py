@@ -4,6 +4,7 @@ import importlib
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import pytest
@@ -107,21 +108,16 @@ def gathering(address, monkeypatch):
     monkeypatch.setattr(distributed, "LINGER", 0.5)
 
     def gathering(*who, errors=None, seconds=10.0):
-        told = [None] * len(who)
-
-        def come(place, count, index):
+        def come(place):
+            count, index = who[place]
             try:
                 meet(Cluster(address, count, index, None, "a test"), seconds, (errors or {}).get(place, ""))
-                told[place] = ""
             except SharedError as error:
-                told[place] = str(error)
+                return str(error)
+            return ""
 
-        threads = [threading.Thread(target=come, args=(place, *one)) for place, one in enumerate(who)]
-        for thread in reversed(threads):       # the first comes last: the others wait for it
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return told
+        with ThreadPoolExecutor(len(who)) as pool:      # the first comes last: the others wait for it
+            return list(pool.map(come, reversed(range(len(who)))))[::-1]
     return gathering
 
 
