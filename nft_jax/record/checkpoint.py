@@ -1,7 +1,6 @@
 """Checkpoints of a run: asynchronous, atomic, checked when they are read, and deleted by rule.
 
-1. `save` copies the arrays and returns; orbax writes them into a temporary folder beside the
-   checkpoints;
+1. `save` copies the arrays and returns; orbax writes them into a temporary folder beside the checkpoints;
 2. a manifest with the checksum of every file is added there;
 3. the folder gets the step's name, and only then are old checkpoints deleted.
 
@@ -141,10 +140,8 @@ class Checkpoints:
         return {"metric": self._config.best, "score": self._scores[step]} if step in self._scores else {}
 
     def resume(self, shapes: Any) -> Restored | None:
-        """The newest whole checkpoint, laid out like `shapes`; None when there is none at all.
-
-        Newer ones that are damaged are renamed STEP.damaged and get a line in `set_aside`. Raises
-        InputError when all are damaged."""
+        """The newest whole checkpoint, laid out like `shapes`; None when there is none at all. Newer ones that are
+        damaged are renamed STEP.damaged and get a line in `set_aside`. Raises InputError when all are damaged."""
         faults = {}
         for step in gather(sorted(self.steps, reverse=True))[0]:
             try:
@@ -277,9 +274,8 @@ def checkpoint_step(folder: Path, config: CheckpointConfig, step: int | str = LA
 
 
 def read_params(folder: Path, config: CheckpointConfig, step: int, shapes: Any) -> Any:
-    """The parameters of the run's checkpoint of `step`, laid out like `shapes` (ShapeDtypeStructs
-    with shardings). Nothing else of it is put on a device. Raises InputError for a damaged
-    checkpoint or another model."""
+    """The parameters of the run's checkpoint of `step`, laid out like `shapes` (ShapeDtypeStructs with shardings).
+    Nothing else of it is put on a device. Raises InputError for a damaged checkpoint or another model."""
     with _reading(folder, config) as found:
         return found.restore_params(step, shapes)
 

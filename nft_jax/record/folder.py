@@ -2,8 +2,7 @@
 
 1. `claimed` holds the folder while a run writes there, and keeps the configuration in config.json;
 2. a later start with another configuration is refused there, with a table of the fields;
-3. `read_run` reads what a run wrote, of this version or an older one, while it is alive or after
-   its end."""
+3. `read_run` reads what a run wrote, of this version or an older one, while it is alive or after its end."""
 from __future__ import annotations
 
 import dataclasses

@@ -3,8 +3,7 @@
 RUN is the folder of a run, finished or not. The page is one file that opens anywhere, offline. It shows:
 
 - the configuration, and the fields in which the runs differ;
-- curves, verdicts, group accuracies and times over the steps (seeds of one experiment are one line
-  with a band);
+- curves, verdicts, group accuracies and times over the steps (seeds of one experiment are one line with a band);
 - a sample of the answers to filter and search. Their tokens are coloured by how hard the objective
   pushed them, by log-prob or by entropy.
 

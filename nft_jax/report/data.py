@@ -27,8 +27,7 @@ ACCURACY = "evaluation/accuracy/all"
 
 
 def page_data(folders: Sequence[Path], rollouts: int) -> dict[str, Any]:
-    """The contents of the page, with at most `rollouts` answers. A field's value is that of a
-    group's first run."""
+    """The contents of the page, with at most `rollouts` answers. A field's value is that of a group's first run."""
     unique = list({folder.resolve(): folder for folder in folders}.values())
     runs = [read_run(folder) for folder in unique]
     groups = group_runs(runs)
@@ -137,8 +136,7 @@ def histogram(runs: Sequence[RunFolder]) -> dict | None:
 
 
 def phases(runs: Sequence[RunFolder]) -> dict[str, float]:
-    """Phase -> its seconds per step of training: the sum over steps and runs, divided by their
-    number of steps."""
+    """Phase -> its seconds per step of training: the sum over steps and runs, divided by their number of steps."""
     total, steps = Counter(), 0
     for row in (row for run in runs for row in run.rows if row["step"] > 0):
         steps += 1

@@ -1,7 +1,6 @@
 """A step of a run, computed again on the host: what an objective does, or would have done, to every token.
 
-1. the step's groups are dealt, weighted and packed as in training (`examples_of`, `deal`,
-   `make_batch`);
+1. the step's groups are dealt, weighted and packed as in training (`examples_of`, `deal`, `make_batch`);
 2. the new log-probs come from a policy; without one they are the old ones, and every ratio R is 1;
 3. `token_loss` and `coefficients` are computed for every token;
 4. the trainer's own tally adds them up to metrics.

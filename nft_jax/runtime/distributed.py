@@ -3,8 +3,7 @@
 1. `initialise` reads from the environment whether there are other processes: our variables, SLURM,
    Open MPI, a TPU pod, or a Kubernetes JobSet. It meets them at the coordinator's address (`meet`)
    and starts `jax.distributed`. It does nothing if the environment names no others.
-2. `together` is for work that one process may fail at alone, such as reading inputs: all succeed,
-   or all stop.
+2. `together` is for work that one process may fail at alone, such as reading inputs: all succeed, or all stop.
 3. `gather` gives every process the values of all.
 4. `ends_together` is for every other error. The process that fails ends at once. The others would
    wait for it in a collective, so they show its error and end too (`nft_jax.runtime.stops`).

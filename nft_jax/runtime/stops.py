@@ -94,8 +94,7 @@ class Watch:
             return self._stop_after is not None and self._passed + alone > self._stop_after
 
     def crash(self, report: str, status: int) -> None:
-        """Shows `report` (a traceback, or a paragraph) on all hosts and ends all processes, this
-        one with `status`.
+        """Shows `report` (a traceback, or a paragraph) on all hosts and ends all processes, this one with `status`.
 
         If another host crashed before, this error is its consequence: then the first report is shown instead."""
         with self._ending:
@@ -249,9 +248,8 @@ class Stop:
     def reached(self, alone: bool = False) -> bool:
         """Whether to stop here.
 
-        `alone`: this process does work in which no other takes part. It may ask any number of
-        times, and gives the work up when the answer is True. After such work, and before the next
-        collective, there must be a point."""
+        `alone`: this process does work in which no other takes part. It may ask any number of times, and gives the
+        work up when the answer is True. After such work, and before the next collective, there must be a point."""
         return self._asked.is_set() if _watch is None else _watch.reached(alone)
 
     def check(self, alone: bool = False) -> None:

@@ -182,9 +182,8 @@ def make_batch(examples: Sequence[Example], shape: BatchShape, loss_agg: LossAgg
                rows: Sequence[Sequence[int]] | None = None) -> tuple[TrainBatch, list[Place]]:
     """The examples packed into a TrainBatch of numpy arrays, and the places of their responses (for `unpack`).
 
-    group_ids: whether the batch has them, for an objective that compares the answers of a group.
-    rows: the examples of each row, if they are packed already (`choose_shape`).
-    Raises ValueError for more rows than the shape has."""
+    group_ids: whether the batch has them, for an objective that compares the answers of a group. rows: the examples
+    of each row, if they are packed already (`choose_shape`). Raises ValueError for more rows than the shape has."""
     sizes = [len(e.prompt) + len(e.response) for e in examples]
     rows = pack(sizes, shape.row_length) if rows is None else rows
     total = shape.micro_batches * shape.rows

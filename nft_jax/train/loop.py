@@ -89,10 +89,9 @@ def train(config: Config, *, objective: Objective | TokenLoss | None = None, fre
 def collect(run: Run, params, progress: Progress) -> Rollouts:
     """The first prompts_per_step groups with unequal rewards, in the order of the prompt stream.
 
-    First come the groups carried over. Then batches of new prompts follow until the groups are enough,
-    or max_generation_batches have been sampled. A further batch has as many prompts as the share
-    accepted so far calls for. Every new group is scored by the parameters that sampled it; surplus
-    groups are carried to the next step.
+    First come the groups carried over. Then batches of new prompts follow until the groups are enough, or
+    max_generation_batches have been sampled. A further batch has as many prompts as the share accepted so far calls
+    for. Every new group is scored by the parameters that sampled it; surplus groups are carried to the next step.
 
     Raises StopRun, with `progress` as it was, where the run is to stop."""
     rollout = run.config.rollout
@@ -110,9 +109,8 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
                 weights = run.sampler.cast(params)
         run.stop.check()
         prompts = run.stream.take(min(rollout.prompts_per_step, math.ceil(missing / share)))
-        # The next batch is sized only after this one is judged, so slots idle while the longest answers
-        # finish. To fill them with prompts that may not be needed would make the rollouts depend on
-        # which answer ended first.
+        # The next batch is sized only after this one is judged, so slots idle while the longest answers finish. To
+        # fill them with prompts that may not be needed would make the rollouts depend on which answer ended first.
         judged = judged_groups(run.sampler, run.verifier, weights, prompts, rollout.samples_per_prompt, key,
                                progress.step, rollout, progress=run.alive, settled=run.stop.check,
                                phase=run.clock.phase)
@@ -130,9 +128,8 @@ def score(run: Run, params, judged: Iterator[Group]) -> list[Group]:
     """All groups in their order; groups with unequal rewards get log-probs.
 
     `old_logprobs` are by the trainer's own graph or the sampler's, as rollout.old_logprobs says;
-    `reference_logprobs` are by the reference, in a run that has one. The first groups are packed and
-    handed to the devices while the last ones are still sampled and judged; decoding waits for them
-    within seconds/rollout."""
+    `reference_logprobs` are by the reference, in a run that has one. The first groups are packed and handed to the
+    devices while the last ones are still sampled and judged; decoding waits for them within seconds/rollout."""
     choice = run.config.rollout.old_logprobs
     scorers = {"old_logprobs": params} if choice == "trainer" else {}
     if run.reference is not None:

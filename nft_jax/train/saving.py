@@ -79,8 +79,7 @@ def write_row(run: Run, progress: Progress, metrics: dict) -> None:
 
 
 def save_if_due(run: Run, state: TrainState, progress: Progress, metrics: dict) -> None:
-    """Starts to save every checkpoint.every steps, and where the metric checkpoint.best has a new
-    largest value."""
+    """Starts to save every checkpoint.every steps, and where the metric checkpoint.best has a new largest value."""
     config = run.config.checkpoint
     score = metrics.get(config.best)
     if progress.step and (progress.improves(score) or progress.step % config.every == 0):

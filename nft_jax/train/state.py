@@ -106,8 +106,7 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def clip_by_norm(limit: float) -> optax.GradientTransformationExtraArgs:
-    """Scales gradients down to the global norm `limit`. `update` takes their `norm`, which the step has
-    already."""
+    """Scales gradients down to the global norm `limit`. `update` takes their `norm`, which the step has already."""
     def update(gradient, state, params=None, *, norm, **_):
         # One factor, unlike optax.clip_by_global_norm: XLA recomputes a product where the moments need
         # it, but keeps a quotient, which would be a second gradient in memory.

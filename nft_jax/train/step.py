@@ -48,8 +48,7 @@ def batch_shardings(mesh: Mesh) -> TrainBatch:
 
 
 def place_batch(batch: TrainBatch, mesh: Mesh) -> TrainBatch:
-    """Numpy arrays (or their shapes), which every process has in full, as the programs take them
-    (`mesh.place`)."""
+    """Numpy arrays (or their shapes), which every process has in full, as the programs take them (`mesh.place`)."""
     shardings = batch_shardings(mesh)
     return TrainBatch(*(x if x is None else place(x, where) for x, where in zip(batch, shardings, strict=True)))
 

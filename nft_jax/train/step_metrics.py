@@ -77,8 +77,7 @@ def quantile(histogram: np.ndarray, q: float) -> float:
 
 
 def summarise(total: dict[str, np.ndarray], updates: int) -> dict[str, float]:
-    """The metrics of `updates` optimizer updates from their combined tally. A sign without tokens has
-    no ratio."""
+    """The metrics of `updates` optimizer updates from their combined tally. A sign without tokens has no ratio."""
     tokens = float(total["count/tokens"])
     negatives = float(total["count/negative"])
     out = {
