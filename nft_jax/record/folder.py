@@ -39,9 +39,6 @@ WRITTEN = ("checkpoints", "rollouts", "tensorboard", "wandb", "model", "profile"
 EMBEDDED = re.compile(r"(.*/)?(experiments|nft_jax)/assets/nano/?")
 
 
-# ---- reading ---------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class RunFolder:
     """What a run wrote, read when it is first asked for. `settings` is config.json in today's names, nested.
@@ -142,9 +139,6 @@ def _of_json(kind: type, values: dict, where: str) -> Any:
                          "run was made with.")
     return kind(**{name: _of_json(hints[name], value, where) if dataclasses.is_dataclass(hints[name])
                    else tuple(value) if isinstance(value, list) else value for name, value in values.items()})
-
-
-# ---- writing ---------------------------------------------------------------------------------------------------
 
 
 @contextmanager

@@ -26,9 +26,6 @@ def comparable(row: dict) -> dict:
     return {key: value for key, value in row.items() if not key.startswith(NOT_REPRODUCIBLE)}
 
 
-# ---- of groups -------------------------------------------------------------------------------------------------
-
-
 def _mean(values: Iterable[float]) -> float | None:
     values = list(values)
     return float(np.mean(values)) if values else None
@@ -76,9 +73,6 @@ def mismatch_metrics(groups: Sequence[Group]) -> dict[str, float]:
     return {"mismatch/mean": float(np.abs(differences).mean()),
             "mismatch/p95": float(np.quantile(np.abs(differences), 0.95)),
             "mismatch/outside_10_percent": float(((ratios < 0.9) | (ratios > 1.1)).mean())}
-
-
-# ---- the rows of a run -----------------------------------------------------------------------------------------
 
 
 class MetricsWriter:

@@ -45,9 +45,6 @@ def page_data(folders: Sequence[Path], rollouts: int) -> dict[str, Any]:
         "phases": [phases(members) for members in of_group], "rollouts": sample_of(runs, rollouts)}
 
 
-# ---- groups ----------------------------------------------------------------------------------------------------
-
-
 def group_runs(runs: Sequence[RunFolder]) -> list[list[int]]:
     """Indices of the runs of each group, in the order of their first runs."""
     groups: dict[str, list[int]] = {}
@@ -82,9 +79,6 @@ def run_names(runs: Sequence[RunFolder]) -> list[str]:
         if len(set(names)) == len(names):
             break
     return names
-
-
-# ---- what is shown of them -------------------------------------------------------------------------------------
 
 
 def is_number(value: Any) -> bool:

@@ -156,9 +156,6 @@ def row_of(row: dict, run: int, step: int, problem: int, pushed: np.ndarray | No
             packed_signed(pushed) if known and pushed is not None and len(pushed) == count else None]
 
 
-# ---- tokens ----------------------------------------------------------------------------------------------------
-
-
 def utf16(text: str) -> int:
     """Length as JavaScript counts it."""
     return len(text.encode("utf-16-le", "surrogatepass")) // 2
@@ -182,9 +179,6 @@ def packed_signed(values: np.ndarray) -> list:
         return [round(low, 6)]
     unit = max(abs(low), abs(high)) / 2047
     return [unit, packed(values + 2047 * unit, unit)]
-
-
-# ---- coefficients ----------------------------------------------------------------------------------------------
 
 
 def loss_of(config: dict) -> ObjectiveConfig:

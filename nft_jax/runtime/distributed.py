@@ -361,7 +361,11 @@ def ends_together() -> Iterator[None]:
         # The others raise a SharedError themselves, and a status of 0 is no failure.
         if status and not isinstance(error, SharedError | GeneratorExit):
             stops.crashed(error, status)
-            _excuse(error)
+            # The others may still wait at the coordinator's address for this process.
+            with suppress(InputError):
+                cluster = cluster_of(os.environ)
+                if cluster is not None:
+                    meet(cluster, 30.0, str(error) or type(error).__name__)
         raise
 
 
@@ -372,11 +376,3 @@ def _status(error: BaseException) -> int:
     if isinstance(error, InputError | Halted):
         return error.status
     return 130 if isinstance(error, KeyboardInterrupt) else 1
-
-
-def _excuse(error: BaseException) -> None:
-    """Tells the others, which wait at the coordinator's address, why this process does not come."""
-    with suppress(InputError):
-        cluster = cluster_of(os.environ)
-        if cluster is not None:
-            meet(cluster, 30.0, str(error) or type(error).__name__)

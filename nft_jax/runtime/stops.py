@@ -25,7 +25,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from typing import Any
 
 from nft_jax.types import Halted, InputError
 
@@ -34,14 +34,6 @@ SILENT_SECONDS = 10.0       # after a silence of so long the silent host is name
 POLL_SECONDS = 1.0
 ANSWER_SECONDS = 8.0        # how long process 0 waits until the others have shown the error
 _FOLDER = "nft_jax/stops/"
-
-
-class Store(Protocol):
-    """What is used of jax's coordination service client. Its errors are RuntimeErrors (JaxRuntimeError)."""
-
-    def key_value_set(self, key: str, value: str, allow_overwrite: bool = False) -> None: ...
-
-    def key_value_dir_get(self, key: str) -> list[tuple[str, str]]: ...
 
 
 class StopRun(Exception):
@@ -58,10 +50,11 @@ class Watch:
     """The watch that process `index` of `count` keeps over the others, in a thread. It reads and writes `store`
     every `poll` seconds. `end(status)` ends this process at once; `say` prints."""
 
-    def __init__(self, store: Store, index: int, count: int, *, poll: float = POLL_SECONDS,
+    def __init__(self, store: Any, index: int, count: int, *, poll: float = POLL_SECONDS,
                  silent: float = SILENT_SECONDS, end: Callable[[int], Any] = os._exit,
                  say: Callable[[str], None] = _print):
         self.index, self.count = index, count
+        # jax's coordination service client: key_value_set, key_value_dir_get. Its errors are RuntimeErrors.
         self._store, self._poll, self._silent, self._end, self._say = store, poll, silent, end, say
         self._name = f"host {index} ({socket.gethostname()}, process {os.getpid()})"
         self._lock = threading.Lock()                   # of `_passed` and `_stop_after`

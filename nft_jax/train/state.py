@@ -90,9 +90,6 @@ def state_shardings(param_shapes, optimizer: optax.GradientTransformation, mesh:
     return TrainState(placements, moments, sharding(mesh))
 
 
-# ---- the optimizer ---------------------------------------------------------------------------------------------
-
-
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     """Clip by global norm, then AdamW.
 

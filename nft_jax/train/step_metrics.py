@@ -30,9 +30,6 @@ MOST_FILES = 20      # skipped batches kept for one run: the first ones are the 
 _STEEPNESS, _LIMIT = 100.0, 20.0
 
 
-# ---- on the devices --------------------------------------------------------------------------------------------
-
-
 def tally(loss, metrics, coefficient, entropy, weight, rewards) -> dict[str, jax.Array]:
     """Values per token [R, T] -> sums (keys `sum/...`, `count/...`), maxima (`max/...`), histograms (`hist/...`).
     A token counts as positive where the reward of its answer is at least one half."""
@@ -64,9 +61,6 @@ def _bin(log_ratio):
     """The histogram's bin of a log-ratio. asinh spacing: fine around ratio 1, and still finite at e^20."""
     scaled = jnp.arcsinh(log_ratio * _STEEPNESS) / np.arcsinh(_LIMIT * _STEEPNESS)
     return jnp.clip(((scaled + 1) / 2 * HISTOGRAM_BINS).astype(jnp.int32), 0, HISTOGRAM_BINS - 1)
-
-
-# ---- on the host -----------------------------------------------------------------------------------------------
 
 
 def quantile(histogram: np.ndarray, q: float) -> float:
@@ -138,9 +132,6 @@ class Rollouts:
     def tokens(self) -> int:
         """Tokens that were generated."""
         return sum(len(r.tokens) for group in self.seen for r in group.rollouts)
-
-
-# ---- updates that were not finite ------------------------------------------------------------------------------
 
 
 def nonfinite_logprobs(groups: list[Group]) -> int:

@@ -122,9 +122,6 @@ def test_absent_packages_are_named_before_anything_is_read(monkeypatch, tmp_path
         require_writers(("trackio",))
 
 
-# --- a tracker that fails or hangs costs the run nothing
-
-
 class Tracker:
     """Fails while `broken`, hangs while `stuck` is not set."""
 

@@ -32,9 +32,6 @@ def unpacked(text):
     return np.array(levels[::2]) * 64 + np.array(levels[1::2])
 
 
-# ---- runs, groups, curves --------------------------------------------------------------------------------------
-
-
 def test_runs_that_differ_in_their_seed_only_are_one_group(tmp_path):
     runs = [read_run(make_run(tmp_path / name, steps=1, **fields)) for name, fields in {
         "a": {}, "b": {"seed": 1, "data__seed": 1, "name": "other"}, "c": {"objective": "grpo"},
@@ -116,9 +113,6 @@ def test_whatever_a_folder_lacks_is_left_out(tmp_path):
     assert shown["notes"] == [[0, "no answers are in its folder"]]
     of_old = [row for row in shown["rows"] if row[0] == 1]
     assert all(row[14] and row[15] is None and row[16] is None and row[9] is None for row in of_old)
-
-
-# ---- the sample of answers -------------------------------------------------------------------------------------
 
 
 def test_the_sample_is_spread_over_steps_and_always_the_same(tmp_path):

@@ -201,9 +201,6 @@ def test_a_replayed_step_is_the_step_that_was_trained(run):
     assert after.metrics["ratio/max_negative"] > 1.1 * found.metrics["ratio/max_negative"]
 
 
-# ---- the implicit negative policy ------------------------------------------------------------------------------
-
-
 def test_the_implicit_negative_policy_completes_the_old_one():
     rng = np.random.default_rng(0)
     old, new = (np.log(rng.dirichlet(np.full(50, 0.3), 4).astype(np.float64) + 1e-12) for _ in range(2))

@@ -1,11 +1,10 @@
 """Tallies against numpy over all tokens at once, and their sum over any split. An update whose loss or gradient is not
 finite changes nothing, and is found, counted and written down."""
-from functools import partial
 
 import jax
 import numpy as np
 import pytest
-from made import make_group
+from made import make_group, make_step
 
 from nft_jax.config import MeshConfig, ObjectiveConfig, OptimizerConfig
 from nft_jax.model.config import FLOAT32
@@ -14,8 +13,7 @@ from nft_jax.runtime.mesh import make_mesh
 from nft_jax.runtime.writing import Writing
 from nft_jax.train import step_metrics
 from nft_jax.train.batch import BatchShape, examples_of, make_batch
-from nft_jax.train.state import init_state, make_optimizer, state_shardings
-from nft_jax.train.step import Loss, compile_step
+from nft_jax.train.step import Loss
 from nft_jax.train.step_metrics import (
     Updates,
     combine,
@@ -88,18 +86,11 @@ def test_the_histogram_resolves_a_ratio_to_a_few_percent(tokens, ratio):
     assert quantile(np.asarray(histogram), 0.95) == pytest.approx(ratio, rel=0.02 if 0.9 < ratio < 1.1 else 0.1)
 
 
-# ---- updates that were not finite ------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def step(tiny_model, tiny_params):
     """The compiled step, and a function that makes its first state."""
-    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-2))
-    placements = state_shardings(tiny_params, optimizer, mesh)
-    first = jax.jit(partial(init_state, optimizer=optimizer), out_shardings=placements)
-    compiled = compile_step(mesh, placements, optimizer, Loss("nft", LOSS, tiny_model, FLOAT32))
-    return compiled, lambda: first(tiny_params)
+    return make_step(tiny_params, OptimizerConfig(learning_rate=1e-2), Loss("nft", LOSS, tiny_model, FLOAT32),
+                     make_mesh(MeshConfig(), jax.devices()[:1]))
 
 
 @pytest.fixture(scope="module")
