@@ -1,25 +1,18 @@
-"""Speed, one JSON line per result. The results are in README.md beside this file.
+"""Speed, one JSON line per result. The tasks, the fields of a line and the results: README.md beside this file.
 
     python -m experiments.benchmark --model nano --task rollout --threads 1 --reps 3
     python -m experiments.benchmark --device gpu --model half one_and_half --task rollout train --profile runs/profile
     python -m experiments.benchmark --compare results.jsonl
 
-rollout, train, e2e     the workloads of `experiments.peers.common`, which the other libraries' scripts run too. Tasks
-                        that end in _var have answers of geometric lengths. On an accelerator the workloads are larger,
-                        in bfloat16, with their share of the device's rates (`experiments.benchmark.device`).
-verify                  the verifier beside plain math-verify (`experiments.benchmark.verify`)
-
-`value` is tokens (verdicts) per second of wall clock, `value_cpu` per CPU-second. What was timed is
-checked in the same run against a plain forward pass. Where it differs, the line says so and the
-exit status is 1. `peak_rss_mb` is of the whole process, so ask for one task at a time where it
-matters.
+`value` is tokens (verdicts) per second of wall clock, `value_cpu` per CPU-second. Where what was
+timed differs from a plain forward pass, the line says so and the exit status is 1. `peak_rss_mb` is
+of the whole process: ask for one task at a time where it matters.
 """
 from __future__ import annotations
 
 import argparse
 import importlib.metadata
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,14 +21,13 @@ from experiments.peers.common import MODELS, TASKS, add_options, emit, limit_thr
 
 ACCELERATOR_MODELS = ("half", "one_and_half")            # their shapes: `experiments.benchmark.device.MODELS`
 ACCELERATOR_TASKS = ("rollout", "rollout_var", "train")
-MODEL_NAMES = (*MODELS, "one_and_half")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m experiments.benchmark", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=[*TASKS, "verify"], nargs="+", default=[])
-    parser.add_argument("--model", choices=MODEL_NAMES, nargs="+", default=["nano"])
+    parser.add_argument("--model", choices=[*MODELS, "one_and_half"], nargs="+", default=["nano"])
     parser.add_argument("--device", choices=["cpu", "gpu", "tpu"], default="cpu")
     parser.add_argument("--slots", type=int, default=0, help="answers decoded at the same time (0: the workload's)")
     parser.add_argument("--block-size", type=int, default=0,
@@ -48,12 +40,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     given = add_options(parser).parse_args(arguments)
     if not given.task and given.compare is None:
         parser.error("give --task or --compare")
-    check_device(parser, given)
-    return given
-
-
-def check_device(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
-    """Refuses the models and tasks that the device has no workload for."""
     models, allowed = (MODELS, TASKS) if given.device == "cpu" else (ACCELERATOR_MODELS, ACCELERATOR_TASKS)
     tasks = [task for task in given.task if task != "verify"]
     for name, found, known in (("model", given.model if tasks else [], models), ("task", tasks, allowed)):
@@ -62,6 +48,7 @@ def check_device(parser: argparse.ArgumentParser, given: argparse.Namespace) -> 
             other = ", or add --device gpu" if name == "model" and given.device == "cpu" else ""
             parser.error(f"--device {given.device} has no {name} {' '.join(unknown)}: write --{name} "
                          f"{' or '.join(known)}{other}")
+    return given
 
 
 def pin(threads: int, device: str) -> None:
@@ -92,22 +79,21 @@ def measure_case(case, options: argparse.Namespace) -> dict:
     """Times `options.task` on a `Case` and checks its output. Adds the device's shares, and the profile where asked."""
     import jax
 
-    from experiments.benchmark.device import shares, traced
+    from experiments.benchmark.device import costs, shares
     from experiments.benchmark.tasks import TASK_CLASSES
-    started = time.perf_counter()
     task = TASK_CLASSES[options.task.removesuffix("_var")](case)
-    built = time.perf_counter() - started
     timed = repeat(task.run, options, f"{OURS} {options.model} {options.task}")
     more = {}
     if options.profile is not None:
-        more["profile"] = traced(task, options.profile / f"{options.model}_{options.task}", 0)
+        folder = options.profile / f"{options.model}_{options.task}"
+        with jax.profiler.trace(str(folder)):
+            task.run(0)
+        more["profile"] = costs(folder)
     if options.device != "cpu":
         more |= shares(task, timed, options)
-    tokens, slot_tokens = task.tokens
-    line = result(OURS, case.compute.dtype, options, timed, tokens=tokens, slot_tokens=slot_tokens, unit=task.unit,
-                  versions=versions(), setup_s=round(built, 2), platform=jax.devices()[0].device_kind,
-                  slots=case.slots, block_size=case.block_size, rows=case.rows, row_length=case.row_length,
-                  compilation_cache=bool(jax.config.jax_compilation_cache_dir), **more)
+    line = result(OURS, case.compute.dtype, options, timed, tokens=task.tokens, versions=versions(),
+                  platform=jax.devices()[0].device_kind, slots=case.slots, block_size=case.block_size, rows=case.rows,
+                  row_length=case.row_length, compilation_cache=bool(jax.config.jax_compilation_cache_dir), **more)
     # After the line, so that its peak memory is of the timed work alone.
     return line | {"check": task.check()}
 
@@ -121,8 +107,7 @@ def results(options: argparse.Namespace) -> Iterator[dict]:
     if "verify" in options.task:
         from experiments.benchmark.verify import lines
         yield from lines(options.threads, options.reps)
-    tasks = [task for task in options.task if task != "verify"]
-    for model, task in ((model, task) for model in options.model for task in tasks):
+    for model, task in ((model, task) for model in options.model for task in options.task if task != "verify"):
         try:
             yield measure(model, task, options)
         except (RuntimeError, ValueError) as error:          # out of memory, a wrong result, a missing workload

@@ -1,12 +1,9 @@
-"""The tables of a file of results: ours beside other libraries', shares of an accelerator's rates,
-memory, start-up, and the targets. Only results of the same kind of device and the same machine are
-compared."""
+"""The tables of a file of results: ours beside other libraries', shares of a device's rates, memory, targets."""
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 
@@ -33,29 +30,23 @@ def read_lines(path: Path) -> list[dict]:
     return [line for line in lines if "value_cpu" in line]
 
 
-class Place(NamedTuple):
-    """Where a line was measured. The other libraries' scripts name no platform: they run on the CPU."""
-    platform: str
-    machine: str
-
-    @classmethod
-    def of(cls, line: Mapping) -> Place:
-        return cls(line.get("platform", "cpu"), line.get("machine", ""))
-
-    def meets(self, other: Place) -> bool:
-        """Whether the two may be compared: one platform, and one machine where both name it."""
-        unnamed = not (self.machine and other.machine)
-        return self.platform == other.platform and (unnamed or self.machine == other.machine)
+def place(line: Mapping) -> tuple[str, str]:
+    """Platform and machine of a line. The other libraries' scripts name no platform: they run on the CPU."""
+    return line.get("platform", "cpu"), line.get("machine", "")
 
 
 def compare(lines: Sequence[Mapping]) -> str:
-    """Markdown: for each place where ours was measured, the tables of what may be compared there."""
+    """Markdown: for each place where ours was measured, the tables of what may be compared there.
+
+    A peer's line may be: of the same platform, and the same machine where both name it.
+    """
     found = []
-    for place in dict.fromkeys(Place.of(line) for line in lines if line["peer"] == OURS):
-        if place.machine:
-            found.append(f"{place.machine} ({place.platform})")
-        found += tables([line for line in lines if (Place.of(line) == place if line["peer"] == OURS
-                                                    else Place.of(line).meets(place))])
+    for here in dict.fromkeys(place(line) for line in lines if line["peer"] == OURS):
+        platform, machine = here
+        if machine:
+            found.append(f"{machine} ({platform})")
+        peers = {(platform, other) for _, other in map(place, lines) if not (machine and other) or other == machine}
+        found += tables([line for line in lines if place(line) in ({here} if line["peer"] == OURS else peers)])
     return "\n\n".join(found)
 
 

@@ -10,7 +10,7 @@ train     An optimizer update on rows of 4,096 tokens. The limit is the matrix u
 from __future__ import annotations
 
 import re
-import time
+import timeit
 from argparse import Namespace
 from collections import Counter
 from pathlib import Path
@@ -29,23 +29,23 @@ from nft_jax.train.batch import Example
 from nft_jax.types import Prompt
 
 MODELS = {"half": PUBLISHED["Qwen/Qwen2.5-0.5B-Instruct"], "one_and_half": PUBLISHED["Qwen/Qwen2.5-1.5B-Instruct"]}
+SHORTEST, LONGEST, ROW_LENGTH = 64, 512, 4096        # tokens of prompts, and of a train step's rows
 CONTAINERS = ("while", "conditional", "call")       # operations whose time is the sum of others' times
 
 
 def accelerator_case(model: ModelConfig, task: str, *, slots: int = 0, micro: int = 0, block_size: int = 0,
-                     new_tokens: int = 1024, shortest: int = 64, longest: int = 512, row_length: int = 4096,
-                     sequences: int = 16, remat: str = "none", dtype: str = "bfloat16") -> Case:
+                     new_tokens: int = 1024, sequences: int = 16, remat: str = "none") -> Case:
     """A rollout that fills 256 slots (varied: three times over), or full rows to train on."""
-    attention, _ = choose_attention("auto", jax.default_backend(), dtype, model.head_dim)
-    rng, slots, compute = np.random.default_rng(0), slots or 256, Compute(dtype, remat, attention)
+    attention, _ = choose_attention("auto", jax.default_backend(), "bfloat16", model.head_dim)
+    rng, slots, compute = np.random.default_rng(0), slots or 256, Compute("bfloat16", remat, attention)
     if task == "train":
-        tokens = rng.integers(FIRST_ID, model.vocab_size, (sequences, row_length)).astype(np.int32)
-        examples = tuple(Example(row[:longest], row[longest:], float(i % 2), 0.5, 0.5) for i, row in enumerate(tokens))
-        return Case(model, compute, examples=examples, sequences=sequences, rows=micro or 4, row_length=row_length)
+        tokens = rng.integers(FIRST_ID, model.vocab_size, (sequences, ROW_LENGTH)).astype(np.int32)
+        examples = tuple(Example(row[:LONGEST], row[LONGEST:], float(i % 2), 0.5, 0.5) for i, row in enumerate(tokens))
+        return Case(model, compute, examples=examples, sequences=sequences, rows=micro or 4, row_length=ROW_LENGTH)
     samples, rounds = 8, 3 if task == "rollout_var" else 1
     count = -(-slots * rounds // samples)
     prompts = tuple(Prompt(i, "", "", "", rng.integers(FIRST_ID, model.vocab_size, length).astype(np.int32))
-                    for i, length in enumerate(rng.integers(shortest, longest + 1, count)))
+                    for i, length in enumerate(rng.integers(SHORTEST, LONGEST + 1, count)))
     limits = answer_lengths(count * samples, new_tokens, new_tokens // 4) if rounds > 1 \
         else np.full(count * samples, new_tokens, np.int32)
     return Case(model, compute, prompts, limits.reshape(count, samples), slots=slots, block_size=block_size or 32)
@@ -80,21 +80,18 @@ def train_flops(case: Case, passes: int = 3) -> float:
 
 def rate(function, *arrays, calls: int = 20) -> float:
     """Calls a second, after one that compiles; three runs, the best."""
-    jax.block_until_ready(function(*arrays))
-    best = float("inf")
-    for _ in range(3):
-        started = time.perf_counter()
+    def run() -> None:
         for _ in range(calls):
             out = function(*arrays)
         jax.block_until_ready(out)
-        best = min(best, (time.perf_counter() - started) / calls)
-    return 1.0 / best
+
+    jax.block_until_ready(function(*arrays))
+    return calls / min(timeit.repeat(run, number=1, repeat=3))
 
 
 def copy_bytes_per_second(size: int = 1 << 30) -> float:
     """Bytes read and written by a copy of `size` bytes on the device."""
-    source = jnp.ones(size // 4, jnp.float32)
-    return 2 * size * rate(jax.jit(lambda x: x + 1), source)
+    return 2 * size * rate(jax.jit(lambda x: x + 1), jnp.ones(size // 4, jnp.float32))
 
 
 def matmul_flops_per_second(size: int = 8192) -> float:
@@ -104,10 +101,9 @@ def matmul_flops_per_second(size: int = 8192) -> float:
 
 
 def shares(task: Rollouts | Training, timed: Timed, options: Namespace) -> dict:
-    """The task's share of the device's rates, by medians, and the peak of device memory (MB).
+    """The task's share of the device's rates, by medians, and the peak of device memory (MB) if it is known.
 
-    For training, the optimizer update and the forward pass for old log-probs are timed apart. The
-    peak is left out where the backend does not tell it.
+    For training, the optimizer update and the forward pass for old log-probs are timed apart.
     """
     case, out = task.case, {}
     if isinstance(task, Rollouts):
@@ -121,17 +117,10 @@ def shares(task: Rollouts | Training, timed: Timed, options: Namespace) -> dict:
         for name, function, passes in (("step", task.update, 3), ("score", task.old_logprobs, 1)):
             apart = repeat(lambda _, function=function: function(case.examples), options, name)
             seconds = median(took.wall for took in apart.steady)
-            out |= {f"{name}_tokens_per_s": round(task.tokens[0] / seconds, 1),
+            out |= {f"{name}_tokens_per_s": round(task.tokens / seconds, 1),
                     f"{name}_mfu": round(train_flops(case, passes) / matmul / seconds, 4)}
     peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     return out if peak is None else out | {"peak_device_mb": round(peak / 2**20)}
-
-
-def traced(task, folder: Path, repetition: int) -> dict:
-    """One more repetition under the profiler, and its largest costs."""
-    with jax.profiler.trace(str(folder)):
-        task.run(repetition)
-    return costs(folder)
 
 
 def costs(folder: Path, most: int = 12) -> dict:

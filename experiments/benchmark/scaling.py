@@ -2,10 +2,8 @@
 
     python -m experiments.benchmark.scaling        measures, and draws figures/scaling.png
 
-Tokens per CPU-second of sampling (new tokens) and of training (old log-probs and an optimizer
-update), on one core, with a small model in float32. One size changes at a time: slots, prompt
-length, answer length, vocabulary. `figures/scaling.jsonl` keeps the measurements; --draw-only draws
-them again.
+Sampling (new tokens) and training (old log-probs and an optimizer update), on one core, with a
+small model in float32. One size changes at a time.
 """
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ MICRO_BATCH_TOKENS = 2560
 
 @dataclass(frozen=True)
 class Point:
-    """The sizes of one measurement, and the base that the others are kept at."""
+    """The sizes of one measurement; where not varied, the defaults."""
     slots: int = 16
     prompt: int = 64
     answer: int = 64
@@ -75,7 +73,6 @@ def case_of(point: Point):
 
 
 def measure(sweep: str, task: str, point: Point, options: argparse.Namespace) -> dict:
-    """One measurement. The lengths of the answers are checked."""
     from experiments.benchmark.command import OURS, versions
     from experiments.benchmark.tasks import Rollouts, Training
     case = case_of(point)
@@ -84,9 +81,8 @@ def measure(sweep: str, task: str, point: Point, options: argparse.Namespace) ->
     timed = repeat(timed_task.run, timing, f"{sweep} {point}")
     if task == "rollout":
         timed_task.check_lengths(timed_task.rollouts)
-    tokens, slot_tokens = timed_task.tokens
-    return result(OURS, case.compute.dtype, timing, timed, tokens=tokens, slot_tokens=slot_tokens, versions=versions(),
-                  unit=timed_task.unit, sweep=sweep, sizes=vars(point))
+    return result(OURS, case.compute.dtype, timing, timed, tokens=timed_task.tokens, versions=versions(), sweep=sweep,
+                  sizes=vars(point))
 
 
 def draw(lines: list[dict], path: Path) -> None:
@@ -99,7 +95,7 @@ def draw(lines: list[dict], path: Path) -> None:
         for task, (name, style, colour) in CURVES.items():
             pairs = sorted((line["sizes"][sweep], line["value_cpu"]) for line in lines
                            if (line["sweep"], line["task"]) == (sweep, task))
-            if pairs:
+            if pairs:                                                # training has no slots
                 panel.loglog(*zip(*pairs, strict=True), style, color=colour, label=name)
         panel.set_xticks(sizes, [f"{size:,}" for size in sizes])
         panel.minorticks_off()

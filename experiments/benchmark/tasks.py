@@ -7,23 +7,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
 import numpy as np
 
-from experiments.peers.common import (
-    MODELS,
-    PROMPT_LENGTH,
-    WORKLOADS,
-    ModelShape,
-    NumberTokenizer,
-    even_share,
-    prompt_tokens,
-    rollout_lengths,
-    train_arrays,
-)
+from experiments.peers import common
+from experiments.peers.common import MODELS, PROMPT_LENGTH, WORKLOADS
 from nft_jax.config import DecodingConfig, MeshConfig, ObjectiveConfig, OptimizerConfig
 from nft_jax.model import decoder
 from nft_jax.model.config import Compute, ModelConfig
@@ -63,7 +54,7 @@ class Case:
     row_length: int = 0
 
 
-def model_config(shape: ModelShape) -> ModelConfig:
+def model_config(shape: common.ModelShape) -> ModelConfig:
     return ModelConfig("qwen2", shape.vocab, shape.hidden, shape.intermediate, shape.layers, shape.heads,
                        shape.kv_heads, shape.head_dim, 4096, rope_theta=shape.rope_theta, tie_embeddings=True,
                        qkv_bias=True)
@@ -78,13 +69,12 @@ def rows_for(lengths: Sequence[int], row_length: int, most: int) -> int:
 def standard_case(name: str, task: str, *, slots: int = 0, micro: int = 0, block_size: int = 0) -> Case:
     """A workload of `experiments.peers.common` on one of its models, in float32.
 
-    With lengths that vary it decodes a quarter of the answers at a time, so that slots are
-    refilled. The samples do not depend on it.
+    With lengths that vary, a quarter of the answers is decoded at a time, so that slots are refilled.
     """
     shape, work, varied = MODELS[name], WORKLOADS[name], task.endswith("_var")
-    lengths = rollout_lengths(work, varied)
-    prompts = tuple(Prompt(i, "", "", "", tokens) for i, tokens in enumerate(prompt_tokens(shape, work)))
-    arrays = train_arrays(shape, work, varied)
+    lengths = common.rollout_lengths(work, varied)
+    prompts = tuple(Prompt(i, "", "", "", tokens) for i, tokens in enumerate(common.prompt_tokens(shape, work)))
+    arrays = common.train_arrays(shape, work, varied)
     rewards = (arrays.advantages > 0).astype(np.float32)
     size = min(work.samples, work.sequences)
     accuracy, std = (np.repeat(f(rewards.reshape(-1, size), axis=1), size) for f in (np.mean, np.std))
@@ -110,21 +100,19 @@ def random_params(case: Case):
 
 class Rollouts:
     """Rollouts of a case, with random parameters of its own or with a trainer's."""
-    unit = "new tokens/s"
 
     def __init__(self, case: Case, own_params: bool = True):
         self.case, self.rollouts = case, []
         self.sampler = Sampler(
-            case.model, NumberTokenizer(), (),
+            case.model, common.NumberTokenizer(), (),
             DecodingConfig(max_new_tokens=int(case.limits.max()), slots=case.slots, block_size=case.block_size),
             mesh=one_device_mesh(), max_prompt_tokens=max(len(prompt.tokens) for prompt in case.prompts),
             compute=case.compute)
         self.weights = jax.block_until_ready(self.sampler.cast(random_params(case))) if own_params else None
 
     @property
-    def tokens(self) -> tuple[int, int]:
-        """Useful tokens of a repetition, and tokens if every answer were as long as the longest."""
-        return int(self.case.limits.sum()), self.case.limits.size * int(self.case.limits.max())
+    def tokens(self) -> int:
+        return int(self.case.limits.sum())
 
     def run(self, repetition: int) -> None:
         self.rollouts = self.sample(self.weights, repetition)
@@ -136,13 +124,9 @@ class Rollouts:
         return [rollout for position in sorted(groups) for rollout in groups[position]]
 
     def check(self) -> dict[str, float]:
-        """Checks the last repetition: lengths as asked, and log-probs equal to a plain forward pass.
-
-        Returns how far the log-probs are apart.
-        """
+        """Checks the last repetition: lengths as asked, and log-probs equal to a plain forward pass."""
         self.check_lengths(self.rollouts)
-        # Makes room for the parameters.
-        self.weights = None
+        self.weights = None                     # makes room for the parameters
         return self.logprob_error(random_params(self.case), self.rollouts)
 
     def check_lengths(self, rollouts: Sequence[Rollout]) -> None:
@@ -152,7 +136,6 @@ class Rollouts:
             raise WrongResult(f"answers of {found.tolist()} tokens instead of {wanted.tolist()}")
 
     def logprob_error(self, params, rollouts: Sequence[Rollout]) -> dict[str, float]:
-        """The sampler's log-probs against a plain forward pass over the same tokens."""
         examples = [Example(r.prompt.tokens, r.tokens, old_logprobs=r.logprobs) for r in rollouts]
         return check_logprobs(params, self.case, examples, "log-probs of the sampled tokens")
 
@@ -192,7 +175,6 @@ def require_close(difference: float, tolerance: float, what: str) -> None:
 
 class Training:
     """Old log-probs and optimizer updates of a case; the state is carried along."""
-    unit = "tokens/s"
 
     def __init__(self, case: Case):
         self.case, mesh = case, one_device_mesh()
@@ -206,10 +188,8 @@ class Training:
         self.step = compile_step(mesh, placements, optimizer, Loss(OBJECTIVE, self.loss, case.model, case.compute))
 
     @property
-    def tokens(self) -> tuple[int, int]:
-        """Useful tokens of a repetition, and tokens if every sequence were as long as a row."""
-        lengths = [len(e.prompt) + len(e.response) for e in self.case.examples]
-        return sum(lengths), len(lengths) * self.case.row_length
+    def tokens(self) -> int:
+        return sum(len(e.prompt) + len(e.response) for e in self.case.examples)
 
     def run(self, repetition: int) -> None:
         self.learn(self.case.examples)
@@ -234,31 +214,27 @@ class Training:
     def learn(self, examples: Sequence[Example]) -> list[np.ndarray]:
         """Old log-probs by the present parameters, then the optimizer update with them. Returns the old log-probs."""
         old = self.old_logprobs(examples)
-        self.update([with_old(example, values) for example, values in zip(examples, old, strict=True)])
+        self.update([replace(example, old_logprobs=values) for example, values in zip(examples, old, strict=True)])
         return old
 
     def check(self) -> dict[str, float]:
         """Checks one packed micro-batch against a forward pass over each sequence alone.
 
-        Returns the differences. Checked are the compiled old log-probs, and the compiled step's
-        loss with old log-probs that make it differ from 0. Takes an optimizer update.
+        Checked are the compiled old log-probs, and the compiled step's loss with old log-probs that
+        make it differ from 0. Takes an optimizer update.
         """
         examples = self.case.examples
         rows = pack([len(e.prompt) + len(e.response) for e in examples], self.case.row_length)[:self.case.rows]
         rng, chosen = np.random.default_rng(0), [examples[i] for row in rows for i in row]
-        chosen = [with_old(example, old) for example, old in zip(chosen, self.old_logprobs(chosen), strict=True)]
+        chosen = [replace(e, old_logprobs=old) for e, old in zip(chosen, self.old_logprobs(chosen), strict=True)]
         found = check_logprobs(self.state.params, self.case, chosen, "old log-probs", min(self.case.rows, 8))
-        chosen = [with_old(e, e.old_logprobs + rng.normal(0, 0.2, e.old_logprobs.shape).astype(np.float32))
+        chosen = [replace(e, old_logprobs=e.old_logprobs + np.float32(rng.normal(0, 0.2, e.old_logprobs.shape)))
                   for e in chosen]
         expected = unpacked_loss(self.state.params, self.case, chosen, self.loss)
         difference = abs(self.update(chosen) - expected)
         require_close(difference, LOSS_TOLERANCE[self.case.compute.dtype],
                       f"the losses of a packed micro-batch ({expected:.6f} expected)")
         return found | {"loss_error": difference}
-
-
-def with_old(example: Example, old: np.ndarray) -> Example:
-    return Example(example.prompt, example.response, example.reward, example.group_accuracy, example.group_std, old)
 
 
 def unpacked_loss(params, case: Case, examples: Sequence[Example], loss: ObjectiveConfig) -> float:
@@ -284,20 +260,19 @@ def unpacked_loss(params, case: Case, examples: Sequence[Example], loss: Objecti
 
 class EndToEnd:
     """A rollout, a reward in Python, old log-probs, and one optimizer update."""
-    unit = "new tokens/s"
 
     def __init__(self, case: Case):
         self.case, self.rollouts, self.training = case, Rollouts(case, own_params=False), Training(case)
         self.old: list[np.ndarray] = []
 
     @property
-    def tokens(self) -> tuple[int, int]:
+    def tokens(self) -> int:
         return self.rollouts.tokens
 
     def run(self, repetition: int) -> None:
         sampler, params = self.rollouts.sampler, self.training.state.params
         self.rollouts.rollouts = self.rollouts.sample(sampler.cast(params), repetition)
-        rewards = np.array([even_share(rollout.text.split()) for rollout in self.rollouts.rollouts])
+        rewards = np.array([common.even_share(rollout.text.split()) for rollout in self.rollouts.rollouts])
         groups = rewards.reshape(self.case.limits.shape)
         mean, std = (np.repeat(f(groups, axis=1), groups.shape[1]) for f in (np.mean, np.std))
         self.old = self.training.learn([
@@ -305,11 +280,7 @@ class EndToEnd:
             for rollout, *numbers in zip(self.rollouts.rollouts, rewards, mean, std, strict=True)])
 
     def check(self) -> dict[str, float]:
-        """Checks the last repetition: lengths, and the sampler's log-probs against the trainer's.
-
-        The trainer's programs are checked apart, with the present parameters. Both together bound
-        the sampler's error.
-        """
+        """Checks lengths, and the sampler's log-probs against the trainer's, whose programs are checked apart."""
         rollouts = self.rollouts.rollouts
         self.rollouts.check_lengths(rollouts)
         differences = np.concatenate([np.abs(old - rollout.logprobs)

@@ -1,4 +1,3 @@
-"""python -m experiments.evaluate: see `experiments.evaluate.command`."""
 from experiments.evaluate.command import main
 
 if __name__ == "__main__":

@@ -3,23 +3,14 @@
     python -m experiments.evaluate --model FOLDER --sampling paper_7b
     python -m experiments.evaluate --model runs/quickstart --step 20 --suite aime24,math500 --n 32
 
-The suite `math` is AIME24, AIME25, AMC23, MATH-500, OlympiadBench, Minerva and GSM8K. Their hub
-names, columns and prompts, and how many answers the paper averages over, are in
-nft_jax/data/benchmarks.py. A set is read from the hub, from --data.NAME FILE, or from NAME.jsonl or
-NAME.parquet in --data-folder. `NAME=FILE` in --suite adds questions of your own. Sampler and
-verifier are those of training. The settings of a run are the defaults for its checkpoints, so its
-own evaluation of a set comes out again.
-
-OUT holds NAME.parquet for every set (all answers with their verdicts, in the columns of a run's
-rollouts/), table.md and summary.json. After a stop the same command continues, and ends with the
-same bytes.
-
-avg@n is the mean reward. pass@k is the unbiased estimate from the n answers. maj@n is the share of
-questions whose most frequent answer is right; a tie of t answers counts 1/t. ± is the standard
-error by bootstrap over the questions.
+The sets, the columns of the table and the files of OUT: README.md beside this file. A set is read
+from the hub, from --data.NAME FILE, or from NAME.jsonl or NAME.parquet in --data-folder. The
+settings of a run are the defaults for its checkpoints, so its own evaluation of a set comes out
+again. After a stop the same command continues, and ends with the same bytes.
 """
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field, make_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -29,7 +20,7 @@ import tyro
 from nft_jax.config import AnswerConfig, Config, DataConfig, EvaluationConfig, VerifierConfig
 from nft_jax.data.benchmarks import BOXED, SETS, SUITES, Asked, ask, names_of
 from nft_jax.runtime.terminal import one_paragraph_errors
-from nft_jax.types import InputError
+from nft_jax.types import InputError, Unreachable
 
 
 class Official(NamedTuple):
@@ -40,9 +31,8 @@ class Official(NamedTuple):
     max_new_tokens: int
 
 
-# Temperatures: arXiv 2505.18116, section 5, and https://github.com/NVlabs/NFT, eval_local_*.sh,
-# which have them the other way round. The paper gives no lengths for evaluation: these are the
-# lengths of training.
+# Temperatures: arXiv 2505.18116, section 5, and https://github.com/NVlabs/NFT, eval_local_*.sh, which have them the
+# other way round. The paper gives no lengths for evaluation: these are training's.
 SAMPLING = {
     "paper_7b": Official(1.0, 0.7, 512, 3584),
     "paper_32b": Official(0.6, 0.7, 2048, 14_336),
@@ -92,11 +82,10 @@ class Arguments(AnswerConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self.require(self.n >= 0, "n", "use 1 or more, or 0 (as the paper for each set).")
-        self.require(self.limit >= 0, "limit", "use 1 or more, or 0 (all).")
-        self.require(self.workers >= 1, "workers", "use 1 or more.")
-        self.require(not self.template or "{problem}" in self.template, "template",
-                     "it must contain {problem}.")
+        for name, least, told in (("n", 0, "use 1 or more, or 0 (as the paper for each set)."),
+                                  ("limit", 0, "use 1 or more, or 0 (all)."), ("workers", 1, "use 1 or more.")):
+            self.require(getattr(self, name) >= least, name, told)
+        self.require(not self.template or "{problem}" in self.template, "template", "it must contain {problem}.")
 
 
 def parse(arguments: list[str] | None = None) -> Arguments:
@@ -158,8 +147,48 @@ def sets_asked(given: Arguments, run: Config | None) -> list[Asked]:
     return asked
 
 
+def evaluate(given: Arguments) -> str:
+    """Asks, answers, and writes the files of OUT. Returns the table, and where the files are. Raises InputError."""
+    from experiments.evaluate.table import markdown
+    from nft_jax.model.hf import load_tokenizer
+    from nft_jax.record.parts import Parts
+    from nft_jax.record.weights import find_weights
+    from nft_jax.rollout.answers import answer, identity, questions_of, say
+    from nft_jax.rollout.evaluation import read_set, summarise_table
+    from nft_jax.rollout.slots import require_positions
+    from nft_jax.runtime.compilation import use_compilation_cache
+    from nft_jax.runtime.distributed import require_alone
+    require_alone("experiments.evaluate")
+    use_compilation_cache()
+    run = run_config(given.model)
+    # The flags are checked before a model of the hub is downloaded.
+    verifier, asked = verifier_of(given, run), sets_asked(given, run)
+    weights = find_weights(given.model, given.step)
+    require_positions(weights.config, given.max_prompt_tokens, given.max_new_tokens,
+                      fields=("--max-prompt-tokens", "--max-new-tokens"))
+    out = given.out or (Path("runs/evaluations") / weights.folder.name if weights.run is None else
+                        weights.home / "evaluations" / f"step_{weights.step:06d}")
+    tokenizer, tables, skipped = load_tokenizer(weights.folder), [], {}
+    common = identity(given, weights, mode=verifier.mode, reward=verifier.reward)
+    for one in asked:
+        try:
+            held, report = read_set(one, tokenizer, one.name, verifier.reward)
+        except Unreachable as error:
+            raise InputError(f"{error} Give the set as --data.{one.name} FILE or in --data-folder, or name the sets "
+                             "that you have in --suite.") from error
+        say(f"{held.name}: {report}")
+        skipped[held.name] = len(report.skipped)
+        tables.append((held, Parts(out / f"{held.name}.parquet", common | questions_of(held), judged=True)))
+    answer(given, weights, tokenizer, tables, verifier)
+    summaries = {held.name: summarise_table(parts.out, skipped[held.name]) for held, parts in tables}
+    text = markdown(summaries, f"T {given.temperature:g}, top-p {given.top_p:g}")
+    (out / "table.md").write_text(text)
+    del common["weights"]
+    (out / "summary.json").write_text(json.dumps({
+        "settings": common, "sets": {name: one.to_json() for name, one in summaries.items()}}, indent=1) + "\n")
+    return f"{text}\n{out}: the answers of every set (.parquet), table.md, summary.json"
+
+
 def main(arguments: list[str] | None = None) -> None:
     with one_paragraph_errors("the same command goes on after the last part that was finished"):
-        given = parse(arguments)
-        from experiments.evaluate.run import evaluate
-        print(evaluate(given))
+        print(evaluate(parse(arguments)))

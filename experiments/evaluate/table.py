@@ -3,11 +3,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from experiments.harness import results
 from nft_jax.data.benchmarks import PAPER
 from nft_jax.rollout.evaluation import Summary, mean_of
 
-# H. Chen et al., arXiv 2505.18116, table 1 (percent). Of the base models only the average over the
-# six sets is given.
+# H. Chen et al., arXiv 2505.18116, table 1 (percent). Of the base models only the average over the six sets is given.
 AVERAGE = "average of the six"
 FIGURES: dict[str, dict[str, float]] = {
     "Qwen2.5-Math-7B": {AVERAGE: 31.6},
@@ -36,30 +36,24 @@ def markdown(summaries: Mapping[str, Summary], sampling: str) -> str:
                     key=lambda name: int(name.removeprefix("pass@")))
     head = ["set", "questions", "sampled", "n", "avg@n", *passes, "maj@n", "tokens", "truncated",
             "right / wrong / no answer / other", *FIGURES]
-    rows = [[name, _questions(one), sampling, str(one.samples), percent(one.estimates.get("accuracy")),
-             *(percent(one.estimates.get(key)) for key in passes), percent(one.estimates.get(f"maj@{one.samples}")),
-             f"{one.length:,.0f}", f"{one.truncated_share:.1%}", _counts(one.verdicts), *_figures(name)]
-            for name, one in summaries.items()]
+
+    def figures(name: str) -> list[str]:
+        return [f"{known[name]:.1f}" if name in known else "-" for known in FIGURES.values()]
+
+    rows = []
+    for name, one in summaries.items():
+        asked = f"{one.questions:,}" + (f" of {one.questions + one.skipped:,}" if one.skipped else "")
+        counts = [one.verdicts[outcome] for outcome in ("right", "wrong", "no_answer")]
+        counts.append(sum(one.verdicts.values()) - sum(counts))
+        rows.append([name, asked, sampling, str(one.samples),
+                     *(percent(one.estimates.get(key)) for key in ("accuracy", *passes, f"maj@{one.samples}")),
+                     f"{one.length:,.0f}", f"{one.truncated_share:.1%}", " / ".join(f"{count:,}" for count in counts),
+                     *figures(name)])
     averages = {AVERAGE: [name for name in PAPER if name in summaries]} if set(PAPER) <= summaries.keys() else {}
     if len(summaries) > 1 and set(summaries) != set(PAPER):
         averages[f"average of all {len(summaries)}"] = list(summaries)
     for label, names in averages.items():
         found = [summaries[name].estimates["accuracy"] for name in names if "accuracy" in summaries[name].estimates]
         if found:
-            rows.append([label, "", sampling, "", percent(mean_of(found)), *[""] * (len(passes) + 4), *_figures(label)])
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
-def _questions(one: Summary) -> str:
-    return f"{one.questions:,}" + (f" of {one.questions + one.skipped:,}" if one.skipped else "")
-
-
-def _counts(verdicts: Mapping[str, int]) -> str:
-    shown = "right", "wrong", "no_answer"
-    other = sum(count for outcome, count in verdicts.items() if outcome not in shown)
-    return " / ".join(f"{count:,}" for count in (*(verdicts[outcome] for outcome in shown), other))
-
-
-def _figures(name: str) -> list[str]:
-    return [f"{figures[name]:.1f}" if name in figures else "-" for figures in FIGURES.values()]
+            rows.append([label, "", sampling, "", percent(mean_of(found)), *[""] * (len(passes) + 4), *figures(label)])
+    return results.markdown(head, rows) + "\n"

@@ -12,22 +12,6 @@ import os
 import shlex
 import subprocess
 import sys
-from pathlib import Path
-
-
-def run_in_turn(commands: list[str], rounds: int, core: str, out: Path) -> list[str]:
-    """Returns the commands that failed."""
-    pinned = ["taskset", "-c", core] if core else []
-    failed = []
-    for number in range(1, rounds + 1):
-        for command in commands:
-            print(f"# round {number} of {rounds}, load {os.getloadavg()[0]:.1f}: {command}", file=sys.stderr,
-                  flush=True)
-            words = [os.path.expandvars(word) for word in shlex.split(command)]
-            if subprocess.run([*pinned, *words, "--out", str(out)], check=False).returncode:
-                failed.append(command)
-                print(f"# failed: {command}", file=sys.stderr, flush=True)
-    return failed
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,9 +19,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("commands", nargs="+")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--core", default="", help="as taskset takes it: 1, or 0-1; without it nothing is pinned")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", required=True)
     given = parser.parse_args(arguments)
-    return 1 if run_in_turn(given.commands, given.rounds, given.core, given.out) else 0
+    pinned, failed = ["taskset", "-c", given.core] if given.core else [], False
+    for number, command in ((number, command) for number in range(given.rounds) for command in given.commands):
+        print(f"# round {number + 1} of {given.rounds}, load {os.getloadavg()[0]:.1f}: {command}", file=sys.stderr)
+        words = [os.path.expandvars(word) for word in shlex.split(command)]
+        if subprocess.run([*pinned, *words, "--out", given.out], check=False).returncode:
+            print(f"# failed: {command}", file=sys.stderr)
+            failed = True
+    return int(failed)
 
 
 if __name__ == "__main__":

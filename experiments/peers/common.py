@@ -1,8 +1,6 @@
-"""The workloads of the benchmark, and how they are timed.
+"""The workloads of the benchmark, and how they are timed. Every library runs on exactly these numbers.
 
-Shapes, prompts, lengths, seeds, repetitions, the JSON line.
-
-Every library runs on exactly these numbers. numpy only, so that it imports in any environment.
+numpy only, so that it imports in any environment.
 """
 from __future__ import annotations
 
@@ -38,24 +36,9 @@ class ModelShape:
     head_dim: int
     rope_theta: float = 10_000.0
 
-    @property
-    def query_width(self) -> int:
-        return self.heads * self.head_dim
-
-    @property
-    def kv_width(self) -> int:
-        return self.kv_heads * self.head_dim
-
-    @property
-    def matmul_parameters(self) -> tuple[int, int]:
-        """Parameters that a token is multiplied with: in the layers, in the head."""
-        layer = self.hidden * (2 * self.query_width + 2 * self.kv_width + 3 * self.intermediate)
-        return layer * self.layers, self.vocab * self.hidden
-
 
 @dataclass(frozen=True)
 class Workload:
-    """Sizes of the tasks on one model."""
     prompts: int
     samples: int                       # per prompt
     new_tokens: int                    # the longest answer of a rollout
@@ -81,8 +64,7 @@ WORKLOADS = {
 
 
 def answer_lengths(count: int, longest: int, mean: int = MEAN_LENGTH, seed: int = 7) -> np.ndarray:
-    """[count] int32: geometric lengths clipped to [1, longest], rescaled to the mean; the longest
-    one reaches the cap, as one straggler usually does."""
+    """[count] int32: geometric, clipped to [1, longest], rescaled to the mean; the longest reaches the cap."""
     lengths = np.clip(np.random.default_rng(seed).geometric(1.0 / mean, count), 1, longest).astype(np.int32)
     for _ in range(20):
         lengths = np.clip(np.round(lengths * (mean / lengths.mean())), 1, longest).astype(np.int32)
@@ -92,9 +74,8 @@ def answer_lengths(count: int, longest: int, mean: int = MEAN_LENGTH, seed: int 
 
 def rollout_lengths(work: Workload, varied: bool) -> np.ndarray:
     """[prompts * samples] int32: tokens of every answer, those of a prompt side by side."""
-    if varied:
-        return answer_lengths(work.answers, work.new_tokens)
-    return np.full(work.answers, work.new_tokens, np.int32)
+    count, longest = work.answers, work.new_tokens
+    return answer_lengths(count, longest) if varied else np.full(count, longest, np.int32)
 
 
 def prompt_tokens(shape: ModelShape, work: Workload, seed: int = 0) -> np.ndarray:
@@ -131,7 +112,6 @@ def train_arrays(shape: ModelShape, work: Workload, varied: bool, seed: int = 0)
 
 
 def add_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """The options that every library's script has."""
     parser.add_argument("--reps", type=int, default=3, help="timed repetitions; medians are printed")
     parser.add_argument("--warmup", type=int, default=1, help="repetitions before those, which compile")
     parser.add_argument("--threads", type=int, default=1)
@@ -142,7 +122,6 @@ def add_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 
 def peer_options(description: str, tasks: Sequence[str] = TASKS) -> argparse.ArgumentParser:
-    """The command line of a peer's script."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=list(MODELS), default="nano")
     parser.add_argument("--task", choices=tasks, default=tasks[0])
@@ -150,7 +129,7 @@ def peer_options(description: str, tasks: Sequence[str] = TASKS) -> argparse.Arg
 
 
 def limit_threads(threads: int) -> None:
-    """Environment of the numeric libraries; before they are imported."""
+    """Before the numeric libraries are imported."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(threads)
     os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
@@ -176,10 +155,9 @@ class Timed(NamedTuple):
 
 
 def repeat(function: Callable[[int], object], options: argparse.Namespace, label: str) -> Timed:
-    """Calls `function(repetition)` options.warmup + options.reps times.
+    """Calls `function(repetition)` options.warmup + options.reps times, fewer after options.max_seconds of reps.
 
-    Fewer where the steady calls have taken more than options.max_seconds. The function must have
-    finished its work when it returns.
+    The function must have finished its work when it returns.
     """
     timed = Timed([], [])
     for index in range(options.warmup + options.reps):
@@ -193,28 +171,23 @@ def repeat(function: Callable[[int], object], options: argparse.Namespace, label
     return timed
 
 
-def result(peer: str, variant: str, options: argparse.Namespace, timed: Timed, *, tokens: int, slot_tokens: int,
-           unit: str, versions: Mapping[str, str], **more: object) -> dict:
-    """One result.
+def result(peer: str, variant: str, options: argparse.Namespace, timed: Timed, *, tokens: int,
+           versions: Mapping[str, str], **more: object) -> dict:
+    """One result, of `tokens` useful tokens a repetition.
 
-    tokens: useful tokens of a repetition.
-    slot_tokens: tokens with padding, as a library computes them that runs every slot to the longest answer.
-
-    In it, `value` is per second of wall clock and `value_cpu` per CPU-second. `compile_s` is the
-    CPU time of the first repetitions beyond steady ones.
+    `value` is per second of wall clock, `value_cpu` per CPU-second. `compile_s` is the CPU time of
+    the first repetitions beyond steady ones.
     """
     wall, cpu = ([getattr(seconds, kind) for seconds in timed.steady] for kind in Seconds._fields)
     wall_median, cpu_median = statistics.median(wall), statistics.median(cpu)
     first_cpu = sum(seconds.cpu for seconds in timed.first)
     return {
         "peer": peer, "variant": variant, "model": options.model, "task": options.task, "threads": options.threads,
-        "value": round(tokens / wall_median, 3), "value_cpu": round(tokens / cpu_median, 3), "unit": unit,
+        "value": round(tokens / wall_median, 3), "value_cpu": round(tokens / cpu_median, 3),
         "wall_s": [round(x, 4) for x in wall], "cpu_s": [round(x, 4) for x in cpu],
         "contention": round(wall_median / cpu_median, 3),
-        "first_s": round(sum(seconds.wall for seconds in timed.first), 3),
         "compile_s": round(max(0.0, first_cpu - len(timed.first) * cpu_median), 3),
-        "tokens": int(tokens), "slot_tokens": int(slot_tokens),
-        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "tokens": tokens, "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "machine": machine(), "versions": dict(versions), "date": time.strftime("%Y-%m-%dT%H:%M:%S"), **more}
 
 

@@ -25,11 +25,11 @@ def batch_arithmetic(config: Config) -> list[tuple[str, str]]:
                                         f"{answers}"),
         ("prompts sampled per step", f"at most {rollout.max_generation_batches} x {rollout.prompts_per_step}, until "
                                      f"{rollout.prompts_per_step} have right and wrong answers"),
-        ("optimizer steps per step", f"{batch.updates_per_step} of at most {groups} prompts = "
+        ("updates per step", f"{batch.updates_per_step} of at most {groups} prompts = "
                                      f"{groups * rollout.samples_per_prompt} answers each"),
-        ("optimizer steps in all", f"{config.steps} x {batch.updates_per_step} = "
+        ("updates in all", f"{config.steps} x {batch.updates_per_step} = "
                                    f"{config.steps * batch.updates_per_step:,}"),
-        ("packed rows per optimizer step", f"at most {shape.micro_batches * shape.rows} of {shape.row_length} tokens, "
+        ("packed rows per update", f"at most {shape.micro_batches * shape.rows} of {shape.row_length} tokens, "
                                            f"{shape.rows} in a micro-batch"),
     ]
 

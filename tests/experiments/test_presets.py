@@ -33,8 +33,8 @@ def test_the_arithmetic_is_the_papers(name):
     config = PRESETS[name]
     arithmetic = dict(batch_arithmetic(config))
     assert arithmetic["answers trained on per step"] == "512 prompts x 16 answers = 8192"
-    assert arithmetic["optimizer steps per step"] == "16 of at most 32 prompts = 512 answers each"
-    assert arithmetic["optimizer steps in all"] == "320 x 16 = 5,120"
+    assert arithmetic["updates per step"] == "16 of at most 32 prompts = 512 answers each"
+    assert arithmetic["updates in all"] == "320 x 16 = 5,120"
     assert config.optimizer.warmup_updates == 10 * config.batch.updates_per_step
     tokens = config.data.max_prompt_tokens, config.rollout.max_new_tokens
     assert tokens == ((2048, 14_336) if "32b" in name else (512, 3584))
@@ -100,7 +100,7 @@ def test_a_dry_run_needs_no_network(name, no_hub, capsys, tmp_path, monkeypatch)
     output = capsys.readouterr().out
     config = PRESETS[name]
     for text in (f'"name": "{name}"', f"{config.policy.path} was not read; its shape is that of nft_jax.model.hf.publ",
-                 "Tokenizer and data were not read", "no network", "optimizer steps in all", "memory over all devices"):
+                 "Tokenizer and data were not read", "no network", "updates in all", "memory over all devices"):
         assert text in output
     assert not list(tmp_path.iterdir())
 
