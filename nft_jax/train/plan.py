@@ -1,8 +1,7 @@
 """The plan of a run: its configuration with nothing left open, and what follows from the configuration alone.
 
 A training run, its dry run and its preflight all start from a plan. A plan holds no array and no compiled
-program, so its devices need not be there. It is a module of its own, beside `programs`, because settling a
-configuration compiles nothing: what a plan compiles is the business of `programs`.
+program, so its devices need not be there. `programs` says what it compiles.
 
 A configuration is settled in two parts. `settle` needs the configuration alone. `make_plan` does
 the rest, which needs the model's shape and the devices."""

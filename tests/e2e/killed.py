@@ -21,17 +21,7 @@ from pathlib import Path
 
 import jax
 
-from nft_jax.config import (
-    BatchConfig,
-    CheckpointConfig,
-    Config,
-    DataConfig,
-    EvaluationConfig,
-    MeshConfig,
-    OptimizerConfig,
-    PolicyConfig,
-    RolloutConfig,
-)
+from nft_jax import config
 from nft_jax.train import loop
 from tests.support.runs import Judge
 
@@ -43,15 +33,17 @@ EVENTS = {"open": 0, "os.rename": 1, "os.remove": 0, "os.rmdir": 0, "os.mkdir": 
 RANDOM = re.compile(r"(?<=saving-)\w+|[0-9a-f]{16,}|[0-9]+")
 
 
-def config_of(chain: dict) -> Config:
-    return Config(
-        workdir=chain["folder"], steps=STEPS, policy=PolicyConfig(path=chain["model"]),
-        data=DataConfig(source="arithmetic", max_prompt_tokens=24, limit=50), mesh=MeshConfig(*chain["mesh"]),
-        rollout=RolloutConfig(prompts_per_step=3, samples_per_prompt=4, max_new_tokens=24, slots=8, block_size=8),
-        batch=BatchConfig(updates_per_step=2, row_length=64, rows_per_micro_batch=8),
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_updates=4),
-        evaluation=EvaluationConfig(questions=3, samples=2, every=2),
-        checkpoint=CheckpointConfig(every=1, keep=1, keep_every=3, best="evaluation/accuracy/all"))
+def config_of(chain: dict) -> config.Config:
+    return config.Config(
+        workdir=chain["folder"], steps=STEPS, policy=config.PolicyConfig(path=chain["model"]),
+        data=config.DataConfig(source="arithmetic", max_prompt_tokens=24, limit=50),
+        mesh=config.MeshConfig(*chain["mesh"]),
+        rollout=config.RolloutConfig(prompts_per_step=3, samples_per_prompt=4, max_new_tokens=24, slots=8,
+                                     block_size=8),
+        batch=config.BatchConfig(updates_per_step=2, row_length=64, rows_per_micro_batch=8),
+        optimizer=config.OptimizerConfig(learning_rate=1e-3, warmup_updates=4),
+        evaluation=config.EvaluationConfig(questions=3, samples=2, every=2),
+        checkpoint=config.CheckpointConfig(every=1, keep=1, keep_every=3, best="evaluation/accuracy/all"))
 
 
 # Nothing to learn from every third question; otherwise the text decides, so that accuracies differ, with rewards that

@@ -3,6 +3,7 @@ import dataclasses
 import importlib.util
 import re
 from functools import cache, partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -60,18 +61,10 @@ def test_memory_falls_and_work_grows_from_none_to_attention_to_block():
 
 
 def test_offloading_needs_a_host_memory_that_the_platform_has():
-    class Device:
-        platform = "toaster"
-
-        def addressable_memories(self):
-            return []
-
-    class Mesh:
-        devices = np.array([Device()])
-
+    mesh = SimpleNamespace(devices=np.array([SimpleNamespace(platform="toaster", addressable_memories=list)]))
     with refused("policy.remat", "offload", "toaster", "block"):
-        require_host_memory("offload", Mesh())
-    require_host_memory("block", Mesh())
+        require_host_memory("offload", mesh)
+    require_host_memory("block", mesh)
     require_host_memory("offload", make_mesh(MeshConfig(), jax.devices()[:1]))
 
 

@@ -14,16 +14,7 @@ from nft_jax.runtime.writing import Writing
 from nft_jax.train import step_metrics
 from nft_jax.train.batch import BatchShape, examples_of, make_batch
 from nft_jax.train.step import Loss
-from nft_jax.train.step_metrics import (
-    Updates,
-    combine,
-    count_skipped,
-    nonfinite_logprobs,
-    quantile,
-    summarise,
-    tally,
-    write_batches,
-)
+from nft_jax.train.step_metrics import Updates, combine, quantile, summarise, tally, write_batches
 
 LOSS = resolve("nft", ObjectiveConfig())
 SHAPE = BatchShape.for_sequences(16, 4, 32)
@@ -151,7 +142,7 @@ def test_tallies_and_norms_of_the_updates_of_a_step(tokens):
 @pytest.mark.parametrize(("before", "skipped", "after", "most"), [
     (0, [], 0, 0), (2, [], 0, 2), (0, [1, 2], 0, 2), (1, [0, 3], 1, 2), (2, [0, 1, 2, 3], 6, 6), (0, [2, 3], 2, 2)])
 def test_skipped_updates_in_a_row_are_counted_over_the_ends_of_steps(before, skipped, after, most):
-    assert count_skipped(skipped, 4, before) == (after, most)
+    assert step_metrics.count_skipped(skipped, 4, before) == (after, most)
 
 
 def test_the_batches_are_written_as_they_were_trained_on(batch, tmp_path, monkeypatch):
@@ -174,5 +165,5 @@ def test_the_batches_are_written_as_they_were_trained_on(batch, tmp_path, monkey
 def test_old_logprobs_that_are_not_finite_are_counted():
     group = make_group(0, [1, 0], rng=np.random.default_rng(0))
     group.old_logprobs[1][0] = np.nan
-    assert nonfinite_logprobs([group, make_group(1, [1, 0], rng=np.random.default_rng(1), old=False)]) == 1
-    assert nonfinite_logprobs([]) == 0
+    assert step_metrics.nonfinite_logprobs([group, make_group(1, [1, 0], rng=np.random.default_rng(1), old=False)]) == 1
+    assert step_metrics.nonfinite_logprobs([]) == 0
