@@ -2,10 +2,9 @@
 
     python -m experiments.compare runs/nft_0 runs/nft_1 runs/rft_0 runs/rft_1 -o runs/compared
 
-Prints the fields in which the configurations differ, and a Markdown table of held-out accuracy,
-mean ± standard error over seeds: at the last step that all runs have evaluated, at the least number
-of tokens that any run has generated, and the best. With -o it writes FOLDER/compare.png, compare.md
-and compare.parquet (a row for every run and step) too.
+Prints the fields in which the configurations differ, and a table of held-out accuracy, mean ±
+standard error over seeds: at the last step that all runs have evaluated, at the least number of
+tokens that any run has generated, and the best. -o writes FOLDER/compare.{png,md,parquet} too.
 """
 from __future__ import annotations
 

@@ -12,8 +12,19 @@ Expected: held-out accuracy from 40% to 93% (README, first run: the same run on 
 
 Prints the held-out accuracy before and after, and which file holds what.
 """
-from experiments.presets import QUICKSTART
+from nft_jax import config as c
 from nft_jax.cli import parse, run
+
+QUICKSTART = c.Config(
+    name="quickstart",
+    steps=40,
+    data=c.DataConfig(source="arithmetic", max_prompt_tokens=24),
+    rollout=c.RolloutConfig(prompts_per_step=64, samples_per_prompt=16, max_new_tokens=48, slots=256, block_size=8),
+    batch=c.BatchConfig(updates_per_step=4, row_length=128, rows_per_micro_batch=8),
+    optimizer=c.OptimizerConfig(learning_rate=1e-4, warmup_updates=20, weight_decay=0.0),
+    evaluation=c.EvaluationConfig(questions=128, samples=8, every=5),
+    checkpoint=c.CheckpointConfig(every=10, keep=2),
+)
 
 if __name__ == "__main__":
     run(parse(QUICKSTART, __doc__))

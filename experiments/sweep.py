@@ -3,13 +3,11 @@
     python -m experiments.sweep quickstart --grid loss.epsilon=0.1,1 --grid objective=nft --seeds 4
     python -m experiments.sweep experiments.harness.scales:NANO --grid objective=nft,grpo --seeds 3 --jobs 2
 
-EXPERIMENT is a preset's name, or package.module:NAME or file.py:NAME of a Config. A field is given
-by its dotted name. Another objective begins with its own defaults. --seeds sets `seed`, which the
-questions and their order follow.
+A field is given by its dotted name. Another objective begins with its own defaults. --seeds sets
+`seed`, which the questions and their order follow.
 
-The same command goes on where it was cut short: finished runs are skipped, unfinished ones
-continue. A run that fails is reported, the others go on, and the exit status is 1. Every run is a
-process of its own; its command and its output are in its folder's log.txt.
+The same command goes on where it was cut short. A run that fails is reported, the others go on, and
+the exit status is 1. Every run's command and output are in its folder's log.txt.
 
 Writes WORKDIR/results.parquet: a row for every run and step, with the fields swept, the seed and
 every metric.
@@ -37,7 +35,7 @@ from nft_jax.types import InputError
 
 @dataclass(frozen=True)
 class Planned:
-    """A run of a sweep or a study: its name among the others, the fields that it sets, and its folder and command."""
+    """A run of a sweep or a study, and the fields that it sets."""
     arm: str
     seed: int
     changes: dict[str, object]
@@ -51,14 +49,13 @@ def grid_of(texts: Sequence[str]) -> dict[str, list[str]]:
     for text in texts:
         name, equals, values = text.removeprefix("--").partition("=")
         field = name.replace("-", "_")
-        if not equals or not values:
-            raise InputError(f"grid is {text!r}: write field=value,value,... such as loss.epsilon=0.1,1.")
-        if field in SEEDS:
-            raise InputError(f"grid is {text!r}: seeds are set by --seeds.")
-        if field in ("name", "workdir"):
-            raise InputError(f"grid is {text!r}: {field} is set by the sweep for every run.")
-        if field in found:
-            raise InputError(f"grid is {text!r}: {field} is given twice; give all its values at once.")
+        for wrong, told in (
+                (not equals or not values, "write field=value,value,... such as loss.epsilon=0.1,1."),
+                (field in SEEDS, "seeds are set by --seeds."),
+                (field in ("name", "workdir"), f"{field} is set by the sweep for every run."),
+                (field in found, f"{field} is given twice; give all its values at once.")):
+            if wrong:
+                raise InputError(f"grid is {text!r}: {told}")
         found[field] = list(dict.fromkeys(values.split(",")))
     return found
 
@@ -94,7 +91,6 @@ def plan(name: str, base: Config, arms: dict[str, dict[str, object]], seeds: int
 
 @dataclass(frozen=True)
 class Options:
-    """The command line of a sweep."""
     experiment: Annotated[str, tyro.conf.Positional]
     """A preset's name, package.module:NAME or file.py:NAME."""
     grid: tyro.conf.UseAppendAction[tuple[str, ...]] = ()

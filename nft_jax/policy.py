@@ -4,7 +4,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,15 +15,7 @@ from nft_jax.config import DecodingConfig, MeshConfig, SamplingConfig
 from nft_jax.data.prompts import render
 from nft_jax.model import decoder
 from nft_jax.model.config import Compute, ModelConfig
-from nft_jax.model.hf import (
-    eos_token_ids,
-    load_tokenizer,
-    save_generation_config,
-    save_params,
-    save_tokenizer,
-    source_of,
-    special_ids,
-)
+from nft_jax.model.hf import eos_token_ids, load_tokenizer, save_params, save_tokenizer, special_ids
 from nft_jax.model.kernels import choose_attention
 from nft_jax.model.logprobs import token_logprobs
 from nft_jax.record.checkpoint import LATEST
@@ -37,8 +28,8 @@ from nft_jax.types import InputError, Prompt, Rollout
 
 @dataclass(frozen=True)
 class Policy:
-    """A model with its tokenizer. `params` is a plain dict of arrays. Transform it as you like, and
-    put the result back with `dataclasses.replace(policy, params=...)`."""
+    """A model with its tokenizer. `params` is a plain dict of arrays: put others in its place with
+    `dataclasses.replace(policy, params=...)`."""
     config: ModelConfig
     params: Any
     tokenizer: Any
@@ -49,50 +40,41 @@ class Policy:
 
 def load(path: str | os.PathLike, *, dtype="float32", mesh: Mesh | None = None,
          step: int | str = LATEST) -> Policy:
-    """The policy in `path`: a folder in Hugging Face layout, a hub name, "nano" (the embedded
-    model), or a run's folder.
+    """The policy in `path`: a Hugging Face folder, a hub name, "nano" (the embedded model), or a run's folder.
 
     step: of a run's folder, the checkpoint to load: "latest", "best" or a number.
     dtype: of the parameters; float32, bfloat16 or float16.
     mesh: of `nft_jax.runtime.mesh.make_mesh`; the parameters are split over it as in training.
 
-    Weights are streamed from the files to the devices that keep them. Before that, raises
-    InputError for: no such folder; an architecture or feature that is not implemented; tensors that
-    are missing or of the wrong shape; files cut short; a tokenizer without chat template or
-    end-of-sequence token, or with more ids than the embedding; sizes that the mesh does not divide;
-    a run without such a checkpoint; `step` for a folder that is no run's.
-    """
+    Before weights are on a device, raises InputError for: no such folder; an architecture or feature that is not
+    implemented; tensors missing or of the wrong shape; files cut short; a tokenizer without chat template or
+    end-of-sequence token, or with more ids than the embedding; sizes that the mesh does not divide; a run without
+    such a checkpoint; `step` for a folder that is no run's."""
     weights = find_weights(path, step)
     tokenizer = load_tokenizer(weights.folder)
     return Policy(weights.config, weights.read(dtype, mesh), tokenizer, eos_token_ids(weights.folder, tokenizer), mesh)
 
 
 def save(policy: Policy, path: str | os.PathLike) -> None:
-    """Writes a folder that transformers and `load` read: weights, config, tokenizer, generation
-    config.
+    """Writes a folder that transformers and `load` read: weights, config, tokenizer, generation config.
 
-    Kept from the folder of the tokenizer: its files byte for byte (unless the tokenizer was
-    changed), generation_config.json, and the ids of special tokens in config.json. If the
-    parameters are split over processes, all of them call this, and the first one writes."""
-    folder, source = Path(path), source_of(policy.tokenizer)
-    save_params(policy.params, policy.config, folder, more=special_ids(source))
+    Kept from the tokenizer's folder: its files byte for byte (unless the tokenizer was changed),
+    generation_config.json, and config.json's ids of special tokens. Every process that holds a part of the
+    parameters calls this, and the first one writes."""
+    save_params(policy.params, policy.config, path, more=special_ids(policy.tokenizer))
     if jax.process_index() == 0:
-        save_generation_config(policy.tokenizer, policy.eos, source, folder)
-        save_tokenizer(policy.tokenizer, folder)
+        save_tokenizer(policy.tokenizer, policy.eos, path)
 
 
 def sample(policy: Policy, prompts: Sequence[str | list[dict]], *, num_samples: int = 1, max_new_tokens: int = 256,
            temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0,
            seed: int = 0, slots: int = 64) -> list[Rollout]:
-    """`num_samples` answers to every prompt: a question, or chat messages, rendered by the chat
-    template.
+    """`num_samples` answers to every prompt: a question, or chat messages, rendered by the chat template.
 
-    Returns len(prompts) * num_samples rollouts, prompt by prompt. An answer depends on the policy,
-    its prompt, the prompt's position, the seed and the sample number. It does not depend on
-    `slots`, the answers decoded at a time. temperature 0 is greedy. All is computed in the type of
-    the parameters. Raises InputError for values out of range and for prompts that, with
-    max_new_tokens, exceed the model's positions.
-    """
+    Returns len(prompts) * num_samples rollouts, prompt by prompt. An answer depends on the policy, its prompt, the
+    prompt's position, the seed and the sample number, not on `slots`, the answers decoded at a time. temperature 0
+    is greedy. All is computed in the type of the parameters. Raises InputError for values out of range and for
+    prompts that, with max_new_tokens, exceed the model's positions."""
     positions = policy.config.max_positions
     for name, value, holds, remedy in (
             ("prompts", prompts, not isinstance(prompts, str), "give a list of prompts, [\"...\"]"),
@@ -145,10 +127,8 @@ def _positions(tokens, lengths):
 
 
 def logits(policy: Policy, tokens, lengths) -> jax.Array:
-    """tokens [B, T] int, right-padded, lengths [B] -> logits [B, T, V] float32.
-
-    For small inputs: all logits are in memory at once. Logits at or after a row's length mean
-    nothing."""
+    """tokens [B, T] int, right-padded, lengths [B] -> logits [B, T, V] float32, all in memory at once. At or after a
+    row's length they mean nothing."""
     tokens = jnp.asarray(tokens, jnp.int32)
     hidden = decoder.hidden_states(policy.params, policy.config, tokens, *_positions(tokens, lengths),
                                    _compute(policy))

@@ -1,5 +1,4 @@
-"""What the rooms hand to each other, and nothing else. No jax here: verifier workers import this
-module.
+"""What the rooms hand to each other, and nothing else. No jax here: verifier workers import this module.
 
 The life of a sample:
 
@@ -13,41 +12,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 Outcome = Literal["right", "wrong", "no_answer", "timeout", "too_large", "error"]
-OUTCOMES: tuple[Outcome, ...] = ("right", "wrong", "no_answer", "timeout", "too_large", "error")
-FinishReason = Literal["stop", "length"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
 class InputError(ValueError):
-    """Input that the user can mend. The message names the field, its value and the way out, in one
-    paragraph."""
+    """Input that the user can mend. The message names the field, its value and the way out, in one paragraph."""
 
     status = 2                        # exit status of a command line
 
 
 class Unreachable(InputError):
-    """A name that only the Hugging Face hub could resolve, and did not: no network, no access, or
-    no such name."""
+    """A name that only the Hugging Face hub could resolve, and did not: no network, no access, or no such name."""
 
 
 class Halted(RuntimeError):
-    """A run that ended itself, because it makes no sense to go on without the user. The message
-    says why, what was saved and the way out, in one paragraph."""
+    """A run that ended itself. The message says why, what was saved and the way out, in one paragraph."""
 
     status = 1
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One question, rendered and tokenised.
-
-    `index` is its position in the prompt stream; a second epoch goes on counting. With the seed, it
-    decides the random numbers of its answers.
-    """
+    """One question, rendered and tokenised. `index` is its position in the prompt stream; a second epoch goes on
+    counting. With the seed, it decides the random numbers of its answers."""
     index: int
     problem: str
     gold: str
@@ -66,7 +58,7 @@ class Rollout:
     logprobs: np.ndarray              # [n] float32, at the sampling temperature, before truncation
     truncated_logprobs: np.ndarray    # [n] float32, after top-k / top-p; equal to logprobs when both are off
     entropies: np.ndarray             # [n] float32, nats, of the distribution of `logprobs`
-    finish_reason: FinishReason
+    finish_reason: Literal["stop", "length"]
 
 
 @dataclass(frozen=True)
@@ -120,8 +112,7 @@ class TrainBatch(NamedTuple):
     before it in its segment.
 
     `weight` is 0 outside the responses. Inside, it carries the reduction (`loss_agg`) with its one
-    global denominator, so the loss is sum(weight * token loss), whatever the layout.
-    """
+    global denominator, so the loss is sum(weight * token loss), whatever the layout."""
     tokens: Any                       # [M, R, T] int32
     segment_ids: Any                  # [M, R, T] int32
     positions: Any                    # [M, R, T] int32, from 0 in each segment
@@ -131,7 +122,5 @@ class TrainBatch(NamedTuple):
     group_std: Any                    # [M, R, T] float32
     old_logprobs: Any                 # [M, R, T] float32
     num_micro: Any                    # [] int32
-    # [M, R, T] int32: the same number in all responses of a group, 0 outside. None unless the objective compares the
-    # answers of a group.
-    group_ids: Any = None
+    group_ids: Any = None             # [M, R, T] int32, one number a group, 0 outside; None unless the loss uses it
     reference_logprobs: Any = None    # [M, R, T] float32; None without a KL term

@@ -1,5 +1,4 @@
-"""The verifier's speed beside plain math-verify, in one run: `python -m experiments.benchmark
---task verify`.
+"""The verifier's speed beside plain math-verify, in one run: `python -m experiments.benchmark --task verify`.
 
 The realistic mix is like a rollout: worked solutions of about 1 kB, eight samples a question.
 Nine golds in ten are integers, decimals or plain fractions. Five of eight samples are right, one of
@@ -46,7 +45,6 @@ SENTENCES = (
 
 
 class Mix(NamedTuple):
-    """Responses with their golds."""
     responses: list[str]
     golds: list[str]
 
@@ -87,19 +85,18 @@ def numbers_and_expressions(rng: random.Random) -> tuple[list[str], list[str]]:
 
 def realistic(questions: int, seed: int = 0) -> Mix:
     """The mix of a rollout."""
-    rng = random.Random(seed)
+    rng, mix = random.Random(seed), Mix([], [])
     plain, others = numbers_and_expressions(rng)
     rng.shuffle(plain)
     rng.shuffle(others)
     tenth = questions // 10
-    responses, golds = [], []
     for gold in plain[:questions - tenth] + others[:tenth]:
         wrong = [str(rng.randint(0, 999)) for _ in range(3)]
         written = alternatives(gold)[0].strip()
         for answer in [written] * 4 + [rf"\displaystyle {written}"] + wrong:
-            responses.append(solution(answer, rng))
-            golds.append(gold)
-    return Mix(responses, golds)
+            mix.responses.append(solution(answer, rng))
+            mix.golds.append(gold)
+    return mix
 
 
 def symbolic(count: int, seed: int = 0) -> Mix:
@@ -111,20 +108,16 @@ def symbolic(count: int, seed: int = 0) -> Mix:
     return Mix(list(pairs.values()), [gold for gold, _ in pairs])
 
 
-def cpu_of(pid: int | str, dead_children: bool) -> float:
-    """CPU seconds of a process, with those of its reaped children where asked."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15 if dead_children else 13])) / os.sysconf("SC_CLK_TCK")
-
-
 def cpu_seconds(pool: Verifier | None) -> float:
-    """CPU time so far of this process, and of the pool's processes."""
-    total = time.process_time()
-    if pool is not None:
-        workers = pool.worker_pids
-        parent = Path(f"/proc/{workers[0]}/stat").read_text().rpartition(")")[2].split()[1]
-        total += cpu_of(parent, True) + sum(cpu_of(worker, False) for worker in workers)
-    return total
+    """CPU time so far of this process, of the pool's workers, and of their parent with its dead children."""
+    def stat(pid: int | str) -> list[str]:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+    if pool is None:
+        return time.process_time()
+    workers = [stat(pid) for pid in pool.worker_pids]
+    ticks = [*stat(workers[0][1])[11:15], *(each for worker in workers for each in worker[11:13])]
+    return time.process_time() + sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
 
 
 def timed(judge: Callable[[Mix], list[bool]], mix: Mix, pool: Verifier | None) -> dict:
@@ -145,7 +138,6 @@ def measure(judge: Callable[[Mix], list[bool]], mix: Mix, expressions: Mix, star
 
 
 def measure_ours(mix: Mix, expressions: Mix, workers: int) -> dict[str, dict]:
-    """A new verifier."""
     def judge(mix: Mix) -> list[bool]:
         # A group at a time, as rollouts finish.
         pending = [pool.submit(mix.responses[i:i + SAMPLES], mix.golds[i:i + SAMPLES])

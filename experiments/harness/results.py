@@ -1,4 +1,4 @@
-"""What runs did, as one tidy table with a row for every step of every run. Tables and figures are made of it alone."""
+"""What runs did: one tidy table with a row for every step of every run. Tables and figures are made of it alone."""
 from __future__ import annotations
 
 import math

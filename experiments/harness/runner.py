@@ -8,7 +8,7 @@ The life of a run here:
    that outlives a killed sweep is waited for, and two sweeps may share runs.
 4. The process ends. A run that did not reach its end is reported at once, and the others go on.
 
-A sweep can be killed at any moment: the same command starts again where it was.
+A sweep can be killed at any moment: the same command goes on.
 """
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Place:
-    """Where one run at a time goes: cores of this machine (empty: any), and variables of its environment."""
+    """Where one run at a time goes: cores (empty: any), and variables of its environment."""
     cores: frozenset[int] = frozenset()
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -77,17 +77,17 @@ class Place:
 def places(jobs: int) -> list[Place]:
     """`jobs` places, among which the cores or GPUs are divided evenly; 0: one on CPUs, one for every GPU.
 
-    Raises InputError for more places than cores or GPUs, and for several on a TPU, which only one
-    process can open.
+    Raises InputError for more places than cores or GPUs, and for several on a TPU.
     """
     devices = _gpus()
-    if not devices and _has_tpu():
+    has_tpu = any(glob.glob(pattern) for pattern in ("/dev/accel*", "/dev/vfio/[0-9]*"))
+    if has_tpu and not devices and os.environ.get("JAX_PLATFORMS", "") != "cpu":
         if jobs > 1:
             raise InputError(f"jobs is {jobs}: a TPU belongs to one process at a time. Use 1.")
         return [Place()]
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     available = devices or cores or list(range(os.cpu_count() or 1))
-    count = jobs or (len(devices) or 1)
+    count = jobs or len(devices) or 1
     if count > len(available):
         raise InputError(f"jobs is {jobs}: this process may use {len(available)} {'GPUs' if devices else 'cores'}; "
                          f"use 1 to {len(available)}.")
@@ -113,11 +113,6 @@ def _gpus() -> list[str]:
     return [str(i) for i in range(sum(line.startswith("GPU ") for line in found.stdout.splitlines()))]
 
 
-def _has_tpu() -> bool:
-    return os.environ.get("JAX_PLATFORMS", "") != "cpu" and any(
-        glob.glob(pattern) for pattern in ("/dev/accel*", "/dev/vfio/[0-9]*"))
-
-
 def run_all(jobs: Sequence[Job], at: Sequence[Place], say: Say = print) -> list[Job]:
     """Run what is not finished, in order. Returns the jobs that did not reach their end.
 
@@ -131,7 +126,7 @@ def run_all(jobs: Sequence[Job], at: Sequence[Place], say: Say = print) -> list[
     def work(place: Place) -> None:
         nonlocal done
         if place.cores:
-            # This thread only: processes inherit it, and XLA takes as many threads as it may use cores.
+            # Of this thread only: processes inherit it, and XLA takes as many threads as cores.
             os.sched_setaffinity(0, place.cores)
         while not stopping.is_set():
             try:
@@ -167,7 +162,7 @@ def run_all(jobs: Sequence[Job], at: Sequence[Place], say: Say = print) -> list[
 
 
 def _run(job: Job, place: Place, running: set[subprocess.Popen], stopping: threading.Event) -> int:
-    """The exit status of the job's process. Its command and what it says go to log.txt of its folder."""
+    """The exit status of the job's process, whose command and output go to log.txt of its folder."""
     job.folder.mkdir(parents=True, exist_ok=True)
     with (job.folder / "log.txt").open("a") as log:
         log.write(f"$ {shlex.join(job.command)}\n")
@@ -205,7 +200,6 @@ def _result(job: Job) -> str:
 
 
 def _failure(job: Job, status: int) -> str:
-    """What is known of a run that did not reach its end."""
     log = job.folder / "log.txt"
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     what = "stopped before its end" if status == 0 else f"FAILED with status {status}"

@@ -7,10 +7,8 @@
 From a declaration to a report:
 
 1. `Study.arms` names the arms and the fields that each of them sets.
-2. `experiments.sweep.plan` makes a run of every arm and seed. Its folder, under runs/study, is named by what it
-   computes, so studies share runs.
-3. `experiments.harness.runner` runs what is not finished. Interrupted, the same command goes on.
-4. `report` writes NAME_SCALE.parquet (a row for every run and step), .png and .md to experiments/figures. With
+2. `experiments.sweep.plan` makes a run of every arm and seed, and `experiments.harness.runner` runs it.
+3. `report` writes NAME_SCALE.parquet (a row for every run and step), .png and .md to experiments/figures. With
    --arms they go to the folder of the runs.
 
 Exit status: 0; 1 when a run failed or a number is outside its claimed range; 2 for bad input.
@@ -22,6 +20,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+import tyro
 
 from experiments.harness.runner import places, run_all
 from experiments.harness.scales import SCALES
@@ -64,18 +64,13 @@ class Claim:
         """The difference; its count is 0 where an arm was not run."""
         if self.than:
             return measures.paired(self.measure, self.arm, self.than)
-        return measures.paired(self.measure, self.arm, self.arm, "entropy start" if self.in_nats else "start")
-
-    @property
-    def in_nats(self) -> bool:
-        return self.measure == "entropy"
+        return measures.paired(self.measure, self.arm, self.arm,
+                               "entropy start" if self.measure == "entropy" else "start")
 
 
 @dataclass(frozen=True)
 class Study:
-    """The declaration of a study.
-
-    paper: what the paper says, with its numbers.
+    """paper: what the paper says, with its numbers.
     arms: name -> the fields that this arm sets, by dotted names. A value that is a function is called with the
         scale's base configuration.
     """
@@ -124,7 +119,6 @@ class Options:
 
 def main(study: Study, documentation: str, arguments: Sequence[str] | None = None) -> int:
     """The command line of a study; its exit status."""
-    import tyro
     with one_paragraph_errors("the same command goes on"):
         given = tyro.cli(Options, prog=f"python -m experiments.studies.{study.name}", args=arguments,
                          description=f"{documentation}\nThe paper: {study.paper}",
@@ -206,31 +200,28 @@ def stored(study: Study, scale: str) -> pd.DataFrame:
 
 
 def report(study: Study, scale: str, table: pd.DataFrame, folder: Path) -> int:
-    """Draw, print and check the results. Returns 1 when a number is outside its range, else 0."""
+    """Draws, prints and checks the results. Returns 1 when a number is outside its range, else 0."""
     from experiments.harness.plots import draw
     from experiments.harness.results import Measures, accuracy_table, markdown
     measures = Measures.of(table)
-    stem = f"{study.name}_{scale}"
-    draw(measures, folder / f"{stem}.png", f"{study.title} ({scale})")
+    path, title = folder / f"{study.name}_{scale}.png", f"{study.title} ({scale})"
+    draw(measures, path, title)
     rows, outside = check(study, scale, measures)
     hours = measures.numbers["minutes"].sum() / 60
     text = "\n\n".join([
-        f"# {study.title} ({scale})",
+        f"# {title}",
         accuracy_table(measures),
         "Accuracy in per cent on held-out questions, mean ± standard error over seeds. Entropy in nats per token.\n"
         f"{len(measures.numbers)} runs, {hours:.1f} hours of training and evaluation in all.",
         markdown(COLUMNS, rows),
         f"Written by `python -m experiments.studies.{study.name} --scale {scale} --draw`."])
-    (folder / f"{stem}.md").write_text(text + "\n")
+    path.with_suffix(".md").write_text(text + "\n")
     print(text)
     return 1 if outside else 0
 
 
 def check(study: Study, scale: str, measures: Measures) -> tuple[list[list[str]], bool]:
-    """A row of cells for every claim, and whether a number is outside its range.
-
-    An arm that was not run counts as neither inside nor outside.
-    """
+    """A row of cells for every claim, and whether a number of an arm that was run is outside its range."""
     rows, any_outside = [], False
     for claim in study.claims:
         mean = claim.of(measures)
@@ -238,7 +229,7 @@ def check(study: Study, scale: str, measures: Measures) -> tuple[list[list[str]]
         if not mean.count:
             rows.append([what, "not measured", "", ""])
             continue
-        value, number = (mean.value, mean.text(3, 1, sign=True) + " nats") if claim.in_nats else \
+        value, number = (mean.value, mean.text(3, 1, sign=True) + " nats") if claim.measure == "entropy" else \
                         (100 * mean.value, mean.text(sign=True) + " points")
         if scale not in claim.ranges:
             rows.append([what, number, claim.source, judged(mean)])

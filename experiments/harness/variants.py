@@ -15,11 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def vary(base: Config, changes: Mapping[str, object]) -> Config:
-    """`base` with fields set by their dotted names. Raises InputError for refused values.
-
-    Another objective begins with its own defaults: what `base` sets under `loss` was meant for its
-    own objective.
-    """
+    """`base` with fields set by their dotted names. Raises InputError for refused values."""
     base = with_objective(base, changes.get("objective", base.objective))
     parts: dict[str, dict] = {}
     for name, value in changes.items():
@@ -30,7 +26,7 @@ def vary(base: Config, changes: Mapping[str, object]) -> Config:
 
 
 def with_objective(base: Config, objective: str) -> Config:
-    """`base`; or, where its objective is another, with this objective and its defaults."""
+    """`base`; or with another objective and its defaults: what `base` sets under `loss` was meant for its own."""
     return base if objective == base.objective else replace(base, objective=objective, loss=ObjectiveConfig())
 
 
@@ -52,15 +48,14 @@ def flag(name: str, value: object, before: object) -> list[str]:
 
 
 def command(experiment: str, base: Config, config: Config) -> list[str]:
-    """The command that runs `config`, a variant of what `experiment` names."""
+    """Runs `config`, a variant of what `experiment` names."""
     return [sys.executable, "-m", "experiments.train", experiment, *flags(base, config)]
 
 
 def resolved(config: Config) -> dict[str, object]:
     """Dotted name -> value of everything that decides what a run computes, defaults resolved.
 
-    Without names, folders and speed settings. Paths inside this repository are relative to its
-    root, so that they are the same in every clone.
+    Paths inside this repository are relative to its root, so that they are the same in every clone.
     """
     from nft_jax.train.plan import settle
     return {name: _portable(value) for name, value in without(settle(config).to_dict(), NO_EXPERIMENT).items()}
@@ -73,11 +68,7 @@ def _portable(value: object) -> object:
 
 
 def digest(config: Config) -> str:
-    """Eight hex digits of what a run computes.
-
-    A field at its default does not count. A new field that is off by default so leaves the names of
-    older runs alone.
-    """
+    """Eight hex digits of what a run computes. Defaults do not count, so a new field leaves older names alone."""
     default = {name: _portable(value) for name, value in without(Config().to_dict(), ()).items()}
     told = {name: value for name, value in resolved(config).items() if value != default[name]}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
@@ -86,12 +77,9 @@ def digest(config: Config) -> str:
 def folder_of(root: Path, name: str, config: Config) -> Path:
     """The folder under `root` of what `config` computes: an existing one, whatever study made it, or a new one."""
     ending = digest(config)
-    for found in sorted(root.glob(f"*-{ending}")):
-        return found
     objective = Path(config.objective).name.replace(":", "_")
-    return root / f"{name}-{objective}-seed{config.seed}-{ending}"
+    return min(root.glob(f"*-{ending}"), default=root / f"{name}-{objective}-seed{config.seed}-{ending}")
 
 
 def described(changes: Mapping[str, object]) -> str:
-    """Fields and values in a few words."""
     return ", ".join(f"{name}={value}" for name, value in changes.items()) or "as the base"

@@ -9,47 +9,22 @@ Hardware: one machine; --dry-run and `python -m nft_jax.preflight local --topolo
 Hours: what preflight estimates for your model, on your devices.
 Expected: accuracy/all rises within some tens of steps, if the model is right now and then (no source: your data).
 """
-
 from experiments.presets import code, gsm8k, qwen2_5_32b, qwen2_5_math_7b
-from nft_jax.config import (
-    BatchConfig,
-    CheckpointConfig,
-    Config,
-    DataConfig,
-    EvaluationConfig,
-    OptimizerConfig,
-    PolicyConfig,
-    RolloutConfig,
-)
+from experiments.quickstart import QUICKSTART
+from nft_jax import config as c
 from nft_jax.data.benchmarks import BOXED
 
-NANO = PolicyConfig(path="nano")
-
-QUICKSTART = Config(
-    name="quickstart",
-    steps=40,
-    policy=NANO,
-    data=DataConfig(source="arithmetic", max_prompt_tokens=24),
-    rollout=RolloutConfig(prompts_per_step=64, samples_per_prompt=16, max_new_tokens=48, slots=256, block_size=8),
-    batch=BatchConfig(updates_per_step=4, row_length=128, rows_per_micro_batch=8),
-    optimizer=OptimizerConfig(learning_rate=1e-4, warmup_updates=20, weight_decay=0.0),
-    evaluation=EvaluationConfig(questions=128, samples=8, every=5),
-    checkpoint=CheckpointConfig(every=10, keep=2),
-)
-"""NFT on the embedded model, for a laptop without an accelerator. See `experiments.quickstart`."""
-
-LOCAL = Config(
+LOCAL = c.Config(
     name="local",
     steps=100,
-    policy=NANO,
-    data=DataConfig(template=BOXED, max_prompt_tokens=512),
-    rollout=RolloutConfig(prompts_per_step=32, samples_per_prompt=8, max_new_tokens=512, slots=64, block_size=16),
-    batch=BatchConfig(updates_per_step=4, rows_per_micro_batch=4),
-    optimizer=OptimizerConfig(learning_rate=1e-6, warmup_updates=40),
-    evaluation=EvaluationConfig(questions=128, samples=4, every=20),
+    data=c.DataConfig(template=BOXED, max_prompt_tokens=512),
+    rollout=c.RolloutConfig(prompts_per_step=32, samples_per_prompt=8, max_new_tokens=512, slots=64, block_size=16),
+    batch=c.BatchConfig(updates_per_step=4, rows_per_micro_batch=4),
+    optimizer=c.OptimizerConfig(learning_rate=1e-6, warmup_updates=40),
+    evaluation=c.EvaluationConfig(questions=128, samples=4, every=20),
 )
 """A model folder and a question file of your own, on one machine: set --policy.path and --data.source."""
 
-PRESETS: dict[str, Config] = {config.name: config for config in (
+PRESETS: dict[str, c.Config] = {config.name: config for config in (
     QUICKSTART, LOCAL, code.PRESET, gsm8k.PRESET, qwen2_5_math_7b.RECOMMENDED, qwen2_5_math_7b.OFFICIAL,
     qwen2_5_32b.RECOMMENDED, qwen2_5_32b.OFFICIAL)}

@@ -5,15 +5,10 @@ Hardware: 2 CPU cores, no network.
 Hours: 0.07, the warm-up of the model among them, measured.
 Expected: held-out accuracy from 28.8% to 93.8% (experiments/studies/code_nano.md: the source, this very run).
 
-1. The embedded model has seen arithmetic only. It gets a short supervised warm-up on programs for a tiny stack machine
-   (`experiments.nano.stack_programs`). The last part of them is mostly wrong, so the model ends up able to write right
-   programs and doing so only sometimes.
+1. The embedded model, which has seen arithmetic only, gets a short supervised warm-up on programs for a tiny stack
+   machine (`experiments.nano.stack_programs`), the last part of them mostly wrong.
 2. NFT follows, with the reward "stack-program": 1 when the program passes every hidden test, run in the verifier's
-   workers.
-
-The language is our own because a sandboxed Python process costs 40 to 100 ms, and a run judges some
-28,000 programs. An interpreter of ours needs no sandbox, and a model of 0.8 M parameters can learn
-its language.
+   workers. The interpreter is ours, so nothing needs a sandbox.
 
 Python programs are judged by the rewards "code" and "code-share" (`nft_jax.verify.rewards.code`).
 This preset takes them to a model and tasks of your own: --policy.path FOLDER --data.source
@@ -25,33 +20,23 @@ from pathlib import Path
 
 from experiments.nano import stack_programs
 from experiments.nano.small_tasks import write_questions
+from experiments.quickstart import QUICKSTART
 from nft_jax.cli import Arguments
-from nft_jax.config import (
-    BatchConfig,
-    CheckpointConfig,
-    Config,
-    DataConfig,
-    EvaluationConfig,
-    OptimizerConfig,
-    PolicyConfig,
-    RolloutConfig,
-    VerifierConfig,
-)
+from nft_jax.config import DataConfig, PolicyConfig, VerifierConfig
 
 NANO = "nano"
 BASE, DATA = Path("runs/code_nano_base"), Path("runs/code_nano_data")
 CLEAN_UPDATES, MIXED_UPDATES = 350, 150
-PRESET = Config(
+PRESET = replace(
+    QUICKSTART,
     name="code",
     steps=30,
     policy=PolicyConfig(path=str(BASE)),
     data=DataConfig(source=str(DATA / "train.jsonl"), max_prompt_tokens=40),
-    rollout=RolloutConfig(prompts_per_step=32, samples_per_prompt=16, max_new_tokens=24, slots=256, block_size=8),
+    rollout=replace(QUICKSTART.rollout, prompts_per_step=32, max_new_tokens=24),
     verifier=VerifierConfig(reward="stack-program"),
-    batch=BatchConfig(updates_per_step=4, row_length=128, rows_per_micro_batch=32),
-    optimizer=OptimizerConfig(learning_rate=1e-4, warmup_updates=20, weight_decay=0.0),
-    evaluation=EvaluationConfig(source=str(DATA / "heldout.jsonl"), questions=128, samples=8, every=5),
-    checkpoint=CheckpointConfig(every=10, keep=2),
+    batch=replace(QUICKSTART.batch, rows_per_micro_batch=32),
+    evaluation=replace(QUICKSTART.evaluation, source=str(DATA / "heldout.jsonl")),
 )
 
 
@@ -67,15 +52,9 @@ def prepared(parsed: Arguments) -> Arguments:
     if Path(config.policy.path) == BASE and not BASE.exists():
         if parsed.dry_run:
             return parsed._replace(config=replace(config, policy=replace(config.policy, path=NANO)))
-        make_base(BASE)
+        import nft_jax
+        from experiments.nano.warm_up import warm_up
+        clean, mixed = stack_programs.attempts(0, imperfect=False), stack_programs.attempts(1, imperfect=True)
+        nft_jax.save(warm_up(nft_jax.load(NANO), lambda index: clean if index < CLEAN_UPDATES else mixed,
+                             CLEAN_UPDATES + MIXED_UPDATES, rate=2e-3), BASE)
     return parsed
-
-
-def make_base(folder: Path) -> None:
-    """Writes the warmed-up model."""
-    import nft_jax
-    from experiments.nano.warm_up import warm_up
-    clean, mixed = stack_programs.attempts(0, imperfect=False), stack_programs.attempts(1, imperfect=True)
-    warmed = warm_up(nft_jax.load(NANO), lambda index: clean if index < CLEAN_UPDATES else mixed,
-                     CLEAN_UPDATES + MIXED_UPDATES, rate=2e-3)
-    nft_jax.save(warmed, folder)

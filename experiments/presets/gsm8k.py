@@ -17,29 +17,19 @@ What differs from the paper's settings (`experiments.presets.qwen2_5_math_7b`): 
 answers of up to 512 tokens a step, and 8 optimizer updates, because the model, the answers and the
 machine are smaller.
 """
-from nft_jax.config import (
-    MESHES,
-    BatchConfig,
-    CheckpointConfig,
-    Config,
-    DataConfig,
-    EvaluationConfig,
-    OptimizerConfig,
-    PolicyConfig,
-    RolloutConfig,
-)
+from nft_jax import config as c
 from nft_jax.data.benchmarks import BOXED
 
-PRESET = Config(
+PRESET = c.Config(
     name="gsm8k",
     steps=120,
-    policy=PolicyConfig(path="Qwen/Qwen2.5-0.5B-Instruct", compute_dtype="bfloat16", remat="block"),
-    data=DataConfig(source="openai/gsm8k:main", template=BOXED, max_prompt_tokens=320),
-    rollout=RolloutConfig(prompts_per_step=128, samples_per_prompt=8, max_new_tokens=512, slots=256),
-    batch=BatchConfig(updates_per_step=8, rows_per_micro_batch=16),
-    optimizer=OptimizerConfig(learning_rate=1e-6, warmup_updates=80),
-    mesh=MESHES["fsdp"],
-    checkpoint=CheckpointConfig(every=20, keep=2),
-    evaluation=EvaluationConfig(source="openai/gsm8k:main", split="test", questions=1319, samples=1, every=10,
+    policy=c.PolicyConfig(path="Qwen/Qwen2.5-0.5B-Instruct", compute_dtype="bfloat16", remat="block"),
+    data=c.DataConfig(source="openai/gsm8k:main", template=BOXED, max_prompt_tokens=320),
+    rollout=c.RolloutConfig(prompts_per_step=128, samples_per_prompt=8, max_new_tokens=512, slots=256),
+    batch=c.BatchConfig(updates_per_step=8, rows_per_micro_batch=16),
+    optimizer=c.OptimizerConfig(learning_rate=1e-6, warmup_updates=80),
+    mesh=c.MESHES["fsdp"],
+    checkpoint=c.CheckpointConfig(every=20, keep=2),
+    evaluation=c.EvaluationConfig(source="openai/gsm8k:main", split="test", questions=1319, samples=1, every=10,
                                 temperature=0.0),
 )

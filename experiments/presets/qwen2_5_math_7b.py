@@ -44,47 +44,35 @@ What the official code (https://github.com/NVlabs/NFT) does and `official` does 
 """
 from dataclasses import replace
 
-from nft_jax.config import (
-    MESHES,
-    BatchConfig,
-    CheckpointConfig,
-    Config,
-    DataConfig,
-    EvaluationConfig,
-    ObjectiveConfig,
-    OptimizerConfig,
-    PolicyConfig,
-    RolloutConfig,
-    VerifierConfig,
-)
+from nft_jax import config as c
 from nft_jax.data.benchmarks import BOXED
 
-OFFICIAL = Config(
+OFFICIAL = c.Config(
     name="qwen2_5_math_7b_official",
     steps=320,
     objective="nft",
-    policy=PolicyConfig(path="Qwen/Qwen2.5-Math-7B", compute_dtype="bfloat16", remat="block"),
+    policy=c.PolicyConfig(path="Qwen/Qwen2.5-Math-7B", compute_dtype="bfloat16", remat="block"),
     # DAPO-Math-17k with prompts that ask for \boxed{}. Those of BytedTsinghua-SIA/DAPO-Math-17k ask for "Answer:",
     # which the verifier does not read. The template is for the evaluation: the training prompts are chat messages.
-    data=DataConfig(source="ChenDRAG/VeRL_math_validation:dapo-math-17k_10boxed.parquet", template=BOXED,
+    data=c.DataConfig(source="ChenDRAG/VeRL_math_validation:dapo-math-17k_10boxed.parquet", template=BOXED,
                     max_prompt_tokens=512),
-    rollout=RolloutConfig(prompts_per_step=512, samples_per_prompt=16, max_new_tokens=3584, temperature=1.0,
+    rollout=c.RolloutConfig(prompts_per_step=512, samples_per_prompt=16, max_new_tokens=3584, temperature=1.0,
                           slots=512, max_generation_batches=30),
-    verifier=VerifierConfig(mode="strict", workers=16),
-    loss=ObjectiveConfig(epsilon=1.0, prompt_weight="1-r", neg_weight=1.0, loss_agg="constant",
+    verifier=c.VerifierConfig(mode="strict", workers=16),
+    loss=c.ObjectiveConfig(epsilon=1.0, prompt_weight="1-r", neg_weight=1.0, loss_agg="constant",
                          constant_length=1000.0),
-    batch=BatchConfig(updates_per_step=16, rows_per_micro_batch=8),
-    optimizer=OptimizerConfig(learning_rate=1e-6, warmup_updates=160, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.1,
+    batch=c.BatchConfig(updates_per_step=16, rows_per_micro_batch=8),
+    optimizer=c.OptimizerConfig(learning_rate=1e-6, warmup_updates=160, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.1,
                               clip_norm=1.0),
-    mesh=MESHES["fsdp"],
-    checkpoint=CheckpointConfig(every=2, keep=2),
-    evaluation=EvaluationConfig(source="paper", questions=1000, samples=0, every=2, temperature=1.0, top_p=0.7),
+    mesh=c.MESHES["fsdp"],
+    checkpoint=c.CheckpointConfig(every=2, keep=2),
+    evaluation=c.EvaluationConfig(source="paper", questions=1000, samples=0, every=2, temperature=1.0, top_p=0.7),
 )
 RECOMMENDED = replace(
     OFFICIAL,
     name="qwen2_5_math_7b",
     verifier=replace(OFFICIAL.verifier, mode="equivalent"),
     loss=replace(OFFICIAL.loss, loss_agg="token_mean"),
-    checkpoint=CheckpointConfig(every=10, keep=4),
+    checkpoint=c.CheckpointConfig(every=10, keep=4),
     evaluation=replace(OFFICIAL.evaluation, every=10),
 )

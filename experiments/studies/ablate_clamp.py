@@ -1,11 +1,7 @@
 """The lower clamp epsilon of NFT's implicit negative policy.
 
-    python -m experiments.studies.ablate_clamp --scale nano --seeds 3
-
-The clamp acts where (1 - r R) / (1 - r) < epsilon. With epsilon 1 that is every wrong token that
-has become likelier (R > 1); with less it is only where R is large. So many optimizer updates are
-taken on every rollout here.
-
+It acts where (1 - r R) / (1 - r) < epsilon: with epsilon 1 on every wrong token that has become
+likelier (R > 1), with less only where R is large. Hence so many optimizer updates on every rollout.
 A clamped token is pushed down by omega r R / ((1 - r) epsilon): the smaller epsilon, the harder.
 With epsilon above 1 wrong answers are pushed less, on-policy too.
 """

@@ -1,10 +1,7 @@
 """How much wrong answers count in NFT: not at all, some, all, more, and nothing but them.
 
-    python -m experiments.studies.ablate_negative_weight --scale nano --seeds 3
-
-Weight 0 is RFT with omega = 1-r; it runs as `rft` and is shared with ablate_rft. The weights
-between, the weights above 1, and negatives alone (pos_weight 0) are ours. Negatives alone take
-probability from wrong answers without saying where it should go.
+Weight 0 is RFT with omega = 1-r; it runs as `rft` and is shared with ablate_rft. Negatives alone
+(pos_weight 0) take probability from wrong answers without saying where it should go.
 """
 from experiments.harness.study import Claim, Study, run
 

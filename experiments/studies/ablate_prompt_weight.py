@@ -1,10 +1,7 @@
-"""The weight of a prompt, omega(q), under NFT.
+"""The weight of a prompt, omega(q), under NFT: a function of the group accuracy r.
 
-    python -m experiments.studies.ablate_prompt_weight --scale nano --seeds 3
-
-omega(q) is a function of the group accuracy r: 1 (all prompts alike), 1-r (on-policy Dr. GRPO),
-sqrt((1-r)/r) (on-policy GRPO), and (1-r)/r (on-policy MaxRL, ours). The last three weigh harder
-prompts more.
+1 (all prompts alike), 1-r (on-policy Dr. GRPO), sqrt((1-r)/r) (on-policy GRPO), and (1-r)/r
+(on-policy MaxRL, ours). The last three weigh harder prompts more.
 """
 from experiments.harness.study import Claim, Study, run
 

@@ -1,8 +1,6 @@
-"""The importance ratio R of NFT: of tokens, of answers, or of answers normalised by length.
+"""The importance ratio R of NFT: of tokens (the paper's), of answers, or of answers normalised by length.
 
-    python -m experiments.studies.ablate_ratio --scale nano --seeds 3
-
-`token` is the paper's; `sequence_mean` is the ratio of GSPO (arXiv 2507.18071).
+`sequence_mean` is the ratio of GSPO (arXiv 2507.18071).
 """
 from experiments.harness.study import Claim, Study, run
 

@@ -1,9 +1,6 @@
 """How much of NFT's gain over RFT is the prompt weight, and how much the negatives?
 
-    python -m experiments.studies.ablate_rft --scale nano --seeds 3
-
-RFT with omega = 1-r stands between the paper's two. From `rft 1` to `rft 1-r` only the weight
-changes; from there to `nft` only the negatives are added.
+From `rft 1` to `rft 1-r` only the weight changes; from there to `nft` only the negatives are added.
 """
 from experiments.harness.study import Claim, Study, run
 

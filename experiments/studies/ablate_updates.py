@@ -1,7 +1,5 @@
 """Optimizer updates per step, for NFT and GRPO: on-policy they agree, off-policy they part.
 
-    python -m experiments.studies.ablate_updates --scale nano --seeds 3
-
 With one update per step R is 1 everywhere. `nft` here has omega = sqrt((1-r)/r), and both arms have
 the same reduction, so the arms with one update differ by rounding only. With more updates GRPO's
 clip lets go of tokens that moved far, while NFT's coefficient fades softly.

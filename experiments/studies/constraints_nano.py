@@ -1,44 +1,28 @@
-"""NFT on a task without right answers: text under constraints, scored by rules in [0, 1].
+"""NFT on a task without right answers: text under constraints, scored by rules in [0, 1] (constraints_nano.md).
 
     python -m experiments.studies.constraints_nano                 any field of the run is a flag
-
-About ten minutes on 2 CPU cores.
-
-The embedded model has seen arithmetic only. It is asked for text of a length, with certain
-characters and a certain end (`experiments.nano.constraints`), and NFT trains on the fractions as
-they are. What the model sometimes does by chance it learns to do on demand. One question in four
-asks for a word of letters that it never samples: no answer is better than another in that respect,
-and that rule stays where it was. NFT sharpens what a model can already do now and then; it teaches
-nothing that never occurs.
 """
+from dataclasses import replace
 from pathlib import Path
 
 from experiments.nano import constraints
 from experiments.nano.small_tasks import draw_run, write_questions
+from experiments.presets import QUICKSTART
 from nft_jax.cli import parse, print_summary, run
-from nft_jax.config import (
-    BatchConfig,
-    CheckpointConfig,
-    Config,
-    DataConfig,
-    EvaluationConfig,
-    OptimizerConfig,
-    RolloutConfig,
-    VerifierConfig,
-)
+from nft_jax.config import Config, DataConfig, VerifierConfig
 
 FIGURE = Path(__file__).parents[1] / "figures" / "constraints_nano.png"
 DATA = Path("runs/constraints_nano_data")
-PRESET = Config(
+PRESET = replace(
+    QUICKSTART,
     name="constraints_nano",
     steps=60,
     data=DataConfig(source=str(DATA / "train.jsonl"), max_prompt_tokens=48),
-    rollout=RolloutConfig(prompts_per_step=32, samples_per_prompt=16, max_new_tokens=40, slots=256, block_size=8),
+    rollout=replace(QUICKSTART.rollout, prompts_per_step=32, max_new_tokens=40),
     verifier=VerifierConfig(reward="constraints"),
-    batch=BatchConfig(updates_per_step=4, row_length=128, rows_per_micro_batch=32),
-    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_updates=20, weight_decay=0.0),
-    evaluation=EvaluationConfig(source=str(DATA / "heldout.jsonl"), questions=128, samples=8, every=5),
-    checkpoint=CheckpointConfig(every=10, keep=2),
+    batch=replace(QUICKSTART.batch, rows_per_micro_batch=32),
+    optimizer=replace(QUICKSTART.optimizer, learning_rate=1e-3),
+    evaluation=replace(QUICKSTART.evaluation, source=str(DATA / "heldout.jsonl")),
 )
 
 

@@ -1,10 +1,5 @@
 """Does accuracy rise because of the reward? The same runs with random and format-only rewards.
 
-    python -m experiments.studies.controls --scale nano --seeds 3
-
-random   0 or 1 by a hash of question and answer, so the same answer has the same reward everywhere
-box      1 where the answer has a filled box, right or wrong
-
 The true verifier (`evaluation.reward`) measures all of them. A gain that random rewards give too is no gain from
 verification: models can gain by a better format, or by the clip's bias.
 """
@@ -21,8 +16,9 @@ def random_reward(prompt: str, response: str, gold: str) -> float:
 MEASURED_BY = {"evaluation.reward": lambda base: base.verifier.reward}
 REWARDS = {
     "true": {},
+    # The same answer has the same reward everywhere.
     "random": {"verifier.reward": "experiments.studies.controls:random_reward", **MEASURED_BY},
-    # Once every answer has its box, all groups are alike and none is kept: sample at most twice for a step.
+    # 1 where the answer has a filled box. Once all have one, no group is kept: sample at most twice for a step.
     "box": {"verifier.reward": "boxed", "rollout.max_generation_batches": 2, **MEASURED_BY},
 }
 

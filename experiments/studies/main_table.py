@@ -1,14 +1,9 @@
-"""NFT beside rejection sampling, GRPO, Dr. GRPO, DAPO and DPO: the paper's main table (arXiv
-2505.18116, table 1).
+"""NFT beside rejection sampling, GRPO, Dr. GRPO, DAPO and DPO: the paper's main table (arXiv 2505.18116, table 1).
 
-    python -m experiments.studies.main_table --scale nano --seeds 3
-
-`nft_clip` is ours: NFT's positives and negatives inside DAPO's trust region. The paper leaves open
-whether NFT and GRPO combine.
-
-Every arm has the base's data, rollouts and optimizer, and its objective's own loss. Groups without
-a wrong or a right answer are left out for all. DAPO's penalty on overlong answers
-(--loss.overlong-buffer) is off: the others have none.
+`nft_clip` is ours: NFT's positives and negatives inside DAPO's trust region. Every arm has the
+base's data, rollouts and optimizer, and its objective's own loss. Groups without a wrong or a right
+answer are left out for all. DAPO's penalty on overlong answers (--loss.overlong-buffer) is off: the
+others have none.
 """
 from experiments.harness.study import Claim, Study, run
 

@@ -27,8 +27,7 @@ def align(weights, x):
 def rotary_angles(positions, head_dim: int, theta: float, scaling: RopeScaling | None = None):
     """positions [...] int32 -> cos and sin of the rotary embedding, two of [..., head_dim/2] float32.
 
-    Su et al., arXiv 2104.09864, in the half-split layout of the Hugging Face Llama and Qwen models.
-    """
+    Su et al., arXiv 2104.09864, in the half-split layout of the Hugging Face Llama and Qwen models."""
     frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
     if scaling is not None:
         frequencies = scaled_frequencies(frequencies, scaling)
@@ -49,8 +48,7 @@ def scaled_frequencies(frequencies, scaling: RopeScaling):
 
 
 def rotate(x, cos, sin):
-    """x [..., head_dim] rotated by angles with `cos` and `sin` [..., head_dim/2]: in float32, back
-    to the type of x."""
+    """x [..., head_dim] rotated in float32 by angles with `cos` and `sin` [..., head_dim/2]; the type of x stays."""
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1).astype(x.dtype)
 
@@ -59,32 +57,23 @@ def attend(q_BKGTD, k_BKSD, v_BKSD, segment_ids_BS, *, scale: float, window: int
            implementation: Attention = "xla"):
     """Causal attention inside segments.
 
-    q [B, kv_heads, queries_per_kv, T, head_dim], k and v [B, kv_heads, S, head_dim], segment_ids
-    [B, S] -> like q.
+    q [B, kv_heads, queries_per_kv, T, head_dim], k, v [B, kv_heads, S, head_dim], segment_ids [B, S] -> like q.
 
     scale: factor of the scores. The softmax is taken in float32.
     window: a token sees itself and the `window` - 1 tokens before it; 0: all tokens before it.
-    start: the queries are those of the T tokens from `start` on, of rows of S tokens. A value,
-        which may be traced; 0, or a multiple of T that divides S.
+    start: of a row's S tokens the first of the T queries: 0, or a multiple of T that divides S; may be traced.
     implementation: the choice of `nft_jax.model.kernels.choose_attention`. All of them compute the same.
 
-    Segment 0 is padding. It attends to the padding before it, so its rows are finite; they are masked later.
-    """
+    Segment 0 is padding. It attends to the padding before it, so its rows are finite; they are masked later."""
     if implementation == "splash":
         return splash(q_BKGTD, k_BKSD, v_BKSD, segment_ids_BS, scale=scale, window=window, start=start)
-    length = q_BKGTD.shape[3]
+    batch, kv_heads, group, length, head_dim = q_BKGTD.shape
     behind = start + jnp.arange(length)[:, None] - jnp.arange(k_BKSD.shape[2])[None]
     causal = (behind >= 0) & (behind < window) if window else behind >= 0
     asking = jax.lax.dynamic_slice_in_dim(segment_ids_BS, start, length, axis=1)
     seen_BTS = causal[None] & (asking[:, :, None] == segment_ids_BS[:, None, :])
     if implementation == "cudnn":
         return cudnn(q_BKGTD, k_BKSD, v_BKSD, seen_BTS, scale=scale)
-    return attend_xla(q_BKGTD, k_BKSD, v_BKSD, seen_BTS, scale=scale)
-
-
-def attend_xla(q_BKGTD, k_BKSD, v_BKSD, seen_BTS, *, scale: float):
-    """`attend` by plain products, over the pairs in seen [B, T, S] bool."""
-    batch, kv_heads, group, length, head_dim = q_BKGTD.shape
     # The queries that share a kv head are rows of one matrix, and the sums divide the result, not
     # the T x S weights. Both save passes over the largest arrays of the layer.
     q_BKND = q_BKGTD.reshape(batch, kv_heads, group * length, head_dim) * scale
@@ -101,9 +90,8 @@ def attend_cache(q_SKGD, k_SKDC, v_SKCD, valid_SC, *, scale: float):
     """One query per slot against the slot's cache.
 
     q [S, kv_heads, queries_per_kv, head_dim], k [S, kv_heads, head_dim, cache], v
-    [S, kv_heads, cache, head_dim], valid [S, cache] bool -> like q. k and v may be `Quantized`:
-    their scales multiply the scores and the weights, not the cache. The softmax is taken in
-    float32."""
+    [S, kv_heads, cache, head_dim], valid [S, cache] bool -> like q. k and v may be `Quantized`: their scales
+    multiply the scores and the weights, not the cache. The softmax is taken in float32."""
     k, k_scale = k_SKDC if isinstance(k_SKDC, Quantized) else (k_SKDC, None)
     v, v_scale = v_SKCD if isinstance(v_SKCD, Quantized) else (v_SKCD, None)
     scores = jnp.einsum("skgd,skdc->skgc", q_SKGD, k.astype(q_SKGD.dtype), preferred_element_type=jnp.float32) * scale

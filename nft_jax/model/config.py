@@ -1,8 +1,4 @@
-"""The shape of a decoder, and how its passes are computed.
-
-Families differ in data, not in code: `nft_jax.model.hf.families` maps each one's config.json to a
-`ModelConfig`.
-"""
+"""The shape of a decoder, and how its passes are computed. Families differ in data: see `model.hf.families`."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -19,14 +15,12 @@ Attention = Literal["xla", "cudnn", "splash"]
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """How rotary positions are stretched beyond the lengths of pretraining. The fields are named as
-    in config.json.
+    """How rotary positions are stretched beyond the lengths of pretraining. Fields are named as in config.json.
 
     "linear" divides every frequency by `factor` (Chen et al., arXiv 2306.15595). "llama3" divides
     the frequencies that turn less than `low_freq_factor` times in the original context, keeps the
     frequencies that turn more than `high_freq_factor` times, and blends in between (Llama 3.1;
-    `ROPE_INIT_FUNCTIONS` of transformers).
-    """
+    `ROPE_INIT_FUNCTIONS` of transformers)."""
     kind: Literal["linear", "llama3"]
     factor: float
     low_freq_factor: float = 1.0
@@ -36,8 +30,7 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A decoder with RMSNorm, rotary positions, grouped-query attention and a gated MLP. The
-    defaults are Llama's."""
+    """A decoder with RMSNorm, rotary positions, grouped-query attention and a gated MLP; defaults as Llama."""
     family: str                        # a key of `families.FAMILIES`
     vocab_size: int
     hidden_size: int
@@ -70,14 +63,12 @@ class ModelConfig:
 
     @property
     def attention_scale(self) -> float:
-        """Factor of the attention scores."""
         return (self.head_dim if self.query_pre_attn_scalar is None else self.query_pre_attn_scalar) ** -0.5
 
 
 @dataclass(frozen=True)
 class Compute:
-    """How a forward or backward pass is computed, whatever the model. Beyond rounding, none of it
-    changes the result. All of it is static under jit."""
+    """How a pass is computed, whatever the model: static under jit, and without effect beyond rounding."""
     dtype: Literal["float32", "bfloat16"] = "float32"     # activations and matrix products
     remat: Remat = "none"                                 # what the backward pass recomputes: see `hidden_states`
     attention: Attention = "xla"                          # of whole sequences: see `kernels.choose_attention`

@@ -1,14 +1,8 @@
 """The decoder: a Flax Linen module used as pure functions of a plain dict of parameters.
 
-    params = init(config, key)                                        float32, layers stacked on axis 0
-
-Training scans the stacked layers:
-
-    hidden = hidden_states(params, config, tokens, positions, segment_ids)
-
-Sampling unrolls the layers:
-
-    split = split_layers(params)
+    params = init(config, key)                                                 float32, layers stacked on axis 0
+    hidden = hidden_states(params, config, tokens, positions, segment_ids)     training scans the stacked layers
+    split = split_layers(params)                                               sampling unrolls them
     keys, values = prefill(split, config, tokens, positions, segment_ids)      a prompt's cache entries
     logits, cache = decode(split, config, token, position, cache, ...)         one token of every slot
 
@@ -91,8 +85,7 @@ def _product(x, weights):
 
 
 def _product_backward(operands, g_BTO):
-    """Gradients of x and of the weights. The weights' is summed in float32, over rows and over devices."""
-    # Autodiff would round each device's part to the type of x first.
+    # The weights' gradient is summed in float32: autodiff would round each device's part to the type of x first.
     x_BTI, weights = operands
     dx_BTI = jnp.einsum("bto,io->bti", g_BTO, weights.astype(g_BTO.dtype))
     return dx_BTI, jnp.einsum("bti,bto->io", x_BTI, g_BTO, preferred_element_type=jnp.float32).astype(weights.dtype)
@@ -196,7 +189,6 @@ def init(config: ModelConfig, key) -> dict:
 
 
 def count_parameters(config: ModelConfig) -> int:
-    """Number of parameters, without making any."""
     return sum(leaf.size for leaf in jax.tree.leaves(parameter_shapes(config)))
 
 
@@ -213,8 +205,7 @@ def hidden_states(params, config: ModelConfig, tokens, positions, segment_ids, c
         offload      each layer's input, in the host's memory
 
     On a mesh the rows are sharded over the data axes and the tokens over `context`, through all
-    layers. Each layer's weights are gathered when the scan reaches the layer.
-    """
+    layers. Each layer's weights are gathered when the scan reaches the layer."""
     mesh = compute.mesh
     segment_ids = constrain(segment_ids, mesh, "batch", None)
     angles = angles_by_kind(config, positions)
@@ -230,8 +221,7 @@ def hidden_states(params, config: ModelConfig, tokens, positions, segment_ids, c
         return constrain(x, mesh, "batch", "context", None), None
 
     def layer_around_kernel(x, weights, local):
-        # What a kernel's backward pass needs has no name by which `kept` could keep it, so the
-        # kernel stays outside.
+        # What a kernel's backward pass needs has no name for `kept` to keep, so the kernel stays outside.
         q, k, v = kept(lambda x, weights: part("enter", gather_weights(weights, compute), x, angles, local))(x, weights)
         attended = part("attend", weights, q, k, v, segment_ids, local)
         x = kept(lambda weights, *xs: part("finish", gather_weights(weights, compute), *xs))(weights, x, attended)
@@ -247,29 +237,23 @@ def hidden_states(params, config: ModelConfig, tokens, positions, segment_ids, c
     return rms_norm(x, params["final_norm"], config)
 
 
-def head_weights(params):
-    """The output projection [D, V]; of a tied model, the embedding's transpose."""
-    return params["head"] if "head" in params else params["embed"].T
-
-
 def logits(params, config: ModelConfig, hidden):
     """hidden [..., D] -> [..., V] float32."""
-    weights = head_weights(params).astype(hidden.dtype)
-    return soft_cap(jnp.matmul(hidden, weights, preferred_element_type=jnp.float32), config.final_softcap)
+    weights = params["head"] if "head" in params else params["embed"].T
+    product = jnp.matmul(hidden, weights.astype(hidden.dtype), preferred_element_type=jnp.float32)
+    return soft_cap(product, config.final_softcap)
 
 
 def split_layers(params) -> dict:
-    """The parameters for `prefill` and `decode`: "layers" is a list, and each layer has arrays of its own."""
-    # Over the stacked arrays, every decode step would first copy each layer out of them.
+    """The parameters with "layers" as a list: over stacked arrays, every decode step would first copy each layer."""
     count = jax.tree.leaves(params["layers"])[0].shape[0]
     return params | {"layers": [jax.tree.map(lambda w, i=i: w[i], params["layers"]) for i in range(count)]}
 
 
 def prefill(params, config: ModelConfig, tokens, positions, segment_ids, compute: Compute = FLOAT32):
-    """Cache entries of prompts: tokens, positions, segment_ids [P, T] int32 -> lists of keys and of
-    values, [P, K, T, E] for each layer. params: of `split_layers`."""
-    # The prompts need not divide over a mesh, so their place is left to XLA. XLA cannot divide a
-    # kernel: a kernel takes the prompts that divide, plain attention the others.
+    """Cache entries of prompts: tokens, positions, segment_ids [P, T] int32 -> lists of keys and of values,
+    [P, K, T, E] for each layer. params: of `split_layers`."""
+    # Prompts need not divide over a mesh, so XLA places them. A kernel, which XLA cannot divide, needs that they do.
     anywhere, mesh = replace(compute, mesh=None), compute.mesh
     angles, x = angles_by_kind(config, positions), embed(params, config, tokens, anywhere)
     if compute.attention == "xla" or mesh is None or mesh.size == 1:
@@ -302,10 +286,8 @@ def decode(params, config: ModelConfig, tokens, positions, cache, write_index, v
     tokens, positions: [S] int32.
     cache: a pair (keys [S, K, E, C], values [S, K, C, E]) per layer, made by `cache_entries`.
     write_index: the cache index of this token's entries, the same for all slots, so that writing is one slice.
-    valid: [S, C] bool, the entries that each slot attends to, the token itself included. Local
-        layers attend to those written in the last `window` steps, so a slot's entries must lie side
-        by side.
-    """
+    valid: [S, C] bool, the entries that each slot attends to, the token itself included. Local layers attend to
+        those written in the last `window` steps, so a slot's entries must lie side by side."""
     # The layers are unrolled: a scan that carries the cache in and out would copy all of it at every step.
     angles = angles_by_kind(config, positions[:, None])
     x = embed(params, config, tokens[:, None], Compute(params["embed"].dtype.name))

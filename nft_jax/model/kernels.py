@@ -9,24 +9,19 @@ import jax.numpy as jnp
 from nft_jax.model.config import Attention
 from nft_jax.types import InputError
 
-# Lengths and head sizes of the TPU kernel are multiples of it.
-LANES = 128
-# Tokens of a tile, by preference.
-BLOCKS = (512, 256, LANES)
+LANES = 128                     # lengths and head sizes of the TPU kernel are multiples of it
+BLOCKS = (512, 256, LANES)      # tokens of a tile, by preference
 
 
 def choose_attention(requested: str, platform: str, dtype: str, head_dim: int, *,
                      present: bool = True) -> tuple[Attention, str]:
     """The implementation for a run, and the reason in words.
 
-    requested: `policy.attention`.
-    platform: of the devices: "cpu", "gpu" or "tpu".
-    dtype: of the activations.
-    present: whether the devices are here. On a present GPU the kernel is tried on a few tokens
-        before it is chosen. On an absent one it counts as running if it has the type.
+    requested: `policy.attention`. platform: "cpu", "gpu" or "tpu". dtype: of the activations.
+    present: whether the devices are here. A present GPU tries the kernel on a few tokens before it is chosen. For
+        an absent one the type decides.
 
-    Raises InputError with the reason when the requested implementation cannot run.
-    """
+    Raises InputError with the reason when the requested implementation cannot run."""
     kernel: Attention = {"tpu": "splash", "gpu": "cudnn"}.get(platform, "xla")
     if requested == "xla":
         return "xla", "as policy.attention says"
@@ -72,13 +67,10 @@ def padded(x, axis: int, multiple: int):
 
 
 def cudnn(q_BKGTD, k_BKSD, v_BKSD, seen_BTS, *, scale: float):
-    """Flash attention of cuDNN over the pairs in seen [B, T, S] bool. Shapes as
-    `nft_jax.model.attention.attend`; bfloat16 or float16.
+    """Flash attention of cuDNN over the pairs in seen [B, T, S] bool, bfloat16 or float16; shapes as `attend`.
 
-    The mask is an array of B * T * S, because jax.nn has no other way to pass segments. To cuDNN it
-    is a bias of 2 bytes per pair, shared by all heads. Where queries and keys are the same tokens,
-    the kernel also skips the pairs above the diagonal.
-    """
+    The mask is an array, because jax.nn has no other way to pass segments. To cuDNN it is a bias of 2 bytes per
+    pair, shared by all heads. Where queries and keys are the same tokens, pairs above the diagonal are skipped."""
     batch, kv_heads, group, length, head_dim = q_BKGTD.shape
     q_BTHD = jnp.swapaxes(padded(q_BKGTD, 3, 2).reshape(batch, kv_heads * group, -1, head_dim), 1, 2)
     k_BSKD, v_BSKD = (jnp.swapaxes(padded(x, 2, 2), 1, 2) for x in (k_BKSD, v_BKSD))
@@ -90,11 +82,9 @@ def cudnn(q_BKGTD, k_BKSD, v_BKSD, seen_BTS, *, scale: float):
 
 
 def splash(q_BKGTD, k_BKSD, v_BKSD, segment_ids_BS, *, scale: float, window: int = 0, start=0, interpret: bool = False):
-    """JAX's splash attention for TPU (`jax.experimental.pallas.ops.tpu.splash_attention`).
+    """JAX's splash attention for TPU; arguments as `attend`; `interpret` runs it without a TPU.
 
-    Arguments as `nft_jax.model.attention.attend`; `interpret` runs it without a TPU. Tiles that
-    causality or the window excludes are skipped. Tiles of other segments are computed and masked.
-    """
+    Tiles that causality or the window excludes are skipped. Tiles of other segments are computed and masked."""
     batch, kv_heads, group, length, head_dim = q_BKGTD.shape
     keys = k_BKSD.shape[2]
     asking = jax.lax.dynamic_slice_in_dim(segment_ids_BS, start, length, axis=1)

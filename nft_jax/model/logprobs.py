@@ -4,13 +4,11 @@
    fill, so prompts and padding cost nothing.
 2. Each block meets the vocabulary chunk by chunk. It keeps a running maximum and the sums for
    log-prob and entropy (the online softmax: Milakov & Gimelshein, arXiv 1805.02867).
-3. The backward pass is written here. It computes every chunk's logits again, and from them the
-   gradients of the states and of the weights (the idea of Wijmans et al., "Cut Your Losses", arXiv
-   2411.09009).
+3. The backward pass is written here. It computes every chunk's logits again, and from them the gradients of the
+   states and of the weights (the idea of Wijmans et al., "Cut Your Losses", arXiv 2411.09009).
 
-On a mesh each device works on its own tokens and its own slice of the vocabulary. Both passes are
-`shard_map`s of the same functions. All collectives stand in this file, before and after the loops,
-never inside.
+On a mesh each device works on its own tokens and its own slice of the vocabulary. Both passes are `shard_map`s
+of the same functions. All collectives stand in this file, before and after the loops, never inside.
 """
 from __future__ import annotations
 
@@ -26,12 +24,9 @@ from nft_jax.model.config import FLOAT32, Compute, ModelConfig
 from nft_jax.model.decoder import hidden_states, soft_cap
 from nft_jax.runtime.mesh import RULES
 
-# About so many logits exist at one time on a device: 32 MiB of float32.
-CHUNK_ELEMENTS = 1 << 23
-# A block has an eighth of the device's tokens, but at least and at most so many.
-TOKEN_BLOCK = (1024, 4096)
-# The running maximum before the first chunk: finite, so that 0 * EMPTY is 0.
-EMPTY = -1e30
+CHUNK_ELEMENTS = 1 << 23        # about so many logits exist at one time on a device: 32 MiB of float32
+TOKEN_BLOCK = (1024, 4096)      # a block has an eighth of the device's tokens, but at least and at most so many
+EMPTY = -1e30                   # the running maximum before the first chunk: finite, so that 0 * EMPTY is 0
 
 
 class Head(NamedTuple):
@@ -43,16 +38,14 @@ class Head(NamedTuple):
 
 def token_logprobs(params, config: ModelConfig, tokens, positions, segment_ids, *, wanted=None, temperature=1.0,
                    compute: Compute = FLOAT32):
-    """Log-prob of every token given the tokens before it in its segment, and the entropy of that
-    distribution, in nats.
+    """Log-prob of every token given those before it in its segment, and the entropy of its distribution, in nats.
 
     tokens, positions, segment_ids: [B, T] int32. On `compute.mesh`, B must divide over the devices of the rows.
     wanted: [B, T] bool, the tokens to compute; None: all. The others have 0 and skip the head.
     temperature: divides the logits, as in sampling. It gets no gradient.
 
     Returns two of [B, T] float32 (float64 if the pass is). A row's first token has 0. The value at
-    the first token of any other segment has no meaning and must be masked.
-    """
+    the first token of any other segment has no meaning and must be masked."""
     hidden = hidden_states(params, config, tokens, positions, segment_ids, compute)
     wanted = jnp.ones(tokens.shape, bool) if wanted is None else wanted
     # The state before a token predicts it.
@@ -66,14 +59,10 @@ def token_logprobs(params, config: ModelConfig, tokens, positions, segment_ids, 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def head_logprobs(head: Head, hidden_BTD, weights, targets_BT, wanted_BT, temperature):
-    """Log-probs of the targets and entropies of their distributions, two of [B, T], at least
-    float32; 0 where not wanted.
+    """Log-probs of the targets and entropies of their distributions, two of [B, T], at least float32; 0 where not
+    wanted. Differentiable in hidden and weights; gradients of the weights are summed in float32.
 
-    weights: [D, V] or [V, D] by `head.vocab_axis`, of any floating type. Each chunk is multiplied
-        in the type of `hidden`.
-
-    Both outputs are differentiable in hidden and weights. Gradients of the weights are summed in float32.
-    """
+    weights: [D, V] or [V, D] by `head.vocab_axis`; chunks are cast to the type of `hidden`."""
     return _forward(head, hidden_BTD, weights, targets_BT, wanted_BT, temperature)[:2]
 
 
@@ -149,8 +138,7 @@ class Tokens(NamedTuple):
         return jax.lax.fori_loop(0, self.blocks, body, carry)
 
     def put_back(self, x, wanted_N):
-        """x [len(order), ...] in the order of the blocks -> [N, ...] in the order of the tokens; 0
-        where not wanted."""
+        """x [len(order), ...] in the order of the blocks -> [N, ...] in that of the tokens; 0 where not wanted."""
         return jnp.where(wanted_N.reshape(-1, *(1,) * (x.ndim - 1)), x[self.rank], 0)
 
 
@@ -178,8 +166,7 @@ def _over_vocabulary(size: int, tokens: int, step, carry):
 
 
 def _logits(head: Head, states, weights, start, width: int, temperature):
-    """Logits of the states for the words start ... start + width, after soft-cap and temperature,
-    and the words' weights."""
+    """Logits of the states for the words from `start` on, after soft-cap and temperature, and the words' weights."""
     part = jax.lax.dynamic_slice_in_dim(weights, start, width, head.vocab_axis).astype(states.dtype)
     logits = jax.lax.dot_general(states, part, (((1,), (1 - head.vocab_axis,)), ((), ())),
                                  preferred_element_type=accumulator(states))
@@ -232,10 +219,8 @@ def _local_backward(head: Head, hidden_BTD, weights, targets_BT, wanted_BT, temp
                     d_logprobs_BT, d_entropies_BT):
     """Gradients of hidden and of this device's part of the weights.
 
-    Let p be the probabilities of the logits l, y the target's one-hot, and
-    m = log-sum-exp - entropy the mean of l. Then d logprob / dl = y - p, and d entropy / dl = -p
-    (l - m).
-    """
+    Let p be the probabilities of the logits l, y the target's one-hot, and m = log-sum-exp - entropy the mean
+    of l. Then d logprob / dl = y - p, and d entropy / dl = -p (l - m)."""
     full, first = _gathered(head, weights, hidden_BTD.dtype)
     states_ND, wanted = hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), wanted_BT.reshape(-1)
     tokens, kind = Tokens.of(wanted), accumulator(hidden_BTD)

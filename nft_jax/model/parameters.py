@@ -20,8 +20,7 @@ from nft_jax.model.config import ModelConfig
 from nft_jax.runtime.mesh import RULES, sharding
 from nft_jax.types import InputError
 
-# One letter an axis: the field of ModelConfig that is its size, and its logical axis in
-# `nft_jax.runtime.mesh.RULES`.
+# One letter an axis: the field of ModelConfig that is its size, and its logical axis in `runtime.mesh.RULES`.
 AXES: dict[str, tuple[str, str | None]] = {
     "D": ("hidden_size", "embed"),
     "F": ("intermediate_size", "mlp"),
@@ -41,15 +40,10 @@ def sizes_of(axes: str, config: ModelConfig) -> tuple[int, ...]:
 class Array:
     """One array, of one layer where it belongs to the layers.
 
-    layout: its axes. A product with a matrix sums over the axes before ">".
-    kind: "matrix" starts normal with `initializer_range`. "norm" starts so that it multiplies by 1,
-        "bias" at 0. A norm is small and lies whole on every device; matrices and biases are sharded
-        by their axes.
-    present: whether a model has the array.
-    """
-    layout: str
+    A norm is small and lies whole on every device; matrices and biases are sharded by their axes."""
+    layout: str                        # its axes; a product with a matrix sums over those before ">"
     kind: Literal["matrix", "norm", "bias"]
-    present: Callable[[ModelConfig], bool] = lambda config: True
+    present: Callable[[ModelConfig], bool] = lambda config: True       # whether a model has the array
 
     @property
     def axes(self) -> str:
@@ -103,8 +97,7 @@ def parameter_axes(name: str, shape: Sequence[int], mesh: Mesh) -> tuple[str | N
     """Logical axes of a parameter of this shape, which may begin with the axis of the layers.
 
     kv heads are replicated where `tensor` exceeds them. Raises InputError for any other size that
-    its mesh axes do not divide, with both names.
-    """
+    its mesh axes do not divide, with both names."""
     axes = list(ARRAYS[name].logical_axes)
     axes = [None] * (len(shape) - len(axes)) + axes
     for dimension, axis in enumerate(axes):
@@ -124,8 +117,7 @@ def parameter_shardings(params, mesh: Mesh):
 
 
 def constrain_parameters(tree, mesh: Mesh | None):
-    """Lay out a tree named and shaped like the parameters (their gradient) as the parameters are,
-    inside a traced function. Without a mesh, and on one device, the tree is returned as it is."""
+    """Lay out a tree like the parameters (their gradient) as they are, inside a traced function, on a mesh."""
     if mesh is None or mesh.size == 1:
         return tree
     return jax.lax.with_sharding_constraint(tree, parameter_shardings(tree, mesh))

@@ -24,10 +24,8 @@ from nft_jax.runtime.mesh import partition_spec, sharding
 def look_up(table, tokens, compute: Compute):
     """Rows of the float32 `table` [V, D] for tokens [B, T] -> [B, T, D] of `compute.dtype`.
 
-    Each device looks up its fsdp group's tokens in its own slice; an all-to-all then exchanges
-    slices for rows. Only activations travel. The table's gradient is summed in float32, in the
-    table's place.
-    """
+    Each device looks up its fsdp group's tokens in its own slice; an all-to-all then exchanges slices for rows.
+    Only activations travel. The table's gradient is summed in float32, in the table's place."""
     mesh = compute.mesh
     if mesh is None or mesh.size == 1:
         return table[tokens].astype(compute.dtype)
@@ -46,10 +44,8 @@ def look_up(table, tokens, compute: Compute):
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _gather(weights, dtype: str, here, whole):
-    """`weights` rounded to `dtype`, gathered from the sharding `here` to the sharding `whole`, as
-    float32 again."""
-    # Gathered in bfloat16, half the bytes travel. The cast back costs nothing, since the product
-    # undoes it, and gives a float32 gradient.
+    """`weights` rounded to `dtype`, gathered from the sharding `here` to the sharding `whole`, as float32 again."""
+    # In bfloat16 half the bytes travel. The cast back is free, since the product undoes it; its gradient is float32.
     cast = jax.lax.with_sharding_constraint(weights.astype(dtype), here)
     return jax.lax.with_sharding_constraint(cast, whole).astype(weights.dtype)
 
@@ -63,13 +59,9 @@ _gather.defvjp(lambda weights, *static: (_gather(weights, *static), None), _gath
 
 
 def gather_weights(weights: dict, compute: Compute) -> dict:
-    """One layer's weights as its products need them: rounded to `compute.dtype`, whole over `fsdp`,
-    sharded over `tensor`.
-
-    It is called inside the scan over the layers, so only one layer's weights are whole at a time.
-    Their gradient is summed in float32, straight into the sharded parameter.
-
-    ZeRO-3: Rajbhandari et al., arXiv 1910.02054."""
+    """One layer's weights as its products need them: rounded to `compute.dtype`, whole over `fsdp`, sharded over
+    `tensor`. Called inside the scan, so only one layer is whole at a time. The gradient is summed in float32,
+    straight into the sharded parameter. ZeRO-3: Rajbhandari et al., arXiv 1910.02054."""
     mesh = compute.mesh
     if mesh is None or mesh.size == 1:
         return weights
@@ -86,14 +78,11 @@ def gather_weights(weights: dict, compute: Compute) -> dict:
 
 
 def over_mesh(attend: Callable, mesh: Mesh | None) -> Callable:
-    """`attend(q, k, v, segment_ids)`, each device with its rows, its heads, and the queries of its
-    tokens. Shapes as `nft_jax.model.attention.attend`, which also takes `start=`.
+    """`attend(q, k, v, segment_ids, start=)` of `model.attention`, each device with its rows, heads and queries.
 
-    Keys and values are gathered over `context`: with grouped queries they are the smaller part. A
-    device's scores are [T / context, T]. Where `tensor` exceeds the kv heads, the kv heads are
-    repeated until `tensor` divides them. Rows must divide by data * fsdp, tokens by `context`,
-    heads by `tensor`.
-    """
+    Keys and values are gathered over `context`: with grouped queries they are the smaller part. A device's
+    scores are [T / context, T]. Where `tensor` exceeds the kv heads, the kv heads are repeated until `tensor`
+    divides them. Rows must divide by data * fsdp, tokens by `context`, heads by `tensor`."""
     if mesh is None or mesh.size == 1:
         return attend
     tensor, context = mesh.shape["tensor"], mesh.shape["context"]

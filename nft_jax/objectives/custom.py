@@ -1,9 +1,8 @@
 """Objectives of your own: a function given to `nft_jax.train`, or one in a module or a file.
 
-Such an objective has a name with a colon, which stands in the run's config.json:
-"package.module:function", "file.py:function", or, of a function given to `nft_jax.train`, its
-module and name, such as "__main__:my_loss". The run's folder keeps its source in objective.py, and
-the run goes on with the same source only.
+Such an objective has a name with a colon, which stands in the run's config.json: "package.module:function",
+"file.py:function", or, of a function given to `nft_jax.train`, its module and name, such as "__main__:my_loss".
+The run's folder keeps its source in objective.py, and the run goes on with the same source only.
 """
 from __future__ import annotations
 
@@ -24,15 +23,13 @@ from nft_jax.runtime.names import load
 from nft_jax.types import InputError
 
 FILE = "objective.py"
-# In the first line of the objective.py of versions that kept some functions and values, not the module's source.
-OLDER = "sha256 of what follows"
+OLDER = "sha256 of what follows"       # in the first line of files that kept some functions, not the module's source
 _given: dict[str, Any] = {}            # name -> what this process gave to `nft_jax.train`
 
 
 def adopt(objective: Any) -> str:
-    """Gives a function, or an `Objective` of one, the name under which `find` finds it. The same
-    name again replaces it, as running a notebook's cell twice does. Raises InputError for anything
-    else."""
+    """Gives a function, or an `Objective` of one, the name under which `find` finds it. The same name again
+    replaces it, as running a notebook's cell twice does. Raises InputError for anything else."""
     function = _function(objective)
     if not inspect.isfunction(function):
         raise InputError(f"objective is {objective!r}: give a function (logprobs, old_logprobs, mask, rewards, "
@@ -91,8 +88,7 @@ def _source(function: FunctionType) -> str:
 
 
 def _used(function: FunctionType, seen: set[str]) -> Iterator[str]:
-    """The source of a function, of the functions of its module that it names, and the values that
-    it reads there."""
+    """The source of a function, of the functions of its module that it names, and the values that it reads there."""
     seen.add(function.__qualname__)
     yield textwrap.dedent(inspect.getsource(function))
     values = function.__globals__ | inspect.getclosurevars(function).nonlocals
@@ -115,8 +111,7 @@ def _names(code: CodeType) -> Iterator[str]:
 
 
 def _told(value: Any) -> str:
-    """A value as text that is the same in every process: whole arrays, and objects without their
-    address."""
+    """A value as text that is the same in every process: whole arrays, and objects without their address."""
     with np.printoptions(threshold=sys.maxsize):
         return re.sub(" at 0x[0-9a-f]+", "", repr(value))
 

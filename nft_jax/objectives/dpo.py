@@ -1,7 +1,4 @@
-"""Iterative DPO: a token loss that compares the answers of a group.
-
-Notation as in `nft_jax.objectives.registry`.
-"""
+"""Iterative DPO: a token loss that compares the answers of a group. Notation as in `nft_jax.objectives.registry`."""
 from __future__ import annotations
 
 import jax.numpy as jnp
@@ -11,24 +8,21 @@ from nft_jax.types import InputError
 
 
 def dpo(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
-    """Iterative DPO, for K answers as InfoNCA: the policy's implicit rewards beta rho learn to rank
-    the answers of a group as the group's rewards do.
+    """Iterative DPO, for K answers as InfoNCA: implicit rewards beta rho learn to rank a group as its rewards do.
 
-    rho_k = sum of logp - old over answer k. w_k = s_k / sum of s over the group
-    (w = 0 where no answer scores). p = softmax of beta rho over the group's answers.
+    rho_k = sum of logp - old over answer k. w_k = s_k / sum of s over the group (0 where no answer scores).
+    p = softmax of beta rho over the group's answers.
 
     value       of a group  sum_k w_k (-log p_k - nll_weight rho_k);
                 each token of answer k carries 1/length of term k
     derivative  -(beta (w_k - W p_k) + nll_weight w_k)  at every token of answer k,
                 W = sum of w (1, or 0 where no answer scores)
 
-    With one right and one wrong answer this is DPO's -log sigmoid(beta (rho_right - rho_wrong)).
-    nll_weight > 0 adds the log-likelihood of right answers (relative to pi_old), which DPO alone
-    lets fall.
+    With one right and one wrong answer this is DPO's -log sigmoid(beta (rho_right - rho_wrong)). nll_weight > 0
+    adds the log-likelihood of right answers (relative to pi_old), which DPO alone lets fall.
 
-    extras["group_ids"] says which answers belong together, wherever they are in the batch. The
-    batch holds whole groups, and the step looks at all of it at once (`Objective.whole_groups`).
-    Raises InputError without it.
+    The batch holds whole groups (`Objective.whole_groups`), told apart by extras["group_ids"]. Raises InputError
+    without it.
 
     Rafailov et al., arXiv 2305.18290, Eq. 7; Chen et al., InfoNCA, arXiv 2402.05369; Pang et al.,
     iterative with NLL, arXiv 2404.19733; as the baseline of arXiv 2505.18116."""

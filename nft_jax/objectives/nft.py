@@ -16,8 +16,7 @@ from jax.lax import stop_gradient
 
 from nft_jax.objectives.ratios import log_ratio, prompt_weight, ratio_and_share, right_and_wrong
 
-# On-policy, x = 1 ties with epsilon = 1. Rounding of R there does not count as clamped.
-TIE = 1e-4
+TIE = 1e-4      # on-policy, x = 1 ties with epsilon = 1; rounding of R there does not count as clamped
 
 
 def nft(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
@@ -30,12 +29,9 @@ def nft(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
                 0 where logp - old > 10. The clamp is straight-through: its gradient is kept on
                 both sides and at the tie.
 
-    With loss.ratio "sequence", log R = min(sum of logp - old over the answer, 10). Each of the
-    answer's tokens carries value / length, so that their sum is the value.
-    With "sequence_mean" (GSPO's), log R = min(mean of logp - old over the answer, 10). Each token
-    carries the value, so that their mean is the value.
-    In both cases each token has the derivative above with the answer's R. It is exact: under the
-    mean, d(log R)/d(logp_t) = 1/length for the values of all tokens of the answer.
+    With loss.ratio "sequence", log R = min(sum of logp - old over the answer, 10), and each token carries
+    value / length. With "sequence_mean" (GSPO's), log R = min(mean of logp - old, 10), and each token carries the
+    value. In both cases each token has the derivative above with the answer's R: see `ratios.ratio_and_share`.
 
     H. Chen et al., arXiv 2505.18116, Eq. 10 and appendix B (soft rewards); github.com/NVlabs/NFT."""
     log_r, share = ratio_and_share(logprobs, old_logprobs, mask, config, extras)
@@ -50,28 +46,25 @@ def nft(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
 
 
 def implicit_likelihood(log_r, right, wrong, rewards, epsilon: float):
-    """-log max(x, epsilon), and the metrics clamped and saturated. Any shapes that broadcast.
+    """-log max(x, epsilon), straight-through, and the metrics clamped and saturated. Any shapes that broadcast.
 
-    x = (1 - r R) / (1 - r) is the ratio of the implicit negative policy to pi_old. The clamp is
-    straight-through."""
+    x = (1 - r R) / (1 - r) is the ratio of the implicit negative policy to pi_old."""
     odds, ratio = right / wrong, jnp.exp(log_r)
     # x = 1 - odds (R - 1). expm1 keeps all digits of the excess near R = 1.
     excess = stop_gradient(odds * jnp.expm1(log_r))
     x = 1 - excess
     inside = x > epsilon
     log_max = jnp.where(inside, jnp.log1p(jnp.where(inside, -excess, 0)), math.log(epsilon))
-    # Value and gradient are two terms: the literal x + sg(max(x, epsilon) - x) cancels in float32
-    # where x << 0.
+    # Value and gradient are two terms: the literal x + sg(max(x, epsilon) - x) cancels in float32 where x << 0.
     minus_log_x = odds * (ratio - stop_gradient(ratio)) / jnp.maximum(x, epsilon) - log_max
     is_wrong = rewards < 1
     return minus_log_x, {"clamped": is_wrong & (x < epsilon - TIE), "saturated": is_wrong & (right * ratio >= 1)}
 
 
 def implicit_negative(logprobs, old_logprobs, group_accuracy):
-    """The probability that NFT's implicit negative policy gives a token,
-    pi_minus = (pi_old - r pi) / (1 - r), so that r pi + (1 - r) pi_minus = pi_old. It is pi_old
-    times the x of `nft`. Arguments of one shape, or shapes that broadcast; r clipped to
-    [0.02, 0.98].
+    """The probability that NFT's implicit negative policy gives a token, pi_minus = (pi_old - r pi) / (1 - r),
+    so that r pi + (1 - r) pi_minus = pi_old. It is pi_old times the x of `nft`. Arguments of one shape, or
+    shapes that broadcast; r clipped to [0.02, 0.98].
 
     It is negative, and so no probability, where r R > 1, R = pi / pi_old. The clamp of the loss
     acts there, and wherever it is below epsilon pi_old. Over the whole vocabulary it sums to 1.

@@ -1,7 +1,6 @@
-"""Token losses that are policy gradients: GRPO and its relatives.
+"""Token losses that are policy gradients: GRPO and its relatives. Notation as in `nft_jax.objectives.registry`.
 
-Notation as in `nft_jax.objectives.registry`. R = exp(min(logp - old, 10)) of a token unless said
-otherwise, so the derivative of R is 0 where logp - old > 10.
+R = exp(min(logp - old, 10)) of a token unless said otherwise, so its derivative is 0 where logp - old > 10.
 """
 from __future__ import annotations
 
@@ -17,10 +16,7 @@ def grpo(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
 
     value       -min(A R, A clip(R, 1 - clip_low, 1 + clip_high)),  A = (s - r) / std,  r not clipped
     derivative  -A R;  0 where the clip is active and where logp - old > 10
-    A = 0 where std < 1e-6. std is extras["group_std"], or without it the population std
-    sqrt(r (1-r)) of 0/1 rewards. Its usual reduction is the mean over sequences of their token
-    means. There is no KL term: see `nft_jax.objectives.terms`. Raises InputError for std_ddof 1
-    without extras["group_std"].
+    std and errors as `group_advantage`. There is no KL term: see `nft_jax.objectives.terms`.
 
     Shao et al., DeepSeekMath, arXiv 2402.03300, Eq. 3 (which does not say which std; verl and TRL
     use std_ddof 1)."""
@@ -35,16 +31,14 @@ def dr_grpo(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extra
     derivative  -A R;  0 where the clip is active and where logp - old > 10
 
     Liu et al., arXiv 2503.20783."""
-    advantage = rewards - group_accuracy
-    return clipped_surrogate(log_ratio(logprobs, old_logprobs), advantage, config)
+    return clipped_surrogate(log_ratio(logprobs, old_logprobs), rewards - group_accuracy, config)
 
 
 def dapo(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
     """DAPO: GRPO with the upper clip raised ("clip-higher", 0.28) and one token mean over the whole batch.
 
-    Value, derivative, std and errors as `grpo`. DAPO's other two parts are not in the token loss:
-    groups without signal are left out (as for every objective), and `overlong_penalty` is added to
-    the rewards.
+    Value, derivative, std and errors as `grpo`. DAPO's other two parts are not in the token loss: groups
+    without signal are left out (as for every objective), and `overlong_penalty` is added to the rewards.
 
     Yu et al., arXiv 2503.14476, Eq. 8-13."""
     return grpo(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras)
@@ -58,8 +52,8 @@ def reinforce(logprobs, old_logprobs, mask, rewards, group_accuracy, config, ext
     K / (K - 1) times this is RLOO, whose baseline leaves out the answer itself.
 
     Williams, Machine Learning 8, 1992; Ahmadian et al., arXiv 2402.14740."""
-    advantage, difference = rewards - group_accuracy, logprobs - old_logprobs
-    loss = -advantage * difference
+    advantage = rewards - group_accuracy
+    loss = -advantage * (logprobs - old_logprobs)
     return loss, by_sign(loss, advantage) | {"ratio": jnp.exp(log_ratio(logprobs, old_logprobs))}
 
 
@@ -71,14 +65,13 @@ def maxrl(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras)
 
     Tajwar et al., arXiv 2602.02710 (the estimator that divides by the number of successes, its mean
     subtracted)."""
-    advantage = jnp.where(group_accuracy < STD_FLOOR, 0,
-                          (rewards - group_accuracy) / jnp.maximum(group_accuracy, STD_FLOOR))
+    scaled = (rewards - group_accuracy) / jnp.maximum(group_accuracy, STD_FLOOR)
+    advantage = jnp.where(group_accuracy < STD_FLOOR, 0, scaled)
     return clipped_surrogate(log_ratio(logprobs, old_logprobs), advantage, config)
 
 
 def cispo(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
-    """CISPO: REINFORCE with a clipped importance weight. The weight is a constant, so no token ever
-    loses its gradient.
+    """CISPO: REINFORCE with a clipped, constant importance weight, so no token ever loses its gradient.
 
     value       -sg(clip(R, 1 - clip_low, 1 + clip_high)) A (logp - old),  A as in `grpo`
     derivative  -clip(R, 1 - clip_low, 1 + clip_high) A
@@ -124,9 +117,8 @@ def sapo(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
 
 
 def topr(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
-    """Tapered Off-Policy REINFORCE: right answers as in fine-tuning, wrong ones weighted by the
-    importance ratio of the whole answer, truncated at 1. So a wrong answer is left alone once the
-    policy has given it up.
+    """Tapered Off-Policy REINFORCE: right answers as in fine-tuning, wrong ones weighted by the importance
+    ratio of the whole answer, truncated at 1. So a wrong answer is left alone once the policy has given it up.
 
     value       -[pos_weight s - neg_weight (1-s) sg(min(R, 1))] (logp - old),  R = exp(sum of logp - old)
     derivative  -pos_weight s + neg_weight (1-s) min(R, 1)
@@ -153,8 +145,7 @@ def psr(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
 
 
 def nsr(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
-    """Negative Sample Reinforcement: the policy gradient of wrong answers alone (reward -1),
-    without a baseline.
+    """Negative Sample Reinforcement: the policy gradient of wrong answers alone (reward -1), without a baseline.
 
     value       (1-s) max(R, 1 - clip_low)
     derivative  (1-s) R;  0 where R < 1 - clip_low and where logp - old > 10

@@ -1,10 +1,4 @@
-"""The pieces of token losses. Notation as in `nft_jax.objectives.registry`.
-
-1. `prompt_weight`, `right_and_wrong`, `group_advantage`: weights of a prompt and of an answer.
-2. `log_ratio`, `ratio_and_share`, `answer_sums`: the ratio of a token, or of a whole answer.
-3. `group_softmax`: a comparison of the answers of a group.
-4. `clipped_surrogate`, `by_sign`: PPO's clip and its metrics.
-"""
+"""The pieces of token losses. Notation as in `nft_jax.objectives.registry`."""
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -19,11 +13,9 @@ from nft_jax.types import InputError
 
 Array = Any
 
-# The ratio stops at exp(10) = 22026, without gradient beyond.
-MAX_LOG_RATIO = 10.0
+MAX_LOG_RATIO = 10.0      # the ratio stops at exp(10) = 22026, without gradient beyond
 ACCURACY_RANGE = (0.02, 0.98)
-# A smaller spread is rounding of equal rewards, which carry no signal.
-STD_FLOOR = 1e-6
+STD_FLOOR = 1e-6          # a smaller spread is rounding of equal rewards, which carry no signal
 
 
 # ---- weights of a prompt and of an answer ----------------------------------------------------------------------
@@ -35,11 +27,8 @@ def prompt_weight(kind: PromptWeight, right: Array, wrong: Array) -> Array:
     On-policy NFT with "1-r" has the gradient of Dr. GRPO, with "sqrt" of GRPO, with "maxrl" of MaxRL.
 
     H. Chen et al., arXiv 2505.18116; "maxrl" is ours."""
-    if kind == "1":
-        return jnp.ones_like(right)
-    if kind == "1-r":
-        return wrong
-    return {"sqrt": jnp.sqrt(wrong / right), "maxrl": wrong / right}[kind]
+    odds = wrong / right
+    return {"1": jnp.ones_like(right), "1-r": wrong, "sqrt": jnp.sqrt(odds), "maxrl": odds}[kind]
 
 
 def right_and_wrong(group_accuracy: Array) -> tuple[Array, Array]:
@@ -52,17 +41,15 @@ def group_advantage(rewards: Array, group_accuracy: Array, config: ObjectiveConf
                     extras: Mapping[str, Array]) -> Array:
     """GRPO's A = (s - r) / std, [B, T]; 0 where std < 1e-6.
 
-    std is extras["group_std"], or without it the population std sqrt(r (1-r)) of 0/1 rewards.
-    Raises InputError for std_ddof 1 without extras["group_std"]: the group's size is not known
-    here."""
+    std is extras["group_std"], or without it the population std sqrt(r (1-r)) of 0/1 rewards. Raises InputError
+    for std_ddof 1 without extras["group_std"]: the group's size is not known here."""
     std = extras.get("group_std")
     if std is None:
         if config.std_ddof:
             raise InputError("loss.std_ddof is 1 and extras has no 'group_std': the sample standard deviation needs "
                              "the group's size. Pass extras={'group_std': ...} [B] or [B, T], or use std_ddof=0.")
         std = jnp.sqrt(jnp.clip(group_accuracy * (1 - group_accuracy), 0, None))
-    centred = rewards - group_accuracy
-    return jnp.where(std < STD_FLOOR, 0, centred / jnp.maximum(std, STD_FLOOR))
+    return jnp.where(std < STD_FLOOR, 0, (rewards - group_accuracy) / jnp.maximum(std, STD_FLOOR))
 
 
 # ---- ratios ----------------------------------------------------------------------------------------------------
@@ -90,9 +77,7 @@ def segment_sum(values: Array, segment_ids: Array | None) -> Array:
 
 
 def answer_sums(logprobs: Array, old_logprobs: Array, mask: Array, extras: Mapping[str, Array]) -> tuple[Array, Array]:
-    """At each token, the sum of logp - old over its answer, and the answer's length (at least 1):
-    two of [B, T].
-
+    """At each token, the sum of logp - old over its answer, and the answer's length (at least 1): two of [B, T].
     The answers are the segments of extras["segment_ids"], or the rows without it."""
     ids = extras.get("segment_ids")
     lengths = segment_sum(mask.astype(logprobs.dtype), ids)
@@ -118,11 +103,9 @@ def ratio_and_share(logprobs: Array, old_logprobs: Array, mask: Array, config: O
 
 
 def group_softmax(values: Array, share: Array, group_ids: Array) -> tuple[Array, Array]:
-    """log softmax [B, T] of `values` [B, T] over the answers of a group, and a function that sums
-    any [B, T] over a group.
+    """log softmax [B, T] of `values` [B, T] over a group's answers, and a function that sums [B, T] over a group.
 
-    share: [B, T], 1 / length on an answer's tokens and 0 elsewhere, so that a sum over tokens is a
-        sum over answers.
+    share: [B, T], 1 / length on an answer's tokens and 0 elsewhere: a sum over tokens is then a sum over answers.
     group_ids: [B, T] int; all tokens of [B, T] with the same id are one group. Static shapes, O(B T log(B T))."""
     flat = group_ids.ravel()
     slot = jnp.searchsorted(jnp.sort(flat), flat)

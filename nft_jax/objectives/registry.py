@@ -1,12 +1,10 @@
 """The token losses by name: what one token of one answer costs, before any reduction.
 
-1. `resolve` completes an `ObjectiveConfig` with the objective's own defaults. It refuses settings
-   the objective does not use.
-2. `token_loss` brings the arguments to one shape and type. Outside the mask it makes them neutral,
-   so that no `exp` sees padding. Then it calls the objective.
-3. An objective is a pure function of one signature, written to be read beside its paper. The
-   package's are in `nft`, `dpo` and `policy_gradient`; yours can be anywhere (`custom`). `ratios`
-   has what they share.
+1. `resolve` completes an `ObjectiveConfig` with the objective's own defaults, and refuses settings it does not use.
+2. `token_loss` brings the arguments to one shape and type, neutral outside the mask, so that no `exp` sees padding.
+   Then it calls the objective.
+3. An objective is a pure function of one signature, written to be read beside its paper. The package's are in
+   `nft`, `dpo` and `policy_gradient`; yours can be anywhere (`custom`). `ratios` has what they share.
 4. `token_weights` is the reduction: the loss of an optimizer batch is sum(weight * token loss),
    whatever the layout.
 
@@ -166,17 +164,14 @@ def token_loss(name: str | Objective | TokenLoss, logprobs: Array, old_logprobs:
     config: `ObjectiveConfig()` when None; completed by `resolve`.
     extras: a dict with any of
 
-        segment_ids [B, T] int          tells the sequences of a row apart, for objectives that look
-                                        at whole answers; without it a row is one sequence
-        group_std [B] or [B, T]         std of the group's rewards, for grpo and its relatives
-        group_ids [B] or [B, T] int     equal for the answers of one prompt; dpo needs it, and
-                                        [B, T] of whole groups
-        entropies [B] or [B, T]         for functions of yours; training gives it unless the
-                                        objective is of whole_groups
-        reference_logprobs              for functions of yours; training gives it with
-          [B] or [B, T]                 terms.kl_weight
-        sampler_logprobs                for functions of yours
-          [B] or [B, T]
+        segment_ids [B, T] int    tells the sequences of a row apart; without it a row is one sequence
+        group_std                 std of the group's rewards, for grpo and its relatives
+        group_ids int             equal for the answers of one prompt; dpo needs it, and [B, T] of whole groups
+        entropies                 for functions of yours; training gives it unless the objective is of whole_groups
+        reference_logprobs        for functions of yours; training gives it with terms.kl_weight
+        sampler_logprobs          for functions of yours
+
+        each [B] or [B, T] unless said otherwise.
 
     Returns the loss [B, T] and a dict of [B, T] with the keys `METRICS`. Both have the promoted
     type of the log-probs, at least float32; numpy float64 stays float64, also outside jax's x64
@@ -229,10 +224,8 @@ def token_loss(name: str | Objective | TokenLoss, logprobs: Array, old_logprobs:
 def coefficients(name: str | Objective | TokenLoss, logprobs: Array, old_logprobs: Array, mask: Array, rewards: Array,
                  group_accuracy: Array, config: ObjectiveConfig | None = None,
                  extras: Mapping[str, Array] | None = None) -> Array:
-    """c [B, T]: how hard each token is pushed up (c > 0) or down, for any objective.
-
-    It is minus the derivative of the summed token loss by `logprobs`, by autodiff. Arguments and
-    errors as `token_loss`."""
+    """c [B, T]: how hard each token is pushed up (c > 0) or down: minus the derivative of the summed token loss by
+    `logprobs`, by autodiff. Arguments and errors as `token_loss`."""
     if _float64_outside_x64(logprobs, old_logprobs):
         with jax.enable_x64(True):
             return coefficients(name, logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras)

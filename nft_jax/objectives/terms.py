@@ -1,14 +1,9 @@
-"""Terms that any objective can be trained with: a KL penalty, an entropy bonus, weights against the
-sampler's mismatch.
-
-Each is a pure function of one token, or of one answer, with its formula, its derivative and its
-source. `TermsConfig` says which are on.
+"""Terms that any objective can be trained with: a KL penalty, an entropy bonus, weights against the sampler's
+mismatch. `TermsConfig` says which are on.
 
 1. `answers_in_loss` leaves truncated answers out.
-2. `mismatch_weights` weighs the tokens of an answer on the host. The weights are constants, so they
-   are multiplied into the batch's weights.
-3. `term_losses` adds the terms inside the compiled step, where terms that are off add nothing. The
-   loss of a token is
+2. `mismatch_weights` weighs the tokens of an answer on the host: constants, multiplied into the batch's weights.
+3. `term_losses` adds the terms inside the compiled step, where terms that are off add nothing. A token's loss is
 
        mismatch weight * (the objective's token loss + kl_weight * KL estimate - entropy_weight * entropy)
 
@@ -29,8 +24,7 @@ from nft_jax.types import Group
 
 Array = Any
 OFF = TermsConfig()
-# Beyond it k3 continues as a straight line.
-MAX_LOG_RATIO = 10.0
+MAX_LOG_RATIO = 10.0      # beyond it k3 continues as a straight line
 
 
 def kl_estimate(kind: Literal["k1", "k2", "k3"], logprobs: Array, reference_logprobs: Array) -> Array:
@@ -42,14 +36,12 @@ def kl_estimate(kind: Literal["k1", "k2", "k3"], logprobs: Array, reference_logp
     k2    d^2 / 2            -d                       grad KL(policy || reference), exactly
     k3    exp(d) - 1 - d     1 - exp(d)               grad KL(reference || policy), exactly
 
-    Why: E[score] = 0, so E[-d score] is the gradient of E[-d]. And E[-exp(d) score] is minus the
-    expected score over the reference's tokens. As values, k1 and k3 are unbiased and k2 is not; k2
-    and k3 are never negative.
+    Why: E[score] = 0, so E[-d score] is the gradient of E[-d]. And E[-exp(d) score] is minus the expected score
+    over the reference's tokens. As values, k1 and k3 are unbiased and k2 is not; k2 and k3 are never negative.
 
-    All of this holds for one token given the tokens before it. How a token changes the divergence
-    of later tokens has no gradient here (Tang & Munos, arXiv 2506.09477). Tokens of an older policy
-    weigh as that policy sampled them. Beyond d = 10, k3 is its tangent: its derivative stays at
-    1 - exp(10) and keeps its sign.
+    All of this holds for one token given the tokens before it. How a token changes the divergence of later
+    tokens has no gradient here (Tang & Munos, arXiv 2506.09477). Tokens of an older policy weigh as that policy
+    sampled them. Beyond d = 10, k3 is its tangent: its derivative stays at 1 - exp(10) and keeps its sign.
 
     J. Schulman, "Approximating KL divergence" (2020); gradients: Liu et al., arXiv 2510.01555; k3:
     GRPO, 2402.03300."""
@@ -62,27 +54,16 @@ def kl_estimate(kind: Literal["k1", "k2", "k3"], logprobs: Array, reference_logp
     return jnp.expm1(near) - d + math.exp(MAX_LOG_RATIO) * jnp.maximum(d - MAX_LOG_RATIO, 0)
 
 
-def entropy_bonus(entropy: Array) -> Array:
-    """-H, nats, any shape. Added to the loss it raises the entropy of the policy at the visited states.
-
-    For the logits l of a token, with probabilities p at rollout.temperature, d(-H)/dl = p (log p + H).
-    `nft_jax.model.logprobs.head_logprobs` computes it chunk by chunk.
-
-    Mnih et al., arXiv 1602.01783, section 4."""
-    return -entropy
-
-
 def mismatch_weights(kind: Literal["token", "sequence"], old_logprobs: np.ndarray, sampler_logprobs: np.ndarray,
                      cap: float) -> np.ndarray:
     """[n] float64: min(exp(old - sampler), cap) for each of an answer's n tokens; with "sequence",
     of the sums, the same for all n. Constants, without a derivative.
 
-    The sampler computed the answer's tokens, and the trainer computes `old_logprobs` [n] of the
-    same parameters, in another way. Weighted so, and without the cap, sums over the sampler's
-    answers have the expectation of sums over the trainer's. That holds for answers with "sequence";
-    "token" leaves out the shift by the tokens before. `sampler_logprobs` [n] are before truncation
-    (top-k, top-p, min-p), which is a choice and no mismatch. A weight is at least 1e-20, so that a
-    trained token is never taken for padding.
+    The sampler computed the answer's tokens, and the trainer computes `old_logprobs` [n] of the same
+    parameters, in another way. Weighted so, and without the cap, sums over the sampler's answers have the
+    expectation of sums over the trainer's. That holds for answers with "sequence"; "token" leaves out the shift
+    by the tokens before. `sampler_logprobs` [n] are before truncation (top-k, top-p, min-p), which is a choice
+    and no mismatch. A weight is at least 1e-20, so that a trained token is never taken for padding.
 
     Yao et al., "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training" (2025),
     fengyao.notion.site/ off-policy-rl: truncated importance sampling (TIS), after Ionides,
@@ -95,8 +76,7 @@ def mismatch_weights(kind: Literal["token", "sequence"], old_logprobs: np.ndarra
 
 def answers_in_loss(group: Group, terms: TermsConfig) -> tuple[int, ...]:
     """Indices of the group's answers that the loss is over: the answers with a reward, with
-    `terms.mask_truncated` only those that were not cut at rollout.max_new_tokens. There may be
-    none.
+    `terms.mask_truncated` only those that were not cut at rollout.max_new_tokens. There may be none.
 
     Overlong filtering of DAPO (Yu et al., arXiv 2503.14476, section 3.4)."""
     return tuple(i for i in group.judged
@@ -123,12 +103,15 @@ def answer_terms(weights: Sequence[np.ndarray | float], judged: int, terms: Term
 
 
 def term_losses(terms: TermsConfig, logprobs: Array, entropy: Array, reference_logprobs: Array | None) -> dict:
-    """What each term that is on adds to the loss of every token, [R, T], by the name of its metric."""
+    """What each term that is on adds to the loss of every token, [R, T] nats, by the name of its metric.
+
+    The entropy bonus adds -H: d(-H)/dl = p (log p + H) for the logits l of a token, with probabilities p at
+    rollout.temperature (`model.logprobs.head_logprobs`). Mnih et al., arXiv 1602.01783, section 4."""
     found = {}
     if terms.kl_weight:
         found["kl"] = terms.kl_weight * kl_estimate(terms.kl_estimator, logprobs, reference_logprobs)
     if terms.entropy_weight:
-        found["entropy_bonus"] = terms.entropy_weight * entropy_bonus(entropy)
+        found["entropy_bonus"] = -terms.entropy_weight * entropy
     return found
 
 

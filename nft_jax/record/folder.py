@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from nft_jax.config import Config, flat
-from nft_jax.config.differences import MAY_CHANGE, MISSING, differences
-from nft_jax.config.removed import REMOVED
+from nft_jax.config.differences import MAY_CHANGE, MISSING, REMOVED, differences
 from nft_jax.data.benchmarks import sets_of
 from nft_jax.objectives.custom import FILE as OBJECTIVE
 from nft_jax.objectives.custom import record_of, require_same_objective

@@ -2,8 +2,7 @@
 
 1. `identity` and `questions_of` say what the answers to a set depend on. `record.parts` refuses a
    table in which any of it differs.
-2. `answer` fills the tables that are not finished. It chooses slots and part sizes, and reads the
-   weights once.
+2. `answer` fills the tables that are not finished. It chooses slots and part sizes, and reads the weights once.
 3. Each part is sampled, judged where there is a verifier, and written. A kill costs one part at most.
 """
 from __future__ import annotations
@@ -32,7 +31,7 @@ from nft_jax.rollout.evaluation import HeldOut, evaluation_key
 from nft_jax.rollout.judged import judged_groups
 from nft_jax.rollout.slots import slots_that_fit
 from nft_jax.runtime.mesh import make_mesh
-from nft_jax.types import Group, Prompt, Rollout
+from nft_jax.types import Prompt
 from nft_jax.verify import Verifier
 
 PART_ROUNDS = 8          # a part fills every slot so many times: little of it waits for its last answer
@@ -56,9 +55,7 @@ def answer(settings: AnswerConfig, weights: Weights, tokenizer, tables: Sequence
            verifier: VerifierConfig | None = None) -> None:
     """Fills every table that is not finished with the answers to its questions; a verifier judges them.
 
-    Progress goes to standard error. Raises InputError for a table of other settings, and where
-    memory does not hold one slot.
-    """
+    Raises InputError for a table of other settings, and where memory does not hold one slot."""
     missing = []
     for held, parts in tables:
         if parts.finished:
@@ -104,8 +101,10 @@ def _fill(settings: AnswerConfig, weights: Weights, tokenizer, missing: Sequence
             def answers(prompts: Sequence[Prompt], held=held, slots=sizes["slots"]) -> Iterable:
                 asked = decoding, prompts, held.samples, key, held.stream, settings
                 if judge is None:
-                    return _in_order(sampler(slots).sample(*asked, progress=bar.block), len(prompts), bar)
-                return _counted(judged_groups(sampler(slots), judge, *asked, progress=bar.block), bar)
+                    groups = sampler(slots).sample(*asked, progress=bar.block)
+                    found = dict(bar.counted(groups, held.samples))
+                    return [found[position] for position in range(len(prompts))]
+                return bar.counted(judged_groups(sampler(slots), judge, *asked, progress=bar.block), held.samples)
 
             say(f"{held.name}: {len(held.prompts) - count:,} of {len(held.prompts):,} questions to go, "
                 f"{held.samples} answers each, {sizes['slots']} at a time")
@@ -113,29 +112,11 @@ def _fill(settings: AnswerConfig, weights: Weights, tokenizer, missing: Sequence
 
 
 def fitting_slots(settings: AnswerConfig, model: ModelConfig, mesh: Mesh, answers: int) -> int:
-    """As many slots as `answers` can use and memory holds beside the weights.
-
-    Raises InputError, in the flags of the two commands, where not one fits.
-    """
+    """As many slots as `answers` can use and memory holds. Raises InputError, in the commands' flags, for none."""
     return slots_that_fit(
         model, mesh, answers, settings.max_prompt_tokens, settings.max_new_tokens, settings.dtype, settings.kv_dtype,
         field="--slots", remedy="lower --max-new-tokens, use --dtype bfloat16 or --kv-dtype int8, or more devices for "
         "a copy of the model (--tensor)")
-
-
-def _in_order(groups: Iterable[tuple[int, tuple[Rollout, ...]]], count: int, bar: AnswerBar) -> list:
-    """The rollouts of every prompt, in the order of the prompts. Groups come as they finish."""
-    found = {}
-    for position, rollouts in groups:
-        found[position] = rollouts
-        bar.group(len(rollouts))
-    return [found[position] for position in range(count)]
-
-
-def _counted(groups: Iterable[Group], bar: AnswerBar) -> Iterator[Group]:
-    for group in groups:
-        bar.group(len(group.rollouts))
-        yield group
 
 
 def say(text: object) -> None:
@@ -145,9 +126,7 @@ def say(text: object) -> None:
 
 class AnswerBar:
     """Progress in answers, on standard error: a bar on a terminal, a line for every part elsewhere.
-
-    `done`: answers of parts that an earlier start has finished.
-    """
+    `done`: answers of parts that an earlier start has finished."""
 
     def __init__(self, answers: int, done: int):
         self.answers, self.done, self.first = answers, done, done
@@ -163,10 +142,12 @@ class AnswerBar:
         self.tokens += tokens
         self.bar.update(self.task, speed=self.speed)
 
-    def group(self, answers: int) -> None:
-        """So many answers ended."""
-        self.done += answers
-        self.bar.update(self.task, completed=self.done)
+    def counted(self, groups: Iterable, samples: int) -> Iterator:
+        """The groups, whatever they are, each counted as `samples` answers when it comes."""
+        for group in groups:
+            self.done += samples
+            self.bar.update(self.task, completed=self.done)
+            yield group
 
     def part(self, part: int, count: int) -> None:
         """Part `part` of `count` was written."""

@@ -1,12 +1,9 @@
 """The decode state: an aligned ring of keys and values.
 
-Every decode step writes the entries of all slots at one shared ring index: one slice per layer, and
-no scatter. The tokens of a slot are therefore the `length` entries just behind the write index,
-wherever in the ring that is. A prompt is admitted by laying its prefilled entries there. Rotary
-positions count a slot's own tokens, not ring indices.
-
-The ring starts small and grows from bucket to bucket. A step then reads the bucket, not the longest
-answer allowed.
+Every decode step writes the entries of all slots at one shared ring index: one slice per layer, and no scatter. The
+tokens of a slot are therefore the `length` entries just behind the write index. A prompt is admitted by laying its
+prefilled entries there. Rotary positions count a slot's own tokens, not ring indices. The ring grows from bucket to
+bucket, so a step reads the bucket, not the longest answer allowed.
 
 The sequence axis is never sharded: XLA drops a clamped update on a sharded axis (openxla/xla#49118).
 """
@@ -41,17 +38,13 @@ class DecodeState(NamedTuple):
 
     @property
     def capacity(self) -> int:
-        """C: the entries of the ring."""
-        # Also where the cache is quantised: the scales of the values are [S, kv_heads, C, 1].
+        """C, also where the cache is quantised: the scales of the values are [S, kv_heads, C, 1]."""
         return jax.tree.leaves(self.cache[0][1])[0].shape[2]
 
 
 def buckets_up_to(longest: int, smallest: int = 1) -> tuple[int, ...]:
-    """The lengths to which rings and prompts are padded. Each has compiled programs of its own.
-
-    They are 64 * 2^k from `smallest` on and below `longest`, and `longest` itself, rounded up to a
-    multiple of 8.
-    """
+    """The lengths to which rings and prompts are padded: 64 * 2^k from `smallest` on and below `longest`, and
+    `longest` itself, rounded up to a multiple of 8. Each has compiled programs of its own."""
     longest, size, sizes = -(-longest // 8) * 8, 64, []
     while size < longest:
         sizes += [size] if size >= smallest else []
@@ -60,7 +53,6 @@ def buckets_up_to(longest: int, smallest: int = 1) -> tuple[int, ...]:
 
 
 def empty_layer(config: ModelConfig, slots: int, length: int, dtype, quantised: bool):
-    """Keys and values of one layer, all zero."""
     zeros = jnp.zeros((slots, config.num_kv_heads, length, config.head_dim), dtype)
     return cache_entries(zeros, zeros, quantised)
 
@@ -74,10 +66,7 @@ def empty_state(config: ModelConfig, slots: int, capacity: int, dtype, quantised
 
 
 def entry_sharding(config: ModelConfig, mesh: Mesh, slots: str | None = "batch"):
-    """Sharding of keys and values: slots over the data-parallel axes, kv heads over `tensor`.
-
-    Where `tensor` does not divide the kv heads, they are whole on every device.
-    """
+    """Sharding of keys and values: slots over the data axes, kv heads over `tensor` where it divides them."""
     return sharding(mesh, slots, None if config.num_kv_heads % mesh.shape["tensor"] else "kv_heads", None, None)
 
 
@@ -102,12 +91,9 @@ def attended(write_index, length, capacity: int):
 def admit(state: DecodeState, entries, slots, source, token, length, stream, limit) -> DecodeState:
     """Step 2 of the life of a sample: puts A samples of P prefilled prompts into slots.
 
-    entries: like `state.cache`, for P prompts; the ring axis has T entries, and the last entry of a
-    prompt is last.
-    slots [A]: an index >= S is dropped. source [A]: the prompt of each sample. token [A]: the
-    prompt's last token, which decoding feeds first. length [A]: the entries before that token.
-    stream [A], limit [A]: of the sample.
-    """
+    entries: like `state.cache`, for P prompts; the ring axis has T entries, and the last entry of a prompt is last.
+    slots [A]: an index >= S is dropped. source [A]: the prompt of each sample. token [A]: the prompt's last token,
+    which decoding feeds first. length [A]: the entries before that token. stream [A], limit [A]: of the sample."""
     def lay(ring, prompts, axis):
         # The last entry of the prompt comes to stand just behind the write index.
         capacity, given = ring.shape[axis], prompts.shape[axis]
@@ -137,10 +123,8 @@ def admit(state: DecodeState, entries, slots, source, token, length, stream, lim
 def grow_layer(layer, write_index, capacity: int):
     """One layer's keys and values in a longer ring, of `capacity` entries.
 
-    The old ring of C entries is unrolled: its newest entry comes to stand at C - 1, and the new
-    write index is C. One layer at a time grows, so that only one layer's old and new rings are in
-    memory together.
-    """
+    The old ring of C entries is unrolled: its newest entry comes to stand at C - 1, and the new write index is
+    C. One layer at a time grows, so that only one layer's old and new rings are in memory together."""
     def grow(ring, axis):
         pad = [(0, 0)] * ring.ndim
         pad[axis] = (0, capacity - ring.shape[axis])

@@ -5,17 +5,15 @@ The life of a sample; the loop is `Sampler.sample`:
 1. Its prompt is prefilled, once for all K samples of the group (`prefill`).
 2. The sample is admitted to a free slot: the prompt's keys and values are laid into the slot's ring
    (`cache.admit`).
-3. Blocks of decode steps run on the device (`decode_block`). The ring grows when a slot needs more
-   of it.
-4. The host reads the block, appends its tokens and frees the slots of ended answers
-   (`Schedule.collect`).
+3. Blocks of decode steps run on the device (`decode_block`). The ring grows when a slot needs more of it.
+4. The host reads the block, appends its tokens and frees the slots of ended answers (`Schedule.collect`).
 5. When the last sample of a group has ended, the group is yielded while other groups are still decoded.
 
-On an accelerator the next block is asked for before the last one is read. The device then never
-waits for the host, and the host decides with knowledge that is one block old.
+On an accelerator the next block is asked for before the last one is read. The device then never waits for the host,
+and the host decides with knowledge that is one block old.
 
-A sample does not depend on this schedule. Its random numbers are a function of its identity
-(`rollout.sampling`), and its slot attends to its own entries only (`rollout.cache`).
+A sample does not depend on this schedule. Its random numbers are a function of its identity (`rollout.sampling`),
+and its slot attends to its own entries only (`rollout.cache`).
 """
 from __future__ import annotations
 
@@ -60,9 +58,7 @@ PREFILL_TOKENS = 16_384       # most tokens, padding included, of the prompts th
 def decode_weights(params, compute: Compute, weight_dtype: Stored):
     """The parameters as decoding reads them: a dict of arrays for every layer, in the compute dtype.
 
-    The scales of norms stay in float32, as in the trainer. With "int8" the layers' matrices are
-    quantised.
-    """
+    The scales of norms stay in float32, as in the trainer. With "int8" the layers' matrices are quantised."""
     def cast(path, x):
         return x if path[-1].key.endswith("norm") else x.astype(compute.dtype)
 
@@ -94,21 +90,10 @@ def decode_weight_shardings(model: ModelConfig, mesh: Mesh, weight_dtype: Stored
                                 for weights in shapes["layers"]]}
 
 
-def on_this_host(weights, shardings):
-    """Weights on a mesh of several processes, as weights on this process's devices in `shardings`.
-
-    Every part of the weights must be on this process's devices. Nothing is copied.
-    """
-    return jax.tree.map(lambda x, place: jax.make_array_from_single_device_arrays(
-        x.shape, place, [shard.data for shard in x.addressable_shards]), weights, shardings)
-
-
 def prefill(params, model: ModelConfig, compute: Compute, length: int, quantised: bool, tokens, lengths):
     """Step 1: keys and values of prompts, per layer, padded on the left to `length` entries.
 
-    tokens [P, T]: left-padded prompts without their last tokens, which decoding feeds first.
-    lengths [P].
-    """
+    tokens [P, T]: left-padded prompts without their last tokens, which decoding feeds first. lengths [P]."""
     size = tokens.shape[1]
     place = jnp.arange(size)[None] - (size - lengths[:, None])
     keys, values = decoder.prefill(params, model, tokens, jnp.maximum(place, 0), (place >= 0).astype(jnp.int32),
@@ -120,13 +105,10 @@ def prefill(params, model: ModelConfig, compute: Compute, length: int, quantised
 
 def decode_block(params, model: ModelConfig, eos: tuple[int, ...], block_size: int, truncate: bool,
                  state: DecodeState, steps, rollout_key, sampling: SamplingParams):
-    """Step 3: `steps` <= `block_size` decode steps.
+    """Step 3: `steps` <= `block_size` decode steps; the new state and a `Sampled` of arrays [block_size, S].
 
-    Returns the new state and a `Sampled` whose arrays are [block_size, S].
-
-    `steps` is a value, so a shorter block compiles nothing. The token is INERT where a slot was not
-    active, and in the rows beyond `steps`.
-    """
+    `steps` is a value, so a shorter block compiles nothing. The token is INERT where a slot was not active, and in
+    the rows beyond `steps`."""
     capacity, slots = state.capacity, len(state.token)
     # All random numbers of the block at once: they depend on (sample, position) alone.
     positions = state.generated[None] + jnp.arange(block_size)[:, None]
@@ -162,22 +144,16 @@ def prefills_of(slots: int, longest: int, data_parallel: int) -> int:
 class Sampler:
     """The compiled sampling programs of one model and one set of sizes, for any number of calls.
 
-    A sample is a function of (params, prompt, seed, rollout index, prompt.index, sample). It does
-    not depend on slots, block size, `delay`, `buckets`, the mesh, or on the prompts that are asked
-    beside it.
+    A sample is a function of (params, prompt, seed, rollout index, prompt.index, sample). It does not depend on
+    slots, block size, `delay`, `buckets`, the mesh, or on the prompts that are asked beside it.
 
-    eos: ids that end an answer, beside the `stop_token_ids` of `decoding`. Without any, only limits
-    end answers.
-    decoding: slots must be settled. With several processes it counts the slots of all of them.
-    mesh: where the parameters lie. On a mesh of several processes each process has a sampler of its
-    own, for its own prompts and on its own devices (`self.mesh`). Only `cast` is a program of all
-    processes.
-    delay: blocks that are asked for ahead of reading. None: 1 on an accelerator, 0 on CPU. A CPU
-    shares its cores with the host, and a delay would only decode ended answers for longer.
-    buckets: lengths of the ring. None: 128 * 2^k, from a sixteenth of the longest length on.
-
-    Raises InputError for slots 0.
-    """
+    eos: ids that end an answer, beside the `stop_token_ids` of `decoding`. Without any, only limits end answers.
+    decoding: its slots are those of all processes. Raises InputError for 0.
+    mesh: where the parameters lie. On a mesh of several processes each process has a sampler of its own, for its
+    own prompts and on its own devices (`self.mesh`). Only `cast` is a program of all processes.
+    delay: blocks asked for ahead of reading. None: 1 on an accelerator; 0 on CPU, which shares its cores with the
+    host, so that a delay would only decode ended answers for longer.
+    buckets: lengths of the ring. None: 128 * 2^k, from a sixteenth of the longest length on."""
 
     def __init__(self, model: ModelConfig, tokenizer, eos: tuple[int, ...], decoding: DecodingConfig, *, mesh: Mesh,
                  max_prompt_tokens: int, compute: Compute = FLOAT32, delay: int | None = None,
@@ -228,19 +204,20 @@ class Sampler:
     def cast(self, params):
         """The weights that `sample` decodes with. Every process of the mesh must call it."""
         weights = self._cast(params)
-        return weights if self.mesh is self.params_mesh else on_this_host(weights, self._weight_shardings)
+        if self.mesh is self.params_mesh:
+            return weights
+        # Every part lies on this process's devices already; nothing is copied.
+        return jax.tree.map(lambda x, place: jax.make_array_from_single_device_arrays(
+            x.shape, place, [shard.data for shard in x.addressable_shards]), weights, self._weight_shardings)
 
     def sample(self, params, prompts: Sequence[Prompt], samples: int, base_key, rollout_index: int,
                sampling: SamplingConfig = PLAIN, *, limits: np.ndarray | None = None,
                progress: Callable[[int], None] | None = None) -> Iterator[tuple[int, tuple[Rollout, ...]]]:
         """Yields (position in `prompts`, its K = `samples` rollouts) as groups finish.
 
-        params: the weights of `cast`. limits [len(prompts), K]: the most tokens of each answer,
-        instead of max_new_tokens. `progress` is called with the number of tokens of every block.
-
-        Raises InputError, before anything runs, for prompts that are empty or too long and for
-        limits out of range.
-        """
+        params: the weights of `cast`. limits [len(prompts), K]: the most tokens of each answer, instead of
+        max_new_tokens. `progress` is called with the number of tokens of every block. Raises InputError, before
+        anything runs, for prompts that are empty or too long and for limits out of range."""
         limits = self._checked(prompts, samples, limits)
         decode = self._decode[sampling.truncates]
         key = self._rollout_key(base_key, rollout_index)
@@ -259,8 +236,7 @@ class Sampler:
                 capacity = wanted
             for new_prompts, admission in admissions:
                 if new_prompts is not None:
-                    # Dropped before the next are made: the ring shares memory with one prefill,
-                    # never with two.
+                    # Dropped before the next are made: the ring shares memory with one prefill, never with two.
                     entries = None
                     entries = self._prefill_padded(params, *new_prompts)
                 state = self._admit(state, entries, *admission)
@@ -308,12 +284,10 @@ class Sampler:
         return state._replace(cache=cache, write_index=write_index)
 
     def programs(self, truncations: Sequence[bool] = (False,)) -> list[Program]:
-        """What sampling compiles, with abstract arguments.
+        """What sampling compiles, with abstract arguments. `truncations`: without or with top-k, top-p and min-p.
 
-        Decoding is listed once for each of `truncations`: with or without top-k, top-p and min-p. The
-        size of a program is the tokens of its prompts ("prefill"), the entries of its ring ("empty
-        cache", "admit", "decode", "decode, truncated"), or of the new ring and the old ("grow").
-        """
+        The size of a program is the tokens of its prompts ("prefill"), the entries of its ring ("empty cache",
+        "admit", "decode", "decode, truncated"), or of the new ring and the old ("grow")."""
         def one_place(tree, place):
             return with_shardings(tree, jax.tree.map(lambda _: place, tree))
 

@@ -10,7 +10,6 @@ from nft_jax.types import Verdict
 from nft_jax.verify.maths.judge import quick_verdict
 
 RIGHT = 0                     # class of the right answers
-DRAWS = 1000                  # resamples of the questions
 
 
 class Estimate(NamedTuple):
@@ -23,8 +22,7 @@ def pass_at_k(right: np.ndarray, judged: np.ndarray, k: int) -> np.ndarray:
     """The probability that k answers drawn without replacement hold a right one, [Q]; nan where n < k.
 
     c = `right` [Q] of n = `judged` [Q] answers are right: 1 - C(n-c, k) / C(n, k), the unbiased
-    estimator of M. Chen et al. (arXiv 2107.03374, section 2.1).
-    """
+    estimator of M. Chen et al. (arXiv 2107.03374, section 2.1)."""
     right, judged = np.asarray(right, float), np.asarray(judged, float)
     # A product of k ratios: the binomials themselves overflow.
     none_right = np.ones_like(judged)
@@ -34,11 +32,8 @@ def pass_at_k(right: np.ndarray, judged: np.ndarray, k: int) -> np.ndarray:
 
 
 def answer_classes(verdicts: Sequence[Verdict]) -> list[int | None]:
-    """Which answers are the same: equal numbers mean equal answers, and RIGHT means right.
-
-    Wrong answers are equal where the verifier's checks without sympy say so. None does not vote: no
-    answer was found, or the verifier failed.
-    """
+    """Which answers are the same: equal numbers mean equal answers, and RIGHT means right. Wrong answers are equal
+    where the verifier's checks without sympy say so. None does not vote: no answer, or the verifier failed."""
     classes: list[int | None] = []
     numbers: dict[str, int] = {}
     leaders: list[str] = []
@@ -50,11 +45,10 @@ def answer_classes(verdicts: Sequence[Verdict]) -> list[int | None]:
             classes.append(None)
         else:
             if text not in numbers:
-                found = next((i for i, leader in enumerate(leaders) if _same(leader, text)), None)
-                if found is None:
-                    found = len(leaders)
+                same = (i for i, leader in enumerate(leaders, 1) if _same(leader, text))
+                numbers[text] = next(same, len(leaders) + 1)
+                if numbers[text] > len(leaders):
                     leaders.append(text)
-                numbers[text] = found + 1
             classes.append(numbers[text])
     return classes
 
@@ -65,22 +59,18 @@ def _same(a: str, b: str) -> bool:
 
 
 def majority(classes: Sequence[int | None]) -> float:
-    """Whether the answer given most often is right: 0, 1, or 1/t.
-
-    In a tie of t answers one would be drawn, so a tie with the right answer in it counts 1/t.
-    Without votes: 0.
-    """
+    """Whether the answer given most often is right: 0 (also without votes), 1, or 1/t in a tie of t answers with the
+    right one, as if one were drawn."""
     votes = [number for number in classes if number is not None]
     counts = np.bincount(votes, minlength=1)
     tied = np.flatnonzero(counts == counts.max())
     return float(RIGHT in tied) / len(tied) if votes else 0.0
 
 
-def bootstrap(totals: np.ndarray, counts: np.ndarray, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
+def bootstrap(totals: np.ndarray, counts: np.ndarray, seed: int = 0, draws: int = 1000) -> np.ndarray:
     """Standard errors [M] of the ratios totals.sum(0) / counts.sum(0), both [Q, M]; nan where Q < 2.
 
-    The Q questions are resampled with replacement (Efron). The same seed gives the same errors.
-    """
+    The Q questions are resampled with replacement (Efron). The same seed gives the same errors."""
     questions = len(totals)
     if questions < 2:
         return np.full(np.shape(totals)[1], np.nan)
@@ -90,11 +80,6 @@ def bootstrap(totals: np.ndarray, counts: np.ndarray, seed: int = 0, draws: int 
     return np.nanstd(ratios, axis=0, ddof=1)
 
 
-def powers_of_two(n: int) -> list[int]:
-    """2, 4, 8, ... up to n."""
-    return [1 << i for i in range(1, n.bit_length())]
-
-
 def estimates(questions: Sequence[Sequence[Verdict]]) -> dict[str, Estimate]:
     """Estimates by name, from the verdicts on n answers to each question.
 
@@ -102,14 +87,13 @@ def estimates(questions: Sequence[Sequence[Verdict]]) -> dict[str, Estimate]:
     4, 8, ... up to n, and `maj@n` where the verifier extracts answers.
 
     Answers without a reward (the verifier failed) are left out. Questions with fewer than k answers
-    left are left out of pass@k. An estimate that no question has a value for is not in the result.
-    """
+    left are left out of pass@k. An estimate that no question has a value for is not in the result."""
     n = max((len(verdicts) for verdicts in questions), default=0)
     rewards = [[v.reward for v in verdicts if v.reward is not None] for verdicts in questions]
     judged = np.array([len(found) for found in rewards])
     right = np.array([sum(v.outcome == "right" for v in verdicts) for verdicts in questions])
     columns = {"accuracy": (np.array([sum(found) for found in rewards], float), judged.astype(float))}
-    for k in powers_of_two(n):
+    for k in (1 << i for i in range(1, n.bit_length())):
         columns[f"pass@{k}"] = _column(pass_at_k(right, judged, k))
     if n > 1 and any(v.extracted is not None for verdicts in questions for v in verdicts):
         won = [majority(answer_classes(verdicts)) for verdicts in questions]

@@ -34,8 +34,7 @@ class HeldOut(NamedTuple):
 
 
 def read_set(one: Asked, tokenizer, field: str, reward: str) -> tuple[HeldOut, LoadReport]:
-    """The questions of a set as prompts, and a report on its rows. Raises the InputErrors of
-    `load_questions`."""
+    """The questions of a set as prompts, and a report on its rows. Raises the InputErrors of `load_questions`."""
     questions, report = load_questions(one.data, tokenizer, field=field, reward=reward)
     if one.integers:
         # The answer sheet of AIME has 033 for 33, which verifier.mode strict would not accept.
@@ -45,13 +44,9 @@ def read_set(one: Asked, tokenizer, field: str, reward: str) -> tuple[HeldOut, L
 
 
 def read_held_out(config: Config, tokenizer) -> tuple[list[HeldOut], dict[str, LoadReport]]:
-    """The sets that `config.evaluation` names, and a report on the rows of each.
-
-    The keys of the reports are evaluation, for a set without a name, and evaluation/NAME.
-    """
-    held_out, reports, reward = [], {}, config.verifier.reward
-    if config.evaluation.reward:
-        reward = lookup(config.evaluation.reward, "evaluation.reward").name
+    """The sets that `config.evaluation` names, and a report on each one's rows, by evaluation or evaluation/NAME."""
+    held_out, reports, own = [], {}, config.evaluation.reward
+    reward = lookup(own, "evaluation.reward").name if own else config.verifier.reward
     for one in sets_of(config.evaluation, config.data):
         field = f"evaluation/{one.name}" if one.name else "evaluation"
         held, reports[field] = read_set(one, tokenizer, field, reward)
@@ -60,13 +55,10 @@ def read_held_out(config: Config, tokenizer) -> tuple[list[HeldOut], dict[str, L
 
 
 def evaluation_metrics(sets: Mapping[str, Sequence[Group]]) -> dict[str, float]:
-    """What the judged answers say: accuracy (avg@k), its `standard_error`, pass@k, maj@k, lengths
-    and verdicts.
+    """What the judged answers say: accuracy (avg@k), its `standard_error`, pass@k, maj@k, lengths and verdicts.
 
-    A set without a name has `evaluation/accuracy/all`, `evaluation/pass@4`, ...; a named set has
-    `evaluation/NAME/...`. With named sets, `evaluation/accuracy/all` is the mean of their
-    accuracies. Every set counts once, as in the paper's average of its benchmarks.
-    """
+    A set without a name has `evaluation/accuracy/all`, `evaluation/pass@4`, ...; named sets have
+    `evaluation/NAME/...`, and `evaluation/accuracy/all` is the mean over sets, as in the paper."""
     out, named = {}, []
     for name, groups in sets.items():
         prefix = f"evaluation/{name}/" if name else "evaluation/"

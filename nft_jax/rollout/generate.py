@@ -2,14 +2,12 @@
 
     python -m nft_jax.rollout.generate --model FOLDER --prompts FILE --num-samples 16 --out FILE.parquet
 
-FILE holds questions as data.source does (.jsonl, .parquet, a folder of datasets, ...); golds are
-optional. The model
+FILE holds questions as data.source does (.jsonl, .parquet, a folder of datasets, ...); golds are optional. The model
 may be a run: its newest checkpoint answers, or the one of --step.
 
-The table has the columns of a run's rollouts/*.parquet without the verdicts: `python -m
-nft_jax.verify FILE.parquet` judges it. Finished parts lie in FILE.parquet.parts until the last one
-is there. After a stop, the same command continues from them, and ends with the same file as a
-command that was never stopped.
+The table has the columns of a run's rollouts/*.parquet without the verdicts: `python -m nft_jax.verify
+FILE.parquet` judges it. Finished parts lie in FILE.parquet.parts until the last one is there. After a stop, the
+same command continues from them, and ends with the same file as a command that was never stopped.
 """
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Judged groups: the one way in which training and evaluation sample and verify.
 
-Decoding and judging overlap. A group goes to the verifier as soon as its last answer has ended, and
-decoding waits for no verdict. Groups come out in the order of the prompts.
+A group goes to the verifier as soon as its last answer has ended, and decoding waits for no verdict.
 """
 from __future__ import annotations
 
@@ -23,17 +22,14 @@ def judged_groups(sampler: Sampler, verifier: Verifier, params, prompts: Sequenc
                   phase: Callable[[str], AbstractContextManager] = nullcontext) -> Iterator[Group]:
     """Yields K = `samples` judged answers to every prompt, in the order of the prompts.
 
-    A group is yielded as soon as it and all groups before it are judged. `params` are the weights
-    of `Sampler.cast`. `phase` is entered as "rollout" around decoding, and as "verify" around the
-    judging that is left after it.
+    A group is yielded as soon as it and all groups before it are judged. `params` are the weights of `Sampler.cast`.
+    `phase` is entered as "rollout" around decoding, and as "verify" around the judging that is left after it.
 
-    With several processes, process i of n answers and judges the prompts i, i + n, i + 2n, ... Then
-    all processes exchange their groups and yield all of them. Waiting for the slowest process
-    counts as "rollout".
+    With several processes, process i of n answers and judges the prompts i, i + n, i + 2n, ... Then all
+    processes exchange their groups and yield all of them. Waiting for the slowest process counts as "rollout".
 
     `progress` may raise to give up a process's own work. `settled` is called after that work and
-    before the exchange, as the last chance to raise (see `nft_jax.runtime.stops.Stop`).
-    """
+    before the exchange, as the last chance to raise (see `nft_jax.runtime.stops.Stop`)."""
     count = process_count()
     here = prompts[jax.process_index()::count]
     answers = sampler.sample(params, here, samples, base_key, rollout_index, sampling, progress=progress)

@@ -1,13 +1,9 @@
-"""From logits to a token and its log-prob, with random numbers that depend on the sample's identity
-only.
+"""From logits to a token and its log-prob, with random numbers that depend on the sample's identity only.
 
     key = fold_in(fold_in(fold_in(base, rollout_index), prompt_index * K + sample), position)
 
-A sample is therefore the same in any slot, in any order of admission and on any number of devices.
-
-A token takes two uniform numbers. The first finds a block of the vocabulary by the blocks' summed
-probabilities, the second a token inside the block. Nothing is sorted, and no cumulative sum runs
-over the vocabulary.
+A token takes two uniform numbers. The first finds a block of the vocabulary by the blocks' summed probabilities, the
+second a token inside the block. Nothing is sorted, and no cumulative sum runs over the vocabulary.
 """
 from __future__ import annotations
 
@@ -21,8 +17,7 @@ from nft_jax.config import SamplingConfig
 
 
 class SamplingParams(NamedTuple):
-    """`SamplingConfig` as the compiled step takes it: values, not constants, so that a change
-    compiles nothing."""
+    """`SamplingConfig` as the compiled step takes it: values, not constants, so that a change compiles nothing."""
     temperature: jax.Array | float = 1.0
     top_k: jax.Array | int = 0
     top_p: jax.Array | float = 1.0
@@ -46,8 +41,7 @@ class Sampled(NamedTuple):
 def uniforms(rollout_key, stream, position):
     """Two uniform numbers for every token, [..., 2] float32 in [0, 1).
 
-    stream [...] uint32: prompt_index * K + sample. position [...] int32: tokens of the answer so far.
-    """
+    stream [...] uint32: prompt_index * K + sample. position [...] int32: tokens of the answer so far."""
     def draw(sample, step):
         return jax.random.uniform(jax.random.fold_in(jax.random.fold_in(rollout_key, sample), step), (2,))
 
@@ -56,11 +50,8 @@ def uniforms(rollout_key, stream, position):
 
 
 def sample_tokens(logits, uniform, params: SamplingParams, *, truncate: bool) -> Sampled:
-    """Draws one token of every slot. logits [S, V] float32, uniform [S, 2].
-
-    With `truncate` False, top-k, top-p and min-p are not even computed. Greedy answers report the
-    log-probs of the distribution at temperature 1.
-    """
+    """Draws one token of every slot. logits [S, V] float32, uniform [S, 2]. Without `truncate`, top-k, top-p and
+    min-p are not even computed. Greedy answers report the log-probs of temperature 1."""
     vocabulary = logits.shape[-1]
     greedy = params.temperature == 0
     scaled = logits / jnp.where(greedy, 1.0, params.temperature)
@@ -89,16 +80,13 @@ def sample_tokens(logits, uniform, params: SamplingParams, *, truncate: bool) ->
 
 
 def block_width(vocabulary: int) -> int:
-    """The tokens of a block: a power of two near the root of the vocabulary, so both searches are
-    equally short."""
+    """The tokens of a block: a power of two near the root of the vocabulary, so both searches are equally short."""
     return 1 << round(vocabulary.bit_length() / 2)
 
 
 def pick(weights, uniform):
-    """Draws an index [S] int32 from weights [S, N] >= 0 by inverse CDF, with uniform [S] in [0, 1).
-
-    An index of weight 0 is never drawn, whatever the rounding of the sums.
-    """
+    """Draws an index [S] int32 from weights [S, N] >= 0 by inverse CDF, with uniform [S] in [0, 1); never one of
+    weight 0, whatever the rounding of the sums."""
     index = jnp.arange(weights.shape[-1], dtype=jnp.int32)[None]
     cumulative = jnp.cumsum(weights, axis=-1)
     reached = (cumulative > uniform[:, None] * cumulative[:, -1:]) & (weights > 0)
@@ -107,16 +95,12 @@ def pick(weights, uniform):
 
 
 def truncation_floor(scores, exponents, params: SamplingParams):
-    """The score [S] below which tokens are removed: by top-k, by top-p of the tokens left, and by
-    min-p.
+    """The score [S] below which tokens are removed: by top-k, by top-p of the tokens left, and by min-p.
 
-    scores [S, V] float32 <= 0 with maximum 0, exponents [S, V] = exp(scores). Ties with the floor
-    stay in.
+    scores [S, V] float32 <= 0 with maximum 0, exponents [S, V] = exp(scores). Ties with the floor stay in.
 
-    Nothing is sorted. A floor is found exactly, by bisection over the 2^31 float32 numbers from 0
-    down. That takes 32 passes over the vocabulary for each of top-k and top-p, and none where they
-    are off.
-    """
+    Nothing is sorted. A floor is found exactly, by bisection over the 2^31 float32 numbers from 0 down. That
+    takes 32 passes over the vocabulary for each of top-k and top-p, and none where they are off."""
     order = -jax.lax.bitcast_convert_type(jnp.abs(scores), jnp.int32)     # the scores' order, as integers <= 0
     lowest = jnp.full(scores.shape[:1], -0x7F800000, jnp.int32)           # minus infinity
 

@@ -1,12 +1,10 @@
-"""The host's side of decoding: which sample is in which slot, how far it is, and which tokens it
-has so far.
+"""The host's side of decoding: which sample is in which slot, how far it is, and which tokens it has so far.
 
 A `Schedule` lives for one call of `Sampler.sample`. Per turn of the sampler's loop:
 
 1. `admissions` says which prompts to prefill and which samples go into which slots.
 2. `ask` notes that a block of decode steps was asked for.
-3. `collect` reads a block, some blocks later: it cuts ended answers, frees their slots and
-   completes groups.
+3. `collect` reads a block, some blocks later: it cuts ended answers, frees their slots and completes groups.
 
 Its decisions move samples between slots and in time. They change no sample.
 """
@@ -24,8 +22,7 @@ INERT = -1      # the token of a slot that has nothing to decode
 
 
 class Ends:
-    """Where answers end: at one of the `ids`, or at the first token that completes a string of
-    `stop`."""
+    """Where answers end: at one of the `ids`, or at the first token that completes a string of `stop`."""
 
     def __init__(self, tokenizer, ids: tuple[int, ...], stop: tuple[str, ...]):
         self.tokenizer, self.ids, self.stop = tokenizer, ids, stop
@@ -38,13 +35,10 @@ class Ends:
     def find(self, tokens: np.ndarray, before: np.ndarray, count: np.ndarray, owner) -> np.ndarray:
         """[S] bool: the slots of `owner` that ended by an id or a string.
 
-        tokens [S, N]; before [S] and count [S]: the tokens of each slot before this block, and with
-        it. Where a string ended an answer, `count` is set back in place, to the token that
-        completed the string.
-        """
+        tokens [S, N]; before [S] and count [S]: the tokens of each slot before this block, and with it. Where a
+        string ended an answer, `count` is set back in place, to the token that completed the string."""
         if self.stop:
-            # The tail of an answer is decoded first. Only where it holds a stop string is the whole
-            # answer decoded.
+            # Only where the tail of an answer holds a stop string is the whole answer decoded.
             fresh = [slot for slot in owner if count[slot] > before[slot]]
             tails = self.texts([tokens[slot, max(before[slot] - self.reach, 0):count[slot]] for slot in fresh])
             hits = {slot for slot, tail in zip(fresh, tails, strict=True)
@@ -53,8 +47,7 @@ class Ends:
         else:
             hits = set()
         for slot in hits:
-            # The text grows with every token, so the first token that completes the string is found
-            # by bisection.
+            # The text grows with every token, so bisection finds the first that completes the string.
             low, high = before[slot], count[slot]
             while high - low > 1:
                 middle = (low + high) // 2
@@ -70,8 +63,7 @@ class Ends:
 
 
 class Admission(NamedTuple):
-    """A samples that go into slots: the last arguments of `cache.admit`, [A] each. Slot S means
-    none."""
+    """A samples that go into slots: the last arguments of `cache.admit`, [A] each. Slot S means none."""
     slots: np.ndarray
     source: np.ndarray
     token: np.ndarray
@@ -81,12 +73,10 @@ class Admission(NamedTuple):
 
 
 class Schedule:
-    """Admits samples in the order of the prompts, reads blocks and puts groups together. It uses no
-    device.
+    """Admits samples in the order of the prompts, reads blocks and puts groups together. It uses no device.
 
     slots: S. admissions: the most samples of one admission (A). prefills: prompts that are
-    prefilled together (P). limits [len(prompts), K]: the most tokens of each answer.
-    """
+    prefilled together (P). limits [len(prompts), K]: the most tokens of each answer."""
 
     def __init__(self, prompts: Sequence[Prompt], limits: np.ndarray, *, slots: int, admissions: int, prefills: int,
                  block_size: int, ends: Ends):
@@ -102,10 +92,8 @@ class Schedule:
         # Blocks are counted, since they are read later than they are asked for.
         self.asked = 0                                          # blocks asked for so far
         self.since = np.zeros(slots, np.int64)                  # the first block of the slot's sample
-        self.prompt_entries = np.zeros(slots, np.int64)
-        self.limit = np.zeros(slots, np.int64)
-        self.steps = np.zeros(slots, np.int64)                  # steps asked for since the sample was admitted
-        self.count = np.zeros(slots, np.int64)                  # tokens of the sample that were read
+        # Of each slot's sample: its prompt's entries, its limit, the steps asked for, the tokens that were read.
+        self.prompt_entries, self.limit, self.steps, self.count = np.zeros((4, slots), np.int64)
         width = int(limits.max(initial=0)) + block_size
         self.tokens = np.zeros((slots, width), np.int32)
         self.numbers = np.zeros((3, slots, width), np.float32)
@@ -133,22 +121,17 @@ class Schedule:
         return self.asked - 1
 
     def admissions(self) -> Iterator[tuple[tuple[np.ndarray, np.ndarray] | None, Admission]]:
-        """The samples that go in now, each with the prompts to prefill before it.
-
-        The prompts are tokens [P, T], left-padded and without their last tokens, and lengths [P].
-        None: the samples are of the prompts that were prefilled last.
-        """
+        """The samples that go in now, each with the prompts to prefill before it: tokens [P, T], left-padded and
+        without their last tokens, and lengths [P]; or None, for samples of the prompts that were prefilled last."""
         while True:
             left = len(self.ready) + len(self.waiting) * self.samples
-            # One admission costs about as much for one sample as for `admissions_size`. So slots
-            # wait for each other.
+            # One admission costs about as much for one sample as for `admissions_size`: slots wait for each other.
             if not left or len(self.free) < min(self.admissions_size, left):
                 return
             prompts = None if self.ready else self._next_prompts()
             yield prompts, self._admission(min(self.admissions_size, len(self.free), len(self.ready)))
 
     def _next_prompts(self) -> tuple[np.ndarray, np.ndarray]:
-        """The prompts that are prefilled next; their samples are then ready."""
         chosen = [self.waiting.popleft() for _ in range(min(self.prefills, len(self.waiting)))]
         longest = max(len(self.prompts[position].tokens) for position in chosen)
         tokens = np.zeros((self.prefills, max(longest - 1, 1)), np.int32)
@@ -160,7 +143,6 @@ class Schedule:
         return tokens, lengths
 
     def _admission(self, number: int) -> Admission:
-        """Puts the next `number` ready samples into free slots."""
         slots = np.full(self.admissions_size, self.slots, np.int32)
         source, token, length, limit = np.zeros((4, self.admissions_size), np.int32)
         stream = np.zeros(self.admissions_size, np.uint32)
@@ -176,10 +158,8 @@ class Schedule:
         return Admission(slots, source, token, length, stream, limit)
 
     def collect(self, block: int, tokens, numbers) -> tuple[int, list[tuple[int, tuple[Rollout, ...]]]]:
-        """Reads the outputs of a block, [steps, S] each. Returns its number of tokens and the
-        groups it completed."""
-        # A slot may belong to a sample that was admitted after the block was asked for. Its tokens
-        # in the block are then the rest of an earlier answer, which the host had cut.
+        """Reads the outputs of a block, [steps, S] each. Returns its number of tokens and the completed groups."""
+        # Where the slot's sample was admitted after the block was asked for, the tokens belong to a cut answer.
         owned = np.zeros(self.slots, bool)
         owned[list(self.owner)] = True
         tokens = np.where((owned & (self.since <= block))[None], tokens, INERT)
@@ -194,8 +174,7 @@ class Schedule:
         return int((self.count - before).sum()), list(self._finish(ended, stopped))
 
     def _finish(self, ended: list[int], stopped: np.ndarray) -> Iterator[tuple[int, tuple[Rollout, ...]]]:
-        """Makes rollouts of the slots that ended and frees the slots. Yields the groups that are
-        complete."""
+        """Makes rollouts of the slots that ended and frees the slots. Yields the groups that are complete."""
         texts = self.ends.texts([self.tokens[slot, :self.count[slot]] for slot in ended])
         for slot, text in zip(ended, texts, strict=True):
             position, sample = self.owner.pop(slot)

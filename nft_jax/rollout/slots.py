@@ -1,8 +1,6 @@
 """Whether answers fit: in the model's positions, and in the memory of the devices.
 
-The functions named `..._bytes` are the one model of what parameters, decoding weights, keys and
-values take on a device. Preflight counts with the same functions. `slots_that_fit` turns free
-memory into a number of slots, the answers that are decoded at the same time.
+The functions `..._bytes` say what parameters, decoding weights, keys and values take on a device, to preflight too.
 """
 from __future__ import annotations
 
@@ -34,10 +32,8 @@ REMEDY = "lower rollout.max_new_tokens, use policy.compute_dtype bfloat16 or rol
 
 def require_positions(model: ModelConfig, max_prompt_tokens: int, max_new_tokens: int, *,
                       fields: tuple[str, str] = ("data.max_prompt_tokens", "rollout.max_new_tokens")) -> None:
-    """Raises InputError when the longest prompt and answer need more positions than the model has.
-
-    `fields`: what the caller's user calls the two lengths.
-    """
+    """Raises InputError when the longest prompt and answer need more positions than the model has. `fields`: the
+    two lengths in the caller's words."""
     longest = max_prompt_tokens + max_new_tokens
     if longest > model.max_positions:
         raise InputError(f"{' + '.join(fields)} is {longest}, more than the model's {model.max_positions} positions: "
@@ -59,11 +55,8 @@ def weight_bytes(model: ModelConfig, mesh: Mesh, dtype: str, weight_dtype: Store
 
 def entry_bytes(model: ModelConfig, mesh: Mesh, sequences: int, entries: int, dtype: str,
                 kv_dtype: Stored = "compute", axis: str | None = "batch") -> int:
-    """Bytes on one device of the keys and values of `entries` tokens in each of `sequences`.
-
-    `axis`: the logical axis of the sequences. "batch" for the slots; None for prefilled prompts,
-    which are whole on every device.
-    """
+    """Bytes on one device of the keys and values of `entries` tokens in each of `sequences`. `axis`: their logical
+    axis; "batch" for the slots, None for prefilled prompts, which are whole on every device."""
     layer = jax.eval_shape(partial(empty_layer, model, sequences, entries, dtype, kv_dtype == "int8"))
     place = entry_sharding(model, mesh, axis)
     return model.num_layers * sharded_bytes(with_shardings(layer, jax.tree.map(lambda _: place, layer)))
@@ -83,10 +76,7 @@ def slot_bytes(model: ModelConfig, mesh: Mesh, entries: int, dtype: str, kv_dtyp
 
 def prefilled_bytes(model: ModelConfig, mesh: Mesh, max_prompt_tokens: int, slots: int, dtype: str,
                     kv_dtype: Stored = "compute") -> int:
-    """Bytes on each device of the prompts that a sampler of so many slots prefills together.
-
-    They wait there until the samples before them are decoded.
-    """
+    """Bytes on each device of the prompts that a sampler of so many slots prefills together and keeps waiting."""
     longest = buckets_up_to(max_prompt_tokens)[-1]
     return entry_bytes(model, mesh, prefills_of(slots, longest, 1), longest, dtype, kv_dtype, axis=None)
 
@@ -94,8 +84,7 @@ def prefilled_bytes(model: ModelConfig, mesh: Mesh, max_prompt_tokens: int, slot
 def free_bytes(mesh: Mesh) -> int:
     """Bytes free on the fullest of this process's devices.
 
-    On CPU: half the memory that the system has available, divided among the devices.
-    """
+    On CPU: half the memory that the system has available, divided among the devices."""
     devices = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
     stats = [device.memory_stats() for device in devices]
     if all(s and "bytes_limit" in s for s in stats):
@@ -110,20 +99,14 @@ def free_bytes(mesh: Mesh) -> int:
 
 
 def useful_slots(answers: int) -> int:
-    """Slots for so many answers where memory does not matter.
-
-    A quarter of the answers: slots stay busy only if new answers refill them, since answers differ in length.
-    """
+    """Slots for so many answers where memory does not matter: a quarter, so that new answers refill the slots."""
     return min(answers, MOST, max(FEWEST, -(-answers // 4)))
 
 
 def automatic_slots(free: int, bytes_per_slot: int, answers: int, data_parallel: int = 1, *,
                     field: str = "rollout.slots", remedy: str = REMEDY) -> int:
-    """Useful slots that fit in `free` bytes of each device, a multiple of the `data_parallel` devices.
-
-    Raises InputError when not even one slot fits on each device. The message uses the names that
-    the caller's user knows: the `field` that is 0, and the `remedy`.
-    """
+    """Useful slots that fit in `free` bytes of each device, a multiple of the `data_parallel` devices. Raises
+    InputError when not even one fits, in the caller's words: the `field` that is 0, and the `remedy`."""
     fitting = int(free * USABLE) // bytes_per_slot
     if fitting < 1:
         raise InputError(f"{field} is 0 (automatic), but {max(free, 0) / 2**20:,.0f} MiB left on each "
@@ -135,14 +118,8 @@ def automatic_slots(free: int, bytes_per_slot: int, answers: int, data_parallel:
 def slots_that_fit(model: ModelConfig, mesh: Mesh, answers: int, max_prompt_tokens: int, max_new_tokens: int,
                    dtype: str, kv_dtype: Literal["compute", "int8"], *, taken: int | None = None,
                    free: int | None = None, field: str = "rollout.slots", remedy: str = REMEDY) -> int:
-    """`automatic_slots` in the memory that the rest of a run leaves.
-
-    The weights that decode and the prompts that are prefilled together are subtracted from `free`
-    here.
-    `taken`: bytes on each device that the caller holds beside them (None: the parameters in
-    float32).
-    `free`: bytes free on each device now (None: ask the devices).
-    """
+    """`automatic_slots` in what `free` bytes of each device (None: ask the devices) leave beside the weights that
+    decode, prompts prefilled together, and the caller's `taken` bytes (None: the parameters in float32)."""
     parallel = data_parallel_size(mesh)
     taken = parameter_bytes(model, mesh) if taken is None else taken
     free = free_bytes(mesh) if free is None else free

@@ -237,6 +237,7 @@ def test_many_updates_keep_the_warm_up_in_steps():
 def test_every_study_has_its_page_and_its_table(module):
     """The table is what the stored results give."""
     name = module.STUDY.name
+    assert f"(studies/{name}.md)" in (Path(module.__file__).parents[1] / "README.md").read_text()
     page = (Path(module.__file__).parent / f"{name}.md").read_text()
     for told in (f"experiments.studies.{name} --scale nano", f"(../figures/{name}_nano.md)",
                  f"(../figures/{name}_nano.png)"):

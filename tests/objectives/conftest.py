@@ -3,7 +3,7 @@ import jax
 import pytest
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def strict_ranks():
     """No shapes of different ranks are broadcast silently."""
     with jax.numpy_rank_promotion("raise"):

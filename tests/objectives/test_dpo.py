@@ -10,8 +10,6 @@ from refusal import refused
 from nft_jax.config import ObjectiveConfig
 from nft_jax.objectives.registry import resolve, token_loss
 
-pytestmark = pytest.mark.usefixtures("strict_ranks")
-
 LENGTHS = np.array([5, 3, 1, 4, 2, 5])
 GROUPS = np.array([7, 2, 7, 7, 2, 7])
 INSIDE = np.arange(5) < LENGTHS[:, None]

@@ -12,8 +12,6 @@ from nft_jax.config import ObjectiveConfig
 from nft_jax.objectives.ratios import prompt_weight
 from nft_jax.objectives.registry import coefficients, token_loss
 
-pytestmark = pytest.mark.usefixtures("strict_ranks")
-
 
 def test_large_ratios_of_negatives_keep_their_value_in_float32():
     """r = .98, log R = 10, epsilon = .99: the literal straight-through form x + (max(x, e) - x) rounds to log 0."""

@@ -22,8 +22,6 @@ SETTINGS = {"nft": [{"prompt_weight": omega, "epsilon": epsilon, "neg_weight": w
             "topr": [{"pos_weight": 0.6, "neg_weight": 0.9}], "cispo": [{"clip_low": 0.5, "clip_high": 1.0}],
             "gspo": [{"clip_low": 0.1, "clip_high": 0.3}], "w_reinforce": [{"psr_weight": 0.3}]}
 
-pytestmark = pytest.mark.usefixtures("strict_ranks")
-
 
 def answers(seed, soft=False, dtype="float64"):
     """`draw`, with accuracies that differ from every reward, and a std that is not sqrt(r (1-r))."""

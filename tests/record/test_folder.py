@@ -6,8 +6,7 @@ import pytest
 from refusal import refused
 
 from nft_jax.config import CheckpointConfig, MeshConfig, ObjectiveConfig
-from nft_jax.config.differences import MAY_CHANGE
-from nft_jax.config.removed import REMOVED
+from nft_jax.config.differences import MAY_CHANGE, REMOVED
 from nft_jax.record.folder import claimed, is_run, read_run, upgraded
 from nft_jax.types import InputError
 

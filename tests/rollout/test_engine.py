@@ -224,7 +224,7 @@ def test_every_token_is_reported_to_progress(sampler, tiny_params, prompts):
     assert sum(counts) == sum(len(r.tokens) for group in groups for r in group)
 
 
-def test_bad_input_is_refused_before_anything_runs(sampler, tiny_params, prompts):
+def test_bad_input_is_refused_before_anything_runs(make, sampler, tiny_params, prompts):
     for tokens in (np.ones(30, np.int32), np.ones(0, np.int32)):
         with refused("prompt 3", f"{len(tokens)} tokens"):
             run(sampler, tiny_params, [Prompt(3, "", "", "", tokens)])
@@ -233,9 +233,6 @@ def test_bad_input_is_refused_before_anything_runs(sampler, tiny_params, prompts
         with refused("limits", limits.shape):
             run(sampler, tiny_params, prompts, limits=limits)
     assert run(sampler, tiny_params, []) == []
-
-
-def test_a_sampler_needs_a_number_of_slots(make):
     with refused("slots", 0):
         make(slots=0)
 

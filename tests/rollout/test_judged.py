@@ -16,14 +16,11 @@ PROMPTS, SAMPLES = 8, 2
 
 
 @pytest.fixture(scope="module")
-def sampler(tiny_model):
+def sampler(tiny_model, number_tokenizer):
     """A third of the answers are decoded at a time; they end at different times (three ids of 32 end one)."""
-    class Numbers:
-        def batch_decode(self, sequences, skip_special_tokens):
-            return [" ".join(map(str, sequence)) for sequence in sequences]
-
-    return Sampler(tiny_model, Numbers(), (1, 2, 3), DecodingConfig(max_new_tokens=20, slots=6, block_size=4),
-                   mesh=make_mesh(MeshConfig(), jax.devices()[:1]), max_prompt_tokens=4)
+    decoding = DecodingConfig(max_new_tokens=20, slots=6, block_size=4)
+    return Sampler(tiny_model, number_tokenizer, (1, 2, 3), decoding, max_prompt_tokens=4,
+                   mesh=make_mesh(MeshConfig(), jax.devices()[:1]))
 
 
 class Verdicts:

@@ -13,15 +13,8 @@ from nft_jax.model.hf.families import config_from_hf, config_to_hf
 from nft_jax.model.hf.hub import config_of, is_local, resolve_folder
 from nft_jax.model.hf.load import check_weights, load_params, read_config
 from nft_jax.model.hf.save import save_params
-from nft_jax.model.hf.tokenizer import (
-    eos_token_ids,
-    load_tokenizer,
-    save_generation_config,
-    save_tokenizer,
-    source_of,
-    special_ids,
-)
+from nft_jax.model.hf.tokenizer import eos_token_ids, load_tokenizer, save_tokenizer, special_ids
 
 __all__ = ["check_weights", "config_from_hf", "config_of", "config_to_hf", "eos_token_ids", "is_local",
-           "load_params", "load_tokenizer", "read_config", "resolve_folder", "save_generation_config", "save_params",
-           "save_tokenizer", "source_of", "special_ids"]
+           "load_params", "load_tokenizer", "read_config", "resolve_folder", "save_params", "save_tokenizer",
+           "special_ids"]

@@ -28,15 +28,12 @@ from nft_jax.model.hf.tokenizer import load_tokenizer
 from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import InputError
 
-# Largest difference of a logit, as a share of the largest logit.
-TOLERANCE = 1e-4
-# Random tokens that both implementations read.
-ROWS, LENGTH = 2, 24
+TOLERANCE = 1e-4          # largest difference of a logit, as a share of the largest logit
+ROWS, LENGTH = 2, 24      # random tokens that both implementations read
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a line for each check. Returns 0 when all is well, 1 when something differs. Bad input
-    exits with 2."""
+    """Print a line for each check. Returns 0 when all is well, 1 when something differs; bad input exits with 2."""
     parser = argparse.ArgumentParser(
         prog="python -m nft_jax.model.hf",
         description="Check a model folder in Hugging Face layout: its config, every tensor, a bitwise round trip "
@@ -79,8 +76,8 @@ def check(folder: Path) -> Iterator[tuple[bool, str]]:
 
 
 def round_trip(folder: Path, config: ModelConfig, stored: dict[str, Stored]) -> list[str]:
-    """Names of the tensors whose bits change in a round trip: read into our parameters, in the
-    files' types, and written again. Raises InputError when there is no room for the copy."""
+    """Names of the tensors whose bits change when they are read into our parameters, in the files' types, and
+    written again. Raises InputError when there is no room for the copy."""
     needed = sum(int(np.prod(tensor.shape)) * tensor.dtype.itemsize for tensor in stored.values())
     free = shutil.disk_usage(tempfile.gettempdir()).free
     if needed > free:

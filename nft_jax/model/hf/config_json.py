@@ -2,9 +2,8 @@
 
 All raise InputError with the field and the value found.
 """
-# Why not AutoConfig of transformers: it keeps unknown fields without a word, and it fills in what
-# is missing. And transformers 4.56 reads the rope_theta of a folder written by version 5
-# (rope_parameters) as its own default.
+# Why not AutoConfig: it keeps unknown fields without a word and fills in what is missing. And transformers 4.56
+# reads the rope_theta of a folder written by version 5 (rope_parameters) as its own default.
 from __future__ import annotations
 
 import math
@@ -31,7 +30,7 @@ def expect(holds: bool, name: str, value: object, remedy: str) -> None:
 def integer(raw: Mapping, name: str, least: int = 1) -> int:
     value = raw.get(name)
     expect(isinstance(value, int) and not isinstance(value, bool) and value >= least, name, value,
-           "a positive integer is needed." if least else "an integer, 0 or more, is needed.")
+           f"an integer, {least} or more, is needed.")
     return value
 
 
@@ -79,8 +78,7 @@ def ropes(raw: Mapping, theta: float | None, local_theta: float | None) -> dict[
     """The fields of ModelConfig for rotary positions.
 
     theta, local_theta: the family's values where config.json has none. Without local_theta the
-    family's local layers rotate like the others.
-    """
+    family's local layers rotate like the others."""
     parameters, top = raw.get("rope_parameters") or {}, {"rope_theta": raw.get("rope_theta")}
     expect(isinstance(parameters, dict), "rope_parameters", parameters, "it must be an object or null.")
     expect(raw.get("partial_rotary_factor") in (None, 1), "partial_rotary_factor", raw.get("partial_rotary_factor"),
@@ -99,8 +97,7 @@ def ropes(raw: Mapping, theta: float | None, local_theta: float | None) -> dict[
 
 
 def _rope(places: dict[str, Any], default: float | None) -> tuple[float, RopeScaling | None]:
-    """(theta, scaling) from several places of config.json, which must agree. The place "" is its
-    top level, which holds no scaling."""
+    """(theta, scaling) from several places of config.json, which must agree; "" is the top, without scaling."""
     thetas, scalings = {}, {}
     for place, rope in places.items():
         rope = {} if rope is None else rope

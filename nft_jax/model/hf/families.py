@@ -14,10 +14,9 @@ To add a family:
               defaults={"rms_norm_eps": 1e-6},              fields that config.json may leave out
               rope_theta=10_000.0)                          the same for the rotary base, which has two spellings
 
-   `only` lists the fields that stand for a part the decoder lacks (biases), with the value under
-   which the part is not needed. Any other value is refused by name, and so is every field that
-   nothing here reads. Sizes, `head_dim`, tying, and rotary positions with their scalings are read
-   for all families alike.
+   `only` lists the fields that stand for a part the decoder lacks (biases), with the value under which the part
+   is not needed. Any other value is refused by name, and so is every field that nothing here reads. Sizes,
+   `head_dim`, tying, and rotary positions with their scalings are read for all families alike.
 4. Add two cases, tied and untied, to tests/model/make_fixtures.py and run it. Every test of
    tests/model then covers the family, and loading, saving, sampling and training know it.
 5. Check a published model: `python -m nft_jax.model.hf --check FOLDER`.
@@ -51,26 +50,22 @@ from nft_jax.types import InputError
 class Tensor:
     """One array of ours as a tensor of Hugging Face.
 
-    layout: the tensor's axes, in the letters of `nft_jax.model.parameters`. Letters side by side
-        form one merged axis. `nn.Linear` stores our query [D, H, E] as [out, in], which is "HE D".
-    """
+    layout: the tensor's axes, in the letters of `nft_jax.model.parameters`; letters side by side form one merged
+        axis. `nn.Linear` stores our query [D, H, E] as [out, in], which is "HE D"."""
     array: str                         # key of `nft_jax.model.parameters.ARRAYS`
     name: str                          # {} stands for the number of the layer
     layout: str
 
     @property
-    def layered(self) -> bool:
-        """Whether our array stacks one tensor per layer on a leading axis."""
+    def layered(self) -> bool:         # our array stacks one tensor per layer on a leading axis
         return "{}" in self.name
 
     @property
-    def path(self) -> str:
-        """Place of the array in the parameter dict."""
+    def path(self) -> str:             # in the parameter dict
         return f"layers/{self.array}" if self.layered else self.array
 
     @property
-    def ours(self) -> str:
-        """Axes of our array, without the axis of the layers."""
+    def ours(self) -> str:             # axes of our array, without the axis of the layers
         return ARRAYS[self.array].axes
 
     def shapes(self, config: ModelConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -185,11 +180,8 @@ INSTEAD = {"['Gemma3ForConditionalGeneration']":
 
 
 def config_from_hf(raw: dict) -> ModelConfig:
-    """The contents of config.json, as written by transformers 4 or 5 -> ModelConfig.
-
-    Raises InputError for a field that is missing, is not a sensible number, or needs a part that
-    the decoder lacks.
-    """
+    """The contents of config.json, as written by transformers 4 or 5 -> ModelConfig. Raises InputError for a field
+    that is missing, is not a sensible number, or needs a part that the decoder lacks."""
     family = _family(raw)
     _refuse_other_features(raw, family)
     raw = {"initializer_range": 0.02, **family.defaults, **raw}
@@ -211,10 +203,8 @@ def config_from_hf(raw: dict) -> ModelConfig:
 
 
 def config_to_hf(config: ModelConfig) -> dict:
-    """ModelConfig -> the contents of a config.json that transformers 4 and 5 read alike.
-
-    Raises InputError for a config that its family cannot express.
-    """
+    """ModelConfig -> the contents of a config.json that transformers 4 and 5 read alike. Raises InputError for a
+    config that its family cannot express."""
     family = FAMILIES.get(config.family)
     expect(family is not None, "family", config.family, f"known families: {', '.join(FAMILIES)}.")
     rope = rope_to_json(config.rope_theta, config.rope_scaling)

@@ -14,8 +14,6 @@ TOKENIZER_FILES = ("tokenizer*", "vocab.json", "merges.txt", "special_tokens_map
                    "chat_template*")
 FILES = ("config.json", "generation_config.json", *TOKENIZER_FILES)
 WEIGHTS = ("model*.safetensors", INDEX)
-
-
 # The model that comes with the package, by its name. A local folder of that name is "./nano".
 EMBEDDED = {"nano": Path(__file__).parents[2] / "assets" / "nano"}
 
@@ -27,12 +25,8 @@ def is_local(path_or_hub_name: str | os.PathLike) -> bool:
 
 
 def resolve_folder(path_or_hub_name: str | os.PathLike, *, weights: bool = True, field: str = "policy.path") -> Path:
-    """The folder of a model: "nano", the embedded one; a local folder as it is; or the local copy
-    of a hub model.
-
-    A hub model is downloaded when it is not there yet; without `weights`, its small files only.
-    Raises Unreachable with the `field` and the value for anything else.
-    """
+    """The folder of a model: "nano", the embedded one; a local folder; or the local copy of a hub model, which is
+    downloaded when it is not there yet; without `weights`, its small files only. Raises Unreachable otherwise."""
     return _folder(path_or_hub_name, FILES + WEIGHTS if weights else FILES, field)
 
 
@@ -53,10 +47,8 @@ def config_of(path_or_hub_name: str) -> ModelConfig:
     """The shape of a model, to plan with, without its weights.
 
     It is read from config.json of a local folder, else from config.json of the hub model
-    (only this file is fetched), else taken from `nft_jax.model.hf.published`. Raises Unreachable
-    when there is none of these, and InputError for a config.json that needs a part the decoder
-    lacks.
-    """
+    (only this file is fetched), else taken from `nft_jax.model.hf.published`. Raises Unreachable when there is
+    none of these, and InputError for a config.json that needs a part the decoder lacks."""
     try:
         folder = _folder(path_or_hub_name, ["config.json"])
     except Unreachable:

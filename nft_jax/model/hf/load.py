@@ -16,7 +16,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,10 +34,8 @@ from nft_jax.types import InputError
 EMBEDDING = "model.embed_tokens.weight"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16)}
-# Bytes: a stacked parameter up to this size is put on the devices in one piece.
-AT_ONCE = 2**23
-# Bytes that are read, transposed and cast together: about what a core's cache holds.
-BLOCK = 2**20
+AT_ONCE = 2**23           # bytes: a stacked parameter up to this size is put on the devices in one piece
+BLOCK = 2**20             # bytes that are read, transposed and cast together: about what a core's cache holds
 
 
 def read_json(path: Path) -> dict:
@@ -59,8 +57,7 @@ def first_line(error: BaseException) -> str:
 
 
 def read_config(folder: str | os.PathLike) -> ModelConfig:
-    """config.json of the folder -> ModelConfig. Raises InputError when it is missing or needs a
-    part that the decoder lacks."""
+    """config.json of the folder -> ModelConfig. Raises InputError if it is missing or the decoder lacks a part."""
     raw = read_json(Path(folder) / "config.json")
     try:
         return config_from_hf(raw)
@@ -69,18 +66,16 @@ def read_config(folder: str | os.PathLike) -> ModelConfig:
 
 
 class Stored(NamedTuple):
-    """File, shape and type of a tensor of a folder."""
     file: Path
     shape: tuple[int, ...]
     dtype: np.dtype
 
 
 def check_weights(folder: str | os.PathLike, config: ModelConfig) -> dict[str, Stored]:
-    """Check the headers of all files: {name of every tensor of the folder: its file, shape and type}.
+    """{name of every tensor of the folder: its file, shape and type}, from the headers; nothing is put on a device.
 
-    Nothing is put on a device. Raises one InputError that lists every tensor that is missing,
-    unexpected, wrongly shaped or typed, and every file that is missing or cut short.
-    """
+    Raises one InputError that lists every tensor that is missing, unexpected, wrongly shaped or typed, and every
+    file that is missing or cut short."""
     folder = Path(folder)
     where = _weight_map(folder)
     problems, found = [], {}
@@ -135,15 +130,11 @@ def same_bits(file: Path, name: str, other_file: Path, other: str) -> bool:
 
 def load_params(folder: str | os.PathLike, config: ModelConfig | None = None, dtype=jnp.float32,
                 shardings=None) -> dict:
-    """The folder's weights as the dict that `decoder.init` makes.
+    """The folder's weights as the dict that `decoder.init` makes. First raises the InputErrors of `check_weights`.
 
-    dtype: one type for all, or a dict like the parameters, of types. None keeps the files' types; a
-        parameter whose layers differ in type then takes a type that holds all of them.
-    shardings: a dict like the parameters, of jax.sharding.Sharding. None leaves them on the default
-        device. In a run of several processes each process reads what its devices hold.
-
-    Raises the InputErrors of `check_weights` before anything is put on a device.
-    """
+    dtype: one type for all, or a dict like the parameters. None keeps the files' types; a parameter whose layers
+        differ in type then takes a type that holds all of them.
+    shardings: a dict like the parameters; each process reads what its devices hold. None: the default device."""
     config = config or read_config(folder)
     dtype = dtype if dtype is None or isinstance(dtype, dict) else float_type(dtype)
     stored = check_weights(folder, config)
@@ -172,9 +163,7 @@ def float_type(dtype) -> np.dtype:
 
 
 def _weight_map(folder: Path) -> dict[str, str]:
-    """{tensor: file} of the index of a sharded model, {} when the model is one file.
-
-    One file goes before an index, as in transformers."""
+    """{tensor: file} of a sharded model's index; {} for one file, which goes before an index as in transformers."""
     if (folder / SINGLE).exists():
         return {}
     if (folder / INDEX).exists():
@@ -213,26 +202,16 @@ def _load_stacked(stored: dict[str, Stored], tensor: Tensor, config: ModelConfig
     layers_are_split = sharding is not None and sharding.shard_shape((count, *shape))[0] < count
     if layers_are_split or count * math.prod(shape) * dtype.itemsize <= AT_ONCE:
         return piece(range(count))
-    options = {} if sharding is None else {"out_shardings": sharding}
-    stacked = jax.jit(_first_layer, static_argnums=1, **options)(piece(range(1)), count)
-    write = jax.jit(_write_layer, donate_argnums=0, **options)
-    for layer in range(1, count):
+    stacked = jnp.zeros((count, *shape), dtype, device=sharding)
+    write = jax.jit(partial(jax.lax.dynamic_update_slice_in_dim, axis=0), donate_argnums=0, out_shardings=sharding)
+    for layer in range(count):
         # Waiting keeps one layer in flight, not as many as the host can read.
         stacked = write(stacked, piece(range(layer, layer + 1)), layer).block_until_ready()
     return stacked
 
 
-def _first_layer(layer: jax.Array, count: int) -> jax.Array:
-    return _write_layer(jnp.zeros((count, *layer.shape[1:]), layer.dtype), layer, 0)
-
-
-def _write_layer(stacked: jax.Array, layer: jax.Array, index) -> jax.Array:
-    return jax.lax.dynamic_update_slice_in_dim(stacked, layer, index, 0)
-
-
 def _place(shape: tuple[int, ...], sharding, part: Callable[[tuple[slice, ...]], np.ndarray]) -> jax.Array:
-    """An array of this shape from its parts: `part(index)` is called once for each part on this
-    process's devices."""
+    """An array of this shape; `part(index)` is called once for each part on this process's devices."""
     if sharding is None:
         return jnp.asarray(part((slice(None),) * len(shape)))
     parts: dict[tuple[range, ...], np.ndarray] = {}
@@ -248,11 +227,8 @@ def _place(shape: tuple[int, ...], sharding, part: Callable[[tuple[slice, ...]],
 
 def _read_part(file: Path, name: str, tensor: Tensor, config: ModelConfig, dtype: np.dtype,
                index: tuple[slice, ...]) -> np.ndarray:
-    """The part `index` (along our axes) of one tensor, in our layout and `dtype`.
-
-    Only this part of the file is read. But an axis that is merged behind another one
-    (head_dim in "HE") is read whole.
-    """
+    """The part `index` (along our axes) of one tensor, in our layout and `dtype`. Only this part of the file is
+    read, but an axis that is merged behind another one (head_dim in "HE") is read whole."""
     size = dict(zip(tensor.ours, tensor.shapes(config)[0], strict=True))
     wanted = {axis: range(size[axis])[cut] for axis, cut in zip(tensor.ours, index, strict=True)}
     merged = tensor.layout.split()

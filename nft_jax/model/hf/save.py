@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -29,18 +28,16 @@ from nft_jax.types import InputError
 
 
 def save_params(params: dict, config: ModelConfig, folder: str | os.PathLike, dtype=None,
-                max_shard_bytes: int = 5 * 10**9, more: Mapping = MappingProxyType({})) -> Path:
+                max_shard_bytes: int = 5 * 10**9, more: Mapping | None = None) -> Path:
     """Write config.json and the weights, for transformers 4 and 5. Returns the folder.
 
     dtype: of the weights; None keeps the type of each.
     max_shard_bytes: more than this is spread over several files with an index.
     more: further fields of config.json, which do not change the model.
 
-    Every file is first written whole under another name, so that a killed run leaves no half file
-    under a final name. Weights of an older save are replaced. In a run of several processes all
-    must call this, and the first one writes. Raises InputError for parameters that do not fit the
-    config, or a type that model files do not hold.
-    """
+    Files are first written under another name, so that a killed run leaves no half file. Weights of an older save
+    are replaced. Every process must call this, and the first one writes. Raises InputError for parameters that do
+    not fit the config, or a type that model files do not hold."""
     folder = Path(folder)
     shards = _plan_shards(params, config, dtype, max_shard_bytes)
     if jax.process_index() > 0:
@@ -50,7 +47,7 @@ def save_params(params: dict, config: ModelConfig, folder: str | os.PathLike, dt
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     kept = np.dtype(dtype if dtype is not None else params["embed"].dtype)
-    config_json = {**config_to_hf(config), **more, "dtype": kept.name, "torch_dtype": kept.name}
+    config_json = {**config_to_hf(config), **(more or {}), "dtype": kept.name, "torch_dtype": kept.name}
     names = [SINGLE] if len(shards) == 1 else [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
                                                for i in range(len(shards))]
     # A run that was killed while saving leaves such a folder.
@@ -81,8 +78,7 @@ class _Piece(NamedTuple):
     array: Callable[[], np.ndarray]
 
     @property
-    def size(self) -> int:
-        """Bytes."""
+    def size(self) -> int:      # bytes
         return math.prod(self.shape) * self.dtype.itemsize
 
 

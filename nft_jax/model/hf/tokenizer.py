@@ -18,8 +18,7 @@ def load_tokenizer(folder: str | os.PathLike):
     """The folder's tokenizer (AutoTokenizer of transformers).
 
     Raises InputError when it cannot be read, has no chat template or no end-of-sequence token, or
-    has ids that the model's embedding lacks. Fewer ids than rows of the embedding is normal.
-    """
+    has ids that the model's embedding lacks. Fewer ids than rows of the embedding is normal."""
     folder = Path(folder)
     vocab_size = read_config(folder).vocab_size
     with _no_advisory():
@@ -42,20 +41,19 @@ def load_tokenizer(folder: str | os.PathLike):
     return tokenizer
 
 
-def source_of(tokenizer) -> Path | None:
+def _source_of(tokenizer) -> Path | None:
     """The model folder that the tokenizer was loaded from; None if it is gone."""
     folder = Path(getattr(tokenizer, "name_or_path", ""))
     files = "tokenizer_config.json", "config.json"
     return folder if folder.is_absolute() and all((folder / name).is_file() for name in files) else None
 
 
-def save_tokenizer(tokenizer, folder: str | os.PathLike) -> None:
-    """Write the tokenizer's files so that transformers 4 and 5 load them.
-
-    The files of the folder it came from are copied byte for byte. New files are written where that
-    folder is gone, or the tokenizer was changed since. Files of another tokenizer in `folder` are
-    removed."""
-    folder, source = Path(folder), source_of(tokenizer)
+def save_tokenizer(tokenizer, eos: Sequence[int], folder: str | os.PathLike) -> None:
+    """Write generation_config.json, which names the ids `eos` that end an answer, and the tokenizer's files so that
+    transformers 4 and 5 load them: copied byte for byte from the folder it came from, or new ones if that is gone
+    or the tokenizer was changed. Those of another tokenizer are removed."""
+    folder, source = Path(folder), _source_of(tokenizer)
+    _write_generation_config(tokenizer, eos, source, folder)
     if source is None or not _unchanged(tokenizer, source):
         _remove(_files(folder))
         _write_tokenizer(tokenizer, folder)
@@ -87,10 +85,8 @@ def _unchanged(tokenizer, source: Path) -> bool:
 
 
 def _write_tokenizer(tokenizer, folder: Path) -> None:
-    """Write new files of the tokenizer, for transformers 4 and 5."""
     tokenizer.save_pretrained(folder)
-    # Version 5 writes a class, and a key for extra special tokens, that version 4 does not know. It
-    # reads the older names too.
+    # Version 5 writes a class, and a key for extra special tokens, that version 4 does not know, and reads the older.
     path = folder / "tokenizer_config.json"
     settings = read_json(path)
     if settings.get("tokenizer_class") == "TokenizersBackend":
@@ -102,20 +98,17 @@ def _write_tokenizer(tokenizer, folder: Path) -> None:
     path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
 
 
-def special_ids(source: Path | None) -> dict:
-    """The ids of special tokens in config.json of the folder `source`; {} without a folder.
-
-    A saved config.json keeps them, because transformers takes a family's defaults where they are missing."""
+def special_ids(tokenizer) -> dict:
+    """The ids of special tokens in config.json of the tokenizer's folder; {} if that is gone. A saved config.json
+    keeps them, because transformers takes a family's defaults where they are missing."""
+    source = _source_of(tokenizer)
     raw = read_json(source / "config.json") if source is not None else {}
     return {name: raw[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in raw}
 
 
-def save_generation_config(tokenizer, eos: Sequence[int], source: Path | None, folder: str | os.PathLike) -> None:
-    """Write generation_config.json into `folder`, so that it names the ids `eos` that end an answer.
-
-    The file of the folder `source` is copied byte for byte when it names these ids already, and
-    gets them otherwise. Where there is no such file, a new one has them and the tokenizer's pad and
-    bos ids."""
+def _write_generation_config(tokenizer, eos: Sequence[int], source: Path | None, folder: Path) -> None:
+    """The file of the folder `source` is copied byte for byte when it names the ids `eos` already, and gets them
+    otherwise. Where there is no such file, a new one has them and the tokenizer's pad and bos ids."""
     path = source / "generation_config.json" if source is not None else None
     text = path.read_text(encoding="utf-8") if path is not None and path.exists() else ""
     settings = json.loads(text) if text else {
@@ -124,13 +117,12 @@ def save_generation_config(tokenizer, eos: Sequence[int], source: Path | None, f
     ended = settings.get("eos_token_id")
     if not text or set(ended if isinstance(ended, list) else [ended]) != set(eos):
         text = json.dumps(settings | {"eos_token_id": list(eos)}, indent=2) + "\n"
-    (Path(folder) / "generation_config.json").write_text(text, encoding="utf-8")
+    (folder / "generation_config.json").write_text(text, encoding="utf-8")
 
 
 def eos_token_ids(folder: str | os.PathLike, tokenizer) -> tuple[int, ...]:
-    """Ids that end an answer, in ascending order: eos_token_id of generation_config.json, where
-    there is one, and the tokenizer's own. Raises InputError for an id that the model lacks, by
-    which no answer would ever end."""
+    """Ids that end an answer, ascending: eos_token_id of generation_config.json, where there is one, and the
+    tokenizer's own. Raises InputError for an id that the model lacks, by which no answer would ever end."""
     path = Path(folder) / "generation_config.json"
     value = read_json(path).get("eos_token_id") if path.exists() else None
     ids = value if isinstance(value, list) else [] if value is None else [value]
@@ -160,8 +152,7 @@ class Text:
 
 
 def pieces(tokens: Sequence[int], text: Callable[[Sequence[int]], str]) -> list[str]:
-    """The text of each token. Joined they are the answer's text, special tokens included. A
-    character made of several tokens stands with the last of them."""
+    """The text of each token, special tokens included. A character of several tokens stands with the last one."""
     out, waiting = [], []
     for token in tokens:
         waiting.append(token)

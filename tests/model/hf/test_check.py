@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from model_folders import FIXTURES, NANO
 from refusal import refused
-from safetensors.numpy import load_file, save_file
 
 from nft_jax.model.hf import check
 
@@ -40,14 +39,13 @@ def test_fixtures(name, capsys):
     assert status == 0 and "tokenizer: there is none" in told.out and LOGITS in told.out
 
 
-def test_a_folder_of_several_types_with_the_head_of_a_tied_model(tmp_path, capsys):
+def test_a_folder_of_several_types_with_the_head_of_a_tied_model(copy_of, capsys):
     """Every tensor in its own type; the surplus head is equal to the embedding and not written."""
-    shutil.copytree(FIXTURES / "qwen3_tied", tmp_path / "mixed")
-    arrays = {name: array.astype(np.float32 if "norm" in name else ml_dtypes.bfloat16)
-              for name, array in load_file(tmp_path / "mixed" / "model.safetensors").items()}
-    arrays["lm_head.weight"] = arrays["model.embed_tokens.weight"].copy()
-    save_file(arrays, tmp_path / "mixed" / "model.safetensors")
-    status, told = lines_of(tmp_path / "mixed", capsys)
+    def mix(arrays):
+        arrays |= {name: a.astype(ml_dtypes.bfloat16) for name, a in arrays.items() if "norm" not in name}
+        arrays["lm_head.weight"] = arrays["model.embed_tokens.weight"].copy()
+
+    status, told = lines_of(copy_of("qwen3_tied", change=mix), capsys)
     assert status == 0 and " bfloat16, " in told.out and "every tensor has the same bits" in told.out
 
 
@@ -72,16 +70,13 @@ def test_logits_that_differ(monkeypatch, capsys):
     assert status == 1 and "DIFFERS: logits: against transformers" in told.out
 
 
-def test_bad_input(tmp_path, capsys, monkeypatch):
-    shutil.copytree(FIXTURES / "qwen3_tied", tmp_path / "cut")
-    (tmp_path / "cut" / "model.safetensors").write_bytes(b"")
-    with pytest.raises(SystemExit) as stopped:
-        check.main(["--check", str(tmp_path / "cut")])
-    told = capsys.readouterr().err
-    assert stopped.value.code == 2 and "damaged or cut short" in told and told.startswith("error: ")
-    with pytest.raises(SystemExit) as stopped:
-        check.main([])
-    assert stopped.value.code == 2 and "--check" in capsys.readouterr().err
+def test_bad_input(copy_of, capsys, monkeypatch):
+    cut = copy_of("qwen3_tied")
+    (cut / "model.safetensors").write_bytes(b"")
+    for arguments, said in ((["--check", str(cut)], "damaged or cut short"), ([], "--check")):
+        with pytest.raises(SystemExit) as stopped:
+            check.main(arguments)
+        assert stopped.value.code == 2 and said in capsys.readouterr().err
     monkeypatch.setattr(check.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
     with refused("TMPDIR", str(FIXTURES / "qwen3_tied")):
         list(check.check(FIXTURES / "qwen3_tied"))

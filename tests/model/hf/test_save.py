@@ -17,6 +17,12 @@ from nft_jax.model.hf import save
 from nft_jax.model.hf.load import INDEX
 
 
+@pytest.fixture
+def qwen3():
+    """(parameters, config) of one fixture, as `save_params` takes them."""
+    return hf.load_params(FIXTURES / "qwen3_tied"), hf.read_config(FIXTURES / "qwen3_tied")
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_round_trip_is_bitwise(name, tmp_path):
     source = FIXTURES / name
@@ -52,8 +58,7 @@ def test_shards_hold_the_same_model_as_one_file(limit, tmp_path):
     assert_same_bits(tensors(out), tensors(source))
     files = sorted(out.glob("*.safetensors"))
     if limit == 10**9:
-        assert [file.name for file in files] == [SINGLE]
-        assert not (out / INDEX).exists()
+        assert [file.name for file in files] == [SINGLE] and not (out / INDEX).exists()
     else:
         index = json.loads((out / INDEX).read_text())
         assert index["metadata"]["total_size"] == sum(array.nbytes for array in tensors(out).values())
@@ -64,9 +69,8 @@ def test_shards_hold_the_same_model_as_one_file(limit, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, hf.load_params(out), params)
 
 
-def test_files_say_what_transformers_4_asks_for(tmp_path):
-    source = FIXTURES / "qwen3_tied"
-    out = hf.save_params(hf.load_params(source), hf.read_config(source), tmp_path / "out")
+def test_files_say_what_transformers_4_asks_for(qwen3, tmp_path):
+    out = hf.save_params(*qwen3, tmp_path / "out")
     with safe_open(out / SINGLE, "numpy") as file:
         assert file.metadata() == {"format": "pt"}
     assert (out / SINGLE).stat().st_mode == (out / "config.json").stat().st_mode
@@ -89,9 +93,8 @@ def test_files_are_those_of_the_safetensors_writer(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again, params)
 
 
-def test_a_save_replaces_an_older_one_and_what_a_killed_one_left(tmp_path):
-    source = FIXTURES / "qwen3_tied"
-    config, params = hf.read_config(source), hf.load_params(source)
+def test_a_save_replaces_an_older_one_and_what_a_killed_one_left(qwen3, tmp_path):
+    params, config = qwen3
     out = tmp_path / "out"
     (out / ".saving-dead").mkdir(parents=True)
     (out / "tokenizer.json").write_text("{}")
@@ -104,35 +107,27 @@ def test_a_save_replaces_an_older_one_and_what_a_killed_one_left(tmp_path):
     assert not list(out.glob(".saving-*"))
 
 
-def test_an_interrupted_save_leaves_the_older_model(tmp_path, monkeypatch):
-    source = FIXTURES / "qwen3_tied"
-    config, params = hf.read_config(source), hf.load_params(source)
+def test_an_interrupted_save_leaves_the_older_model(qwen3, tmp_path, monkeypatch):
+    params, config = qwen3
     out = hf.save_params(params, config, tmp_path / "out")
     writes = iter([save._write_file])
-
-    def second_fails(*arguments):
-        next(writes)(*arguments)
-
-    monkeypatch.setattr(save, "_write_file", second_fails)
+    monkeypatch.setattr(save, "_write_file", lambda *arguments: next(writes)(*arguments))       # the second fails
     with pytest.raises(StopIteration):
         hf.save_params(jax.tree.map(lambda w: w + 1, params), config, out, max_shard_bytes=9_000)
     jax.tree.map(np.testing.assert_array_equal, hf.load_params(out), params)
     assert sorted(path.name for path in out.iterdir()) == ["config.json", SINGLE]
 
 
-def test_parameters_that_do_not_fit_the_config_are_not_saved(tmp_path):
-    source = FIXTURES / "qwen3_tied"
-    config, params = hf.read_config(source), hf.load_params(source)
+def test_parameters_that_do_not_fit_the_config_are_not_saved(qwen3, tmp_path):
     with refused("layers/query", (2, 20, 6, 14)):
-        hf.save_params(params, replace(config, head_dim=12), tmp_path / "out")
+        hf.save_params(qwen3[0], replace(qwen3[1], head_dim=12), tmp_path / "out")
 
 
-def test_a_type_that_model_files_do_not_hold(tmp_path):
-    source = FIXTURES / "qwen3_tied"
+def test_a_type_that_model_files_do_not_hold(qwen3, tmp_path):
     with refused("dtype", "int8", "float32, bfloat16, float16"):
-        hf.save_params(hf.load_params(source), hf.read_config(source), tmp_path / "out", dtype=np.int8)
+        hf.save_params(*qwen3, tmp_path / "out", dtype=np.int8)
     with refused("dtype", "bf16", "float32"):
-        hf.load_params(source, dtype="bf16")
+        hf.load_params(FIXTURES / "qwen3_tied", dtype="bf16")
     assert not (tmp_path / "out").exists()
 
 

@@ -53,17 +53,11 @@ def test_eos_token_ids(value, ids, tokenizer_folder):
     assert hf.eos_token_ids(folder, hf.load_tokenizer(folder)) == ids
 
 
-def test_eos_token_ids_of_another_model(tokenizer_folder):
+@pytest.mark.parametrize(("value", "said"), [([3, 151645], "0 to 60"), ("<|end|>", "a list of integers")])
+def test_eos_token_ids_of_another_model_or_type(value, said, tokenizer_folder):
     folder = tokenizer_folder()
-    (folder / "generation_config.json").write_text('{"eos_token_id": [3, 151645]}')
-    with refused("eos_token_id", [3, 151645], "0 to 60"):
-        hf.eos_token_ids(folder, hf.load_tokenizer(folder))
-
-
-def test_eos_token_ids_of_the_wrong_type(tokenizer_folder):
-    folder = tokenizer_folder()
-    (folder / "generation_config.json").write_text('{"eos_token_id": "<|end|>"}')
-    with refused("eos_token_id", "<|end|>"):
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": value}))
+    with refused("eos_token_id", value, said):
         hf.eos_token_ids(folder, hf.load_tokenizer(folder))
 
 
