@@ -77,6 +77,16 @@ def test_a_folder_that_is_no_run_is_left_alone(small_run, tmp_path, text):
         read_run(tmp_path)
 
 
+@pytest.mark.parametrize("field", ["policy.path", "data.source", "terms.reference"])
+def test_a_run_never_writes_over_its_own_inputs(small_run, tmp_path, field):
+    source = tmp_path / "model" / "input"
+    source.mkdir(parents=True)
+    config, (room, name) = small_run(tmp_path), field.split(".")
+    with refused(field, source, tmp_path):
+        claim(replace(config, **{room: replace(getattr(config, room), **{name: str(source)})}), fresh=True)
+    assert source.exists()
+
+
 def test_what_a_run_has_not_written_is_missing_and_no_error(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"objective": "nft", "policy": {"path": "nowhere"}}))
     run = read_run(tmp_path)
