@@ -80,7 +80,7 @@ def reads(monkeypatch):
     return seen
 
 
-def test_every_field_is_read(reads, tmp_path, small_run):
+def test_every_field_is_read(reads, tmp_path, small_run, monkeypatch):
     from nft_jax.objectives.registry import token_loss
     from nft_jax.train.loop import train
     nft = small_run(tmp_path / "nft")
@@ -91,7 +91,8 @@ def test_every_field_is_read(reads, tmp_path, small_run):
     one = np.ones((1, 1), np.float32)
     for name in ("dpo", "sapo", "w_reinforce"):
         token_loss(name, -one, -one, one, one[0], one[0] / 2, extras={"group_ids": np.zeros(1, int)})
-    train(dataclasses.replace(nft, workdir="", name=str(tmp_path / "named"), steps=1), quiet=True)
+    monkeypatch.chdir(tmp_path)
+    train(dataclasses.replace(nft, workdir="", name="named", steps=1), quiet=True)
     rooms = [Config] + [type(room) for room in vars(Config()).values() if dataclasses.is_dataclass(room)]
     fields = {(room.__name__, field.name) for room in rooms for field in dataclasses.fields(room)}
     assert fields - reads == set()
