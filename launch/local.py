@@ -72,9 +72,8 @@ def signal_all(processes: Sequence[subprocess.Popen], number: int) -> None:
 
 
 def wait(processes: Sequence[subprocess.Popen]) -> int:
-    """Waits until all have ended. Returns the status of the first that failed, as a shell gives it, or 0.
-
-    After a failure the others are asked to end, and killed if they do not within GRACE seconds."""
+    """Waits until all have ended. Returns the status of the first that failed, as a shell gives it, or 0. After a
+    failure the others are asked to end, and killed if they do not within GRACE seconds."""
     failed, ask, kill = 0, False, 0.0
     while None in [process.poll() for process in processes]:
         failed = failed or next((process.returncode for process in processes if process.returncode), 0)

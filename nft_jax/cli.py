@@ -14,7 +14,7 @@ import tyro
 
 from nft_jax.config import Config
 from nft_jax.runtime.distributed import ends_together, is_first
-from nft_jax.runtime.presets import experiment
+from nft_jax.runtime.names import experiment
 from nft_jax.runtime.terminal import one_paragraph_errors
 
 __all__ = ["Arguments", "experiment", "parse", "print_summary", "run"]
@@ -27,28 +27,19 @@ WRITTEN = {"summary.json": "these numbers", "metrics.jsonl": "every step", "curv
 
 class Arguments(NamedTuple):
     """A parsed command line."""
-    config: Config
-    fresh: bool
-    dry_run: bool
-    profile: bool
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    fresh: bool = False
+    """Start over: remove what an earlier run wrote there."""
+    dry_run: bool = False
+    """Print the resolved configuration, the batch arithmetic and a memory estimate, and exit."""
+    profile: bool = False
+    """Record a timeline of two steps (after the first) into the run's folder profile/, for xprof or Perfetto."""
 
 
 def parse(preset: Config, description: str, arguments: Sequence[str] | None = None) -> Arguments:
-    """The command line with every field of `preset` as a flag (--steps, --rollout.slots, ...). A mistake prints
-    what to write instead, and exits with status 2."""
-    def command(
-        config: Annotated[Config, tyro.conf.arg(name="")] = preset,
-        fresh: Annotated[bool, tyro.conf.arg(help="Start over: remove what an earlier run wrote there.")] = False,
-        dry_run: Annotated[bool, tyro.conf.arg(
-            help="Print the resolved configuration, the batch arithmetic and a memory estimate, and exit.")] = False,
-        profile: Annotated[bool, tyro.conf.arg(
-            help="Record a timeline of two steps (after the first) into the run's folder profile/, for xprof or "
-                 "Perfetto.")] = False,
-    ) -> Arguments:
-        return Arguments(config, fresh, dry_run, profile)
-
+    """The command line: every field of `preset` as a flag. A mistake says what to write, and exits with status 2."""
     with one_paragraph_errors():
-        return tyro.cli(command, description=description, args=arguments)
+        return tyro.cli(Arguments, default=Arguments(preset), description=description, args=arguments)
 
 
 def print_summary(config: Config, summary: dict) -> None:

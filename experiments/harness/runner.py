@@ -8,7 +8,7 @@ The life of a run here:
    that outlives a killed sweep is waited for, and two sweeps may share runs.
 4. The process ends. A run that did not reach its end is reported at once, and the others go on.
 
-A sweep can be killed at any moment: the same command starts again where it was.
+A sweep can be killed at any moment: the same command goes on.
 """
 from __future__ import annotations
 
@@ -80,13 +80,14 @@ def places(jobs: int) -> list[Place]:
     Raises InputError for more places than cores or GPUs, and for several on a TPU.
     """
     devices = _gpus()
-    if not devices and _has_tpu():
+    has_tpu = any(glob.glob(pattern) for pattern in ("/dev/accel*", "/dev/vfio/[0-9]*"))
+    if has_tpu and not devices and os.environ.get("JAX_PLATFORMS", "") != "cpu":
         if jobs > 1:
             raise InputError(f"jobs is {jobs}: a TPU belongs to one process at a time. Use 1.")
         return [Place()]
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     available = devices or cores or list(range(os.cpu_count() or 1))
-    count = jobs or (len(devices) or 1)
+    count = jobs or len(devices) or 1
     if count > len(available):
         raise InputError(f"jobs is {jobs}: this process may use {len(available)} {'GPUs' if devices else 'cores'}; "
                          f"use 1 to {len(available)}.")
@@ -112,11 +113,6 @@ def _gpus() -> list[str]:
     return [str(i) for i in range(sum(line.startswith("GPU ") for line in found.stdout.splitlines()))]
 
 
-def _has_tpu() -> bool:
-    return os.environ.get("JAX_PLATFORMS", "") != "cpu" and any(
-        glob.glob(pattern) for pattern in ("/dev/accel*", "/dev/vfio/[0-9]*"))
-
-
 def run_all(jobs: Sequence[Job], at: Sequence[Place], say: Say = print) -> list[Job]:
     """Run what is not finished, in order. Returns the jobs that did not reach their end.
 
@@ -130,7 +126,7 @@ def run_all(jobs: Sequence[Job], at: Sequence[Place], say: Say = print) -> list[
     def work(place: Place) -> None:
         nonlocal done
         if place.cores:
-            # This thread only: processes inherit it, and XLA takes as many threads as it may use cores.
+            # Of this thread only: processes inherit it, and XLA takes as many threads as cores.
             os.sched_setaffinity(0, place.cores)
         while not stopping.is_set():
             try:

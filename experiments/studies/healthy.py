@@ -26,10 +26,7 @@ PANELS = ("evaluation/accuracy/all", "entropy/all", "grad_norm/mean", "length/al
 
 
 def ranges(frame: pd.DataFrame, arm: str, metric: str) -> list[str]:
-    """First and last measurement, means over seeds; smallest and largest of any step and seed.
-
-    [] where the metric was not measured.
-    """
+    """First and last measurement, means over seeds; smallest and largest of all. [] where nothing was measured."""
     seeds = frame[frame["arm"] == arm].dropna(subset=metric).sort_values("step").groupby("seed")[metric]
     if not len(seeds):
         return []
@@ -37,14 +34,7 @@ def ranges(frame: pd.DataFrame, arm: str, metric: str) -> list[str]:
     return [f"{value:.3g}" for value in values]
 
 
-def table(frame: pd.DataFrame) -> str:
-    """A row for every metric of `nft`."""
-    rows = [(f"`{metric}`", name, *cells) for metric, name in SHOWN.items() if (cells := ranges(frame, "nft", metric))]
-    return markdown(("metric", "", "first", "last", "smallest", "largest"), rows)
-
-
 def draw(frame: pd.DataFrame, path: Path) -> None:
-    """Six panels, a line with its band for each of three objectives."""
     runs = Measures.of(frame).runs
     figure, panels = curve_figure(2, 3, (11, 5.6))
     for axes, metric in zip(panels, PANELS, strict=True):
@@ -58,7 +48,9 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
 def main() -> None:
     frame = pd.read_parquet(FIGURES / "main_table_nano.parquet").astype(dict.fromkeys(SHOWN, float))
     draw(frame, FIGURES / "healthy.png")
-    (FIGURES / "healthy.md").write_text(table(frame) + "\n")
+    rows = [(f"`{metric}`", name, *cells) for metric, name in SHOWN.items() if (cells := ranges(frame, "nft", metric))]
+    table = markdown(("metric", "", "first", "last", "smallest", "largest"), rows)
+    (FIGURES / "healthy.md").write_text(table + "\n")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,6 @@
-"""Which preset and which mesh from 1 to 1,024 devices: `meshes.md`, by preflight's arithmetic.
+"""Which preset and which mesh from 1 to 1,024 devices: `meshes.md`, by preflight's arithmetic (README.md).
 
     python -m experiments.tables.meshes        a minute on CPU cores; no weights, no network; TPU rows take libtpu
-
-Nothing is compiled, so times are lower bounds. Of what the devices send each other, only the
-weights and gradients are counted that `fsdp` must bring together for every micro-batch.
-`nft_jax.preflight` with the words of a row compiles.
 """
 from __future__ import annotations
 
@@ -58,8 +54,8 @@ class Needs:
 def exchanged(parameters: int, mesh: dict[str, int]) -> tuple[float, float]:
     """The least bytes that each device receives for a micro-batch: (score, train).
 
-    They are its share over `tensor` of the weights, two bytes each, once for the score and twice
-    (forward and backward) for training; training adds the gradients, four bytes each.
+    The score takes its share of the weights, two bytes each; training takes it twice, and the
+    gradients, four bytes each.
     """
     share = parameters / mesh["tensor"] * (1 - 1 / mesh["fsdp"])
     return 2 * share, 8 * share
@@ -81,7 +77,6 @@ def needs(preset: str, topology, flags: str) -> Needs:
     state = memory.parameters + memory.moments
     decoding = memory.weights + memory.cache + memory.entries + memory.temporaries["decode"].at(slots)
     fullest = state + max(memory.temporaries["train step"].at(rows), decoding)
-    # What an optimizer update fills, and how often its micro-batches bring weights together.
     tokens = config.groups_per_update * config.rollout.samples_per_prompt * (
         sketch.assumed.prompt_tokens + sketch.assumed.answer_tokens)
     filled = tokens / config.row_length
@@ -101,7 +96,6 @@ def hours(value: float) -> str:
 
 
 def line(case: tuple[str, str, str], n: Needs) -> list[str]:
-    """A row of the table."""
     preset, topology, flags = case
     gib = 2**30
     return [f"{n.devices:,} ({topology})", f"`{' '.join([preset, flags]).strip()}`",

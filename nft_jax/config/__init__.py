@@ -1,15 +1,13 @@
-"""The settings of a run: frozen dataclasses, one for each part. An experiment composes them into a
-`Config`.
+"""The settings of a run: frozen dataclasses, one for each part, composed into a `Config`.
 
-The string under a field is its help on the command line. Batch sizes are global (over all devices and
-hosts), and each names its unit. Values that contradict each other are refused in `__post_init__`,
-before anything heavy starts."""
+The string under a field is its help on the command line. Batch sizes are global (over all devices and hosts).
+Values that contradict each other are refused in `__post_init__`, before anything heavy starts."""
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from typing import Literal, get_args
 
-from nft_jax.config.checks import require
+from nft_jax.config.checks import Checked
 from nft_jax.config.differences import flat
 from nft_jax.config.sampling import (
     AnswerConfig,
@@ -43,7 +41,7 @@ WriterName = Literal["tensorboard", "wandb", "trackio"]
 
 
 @dataclass(frozen=True)
-class CheckpointConfig:
+class CheckpointConfig(Checked):
     """Saving and resuming."""
     every: int = 10
     """Steps between two checkpoints. The last step is always saved."""
@@ -55,17 +53,18 @@ class CheckpointConfig:
     """A metric of the evaluation, such as evaluation/accuracy/all. The checkpoint with its largest value stays,
     beside the newest ones, and a step with a new largest value is saved at once. Empty = off."""
 
+    prefix = "checkpoint."
+
     def __post_init__(self):
-        for name in ("every", "keep"):
-            require(getattr(self, name) >= 1, f"checkpoint.{name}", getattr(self, name), "use 1 or more.")
-        require(self.keep_every >= 0 and self.keep_every % self.every == 0, "checkpoint.keep_every", self.keep_every,
-                f"use 0, or a multiple of checkpoint.every = {self.every}: other steps are not saved.")
-        require(not self.best or self.best.startswith("evaluation/"), "checkpoint.best", self.best,
-                "name a metric of the evaluation, such as evaluation/accuracy/all.")
+        self.require_least(1, "every", "keep")
+        self.require(self.keep_every >= 0 and self.keep_every % self.every == 0, "keep_every",
+                     f"use 0, or a multiple of checkpoint.every = {self.every}: other steps are not saved.")
+        self.require(not self.best or self.best.startswith("evaluation/"), "best",
+                     "name a metric of the evaluation, such as evaluation/accuracy/all.")
 
 
 @dataclass(frozen=True)
-class GuardConfig:
+class GuardConfig(Checked):
     """What a run does when something goes wrong."""
     max_nonfinite: int = 3
     """The run ends, with a checkpoint and status 1, after so many updates in a row whose loss or gradient was
@@ -75,16 +74,17 @@ class GuardConfig:
     watchdog_ends: bool = False
     """End the process then, with status 1 (for a launcher that starts it again)."""
 
+    prefix = "guard."
+
     def __post_init__(self):
-        require(self.max_nonfinite >= 1, "guard.max_nonfinite", self.max_nonfinite, "use 1 or more.")
-        require(self.watchdog_seconds >= 0, "guard.watchdog_seconds", self.watchdog_seconds,
-                "use 0 (off) or a positive number of seconds.")
-        require(not self.watchdog_ends or self.watchdog_seconds > 0, "guard.watchdog_ends", self.watchdog_ends,
-                "it needs guard.watchdog_seconds > 0.")
+        self.require_least(1, "max_nonfinite")
+        self.require_least(0, "watchdog_seconds")
+        self.require(not self.watchdog_ends or self.watchdog_seconds > 0, "watchdog_ends",
+                     "it needs guard.watchdog_seconds > 0.")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """A whole run."""
     name: str = "run"
     """Name of the run; the default folder is runs/NAME."""
@@ -114,25 +114,24 @@ class Config:
     guard: GuardConfig = field(default_factory=GuardConfig)
 
     def __post_init__(self):
-        require(self.steps >= 1, "steps", self.steps, "use 1 or more.")
-        require(len(set(self.writers)) == len(self.writers) and set(self.writers) <= set(get_args(WriterName)),
-                "writers", self.writers, f"use each of {', '.join(get_args(WriterName))} at most once.")
-        longest = self.data.max_prompt_tokens + self.rollout.max_new_tokens
-        require(self.batch.row_length == 0 or self.batch.row_length >= longest, "batch.row_length",
-                self.batch.row_length, f"the longest prompt and answer allowed (data.max_prompt_tokens + "
-                f"rollout.max_new_tokens = {longest}) must fit in one row; use 0 or at least {longest}.")
-        require(self.batch.updates_per_step <= self.rollout.prompts_per_step, "batch.updates_per_step",
-                self.batch.updates_per_step, "every optimizer update takes whole groups, so use at most "
-                f"rollout.prompts_per_step = {self.rollout.prompts_per_step}.")
-        require(self.row_length % max(self.mesh.context, 1) == 0, "mesh.context", self.mesh.context,
-                f"it does not divide the {self.row_length} tokens of a row (batch.row_length): choose a size that "
-                "divides them, or another batch.row_length.")
-        require(self.loss.overlong_buffer < self.rollout.max_new_tokens, "loss.overlong_buffer",
-                self.loss.overlong_buffer, "the buffer is the last part of an answer's length, so use less than "
-                f"rollout.max_new_tokens = {self.rollout.max_new_tokens}.")
-        require(self.terms.mismatch == "off" or self.rollout.old_logprobs == "trainer", "terms.mismatch",
-                self.terms.mismatch, "it compares the trainer's log-probs with the sampler's, and "
-                f"rollout.old_logprobs is {self.rollout.old_logprobs!r}: use trainer there, or terms.mismatch off.")
+        rollout, row_length = self.rollout, self.batch.row_length
+        self.require_least(1, "steps")
+        self.require(len(set(self.writers)) == len(self.writers) and set(self.writers) <= set(get_args(WriterName)),
+                     "writers", f"use each of {', '.join(get_args(WriterName))} at most once.")
+        longest = self.data.max_prompt_tokens + rollout.max_new_tokens
+        self.require(row_length == 0 or row_length >= longest, "batch.row_length",
+                     "the longest prompt and answer allowed (data.max_prompt_tokens + rollout.max_new_tokens = "
+                     f"{longest}) must fit in one row; use 0 or at least {longest}.")
+        self.require(self.batch.updates_per_step <= rollout.prompts_per_step, "batch.updates_per_step",
+                     "every optimizer update takes whole groups, so use at most rollout.prompts_per_step = "
+                     f"{rollout.prompts_per_step}.")
+        self.require(self.row_length % max(self.mesh.context, 1) == 0, "mesh.context",
+                     f"it does not divide the {self.row_length} tokens of a row: change it or batch.row_length.")
+        self.require(self.loss.overlong_buffer < rollout.max_new_tokens, "loss.overlong_buffer",
+                     f"use less than rollout.max_new_tokens = {rollout.max_new_tokens}, of which it is the last part.")
+        self.require(self.terms.mismatch == "off" or rollout.old_logprobs == "trainer", "terms.mismatch",
+                     "it compares the trainer's log-probs with the sampler's, and rollout.old_logprobs is "
+                     f"{rollout.old_logprobs!r}: use trainer there, or terms.mismatch off.")
 
     @property
     def row_length(self) -> int:

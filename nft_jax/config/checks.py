@@ -1,6 +1,8 @@
 """How a setting is refused."""
 from __future__ import annotations
 
+from operator import attrgetter
+
 from nft_jax.types import InputError
 
 
@@ -8,3 +10,19 @@ def require(holds: bool, name: str, value: object, remedy: str) -> None:
     """Raises InputError that names the field, its value and the way out, unless the condition holds."""
     if not holds:
         raise InputError(f"{name} is {value!r}: {remedy}")
+
+
+class Checked:
+    """Settings that refuse values. `prefix` begins the names of their fields as the user writes them; "--"
+    stands for a command line whose flags have no section (--top-p)."""
+    prefix = ""
+
+    def require(self, holds: bool, name: str, remedy: str) -> None:
+        """Raises InputError for the field `name` ("room.field" in a room of these settings) unless it holds."""
+        shown = f"--{name.replace('_', '-')}" if self.prefix == "--" else self.prefix + name
+        require(holds, shown, attrgetter(name)(self), remedy)
+
+    def require_least(self, least: float, *names: str) -> None:
+        """Raises InputError for the first of these fields that is less."""
+        for name in names:
+            self.require(getattr(self, name) >= least, name, f"use {least} or more.")

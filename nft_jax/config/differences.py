@@ -12,6 +12,12 @@ MAY_CHANGE = ("name", "workdir", "steps", "writers", "mesh", "policy.attention",
 NO_EXPERIMENT = tuple(name for name in MAY_CHANGE if name != "steps")
 # Runs that differ in nothing but these and NO_EXPERIMENT are seeds of one experiment.
 SEEDS = ("seed", "data.seed")
+# Fields that older versions had, in the config.json of their runs: dotted name -> (the value that is all there is
+# today, what to do about a run with another one).
+REMOVED: dict[str, tuple[object, str]] = {
+    "rollout.rollout_ahead": (0, "steps always train on answers of the parameters that they start from"),
+    "optimizer.second_moment_dtype": ("float32", "Adam's second moment is always kept in float32"),
+}
 
 
 class _Missing:

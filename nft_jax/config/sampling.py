@@ -11,11 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from nft_jax.config.checks import require
+from nft_jax.config.checks import Checked
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Checked):
     """Where questions come from, and how a question becomes a prompt."""
     source: str = "arithmetic"
     """"arithmetic" or "arithmetic-hard" (our generators), "reasoning-gym:TASK", a .jsonl or .parquet file, a
@@ -35,41 +35,30 @@ class DataConfig:
     seed: int | None = None
     """Seed of the order (a new permutation every epoch) and of generated questions; None = the run's seed."""
 
+    prefix = "data."
+
     def __post_init__(self):
-        require("{problem}" in self.template, "data.template", self.template, "it must contain {problem}.")
-        require(self.max_prompt_tokens >= 1, "data.max_prompt_tokens", self.max_prompt_tokens, "use 1 or more.")
-        require(self.limit >= 0, "data.limit", self.limit, "use 0 for all questions, or a positive number.")
+        self.require("{problem}" in self.template, "template", "it must contain {problem}.")
+        self.require_least(1, "max_prompt_tokens")
+        self.require_least(0, "limit")
 
 
 @dataclass(frozen=True)
-class SamplingConfig:
-    """How a token is drawn. An error names the field as the user writes it, with `prefix`."""
+class SamplingConfig(Checked):
+    """How a token is drawn."""
     temperature: float = 1.0
-    """Divides the logits; log-probs are those of the tempered distribution. 0 is greedy, which
-    training refuses."""
+    """Divides the logits; log-probs are of the tempered distribution. 0 is greedy, which training refuses."""
     top_k: int = 0
     """Sample from the k most likely tokens; 0 = off."""
     top_p: float = 1.0
     """Sample from the smallest set of tokens with this probability; 1 = off."""
     min_p: float = 0.0
     """Sample from the tokens at least this many times as likely as the most likely one; 0 = off."""
-    prefix = ""
 
     def __post_init__(self):
-        self.require(self.temperature >= 0, "temperature", "use 0 (greedy) or more.")
-        self.require(self.top_k >= 0, "top_k", "use 0 (off) or a positive number.")
+        self.require_least(0, "temperature", "top_k")
         self.require(0 < self.top_p <= 1, "top_p", "use a number in (0, 1]; 1 is off.")
         self.require(0 <= self.min_p < 1, "min_p", "use a number in [0, 1); 0 is off.")
-
-    def require(self, holds: bool, name: str, remedy: str) -> None:
-        """Raises InputError for the field `name` unless the condition holds."""
-        require(holds, self.shown(name), getattr(self, name), remedy)
-
-    @classmethod
-    def shown(cls, name: str) -> str:
-        """The field as the user writes it."""
-        # "--" stands for a command line whose flags have no section: --top-p.
-        return "--" + name.replace("_", "-") if cls.prefix == "--" else cls.prefix + name
 
     @property
     def truncates(self) -> bool:
@@ -101,11 +90,10 @@ class DecodingConfig(SamplingConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self.require(self.max_new_tokens >= 1, "max_new_tokens", "use 1 or more.")
+        self.require_least(1, "max_new_tokens", "block_size")
+        self.require_least(0, "slots")
         self.require(all(self.stop), "stop", "an empty string ends every answer; leave it out.")
         self.require(all(i >= 0 for i in self.stop_token_ids), "stop_token_ids", "ids are 0 or more.")
-        self.require(self.slots >= 0, "slots", "use 0 (automatic) or a positive number.")
-        self.require(self.block_size >= 1, "block_size", "use 1 or more.")
 
 
 @dataclass(frozen=True)
@@ -128,8 +116,7 @@ class RolloutConfig(DecodingConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self.require(self.prompts_per_step >= 1, "prompts_per_step", "use 1 or more.")
-        self.require(self.max_generation_batches >= 1, "max_generation_batches", "use 1 or more.")
+        self.require_least(1, "prompts_per_step", "max_generation_batches")
         self.require(self.samples_per_prompt >= 2, "samples_per_prompt",
                      "a group needs at least 2 answers to have a right and a wrong one.")
         self.require(self.temperature > 0, "temperature",
@@ -137,7 +124,7 @@ class RolloutConfig(DecodingConfig):
 
 
 @dataclass(frozen=True)
-class VerifierConfig:
+class VerifierConfig(Checked):
     """Judging answers."""
     reward: str = "math"
     """What decides: math (the boxed answer against the gold), code or code-share (hidden tests),
@@ -158,11 +145,13 @@ class VerifierConfig:
     """Run the model's programs (reward code) even where bubblewrap is missing, with resource limits
     only. That is no sandbox: the programs can then read your files."""
 
+    prefix = "verifier."
+
     def __post_init__(self):
-        require(bool(self.reward), "verifier.reward", self.reward, "name a reward; the default is math.")
-        require(self.workers >= 1, "verifier.workers", self.workers, "use 1 or more.")
-        require(self.deadline > 0, "verifier.deadline", self.deadline, "use a positive number of seconds.")
-        require(self.memory_mb >= 256, "verifier.memory_mb", self.memory_mb, "a worker needs at least 256 MiB.")
+        self.require(bool(self.reward), "reward", "name a reward; the default is math.")
+        self.require_least(1, "workers")
+        self.require(self.deadline > 0, "deadline", "use a positive number of seconds.")
+        self.require_least(256, "memory_mb")
 
 
 @dataclass(frozen=True)
@@ -188,9 +177,8 @@ class EvaluationConfig(SamplingConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self.require(self.questions >= 1, "questions", "use 1 or more.")
-        self.require(self.samples >= 0, "samples", "use 1 or more, or 0 (as the set says).")
-        self.require(self.every >= 0, "every", "use 0 or more steps.")
+        self.require_least(1, "questions")
+        self.require_least(0, "samples", "every")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,5 +202,5 @@ class AnswerConfig(DecodingConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self.require(self.max_prompt_tokens >= 1, "max_prompt_tokens", "use 1 or more.")
-        self.require(self.part_prompts >= 0, "part_prompts", "use 1 or more, or 0 (automatic).")
+        self.require_least(1, "max_prompt_tokens")
+        self.require_least(0, "part_prompts")

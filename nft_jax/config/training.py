@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from nft_jax.config.checks import require
+from nft_jax.config.checks import Checked, require
 
 PromptWeight = Literal["1", "1-r", "sqrt", "maxrl"]
 Ratio = Literal["token", "sequence", "sequence_mean"]
@@ -33,9 +33,8 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True)
-class ObjectiveConfig:
-    """Parameters of the token loss. None = the objective's own default (see
-    `nft_jax.objectives.registry`)."""
+class ObjectiveConfig(Checked):
+    """Parameters of the token loss. None = the objective's own default (see `nft_jax.objectives.registry`)."""
     epsilon: float = 1.0
     """NFT: lower clamp of the implicit negative policy's ratio (paper Eq. 10)."""
     prompt_weight: PromptWeight | None = None
@@ -65,36 +64,33 @@ class ObjectiveConfig:
     psr_weight: float = 0.1
     """w_reinforce: weight of right answers beside wrong ones."""
     overlong_buffer: int = 0
-    """DAPO's soft penalty: the reward falls by up to 1 over the last so many tokens before
-    max_new_tokens. 0 = off."""
+    """DAPO's soft penalty: the reward falls by up to 1 over the last tokens before max_new_tokens. 0 = off."""
     loss_agg: LossAgg | None = None
     """Reduction: mean over tokens, mean over sequences of their token means, or sum / constant_length."""
     constant_length: float = 1000.0
     """Denominator of loss_agg "constant" (Dr. GRPO and the official NFT code use 1000)."""
 
+    prefix = "loss."
+
     def __post_init__(self):
-        require(0 < self.epsilon < math.inf, "loss.epsilon", self.epsilon,
-                "the clamp of the negative ratio must be positive; the paper uses 1 and tries 0.1 to 4.")
+        self.require(0 < self.epsilon < math.inf, "epsilon",
+                     "the clamp of the negative ratio must be positive; the paper uses 1 and tries 0.1 to 4.")
         for name in ("beta", "tau_positive", "tau_negative", "constant_length"):
-            require(0 < getattr(self, name) < math.inf, f"loss.{name}", getattr(self, name), "use a positive number.")
+            self.require(0 < getattr(self, name) < math.inf, name, "use a positive number.")
         for name in ("pos_weight", "neg_weight", "nll_weight", "psr_weight"):
-            value = getattr(self, name)
-            require(value is None or 0 <= value < math.inf, f"loss.{name}", value, "use 0 or more.")
+            self.require(getattr(self, name) is None or 0 <= getattr(self, name) < math.inf, name, "use 0 or more.")
         # An infinite bound is no bound.
         for name in ("clip_low", "clip_high"):
-            value = getattr(self, name)
-            require(value is None or value >= 0, f"loss.{name}", value, "use 0 or more.")
-        require(self.overlong_buffer >= 0, "loss.overlong_buffer", self.overlong_buffer, "use 0 (off) or more tokens.")
+            self.require(getattr(self, name) is None or getattr(self, name) >= 0, name, "use 0 or more.")
+        self.require_least(0, "overlong_buffer")
 
 
 @dataclass(frozen=True)
-class TermsConfig:
-    """Terms that any objective can be trained with; all are off by default (formulas:
-    `nft_jax.objectives.terms`). Like the token loss, they are reduced over the tokens as loss.loss_agg
-    says."""
+class TermsConfig(Checked):
+    """Terms for any objective, off by default (formulas: `nft_jax.objectives.terms`). Like the token loss, they
+    are reduced over the tokens as loss.loss_agg says."""
     kl_weight: float = 0.0
-    """Adds this times an estimate of KL(policy || reference) to the loss; 0 = off, and no reference is
-    loaded."""
+    """Adds this times an estimate of KL(policy || reference) to the loss; 0 = off, no reference is loaded."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k2"
     """The estimate of a token's KL divergence that is the loss. k2 has the gradient of KL(policy ||
     reference). k3, GRPO's, has the gradient of KL(reference || policy). The gradient of k1 is noise of
@@ -114,15 +110,17 @@ class TermsConfig:
     """Leave answers cut at rollout.max_new_tokens out of the loss and its denominators (DAPO's overlong
     filtering). They still count in the group accuracy."""
 
+    prefix = "terms."
+
     def __post_init__(self):
         for name in ("kl_weight", "entropy_weight"):
-            require(0 <= getattr(self, name) < math.inf, f"terms.{name}", getattr(self, name), "use 0 (off) or more.")
-        require(self.mismatch_cap >= 1, "terms.mismatch_cap", self.mismatch_cap,
-                "a cap below 1 scales tokens on which sampler and trainer agree; use 1 or more (2 is usual).")
+            self.require(0 <= getattr(self, name) < math.inf, name, "use 0 (off) or more.")
+        self.require(self.mismatch_cap >= 1, "mismatch_cap",
+                     "a cap below 1 scales tokens on which sampler and trainer agree; use 1 or more (2 is usual).")
 
 
 @dataclass(frozen=True)
-class BatchConfig:
+class BatchConfig(Checked):
     """How the groups of a step become optimizer updates and packed rows."""
     updates_per_step: int = 16
     """Optimizer updates per step; whole groups are dealt to them evenly."""
@@ -133,14 +131,15 @@ class BatchConfig:
     """Rows of the longest kind in one forward and backward, over all devices; shorter rows come in
     larger numbers. Set it to what fits; it does not change the result."""
 
+    prefix = "batch."
+
     def __post_init__(self):
-        for name in ("updates_per_step", "rows_per_micro_batch"):
-            require(getattr(self, name) >= 1, f"batch.{name}", getattr(self, name), "use 1 or more.")
-        require(self.row_length >= 0, "batch.row_length", self.row_length, "use 0 (automatic) or a positive number.")
+        self.require_least(1, "updates_per_step", "rows_per_micro_batch")
+        self.require_least(0, "row_length")
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(Checked):
     """AdamW with a linear warm-up from a tenth of the rate, then constant (the paper's settings)."""
     learning_rate: float = 1e-6
     """Rate after the warm-up."""
@@ -157,13 +156,14 @@ class OptimizerConfig:
     clip_norm: float = 1.0
     """Gradients are scaled down to this global norm."""
 
+    prefix = "optimizer."
+
     def __post_init__(self):
         for name in ("learning_rate", "eps", "clip_norm"):
-            require(getattr(self, name) > 0, f"optimizer.{name}", getattr(self, name), "use a positive number.")
+            self.require(getattr(self, name) > 0, name, "use a positive number.")
         for name in ("b1", "b2"):
-            require(0 <= getattr(self, name) < 1, f"optimizer.{name}", getattr(self, name), "use a number in [0, 1).")
-        for name in ("warmup_updates", "weight_decay"):
-            require(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "use 0 or more.")
+            self.require(0 <= getattr(self, name) < 1, name, "use a number in [0, 1).")
+        self.require_least(0, "warmup_updates", "weight_decay")
 
 
 @dataclass(frozen=True)

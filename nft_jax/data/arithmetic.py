@@ -2,8 +2,7 @@
 
 The embedded model was made for the source "arithmetic"; it has to learn "arithmetic-hard".
 
-1. A question is drawn as its `solution`: the steps that solve it. Its text and its answer follow from
-   the solution.
+1. A question is drawn as its `solution`: the steps that solve it. Its text and its answer follow from it.
 2. The canonical form of a solution does not depend on the order of commuting operands.
 3. A stable hash of the canonical form decides the split: "base" (what the embedded model was made
    from), "train" or "heldout". A question is in the same split for any seed and count.
@@ -45,7 +44,7 @@ class Question(NamedTuple):
 
 
 def calculate(left: int, op: str, right: int) -> int:
-    """The result of one step; division and remainder of whole numbers, 0 where the divisor is 0."""
+    """The result of a step, in whole numbers; 0 where the divisor is 0."""
     return {"+": left + right, "-": left - right, "*": left * right,
             "/": left // right if right else 0, "%": left % right if right else 0}[op]
 
@@ -96,23 +95,15 @@ def _sum(rng: random.Random, terms: int) -> Drawn:
 def _precedence(rng: random.Random) -> Drawn:
     """a+b*c, b*c+a, a-b*c, b*c-a or b*c+d*e: products come first."""
     b, c = rng.randint(2, 9), rng.randint(2, 9)
-    product, first = Ref(0), Step(b, "*", c)
-    match rng.randrange(5):
-        case 0:
-            a = rng.randint(2, 99)
-            return f"{a}+{b}*{c}", (first, Step(a, "+", product))
-        case 1:
-            a = rng.randint(2, 99)
-            return f"{b}*{c}+{a}", (first, Step(product, "+", a))
-        case 2:
-            a = rng.randint(b * c, 99)
-            return f"{a}-{b}*{c}", (first, Step(a, "-", product))
-        case 3:
-            a = rng.randint(1, b * c)
-            return f"{b}*{c}-{a}", (first, Step(product, "-", a))
-        case _:
-            d, e = rng.randint(2, 9), rng.randint(2, 9)
-            return f"{b}*{c}+{d}*{e}", (first, Step(d, "*", e), Step(product, "+", Ref(1)))
+    product, first, form = Ref(0), Step(b, "*", c), rng.randrange(5)
+    if form == 4:
+        d, e = rng.randint(2, 9), rng.randint(2, 9)
+        return f"{b}*{c}+{d}*{e}", (first, Step(d, "*", e), Step(product, "+", Ref(1)))
+    a = rng.randint(*((2, 99), (2, 99), (b * c, 99), (1, b * c))[form])
+    op = "+" if form < 2 else "-"
+    if form in (0, 2):
+        return f"{a}{op}{b}*{c}", (first, Step(a, op, product))
+    return f"{b}*{c}{op}{a}", (first, Step(product, op, a))
 
 
 def _bracket_of(rng: random.Random, value: int, least: int = 1, sums: float = 0.5) -> tuple[str, Step]:
@@ -189,22 +180,12 @@ def _sum_equation(rng: random.Random) -> Drawn:
 
 
 KINDS: dict[str, Callable[[random.Random], Drawn]] = {
-    "sum3": lambda rng: _sum(rng, 3),
-    "sum4": lambda rng: _sum(rng, 4),
-    "precedence": _precedence,
-    "bracket": _bracket,
-    "equation": _equation,
-    "remainder": _remainder,
-}
+    "sum3": lambda rng: _sum(rng, 3), "sum4": lambda rng: _sum(rng, 4), "precedence": _precedence,
+    "bracket": _bracket, "equation": _equation, "remainder": _remainder}
 
 HARD_KINDS: dict[str, Callable[[random.Random], Drawn]] = {
-    "sum4": KINDS["sum4"],
-    "equation": KINDS["equation"],
-    "bracket_then": _bracket_then,
-    "product_remainder": _product_remainder,
-    "long_remainder": _long_remainder,
-    "sum_equation": _sum_equation,
-}
+    "sum4": KINDS["sum4"], "equation": _equation, "bracket_then": _bracket_then,
+    "product_remainder": _product_remainder, "long_remainder": _long_remainder, "sum_equation": _sum_equation}
 """Two kinds that the embedded model was made for, and four that it never saw. Those four combine
 steps that it knows in a new way, and at first it is right on less than a fifth of them."""
 
@@ -219,14 +200,11 @@ def draw(rng: random.Random, source: str = "arithmetic") -> Question:
 
 
 def generate(split: str, count: int, seed: int, source: str = "arithmetic") -> list[Question]:
-    """`count` questions of a split of one of the `SOURCES`; the first n do not depend on `count`.
-
-    No problem comes twice while a new one is found within PATIENCE draws. Raises InputError for an
-    unknown split or a negative count.
-    """
+    """`count` questions of a split of one of the `SOURCES`; the first n do not depend on `count`. No problem
+    comes twice while a new one is found within PATIENCE draws. Raises InputError for an unknown split or a
+    count < 0."""
     if split not in SPLITS:
-        raise InputError(f"split is {split!r}: the arithmetic generator has the splits {', '.join(SPLITS)}; "
-                         "choose one of them.")
+        raise InputError(f"split is {split!r}: the arithmetic generator has the splits {', '.join(SPLITS)}.")
     if count < 0:
         raise InputError(f"count is {count}: ask for 0 or more questions.")
     rng, chosen = random.Random(f"{split}/{seed}"), []

@@ -1,22 +1,12 @@
 """Sets of questions to evaluate on, each with its prompt and its number of answers.
 
-The suite "math" is the paper's (H. Chen et al., arXiv 2505.18116, section 5: avg@32 on AIME 2024,
-AIME 2025 and AMC 2023, avg@1 on the others) and GSM8K. Every set is read from the hub, or from a
-local file with the same columns:
+The suite "math" is the paper's (H. Chen et al., arXiv 2505.18116, section 5: avg@32 on AIME 2024, AIME 2025
+and AMC 2023, avg@1 on the others) and GSM8K. Every set is read from the hub, or from a local file with the same
+columns (`SETS`).
 
-| name | hub | split | columns | questions |
-|---|---|---|---|---|
-| aime24 | HuggingFaceH4/aime_2024 | train | problem, answer | 30 |
-| aime25 | math-ai/aime25 | test | problem, answer | 30 |
-| amc23 | math-ai/amc23 | test | question, answer | 40 |
-| math500 | HuggingFaceH4/MATH-500 | test | problem, answer | 500 |
-| olympiadbench | math-ai/olympiadbench | test | question, final_answer (a list) | 675 |
-| minerva | math-ai/minervamath | test | question, answer | 272 |
-| gsm8k | openai/gsm8k:main | test | question, answer (ends in #### and the number) | 1,319 |
-
-The official code reads files of its own, which contain the prompts: ChenDRAG/VeRL_math_validation.
-One of them is `aime24=ChenDRAG/VeRL_math_validation:aime-2024-boxed_w_answer.parquet` with split
-train; its repeats are dropped.
+The official code reads files of its own, which contain the prompts. One of them is
+`aime24=ChenDRAG/VeRL_math_validation:aime-2024-boxed_w_answer.parquet` with split train; its repeats are
+dropped.
 """
 from __future__ import annotations
 
@@ -30,7 +20,6 @@ from nft_jax.config import DataConfig, EvaluationConfig
 from nft_jax.types import InputError
 
 BOXED = "{problem}\n\nPlease reason step by step, and put your final answer within \\boxed{}."
-"""A request for a boxed answer."""
 DAPO = ("Solve the following math problem step by step. The last line of your response should be of the form Answer: "
         "\\boxed{$Answer} where $Answer is the answer to the problem.\n\n{problem}\n\nRemember to put your answer on "
         "its own line after \"Answer:\".")
@@ -50,6 +39,8 @@ class EvaluationSet:
     integers: bool = False     # all answers are whole numbers, perhaps with leading zeros
 
 
+# Columns: problem or question, and answer. OlympiadBench has final_answer, a list; GSM8K's answer ends in #### and
+# the number.
 SETS: dict[str, EvaluationSet] = {one.name: one for one in (
     EvaluationSet("aime24", "HuggingFaceH4/aime_2024", "train", DAPO, 32, 30, integers=True),
     EvaluationSet("aime25", "math-ai/aime25", "test", DAPO, 32, 30, integers=True),
@@ -80,11 +71,9 @@ class Asked(NamedTuple):
 
 
 def names_of(source: str, field: str = "evaluation.source") -> list[tuple[str, str | None]]:
-    """(name, own source or None) of every set in "math", "aime24,math500" or "mine=FILE".
-
-    [] where `source` is one source without a name. Raises InputError, naming `field`, for an
-    unknown name in a list and for a name that is there twice.
-    """
+    """(name, own source or None) of every set in "math", "aime24,math500" or "mine=FILE"; [] where `source` is
+    one source without a name. Raises InputError, naming `field`: an unknown name in a list, a name that is
+    twice there."""
     if Path(source).exists():
         return []
     if source in SUITES:
@@ -103,11 +92,8 @@ def names_of(source: str, field: str = "evaluation.source") -> list[tuple[str, s
 
 
 def ask(name: str, own: str | None, evaluation: EvaluationConfig, data: DataConfig) -> Asked:
-    """The set of that name, read from its home or from the source `own`.
-
-    What the set leaves open comes from `evaluation` and `data`. Raises InputError for
-    evaluation.samples 0 with a set that gives no number of answers.
-    """
+    """The set of that name, from its home or from the source `own`; `evaluation` and `data` say what it leaves
+    open. Raises InputError for evaluation.samples 0 with a set that gives no number of answers."""
     known = SETS.get(name)
     if known is None and not evaluation.samples:
         raise InputError(f"evaluation.samples is 0, so the set gives the number of answers, but {name or own!r} is "

@@ -35,7 +35,6 @@ class Question:
     tokens: np.ndarray                # [n] int32
 
     def prompt(self, index: int) -> Prompt:
-        """The prompt at position `index` of a stream."""
         return Prompt(index, self.problem, self.gold, self.text, self.tokens)
 
 
@@ -47,15 +46,18 @@ class SkippedRow:
     detail: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class LoadReport:
     """How many rows were read, and what became of them: rows = used + repeats + len(skipped)."""
     source: str
-    rows: int
-    used: int
-    repeats: int
-    conflicting_repeats: int          # repeats whose gold differs from the first one's
-    skipped: tuple[SkippedRow, ...]
+    rows: int = 0
+    used: int = 0
+    repeats: int = 0
+    conflicting_repeats: int = 0      # repeats whose gold differs from the first one's
+    skipped: list[SkippedRow] = field(default_factory=list)
+
+    def skip(self, row: int, unusable: Unusable) -> None:
+        self.skipped.append(SkippedRow(row, *unusable.args))
 
     @property
     def counts(self) -> dict[str, int]:
@@ -64,7 +66,6 @@ class LoadReport:
         return {reason: found[reason] for reason in REASONS if found[reason]}
 
     def to_json(self) -> dict:
-        """Everything, as json can write it."""
         return asdict(self) | {"counts": self.counts}
 
     def __str__(self) -> str:
@@ -99,54 +100,41 @@ def render(tokenizer, prompt: str | Sequence[dict], *, template: str = "{problem
                          "data.system empty, or give the model another chat template.") from error
 
 
-@dataclass
-class _Tally:
-    """Counts of the rows read so far."""
-    rows: int = 0
-    repeats: int = 0
-    conflicting_repeats: int = 0
-    skipped: list[SkippedRow] = field(default_factory=list)
-    columns: dict[str, None] = field(default_factory=dict)
-
-    def skip(self, row: int, unusable: Unusable) -> None:
-        self.skipped.append(SkippedRow(row, *unusable.args))
-
-
-def _usable(rows: Rows, tally: _Tally, read_gold: Callable[[dict], str]) -> Iterator[tuple[int, str | list[dict], str]]:
-    """(row number, question, gold) of the rows that have both, each question once."""
-    # Question -> gold of its first usable row.
-    golds: dict[str, str] = {}
+def _usable(rows: Rows, report: LoadReport, columns: dict[str, None],
+            read_gold: Callable[[dict], str]) -> Iterator[tuple[int, str | list[dict], str]]:
+    """(row number, question, gold) of the rows that have both, each question once. Fills in `columns`."""
+    golds: dict[str, str] = {}        # question -> gold of its first usable row
     for number, row in rows:
-        tally.rows += 1
+        report.rows += 1
         try:
             if isinstance(row, str):
                 raise Unusable("unreadable", row)
-            tally.columns |= dict.fromkeys(row)
+            columns |= dict.fromkeys(row)
             question, gold = read_question(row), read_gold(row)
         except Unusable as unusable:
-            tally.skip(number, unusable)
+            report.skip(number, unusable)
             continue
         key = json.dumps(question)
         if key in golds:
-            tally.repeats += 1
-            tally.conflicting_repeats += gold != golds[key]
+            report.repeats += 1
+            report.conflicting_repeats += gold != golds[key]
             continue
         golds[key] = gold
         yield number, question, gold
 
 
-def _tokenized(usable: Iterator, config: DataConfig, tokenizer, tally: _Tally) -> Iterator[Question]:
+def _tokenized(usable: Iterator, config: DataConfig, tokenizer, report: LoadReport) -> list[Question]:
     """The questions rendered and tokenised, without the too long ones. No row is read beyond the one that
     completes config.limit."""
-    made = 0
-    while chunk := list(islice(usable, min(config.limit - made, CHUNK) if config.limit else CHUNK)):
+    made = []
+    while chunk := list(islice(usable, min(config.limit - len(made), CHUNK) if config.limit else CHUNK)):
         rendered = []
         for number, question, gold in chunk:
             try:
                 text = render(tokenizer, question, template=config.template, system=config.system,
                               thinking=config.thinking)
             except InputError as error:
-                tally.skip(number, Unusable("bad_chat", str(error)))
+                report.skip(number, Unusable("bad_chat", str(error)))
                 continue
             problem = question if isinstance(question, str) else question[-1]["content"]
             rendered.append((number, problem, gold, text))
@@ -154,10 +142,10 @@ def _tokenized(usable: Iterator, config: DataConfig, tokenizer, tally: _Tally) -
         ids = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
         for (number, problem, gold, text), tokens in zip(rendered, ids, strict=True):
             if len(tokens) > config.max_prompt_tokens:
-                tally.skip(number, Unusable("too_long", f"{len(tokens)} tokens"))
+                report.skip(number, Unusable("too_long", f"{len(tokens)} tokens"))
             else:
-                made += 1
-                yield Question(problem, gold, text, np.asarray(tokens, np.int32))
+                made.append(Question(problem, gold, text, np.asarray(tokens, np.int32)))
+    return made
 
 
 def load_questions(config: DataConfig, tokenizer, *, field: str = "data",
@@ -168,18 +156,17 @@ def load_questions(config: DataConfig, tokenizer, *, field: str = "data",
     `config.limit` = n, only the first n usable questions are kept, and no row after them is read. Raises
     InputError, naming `field`.source: nothing there, no rows, unknown columns, nothing usable.
     """
-    tally = _Tally()
-    usable = _usable(read_rows(config, field, reward), tally, gold_reader(reward, answers))
-    used = list(_tokenized(usable, config, tokenizer, tally))
-    report = LoadReport(config.source, tally.rows, len(used), tally.repeats, tally.conflicting_repeats,
-                        tuple(sorted(tally.skipped, key=lambda skipped: skipped.row)))
+    report, columns = LoadReport(config.source), {}
+    usable = _usable(read_rows(config, field, reward), report, columns, gold_reader(reward, answers))
+    used = _tokenized(usable, config, tokenizer, report)
+    report.used = len(used)
+    report.skipped.sort(key=lambda skipped: skipped.row)
     if not used:
-        raise InputError(_nothing_usable(report, tally.columns, config, field))
+        raise InputError(_nothing_usable(report, columns, config, field))
     return used, report
 
 
 def _nothing_usable(report: LoadReport, columns: dict[str, None], config: DataConfig, field: str) -> str:
-    """The message for a source without a usable row: what is missing, the first bad row, and the way out."""
     found = f"{field}.source is {config.source!r}: "
     if not report.rows:
         return found + "the data set has no rows. Give one with a question and an answer in each row."
@@ -189,9 +176,7 @@ def _nothing_usable(report: LoadReport, columns: dict[str, None], config: DataCo
             return found + (f"none of its columns holds the {kind} (found: {', '.join(columns)}). Rename the column "
                             f"of the {kind} to one of {known}.")
     first = report.skipped[0]
-    if report.counts.get("too_long"):
-        remedy = f"Mend the rows, or raise {field}.max_prompt_tokens = {config.max_prompt_tokens}."
-    else:
-        remedy = "Mend the rows, or give another data set."
+    remedy = f"raise {field}.max_prompt_tokens = {config.max_prompt_tokens}" if report.counts.get("too_long") else \
+        "give another data set"
     return found + (f"none of its {report.rows} rows can be used ({report}). The first: row {first.row}, "
-                    f"{first.detail}. {remedy}")
+                    f"{first.detail}. Mend the rows, or {remedy}.")

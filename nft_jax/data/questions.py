@@ -1,8 +1,6 @@
 """From a row of a data set to a question and its gold answer.
 
-`read_question` and `gold_reader` take what they need from the columns that data sets use. A row
-that cannot be used raises `Unusable` with a reason of `REASONS`; the loader counts it and goes on
-(`nft_jax.data.prompts`).
+A row that cannot be used raises `Unusable`; the loader (`nft_jax.data.prompts`) counts it and goes on.
 """
 from __future__ import annotations
 
@@ -37,17 +35,13 @@ def read_question(row: dict) -> str | list[dict]:
                                and isinstance(message.get("content"), str) for message in messages):
         raise Unusable("no_question", f"{name} is neither text nor a list of messages with role and content")
     if messages[-1]["role"] != "user" or not messages[-1]["content"].strip():
-        raise Unusable("no_question", f"the last message of {name} is of role {messages[-1]['role']!r}; it must be "
-                                      "the user's, and not blank")
+        raise Unusable("no_question", f"the last message of {name} must be the user's, and not blank")
     return messages
 
 
 def gold_reader(reward: str, required: bool = True) -> Callable[[dict], str]:
-    """How a reward reads the gold of a row: by the rules of maths (`read_gold`), or its own.
-
-    The function returned raises Unusable; with `required` False, it gives "" instead. Raises
-    InputError for an unknown reward.
-    """
+    """How a reward reads the gold of a row: by the rules of maths (`read_gold`), or its own. The function
+    returned raises Unusable, or gives "" if it is not `required`. Raises InputError for an unknown reward."""
     read = read_gold if reward == "math" else lookup(reward).read_gold
 
     def read_row(row: dict) -> str:
@@ -63,12 +57,11 @@ def gold_reader(reward: str, required: bool = True) -> Callable[[dict], str]:
 
 
 def read_gold(row: dict) -> str:
-    """The gold answer of a row of maths. Raises Unusable.
+    """The gold answer of a row of maths, from the first column that has a value. Raises Unusable.
 
-    Taken from the first column that has a value: `answer`, `final_answer` (a list of all answers in
-    OlympiadBench), `solution` or `reward_model.ground_truth`. In its text, what follows the last
-    #### is the gold (GSM8K), else the content of the last box, else the whole text. A whole number
-    is written without a point (142.0 is 142).
+    In its text, what follows the last #### is the gold (GSM8K), else the content of the last box, else the
+    whole text. A whole number is written without a point (142.0 is 142). OlympiadBench has a list of all
+    answers.
     """
     for name in ANSWER_COLUMNS:
         value = row.get(name)
@@ -88,7 +81,6 @@ def read_gold(row: dict) -> str:
 
 
 def _final_answer(name: str, text: str) -> str:
-    """The gold in the text of column `name`."""
     if "####" in text:
         gold = text.rpartition("####")[2].strip()
     elif "\\boxed" in text:

@@ -1,8 +1,7 @@
 """Rows of questions: from a generator, reasoning-gym, local files and folders, or the hub.
 
-`read_rows` gives (row number, row) pairs. A row is a dict, or a string that says why it could not
-be read. Row numbers count from 1; in a .jsonl file they are line numbers. Whether a row can be used
-is decided in `nft_jax.data.questions`.
+`read_rows` gives (row number, row) pairs. A row is a dict, or a string that says why it could not be read. Row
+numbers count from 1; in a .jsonl file they are line numbers.
 """
 from __future__ import annotations
 
@@ -27,12 +26,8 @@ Rows = Iterator[tuple[int, dict | str]]
 
 
 def read_rows(config: DataConfig, field: str = "data", reward: str = "math") -> Rows:
-    """The rows of `config.source`, in order; `reward` is what will judge the answers.
-
-    Raises InputError, naming `field`.source or `field`.split: nothing at this path, a kind of file
-    that is not read, a missing package, a task that is not offered, an unknown split. Raises
-    Unreachable for a data set that could only be on the hub and cannot be had.
-    """
+    """The rows of `config.source`, in order; `reward` is what will judge the answers. Raises InputError, naming
+    `field`.source or `field`.split. Raises Unreachable for a data set of the hub that cannot be had."""
     source = config.source
     if source in arithmetic.SOURCES:
         pairs = arithmetic.questions(config.split, config.limit or GENERATED, config.seed or 0, source)

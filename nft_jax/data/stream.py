@@ -47,7 +47,6 @@ class PromptStream:
         return digest(self._questions)
 
     def state(self) -> dict[str, int]:
-        """What `restore` needs to continue from here."""
         return {"index": self._index}
 
     def restore(self, state: dict[str, int]) -> None:

@@ -16,33 +16,25 @@ import tyro
 
 from nft_jax.config import Config
 from nft_jax.preflight.devices import Topology
-from nft_jax.runtime.presets import experiment
+from nft_jax.runtime.names import experiment
 from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import InputError
 
 
 class Arguments(NamedTuple):
     """A parsed command line."""
-    config: Config
-    topology: Topology
-    answer_tokens: int
-    accepted_share: float
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    topology: str = "cpu:1"
+    """Devices of the run: v5p:4x4x4, v6e:8x8, gpu:8xH100, cpu:8."""
+    answer_tokens: int = 0
+    """Mean length of an answer, for the estimate of time; 0 = a third of rollout.max_new_tokens."""
+    accepted_share: float = 0.5
+    """Share of the prompts that have right and wrong answers, for the estimate of time."""
 
 
 def parse(preset: Config, description: str, arguments: Sequence[str]) -> Arguments:
     """Every field of `preset` as a flag, and the flags of preflight. Raises InputError for values out of range."""
-    def command(
-        config: Annotated[Config, tyro.conf.arg(name="")] = preset,
-        topology: Annotated[str, tyro.conf.arg(
-            help="Devices of the run: v5p:4x4x4, v6e:8x8, gpu:8xH100, cpu:8.")] = "cpu:1",
-        answer_tokens: Annotated[int, tyro.conf.arg(
-            help="Mean length of an answer, for the estimate of time; 0 = a third of rollout.max_new_tokens.")] = 0,
-        accepted_share: Annotated[float, tyro.conf.arg(
-            help="Share of the prompts that have right and wrong answers, for the estimate of time.")] = 0.5,
-    ) -> Arguments:
-        return Arguments(config, Topology.parse(topology), answer_tokens, accepted_share)
-
-    asked = tyro.cli(command, description=description, args=arguments)
+    asked = tyro.cli(Arguments, default=Arguments(preset), description=description, args=arguments)
     if not 0 < asked.accepted_share <= 1:
         raise InputError(f"accepted_share is {asked.accepted_share}: use a number in (0, 1].")
     if not 0 <= asked.answer_tokens <= asked.config.rollout.max_new_tokens:
@@ -57,12 +49,12 @@ def main(arguments: list[str]) -> int:
         return 0 if arguments else 2
     with one_paragraph_errors():
         asked = parse(experiment(arguments[0]), f"Preflight of {arguments[0]}.", arguments[1:])
-        # Before jax is imported: the topology decides how jax starts.
-        asked.topology.prepare()
+        topology = Topology.parse(asked.topology)
+        topology.prepare()
         from nft_jax.model.hf import config_of
         from nft_jax.preflight.report import preflight
         from nft_jax.preflight.text import text
-        report = preflight(asked.config, config_of(asked.config.policy.path), asked.topology,
+        report = preflight(asked.config, config_of(asked.config.policy.path), topology,
                            answer_tokens=asked.answer_tokens, accepted_share=asked.accepted_share,
                            progress=lambda line: print(line, file=sys.stderr))
         print(text(report))

@@ -17,16 +17,13 @@ UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 @dataclass(frozen=True)
 class Compiled:
-    """XLA's numbers for one program, in bytes on one device.
-
-    refusal: what the compiler says when the program does not fit its device. The sizes are then 0.
-    """
+    """XLA's numbers for one program, in bytes on one device."""
     arguments: int
     temporaries: int
     results: int                      # beyond those that take over an argument's memory
     transfers: list[Transfer]
     seconds: float                    # of the compiler
-    refusal: str = ""
+    refusal: str = ""                 # the compiler's words when the program does not fit; the sizes are then 0
 
     @property
     def received(self) -> int:
@@ -35,10 +32,7 @@ class Compiled:
 
 def compile_programs(programs: Sequence[Program], devices: int,
                      progress: Callable[[str], None] | None = None) -> list[Compiled]:
-    """Compile the programs for a mesh of `devices` devices, two at a time; returns them in the same order.
-
-    `progress` gets a line for each program that is done.
-    """
+    """Compile the programs for a mesh of `devices` devices, in their order; `progress` gets a line for each."""
     def told(program: Program, done: int) -> None:
         if progress is not None:
             progress(f"compiled {program} ({done} of {len(programs)})")

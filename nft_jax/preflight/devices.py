@@ -1,7 +1,4 @@
-"""Devices by name, and the topologies that the command line takes.
-
-Imports no jax at its top: the topology decides how jax must be started.
-"""
+"""Devices by name, and the topologies of the command line. No jax at the top: the topology decides how it starts."""
 from __future__ import annotations
 
 import importlib.util

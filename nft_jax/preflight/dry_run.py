@@ -11,7 +11,7 @@ from nft_jax.model.config import ModelConfig
 from nft_jax.model.decoder import count_parameters
 from nft_jax.preflight.memory import analytic
 from nft_jax.rollout.slots import useful_slots
-from nft_jax.train.batch import BatchShape
+from nft_jax.train.batch import shapes_of
 from nft_jax.train.plan import make_plan
 
 
@@ -19,7 +19,7 @@ def batch_arithmetic(config: Config) -> list[tuple[str, str]]:
     """How prompts become answers, rows and optimizer steps, in global numbers."""
     rollout, batch = config.rollout, config.batch
     answers = rollout.prompts_per_step * rollout.samples_per_prompt
-    groups, shape = config.groups_per_update, BatchShape.of(config)
+    groups, shape = config.groups_per_update, shapes_of(config)[-1]
     return [
         ("answers trained on per step", f"{rollout.prompts_per_step} prompts x {rollout.samples_per_prompt} answers = "
                                         f"{answers}"),

@@ -1,8 +1,5 @@
-"""Work and time of a run, by arithmetic.
-
-XLA's `cost_analysis` counts the body of a loop once, and nearly all our work is in loops. So
-operations are counted from the shapes. Times are estimates, and say so.
-"""
+"""Work and time of a run, by arithmetic from the shapes: XLA's `cost_analysis` counts the body of a loop once, and
+nearly all our work is in loops."""
 from __future__ import annotations
 
 import math
@@ -49,12 +46,8 @@ def forward_flops(model: ModelConfig, tokens: float, seen: float) -> float:
 
 
 def flops(plan: Plan, sampler: Sampler) -> dict[str, float]:
-    """Operations of one call of each kind of program that multiplies matrices, over all devices.
-
-    Training: a micro-batch of full rows, with what rematerialisation computes again. Decoding: a
-    block of steps with every slot active over the whole ring. Prefill: all prompts that are
-    prefilled together, of the longest kind.
-    """
+    """Operations of one call of each kind of program that multiplies matrices, over all devices. A micro-batch
+    has full rows; decoding is a block of steps with every slot active over the whole ring."""
     config, model, rows = plan.config, plan.model, plan.longest.rows
     row = forward_flops(model, config.row_length, config.row_length / 2)
     again = 0 if config.policy.remat == "none" else 1
@@ -79,10 +72,8 @@ class Estimate:
 
 def estimate(plan: Plan, sampler: Sampler, memory: Model, device: Device, assumed: Assumptions,
              received: Mapping[str, float]) -> Estimate:
-    """Times of a plan on devices of this kind.
-
-    received: bytes that each device receives in one call of a program, by kind. A kind that is missing counts as 0.
-    """
+    """Times of a plan on devices of this kind. received: bytes that each device receives in one call of a
+    program, by kind (0 where it is missing)."""
     config, model, slots, devices = plan.config, plan.model, sampler.slots, plan.mesh.size
     rollout = config.rollout
     compute, link = devices * device.flops * UTILISATION, device.link * BANDWIDTH

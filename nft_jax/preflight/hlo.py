@@ -29,13 +29,9 @@ class Transfer(NamedTuple):
 def collectives(text: str, devices: int) -> list[Transfer]:
     """The collectives of one call, by kind. `text`: `compiled.as_text()` of a program over `devices` devices.
 
-    Bytes are counted as if each of the n members of a group sent its part to every other once: the
-    result times (n-1)/n for all-gather and all-to-all, twice that for all-reduce, n-1 results for
-    reduce-scatter, the result for a permutation.
-
-    A loop counts as often as it runs, where the text says how often (scans over layers and chunks).
-    A loop of unknown length counts once: the walk over micro-batches. Of a conditional's branches
-    only the branch that receives most counts, as if it were always taken.
+    Bytes are counted as if each member of a group sent its part to every other once (`_received`). A loop
+    counts as often as it runs, or once where the text does not say (the walk over micro-batches). Of a
+    conditional's branches only the one that receives most counts, as if it were always taken.
     """
     computations, entry = _computations(text)
 
@@ -102,7 +98,9 @@ def _trip_count(line: str, computations: dict[str, list[str]]) -> int:
 
 
 def _received(match: re.Match, line: str, computation: str, devices: int) -> tuple[str, int]:
-    """Kind of the collective that was matched, and the bytes that a device receives."""
+    """Kind of the collective that was matched, and the bytes that a device receives in a group of n: the result
+    times (n-1)/n for all-gather and all-to-all, twice that for all-reduce, n-1 results for reduce-scatter, the
+    result for a permutation."""
     shapes, kind, start = match[1], match[2], bool(match[3])
     sizes = [int(np.prod([int(n) for n in dims.split(",") if n])) * BITS[dtype] // 8
              for dtype, dims in ARRAY.findall(shapes) if dtype in BITS]

@@ -1,16 +1,8 @@
 """Memory of a run's programs by arithmetic.
 
-`--dry-run` prints it. It stands in for the compiler where the devices are GPUs. It also tells how
-the temporaries of a compiled program grow with rows and slots.
-
-Arrays that stay on the devices are counted exactly, as the bytes of their shards, by the functions
-of `nft_jax.rollout.slots`. Temporaries are a model:
-
-- rows are divided over data and fsdp; heads, feed-forward and vocabulary over tensor;
-- fsdp brings the weights of two layers together;
-- attention keeps no T x T scores where it has a kernel.
-
-A test holds the model against XLA's own numbers, within a factor of `FACTOR`.
+It stands in for the compiler where the devices are GPUs, and tells how the temporaries of a compiled program
+grow with rows and slots. Arrays that stay on the devices are counted exactly, as the bytes of their shards.
+Temporaries are a model: a test holds it within a factor of `FACTOR` of XLA's own numbers.
 """
 from __future__ import annotations
 
@@ -73,10 +65,8 @@ class Model:
 
 
 def analytic(plan: Plan, sampler: Sampler, attention: Attention) -> Model:
-    """The memory model of a plan, whose devices need not be there.
-
-    `attention`: the kernel of the run's own devices, which may be others than those of the plan.
-    """
+    """The memory model of a plan. `attention`: the kernel of the run's own devices, which may be others than
+    the plan's."""
     model, rollout, dtype = plan.model, plan.config.rollout, plan.compute.dtype
     work = Work(plan, sampler, attention)
     nothing = Split(0, 0)
@@ -131,9 +121,8 @@ class Work:
     def kept(self) -> float:
         """What a layer keeps of each token for its backward pass (`decoder.hidden_states`).
 
-        With a kernel, remat "none" and "attention" keep three things: the kernel's operands (splash
-        pads the heads to its lanes), its output in its own and in the model's layout, and the
-        logarithm of each head's sum.
+        With a kernel, remat "none" and "attention" keep its operands (splash pads the heads to its lanes), its
+        output in its own and in the model's layout, and the logarithm of each head's sum.
         """
         m, remat, kernel = self.model, self.config.policy.remat, self.attention != "xla"
         head = -(-m.head_dim // LANES) * LANES if self.attention == "splash" else m.head_dim
@@ -152,11 +141,8 @@ class Work:
         return block_input
 
     def scores(self, length: float, size: int) -> float:
-        """What attention has for one token of a row.
-
-        Plain products have `size` bytes for each head and token of the row. cuDNN has one mask for
-        all heads, as one byte and as the kernel's bias of two. Splash has nothing.
-        """
+        """What attention has for one token of a row: plain products `size` bytes for each head and token, cuDNN
+        one mask for all heads (a byte, and the kernel's bias of two), splash nothing."""
         return {"xla": size * self.heads * length, "cudnn": 3 * length}.get(self.attention, 0)
 
     def head(self, gradients: bool) -> Split:
@@ -173,7 +159,6 @@ class Work:
         return Split(8 * self.parameters + self.gathered(True) + head.fixed, self.row(True) + head.each)
 
     def score(self) -> Split:
-        """The forward pass of a micro-batch."""
         head = self.head(False)
         return Split(self.gathered(False) + head.fixed, self.row(False) + head.each)
 

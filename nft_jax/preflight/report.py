@@ -3,8 +3,6 @@
 1. `estimate_of` makes the plan of the run on the devices, and weighs it by arithmetic (a `Sketch`).
 2. `preflight` compiles each kind of program in its largest variant, which gives a `Line` for each.
 3. The largest micro-batch and the most slots that fit are found from the lines and the memory model.
-
-`nft_jax.preflight.text` prints a report.
 """
 from __future__ import annotations
 
@@ -86,7 +84,8 @@ class Report(Sketch):
 
 def estimate_of(config: Config, model: ModelConfig, topology: Topology, *, answer_tokens: int = 0,
                 accepted_share: float = 0.5) -> Sketch:
-    """Time and memory of a run without compiling. What the devices send each other is then not known, and not counted.
+    """Time and memory of a run without compiling. What the devices send each other is then not known, and not
+    counted.
 
     `Topology.prepare` must be called before jax is imported. Raises InputError as the run would:
     `make_plan`, `choose_attention`.
@@ -106,8 +105,7 @@ def estimate_of(config: Config, model: ModelConfig, topology: Topology, *, answe
 
 
 def preflight(config: Config, model: ModelConfig, topology: Topology, *, answer_tokens: int = 0,
-              accepted_share: float = 0.5,
-              progress: Callable[[str], None] | None = None) -> Report:
+              accepted_share: float = 0.5, progress: Callable[[str], None] | None = None) -> Report:
     """Compile the programs of a run for `topology`, each kind in its largest variant, and weigh them.
 
     GPU programs are compiled for as many virtual CPU devices. Arguments and collectives are read from these
@@ -127,7 +125,6 @@ def preflight(config: Config, model: ModelConfig, topology: Topology, *, answer_
 
 
 def _line(sketch: Sketch, kind: str, variants: int, operations: float, compiled: Compiled) -> Line:
-    """The line of a kind of program, from what the compiler and the memory model say."""
     count = sketch.plan.longest.rows if kind in ROWS else sketch.sampler.slots
     modelled = sketch.memory.temporaries[kind].at(count)
     if compiled.refusal:
@@ -192,11 +189,9 @@ def _most_slots(sketch: Sketch, lines: list[Line]) -> int:
 
 def _most(lines: list[Line], peak: Callable[[Line, int], float], now: int, limit: float, depend: tuple[str, ...],
           step: int, most: int) -> int:
-    """The largest multiple of `step`, at most `most` times it, at which the kinds in `depend` fit by `peak`.
-
-    It is less than `now`, what was asked for, if the compiler refused one of them. It is 0 if no
-    multiple fits, or if a program is too large that no size changes.
-    """
+    """The largest multiple of `step`, at most `most` times it, at which the kinds in `depend` fit by `peak`. It
+    is less than `now`, what was asked for, if the compiler refused one. It is 0 if no multiple fits, or if a
+    program is too large that no size changes."""
     for line in lines:
         if line.kind in depend and line.refusal:
             most = min(most, (now - 1) // step)

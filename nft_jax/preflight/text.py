@@ -22,7 +22,6 @@ COLUMNS = ("program", "beside", "arguments", "temporaries", "peak", "of usable",
 
 
 def text(report: Report) -> str:
-    """The whole report."""
     return "\n".join([*_head(report), "", *_table(report), "", *_verdict(report), "", *_times(report)])
 
 

@@ -1,7 +1,6 @@
 """Checkpoints of a run: asynchronous, atomic, checked when they are read, and deleted by rule.
 
-1. `save` copies the arrays and returns; orbax writes them into a temporary folder beside the
-   checkpoints;
+1. `save` copies the arrays and returns; orbax writes them into a temporary folder beside the checkpoints;
 2. a manifest with the checksum of every file is added there;
 3. the folder gets the step's name, and only then are old checkpoints deleted.
 
@@ -12,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -49,7 +49,9 @@ class Checkpoints:
         self._config, self._read_only, self._folder = config, read_only, folder.resolve()
         self._scores, self._failed = {}, False
         training, kept = ocp.training, ocp.training.preservation_policies
-        rules = [kept.LatestN(config.keep), _Best(self)]
+        # Not orbax's BestN: it reads a file of every checkpoint when a run is opened, and fails if one is damaged.
+        best = SimpleNamespace(should_preserve=lambda found, *, context: [each.step == self.best for each in found])
+        rules = [kept.LatestN(config.keep), best]
         if config.keep_every:
             rules.append(kept.EveryNSteps(config.keep_every))
         context = ocp.Context()
@@ -61,7 +63,9 @@ class Checkpoints:
             preservation_policy=kept.AnyPreservationPolicy(rules),
             cleanup_tmp_directories=not read_only)
         for step in self.steps:
-            self._scores |= _score(step, read_manifest(self._folder / str(step)), config.best)
+            notes = (read_manifest(self._folder / str(step)) or {}).get("notes")
+            if notes and config.best in ("", notes["metric"]):
+                self._scores[step] = notes["score"]
 
     @property
     def steps(self) -> list[int]:
@@ -136,10 +140,8 @@ class Checkpoints:
         return {"metric": self._config.best, "score": self._scores[step]} if step in self._scores else {}
 
     def resume(self, shapes: Any) -> Restored | None:
-        """The newest whole checkpoint, laid out like `shapes`; None when there is none at all.
-
-        Newer ones that are damaged are renamed STEP.damaged and get a line in `set_aside`. Raises
-        InputError when all are damaged."""
+        """The newest whole checkpoint, laid out like `shapes`; None when there is none at all. Newer ones that are
+        damaged are renamed STEP.damaged and get a line in `set_aside`. Raises InputError when all are damaged."""
         faults = {}
         for step in gather(sorted(self.steps, reverse=True))[0]:
             try:
@@ -174,22 +176,17 @@ class Checkpoints:
         Raises Damaged, an InputError, if a file differs from its checksum or cannot be read, and
         InputError if the parameters are those of another model."""
         self._stored(step, shapes.params)
-        try:
+        with self._reading(step):
             loaded = self._checkpointer.load_checkpointables(step, {"state": shapes})
             host = self._checkpointer.load_checkpointables(step, {"host": None, "groups": None})
-            groups = {name: from_bytes(value) for name, value in host["groups"].items()}
-        except (ValueError, KeyError, OSError) as error:
-            raise self._unreadable(step, error) from error
-        return loaded["state"], host["host"], groups
+            return loaded["state"], host["host"], {name: from_bytes(value) for name, value in host["groups"].items()}
 
     def restore_params(self, step: int, shapes: Any) -> Any:
         """The parameters alone of the checkpoint of `step`, laid out like `shapes`. Raises as `restore`."""
         # A placeholder is not read, so the optimizer's state takes neither time nor memory.
         wanted = jax.tree.map(lambda _: ocp.PLACEHOLDER, self._stored(step, shapes)) | {"params": shapes}
-        try:
+        with self._reading(step):
             return self._checkpointer.load_checkpointables(step, {"state": wanted})["state"]["params"]
-        except (ValueError, KeyError, OSError) as error:
-            raise self._unreadable(step, error) from error
 
     def _stored(self, step: int, shapes: Any) -> dict:
         """The tree of the stored state, with metadata as leaves, once its files are compared with
@@ -198,11 +195,9 @@ class Checkpoints:
         if fault := gather(damage(self._folder / str(step)) if is_first() else "")[0]:
             older = " (an older version of nft_jax wrote none)" if fault == f"{MANIFEST} is missing" else ""
             raise Damaged(f"{place} is damaged: {fault}{older}.")
-        try:
+        with self._reading(step):
             stored = self._checkpointer.checkpointables_metadata(step).metadata["state"]
             params = stored["params"]
-        except (ValueError, KeyError, OSError) as error:
-            raise self._unreadable(step, error) from error
         found, wanted = ({jax.tree_util.keystr(path): tuple(leaf.shape)
                           for path, leaf in jax.tree.leaves_with_path(tree)} for tree in (params, shapes))
         for name in sorted(found.keys() | wanted.keys()):
@@ -215,11 +210,15 @@ class Checkpoints:
     def _place(self, step: int) -> str:
         return f"the checkpoint of step {step} in {self._folder}"
 
-    def _unreadable(self, step: int, error: Exception) -> InputError:
-        # Several processes cannot agree to try an older checkpoint: none of them knows whether the others failed too.
-        kind = Damaged if process_count() == 1 else InputError
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
-        return kind(f"{self._place(step)} cannot be read ({reason}).")
+    @contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, KeyError, OSError) as error:
+            # Several processes cannot try an older checkpoint: none knows whether the others failed too.
+            kind = Damaged if process_count() == 1 else InputError
+            reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+            raise kind(f"{self._place(step)} cannot be read ({reason}).") from error
 
     def close(self) -> None:
         """Waits until the last save is on disk. An error that `save` or `wait` has raised is not raised again."""
@@ -228,23 +227,6 @@ class Checkpoints:
         except Exception:
             if not self._failed:
                 raise
-
-
-class _Best:
-    """orbax's preservation policy for the best checkpoint.
-
-    orbax's own, BestN, reads a file of every checkpoint when a run is opened, and fails if one is damaged."""
-
-    def __init__(self, checkpoints: Checkpoints):
-        self._checkpoints = checkpoints
-
-    def should_preserve(self, checkpoints, *, context) -> list[bool]:
-        return [checkpoint.step == self._checkpoints.best for checkpoint in checkpoints]
-
-
-def _score(step: int, manifest: dict | None, metric: str) -> dict[int, float]:
-    notes = manifest["notes"] if manifest else {}
-    return {step: notes["score"]} if notes and metric in ("", notes["metric"]) else {}
 
 
 # ---- how much room they take -----------------------------------------------------------------------------------
@@ -265,11 +247,8 @@ def check_room(folder: Path, shapes: Any, config: CheckpointConfig, steps: int) 
     existing = sum(path.name.isdigit() for path in (folder / "checkpoints").glob("*"))
     number, free = max(most_kept(config, steps) - existing, 1), shutil.disk_usage(folder).free
     if free < number * size:
-        rules = f"keep = {config.keep}"
-        if config.keep_every:
-            rules += f", keep_every = {config.keep_every}"
-        if config.best:
-            rules += f", best = {config.best!r}"
+        rules = ", ".join(f"{name} = {value!r}" for name in ("keep", "keep_every", "best")
+                          if (value := getattr(config, name)))
         raise InputError(
             f"workdir {str(folder)!r} has {free / 1e9:.1f} GB free, and the {number} checkpoints to come (checkpoint: "
             f"{rules}; and the one being written) need {number * size / 1e9:.1f} GB: free some space, keep fewer, or "
@@ -295,9 +274,8 @@ def checkpoint_step(folder: Path, config: CheckpointConfig, step: int | str = LA
 
 
 def read_params(folder: Path, config: CheckpointConfig, step: int, shapes: Any) -> Any:
-    """The parameters of the run's checkpoint of `step`, laid out like `shapes` (ShapeDtypeStructs
-    with shardings). Nothing else of it is put on a device. Raises InputError for a damaged
-    checkpoint or another model."""
+    """The parameters of the run's checkpoint of `step`, laid out like `shapes` (ShapeDtypeStructs with shardings).
+    Nothing else of it is put on a device. Raises InputError for a damaged checkpoint or another model."""
     with _reading(folder, config) as found:
         return found.restore_params(step, shapes)
 

@@ -2,8 +2,7 @@
 
 1. `claimed` holds the folder while a run writes there, and keeps the configuration in config.json;
 2. a later start with another configuration is refused there, with a table of the fields;
-3. `read_run` reads what a run wrote, of this version or an older one, while it is alive or after
-   its end."""
+3. `read_run` reads what a run wrote, of this version or an older one, while it is alive or after its end."""
 from __future__ import annotations
 
 import dataclasses
@@ -18,8 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from nft_jax.config import Config, flat
-from nft_jax.config.differences import MAY_CHANGE, MISSING, differences
-from nft_jax.config.removed import REMOVED
+from nft_jax.config.differences import MAY_CHANGE, MISSING, REMOVED, differences
 from nft_jax.data.benchmarks import sets_of
 from nft_jax.objectives.custom import FILE as OBJECTIVE
 from nft_jax.objectives.custom import record_of, require_same_objective
@@ -40,13 +38,9 @@ WRITTEN = ("checkpoints", "rollouts", "tensorboard", "wandb", "model", "profile"
 EMBEDDED = re.compile(r"(.*/)?(experiments|nft_jax)/assets/nano/?")
 
 
-# ---- reading ---------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class RunFolder:
     """What a run wrote, read when it is first asked for. `settings` is config.json in today's names, nested.
-
     Everything but config.json may be missing: the run may be alive, just begun, or copied in part."""
     folder: Path
     settings: dict[str, Any]
@@ -111,10 +105,8 @@ def read_run(folder: str | os.PathLike, field: str = "RUN",
 
 
 def upgraded(settings: dict) -> dict:
-    """config.json of an older version in today's names and fields; nested, as it is.
-
-    A field that is gone is left out if the run had the value that is all there is now. Another
-    value stays, so that it is refused by name."""
+    """config.json of an older version in today's names and fields; nested, as it is. A field that is gone is left
+    out if the run had the value that is all there is now. Another value stays, so that it is refused by name."""
     settings = {name: dict(value) if isinstance(value, dict) else value for name, value in settings.items()}
     for name, (value, _) in REMOVED.items():
         room, _, field = name.rpartition(".")
@@ -146,9 +138,6 @@ def _of_json(kind: type, values: dict, where: str) -> Any:
                          "run was made with.")
     return kind(**{name: _of_json(hints[name], value, where) if dataclasses.is_dataclass(hints[name])
                    else tuple(value) if isinstance(value, list) else value for name, value in values.items()})
-
-
-# ---- writing ---------------------------------------------------------------------------------------------------
 
 
 @contextmanager

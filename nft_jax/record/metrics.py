@@ -1,7 +1,6 @@
 """Metrics: what groups of judged answers say, and how the rows of a run are written, read and drawn.
 
-A row is the metrics of one step. It goes to metrics.jsonl, the record, and to the trackers of
-`config.writers`."""
+A row is the metrics of one step. It goes to metrics.jsonl, the record, and to the trackers of `config.writers`."""
 from __future__ import annotations
 
 import json
@@ -27,19 +26,14 @@ def comparable(row: dict) -> dict:
     return {key: value for key, value in row.items() if not key.startswith(NOT_REPRODUCIBLE)}
 
 
-# ---- of groups -------------------------------------------------------------------------------------------------
-
-
 def _mean(values: Iterable[float]) -> float | None:
     values = list(values)
     return float(np.mean(values)) if values else None
 
 
 def answer_metrics(groups: Sequence[Group], prefix: str = "") -> dict[str, float]:
-    """Accuracy, lengths, entropies and verdict counts over all answers of the groups.
-
-    Lengths are in tokens. Entropies are in nats, of the sampled distribution, averaged over tokens.
-    A mean over nothing is left out."""
+    """Accuracy, lengths, entropies and verdict counts over all answers of the groups. Lengths are in tokens.
+    Entropies are in nats, of the sampled distribution, averaged over tokens. A mean over nothing is left out."""
     answers = [(rollout, verdict) for group in groups
                for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True)]
     counts = Counter(verdict.outcome for _, verdict in answers)
@@ -81,14 +75,11 @@ def mismatch_metrics(groups: Sequence[Group]) -> dict[str, float]:
             "mismatch/outside_10_percent": float(((ratios < 0.9) | (ratios > 1.1)).mean())}
 
 
-# ---- the rows of a run -----------------------------------------------------------------------------------------
-
-
 class MetricsWriter:
     """Writes the rows of a run to metrics.jsonl, by `writing`, and to each of `config.writers`, in threads.
 
     Rows after `last_step` are cut from metrics.jsonl first: their steps are about to be done again. Once this is
-    open, no failure of a writer ends the run. `flush` and `close` wait for the trackers."""
+    open, no failure of a writer ends the run. `close` waits for the trackers."""
 
     def __init__(self, folder: Path, last_step: int, config: Config, writing: Writing | None = None):
         self._path, self._writing = folder / "metrics.jsonl", writing or Writing(print)
@@ -96,7 +87,7 @@ class MetricsWriter:
         with replaced(self._path) as partial:
             partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
         opened = open_writers(folder, last_step, rows, config)
-        self._mirrors = [Mirror(writer, name, self._writing.say)
+        self.mirrors = [Mirror(writer, name, self._writing.say)
                          for name, writer in zip(config.writers, opened, strict=True)]
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
@@ -104,33 +95,17 @@ class MetricsWriter:
         finite = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
         line = (json.dumps({"step": step} | finite) + "\n").encode()
         self._writing("metrics.jsonl", f"the row of step {step}", lambda: append(self._path, line))
-        for mirror in self._mirrors:
+        for mirror in self.mirrors:
             mirror.write(step, metrics)
 
-    def flush(self) -> None:
-        for mirror in self._mirrors:
-            mirror.flush()
-
     def close(self) -> None:
-        for mirror in self._mirrors:
+        for mirror in self.mirrors:
             mirror.close()
 
 
-class NoWriter:
-    """The writer of all processes but the first. Metrics are the same in all processes; the first writes them."""
-
-    def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
-
-
 def read_metrics(path: Path) -> list[dict]:
-    """The rows of a metrics.jsonl, one per step. A last line that a kill cut short is dropped.
-
-    An evaluation that was interrupted and done again has a second row. Its metrics are added to the
-    step's row."""
+    """The rows of a metrics.jsonl, one per step. A last line that a kill cut short is dropped. An evaluation that
+    was interrupted and done again has a second row. Its metrics are added to the step's row."""
     rows = []
     for line in path.read_text().splitlines():
         try:

@@ -9,7 +9,6 @@ left alone; with other settings it is refused, and so are its parts. The same co
 same bytes, however often it was killed."""
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -39,9 +38,7 @@ class Parts:
 
     @property
     def finished(self) -> bool:
-        """Whether the table is there already.
-
-        Raises InputError for a table of other settings, or of none."""
+        """Whether the table is there already. Raises InputError for a table of other settings, or of none."""
         if not self.out.exists():
             return False
         found = (pq.read_schema(self.out).metadata or {}).get(METADATA)
@@ -55,9 +52,8 @@ class Parts:
         return True
 
     def claim(self, choose: Callable[[], dict[str, int]]) -> dict[str, int]:
-        """The sizes of the table's parts: of `choose` at the first start, later those of that start.
-
-        Raises InputError for parts of other settings, and for a place where nothing can be written."""
+        """The sizes of the table's parts: of `choose` at the first start, later those of that start. Raises
+        InputError for parts of other settings, and for a place where nothing can be written."""
         path = self.folder / "settings.json"
         if path.exists():
             found = json.loads(path.read_text())
@@ -97,11 +93,9 @@ class Parts:
         return self.folder / f"part_{part:06d}.parquet"
 
     def _write(self, part: int, groups: Sequence) -> None:
-        buffer = io.BytesIO()
         table = groups_to_table(groups) if self.judged else answers_to_table(groups)
-        pq.write_table(table, buffer, compression="zstd")
         with replaced(self._path(part)) as partial:
-            partial.write_bytes(buffer.getvalue())
+            pq.write_table(table, partial, compression="zstd")
 
     def _merge(self, count: int) -> None:
         """One table of all parts, a row group each."""

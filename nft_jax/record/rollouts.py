@@ -1,5 +1,4 @@
-"""Judged groups as a table with one row per answer: the format of rollouts/*.parquet, and of a
-checkpoint's groups.
+"""Judged groups as a table with one row per answer: the format of rollouts/*.parquet, and of a checkpoint's groups.
 
 Nothing is rounded, so a group is read back as it was written."""
 from __future__ import annotations

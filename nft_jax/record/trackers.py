@@ -49,9 +49,8 @@ def require_writers(names: Iterable[str]) -> None:
 
 
 def open_writers(folder: Path, last_step: int, rows: Sequence[dict], config: Config) -> list[Writer]:
-    """The writers that `config` names, for the run in `folder`.
-
-    The run's next step is `last_step` + 1. `rows` are the rows of its metrics.jsonl so far."""
+    """The writers that `config` names, for the run in `folder`. The run's next step is `last_step` + 1. `rows`
+    are the rows of its metrics.jsonl so far."""
     return [TensorBoard(folder, last_step) if name == "tensorboard" else OPEN[name](folder, rows, config)
             for name in config.writers]
 
@@ -175,10 +174,7 @@ class WeightsAndBiases:
 
     Steps that the server has are not sent again: wandb would keep the numbers of the first time.
     Steps of `rows` that the server lacks are sent at the start. Offline there is no server to ask,
-    so the newest of wandb's files has every row. `--fresh` removes the id.
-
-    wandb obeys its own variables (WANDB_MODE, WANDB_ENTITY, ...). WANDB_PROJECT defaults to
-    nft_jax. Raises InputError when wandb does not start."""
+    so the newest of wandb's files has every row. `--fresh` removes the id."""
 
     def __init__(self, folder: Path, rows: Sequence[dict], config: Config):
         known = _remembered(folder / "wandb.json")
@@ -199,10 +195,7 @@ class Trackio:
 
     The run folder keeps the id and the last step sent (`trackio.json`), so a continued run continues it there. No
     step is sent twice. Steps of `rows` after the last one sent are sent at the start. trackio stores rows every
-    half second: a kill in between loses the last ones. `--fresh` removes the file.
-
-    trackio obeys its own variables (TRACKIO_DIR, TRACKIO_SPACE_ID, ...). TRACKIO_PROJECT defaults
-    to nft_jax. Raises InputError when trackio does not start."""
+    half second: a kill in between loses the last ones. `--fresh` removes the file."""
 
     def __init__(self, folder: Path, rows: Sequence[dict], config: Config):
         self._path = folder / "trackio.json"
@@ -241,7 +234,8 @@ def _send(writer: Writer, rows: Sequence[dict]) -> None:
 
 
 def _start(package: str, config: Config, **settings) -> Any:
-    """The tracker's run. Raises InputError when the package cannot start one."""
+    """The tracker's run. Packages obey their own variables (WANDB_MODE, TRACKIO_SPACE_ID, ...); WANDB_PROJECT and
+    TRACKIO_PROJECT default to nft_jax. Raises InputError when the package cannot start a run."""
     project = os.environ.get(f"{package.upper()}_PROJECT", "nft_jax")
     try:
         return import_module(package).init(project=project, config=config.to_dict(), resume="allow", **settings)

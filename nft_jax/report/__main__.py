@@ -3,8 +3,7 @@
 RUN is the folder of a run, finished or not. The page is one file that opens anywhere, offline. It shows:
 
 - the configuration, and the fields in which the runs differ;
-- curves, verdicts, group accuracies and times over the steps (seeds of one experiment are one line
-  with a band);
+- curves, verdicts, group accuracies and times over the steps (seeds of one experiment are one line with a band);
 - a sample of the answers to filter and search. Their tokens are coloured by how hard the objective
   pushed them, by log-prob or by entropy.
 
@@ -34,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise InputError(f"--out is {str(given.out)!r}: there is no folder {str(given.out.parent)!r}; make it.")
         # Set before jax is imported. A run may be using the accelerator, and nothing is asked of a network.
         os.environ |= {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"}
-        from nft_jax.report.contents import page_data
+        from nft_jax.report.data import page_data
         from nft_jax.report.page import build
         data = page_data(given.runs, given.rollouts)
         names = [run["name"] for run in data["runs"]]

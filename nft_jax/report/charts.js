@@ -1,18 +1,14 @@
 "use strict";
 // Small charts as inline SVG. All text goes in as text nodes: what a model wrote is never read as markup.
 
-const element = (tag, attributes = {}, ...children) => {
-  const node = document.createElement(tag);
+const filled = (node, attributes, children) => {
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
   node.append(...children);
   return node;
 };
-const drawn = (tag, attributes = {}, text = null) => {
-  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  if (text !== null) node.textContent = text;
-  return node;
-};
+const element = (tag, attributes = {}, ...children) => filled(document.createElement(tag), attributes, children);
+const drawn = (tag, attributes = {}, ...children) =>
+  filled(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 const styled = (node, properties) => {
   for (const [name, value] of Object.entries(properties)) node.style.setProperty(name, value);
   return node;

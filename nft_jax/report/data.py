@@ -12,31 +12,37 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from nft_jax.config.differences import NO_EXPERIMENT, SEEDS, differences, without
-from nft_jax.record.folder import RunFolder
+from nft_jax.record.folder import RunFolder, read_run
+from nft_jax.report.rollouts import read_table, sample_of
 
 # Fields that do not tell experiments apart.
 SAME = (*NO_EXPERIMENT, *SEEDS)
+HIDDEN = ("name", "workdir", *SEEDS)     # fields that the table of runs shows instead of the table of fields
 # Bins of group accuracies: exactly 0, eight equal ranges, exactly 1.
 BINS = ("0", *(f"{i / 8:.3g} to {(i + 1) / 8:.3g}" for i in range(8)), "1")
 COLUMNS = 40                 # most columns of a histogram over the steps
 ACCURACY = "evaluation/accuracy/all"
 
 
-def read_table(path: Path, columns: Sequence[str]) -> pa.Table | None:
-    """Those of the columns that the table has. None for a file that cannot be read: a full disk, a
-    copy cut short."""
-    try:
-        present = set(pq.read_schema(path).names)
-        return pq.read_table(path, columns=[name for name in columns if name in present])
-    except (OSError, pa.ArrowException):
-        return None
-
-
-# ---- groups ----------------------------------------------------------------------------------------------------
+def page_data(folders: Sequence[Path], rollouts: int) -> dict[str, Any]:
+    """The contents of the page, with at most `rollouts` answers. A field's value is that of a group's first run."""
+    unique = list({folder.resolve(): folder for folder in folders}.values())
+    runs = [read_run(folder) for folder in unique]
+    groups = group_runs(runs)
+    firsts = [runs[members[0]] for members in groups]
+    of_group = [[runs[i] for i in members] for members in groups]
+    names = dict.fromkeys(name for run in firsts for name in run.fields if name not in HIDDEN)
+    return {
+        "groups": [{"name": name, "runs": members} for name, members in
+                   zip(group_names(firsts), groups, strict=True)],
+        "runs": [{"name": name} | overview(run) for name, run in zip(run_names(runs), runs, strict=True)],
+        "fields": [[name, [run.fields.get(name) for run in firsts]] for name in names],
+        "different": list(differences(*(run.fields for run in firsts), ignore=SAME)),
+        "series": [series(members) for members in of_group],
+        "histograms": [histogram(members) for members in of_group], "bins": BINS,
+        "phases": [phases(members) for members in of_group], "rollouts": sample_of(runs, rollouts)}
 
 
 def group_runs(runs: Sequence[RunFolder]) -> list[list[int]]:
@@ -73,9 +79,6 @@ def run_names(runs: Sequence[RunFolder]) -> list[str]:
         if len(set(names)) == len(names):
             break
     return names
-
-
-# ---- what is shown of them -------------------------------------------------------------------------------------
 
 
 def is_number(value: Any) -> bool:
@@ -127,8 +130,7 @@ def histogram(runs: Sequence[RunFolder]) -> dict | None:
 
 
 def phases(runs: Sequence[RunFolder]) -> dict[str, float]:
-    """Phase -> its seconds per step of training: the sum over steps and runs, divided by their
-    number of steps."""
+    """Phase -> its seconds per step of training: the sum over steps and runs, divided by their number of steps."""
     total, steps = Counter(), 0
     for row in (row for run in runs for row in run.rows if row["step"] > 0):
         steps += 1

@@ -1,7 +1,6 @@
 """A step of a run, computed again on the host: what an objective does, or would have done, to every token.
 
-1. the step's groups are dealt, weighted and packed as in training (`examples_of`, `deal`,
-   `make_batch`);
+1. the step's groups are dealt, weighted and packed as in training (`examples_of`, `deal`, `make_batch`);
 2. the new log-probs come from a policy; without one they are the old ones, and every ratio R is 1;
 3. `token_loss` and `coefficients` are computed for every token;
 4. the trainer's own tally adds them up to metrics.
@@ -158,9 +157,10 @@ def replay(step: str | os.PathLike, objective: str | Objective | Callable | None
     number = path.stem.removeprefix("step_")
     parts = deal(groups, run.batch.updates_per_step, (run.seed, int(number) - 1)) if number.isdecimal() else [groups]
     temperature = run.rollout.temperature if temperature is None else temperature
+    longest = max(len(r.prompt.tokens) + len(r.tokens) for group in groups for r in group.rollouts)
     answers, tallies = [], []
     for update, part in enumerate(parts):
-        more, counts = replay_update(update, part, run, policy, temperature, text, longest(groups))
+        more, counts = replay_update(update, part, run, policy, temperature, text, longest)
         answers += more
         tallies.append(counts)
     total = {name: np.asarray(value) for name, value in functools.reduce(combine, tallies).items()}
@@ -224,11 +224,6 @@ def one_update(path: Path, objective: Any, groups: Sequence[Group]) -> Config:
                          "objective it could be: name one.")
     most = max((len(rollout.tokens) for group in groups for rollout in group.rollouts), default=1)
     return Config(batch=BatchConfig(updates_per_step=1), rollout=RolloutConfig(max_new_tokens=most))
-
-
-def longest(groups: Sequence[Group]) -> int:
-    """Tokens of the longest sequence."""
-    return max(len(rollout.prompt.tokens) + len(rollout.tokens) for group in groups for rollout in group.rollouts)
 
 
 def read_groups(path: Path, kept: bool) -> list[Group]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,6 @@ from nft_jax.model.hf.tokenizer import pieces
 from nft_jax.objectives.registry import OBJECTIVES, resolve
 from nft_jax.record.folder import RunFolder
 from nft_jax.record.rollouts import SCHEMA, table_to_groups
-from nft_jax.report.data import read_table
 from nft_jax.report.replay import packed_rows, row_losses
 from nft_jax.train.batch import Example, examples_of, unpack
 from nft_jax.types import OUTCOMES, InputError
@@ -120,6 +120,16 @@ def read_answers(run: RunFolder, chosen: dict[int, list[int]],
     return picked, examples
 
 
+def read_table(path: Path, columns: Sequence[str]) -> pa.Table | None:
+    """Those of the columns that the table has. None for a file that cannot be read: a full disk, a
+    copy cut short."""
+    try:
+        present = set(pq.read_schema(path).names)
+        return pq.read_table(path, columns=[name for name in columns if name in present])
+    except (OSError, pa.ArrowException):
+        return None
+
+
 def complete(table: pa.Table) -> pa.Table:
     """The table with the columns that older versions did not write: nulls, or empty lists for
     columns that every answer has."""
@@ -146,9 +156,6 @@ def row_of(row: dict, run: int, step: int, problem: int, pushed: np.ndarray | No
             packed_signed(pushed) if known and pushed is not None and len(pushed) == count else None]
 
 
-# ---- tokens ----------------------------------------------------------------------------------------------------
-
-
 def utf16(text: str) -> int:
     """Length as JavaScript counts it."""
     return len(text.encode("utf-16-le", "surrogatepass")) // 2
@@ -172,9 +179,6 @@ def packed_signed(values: np.ndarray) -> list:
         return [round(low, 6)]
     unit = max(abs(low), abs(high)) / 2047
     return [unit, packed(values + 2047 * unit, unit)]
-
-
-# ---- coefficients ----------------------------------------------------------------------------------------------
 
 
 def loss_of(config: dict) -> ObjectiveConfig:

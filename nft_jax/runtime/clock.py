@@ -13,9 +13,8 @@ PROFILED = range(1, 3)
 
 
 class Clock:
-    """Seconds of each phase of a run, between two rows of its metrics.
-
-    A phase is what the host does, or waits for. `show` gets the name of each phase that begins."""
+    """Seconds of each phase of a run, between two rows of its metrics. A phase is what the host does, or waits
+    for. `show` gets the name of each phase that begins."""
 
     def __init__(self, show: Callable[[str], None] = lambda name: None):
         self._show = show

@@ -1,7 +1,7 @@
 """Programs that are compiled before they run, and where their compiled form is kept.
 
-The sampler (`Sampler.programs`) and the trainer (`nft_jax.train.programs`) each list theirs. A run
-compiles the list at its start. Preflight compiles the same list for devices that are not there.
+The sampler (`Sampler.programs`) and the trainer (`nft_jax.train.programs`) list theirs. A run compiles the
+list at its start, and preflight the same list for devices that are not there.
 """
 from __future__ import annotations
 
@@ -17,17 +17,11 @@ CACHED_SECONDS = 0.5      # a program that took this long to compile is kept on 
 
 
 class Program(NamedTuple):
-    """A jitted function with the arguments that it is compiled for.
-
-    kind: what it does, such as "train step" or "decode".
-    size: tells the variants of a kind apart, such as the tokens of a row. A larger size needs more
-    memory.
-    arguments: a tree of values and of jax.ShapeDtypeStruct with shardings.
-    """
-    kind: str
-    size: tuple[int, ...]
+    """A jitted function with the arguments that it is compiled for."""
+    kind: str                         # what it does, such as "train step" or "decode"
+    size: tuple[int, ...]             # of this variant of the kind (tokens of a row, say): larger needs more memory
     function: Any
-    arguments: tuple
+    arguments: tuple                  # a tree of values and of jax.ShapeDtypeStruct with shardings
 
     def __str__(self) -> str:
         """The name for people: `decode 512`, or `grow 512 from 256`."""
@@ -38,8 +32,7 @@ def largest(programs: Iterable[Program]) -> dict[str, Program]:
     """The largest variant of each kind."""
     found: dict[str, Program] = {}
     for program in programs:
-        if program.kind not in found or program.size > found[program.kind].size:
-            found[program.kind] = program
+        found[program.kind] = max(found.get(program.kind, program), program, key=lambda each: each.size)
     return found
 
 
@@ -60,11 +53,8 @@ def with_shardings(shapes, shardings):
 def compile_all(programs: Sequence[Program], *, threads: int = 4,
                 progress: Callable[[Program, int], None] | None = None,
                 compile: Callable[[Lowered], Any] = Lowered.compile) -> list[Any]:
-    """Compile all programs, several at a time; returns the compiled ones in the order of `programs`.
-
-    `progress(program, done)` is called as each one ends. `compile` makes of a lowered program what
-    is returned for it.
-    """
+    """Compile all programs, several at a time; returns what `compile` makes of each, in their order.
+    `progress(program, done)` is called as each one ends."""
     # Lowering is Python and stays in this thread. XLA compiles outside Python's lock.
     lowered = [program.function.lower(*program.arguments) for program in programs]
     with ThreadPoolExecutor(threads) as pool:

@@ -3,8 +3,7 @@
 1. `initialise` reads from the environment whether there are other processes: our variables, SLURM,
    Open MPI, a TPU pod, or a Kubernetes JobSet. It meets them at the coordinator's address (`meet`)
    and starts `jax.distributed`. It does nothing if the environment names no others.
-2. `together` is for work that one process may fail at alone, such as reading inputs: all succeed,
-   or all stop.
+2. `together` is for work that one process may fail at alone, such as reading inputs: all succeed, or all stop.
 3. `gather` gives every process the values of all.
 4. `ends_together` is for every other error. The process that fails ends at once. The others would
    wait for it in a collective, so they show its error and end too (`nft_jax.runtime.stops`).
@@ -56,10 +55,8 @@ class Cluster(NamedTuple):
 
 
 def cluster_of(environment: Mapping[str, str], timeout: float = TIMEOUT) -> Cluster | None:
-    """The processes that the environment names; None if there is only this one.
-
-    Raises InputError for variables that are missing or make no sense, and if jax's detection of
-    clusters fails."""
+    """The processes that the environment names; None if there is only this one. Raises InputError for variables
+    that are missing or make no sense, and if jax's detection of clusters fails."""
     given = {name: environment[name] for name in VARIABLES if environment.get(name)}
     if given == {"NFT_NUM_PROCESSES": "1"}:
         return None
@@ -302,9 +299,8 @@ def is_first() -> bool:
 
 
 def gather(value: Any) -> list:
-    """The values of all processes, in the order of the processes. Every process must call it at the same place.
-
-    A value is anything that pickle takes, of any size. Nothing is compiled after the first call."""
+    """The values of all processes, in the order of the processes. Every process must call it at the same place. A
+    value is anything that pickle takes, of any size. Nothing is compiled after the first call."""
     if process_count() == 1:
         return [value]
     from jax.experimental.multihost_utils import process_allgather
@@ -356,9 +352,8 @@ def require_same(value: Mapping[str, Any], what: str) -> None:
 
 @contextmanager
 def ends_together() -> Iterator[None]:
-    """A process that raises in the block ends at once with its error's status, and all others end.
-
-    A process that raises before it has met the others tells them at the coordinator's address."""
+    """A process that raises in the block ends at once with its error's status, and all others end. A process that
+    raises before it has met the others tells them at the coordinator's address."""
     try:
         yield
     except BaseException as error:
@@ -366,7 +361,11 @@ def ends_together() -> Iterator[None]:
         # The others raise a SharedError themselves, and a status of 0 is no failure.
         if status and not isinstance(error, SharedError | GeneratorExit):
             stops.crashed(error, status)
-            _excuse(error)
+            # The others may still wait at the coordinator's address for this process.
+            with suppress(InputError):
+                cluster = cluster_of(os.environ)
+                if cluster is not None:
+                    meet(cluster, 30.0, str(error) or type(error).__name__)
         raise
 
 
@@ -377,11 +376,3 @@ def _status(error: BaseException) -> int:
     if isinstance(error, InputError | Halted):
         return error.status
     return 130 if isinstance(error, KeyboardInterrupt) else 1
-
-
-def _excuse(error: BaseException) -> None:
-    """Tells the others, which wait at the coordinator's address, why this process does not come."""
-    with suppress(InputError):
-        cluster = cluster_of(os.environ)
-        if cluster is not None:
-            meet(cluster, 30.0, str(error) or type(error).__name__)

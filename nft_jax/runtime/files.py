@@ -65,9 +65,8 @@ def _files(folder: Path, ignore: Collection[str]) -> dict[str, Path]:
 
 
 def write_manifest(folder: Path, notes: dict, ignore: Collection[str] = ()) -> None:
-    """Writes `manifest.json` into `folder`: size and checksum of every file below it, and `notes` (JSON).
-
-    Files named in `ignore`, relative to `folder`, are left out. Each file is read once, several at a time."""
+    """Writes `manifest.json` into `folder`: size and checksum of every file below it, and `notes` (JSON). Files
+    named in `ignore`, relative to `folder`, are left out. Each file is read once, several at a time."""
     found = _files(folder, ignore)
     with ThreadPoolExecutor(4) as pool:
         sums = list(pool.map(checksum, found.values()))
@@ -102,9 +101,8 @@ def read_manifest(folder: Path) -> dict | None:
 
 
 def damage(folder: Path) -> str:
-    """How `folder` differs from its manifest, naming the first three files; "" if it does not differ.
-
-    Compares all sizes before it reads any content."""
+    """How `folder` differs from its manifest, naming the first three files; "" if it does not differ. Compares
+    all sizes before it reads any content."""
     if not folder.is_dir():
         return "it is no folder"
     if not (folder / MANIFEST).exists():

@@ -1,9 +1,7 @@
 """Device meshes, and the sharding table: which mesh axis each logical axis of an array is divided over.
 
-A mesh has four axes, which the fields of `MeshConfig` size. Rows of a batch are divided over data
-and fsdp, parameters over fsdp and tensor, the tokens of a row over context. Every array names its
-dimensions by logical axes. `RULES` alone says what those mean on a mesh, so a new layout is a
-change of `RULES`. (The logical axes of the parameters are in `nft_jax.model.parameters`.)
+Every array names its dimensions by logical axes (the parameters': `nft_jax.model.parameters`). `RULES` alone
+says what they mean on the four axes of a mesh (`MeshConfig`), so a new layout is a change of `RULES`.
 """
 from __future__ import annotations
 
@@ -59,11 +57,7 @@ def constrain(x, mesh: Mesh | None, *axes: str | None):
 
 def data_parallel_size(mesh: Mesh) -> int:
     """Devices among which rows and slots are divided."""
-    return _shards(mesh, "batch")
-
-
-def _shards(mesh: Mesh, axis: str | None) -> int:
-    return math.prod(mesh.shape[mesh_axis] for mesh_axis in RULES[axis])
+    return math.prod(mesh.shape[axis] for axis in RULES["batch"])
 
 
 def sharded_bytes(tree) -> int:
@@ -76,20 +70,17 @@ def sharded_bytes(tree) -> int:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh of a run over `devices` (None: all devices of all processes).
-
-    `tensor` and `context` stay inside a process, since every process decodes on its own devices.
-    Raises InputError when the sizes do not fit the devices.
-    """
+    """The mesh of a run over `devices` (None: all devices of all processes). `tensor` and `context` stay inside a
+    process, which decodes on its own devices. Raises InputError when the sizes do not fit the devices."""
     devices = jax.devices() if devices is None else devices
     sizes = [config.data, config.fsdp, config.tensor, config.context]
     known = math.prod(size for size in sizes if size != -1)
     if -1 in sizes and len(devices) % known == 0:
         sizes[sizes.index(-1)] = len(devices) // known
     if math.prod(sizes) != len(devices):
-        raise InputError(
-            f"mesh (data, fsdp, tensor, context) is {(config.data, config.fsdp, config.tensor, config.context)}, but "
-            f"there are {len(devices)} devices: make the product of the four sizes {len(devices)}, or set one to -1.")
+        asked = config.data, config.fsdp, config.tensor, config.context
+        raise InputError(f"mesh (data, fsdp, tensor, context) is {asked}, but there are {len(devices)} devices: make "
+                         f"the product of the four sizes {len(devices)}, or set one to -1.")
     try:
         mesh = jax.make_mesh(tuple(sizes), AXES, TYPES, devices=devices)
     except NotImplementedError:
@@ -100,11 +91,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 
 
 def _by_process(mesh: Mesh) -> Mesh:
-    """The mesh with its devices arranged so that `tensor` and `context` cross no process.
-
-    Raises InputError where they must cross one. The weights that decode are divided over `tensor`,
-    and no process decodes together with another.
-    """
+    """The mesh with its devices arranged so that `tensor` and `context` cross no process: the weights that
+    decode are divided over `tensor`. Raises InputError where they must cross one."""
     owners = [device.process_index for device in mesh.devices.flat]
     each = {owners.count(process) for process in owners}
     inside = mesh.shape["tensor"] * mesh.shape["context"]
@@ -135,10 +123,8 @@ def hosts(mesh: Mesh) -> int:
 
 
 def host_mesh(mesh: Mesh) -> Mesh:
-    """The mesh that this process decodes on: its own devices, with all of `tensor`, and the rest of them as `data`.
-
-    `context` is whole too. A mesh of one process is its own host mesh.
-    """
+    """The mesh that this process decodes on: its own devices, with all of `tensor` and `context`, and the rest
+    as `data`. A mesh of one process is its own host mesh."""
     if hosts(mesh) == 1:
         return mesh
     here = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
@@ -146,11 +132,8 @@ def host_mesh(mesh: Mesh) -> Mesh:
 
 
 def place(x, where: NamedSharding):
-    """A host array, or its shape, as a program takes it.
-
-    On a mesh of one process: `x` as it is. On a mesh of several: on the devices, where each process
-    has put the part of its own devices. All processes must hold the same array.
-    """
+    """A host array, or its shape, as a program takes it. On a mesh of several processes, each puts the part of
+    its own devices there; all must hold the same array."""
     if hosts(where.mesh) == 1:
         return x
     if isinstance(x, jax.ShapeDtypeStruct):

@@ -1,8 +1,5 @@
-"""What a name with a colon means: `package.module:NAME` or `path/to/file.py:NAME`.
-
-Rewards, objectives and presets of one's own are given by such names. Verifier workers import this
-module, so there is no jax in it.
-"""
+"""What a name with a colon means: `package.module:NAME` or `path/to/file.py:NAME`, of a reward, an objective or a
+configuration of one's own. Verifier workers import this module, so there is no jax in it."""
 from __future__ import annotations
 
 import importlib
@@ -10,14 +7,15 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
+from nft_jax.config import Config
 from nft_jax.types import InputError
+
+PRESETS = "experiments.presets:PRESETS"      # the registry of presets, found from the folder that one starts from
 
 
 def load(name: str, field: str) -> object:
-    """The object of a name with a colon. A file is executed anew by every call.
-
-    Raises InputError, naming the configuration's `field`: no such module or file, one that fails
-    when it is imported, or a module without that attribute."""
+    """The object of a name with a colon. A file is executed anew by every call. Raises InputError, naming the
+    configuration's `field`, as `load_module`, and for a module without that attribute."""
     home, _, attribute = name.rpartition(":")
     module = load_module(home, field)
     if not hasattr(module, attribute):
@@ -40,3 +38,24 @@ def load_module(home: str, field: str) -> ModuleType:
     except Exception as problem:           # whatever the user's own module raises
         raise InputError(f"{field} names {home!r}, which cannot be imported ({type(problem).__name__}: {problem}). "
                          "Check the name, and the folder that you start the run from.") from problem
+
+
+def experiment(name: str, presets: str = PRESETS) -> Config:
+    """The configuration of that name: of the registry `presets` (itself the name of a dict, loaded for a name
+    without a colon), or "package.module:NAME", or "file.py:NAME". Raises InputError: no such name, or no
+    Config."""
+    if ":" in name:
+        config = load(name, "experiment")
+    else:
+        try:
+            registry = load(presets, "presets")
+        except InputError as error:
+            raise InputError(f"experiment is {name!r}, and there are no presets here ({error}). Start from the folder "
+                             "that has them, or write package.module:NAME or file.py:NAME of a Config.") from error
+        if name not in registry:
+            raise InputError(f"experiment is {name!r}: choose one of {', '.join(registry)}, or write "
+                             "package.module:NAME or file.py:NAME of a Config.")
+        config = registry[name]
+    if not isinstance(config, Config):
+        raise InputError(f"experiment is {name!r}: that is a {type(config).__name__}, not a Config.")
+    return config

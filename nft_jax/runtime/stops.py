@@ -25,7 +25,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from typing import Any
 
 from nft_jax.types import Halted, InputError
 
@@ -34,14 +34,6 @@ SILENT_SECONDS = 10.0       # after a silence of so long the silent host is name
 POLL_SECONDS = 1.0
 ANSWER_SECONDS = 8.0        # how long process 0 waits until the others have shown the error
 _FOLDER = "nft_jax/stops/"
-
-
-class Store(Protocol):
-    """What is used of jax's coordination service client. Its errors are RuntimeErrors (JaxRuntimeError)."""
-
-    def key_value_set(self, key: str, value: str, allow_overwrite: bool = False) -> None: ...
-
-    def key_value_dir_get(self, key: str) -> list[tuple[str, str]]: ...
 
 
 class StopRun(Exception):
@@ -55,14 +47,14 @@ def _print(text: str) -> None:
 
 
 class Watch:
-    """The watch that process `index` of `count` keeps over the others, in a thread.
+    """The watch that process `index` of `count` keeps over the others, in a thread. It reads and writes `store`
+    every `poll` seconds. `end(status)` ends this process at once; `say` prints."""
 
-    It reads and writes `store` every `poll` seconds. `end(status)` ends this process at once; `say` prints."""
-
-    def __init__(self, store: Store, index: int, count: int, *, poll: float = POLL_SECONDS,
+    def __init__(self, store: Any, index: int, count: int, *, poll: float = POLL_SECONDS,
                  silent: float = SILENT_SECONDS, end: Callable[[int], Any] = os._exit,
                  say: Callable[[str], None] = _print):
         self.index, self.count = index, count
+        # jax's coordination service client: key_value_set, key_value_dir_get. Its errors are RuntimeErrors.
         self._store, self._poll, self._silent, self._end, self._say = store, poll, silent, end, say
         self._name = f"host {index} ({socket.gethostname()}, process {os.getpid()})"
         self._lock = threading.Lock()                   # of `_passed` and `_stop_after`
@@ -95,8 +87,7 @@ class Watch:
             return self._stop_after is not None and self._passed + alone > self._stop_after
 
     def crash(self, report: str, status: int) -> None:
-        """Shows `report` (a traceback, or a paragraph) on all hosts and ends all processes, this
-        one with `status`.
+        """Shows `report` (a traceback, or a paragraph) on all hosts and ends all processes, this one with `status`.
 
         If another host crashed before, this error is its consequence: then the first report is shown instead."""
         with self._ending:
@@ -202,9 +193,8 @@ _watch: Watch | None = None      # one for this process, as jax.distributed has 
 
 
 def watch_other_hosts() -> None:
-    """Starts the watch. Call it once, after jax.distributed.initialize. With one process it does nothing.
-
-    From then on an uncaught exception of this process ends all others too."""
+    """Starts the watch. Call it once, after jax.distributed.initialize. With one process it does nothing. From
+    then on an uncaught exception of this process ends all others too."""
     global _watch
     # jax.process_index() would start the devices, which waits for all hosts.
     from jax._src import distributed
@@ -225,7 +215,6 @@ def watch_other_hosts() -> None:
 
 def crashed(error: BaseException, status: int = 1) -> None:
     """Shows the error on all hosts and ends all processes, this one with `status`. With one process it returns.
-
     An error that is meant for the user is shown as its paragraph, any other as its traceback."""
     if _watch is None:
         return
@@ -238,10 +227,8 @@ def crashed(error: BaseException, status: int = 1) -> None:
 
 
 class Stop:
-    """Whether a run was asked to stop.
-
-    All processes call `reached()` equally often. Each call is a point, and all processes get True
-    at the same one."""
+    """Whether a run was asked to stop. All processes call `reached()` equally often. Each call is a point, and
+    all processes get True at the same one."""
 
     def __init__(self):
         self._asked = threading.Event()
@@ -254,9 +241,8 @@ class Stop:
     def reached(self, alone: bool = False) -> bool:
         """Whether to stop here.
 
-        `alone`: this process does work in which no other takes part. It may ask any number of
-        times, and gives the work up when the answer is True. After such work, and before the next
-        collective, there must be a point."""
+        `alone`: this process does work in which no other takes part. It may ask any number of times, and gives the
+        work up when the answer is True. After such work, and before the next collective, there must be a point."""
         return self._asked.is_set() if _watch is None else _watch.reached(alone)
 
     def check(self, alone: bool = False) -> None:
@@ -267,9 +253,8 @@ class Stop:
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """A Stop that the first SIGINT or SIGTERM asks for. A second signal ends the process as usual.
-
-    Outside the main thread Python allows no handlers, so signals keep their usual effect."""
+    """A Stop that the first SIGINT or SIGTERM asks for. A second signal ends the process as usual. Outside the
+    main thread Python allows no handlers, so signals keep their usual effect."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -10,9 +10,8 @@ from pathlib import Path
 
 
 def append(path: Path, data: bytes) -> None:
-    """Appends all of `data` to the file, or nothing: a write that fails cuts the file to its old length.
-
-    Raises OSError when the disk refuses the write."""
+    """Appends all of `data` to the file, or nothing: a write that fails cuts the file to its old length. Raises
+    OSError when the disk refuses the write."""
     with path.open("ab", buffering=0) as file:
         size, rest = file.tell(), memoryview(data)
         try:
@@ -47,9 +46,8 @@ class Writing:
         self.say, self._queues, self._failing = say, {}, {}
 
     def __call__(self, name: str, what: str, write: Callable[[], object], most: int = 1_000_000) -> None:
-        """Calls `write()` now or later, in the queue `name`; `what` names the write to the user.
-
-        At most `most` writes wait; the oldest of more is lost. An error that is not of the disk is raised."""
+        """Calls `write()` now or later, in the queue `name`; `what` names the write to the user. At most `most`
+        writes wait; the oldest of more is lost. An error that is not of the disk is raised."""
         queue = self._queues.setdefault(name, deque())
         queue.append((what, write))
         if len(queue) > most:

@@ -4,10 +4,8 @@ from types import ModuleType
 
 
 class _Callable(ModuleType):
-    """The package, which is also the function `nft_jax.train.loop.train` when it is called.
-
-    Importing a subpackage binds its name in its parent. So `nft_jax.train` is this package as soon as any module of it
-    is imported, and a function of that name in `nft_jax` would be hidden. `nft_jax.verify` has the same trick."""
+    """The package, which is also the function `nft_jax.train.loop.train` when it is called. Importing any module
+    of the package binds `nft_jax.train` to it, which would hide a function of that name."""
 
     def __call__(self, config, **options) -> dict:
         from nft_jax.train.loop import train

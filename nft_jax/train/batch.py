@@ -41,11 +41,6 @@ class BatchShape:
     token_cost: float = 0.0           # of a token outside attention, in query-key pairs
 
     @classmethod
-    def of(cls, config: Config, data_parallel: int = 1) -> BatchShape:
-        """The shape of the longest rows: what an update of `config` needs at most."""
-        return shapes_of(config, data_parallel)[-1]
-
-    @classmethod
     def for_sequences(cls, sequences: int, rows: int, row_length: int, devices: int = 1,
                       token_cost: float = 0.0) -> BatchShape:
         return cls(-(-sequences // rows), rows, row_length, devices, token_cost)
@@ -144,10 +139,8 @@ def examples_of(group: Group, loss: ObjectiveConfig, max_new_tokens: int,
 
 
 def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
-    """Rows of indices whose lengths add up to at most `row_length`: best-fit decreasing, the same for
-    the same input.
-
-    Raises ValueError for a length over `row_length`."""
+    """Rows of indices whose lengths add up to at most `row_length`: best-fit decreasing, the same for the same
+    input. Raises ValueError for a length over `row_length`."""
     rows: list[list[int]] = []
     # (tokens left, row), sorted.
     room: list[tuple[int, int]] = []
@@ -189,9 +182,8 @@ def make_batch(examples: Sequence[Example], shape: BatchShape, loss_agg: LossAgg
                rows: Sequence[Sequence[int]] | None = None) -> tuple[TrainBatch, list[Place]]:
     """The examples packed into a TrainBatch of numpy arrays, and the places of their responses (for `unpack`).
 
-    group_ids: whether the batch has them, for an objective that compares the answers of a group.
-    rows: the examples of each row, if they are packed already (`choose_shape`).
-    Raises ValueError for more rows than the shape has."""
+    group_ids: whether the batch has them, for an objective that compares the answers of a group. rows: the examples
+    of each row, if they are packed already (`choose_shape`). Raises ValueError for more rows than the shape has."""
     sizes = [len(e.prompt) + len(e.response) for e in examples]
     rows = pack(sizes, shape.row_length) if rows is None else rows
     total = shape.micro_batches * shape.rows

@@ -89,10 +89,9 @@ def train(config: Config, *, objective: Objective | TokenLoss | None = None, fre
 def collect(run: Run, params, progress: Progress) -> Rollouts:
     """The first prompts_per_step groups with unequal rewards, in the order of the prompt stream.
 
-    First come the groups carried over. Then batches of new prompts follow until the groups are enough,
-    or max_generation_batches have been sampled. A further batch has as many prompts as the share
-    accepted so far calls for. Every new group is scored by the parameters that sampled it; surplus
-    groups are carried to the next step.
+    First come the groups carried over. Then batches of new prompts follow until the groups are enough, or
+    max_generation_batches have been sampled. A further batch has as many prompts as the share accepted so far calls
+    for. Every new group is scored by the parameters that sampled it; surplus groups are carried to the next step.
 
     Raises StopRun, with `progress` as it was, where the run is to stop."""
     rollout = run.config.rollout
@@ -110,9 +109,8 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
                 weights = run.sampler.cast(params)
         run.stop.check()
         prompts = run.stream.take(min(rollout.prompts_per_step, math.ceil(missing / share)))
-        # The next batch is sized only after this one is judged, so slots idle while the longest answers
-        # finish. To fill them with prompts that may not be needed would make the rollouts depend on
-        # which answer ended first.
+        # The next batch is sized only after this one is judged, so slots idle while the longest answers finish. To
+        # fill them with prompts that may not be needed would make the rollouts depend on which answer ended first.
         judged = judged_groups(run.sampler, run.verifier, weights, prompts, rollout.samples_per_prompt, key,
                                progress.step, rollout, progress=run.alive, settled=run.stop.check,
                                phase=run.clock.phase)
@@ -130,9 +128,8 @@ def score(run: Run, params, judged: Iterator[Group]) -> list[Group]:
     """All groups in their order; groups with unequal rewards get log-probs.
 
     `old_logprobs` are by the trainer's own graph or the sampler's, as rollout.old_logprobs says;
-    `reference_logprobs` are by the reference, in a run that has one. The first groups are packed and
-    handed to the devices while the last ones are still sampled and judged; decoding waits for them
-    within seconds/rollout."""
+    `reference_logprobs` are by the reference, in a run that has one. The first groups are packed and handed to the
+    devices while the last ones are still sampled and judged; decoding waits for them within seconds/rollout."""
     choice = run.config.rollout.old_logprobs
     scorers = {"old_logprobs": params} if choice == "trainer" else {}
     if run.reference is not None:
@@ -177,7 +174,6 @@ def packed(run: Run, examples: list[Example], group_ids: bool = False) -> tuple[
 
 def update(run: Run, state: TrainState, groups: list[Group], progress: Progress) -> tuple[TrainState, Updates]:
     """The optimizer updates of one step, handed to the devices: while they compute one, the host packs the next.
-
     Without a group that has an answer in the loss, the step is skipped and counted."""
     config, updates, kept = run.config, Updates(), 0
     with run.clock.phase("pack"):
@@ -245,10 +241,8 @@ def evaluation_is_due(config: Config, progress: Progress) -> bool:
 
 
 def evaluate(run: Run, params, progress: Progress) -> dict:
-    """Accuracy on the held-out questions, with the same random numbers every time.
-
-    Raises StopRun where the run is to stop, and, before the first step, InputError where
-    checkpoint.best is no metric of the evaluation."""
+    """Accuracy on the held-out questions, with the same random numbers every time. Raises StopRun where the run
+    is to stop, and, before the first step, InputError where checkpoint.best is no metric of the evaluation."""
     settings = run.config.evaluation
     metrics = {}
     if run.held_out:

@@ -22,25 +22,16 @@ from typing import Any, NamedTuple
 
 import jax
 
-from nft_jax.config import Config
+from nft_jax.config import Config, flat
 from nft_jax.data.prompts import LoadReport, load_questions
 from nft_jax.data.stream import PromptStream, digest
+from nft_jax.model import hf
 from nft_jax.model.config import ModelConfig
-from nft_jax.model.hf import (
-    check_weights,
-    config_of,
-    eos_token_ids,
-    is_local,
-    load_params,
-    load_tokenizer,
-    read_config,
-    resolve_folder,
-)
 from nft_jax.model.hf.published import PUBLISHED
 from nft_jax.objectives.custom import record_of
 from nft_jax.record.checkpoint import Checkpoints, check_room
 from nft_jax.record.folder import claimed, is_run, read_run
-from nft_jax.record.metrics import MetricsWriter, NoWriter
+from nft_jax.record.metrics import MetricsWriter
 from nft_jax.record.trackers import require_writers
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.evaluation import HeldOut, read_held_out
@@ -79,17 +70,17 @@ def read_inputs(config: Config, *, weights: bool = True) -> Inputs:
     The headers of the weights are checked too. Without `weights` they are checked only in a local folder, and
     nothing is downloaded for them. Raises InputError, naming the field, for whatever is missing or wrong."""
     require_writers(config.writers)
-    folder = resolve_folder(config.policy.path, weights=weights)
-    model = read_config(folder)
+    folder = hf.resolve_folder(config.policy.path, weights=weights)
+    model = hf.read_config(folder)
     # `make_plan` checks it as well. Here it is told before the questions are read.
     require_positions(model, config.data.max_prompt_tokens, config.rollout.max_new_tokens)
-    tokenizer = load_tokenizer(folder)
-    if weights or is_local(config.policy.path):
-        check_weights(folder, model)
+    tokenizer = hf.load_tokenizer(folder)
+    if weights or hf.is_local(config.policy.path):
+        hf.check_weights(folder, model)
     check_reference(config, model, weights=weights)
     questions, report = load_questions(config.data, tokenizer, reward=config.verifier.reward)
     held_out, evaluated = read_held_out(config, tokenizer)
-    return Inputs(model, tokenizer, eos_token_ids(folder, tokenizer), PromptStream(questions, config.data.seed),
+    return Inputs(model, tokenizer, hf.eos_token_ids(folder, tokenizer), PromptStream(questions, config.data.seed),
                   held_out, {"data": report} | evaluated)
 
 
@@ -101,7 +92,7 @@ def preview(config: Config) -> tuple[ModelConfig, list[str]]:
     try:
         inputs = read_inputs(config, weights=False)
     except Unreachable as error:
-        model, lines = config_of(config.policy.path), []
+        model, lines = hf.config_of(config.policy.path), []
         if model is PUBLISHED.get(config.policy.path):
             lines.append(f"model: {config.policy.path} was not read; its shape is that of nft_jax.model.hf.published.")
         lines.append("Tokenizer and data were not read, or not all of them, so nothing is said of the questions: "
@@ -125,9 +116,7 @@ def require_one_run(plan: Plan, inputs: Inputs) -> None:
     if process_count() == 1:
         return
     config = plan.config
-    fields = {f"{section}.{name}" if name else section: repr(part)
-              for section, value in config.to_dict().items()
-              for name, part in (value if isinstance(value, dict) else {"": value}).items()}
+    fields = flat(config.to_dict())
     fields.pop("rollout.slots")                # depends on each machine's free memory, and changes no answer
     require_same(fields | {
         "jax": jax.__version__, "the model's config.json": repr(plan.model),
@@ -141,7 +130,7 @@ def claim(plan: Plan, fresh: bool, reports: Mapping[str, LoadReport], closing: E
     """Make the run folder and hold it until `closing`; returns a remark for the user, or "".
 
     The first process does so. The others look for the folder. Raises InputError, in all of them, as
-    `claimed`, `check_room` and `require_shared`."""
+    `claimed` and `check_room`, and where a process does not see the folder."""
     config, folder, remark = plan.config, Path(plan.config.folder), ""
     with together("making the run folder"):
         if is_first():
@@ -150,15 +139,10 @@ def claim(plan: Plan, fresh: bool, reports: Mapping[str, LoadReport], closing: E
             with replaced(folder / "skipped.json") as partial:
                 partial.write_text(json.dumps({k: r.to_json() for k, r in reports.items()}, indent=1) + "\n")
     with together("looking for the run folder"):
-        require_shared(folder)
+        if not (folder / "config.json").exists():
+            raise InputError(f"workdir is {str(folder)!r}, which the first process has made and this one does not see: "
+                             "choose a folder that all of them share (NFS, Lustre, a mounted bucket).")
     return remark
-
-
-def require_shared(folder: Path) -> None:
-    """Raises InputError where this process does not see the folder that the first one has made."""
-    if not (folder / "config.json").exists():
-        raise InputError(f"workdir is {str(folder)!r}, which the first process has made and this one does not see: "
-                         "choose a folder that all of them share (NFS, Lustre, a mounted bucket).")
 
 
 def restore_or_load(plan: Plan, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
@@ -172,7 +156,7 @@ def restore_or_load(plan: Plan, checkpoints: Checkpoints) -> tuple[TrainState, P
             progress = replace(progress, best_metric=config.checkpoint.best, best=None, best_step=None)
         return state, progress
     placements = jax.tree.map(lambda x: x.sharding, plan.state)
-    params = load_params(resolve_folder(config.policy.path), plan.model, shardings=placements.params)
+    params = hf.load_params(hf.resolve_folder(config.policy.path), plan.model, shardings=placements.params)
     first = jax.jit(partial(init_state, optimizer=make_optimizer(config.optimizer)), out_shardings=placements,
                     donate_argnums=0)
     return first(params), Progress(best_metric=config.checkpoint.best)
@@ -186,9 +170,8 @@ def remove_answers_after(folder: Path, step: int) -> None:
 
 
 def compile_programs(programs: Sequence[Program], console: Console, watchdog: Watchdog) -> None:
-    """Compile every program before the first step.
-
-    jax keeps what it compiled ahead, so the calls of the run find it. The metric `compiles` counts other calls."""
+    """Compile every program before the first step. jax keeps what it compiled ahead, so the calls of the run find
+    it. The metric `compiles` counts other calls."""
     cache, started, total = jax.config.jax_compilation_cache_dir, time.monotonic(), len(programs)
     where = f"; compiled programs are kept in {cache}" if cache else " (no compilation cache)"
     console.say(f"compiling {total} programs{where}")
@@ -219,12 +202,8 @@ def remarks(plan: Plan, sampler: Sampler, held_out: Sequence[HeldOut], asked_slo
     processes = hosts(plan.mesh)
     slots = sampler.slots * processes
     yield f"attention: {plan.compute.attention} ({plan.attention_reason})"
-    if asked_slots:
-        yield f"rollout.slots: {slots}"
-    elif remembered:
-        yield f"rollout.slots: {slots} (as the run began)"
-    else:
-        yield f"rollout.slots: {slots} (chosen from the free memory)"
+    chosen = " (as the run began)" if remembered else " (chosen from the free memory)"
+    yield f"rollout.slots: {slots}{'' if asked_slots else chosen}"
     yield from truncation_remark(plan.config)
     if processes > 1:
         yield (f"processes: {processes}, each with {sampler.mesh.size} of the {plan.mesh.size} devices; each decodes "
@@ -275,8 +254,10 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None, q
         with stop_on_signals() as stop, Console(config.steps, progress.step, quiet or not is_first()) as console, \
                 ends_together():
             writing = Writing(console.say)
-            writer = MetricsWriter(folder, progress.step or -1, config, writing) if is_first() else NoWriter()
-            closing.callback(writer.close)
+            writer = None
+            if is_first():
+                writer = MetricsWriter(folder, progress.step or -1, config, writing)
+                closing.callback(writer.close)
             for line in (*(f"{name}: {report}" for name, report in inputs.reports.items()), remark,
                          *checkpoints.set_aside, *remarks(plan, sampler, held_out, asked_slots, remembered)):
                 if line:

@@ -1,8 +1,7 @@
 """The plan of a run: its configuration with nothing left open, and what follows from the configuration alone.
 
 A training run, its dry run and its preflight all start from a plan. A plan holds no array and no compiled
-program, so its devices need not be there. It is a module of its own, beside `programs`, because settling a
-configuration compiles nothing: what a plan compiles is the business of `programs`.
+program, so its devices need not be there. `programs` says what it compiles.
 
 A configuration is settled in two parts. `settle` needs the configuration alone. `make_plan` does
 the rest, which needs the model's shape and the devices."""
@@ -52,17 +51,14 @@ class Plan:
         return self.shapes[-1]
 
     def sampler(self, tokenizer=None, eos: tuple[int, ...] = (0,)) -> Sampler:
-        """This process's sampler, with its share of the slots.
-
-        Programs depend on neither the tokenizer nor the end-of-sequence ids. Without them the
-        sampler can be compiled, but it must not sample."""
+        """This process's sampler, with its share of the slots. Programs depend on neither the tokenizer nor the
+        end-of-sequence ids. Without them the sampler can be compiled, but it must not sample."""
         return Sampler(self.model, tokenizer, eos, self.config.rollout, mesh=self.mesh,
                        max_prompt_tokens=self.config.data.max_prompt_tokens, compute=self.compute)
 
 
 def settle(config: Config) -> Config:
     """The configuration with every default decided that depends on another field; a settled one stays as it is.
-
     Raises InputError for settings that contradict the objective."""
     evaluation = config.evaluation
     if not evaluation.source and config.data.source in SOURCES:

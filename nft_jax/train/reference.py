@@ -19,9 +19,8 @@ UNSEEN = ("max_positions", "initializer_range")
 
 
 def abstract_reference(config: Config, model: ModelConfig, mesh: Mesh):
-    """The reference's parameters as jax.ShapeDtypeStruct with shardings; None in a run without a KL term.
-
-    Each parameter lies where the policy's lies."""
+    """The reference's parameters as jax.ShapeDtypeStruct with shardings; None in a run without a KL term. Each
+    parameter lies where the policy's lies."""
     if not config.terms.kl_weight:
         return None
     # In the types in which a pass reads them, norms in float32: the log-probs are bit for bit those of float32.
@@ -50,9 +49,8 @@ def check_reference(config: Config, model: ModelConfig, *, weights: bool) -> Non
 
 
 def load_reference(config: Config, model: ModelConfig, mesh: Mesh):
-    """The reference's parameters on the devices (see `abstract_reference`), streamed from its files.
-
-    Without a KL term nothing is read, and it is None."""
+    """The reference's parameters on the devices (see `abstract_reference`), streamed from its files. Without a KL
+    term nothing is read, and it is None."""
     shapes = abstract_reference(config, model, mesh)
     if shapes is None:
         return None

@@ -36,7 +36,7 @@ class Run:
     train_step: Any                            # jitted: `train.step.train_step`
     reference: Any                             # parameters of the reference; None without a KL term
     checkpoints: Checkpoints
-    writer: MetricsWriter
+    writer: MetricsWriter | None               # of the first process: the metrics are the same in all
     compiles: CompileCounter
     console: Console
     stop: Stop

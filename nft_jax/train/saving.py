@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pyarrow.parquet as pq
 
@@ -72,13 +73,13 @@ def write_row(run: Run, progress: Progress, metrics: dict) -> None:
             metrics[f"tokens_per_second/{phase}"] = metrics[tokens] / seconds[phase]
     metrics |= {f"seconds/{name}": value for name, value in seconds.items()}
     metrics |= {"compiles": run.compiles.take(), "memory/peak_mb": peak_memory_mb()}
-    run.writer.write(progress.step, metrics)
+    if run.writer is not None:
+        run.writer.write(progress.step, metrics)
     run.console.step(progress.step, metrics)
 
 
 def save_if_due(run: Run, state: TrainState, progress: Progress, metrics: dict) -> None:
-    """Starts to save every checkpoint.every steps, and where the metric checkpoint.best has a new
-    largest value."""
+    """Starts to save every checkpoint.every steps, and where the metric checkpoint.best has a new largest value."""
     config = run.config.checkpoint
     score = metrics.get(config.best)
     if progress.step and (progress.improves(score) or progress.step % config.every == 0):
@@ -89,26 +90,20 @@ def save_if_due(run: Run, state: TrainState, progress: Progress, metrics: dict) 
 def save_checkpoint(run: Run, state: TrainState, progress: Progress, score: float | None = None) -> None:
     """Starts an asynchronous save. Errors of this save and of the previous one are printed, never
     raised. Existing checkpoints are kept, and the next save is tried when it is due."""
-    try:
-        run.checkpoints.wait()
-    # orbax's threads raise what they like.
-    except Exception as error:
-        _say_failed(run, error)
-    try:
-        run.checkpoints.save(progress.step, state, progress.counters(), progress.groups(), score)
-    except Exception as error:
-        _say_failed(run, error)
+    save = partial(run.checkpoints.save, progress.step, state, progress.counters(), progress.groups(), score)
+    for attempt in (run.checkpoints.wait, save):
+        try:
+            attempt()
+        # orbax's threads raise what they like.
+        except Exception as error:
+            run.console.say(f"a checkpoint could not be written ({reason(error)}). The newest is that of step "
+                            f"{run.checkpoints.latest}; the run goes on, and the next is tried when it is due")
 
 
 def save_last(run: Run, state: TrainState, progress: Progress) -> None:
     """Starts to save the newest step, unless it is saved already."""
     if progress.step and progress.step not in (run.checkpoints.asked, run.checkpoints.latest):
         save_checkpoint(run, state, progress)
-
-
-def _say_failed(run: Run, error: Exception) -> None:
-    run.console.say(f"a checkpoint could not be written ({reason(error)}). The newest is that of step "
-                    f"{run.checkpoints.latest}; the run goes on, and the next is tried when it is due")
 
 
 def finish_writing(run: Run, state: TrainState, progress: Progress, write_results: Callable[[], None]) -> None:

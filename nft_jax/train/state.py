@@ -90,9 +90,6 @@ def state_shardings(param_shapes, optimizer: optax.GradientTransformation, mesh:
     return TrainState(placements, moments, sharding(mesh))
 
 
-# ---- the optimizer ---------------------------------------------------------------------------------------------
-
-
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     """Clip by global norm, then AdamW.
 
@@ -106,8 +103,7 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def clip_by_norm(limit: float) -> optax.GradientTransformationExtraArgs:
-    """Scales gradients down to the global norm `limit`. `update` takes their `norm`, which the step has
-    already."""
+    """Scales gradients down to the global norm `limit`. `update` takes their `norm`, which the step has already."""
     def update(gradient, state, params=None, *, norm, **_):
         # One factor, unlike optax.clip_by_global_norm: XLA recomputes a product where the moments need
         # it, but keeps a quotient, which would be a second gradient in memory.
@@ -118,10 +114,8 @@ def clip_by_norm(limit: float) -> optax.GradientTransformationExtraArgs:
 
 
 def learning_rate(config: OptimizerConfig, update: int) -> float:
-    """The rate of optimizer update `update` (from 0): linear from a tenth of the rate over the warm-up,
-    then constant.
-
-    The official code starts at 0, which wastes the first rollout."""
+    """The rate of optimizer update `update` (from 0): linear from a tenth of the rate over the warm-up, then
+    constant. The official code starts at 0, which wastes the first rollout."""
     # Not optax.linear_schedule: it computes in float32, and its last bits differ from these.
     if update >= config.warmup_updates:
         return config.learning_rate

@@ -48,8 +48,7 @@ def batch_shardings(mesh: Mesh) -> TrainBatch:
 
 
 def place_batch(batch: TrainBatch, mesh: Mesh) -> TrainBatch:
-    """Numpy arrays (or their shapes), which every process has in full, as the programs take them
-    (`mesh.place`)."""
+    """Numpy arrays (or their shapes), which every process has in full, as the programs take them (`mesh.place`)."""
     shardings = batch_shardings(mesh)
     return TrainBatch(*(x if x is None else place(x, where) for x, where in zip(batch, shardings, strict=True)))
 
@@ -69,10 +68,8 @@ def loss_inputs(batch: TrainBatch, loss_config: ObjectiveConfig, entropies=None)
 
 
 def micro_loss(params, batch: TrainBatch, temperature, loss: Loss, whole=None):
-    """The weighted loss of one micro-batch, and its tally.
-
-    `whole` is this micro-batch's part of `whole_loss`, for a loss over whole groups. The batch has
-    `reference_logprobs` where the terms have a KL."""
+    """The weighted loss of one micro-batch, and its tally. `whole` is this micro-batch's part of `whole_loss`,
+    for a loss over whole groups. The batch has `reference_logprobs` where the terms have a KL."""
     logprobs, entropy = token_logprobs(params, loss.model, batch.tokens, batch.positions, batch.segment_ids,
                                        wanted=batch.weight > 0, temperature=temperature, compute=loss.compute)
     added = term_losses(loss.terms, logprobs, entropy, batch.reference_logprobs)

@@ -30,12 +30,8 @@ MOST_FILES = 20      # skipped batches kept for one run: the first ones are the 
 _STEEPNESS, _LIMIT = 100.0, 20.0
 
 
-# ---- on the devices --------------------------------------------------------------------------------------------
-
-
 def tally(loss, metrics, coefficient, entropy, weight, rewards) -> dict[str, jax.Array]:
     """Values per token [R, T] -> sums (keys `sum/...`, `count/...`), maxima (`max/...`), histograms (`hist/...`).
-
     A token counts as positive where the reward of its answer is at least one half."""
     inside = weight > 0
     out = {"sum/loss": (weight * loss).sum(), "count/tokens": inside.sum().astype(jnp.float32),
@@ -67,9 +63,6 @@ def _bin(log_ratio):
     return jnp.clip(((scaled + 1) / 2 * HISTOGRAM_BINS).astype(jnp.int32), 0, HISTOGRAM_BINS - 1)
 
 
-# ---- on the host -----------------------------------------------------------------------------------------------
-
-
 def quantile(histogram: np.ndarray, q: float) -> float:
     """The ratio below which a share `q` of the tokens lies, to the width of a bin (1% near ratio 1)."""
     place = int(np.searchsorted(np.cumsum(histogram), q * histogram.sum()))
@@ -78,8 +71,7 @@ def quantile(histogram: np.ndarray, q: float) -> float:
 
 
 def summarise(total: dict[str, np.ndarray], updates: int) -> dict[str, float]:
-    """The metrics of `updates` optimizer updates from their combined tally. A sign without tokens has
-    no ratio."""
+    """The metrics of `updates` optimizer updates from their combined tally. A sign without tokens has no ratio."""
     tokens = float(total["count/tokens"])
     negatives = float(total["count/negative"])
     out = {
@@ -109,9 +101,8 @@ class Updates:
     metrics: dict = field(default_factory=dict)                                 # what the host knew before
 
     def finish(self) -> tuple[dict, list[int]]:
-        """Waits for the updates: their metrics, and the numbers (from 0) of those that were not finite.
-
-        The metrics are over the updates that were taken; the skipped ones are only counted."""
+        """Waits for the updates: their metrics, and the numbers (from 0) of those that were not finite. The
+        metrics are over the updates that were taken; the skipped ones are only counted."""
         tallies, norms = jax.device_get((self.tallies, self.norms))
         skipped = [i for i, each in enumerate(tallies) if each["count/nonfinite"]]
         taken = [i for i in range(len(tallies)) if i not in skipped]
@@ -143,13 +134,9 @@ class Rollouts:
         return sum(len(r.tokens) for group in self.seen for r in group.rollouts)
 
 
-# ---- updates that were not finite ------------------------------------------------------------------------------
-
-
 def nonfinite_logprobs(groups: list[Group]) -> int:
-    """Tokens whose old log-prob is not finite.
-
-    An update that gets a NaN is skipped; objectives with a bounded ratio train on an infinite log-prob."""
+    """Tokens whose old log-prob is not finite. An update that gets a NaN is skipped; objectives with a bounded
+    ratio train on an infinite log-prob."""
     return sum(int((~np.isfinite(old)).sum()) for group in groups for old in group.old_logprobs or ())
 
 

@@ -23,12 +23,9 @@ _lock = threading.Lock()
 
 
 def verify(responses: Sequence[str], golds: Sequence[str], mode: Mode = "equivalent") -> list[Verdict]:
-    """Verdicts on responses against their golds: one for each response, in order.
-
-    Workers start when the first answer needs one, and stay until the process ends. For other
-    settings or another lifetime use `Verifier`. Raises InputError for lengths that differ, elements
-    that are no strings, and unknown modes.
-    """
+    """Verdicts on responses against their golds: one for each response, in order. Workers start when the first
+    answer needs one, and stay until the process ends; `Verifier` has other settings and lifetimes. Raises
+    InputError for lengths that differ, elements that are no strings, and unknown modes."""
     if mode not in MODES:
         raise InputError(f"mode is {mode!r}: use one of {', '.join(MODES)}.")
     with _lock:

@@ -38,8 +38,7 @@ def read(path: Path) -> list[dict]:
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError as problem:
-            raise InputError(f"FILE is {str(path)!r}: line {number} is not JSON ({problem}). Mend or remove it."
-                             ) from problem
+            raise InputError(f"FILE is {str(path)!r}: line {number} is not JSON ({problem}).") from problem
     return rows
 
 
@@ -58,7 +57,6 @@ def column(rows: list[dict], names: tuple[str, ...], what: str, optional: bool =
 
 
 def write(path: Path, responses: list[str], golds: list[str], verdicts: list[Verdict]) -> None:
-    """Write the table, one row for each answer."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

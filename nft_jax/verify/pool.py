@@ -1,14 +1,12 @@
 """`Verifier`: one verdict per answer, in order, whatever the answers do to the processes that judge them.
 
 The life of an answer:
-1. `submit` extracts it and decides the cheap cases in the calling thread
-   (`nft_jax.verify.maths.judge.quick_verdict`). Any other reward
-   (`nft_jax.verify.rewards.registry`) decides nothing here: all its answers go to workers.
+1. `submit` extracts it and decides the cheap cases in the calling thread (`maths.judge.quick_verdict`). With
+   another reward than maths (`rewards.registry`), all answers go to workers.
 2. The answers left over, each once, join the queue of one dispatcher thread as tasks.
-3. The dispatcher gives a task to an idle worker with a deadline. A worker past its deadline is
-   killed (outcome timeout), unless the machine is so busy that it has hardly run. A task whose
-   worker died is tried once more in a fresh worker; if that one dies too, its outcome is error,
-   without a reward.
+3. The dispatcher gives a task to an idle worker with a deadline. A worker past its deadline is killed (outcome
+   timeout), unless the machine is so busy that it has hardly run. A task whose worker died is tried once more
+   in a fresh worker; if that one dies too, its outcome is error, without a reward.
 4. A future is done when its last answer has a verdict.
 
 Linux and macOS. On macOS the memory limit is not enforced, deadlines are, and `start` says so.
@@ -67,17 +65,16 @@ class _Batch:
 
 
 class Verifier:
-    """Judges answers against golds, one verdict per answer and in order; safe to use from any thread.
-
-    `start` returns at once and loads the workers in the background, so it may be called before JAX
-    starts; otherwise the first `submit` calls it. A context manager; `close` ends every process.
-    `counts` holds the outcomes so far.
-    """
+    """Judges answers against golds, one verdict per answer and in order; safe to use from any thread. A context
+    manager; `close` ends every process. `counts` holds the outcomes so far, `restarts` the replaced workers."""
 
     def __init__(self, config: VerifierConfig | None = None):
         """Raises InputError for a reward that does not exist, or that a worker cannot import."""
         self.config = config or VerifierConfig()
-        self.reward = None if self.config.reward == "math" else _loadable(lookup(self.config.reward))
+        self.reward = None if self.config.reward == "math" else lookup(self.config.reward)
+        if self.reward is not None and not self.reward.home:
+            raise InputError(f"verifier.reward is {self.reward.name!r}: no worker can import what a notebook or "
+                             "standard input defines. Write it to a file and pass file.py:function.")
         self.counts: Counter[str] = Counter()
         self.restarts = 0
         self._lock = threading.Lock()
@@ -99,8 +96,8 @@ class Verifier:
         self.close()
 
     def start(self) -> Verifier:
-        """Begin loading the workers in the background; does nothing when they are there. Raises InputError when
-        the reward refuses this machine (no sandbox for programs)."""
+        """Begin loading the workers in the background (before JAX starts, say; the first `submit` calls it
+        too). Raises InputError when the reward refuses this machine (no sandbox for programs)."""
         with self._lock:
             if self._thread is None or not self._thread.is_alive():
                 if self.reward is not None and self.reward.prepare is not None:
@@ -123,13 +120,10 @@ class Verifier:
 
     def submit(self, responses: Sequence[str], golds: Sequence[str],
                prompts: Sequence[str] | None = None) -> Future[list[Verdict]]:
-        """The verdicts of one group as a future. What needs no worker is decided before this returns.
-
-        `prompts` are the questions, for rewards that read them ("" each when not given). Raises
-        InputError when the lengths differ or an element is not a string. The future raises
-        InputError when the workers cannot start or a reward is not in [0, 1], and RuntimeError when
-        the verifier is closed before the verdicts are there.
-        """
+        """The verdicts of one group as a future; `prompts` are the questions, for rewards that read them.
+        Raises InputError when the lengths differ or an element is not a string. The future raises InputError
+        when the workers cannot start or a reward is not in [0, 1], and RuntimeError when the verifier is closed
+        first."""
         responses, golds, prompts = _checked(responses, golds, prompts)
         batch = _Batch(len(responses))
         if self.reward is not None:
@@ -165,7 +159,6 @@ class Verifier:
 
     @property
     def worker_pids(self) -> tuple[int, ...]:
-        """Process ids of the workers at this moment."""
         return tuple(worker.pid for worker in self._workers)
 
     # In the calling thread.
@@ -211,8 +204,7 @@ class Verifier:
     def _wake(self) -> None:
         try:
             self._wake_writer.send(b"\0")
-        except OSError:
-            # A full socket: the dispatcher is awake already. A closed one: it has ended.
+        except OSError:               # full: the dispatcher is awake already; closed: it has ended
             return
 
     def _finish(self, batch: _Batch) -> None:
@@ -279,7 +271,6 @@ class Verifier:
                 self._replace_worker(forker, worker)
 
     def _hand_out(self, worker: Worker) -> None:
-        """Give the next task of the queue to a worker."""
         with self._lock:
             if not self._queue:
                 return
@@ -287,12 +278,10 @@ class Verifier:
             task = self._tasks[number]
         task.attempts += 1
         worker.begin(number, self.config.deadline * len(task.key.responses))
-        # ASCII JSON: half surrogates pass as escapes.
-        message = json.dumps([number, *task.key]).encode()
         try:
-            worker.connection.send_bytes(message)
-        except OSError:
-            # The worker has died: its connection is ready, and `_collect` sees the end.
+            # ASCII JSON: half surrogates pass as escapes.
+            worker.connection.send_bytes(json.dumps([number, *task.key]).encode())
+        except OSError:               # the worker has died: its connection is ready, and `_collect` sees the end
             return
 
     def _collect(self, forker: Forker, worker: Worker) -> None:
@@ -339,7 +328,6 @@ class Verifier:
         return Forker(self.config, self.reward)
 
     def _deliver_same(self, number: int, outcome: Outcome, reason: str) -> None:
-        """The same finding for every answer of a task."""
         self._deliver(number, [(outcome, reason, None)] * len(self._tasks[number].key.responses))
 
     def _deliver(self, number: int, findings: Sequence[tuple[Outcome, str, float | None]]) -> None:
@@ -348,10 +336,7 @@ class Verifier:
         with self._lock:
             task = self._tasks.pop(number)
             del self._pending[task.key]
-        if self.reward is None:
-            extracted = task.key.responses
-        else:
-            extracted = [extract(response) for response in task.key.responses]
+        extracted = task.key.responses if self.reward is None else list(map(extract, task.key.responses))
         verdicts = [verdict(outcome, answer, reason, value)
                     for (outcome, reason, value), answer in zip(findings, extracted, strict=True)]
         if self.reward is None:
@@ -394,13 +379,6 @@ def _tasks_of(reward: Reward, prompts: list[str], responses: list[str],
         return [(_Key(tuple(prompts), tuple(responses), tuple(golds)), tuple(range(len(responses))))]
     return [(_Key((prompt,), (response,), (gold,)), (i,))
             for i, (prompt, response, gold) in enumerate(zip(prompts, responses, golds, strict=True))]
-
-
-def _loadable(reward: Reward) -> Reward:
-    if not reward.home:
-        raise InputError(f"verifier.reward is {reward.name!r}: it was defined where a worker process cannot import it "
-                         "(a notebook, or standard input). Write it to a file and pass file.py:function.")
-    return reward
 
 
 def _checked(responses: Sequence[str], golds: Sequence[str],

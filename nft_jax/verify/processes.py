@@ -35,7 +35,6 @@ class Worker:
     cpu_before: float = 0.0           # CPU seconds of the worker when it got the task
 
     def begin(self, task: int, seconds: float) -> None:
-        """Note that the worker has the task, and these seconds of wall clock for it."""
         self.task, self.deadline, self.extensions = task, time.monotonic() + seconds, 0
         self.cpu_before = self._cpu()[1]
 
@@ -105,7 +104,6 @@ class Forker:
             return Worker(Connection(ours.detach()), self.reply("forked"))
 
     def end(self, worker: Worker) -> None:
-        """Kill a worker."""
         worker.connection.close()
         self.control.sendall(f"end {worker.pid}\n".encode())
         self.reply("ended")

@@ -1,13 +1,10 @@
 """The processes behind the pool: a forker that has the judge loaded, and its workers.
 
-1. The forker is a fresh interpreter: it is no fork of a process that runs JAX, and never imports
-   the user's script.
+1. The forker is a fresh interpreter: no fork of a process that runs JAX, and it never imports the user's script.
 2. The pool sends it "fork" with one end of a new socket; the forker forks a worker that owns this end.
 3. The worker judges the tasks that arrive on its socket, until the pool closes the other end.
-4. The pool sends "end PID", and the forker kills and reaps the worker. Only the parent can do this
-   safely: it keeps the process id reserved until it reaps, so no other process is hit.
-
-No jax in here.
+4. The pool sends "end PID", and the forker kills and reaps the worker. Only the parent can do this safely: it
+   keeps the process id reserved until it reaps, so no other process is hit.
 """
 from __future__ import annotations
 
@@ -81,11 +78,9 @@ def _guarded(clock: _CpuClock, judge: Judge, prompts: list[str], responses: list
         failure = "too_large", "more memory than a worker may have", None
     except RecursionError:
         failure = "too_large", "nested too deeply", None
-    except InputError as problem:
-        # The reward itself is wrong: the pool raises this error.
+    except InputError as problem:     # the reward itself is wrong: the pool raises this error
         failure = "unusable", str(problem), None
-    except Exception as problem:
-        # The verifier's own failure: it is reported, and earns no reward.
+    except Exception as problem:      # the verifier's own failure: it is reported, and earns no reward
         failure = "error", f"{type(problem).__name__}: {problem}", None
     return [failure] * len(responses)
 
@@ -172,7 +167,6 @@ def serve(connection: Connection, service: Service) -> None:
 
 
 def _fork(connection: socket.socket, control: socket.socket, prctl, service: Service) -> int:
-    """Fork a worker that serves `connection`; returns its process id."""
     forker_pid = os.getpid()
     pid = os.fork()
     if pid:
@@ -201,11 +195,9 @@ def _wait_for_request(control: socket.socket, parent: int) -> bool:
 
 def forker(control_fd: int, memory_bytes: int, cpu_seconds: float, home: tuple[str, str] | None,
            allow_weak_sandbox: bool) -> None:
-    """Answer the pool's requests: "fork" with a socket, "end PID".
-
-    `home` is the reward's module and name; None is maths. The forker and all its workers end when
-    the pool's process dies or closes its end of the control socket.
-    """
+    """Answer the pool's requests: "fork" with a socket, "end PID". `home` is the reward's module and name; None
+    is maths. The forker and its workers end when the pool's process dies or closes its end of the control
+    socket."""
     parent = os.getppid()
     control = socket.socket(fileno=control_fd)
     # Ctrl-C is for the training process, which closes the pool.

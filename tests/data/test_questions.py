@@ -8,12 +8,8 @@ from nft_jax.data.sources import read_rows
 
 
 @pytest.mark.parametrize(("row", "gold"), [
-    ({"answer": "42"}, "42"),
-    ({"answer": 42}, "42"),
-    ({"answer": 0}, "0"),
-    ({"answer": 0.5}, "0.5"),
-    ({"answer": ["7"]}, "7"),
-    ({"answer": 142.0}, "142"),
+    ({"answer": "42"}, "42"), ({"answer": 42}, "42"), ({"answer": 0}, "0"), ({"answer": 0.5}, "0.5"),
+    ({"answer": ["7"]}, "7"), ({"answer": 142.0}, "142"),
     ({"final_answer": ["$2$", "$-1$"], "solution": ["Long.", "Text."]}, "$2$, $-1$"),
     ({"answer": str(["x" * 150, "y" * 150])}, str(["x" * 150, "y" * 150])),
     ({"answer": "She has 3 + 4 = <<3+4=7>>7 eggs.\n#### 7"}, "7"),
@@ -28,17 +24,11 @@ def test_gold_layouts(row, gold):
 
 
 @pytest.mark.parametrize(("row", "reason"), [
-    ({}, "no_answer"),
-    ({"answer": None}, "no_answer"),
-    ({"answer": float("nan")}, "no_answer"),
-    ({"answer": "#### "}, "bad_gold"),
-    ({"reward_model": {"style": "rule"}}, "no_answer"),
-    ({"answer": True}, "bad_gold"),
-    ({"answer": ["1", "2"]}, "bad_gold"),
-    ({"answer": {"value": 3}}, "bad_gold"),
-    ({"solution": "We argue\nat length, without a box."}, "bad_gold"),
+    ({}, "no_answer"), ({"answer": None}, "no_answer"), ({"answer": float("nan")}, "no_answer"),
+    ({"reward_model": {"style": "rule"}}, "no_answer"), ({"answer": "#### "}, "bad_gold"),
+    ({"answer": True}, "bad_gold"), ({"answer": ["1", "2"]}, "bad_gold"), ({"answer": {"value": 3}}, "bad_gold"),
+    ({"solution": "We argue\nat length, without a box."}, "bad_gold"), ({"answer": "{1"}, "bad_gold"),
     ({"solution": "not closed \\boxed{3"}, "bad_gold"),
-    ({"answer": "{1"}, "bad_gold"),
 ])
 def test_unusable_golds(row, reason):
     with refused(reason, kind=Unusable) as caught:

@@ -17,24 +17,13 @@ import signal
 import sys
 import traceback
 import zlib
-from concurrent.futures import Future
 from pathlib import Path
 
 import jax
 
-from nft_jax.config import (
-    BatchConfig,
-    CheckpointConfig,
-    Config,
-    DataConfig,
-    EvaluationConfig,
-    MeshConfig,
-    OptimizerConfig,
-    PolicyConfig,
-    RolloutConfig,
-)
+from nft_jax import config
 from nft_jax.train import loop
-from nft_jax.types import Verdict
+from tests.support.runs import Judge
 
 STEPS = 6
 # Audit events that change a folder, and which of their arguments is the path.
@@ -44,26 +33,22 @@ EVENTS = {"open": 0, "os.rename": 1, "os.remove": 0, "os.rmdir": 0, "os.mkdir": 
 RANDOM = re.compile(r"(?<=saving-)\w+|[0-9a-f]{16,}|[0-9]+")
 
 
-def config_of(chain: dict) -> Config:
-    return Config(
-        workdir=chain["folder"], steps=STEPS, policy=PolicyConfig(path=chain["model"]),
-        data=DataConfig(source="arithmetic", max_prompt_tokens=24, limit=50), mesh=MeshConfig(*chain["mesh"]),
-        rollout=RolloutConfig(prompts_per_step=3, samples_per_prompt=4, max_new_tokens=24, slots=8, block_size=8),
-        batch=BatchConfig(updates_per_step=2, row_length=64, rows_per_micro_batch=8),
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_updates=4),
-        evaluation=EvaluationConfig(questions=3, samples=2, every=2),
-        checkpoint=CheckpointConfig(every=1, keep=1, keep_every=3, best="evaluation/accuracy/all"))
+def config_of(chain: dict) -> config.Config:
+    return config.Config(
+        workdir=chain["folder"], steps=STEPS, policy=config.PolicyConfig(path=chain["model"]),
+        data=config.DataConfig(source="arithmetic", max_prompt_tokens=24, limit=50),
+        mesh=config.MeshConfig(*chain["mesh"]),
+        rollout=config.RolloutConfig(prompts_per_step=3, samples_per_prompt=4, max_new_tokens=24, slots=8,
+                                     block_size=8),
+        batch=config.BatchConfig(updates_per_step=2, row_length=64, rows_per_micro_batch=8),
+        optimizer=config.OptimizerConfig(learning_rate=1e-3, warmup_updates=4),
+        evaluation=config.EvaluationConfig(questions=3, samples=2, every=2),
+        checkpoint=config.CheckpointConfig(every=1, keep=1, keep_every=3, best="evaluation/accuracy/all"))
 
 
-class Judge:
-    """Nothing to learn from every third question; otherwise the text decides, so that accuracies differ, with rewards
-    that float32 does not hold. (A surplus of groups is the rule: a second batch asks for more than are missing.)"""
-
-    def submit(self, responses, golds, prompts=None):
-        future, learnable = Future(), int(golds[0]) % 3
-        future.set_result([Verdict("right", 0.7) if learnable and zlib.crc32(text.encode()) % 3 == 0
-                           else Verdict("wrong", 0.1) for text in responses])
-        return future
+# Nothing to learn from every third question; otherwise the text decides, so that accuracies differ, with rewards that
+# float32 does not hold. (A surplus of groups is the rule: a second batch asks for more than are missing.)
+JUDGE = Judge(lambda i, text, gold: 0.7 if int(gold) % 3 and zlib.crc32(text.encode()) % 3 == 0 else 0.1)
 
 
 def path_of(event: str, arguments: tuple) -> Path | None:
@@ -124,7 +109,7 @@ def start(chain: dict, kill: tuple[str, int, bool] | None = None) -> tuple[int, 
     try:
         jax.config.update("jax_num_cpu_devices", chain["devices"])
         watch(folder, record, kill)
-        loop.train(config_of(chain), verifier=Judge(), quiet=True)
+        loop.train(config_of(chain), verifier=JUDGE, quiet=True)
         sys.stdout.flush()
         os._exit(0)
     except BaseException:

@@ -4,10 +4,11 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from runs import assert_same_run
 
 import nft_jax
 from nft_jax.config import TermsConfig
-from nft_jax.record.metrics import comparable, read_metrics
+from nft_jax.record.metrics import read_metrics
 from nft_jax.record.rollouts import table_to_groups
 
 ALL = TermsConfig(kl_weight=0.1, kl_estimator="k3", entropy_weight=0.01, mismatch="token", mismatch_cap=1.0,
@@ -27,13 +28,8 @@ def folders(tmp_path_factory, small_run):
 
 
 def test_a_run_with_every_term_resumes_exactly(folders):
-    rows, again = (read_metrics(folder / "metrics.jsonl") for folder in folders)
-    assert [comparable(row) for row in rows] == [comparable(row) for row in again]
-    assert rows[1]["groups/carried"] > 0, "some groups must go through the checkpoint"
-    tables = [[pq.read_table(folder / f"rollouts/step_00000{step}.parquet") for step in (1, 2)] for folder in folders]
-    assert all(a.equals(b) for a, b in zip(*tables, strict=True))
-    weights = [(folder / "model/model.safetensors").read_bytes() for folder in folders]
-    assert weights[0] == weights[1]
+    assert_same_run(*folders)
+    assert read_metrics(folders[0] / "metrics.jsonl")[1]["groups/carried"] > 0, "some must go through the checkpoint"
 
 
 def test_metrics_of_the_terms(folders):

@@ -2,40 +2,32 @@
 import dataclasses
 import json
 import shutil
-from concurrent.futures import Future
 
 import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from runs import Judge, use_devices
 
 from nft_jax.config import BatchConfig, CheckpointConfig, DataConfig, EvaluationConfig, PolicyConfig, RolloutConfig
 from nft_jax.model import decoder
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.hf import save_params
 from nft_jax.record.metrics import read_metrics
-from nft_jax.runtime.mesh import make_mesh
 from nft_jax.train.loop import train
-from nft_jax.types import Verdict
 
 MODEL = ModelConfig("qwen3", vocab_size=151_936, hidden_size=32, intermediate_size=64, num_layers=2, num_heads=4,
                     num_kv_heads=2, head_dim=16, max_positions=1024, tie_embeddings=True, qk_norm=True)
 
 
-class ByLength:
-    """Stands in for a verifier: a random model is never right, so answers of even length are."""
-
-    def submit(self, responses, golds, prompts=None):
-        future = Future()
-        future.set_result([Verdict("right", 1.0) if len(text) % 2 == 0 else Verdict("wrong", 0.0)
-                           for text in responses])
-        return future
+# Stands in for a verifier: a random model is never right, so answers of even length are.
+BY_LENGTH = Judge(lambda i, text, gold: float(len(text) % 2 == 0))
 
 
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch):
     """The vocabulary of 151,936 is slow enough without eight virtual devices."""
-    monkeypatch.setattr("nft_jax.train.plan.make_mesh", lambda config, devices: make_mesh(config, jax.devices()[:1]))
+    use_devices(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +55,7 @@ def config(small_run, folder, workdir, source):
 @pytest.mark.parametrize("name", ["gsm8k_train.jsonl", "dapo_schema_sample.parquet"])
 def test_two_whole_steps(small_run, folder, data_folder, tmp_path, name):
     run = config(small_run, folder, tmp_path / "run", data_folder / "data" / name)
-    summary = train(run, verifier=ByLength(), quiet=True)
+    summary = train(run, verifier=BY_LENGTH, quiet=True)
     assert summary["finished"] and summary["steps"] == 2 and summary["tokens_kept"] > 0
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [row["step"] for row in rows] == [0, 1, 2]
@@ -93,7 +85,7 @@ def test_a_model_that_is_never_right_skips_its_steps_and_ends(small_run, folder,
 
 def test_surplus_groups_are_carried_with_their_old_logprobs(small_run, tmp_path):
     """Every third prompt teaches nothing, so later batches overshoot: what is left over opens the next step."""
-    class EveryThird(ByLength):
+    class EveryThird(Judge):
         calls = 0
 
         def submit(self, responses, golds, prompts=None):
@@ -106,7 +98,7 @@ def test_surplus_groups_are_carried_with_their_old_logprobs(small_run, tmp_path)
 
     run = small_run(tmp_path / "run", steps=3, evaluation=EvaluationConfig(questions=2, samples=2, every=0))
     run = dataclasses.replace(run, rollout=dataclasses.replace(run.rollout, prompts_per_step=7))
-    train(run, verifier=EveryThird(), quiet=True)
+    train(run, verifier=EveryThird(BY_LENGTH.reward), quiet=True)
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")[1:]
     assert all(row["groups/kept"] == 7 for row in rows) and any(row["groups/carried"] for row in rows)
     kept = [sorted({row["prompt_index"] for row in pq.read_table(path).to_pylist() if row["kept"]})

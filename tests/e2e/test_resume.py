@@ -2,16 +2,17 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
+from runs import assert_same_run, steps_done
 
-from nft_jax.record.metrics import comparable, read_metrics
+from nft_jax.record.metrics import read_metrics
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--steps", "5", "--checkpoint.every", "2", "--rollout.prompts-per-step", "6", "--rollout.samples-per-prompt",
@@ -45,11 +46,6 @@ def wait_until(process, condition):
         time.sleep(0.02)
 
 
-def steps_done(workdir):
-    path = workdir / "metrics.jsonl"
-    return max((row["step"] for row in read_metrics(path)), default=-1) if path.exists() else -1
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, environment):
     workdir = tmp_path_factory.mktemp("uninterrupted")
@@ -57,35 +53,16 @@ def uninterrupted(tmp_path_factory, environment):
     return workdir
 
 
-def assert_same_run(workdir, expected):
-    rows, wanted = (read_metrics(folder / "metrics.jsonl") for folder in (workdir, expected))
-    assert [comparable(row) for row in rows] == [comparable(row) for row in wanted]
-    assert [row["step"] for row in rows] == list(range(6))
-    for path in sorted((expected / "rollouts").iterdir()):
-        assert pq.read_table(workdir / "rollouts" / path.name).equals(pq.read_table(path)), path.name
-    assert len(list((workdir / "rollouts").iterdir())) == 5
-    assert (workdir / "model/model.safetensors").read_bytes() == (expected / "model/model.safetensors").read_bytes()
-
-
-def test_killed_between_checkpoints_and_after_one(tmp_path, uninterrupted, environment):
-    process = start(tmp_path, environment)
-    wait_until(process, lambda: steps_done(tmp_path) >= 3)              # the newest checkpoint is that of step 2
-    process.kill()
-    process.wait()
-    assert not (tmp_path / "summary.json").exists()
-    process = start(tmp_path, environment)
-    wait_until(process, lambda: (tmp_path / "checkpoints" / "4").exists())
-    process.kill()
-    process.wait()
-    finish(start(tmp_path, environment))
-    assert_same_run(tmp_path, uninterrupted)
-
-
-def test_killed_before_the_first_checkpoint(tmp_path, uninterrupted, environment):
-    process = start(tmp_path, environment)
-    wait_until(process, lambda: steps_done(tmp_path) >= 1)
-    process.kill()
-    process.wait()
+# There are checkpoints of steps 2 and 4.
+@pytest.mark.parametrize("kills", [
+    [lambda folder: steps_done(folder) >= 3, lambda folder: (folder / "checkpoints" / "4").exists()],
+    [lambda folder: steps_done(folder) >= 1]], ids=["between checkpoints and after one", "before the first checkpoint"])
+def test_killed(tmp_path, uninterrupted, environment, kills):
+    for reached in kills:
+        process = start(tmp_path, environment)
+        wait_until(process, lambda reached=reached: reached(tmp_path))
+        process.kill()
+        process.wait()
     finish(start(tmp_path, environment))
     assert_same_run(tmp_path, uninterrupted)
 
@@ -105,7 +82,6 @@ def test_a_signal_finishes_the_step_saves_and_exits_with_zero(tmp_path, uninterr
 
 
 def test_another_configuration_is_refused_and_fresh_starts_over(tmp_path, uninterrupted, environment):
-    import shutil
     workdir = tmp_path / "run"
     shutil.copytree(uninterrupted, workdir)
     (workdir / "notes.txt").write_text("mine")
@@ -120,31 +96,9 @@ def test_another_configuration_is_refused_and_fresh_starts_over(tmp_path, uninte
 
 def test_a_finished_run_can_go_on_further(tmp_path, uninterrupted, environment):
     """Stopping at 5 and going on to 6 equals going to 6 at once, except for the evaluation that ended the first."""
-    import shutil
     workdir = tmp_path / "run"
     shutil.copytree(uninterrupted, workdir)
     finish(start(workdir, environment, "--steps", "6"))
     finish(start(tmp_path / "straight", environment, "--steps", "6"))
     a, b = ((folder / "model/model.safetensors").read_bytes() for folder in (workdir, tmp_path / "straight"))
     assert a == b
-
-
-@pytest.mark.parametrize("field", ["policy.path", "data.source"])
-def test_a_run_never_writes_over_its_own_inputs(tmp_path, environment, field):
-    import shutil
-    model = shutil.copytree(ROOT / "nft_jax" / "assets" / "nano", tmp_path / "run" / "model")
-    questions = tmp_path / "run" / "questions.jsonl"
-    questions.write_text('{"problem": "1+1", "answer": "2"}\n')
-    source = str(model if field == "policy.path" else questions)
-    process = start(tmp_path / "run", environment, "--fresh", f"--{field}", source)
-    output, _ = process.communicate(timeout=200)
-    assert process.returncode == 2 and f"{field} is" in output and "lies in the run folder" in output
-    assert (model / "model.safetensors").exists() and questions.exists()
-
-
-def test_a_folder_that_is_no_run_is_left_alone(tmp_path, environment):
-    (tmp_path / "config.json").write_text('{"architectures": ["Qwen3ForCausalLM"]}')
-    process = start(tmp_path, environment, "--fresh")
-    output, _ = process.communicate(timeout=200)
-    assert process.returncode == 2 and "is not that of a run" in output
-    assert "Qwen3" in (tmp_path / "config.json").read_text()

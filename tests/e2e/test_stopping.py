@@ -4,60 +4,39 @@ import errno
 import json
 import os
 import shutil
-from concurrent.futures import Future
 from dataclasses import replace
 
-import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from refusal import refused
+from runs import EVERY_OTHER, assert_same_run
 from safetensors.numpy import load_file
 
 from nft_jax.config import CheckpointConfig, DataConfig, EvaluationConfig, GuardConfig, RolloutConfig
 from nft_jax.record.checkpoint import Checkpoints
-from nft_jax.record.metrics import comparable, read_metrics
-from nft_jax.runtime.mesh import make_mesh
+from nft_jax.record.metrics import read_metrics
 from nft_jax.train import loop, saving
 from nft_jax.train.run import Run
-from nft_jax.types import Halted, Verdict
+from nft_jax.types import Halted
 
 STEPS = 4
 
 
-class EveryOther:
-    """Half of the answers are right, whatever the model says."""
-
-    def submit(self, responses, golds, prompts=None):
-        future = Future()
-        future.set_result([Verdict("right", 1.0) if i % 2 else Verdict("wrong", 0.0) for i in range(len(responses))])
-        return future
-
-
 @pytest.fixture(scope="module")
-def config(small_run, tmp_path_factory):
+def config(small_run, compiled_once):
     """Runs on one device that share what is compiled; they evaluate after steps 2 and 4."""
-    patch = pytest.MonkeyPatch()
-    patch.setattr("nft_jax.train.plan.make_mesh", lambda config, devices: make_mesh(config, jax.devices()[:1]))
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = [getattr(jax.config, name) for name in names]
-    for name, value in zip(names, (str(tmp_path_factory.mktemp("compiled")), 0.0), strict=True):
-        jax.config.update(name, value)
-
     def make(workdir, every=100, best="", **guard):
         return small_run(workdir, steps=STEPS, data=DataConfig(source="arithmetic", max_prompt_tokens=24, limit=50),
                          evaluation=EvaluationConfig(questions=2, samples=2, every=2),
                          checkpoint=CheckpointConfig(every=every, best=best), guard=GuardConfig(**guard),
                          rollout=RolloutConfig(prompts_per_step=4, samples_per_prompt=4, max_new_tokens=32, slots=16,
                                                block_size=8))
-    yield make
-    for name, value in zip(names, before, strict=True):
-        jax.config.update(name, value)
-    patch.undo()
+    return make
 
 
 def train(config):
-    return loop.train(config, verifier=EveryOther(), quiet=True)
+    return loop.train(config, verifier=EVERY_OTHER, quiet=True)
 
 
 @pytest.fixture(scope="module")
@@ -66,17 +45,6 @@ def whole(config, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     train(config(folder))
     return folder
-
-
-def assert_same_run(folder, whole):
-    rows, wanted = (read_metrics(each / "metrics.jsonl") for each in (folder, whole))
-    assert [comparable(row) for row in rows] == [comparable(row) for row in wanted]
-    assert [row["step"] for row in rows] == list(range(STEPS + 1))
-    for path in sorted((whole / "rollouts").iterdir()):
-        assert pq.read_table(folder / "rollouts" / path.name).equals(pq.read_table(path)), path.name
-    names = [sorted(path.name for path in (each / "rollouts").iterdir()) for each in (folder, whole)]
-    assert names[0] == names[1]
-    assert (folder / "model/model.safetensors").read_bytes() == (whole / "model/model.safetensors").read_bytes()
 
 
 def stop_in(monkeypatch, name, call):
@@ -196,7 +164,7 @@ def fill_between(monkeypatch, disk, first, last):
 
 def test_a_disk_that_is_full_for_a_while_costs_nothing(config, whole, small_disk, monkeypatch, capfd):
     fill_between(monkeypatch, small_disk, 2, 4)
-    loop.train(config(small_disk / "run", every=1), verifier=EveryOther())
+    loop.train(config(small_disk / "run", every=1), verifier=EVERY_OTHER)
     assert_same_run(small_disk / "run", whole)
     out = capfd.readouterr().out
     assert "metrics.jsonl: the row of step" in out and "rollouts: step_000002.parquet cannot be written" in out

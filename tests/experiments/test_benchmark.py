@@ -123,6 +123,8 @@ def test_traffic_and_operations_are_those_of_a_plain_count(case):
 
 
 def test_accelerator_workloads(tiny_model):
+    assert set(command.ACCELERATOR_MODELS) == set(device.MODELS)
+    assert command.parse(["--device", "gpu", "--model", "half", "--task", "train", "verify"]).model == ["half"]
     rollout = device.accelerator_case(tiny_model, "rollout", slots=16)
     assert rollout.limits.shape == (2, 8) and (rollout.limits == 1024).all() and rollout.compute.dtype == "bfloat16"
     assert all(64 <= len(prompt.tokens) <= 512 for prompt in rollout.prompts)
@@ -209,11 +211,6 @@ def test_what_a_device_has_no_workload_for_is_refused(wrong, way_out, capsys):
     with pytest.raises(SystemExit):
         command.main(wrong.split())
     assert way_out in capsys.readouterr().err
-
-
-def test_every_accelerator_model_has_its_shape():
-    assert set(command.ACCELERATOR_MODELS) == set(device.MODELS)
-    assert command.parse(["--device", "gpu", "--model", "half", "--task", "train", "verify"]).model == ["half"]
 
 
 def test_the_figure_is_drawn_from_its_measurements(tmp_path):

@@ -54,19 +54,16 @@ def test_a_result_is_the_median_of_the_steady_repetitions():
     assert line["extra"] == 1 and line["peak_rss_mb"] > 0 and json.dumps(line)
 
 
-def test_repetitions_are_counted_apart(capsys):
+def test_repetitions_are_counted_apart(capsys, monkeypatch):
     calls = []
     timed = repeat(calls.append, Namespace(warmup=2, reps=3, max_seconds=60.0), "label")
     assert calls == [0, 1, 2, 3, 4] and (len(timed.first), len(timed.steady)) == (2, 3)
     assert "label 4" in capsys.readouterr().err
     assert len(repeat(calls.append, Namespace(warmup=0, reps=5, max_seconds=0.0), "").steady) == 1
-
-
-def test_the_warm_up_is_not_counted_as_time_spent(monkeypatch):
+    # The warm-up is not counted as time spent.
     walls = iter([100.0, 1.0, 1.0, 1.0])
     monkeypatch.setattr(Seconds, "since", lambda self, start: Seconds(next(walls), 0.0))
-    options = Namespace(warmup=1, reps=5, max_seconds=2.5)
-    assert len(repeat(lambda index: None, options, "").steady) == 3
+    assert len(repeat(calls.append, Namespace(warmup=1, reps=5, max_seconds=2.5), "").steady) == 3
 
 
 def test_rewards():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from experiments.evaluate.command import SAMPLING, main, parse, sets_asked, verifier_of
+from experiments.evaluate.command import main, parse, sets_asked, verifier_of
 from experiments.evaluate.table import markdown
 from nft_jax.config import Config, EvaluationConfig, RolloutConfig, VerifierConfig
 from nft_jax.data.benchmarks import SETS
@@ -125,13 +125,6 @@ def test_what_it_refuses(command, uninterrupted, capsys, more, told):
     assert stopped.value.code == 2 and told in capsys.readouterr().err
 
 
-def test_both_official_temperatures_and_lengths():
-    assert {name: one.temperature for name, one in SAMPLING.items()} == {
-        "paper_7b": 1.0, "paper_32b": 0.6, "scripts_7b": 0.6, "scripts_32b": 1.0}
-    assert {one.top_p for one in SAMPLING.values()} == {0.7}
-    assert SAMPLING["paper_7b"][2:] == (512, 3584) and SAMPLING["scripts_32b"][2:] == (1024, 7168)
-
-
 def test_what_a_flag_is_when_it_is_not_given(monkeypatch):
     """A flag, then --sampling, then the run, then the paper's 7B."""
     run = Config(seed=5, rollout=RolloutConfig(max_new_tokens=99, stop=("!",)),
@@ -145,6 +138,8 @@ def test_what_a_flag_is_when_it_is_not_given(monkeypatch):
         return [getattr(given, name) for name in names]
 
     assert found(None) == [1.0, 0.7, 3584, "equivalent", 0, ()]
+    assert found(run, "--sampling", "scripts_32b") == [1.0, 0.7, 7168, "strict", 5, ("!",)]
+    assert found(run, "--sampling", "scripts_7b")[:3] == [0.6, 0.7, 3584]
     assert found(run) == [0.3, 0.9, 99, "strict", 5, ("!",)]
     assert found(run, "--sampling", "paper_32b", "--top-p", "0.5") == [0.6, 0.5, 14_336, "strict", 5, ("!",)]
     verifier = verifier_of(parse(["--model", "m", "--mode", "lenient"]), run)

@@ -10,28 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nft_jax
-from experiments.nano.make import (
-    CONFIG,
-    END,
-    FOLDER,
-    MIXTURE,
-    ROW_LENGTH,
-    ROWS,
-    base_questions,
-    build_tokenizer,
-    evaluate,
-    pack,
-    respond,
-    slip,
-)
+from experiments.nano import make
+from experiments.nano.make import CONFIG, END, FOLDER, respond
 from nft_jax.data.arithmetic import generate, split_of
 from nft_jax.model.decoder import count_parameters
 from nft_jax.verify.maths.extract import extract
 
-
-@cache
-def the_tokenizer():
-    return build_tokenizer()
+the_tokenizer = cache(make.build_tokenizer)
 
 
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126) | st.just("\n")))
@@ -53,7 +38,7 @@ def test_clean_solutions_are_right_and_every_step_is_true():
 def test_the_mixture_is_imperfect_in_every_kind_and_every_way():
     rng = random.Random(0)
     drawn = [(q, respond(q, rng, imperfect=True)) for q in generate("base", 6000, 0)]
-    for kind, shares in MIXTURE.items():
+    for kind, shares in make.MIXTURE.items():
         assert sum(shares) == pytest.approx(1)
         right = np.mean([extract(text) == q.answer for q, text in drawn if q.kind == kind])
         assert 0.25 < right < shares[0] + shares[1] * 0.2
@@ -64,15 +49,15 @@ def test_the_mixture_is_imperfect_in_every_kind_and_every_way():
 
 @given(st.integers(0, 300), st.integers(0, 1000))
 def test_a_slip_is_wrong_and_not_negative(value, seed):
-    assert 0 <= slip(value, random.Random(seed)) != value
+    assert 0 <= make.slip(value, random.Random(seed)) != value
 
 
 def test_rows_hold_whole_base_solutions_with_weight_on_the_response_only():
     tokenizer, rng = the_tokenizer(), random.Random(3)
-    tokens, segments, positions, weights = pack(tokenizer, base_questions(rng), rng, imperfect=False)
-    assert tokens.shape == segments.shape == positions.shape == weights.shape == (ROWS, ROW_LENGTH)
+    tokens, segments, positions, weights = make.pack(tokenizer, make.base_questions(rng), rng, imperfect=False)
+    assert tokens.shape == segments.shape == positions.shape == weights.shape == (make.ROWS, make.ROW_LENGTH)
     assert (segments > 0).mean() > 0.85 and (weights[segments == 0] == 0).all()
-    for row in range(ROWS):
+    for row in range(make.ROWS):
         for segment in range(1, segments[row].max() + 1):
             inside = segments[row] == segment
             np.testing.assert_array_equal(positions[row, inside], np.arange(inside.sum()))
@@ -84,7 +69,7 @@ def test_rows_hold_whole_base_solutions_with_weight_on_the_response_only():
 
 
 def test_base_questions_are_of_the_base_split():
-    questions = base_questions(random.Random(1))
+    questions = make.base_questions(random.Random(1))
     assert {split_of(next(questions).solution) for _ in range(200)} == {"base"}
 
 
@@ -92,7 +77,7 @@ def test_the_asset_is_small_and_does_what_its_readme_says():
     assert (FOLDER / "model.safetensors").stat().st_size <= 4 * 2**20
     policy = nft_jax.load(FOLDER)
     assert policy.config == CONFIG and count_parameters(policy.config) < 10**6
-    result = evaluate(policy, count=128)
+    result = make.evaluate(policy, count=128)
     logged = json.loads((FOLDER / "train_log.jsonl").read_text().splitlines()[-1])
     assert 0.30 <= logged["avg@8"] <= 0.45 and logged["greedy"] >= 0.85
     assert abs(result["avg@8"] - logged["avg@8"]) < 0.06 and abs(result["greedy"] - logged["greedy"]) < 0.1

@@ -39,8 +39,7 @@ def test_every_preset_says_how_where_how_long_and_what_to_expect(name):
     assert f"`{name}`" in (ROOT / "README.md").read_text() and name in train.__doc__
 
 
-def test_a_dry_run_of_code_needs_nothing(tmp_path, monkeypatch, capsys):
-    """Neither the warm-up nor what it makes; of the questions the run's own are written."""
+def test_a_dry_run_of_code_makes_its_questions_only(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     train.main(["code", "--dry-run"])
     assert '"reward": "stack-program"' in capsys.readouterr().out

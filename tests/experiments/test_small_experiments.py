@@ -1,12 +1,22 @@
 """The small experiments: their tasks, rewards and warm-up, without the runs themselves."""
 import json
+import os
+from dataclasses import replace
 from itertools import islice
 
+import jax
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
+import nft_jax
+from experiments.benchmark.verify import lines
 from experiments.nano import constraints, stack_programs
-from nft_jax.config import BatchConfig, VerifierConfig
+from experiments.nano.small_tasks import write_questions
+from experiments.nano.warm_up import warm_up
+from nft_jax.config import BatchConfig, DataConfig, EvaluationConfig, VerifierConfig
+from nft_jax.record.metrics import read_metrics
+from nft_jax.train.loop import train
 from nft_jax.verify import Verifier
 from nft_jax.verify.rewards import lookup
 
@@ -72,21 +82,14 @@ def test_rewards_of_experiments_run_in_workers():
         assert [each.reward for each in pool.judge(["ab+", "ab-"], [gold] * 2)] == [1.0, 0.0]
 
 
-def test_warm_up_learns(tmp_path):
+def test_warm_up_learns():
     """A few updates make the shown responses likelier than before, and change nothing in the policy given."""
-    from pathlib import Path
-
-    import jax
-
-    import nft_jax
-    from experiments.nano.warm_up import warm_up
-    policy = nft_jax.load(Path(constraints.__file__).parents[2] / "nft_jax" / "assets" / "nano")
+    policy = nft_jax.load("nano")
     before = jax.tree.map(np.asarray, policy.params)
     pairs = iter([("a+b", "ab+")] * 1000)
     warmed = warm_up(policy, lambda update: pairs, 8, rate=1e-3, examples=8, rows=4, row_length=32)
     answer = policy.tokenizer("ab+", add_special_tokens=False)["input_ids"]
     prompt = nft_jax.sample(policy, ["a+b"], max_new_tokens=3)[0]
-    from dataclasses import replace
     rollout = replace(prompt, tokens=np.asarray(answer, np.int32))
     assert nft_jax.logprobs(warmed, [rollout])[0].sum() > nft_jax.logprobs(policy, [rollout])[0].sum() + 1
     assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(policy.params),
@@ -95,9 +98,6 @@ def test_warm_up_learns(tmp_path):
 
 def test_benchmark_prints_a_line_for_each_peer(capsys):
     """Tiny sizes: every field is there, and both peers agree on what is right. No speed is asserted."""
-    import os
-
-    from experiments.benchmark.verify import lines
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     if cores is None:
         pytest.skip("reads /proc")
@@ -112,12 +112,6 @@ def test_benchmark_prints_a_line_for_each_peer(capsys):
 
 def test_a_soft_reward_trains(tmp_path, small_run):
     """Fractions come through the loop: into the metrics, the rollouts' table, and the loss of both signs."""
-    import pyarrow.parquet as pq
-
-    from experiments.nano.small_tasks import write_questions
-    from nft_jax.config import DataConfig, EvaluationConfig
-    from nft_jax.record.metrics import read_metrics
-    from nft_jax.train.loop import train
     source = str(tmp_path / "data.jsonl")
     write_questions(tmp_path / "data.jsonl", constraints.questions(40, seed=0))
     config = small_run(tmp_path / "run", steps=1, data=DataConfig(source=source, max_prompt_tokens=48),

@@ -13,35 +13,22 @@ from nft_jax.runtime.distributed import cluster_of
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
 
-# Allowed fields: name -> {} for a value of any kind, a schema for a mapping; [schema] for a list of mappings.
+# The documented fields that are used: name -> {} for any value, a schema for a mapping; [schema] for a list of them.
 # JobSet: https://jobset.sigs.k8s.io/docs/reference/jobset.v1alpha2/ (api/jobset/v1alpha2/jobset_types.go).
-# Job, pod: https://kubernetes.io/docs/reference/generated/kubernetes-api/v1.34/ (JobSpec, PodSpec, Container): of these
-# the fields that are used, and their neighbours.
-METADATA = {"name": {}, "namespace": {}, "labels": {}, "annotations": {}}
-CONTAINER = {"name": {}, "image": {}, "imagePullPolicy": {}, "command": {}, "args": {}, "workingDir": {}, "ports": {},
-             "env": [{"name": {}, "value": {}, "valueFrom": {}}], "envFrom": {},
-             "resources": {"limits": {}, "requests": {}, "claims": {}},
-             "volumeMounts": [{"name": {}, "mountPath": {}, "subPath": {}, "readOnly": {}}], "securityContext": {}}
-POD = {"restartPolicy": {}, "terminationGracePeriodSeconds": {}, "nodeSelector": {}, "serviceAccountName": {},
-       "hostNetwork": {}, "dnsPolicy": {}, "priorityClassName": {}, "schedulerName": {}, "affinity": {},
-       "tolerations": [{"key": {}, "operator": {}, "value": {}, "effect": {}, "tolerationSeconds": {}}],
-       "containers": [CONTAINER], "initContainers": [CONTAINER],
-       "volumes": [{"name": {}, "persistentVolumeClaim": {"claimName": {}, "readOnly": {}}, "emptyDir": {}, "nfs": {}}]}
-JOB = {"parallelism": {}, "completions": {}, "completionMode": {}, "backoffLimit": {}, "activeDeadlineSeconds": {},
-       "ttlSecondsAfterFinished": {}, "podFailurePolicy": {}, "suspend": {},
-       "template": {"metadata": METADATA, "spec": POD}}
+# Job, pod: https://kubernetes.io/docs/reference/generated/kubernetes-api/v1.34/ (JobSpec, PodSpec, Container).
+METADATA = {"name": {}, "annotations": {}}
+CONTAINER = {"name": {}, "image": {}, "command": {}, "args": {}, "env": [{"name": {}, "value": {}}],
+             "resources": {"limits": {}}, "volumeMounts": [{"name": {}, "mountPath": {}}]}
+POD = {"restartPolicy": {}, "terminationGracePeriodSeconds": {}, "nodeSelector": {}, "containers": [CONTAINER],
+       "tolerations": [{"key": {}, "operator": {}, "value": {}, "effect": {}}],
+       "volumes": [{"name": {}, "persistentVolumeClaim": {"claimName": {}}}]}
+JOB = {"parallelism": {}, "completions": {}, "backoffLimit": {}, "template": {"spec": POD}}
 JOBSET = {"apiVersion": {}, "kind": {}, "metadata": METADATA, "spec": {
-    "network": {}, "successPolicy": {}, "failurePolicy": {"maxRestarts": {}, "restartStrategy": {}, "rules": {}},
-    "startupPolicy": {}, "suspend": {}, "coordinator": {}, "managedBy": {}, "ttlSecondsAfterFinished": {},
-    "volumeClaimPolicies": {},
-    "replicatedJobs": [{"name": {}, "groupName": {}, "replicas": {}, "dependsOn": {},
-                        "template": {"metadata": METADATA, "spec": JOB}}]}}
+    "failurePolicy": {"maxRestarts": {}}, "replicatedJobs": [{"name": {}, "replicas": {}, "template": {"spec": JOB}}]}}
 # SkyPilot: https://docs.skypilot.co/en/latest/reference/yaml-spec.html
-SKY = {"name": {}, "workdir": {}, "num_nodes": {}, "envs": {}, "secrets": {}, "setup": {}, "run": {}, "config": {},
-       "file_mounts": {"/runs": {"name": {}, "source": {}, "store": {}, "persistent": {}, "mode": {}}},
-       "resources": {"infra": {}, "accelerators": {}, "accelerator_args": {}, "cpus": {}, "memory": {},
-                     "instance_type": {}, "use_spot": {}, "disk_size": {}, "disk_tier": {}, "network_tier": {},
-                     "image_id": {}, "ports": {}, "labels": {}, "autostop": {}, "any_of": {}, "ordered": {},
+SKY = {"name": {}, "workdir": {}, "num_nodes": {}, "setup": {}, "run": {},
+       "file_mounts": {"/runs": {"name": {}, "mode": {}}},
+       "resources": {"accelerators": {}, "use_spot": {}, "disk_size": {},
                      "job_recovery": {"strategy": {}, "max_restarts_on_errors": {}}}}
 # Dockerfile: https://docs.docker.com/reference/dockerfile/
 INSTRUCTIONS = {"ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "LABEL",

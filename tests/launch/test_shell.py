@@ -61,9 +61,6 @@ def test_every_file_opens_with_what_to_change_and_a_command(path):
     assert "source launch/env.sh" in head or any(line.startswith("#   ") for line in head.splitlines())
 
 
-# --- SLURM
-
-
 @pytest.fixture
 def slurm(tmp_path):
     """`slurm(**variables)`: the batch script under stand-ins, started in a folder that looks like the repository."""
@@ -123,9 +120,6 @@ def test_the_environment_of_a_run(tmp_path):
         assert line in shown.splitlines()
 
 
-# --- containers
-
-
 def in_container(folder: Path, status: int) -> subprocess.Popen:
     return subprocess.Popen(["bash", str(LAUNCH / "to_the_end.sh"), str(folder), sys.executable, "-c", TASK,
                              str(status)], stdout=subprocess.PIPE, text=True)
@@ -140,9 +134,6 @@ def test_a_container_ends_well_only_when_the_run_is_finished(tmp_path, summary, 
     assert container.stdout.readline() == "ready\n"
     container.send_signal(signal.SIGTERM)
     assert container.communicate(timeout=60)[0] == "saved\n" and container.returncode == expected
-
-
-# --- TPU VMs
 
 
 @pytest.fixture

@@ -1,9 +1,11 @@
 """Who is there, and how the processes of a run meet: in threads."""
 import contextlib
 import importlib
+import os
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import pytest
@@ -46,16 +48,14 @@ def test_variables_that_make_no_sense_are_named(change, named):
 
 def test_slurm_is_asked_through_jax(monkeypatch):
     """jax reads the process's own environment. Two processes on a machine get a device each, one gets all of them."""
-    for name, value in SLURM.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("os.environ", os.environ | SLURM)
     found = cluster_of(SLURM)
     assert found == Cluster(found.address, 4, 3, [1], "SLURM") and found.address.startswith("node07:")
     assert cluster_of(SLURM | {"SLURM_STEP_NUM_NODES": "4"}).local_device_ids is None
 
 
 def test_a_cluster_that_jax_cannot_read_is_an_input_error(monkeypatch):
-    for name, value in SLURM.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("os.environ", os.environ | SLURM)
     monkeypatch.setenv("SLURM_PROCID", "third")
     with refused("SLURM", "ValueError: ", "NFT_COORDINATOR"):
         cluster_of(SLURM)
@@ -66,8 +66,7 @@ def test_a_tpu_pod_is_asked_through_jax(monkeypatch):
     environment = {"TPU_WORKER_HOSTNAMES": "localhost,elsewhere", "TPU_WORKER_ID": "1", "TPU_SKIP_MDS_QUERY": "1",
                    "MEGASCALE_COORDINATOR_ADDRESS": "localhost", "MEGASCALE_NUM_SLICES": "1", "MEGASCALE_SLICE_ID": "0",
                    "TPU_LIBRARY_PATH": "libtpu.so"}
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("os.environ", os.environ | environment)
     monkeypatch.setattr("jax._src.clusters.cloud_tpu_cluster.running_in_cloud_tpu_vm", True)
     assert cluster_of(environment) == Cluster("localhost:8482", 2, 1, None, "TPU")
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
@@ -77,8 +76,7 @@ def test_a_tpu_pod_is_asked_through_jax(monkeypatch):
 def test_too_late(monkeypatch):
     """After jax has started its devices; what jax says of it stays in the message."""
     jax.devices()
-    for name, value in EXPLICIT.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("os.environ", os.environ | EXPLICIT)
     monkeypatch.setattr(distributed, "meet", lambda *_: None)
     with refused("before any JAX calls", "nft_jax.runtime.distributed.initialise()"):
         distributed.initialise()
@@ -86,8 +84,7 @@ def test_too_late(monkeypatch):
 
 def test_a_kubernetes_job_without_its_package_says_so(monkeypatch):
     environment = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0", "JAX_PLATFORMS": "cpu"}
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("os.environ", os.environ | environment)
     monkeypatch.setitem(__import__("sys").modules, "kubernetes", None)
     with refused("pip install kubernetes", "NFT_COORDINATOR"):
         cluster_of(environment)
@@ -107,21 +104,16 @@ def gathering(address, monkeypatch):
     monkeypatch.setattr(distributed, "LINGER", 0.5)
 
     def gathering(*who, errors=None, seconds=10.0):
-        told = [None] * len(who)
-
-        def come(place, count, index):
+        def come(place):
+            count, index = who[place]
             try:
                 meet(Cluster(address, count, index, None, "a test"), seconds, (errors or {}).get(place, ""))
-                told[place] = ""
             except SharedError as error:
-                told[place] = str(error)
+                return str(error)
+            return ""
 
-        threads = [threading.Thread(target=come, args=(place, *one)) for place, one in enumerate(who)]
-        for thread in reversed(threads):       # the first comes last: the others wait for it
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return told
+        with ThreadPoolExecutor(len(who)) as pool:      # the first comes last: the others wait for it
+            return list(pool.map(come, reversed(range(len(who)))))[::-1]
     return gathering
 
 
@@ -171,8 +163,7 @@ def test_a_stranger_at_the_door_is_ignored(gathering, address):
 
 
 def test_who_fails_on_the_way_tells_the_others(gathering, address, monkeypatch):
-    for name, value in {"NFT_COORDINATOR": address, "NFT_NUM_PROCESSES": "2", "NFT_PROCESS_ID": "1"}.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("os.environ", os.environ | EXPLICIT | {"NFT_COORDINATOR": address})
     told = []
     thread = threading.Thread(target=lambda: told.extend(gathering((2, 0))))
     thread.start()
@@ -186,8 +177,7 @@ def test_who_fails_on_the_way_tells_the_others(gathering, address, monkeypatch):
                                                  ("nft_jax.rollout.generate", "nft_jax.rollout.generate")])
 def test_work_for_one_process_is_refused_to_one_of_several(module, command, monkeypatch, tmp_path, capsys):
     """All of them would write the same files."""
-    for name, value in EXPLICIT.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("os.environ", os.environ | EXPLICIT)
     arguments = ["--model", "nothing", "--out", str(tmp_path / "out.parquet")]
     if command.startswith("nft_jax"):
         arguments += ["--prompts", "p"]

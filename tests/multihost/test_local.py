@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 LOCAL = [sys.executable, str(Path(__file__).parents[2] / "launch" / "local.py")]
 
 
@@ -13,33 +15,29 @@ def start(*arguments, code):
                             stderr=subprocess.STDOUT, text=True)
 
 
+def run(*arguments, code):
+    """Output and status."""
+    process = start(*arguments, code=code)
+    return process.communicate(timeout=60)[0], process.returncode
+
+
 def test_every_process_has_its_place_and_its_lines():
     names = ["NFT_COORDINATOR", "NFT_NUM_PROCESSES", "NFT_PROCESS_ID", "JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES"]
-    process = start("-n", "3", "-d", "2", code=f"import os; print(*(os.environ[name] for name in {names}))")
-    output, _ = process.communicate(timeout=60)
+    output, status = run("-n", "3", "-d", "2", code=f"import os; print(*(os.environ[name] for name in {names}))")
     lines = sorted(line.split() for line in output.splitlines())
-    assert process.returncode == 0 and len({line[1] for line in lines}) == 1
+    assert status == 0 and len({line[1] for line in lines}) == 1
     assert [[line[0], *line[2:]] for line in lines] == [[f"[{i}]", "3", str(i), "cpu", "2"] for i in range(3)]
 
 
 def test_one_process_has_no_coordinator():
-    process = start("-n", "1", code="import os; print('NFT_COORDINATOR' in os.environ)")
-    assert process.communicate(timeout=60)[0] == "[0] False\n" and process.returncode == 0
+    assert run("-n", "1", code="import os; print('NFT_COORDINATOR' in os.environ)") == ("[0] False\n", 0)
 
 
-def test_the_first_failure_ends_all_and_is_the_status():
+@pytest.mark.parametrize(("end", "status"), [("sys.exit(7)", 7), ("os.kill(os.getpid(), 9)", 128 + signal.SIGKILL)])
+def test_the_first_failure_ends_all_and_is_the_status(end, status):
     """The others wait for something that never comes."""
-    process = start("-n", "3", code="import os, sys, time; sys.exit(7) if os.environ['NFT_PROCESS_ID'] == '1' else "
-                                    "time.sleep(600)")
-    process.communicate(timeout=60)
-    assert process.returncode == 7
-
-
-def test_a_process_that_was_killed_is_a_failure():
-    process = start("-n", "2", code="import os, time; os.kill(os.getpid(), 9) if os.environ['NFT_PROCESS_ID'] == '1' "
-                                    "else time.sleep(600)")
-    process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGKILL
+    code = f"import os, sys, time; {end} if os.environ['NFT_PROCESS_ID'] == '1' else time.sleep(600)"
+    assert run("-n", "3", code=code)[1] == status
 
 
 def test_signals_are_handed_on():

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from local_processes import outputs, start, wait_until
+from runs import steps_done
 from safetensors.numpy import load_file
 
 from nft_jax.record.metrics import comparable, read_metrics
@@ -80,11 +81,6 @@ def test_a_run_does_not_depend_on_the_number_of_processes(tmp_path, one_process,
     assert output.count("step 3/3") == 1 and "[1] step" not in output            # the first alone reports
     assert_same_run(tmp_path, one_process)
     assert [row["compiles"] for row in read_metrics(tmp_path / "metrics.jsonl")[1:STEPS]] == [0] * (STEPS - 1)
-
-
-def steps_done(workdir):
-    path = workdir / "metrics.jsonl"
-    return max((row["step"] for row in read_metrics(path)), default=-1) if path.exists() else -1
 
 
 @pytest.mark.parametrize("killed", [0, 1])

@@ -6,6 +6,7 @@ import os
 import pickle
 import sys
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -64,15 +65,17 @@ def exchange():
     assert compiles.take() == 0
 
 
+def text(action, kind):
+    """The message of the error that `action` raises."""
+    try:
+        action()
+    except kind as error:
+        return str(error)
+    raise AssertionError("no error")
+
+
 def errors():
     process = jax.process_index()
-
-    def text(action, kind):
-        try:
-            action()
-        except kind as error:
-            return str(error)
-        raise AssertionError("no error")
 
     def fail(who, error):
         with together("a test"):
@@ -103,12 +106,7 @@ def meshes():
             (MeshConfig(data=1, tensor=4), None, "mesh.tensor * mesh.context is 4, which does not divide the 2"),
             (MeshConfig(data=1, tensor=2, context=2), None, "mesh.tensor * mesh.context is 4"),
             (MeshConfig(), jax.devices()[:3], "The processes have different numbers of devices (1, 2)")):
-        try:
-            make_mesh(sizes, devices)
-        except InputError as error:
-            assert message in str(error), error
-        else:
-            raise AssertionError("no error")
+        assert message in text(partial(make_mesh, sizes, devices), InputError)
 
 
 def placed():

@@ -18,6 +18,7 @@ from nft_jax.runtime.mesh import make_mesh
 from nft_jax.train.state import TrainState, init_state, make_optimizer, state_shardings
 
 OPTIMIZER = make_optimizer(OptimizerConfig())
+SMALL = TrainState({"w": np.arange(4.0)}, (), np.zeros((), np.int32))
 
 
 def placed(params, mesh):
@@ -153,12 +154,11 @@ def test_metadata_of_orbax_that_cannot_be_read_ends_no_run(tmp_path, written):
 
 
 def test_the_best_the_newest_and_every_so_many_steps_stay(tmp_path):
-    state = TrainState({"w": np.arange(4.0)}, (), np.zeros((), np.int32))
     config = CheckpointConfig(every=1, keep=1, keep_every=4, best="evaluation/accuracy/all")
     checkpoints = Checkpoints(tmp_path / "c", config)
     there = []
     for step, score in enumerate([0.5, 0.25, 0.75, None, 0.75, 0.25, 1.0, 0.5], start=1):
-        checkpoints.save(step, state, {"step": step}, {"carried": []}, score)
+        checkpoints.save(step, SMALL, {"step": step}, {"carried": []}, score)
         if step == 6:                         # what is known of the scores comes from the disk
             checkpoints.close()
             checkpoints = Checkpoints(tmp_path / "c", config)
@@ -178,9 +178,9 @@ def test_the_best_the_newest_and_every_so_many_steps_stay(tmp_path):
 
 
 def test_a_save_that_fails_deletes_nothing_and_the_next_one_works(tmp_path, monkeypatch):
-    state, config = TrainState({"w": np.arange(4.0)}, (), np.zeros((), np.int32)), CheckpointConfig(every=1, keep=1)
+    config = CheckpointConfig(every=1, keep=1)
     checkpoints = Checkpoints(tmp_path / "c", config)
-    checkpoints.save(1, state, {"step": 1}, {"carried": []})
+    checkpoints.save(1, SMALL, {"step": 1}, {"carried": []})
     checkpoints._checkpointer.wait()
 
     def full(*_):
@@ -188,27 +188,26 @@ def test_a_save_that_fails_deletes_nothing_and_the_next_one_works(tmp_path, monk
 
     with monkeypatch.context() as patched:
         patched.setattr("nft_jax.record.checkpoint.write_manifest", full)
-        checkpoints.save(2, state, {"step": 2}, {"carried": []})
+        checkpoints.save(2, SMALL, {"step": 2}, {"carried": []})
         with refused("No space left", kind=OSError):
-            checkpoints.save(3, state, {"step": 3}, {"carried": []})
+            checkpoints.save(3, SMALL, {"step": 3}, {"carried": []})
     assert [path.name for path in (tmp_path / "c").iterdir()] == ["1"] and checkpoints.latest == 1
-    checkpoints.save(3, state, {"step": 3}, {"carried": []})
+    checkpoints.save(3, SMALL, {"step": 3}, {"carried": []})
     checkpoints.close()
     assert [path.name for path in (tmp_path / "c").iterdir()] == ["3"]
 
 
 def test_a_step_that_is_there_stays_and_learns_its_score(tmp_path):
     """Saved as its evaluation was given up, and measured by who goes on: overwritten it would be gone for a while."""
-    state = TrainState({"w": np.arange(4.0)}, (), np.zeros((), np.int32))
     config = CheckpointConfig(every=1, keep=1, best="evaluation/accuracy/all")
     checkpoints = Checkpoints(tmp_path / "c", config)
-    checkpoints.save(1, state, {"step": 1}, {"carried": []})
+    checkpoints.save(1, SMALL, {"step": 1}, {"carried": []})
     checkpoints.close()
     files = {path: path.stat().st_ino for path in (tmp_path / "c" / "1").rglob("*")}
     checkpoints = Checkpoints(tmp_path / "c", config)
-    checkpoints.save(1, state, {"step": 1}, {"carried": []}, 0.5)
+    checkpoints.save(1, SMALL, {"step": 1}, {"carried": []}, 0.5)
     assert {path.name for path, inode in files.items() if path.stat().st_ino != inode} == {"manifest.json"}
-    checkpoints.save(2, state, {"step": 2}, {"carried": []}, 0.25)
+    checkpoints.save(2, SMALL, {"step": 2}, {"carried": []}, 0.25)
     checkpoints.close()
     again = Checkpoints(tmp_path / "c", config)
     assert again.best == 1 and again.steps == [1, 2] and damage(tmp_path / "c" / "1") == ""
@@ -217,15 +216,15 @@ def test_a_step_that_is_there_stays_and_learns_its_score(tmp_path):
 
 def test_what_fails_in_another_process_has_failed_here(tmp_path, monkeypatch):
     """Or this one would go on to save what the other does not."""
-    state, config = TrainState({"w": np.arange(4.0)}, (), np.zeros((), np.int32)), CheckpointConfig(every=1, keep=1)
+    config = CheckpointConfig(every=1, keep=1)
     checkpoints = Checkpoints(tmp_path / "c", config)
-    checkpoints.save(1, state, {"step": 1}, {"carried": []}, 0.5)
+    checkpoints.save(1, SMALL, {"step": 1}, {"carried": []}, 0.5)
     with monkeypatch.context() as patched:
         patched.setattr("nft_jax.record.checkpoint.gather", lambda value: [value, "OSError: no room"])
         with refused("process 1", "no room", kind=OSError):
             checkpoints.wait()
     assert checkpoints.asked is None and checkpoints.best is None
-    checkpoints.save(2, state, {"step": 2}, {"carried": []})
+    checkpoints.save(2, SMALL, {"step": 2}, {"carried": []})
     checkpoints.close()
     assert [path.name for path in (tmp_path / "c").iterdir()] == ["2"]
 
@@ -238,7 +237,7 @@ def test_a_reader_leaves_what_is_being_written(tmp_path, written):
     reader.close()
     assert (folder / "4.orbax-checkpoint-tmp").exists()
     writer = Checkpoints(folder, CheckpointConfig())      # orbax cleans up beside it, and is waited for by a save
-    writer.save(5, TrainState({"w": np.arange(4.0)}, (), np.zeros((), np.int32)), {"step": 5}, {"carried": []})
+    writer.save(5, SMALL, {"step": 5}, {"carried": []})
     writer.close()
     assert not (folder / "4.orbax-checkpoint-tmp").exists()
 

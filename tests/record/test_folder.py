@@ -6,8 +6,7 @@ import pytest
 from refusal import refused
 
 from nft_jax.config import CheckpointConfig, MeshConfig, ObjectiveConfig
-from nft_jax.config.differences import MAY_CHANGE
-from nft_jax.config.removed import REMOVED
+from nft_jax.config.differences import MAY_CHANGE, REMOVED
 from nft_jax.record.folder import claimed, is_run, read_run, upgraded
 from nft_jax.types import InputError
 
@@ -76,6 +75,16 @@ def test_a_folder_that_is_no_run_is_left_alone(small_run, tmp_path, text):
     assert not is_run(tmp_path)
     with refused("RUN", tmp_path):
         read_run(tmp_path)
+
+
+@pytest.mark.parametrize("field", ["policy.path", "data.source", "terms.reference"])
+def test_a_run_never_writes_over_its_own_inputs(small_run, tmp_path, field):
+    source = tmp_path / "model" / "input"
+    source.mkdir(parents=True)
+    config, (room, name) = small_run(tmp_path), field.split(".")
+    with refused(field, source, tmp_path):
+        claim(replace(config, **{room: replace(getattr(config, room), **{name: str(source)})}), fresh=True)
+    assert source.exists()
 
 
 def test_what_a_run_has_not_written_is_missing_and_no_error(tmp_path):

@@ -4,16 +4,15 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from refusal import refused
+from runs import use_devices
 from safetensors.numpy import load_file
 
 import nft_jax
 from nft_jax.record.folder import read_run
-from nft_jax.report.contents import page_data
-from nft_jax.runtime.mesh import make_mesh
+from nft_jax.report.data import page_data
 
 # Two steps of a model of 8 units on arithmetic. end.safetensors is the model of the same run after its third step, of
 # that commit too.
@@ -25,7 +24,7 @@ def run(tmp_path, monkeypatch):
     """A copy that may be written, in the current folder: its configuration names model and reward.py from there."""
     shutil.copytree(OLD, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nft_jax.train.plan.make_mesh", lambda config, devices: make_mesh(config, jax.devices()[:1]))
+    use_devices(monkeypatch)
     return tmp_path / "run"
 
 

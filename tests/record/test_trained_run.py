@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from refusal import refused
+from runs import use_devices
 
 import nft_jax
 from nft_jax.config import BatchConfig, EvaluationConfig, RolloutConfig
@@ -30,7 +31,7 @@ def run(small_run, tmp_path_factory):
                                              block_size=8, old_logprobs="sampler"), evaluation=EvaluationConfig(
         source=f"mine={folder / 'q.jsonl'},more=arithmetic", questions=3, samples=4, every=1, temperature=0.9))
     with pytest.MonkeyPatch.context() as patch:             # eight virtual devices take longer to compile for
-        patch.setattr("nft_jax.train.plan.make_mesh", lambda config, devices: make_mesh(config, jax.devices()[:1]))
+        use_devices(patch)
         train(config, quiet=True)
     return folder / "run", config
 

@@ -11,7 +11,7 @@ from browser import CHROMIUM, Browser
 from made import make_group, make_run
 
 from nft_jax.record.rollouts import groups_to_table
-from nft_jax.report.contents import page_data
+from nft_jax.report.data import page_data
 from nft_jax.report.page import build
 from nft_jax.types import Verdict
 

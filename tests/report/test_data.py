@@ -9,31 +9,16 @@ from nft_jax.config import Config
 from nft_jax.model.hf.tokenizer import pieces
 from nft_jax.objectives.registry import resolve
 from nft_jax.record.folder import read_run
+from nft_jax.report import rollouts
 from nft_jax.report.__main__ import main
-from nft_jax.report.contents import page_data
-from nft_jax.report.data import group_names, group_runs, histogram, phases, series, status
-from nft_jax.report.rollouts import (
-    ALPHABET,
-    NATS,
-    answer_coefficients,
-    choose,
-    packed,
-    packed_lengths,
-    packed_signed,
-    read_answers,
-    sample_of,
-    utf16,
-)
+from nft_jax.report.data import group_names, group_runs, histogram, page_data, phases, series, status
 
-LOSS = Config().loss
+LOSS, NATS = Config().loss, rollouts.NATS
 
 
 def unpacked(text):
-    levels = [bytes(ALPHABET).decode().index(character) for character in text]
+    levels = [bytes(rollouts.ALPHABET).decode().index(character) for character in text]
     return np.array(levels[::2]) * 64 + np.array(levels[1::2])
-
-
-# ---- runs, groups, curves --------------------------------------------------------------------------------------
 
 
 def test_runs_that_differ_in_their_seed_only_are_one_group(tmp_path):
@@ -119,29 +104,26 @@ def test_whatever_a_folder_lacks_is_left_out(tmp_path):
     assert all(row[14] and row[15] is None and row[16] is None and row[9] is None for row in of_old)
 
 
-# ---- the sample of answers -------------------------------------------------------------------------------------
-
-
 def test_the_sample_is_spread_over_steps_and_always_the_same(tmp_path):
     runs = [read_run(make_run(tmp_path / str(i), steps=steps, seed=i)) for i, steps in enumerate((5, 2))]
-    chosen, total = choose(runs, 30)
+    chosen, total = rollouts.choose(runs, 30)
     assert total == 12 * 7 and sum(map(len, chosen.values())) == 30
     assert {len(rows) for rows in chosen.values()} == {4, 5} and len(chosen) == 7       # 30 = 7 * 4 + 2
-    assert chosen == choose(runs, 30)[0] and all(rows == sorted(set(rows)) for rows in chosen.values())
-    assert {key: len(rows) for key, rows in choose(runs, 1000)[0].items()} == dict.fromkeys(chosen, 12)
-    few, _ = choose(runs, 3)                         # fewer than steps: not the first ones only
-    assert sum(map(len, few.values())) == 3 and choose(runs, 0)[0] == {}
+    assert chosen == rollouts.choose(runs, 30)[0] and all(rows == sorted(set(rows)) for rows in chosen.values())
+    assert {key: len(rows) for key, rows in rollouts.choose(runs, 1000)[0].items()} == dict.fromkeys(chosen, 12)
+    few, _ = rollouts.choose(runs, 3)                         # fewer than steps: not the first ones only
+    assert sum(map(len, few.values())) == 3 and rollouts.choose(runs, 0)[0] == {}
 
 
 def test_tokens_come_with_their_texts_and_numbers(tmp_path):
     run = read_run(make_run(tmp_path / "a", steps=1))
     text = run.text
-    shown = sample_of([run], 100)
+    shown = rollouts.sample_of([run], 100)
     written = pq.read_table(run.tables[1]).to_pylist()
     assert len(shown["rows"]) == shown["total"] == len(written) == 12 and shown["notes"] == []
     for row, one in zip(shown["rows"], written, strict=True):
         assert row[12] == text(one["tokens"]) and row[11] == len(one["tokens"])
-        assert row[13] == packed_lengths([utf16(text([token])) for token in one["tokens"]])
+        assert row[13] == rollouts.packed_lengths([rollouts.utf16(text([token])) for token in one["tokens"]])
         for place, values in ((14, -np.array(one["logprobs"])), (15, np.array(one["entropies"]))):
             np.testing.assert_allclose(unpacked(row[place]) * NATS, np.clip(values, 0, None), atol=NATS / 2 + 1e-6)
         assert shown["problems"][row[2]] == (one["problem"], "1") and row[3] == one["sample"]
@@ -150,7 +132,7 @@ def test_tokens_come_with_their_texts_and_numbers(tmp_path):
 
 def test_without_a_tokenizer_the_answers_text_is_shown_uncoloured(tmp_path):
     run = read_run(make_run(tmp_path / "a", steps=1, policy__path=str(tmp_path / "nowhere")))
-    shown = sample_of([run], 5)
+    shown = rollouts.sample_of([run], 5)
     assert "have no colours" in shown["notes"][0][1]
     assert all(row[12].startswith("answer ") and row[13:] == [None] * 4 for row in shown["rows"])
 
@@ -162,8 +144,8 @@ def test_without_a_tokenizer_the_answers_text_is_shown_uncoloured(tmp_path):
 def test_coefficients_are_those_of_the_first_update(tmp_path, objective, push):
     """At ratio 1, by hand: NFT with omega = 1 - r pushes right answers by 1 - r and wrong ones by -r."""
     run = read_run(make_run(tmp_path / "a", steps=1, objective=objective))
-    picked, examples = read_answers(run, {1: [0, 1, 5, 7, 8]}, LOSS)              # of groups with r = 1/4, 3/4 and 0
-    found = answer_coefficients(objective, resolve(objective, LOSS), examples)
+    picked, examples = rollouts.read_answers(run, {1: [0, 1, 5, 7, 8]}, LOSS)     # of groups with r = 1/4, 3/4 and 0
+    found = rollouts.answer_coefficients(objective, resolve(objective, LOSS), examples)
     assert len(picked) == 5 and {(1, 10, 0), (1, 10, 1), (1, 11, 1), (1, 11, 3)} <= set(found)
     assert len(found) == (8 if objective == "dpo" else 4)                   # which looks at whole groups
     for (_, group, sample), values in found.items():
@@ -176,19 +158,19 @@ def test_coefficients_are_those_of_the_first_update(tmp_path, objective, push):
                                               ({"loss__epsilon": -1.0}, "loss.epsilon is -1.0")])
 def test_what_another_version_knew_costs_the_coefficients_only(tmp_path, fields, told):
     run = read_run(make_run(tmp_path / "a", steps=1, **fields))
-    shown = sample_of([run], 100)
+    shown = rollouts.sample_of([run], 100)
     assert len(shown["rows"]) == 12 and all(row[14] is not None and row[16] is None for row in shown["rows"])
     ((_, note),) = shown["notes"]
     assert note.startswith(f"no coefficients: {told}")
-    assert sample_of([run], 0)["rows"] == sample_of([run], 0)["notes"] == []
+    assert rollouts.sample_of([run], 0)["rows"] == rollouts.sample_of([run], 0)["notes"] == []
 
 
 def test_numbers_are_packed():
-    assert packed(np.array([0, 0.004, 20.475, 99, -1]), NATS) == "AAAB////AA"
-    assert packed_signed(np.full(3, 0.5)) == [0.5]
-    unit, text = packed_signed(np.array([-1.0, 0.25, 0.0], np.float32))
+    assert rollouts.packed(np.array([0, 0.004, 20.475, 99, -1]), NATS) == "AAAB////AA"
+    assert rollouts.packed_signed(np.full(3, 0.5)) == [0.5]
+    unit, text = rollouts.packed_signed(np.array([-1.0, 0.25, 0.0], np.float32))
     np.testing.assert_allclose((unpacked(text) - 2047) * unit, [-1, 0.25, 0], atol=unit / 2)
-    assert packed_lengths([0, 1, 62, 63, 130]) == "AB+/A//E"
+    assert rollouts.packed_lengths([0, 1, 62, 63, 130]) == "AB+/A//E"
 
 
 def test_a_character_of_several_tokens_stands_with_the_last():
@@ -201,7 +183,7 @@ def test_a_character_of_several_tokens_stands_with_the_last():
         assert "".join(parts) == word and len(parts) == len(word.encode())
     assert pieces([97, *"😀".encode()], text) == ["a", "", "", "", "😀"]
     assert "".join(pieces([97, 0xF0, 0x9F], text)) == text([97, 0xF0, 0x9F])
-    assert utf16("😀") == 2 and utf16("\ud800") == 1
+    assert rollouts.utf16("😀") == 2 and rollouts.utf16("\ud800") == 1
 
 
 def test_tables_are_read_without_the_columns_they_lack(tmp_path):
@@ -210,5 +192,5 @@ def test_tables_are_read_without_the_columns_they_lack(tmp_path):
     (tmp_path / "t.parquet").rename(folder / "rollouts" / "step_000001.parquet")
     run = read_run(folder)
     assert histogram([run]) is None
-    (row,) = sample_of([run], 5)["rows"]
+    (row,) = rollouts.sample_of([run], 5)["rows"]
     assert row[11:] == [0, "", None, None, None, None]

@@ -96,6 +96,6 @@ def test_an_installed_package_has_the_template():
     patterns = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["tool"]["setuptools"][
         "package-data"]["nft_jax"]
     files = [file.name for file in resources.files("nft_jax.report").iterdir()
-             if Path(file.name).suffix not in (".py", "") and file.is_file()]
+             if Path(file.name).suffix not in (".py", ".md", "") and file.is_file()]
     assert set(files) == {"page.html", "style.css", "charts.js", "page.js", "answers.js"}
     assert all(any(fnmatch(f"report/{name}", pattern) for pattern in patterns) for name in files)

@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from made import make_group, make_run
 from refusal import refused
+from runs import use_devices
 
 import nft_jax
 from nft_jax.config import BatchConfig, CheckpointConfig, EvaluationConfig, ObjectiveConfig, RolloutConfig
 from nft_jax.record.metrics import read_metrics
 from nft_jax.record.rollouts import groups_to_table, table_to_groups
-from nft_jax.runtime.mesh import make_mesh
 from nft_jax.train import loop
 from nft_jax.train.batch import deal
 
@@ -181,7 +181,7 @@ def run(small_run, tmp_path_factory):
         return score(run, first[0], judged)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nft_jax.train.plan.make_mesh", lambda config, devices: make_mesh(config, jax.devices()[:1]))
+        use_devices(patch)
         patch.setattr(loop, "score", by_the_first)
         loop.train(config, quiet=True)
     return folder
@@ -199,9 +199,6 @@ def test_a_replayed_step_is_the_step_that_was_trained(run):
     assert (table.weight * table.loss).sum() == pytest.approx(row["loss/total"], rel=2e-3)
     after = nft_jax.replay(run, policy=run)                       # the newest checkpoint, that of the step itself
     assert after.metrics["ratio/max_negative"] > 1.1 * found.metrics["ratio/max_negative"]
-
-
-# ---- the implicit negative policy ------------------------------------------------------------------------------
 
 
 def test_the_implicit_negative_policy_completes_the_old_one():

@@ -3,7 +3,7 @@ import pytest
 from refusal import refused
 
 from nft_jax.config import Config
-from nft_jax.runtime.presets import experiment
+from nft_jax.runtime.names import experiment
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import signal
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from random import Random
 
 import pytest
@@ -50,42 +51,32 @@ class Told:
         return "\n".join(self.said)
 
 
-def watches(count, **settings):
-    """`count` hosts that watch each other, and what each is told."""
+def watches(count, started=0, **settings):
+    """`count` hosts that watch each other, the first `started` of them already, and what each is told."""
     store, told = Store(), [Told() for _ in range(count)]
     options = {"poll": 0.01, "silent": 3600.0} | settings
     hosts = [Watch(store, index, count, end=each.end, say=each.said.append, **options)
              for index, each in enumerate(told)]
+    for host in hosts[:started]:
+        host.start()
     return store, hosts, told
 
 
 def run_all(work, count):
     """`work(index)` in a thread for each host; their results."""
-    results = [None] * count
-
-    def one(index):
-        results[index] = work(index)
-
-    threads = [threading.Thread(target=one, args=(index,)) for index in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-        assert not thread.is_alive()
-    return results
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(work, range(count), timeout=60))
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(2, 4), st.integers(0, 2**32), st.booleans())
 def test_all_stop_at_the_same_point_whoever_was_asked_and_however_far_apart_they_are(count, seed, lockstep):
     """With a barrier behind every point hosts are one point apart at most; without one, anything."""
-    _, hosts, _ = watches(count)
+    _, hosts, _ = watches(count, count)
     random = Random(seed)
     asked, at = random.randrange(count), random.randrange(1, 30)
     slow = [random.random() * 0.004 for _ in range(count)]
     barrier = threading.Barrier(count)
-    for host in hosts:
-        host.start()
 
     def work(index):
         for point in range(2000):
@@ -108,13 +99,11 @@ def test_all_stop_at_the_same_point_whoever_was_asked_and_however_far_apart_they
 @given(st.integers(2, 3), st.integers(0, 2**32))
 def test_work_done_alone_is_given_up_by_all_or_finished_by_all(count, seed):
     """Each step: any number of blocks alone, a point, then a collective. Nobody waits there for one who gave up."""
-    _, hosts, _ = watches(count)
+    _, hosts, _ = watches(count, count)
     random = Random(seed)
     asked, at = random.randrange(count), random.randrange(60)
     randoms = [Random(seed + 1 + index) for index in range(count)]
     barrier = threading.Barrier(count)
-    for host in hosts:
-        host.start()
 
     def work(index):
         done = 0
@@ -140,9 +129,7 @@ def test_work_done_alone_is_given_up_by_all_or_finished_by_all(count, seed):
 
 
 def test_a_crash_ends_all_with_the_first_traceback():
-    _, hosts, told = watches(3)
-    for host in hosts:
-        host.start()
+    _, hosts, told = watches(3, 3)
     hosts[1].crash("Traceback: the disk of host 1", 1)
     assert all(each.ended.wait(30) for each in told)
     assert [each.statuses for each in told] == [[1]] * 3
@@ -227,8 +214,7 @@ def test_outside_the_main_thread_there_are_no_handlers():
     (KeyboardInterrupt(), "interrupted by a second signal", 130),
     (ValueError("of the program"), "ValueError: of the program", 1)])
 def test_errors_leave_as_what_they_are_and_end_all_hosts_before_anything_is_closed(monkeypatch, error, shown, status):
-    _, hosts, told = watches(2)
-    hosts[0].start()
+    _, hosts, told = watches(2, 1)
     monkeypatch.setattr(stops, "_watch", hosts[1])
     closed = []
     with pytest.raises(type(error)):

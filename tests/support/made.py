@@ -1,11 +1,15 @@
 """Made-up groups and run folders for tests."""
 import json
+from functools import partial
 
+import jax
 import numpy as np
 import pyarrow.parquet as pq
 
 from nft_jax.config import Config
 from nft_jax.record.rollouts import groups_to_table
+from nft_jax.train.state import init_state, make_optimizer, state_shardings
+from nft_jax.train.step import compile_step
 from nft_jax.types import Group, Prompt, Rollout, Verdict
 
 
@@ -44,3 +48,11 @@ def make_run(folder, *, rewards=((1, 0, 0, 0), (1, 1, 1, 0), (0, 0, 0, 0)), step
         kept = frozenset(group.prompt.index for group in groups if group.has_signal)
         pq.write_table(groups_to_table(groups, kept), folder / "rollouts" / f"step_{step:06d}.parquet")
     return folder
+
+
+def make_step(params, optimizer, loss, mesh):
+    """The compiled train step of a `Loss`, and the function that makes its first state, placed on the mesh."""
+    optimizer = make_optimizer(optimizer)
+    placements = state_shardings(params, optimizer, mesh)
+    first = jax.jit(partial(init_state, optimizer=optimizer), out_shardings=placements)
+    return compile_step(mesh, placements, optimizer, loss), partial(first, params)

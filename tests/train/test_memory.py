@@ -3,6 +3,7 @@ import dataclasses
 import importlib.util
 import re
 from functools import cache, partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +12,14 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 from refusal import refused
 
-from nft_jax.config import MeshConfig, ObjectiveConfig, OptimizerConfig
+from nft_jax.config import BatchConfig, Config, DataConfig, MeshConfig, ObjectiveConfig, OptimizerConfig, RolloutConfig
 from nft_jax.model import decoder
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.objectives.registry import resolve
+from nft_jax.runtime.compilation import largest
 from nft_jax.runtime.mesh import make_mesh, require_host_memory
+from nft_jax.train.plan import make_plan
+from nft_jax.train.programs import training_programs
 from nft_jax.train.state import init_state, make_optimizer, state_shardings
 from nft_jax.train.step import Loss, compile_step, micro_batch, micro_loss
 from nft_jax.types import TrainBatch
@@ -23,6 +27,9 @@ from nft_jax.types import TrainBatch
 MODEL = ModelConfig("qwen3", vocab_size=96, hidden_size=64, intermediate_size=128, num_layers=6, num_heads=8,
                     num_kv_heads=2, head_dim=8, max_positions=64, tie_embeddings=True, qk_norm=True,
                     initializer_range=0.1)
+
+HALF = ModelConfig("qwen2", 151_936, 896, 4_864, 24, 14, 2, 64, 32_768, rope_theta=1e6, tie_embeddings=True,
+                   qkv_bias=True)      # Qwen2.5-0.5B
 
 
 @cache
@@ -54,18 +61,10 @@ def test_memory_falls_and_work_grows_from_none_to_attention_to_block():
 
 
 def test_offloading_needs_a_host_memory_that_the_platform_has():
-    class Device:
-        platform = "toaster"
-
-        def addressable_memories(self):
-            return []
-
-    class Mesh:
-        devices = np.array([Device()])
-
+    mesh = SimpleNamespace(devices=np.array([SimpleNamespace(platform="toaster", addressable_memories=list)]))
     with refused("policy.remat", "offload", "toaster", "block"):
-        require_host_memory("offload", Mesh())
-    require_host_memory("block", Mesh())
+        require_host_memory("offload", mesh)
+    require_host_memory("block", mesh)
     require_host_memory("offload", make_mesh(MeshConfig(), jax.devices()[:1]))
 
 
@@ -102,15 +101,37 @@ def micro_batch_shapes() -> TrainBatch:
     return jax.eval_shape(lambda batch: micro_batch(batch, 0), batch_shapes(4, 64))
 
 
-def test_the_state_has_the_types_and_places_it_should():
-    optimizer = make_optimizer(OptimizerConfig())
-    shapes, mesh = decoder.parameter_shapes(MODEL), make_mesh(MeshConfig(1, 4, 2))
-    state = jax.eval_shape(partial(init_state, optimizer=optimizer), shapes)
+def test_the_state_is_float32():
+    start = partial(init_state, optimizer=make_optimizer(OptimizerConfig()))
+    state = jax.eval_shape(start, decoder.parameter_shapes(MODEL))
     adam = next(s for s in state.opt_state if hasattr(s, "nu"))
     assert {x.dtype.name for x in jax.tree.leaves((state.params, adam.mu, adam.nu))} == {"float32"}
-    placements = state_shardings(shapes, optimizer, mesh)
-    placed = next(s for s in placements.opt_state if hasattr(s, "nu"))
-    assert placed.mu == placed.nu == placements.params
+
+
+def peak(model, answers, rows, length):
+    """Bytes of an optimizer step on so many answers of at most `length` tokens, and those of its arguments."""
+    config = Config(
+        data=DataConfig(max_prompt_tokens=length // 4),
+        rollout=RolloutConfig(prompts_per_step=1, samples_per_prompt=answers, max_new_tokens=length * 3 // 4),
+        batch=BatchConfig(updates_per_step=1, row_length=length, rows_per_micro_batch=rows))
+    step = largest(training_programs(make_plan(config, model, jax.devices()[:1])))["train step"]
+    sizes = step.function.lower(*step.arguments).compile().memory_analysis()
+    return (sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+            + sizes.temp_size_in_bytes, sizes.argument_size_in_bytes)
+
+
+def test_one_micro_batch_keeps_one_gradient_and_the_state_is_updated_in_place(tiny_model):
+    """Where the parameters dwarf the activations, the step needs them, the two moments and one gradient."""
+    model = dataclasses.replace(tiny_model, hidden_size=64, intermediate_size=4096, num_layers=4)
+    whole, arguments = peak(model, 2, 2, 16)
+    several, _ = peak(model, 2, 1, 16)
+    assert whole < 5 * arguments / 3 < several
+
+
+@pytest.mark.slow
+def test_half_a_billion_parameters_train_in_ten_gigabytes():
+    """Float32 on CPU: 8 GB are parameters, moments and the gradient."""
+    assert peak(HALF, 8, 8, 160)[0] <= 10e9
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from made import make_step
 
 from nft_jax.config import MeshConfig, ObjectiveConfig, OptimizerConfig
 from nft_jax.model import decoder
@@ -16,8 +17,8 @@ from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.objectives.registry import resolve
 from nft_jax.preflight.hlo import collectives
 from nft_jax.runtime.mesh import make_mesh
-from nft_jax.train.state import init_state, make_optimizer, state_shardings
-from nft_jax.train.step import Loss, compile_score, compile_step
+from nft_jax.train.state import make_optimizer, state_shardings
+from nft_jax.train.step import Loss, compile_score
 from nft_jax.types import TrainBatch
 
 VOCAB, HIDDEN, FEED, LAYERS, HEADS, KV_HEADS, HEAD = 352, 48, 88, 3, 16, 2, 8
@@ -67,12 +68,10 @@ def params(model=MODEL):
 @cache
 def built(sizes, model=MODEL, remat="none") -> Built:
     mesh = make_mesh(MeshConfig(*sizes), jax.devices()[:int(np.prod(sizes))])
-    optimizer = make_optimizer(OPTIMIZER)
-    placements = state_shardings(params(model), optimizer, mesh)
-    state = jax.device_put(init_state(params(model), optimizer), placements)
-    arguments = state, batch(), np.float32(1e-2), np.float32(0.9)
     loss = Loss("nft", resolve("nft", ObjectiveConfig()), model, Compute(remat=remat))
-    step = compile_step(mesh, placements, optimizer, loss).lower(*arguments).compile()
+    step, first = make_step(params(model), OPTIMIZER, loss, mesh)
+    arguments = first(), batch(), np.float32(1e-2), np.float32(0.9)
+    step = step.lower(*arguments).compile()
     return Built(mesh, step, jax.device_get(step(*arguments)))
 
 
@@ -111,15 +110,12 @@ GROUPS = np.random.default_rng(1).integers(1, 5, (MICRO, ROWS, 3))     # over ro
 def dpo_step(sizes) -> Any:
     """One step of dpo, whose loss compares answers that lie in different micro-batches and on different devices."""
     mesh = make_mesh(MeshConfig(*sizes), jax.devices()[:int(np.prod(sizes))])
-    optimizer = make_optimizer(OPTIMIZER)
-    placements = state_shardings(params(), optimizer, mesh)
-    state = jax.device_put(init_state(params(), optimizer), placements)
     segments = batch().segment_ids
     ids = np.take_along_axis(GROUPS, segments.clip(1) - 1, 2) * (batch().weight > 0)
     given = batch()._replace(group_ids=ids.astype(np.int32))
     loss = Loss("dpo", resolve("dpo", ObjectiveConfig(beta=0.5, nll_weight=0.1)), MODEL, Compute())
-    step = compile_step(mesh, placements, optimizer, loss)
-    return jax.device_get(step(state, given, np.float32(1e-2), np.float32(0.9)))
+    step, first = make_step(params(), OPTIMIZER, loss, mesh)
+    return jax.device_get(step(first(), given, np.float32(1e-2), np.float32(0.9)))
 
 
 @pytest.mark.parametrize("sizes", [pytest.param((2, 1, 1, 1), marks=pytest.mark.slow), (1, 2, 1, 2)])

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from made import make_group
+from made import make_group, make_step
 
 from nft_jax.config import MeshConfig, ObjectiveConfig, OptimizerConfig
 from nft_jax.model import decoder
@@ -15,8 +15,8 @@ from nft_jax.objectives.registry import find_objective, resolve, token_loss, tok
 from nft_jax.runtime.compilation import CompileCounter
 from nft_jax.runtime.mesh import make_mesh
 from nft_jax.train.batch import BatchShape, Example, examples_of, make_batch, unpack
-from nft_jax.train.state import init_state, learning_rate, make_optimizer, state_shardings
-from nft_jax.train.step import Loss, compile_score, compile_step, micro_batch, micro_loss
+from nft_jax.train.state import learning_rate, make_optimizer, state_shardings
+from nft_jax.train.step import Loss, compile_score, micro_batch, micro_loss
 from nft_jax.train.step_metrics import summarise
 
 OPTIMIZER = OptimizerConfig(learning_rate=1e-2, warmup_updates=4, clip_norm=0.5)
@@ -35,10 +35,8 @@ def examples(groups, loss):
 
 def run_step(model, params, items, loss, objective, *, mesh=None, rows=4, row_length=32, steps=1):
     mesh = mesh or make_mesh(MeshConfig(), jax.devices()[:1])
-    optimizer = make_optimizer(OPTIMIZER)
-    placements = state_shardings(params, optimizer, mesh)
-    state = jax.jit(partial(init_state, optimizer=optimizer), out_shardings=placements)(params)
-    step = compile_step(mesh, placements, optimizer, Loss(objective, loss, model, Compute(mesh=mesh)))
+    step, first = make_step(params, OPTIMIZER, Loss(objective, loss, model, Compute(mesh=mesh)), mesh)
+    state = first()
     batch, _ = make_batch(items, BatchShape.for_sequences(32, rows, row_length), loss.loss_agg, loss.constant_length,
                           find_objective(objective).whole_groups)
     for index in range(steps):
@@ -154,10 +152,8 @@ def test_adamw_equals_its_formula(tiny_model, tiny_params, groups):
 
 def test_full_and_empty_batches_use_one_program(tiny_model, tiny_params, groups):
     loss, mesh = resolve("nft", ObjectiveConfig()), make_mesh(MeshConfig(), jax.devices()[:1])
-    optimizer = make_optimizer(OPTIMIZER)
-    placements = state_shardings(tiny_params, optimizer, mesh)
-    state = jax.jit(partial(init_state, optimizer=optimizer), out_shardings=placements)(tiny_params)
-    step = compile_step(mesh, placements, optimizer, Loss("nft", loss, tiny_model, FLOAT32))
+    step, first = make_step(tiny_params, OPTIMIZER, Loss("nft", loss, tiny_model, FLOAT32), mesh)
+    state = first()
     items, shape = examples(groups, loss), BatchShape.for_sequences(32, 4, 32)
     counter, compiled = CompileCounter(), []
     for count, rate, temperature in ((15, 1e-3, 1.0), (1, 1e-4, 1.0), (7, 1e-3, 0.8)):

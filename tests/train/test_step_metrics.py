@@ -1,11 +1,10 @@
 """Tallies against numpy over all tokens at once, and their sum over any split. An update whose loss or gradient is not
 finite changes nothing, and is found, counted and written down."""
-from functools import partial
 
 import jax
 import numpy as np
 import pytest
-from made import make_group
+from made import make_group, make_step
 
 from nft_jax.config import MeshConfig, ObjectiveConfig, OptimizerConfig
 from nft_jax.model.config import FLOAT32
@@ -14,18 +13,8 @@ from nft_jax.runtime.mesh import make_mesh
 from nft_jax.runtime.writing import Writing
 from nft_jax.train import step_metrics
 from nft_jax.train.batch import BatchShape, examples_of, make_batch
-from nft_jax.train.state import init_state, make_optimizer, state_shardings
-from nft_jax.train.step import Loss, compile_step
-from nft_jax.train.step_metrics import (
-    Updates,
-    combine,
-    count_skipped,
-    nonfinite_logprobs,
-    quantile,
-    summarise,
-    tally,
-    write_batches,
-)
+from nft_jax.train.step import Loss
+from nft_jax.train.step_metrics import Updates, combine, quantile, summarise, tally, write_batches
 
 LOSS = resolve("nft", ObjectiveConfig())
 SHAPE = BatchShape.for_sequences(16, 4, 32)
@@ -88,18 +77,11 @@ def test_the_histogram_resolves_a_ratio_to_a_few_percent(tokens, ratio):
     assert quantile(np.asarray(histogram), 0.95) == pytest.approx(ratio, rel=0.02 if 0.9 < ratio < 1.1 else 0.1)
 
 
-# ---- updates that were not finite ------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def step(tiny_model, tiny_params):
     """The compiled step, and a function that makes its first state."""
-    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-2))
-    placements = state_shardings(tiny_params, optimizer, mesh)
-    first = jax.jit(partial(init_state, optimizer=optimizer), out_shardings=placements)
-    compiled = compile_step(mesh, placements, optimizer, Loss("nft", LOSS, tiny_model, FLOAT32))
-    return compiled, lambda: first(tiny_params)
+    return make_step(tiny_params, OptimizerConfig(learning_rate=1e-2), Loss("nft", LOSS, tiny_model, FLOAT32),
+                     make_mesh(MeshConfig(), jax.devices()[:1]))
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +142,7 @@ def test_tallies_and_norms_of_the_updates_of_a_step(tokens):
 @pytest.mark.parametrize(("before", "skipped", "after", "most"), [
     (0, [], 0, 0), (2, [], 0, 2), (0, [1, 2], 0, 2), (1, [0, 3], 1, 2), (2, [0, 1, 2, 3], 6, 6), (0, [2, 3], 2, 2)])
 def test_skipped_updates_in_a_row_are_counted_over_the_ends_of_steps(before, skipped, after, most):
-    assert count_skipped(skipped, 4, before) == (after, most)
+    assert step_metrics.count_skipped(skipped, 4, before) == (after, most)
 
 
 def test_the_batches_are_written_as_they_were_trained_on(batch, tmp_path, monkeypatch):
@@ -183,5 +165,5 @@ def test_the_batches_are_written_as_they_were_trained_on(batch, tmp_path, monkey
 def test_old_logprobs_that_are_not_finite_are_counted():
     group = make_group(0, [1, 0], rng=np.random.default_rng(0))
     group.old_logprobs[1][0] = np.nan
-    assert nonfinite_logprobs([group, make_group(1, [1, 0], rng=np.random.default_rng(1), old=False)]) == 1
-    assert nonfinite_logprobs([]) == 0
+    assert step_metrics.nonfinite_logprobs([group, make_group(1, [1, 0], rng=np.random.default_rng(1), old=False)]) == 1
+    assert step_metrics.nonfinite_logprobs([]) == 0

@@ -43,17 +43,12 @@ def test_strict_mode_and_output(file, tmp_path):
 
 @pytest.mark.parametrize(("content", "told"), [
     ('{"response": "x"}\n', "no column of golds"), ('{"gold": "x"}\n', "no column of responses"),
-    ("{", "line 1 is not JSON"), ("", "no column of responses"),
+    ("{", "line 1 is not JSON"), ("", "no column of responses"), (None, "that exists"),
 ])
 def test_files_that_cannot_be_judged(tmp_path, capsys, content, told):
     path = tmp_path / "bad.jsonl"
-    path.write_text(content)
+    if content is not None:
+        path.write_text(content)
     with pytest.raises(SystemExit) as ended:
         main([str(path)])
     assert ended.value.code == 2 and told in capsys.readouterr().err
-
-
-def test_missing_file(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        main([str(tmp_path / "nothing.jsonl")])
-    assert "that exists" in capsys.readouterr().err

@@ -1,13 +1,11 @@
 """The pool: one verdict per answer, in order, whatever happens to the processes."""
-
 import os
 import random
 import signal
 import subprocess
 import sys
-import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,7 +18,6 @@ pytest.importorskip("math_verify")
 from nft_jax.config import VerifierConfig
 from nft_jax.types import OUTCOMES
 from nft_jax.verify import Verifier, verify
-from nft_jax.verify.maths.judge import judge as judge_in_worker
 
 SANE = [
     (r"2\sqrt{2}", r"\sqrt{8}", True), ("(x+1)(x-1)", "x^2-1", True),
@@ -176,14 +173,9 @@ def test_memory_is_limited():
 
 
 def test_from_any_thread(verifier):
-    results: dict[int, list] = {}
-    threads = [threading.Thread(target=lambda i=i: results.update({i: submit(verifier, SANE).result()}))
-               for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [rewards(results[i]) for i in range(4)] == [[float(right) for _, _, right in SANE]] * 4
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: rewards(submit(verifier, SANE).result()), range(4)))
+    assert found == [[float(right) for _, _, right in SANE]] * 4
 
 
 def test_futures_stream(verifier):
@@ -261,9 +253,11 @@ def run(code: str, **kwargs) -> subprocess.CompletedProcess:
                           env=environment, timeout=60, check=False, **kwargs)
 
 
-def test_importing_is_light():
-    heavy = "jax transformers datasets sympy math_verify latex2sympy2_extended"
-    done = run(f"import sys, nft_jax.verify; print([name for name in '{heavy}'.split() if name in sys.modules])")
+@pytest.mark.parametrize(("module", "heavy"), [
+    ("nft_jax.verify", "jax transformers datasets sympy math_verify latex2sympy2_extended"),
+    ("nft_jax.verify.worker, nft_jax.verify.maths.symbolic", "jax jaxlib transformers datasets")])
+def test_importing_is_light(module, heavy):
+    done = run(f"import sys, {module}; print([name for name in '{heavy}'.split() if name in sys.modules])")
     assert done.stdout.strip() == "[]", done.stderr
 
 
@@ -281,27 +275,12 @@ print(len(maps), [name for name in ("jax", "transformers", "datasets") for text 
     assert done.stdout.split("\n")[:2] == ["1.0", "2 []"], done.stderr
 
 
-def test_worker_modules_import_no_jax():
-    heavy = "{'jax', 'jaxlib', 'transformers', 'datasets'}"
-    done = run("import sys, nft_jax.verify.worker, nft_jax.verify.maths.symbolic; "
-               f"print(sorted({heavy} & set(sys.modules)))")
-    assert done.stdout.strip() == "[]", done.stderr
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_workers_die_with_their_parent():
-    code = (
-        "import os, signal\nfrom nft_jax.verify import Verifier\npool = Verifier().start()\n"
-        rf"pool.judge(['\\boxed{{\\sqrt{{8}}}}'], ['2\\sqrt2']); pool.submit([{box(SLOW)!r}], [{SLOW + '+4'!r}])"
-        "\n"
-        "print(*pool.worker_pids, flush=True); os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    done = run(code)
+    done = run("import os, signal\nfrom nft_jax.verify import Verifier\npool = Verifier().start()\n"
+               rf"pool.judge(['\\boxed{{\\sqrt{{8}}}}'], ['2\\sqrt2']); "
+               f"pool.submit([{box(SLOW)!r}], [{SLOW + '+4'!r}])\n"
+               "print(*pool.worker_pids, flush=True); os.kill(os.getpid(), signal.SIGKILL)\n")
     pids = [int(pid) for pid in done.stdout.split()]
     assert done.returncode == -signal.SIGKILL and len(pids) == 2, done.stderr
     assert eventually(lambda: not any(alive(pid) for pid in pids))
-
-
-def test_judging_is_a_pure_function():
-    for gold, answer, right in SANE:
-        assert judge_in_worker(gold, answer)[0] == ("right" if right else "wrong")

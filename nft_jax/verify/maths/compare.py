@@ -1,13 +1,12 @@
 """Whether two normalised answers mean the same: a ladder of rules, from spelling to structure.
 
 1. The same spelling is equal.
-2. `RUNGS` are asked in order: each looks for one kind of answer (numbers, times, lists, ...). The
-   first rung that knows the kind decides; a rung that does not know it says `PASS`.
+2. `RUNGS` are asked in order: each looks for one kind of answer (numbers, times, lists, ...). The first that
+   knows the kind decides; a rung that does not know it says `PASS`.
 3. Two single expressions that are left go to `leaf`, after brackets and units are off.
 
-The result is True, False, or None where `leaf` could not tell. The calling process passes the leaf
-that never can tell (`structure.unknown`); a worker passes `symbolic.equal`. The conventions are a
-table in nft_jax/verify/README.md.
+The result is True, False, or None where `leaf` could not tell: in the calling process it never can
+(`structure.unknown`), in a worker it is `symbolic.equal`. A table of the conventions is in nft_jax/verify/README.md.
 """
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Exact rational arithmetic on answers: integers of any size, (recurring) decimals, fractions, powers.
 
-`rational` reads a normalised answer as one `fractions.Fraction`; None is anything else. Two
-rationals settle both equality and difference. There are no floats.
+`rational` reads a normalised answer as one `fractions.Fraction`; None is anything else. There are no floats.
 """
 from __future__ import annotations
 

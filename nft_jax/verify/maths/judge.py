@@ -2,8 +2,7 @@
 
 1. `quick_verdict` runs in the calling process. It compares spelling, exact rationals and structure.
 2. What it leaves open has passed `too_large`, which keeps bombs away from the parser and from sympy.
-3. `judge` runs in a worker process: the same comparison, with `symbolic.equal` where
-   `quick_verdict` could not tell.
+3. `judge` runs in a worker process: the same, with `symbolic.equal` where `quick_verdict` could not tell.
 
 `check_gold` says beforehand whether a gold answer can be used at all.
 """

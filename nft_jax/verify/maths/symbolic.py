@@ -1,8 +1,8 @@
 """Equality of two mathematical expressions, with sympy and math-verify. Only workers import this module.
 
 1. Decimals become fractions before parsing, so sympy sees no float and nothing is rounded.
-2. Both expressions are evaluated to 60 digits, at fixed points when they have variables. A
-   difference at one point means unequal; agreement at every point means equal.
+2. Both expressions are evaluated to 60 digits, at fixed points when they have variables. A difference at one
+   point means unequal; agreement at every point means equal.
 3. What cannot be evaluated goes to math-verify's `verify`, gold first, strict.
 """
 from __future__ import annotations

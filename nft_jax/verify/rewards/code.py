@@ -5,14 +5,11 @@ The gold of a task is JSON:
     {"entry": "f", "tests": [{"args": [1, 2], "expected": 3}, ...]}          a function
     {"tests": [{"stdin": "1 2\\n", "expected": "3\\n"}, ...]}                 a program
 
-Optional: "seconds" of wall clock for each test (1), and "tolerance", relative and absolute, for
-floats (1e-9).
+Optional: "seconds" of wall clock for each test (1), and "tolerance", relative and absolute, for floats (1e-9).
+verifier.deadline must leave room for all tests of a task (10 s, say).
 
-"code" is 1 when every test passes; "code-share" is the share of tests passed. verifier.deadline
-must leave room for all tests of a task (10 s, say).
-
-Expected values never enter the sandbox. Only plain JSON comes out of it, and it is compared here:
-nothing that a submission prints, overrides or exits with can pass a test.
+Expected values never enter the sandbox. Only plain JSON comes out of it, and it is compared here: nothing that
+a submission prints, overrides or exits with can pass a test.
 """
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ import re
 from collections.abc import Mapping
 
 from nft_jax.verify.rewards.registry import plain_gold, register
-from nft_jax.verify.rewards.sandbox import Limits, find_sandbox, run_submission, stricter
+from nft_jax.verify.rewards.sandbox import Limits, find_sandbox, run_submission
 
 TOLERANCE = 1e-9
 LONGEST_SOURCE = 100_000
@@ -90,18 +87,14 @@ def check_task(gold: str) -> str | None:
 def share_passed(response: str, gold: str) -> float:
     """The share of the task's tests that the program in the response passes. Raises RuntimeError when the
     sandbox did not start, ValueError when the gold is no task."""
-    reason = check_task(gold)
-    if reason is not None:
-        raise ValueError(reason)
-    source, task = extract_program(response), json.loads(gold)
+    source, task = extract_program(response), json.loads(read_gold({"answer": gold}))
     if not source.strip() or len(source) > LONGEST_SOURCE or "\0" in source:
         return 0.0
     entry, tests = task.get("entry"), task["tests"]
     name = "args" if entry else "stdin"
     given = [{name: test[name]} for test in tests]
-    limits = stricter(Limits(), float(task["seconds"])) if "seconds" in task else Limits()
     found = run_submission(find_sandbox(_weak["allowed"]), source.encode("utf-8", "replace").decode(), entry, given,
-                           limits)
+                           Limits(float(task.get("seconds", Limits.seconds))))
     tolerance = float(task.get("tolerance", TOLERANCE))
 
     def passes(result: dict, expected) -> bool:

@@ -1,12 +1,8 @@
 """Rewards of reasoning-gym: data.source reasoning-gym:TASK, verifier.reward reasoning-gym.
 
-1. A row's gold says where its item comes from (`read_gold`); the worker makes the item again.
-2. The final answer is taken out of the response (`final_answer`).
-3. The task's own scorer judges it, or ours where the task stands in `SCORERS`.
-
-"reasoning-gym" is 1 only where the scorer says exactly 1; "reasoning-gym-soft" is the score itself.
-A scorer that runs the model's text as code is never called: its task has a scorer here or is
-refused (`refuse_task`). Checked against reasoning-gym 0.1.25.
+A row's gold says where its item comes from, and the worker makes the item again. The task's own scorer judges
+the final answer. A scorer that runs the model's text as code is never called: its task has a scorer here
+(`SCORERS`) or is refused (`refuse_task`). Checked against reasoning-gym 0.1.25.
 """
 from __future__ import annotations
 
@@ -80,14 +76,12 @@ def _makes(target: Callable[[dict], int]) -> Callable[[str, dict], float]:
 
 def _same_rows(answer: str, item: dict) -> float:
     """1 for the rows of the item's answer; the number of spaces between entries does not matter."""
-    def rows(text: str) -> list[list[str]]:
-        return [line.split() for line in text.strip().splitlines()]
-    return float(rows(answer) == rows(item["answer"]))
+    rows, expected = ([line.split() for line in text.strip().splitlines()] for text in (answer, item["answer"]))
+    return float(rows == expected)
 
 
 def _queens(answer: str, item: dict) -> float:
-    """1 for a board of Q and _ that keeps the puzzle's queens, one a row, none attacking another. Spaces
-    between the squares do not matter."""
+    """1 for a board of Q and _, spaced or not, that keeps the puzzle's queens, one a row, none attacking another."""
     puzzle = item["metadata"]["puzzle"]
     size = len(puzzle)
     if len(answer) > 4 * size * (size + 1) or not re.fullmatch(r"[Q_ \t\r\n]+", answer):
@@ -127,9 +121,8 @@ def refuse_task(task: str, reward: str, field: str = "data.source") -> None:
     named = f"{field} is 'reasoning-gym:{task}'"
     other = "Choose another task, such as reasoning-gym:chain_sum"
     if task in ALGEBRA_TASKS:
-        raise InputError(f"{named}: an answer to this task is any equal expression. Its own scorer runs the model's "
-                         "text as code, and no other scorer is offered. "
-                         f"{other}, or write its questions to a .jsonl file and judge them by a reward of your own.")
+        raise InputError(f"{named}: its scorer runs the model's text as code, and no other is offered. {other}, or "
+                         "write its questions to a .jsonl file and judge them by a reward of your own.")
     if task in CHANGING_TASKS:
         raise InputError(f"{named}: this task changes its questions from one read to the next, so a run could not be "
                          f"resumed. {other}.")
@@ -163,8 +156,7 @@ def score(response: str, gold: str) -> float:
     try:
         value = float(_dataset(*place[:3]).score_answer(answer, _item(*place)))
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, SyntaxError):
-        # Some scorers raise on text that is no answer (0.1.25).
-        return 0.0
+        return 0.0                    # some scorers raise on text that is no answer (0.1.25)
     # A score that rounding left above 1 is not exactly 1, so the answer is not right.
     return math.nextafter(1, 0) if 1 < value < 1 + ROUNDING else value
 

@@ -1,18 +1,9 @@
-"""Any reward: a function `(prompt, response, gold) -> float in [0, 1]`, alone or composed.
+"""Any reward: a function `(prompt, response, gold) -> float in [0, 1]`, alone or composed (README.md has
+examples).
 
-    from nft_jax.verify.rewards import register
-
-    @register("short")
-    def short(prompt: str, response: str, gold: str) -> float:
-        return max(0.0, 1.0 - len(response) / 100)
-
-    Config(verifier=VerifierConfig(reward="short"))        # or reward="my_package.my_rewards:short", or "file.py:short"
-
-`prompt` is the question as the data has it, `gold` the answer column as text ("" when there is
-none). A batch reward takes and returns lists. An answer is right only if its reward is exactly 1.
-
-The function runs in the verifier's worker processes, where it can be killed. They import the module
-that registers the reward, and refuse a module that imports jax.
+`prompt` is the question as the data has it, `gold` the answer column as text ("" when there is none). The
+function runs in the verifier's worker processes, where it can be killed. They import the module that registers
+the reward, and refuse a module that imports jax.
 """
 from __future__ import annotations
 
@@ -90,11 +81,9 @@ _registry: dict[str, Reward] = {}
 
 
 def register(name: str, function: Callable | None = None, *, batch: bool = False, **properties):
-    """Give a reward function (or a composition) a name; also a decorator: `@register("name")`.
-
-    `properties` are fields of `Reward`. The same name again replaces the reward: a notebook's cell
-    may run twice. Raises InputError for a name with a colon, or one that the package itself uses.
-    """
+    """Give a reward function (or a composition) a name; also a decorator. `properties` are fields of `Reward`.
+    The same name again replaces the reward (a notebook's cell may run twice). Raises InputError for a name with
+    a colon, or one that the package itself uses."""
     home = _home(2)
     if ":" in name or TAKEN.get(name, home) != home:
         raise InputError(f"The reward's name is {name!r}: names contain no colon, and {', '.join(TAKEN)} are taken.")
@@ -116,20 +105,16 @@ def _home(depth: int) -> str:
     if names["__name__"] != "__main__" and names["__name__"] in sys.modules:
         return names["__name__"]
     specification = names.get("__spec__")
-    if names["__name__"] == "__main__" and specification is not None:
-        # python -m package.module
+    if names["__name__"] == "__main__" and specification is not None:        # python -m package.module
         return specification.name
-    # "<stdin>" is no file.
-    file = Path(names.get("__file__") or "")
+    file = Path(names.get("__file__") or "")                                 # "<stdin>" is no file
     return str(file.absolute()) if file.suffix == ".py" and file.is_file() else ""
 
 
 def lookup(name: str | Callable, field: str = "verifier.reward") -> Reward:
-    """The reward of a name: a registered or shipped one, "package.module:NAME" or "file.py:NAME".
-
-    After the colon stands a function, or a name that the module registers. A function comes back as a reward, a
-    `Reward` as it is. Raises InputError, naming the configuration's `field`, when there is no such reward.
-    """
+    """The reward of a name: a registered or shipped one, "package.module:NAME" or "file.py:NAME" of a function
+    or of a name that is registered there. A function comes back as a reward, a `Reward` as it is. Raises
+    InputError, naming the configuration's `field`, when there is no such reward."""
     if isinstance(name, Reward):
         return name
     if callable(name):
@@ -188,8 +173,7 @@ def weighted_sum(weights: Mapping[str | Callable, float]) -> Reward:
     def total(prompt: str, response: str, gold: str) -> float:
         found = [(part(prompt, response, gold), weight) for part, weight in parts.items()]
         if all(value == 1 for value, weight in found if weight):
-            # Rounding must not make a right answer wrong.
-            return 1.0
+            return 1.0                # rounding must not make a right answer wrong
         return min(math.fsum(value * weight for value, weight in found), math.nextafter(1, 0))
 
     return _composed(" + ".join(part.name for part in parts), total, list(parts))

@@ -1,10 +1,9 @@
 """Running programs that a model wrote, behind three layers (Linux):
 
-1. bubblewrap gives the program its own user, process, network, mount, IPC and host name spaces, no
-   capabilities and an empty environment. The program sees the system's programs read-only and a
-   small, empty /tmp. It sees nothing of the home folder or of the network.
-2. CPU time, memory, file size, open files and processes are limited before the submission starts. A
-   run of root's starts it as another user, since the limit on processes does not bind root.
+1. bubblewrap gives the program name spaces of its own, no capabilities and an empty environment. It sees the
+   system's programs read-only and a small, empty /tmp, and nothing of the home folder or of the network.
+2. CPU time, memory, file size, open files and processes are limited before the submission starts. A run of
+   root's starts it as another user, since the limit on processes does not bind root.
 3. A deadline by kill ends everything in the sandbox, and the output is limited.
 
 One sandbox runs one submission with all its tests: submissions in one sandbox could read or kill each other.
@@ -23,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from nft_jax.types import InputError
 
 INSIDE = (Path(__file__).parent / "sandbox_child.py").read_text()
 NOBODY = 65534
+FOLDER_BYTES = 16 << 20               # all of /tmp
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,15 @@ class Limits:
     """What a submission may use."""
     seconds: float = 1.0              # wall clock of one test
     total_seconds: float = 20.0       # wall clock of all tests
-    cpu_seconds: int = 2              # of one process
     memory_mb: int = 256              # address space of one process
     file_mb: int = 4                  # size of one file
-    folder_mb: int = 16               # all of /tmp
     processes: int = 16               # and threads
     output_bytes: int = 1 << 16       # of one test
 
     def of_system(self, processes: int | None) -> dict[str, int]:
         """Names of resource limits -> values. With `processes` None, their number is not limited."""
-        wanted = {"RLIMIT_CPU": self.cpu_seconds, "RLIMIT_FSIZE": self.file_mb << 20, "RLIMIT_NOFILE": 64,
+        # CPU seconds of one process are whole, and never less than its wall clock.
+        wanted = {"RLIMIT_CPU": int(self.seconds) + 1, "RLIMIT_FSIZE": self.file_mb << 20, "RLIMIT_NOFILE": 64,
                   "RLIMIT_CORE": 0}
         if sys.platform == "linux":
             wanted["RLIMIT_AS"] = self.memory_mb << 20
@@ -97,7 +96,7 @@ def _works(sandbox: Sandbox) -> bool:
     return found == [{"value": 2}]
 
 
-def _bubblewrap(python: str, folder_mb: int = Limits.folder_mb) -> tuple[str, ...]:
+def _bubblewrap(python: str) -> tuple[str, ...]:
     """The command of bubblewrap 0.8: system and interpreter read-only, an empty /tmp of limited size."""
     command = ["bwrap", "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session",
                "--clearenv", "--hostname", "sandbox", "--cap-drop", "ALL", "--ro-bind", "/usr", "/usr"]
@@ -111,7 +110,7 @@ def _bubblewrap(python: str, folder_mb: int = Limits.folder_mb) -> tuple[str, ..
     if not prefix.is_relative_to("/usr"):
         command += ["--ro-bind", str(prefix), str(prefix)]
     command += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
-    return (*command, "--size", str(folder_mb << 20), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp", "--")
+    return (*command, "--size", str(FOLDER_BYTES), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp", "--")
 
 
 def _threads_of(user: int) -> int:
@@ -120,20 +119,16 @@ def _threads_of(user: int) -> int:
     for path in Path("/proc").glob("[0-9]*/task"):
         try:
             count += len(os.listdir(path)) if path.stat().st_uid == user else 0
-        except OSError:
-            # The process has ended meanwhile.
+        except OSError:               # the process has ended meanwhile
             continue
     return count
 
 
 def run_submission(sandbox: Sandbox, source: str, entry: str | None, tests: Sequence[dict],
                    limits: Limits) -> list[dict]:
-    """The result of each test, in order: {"value": plain JSON} or {"failed": why}.
-
-    `entry` is the function that a test {"args"} calls. With `entry` None, the source is a program
-    that runs on {"stdin"}, and its output is the value. Raises RuntimeError when the sandbox itself
-    did not start (twice).
-    """
+    """The result of each test, in order: {"value": plain JSON} or {"failed": why}. A test {"args"} calls the
+    function `entry`; with `entry` None, the source is a program that runs on {"stdin"}, and its output is the
+    value. Raises RuntimeError when the sandbox itself did not start (twice)."""
     for _ in range(2):
         lines = _run_once(sandbox, source, entry, tests, limits)
         if lines and lines[0] == {"ready": True}:
@@ -195,8 +190,7 @@ def _kill(process: subprocess.Popen) -> None:
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
-        # The whole group has ended.
-        process.poll()
+        process.poll()                # the whole group has ended
     process.wait()
     process.stdout.close()
 
@@ -210,8 +204,3 @@ def _lines(data: bytes) -> list:
         except (ValueError, RecursionError):
             found.append(None)
     return found
-
-
-def stricter(limits: Limits, seconds: float) -> Limits:
-    """The limits with another wall clock for one test."""
-    return replace(limits, seconds=seconds, cpu_seconds=max(1, int(seconds) + 1))

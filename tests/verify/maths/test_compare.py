@@ -1,5 +1,4 @@
 """Structure: properties of the comparison that hold for every answer, with exact leaves only."""
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,12 +25,10 @@ def test_lists_are_unordered_and_tuples_are_not(numbers, rng):
     assert same(plain, other + ", 77") is False
 
 
-@given(
-    st.integers(-50, 50),
-    st.integers(-50, 50),
-    st.sampled_from(["()", "[]", "(]", "[)"]),
-    st.sampled_from(["()", "[]", "(]", "[)"]),
-)
+BRACKETS = st.sampled_from(["()", "[]", "(]", "[)"])
+
+
+@given(st.integers(-50, 50), st.integers(-50, 50), BRACKETS, BRACKETS)
 def test_interval_brackets_matter(low, high, first, second):
     one, other = (f"{marks[0]}{low},{high}{marks[1]}" for marks in (first, second))
     assert same(one, other) is (first == second)
@@ -48,10 +45,7 @@ def test_pairing_finds_a_hidden_permutation(order, extra):
 
 
 def test_three_valued_and():
-    assert both([True, True]) is True
-    assert both([True, None]) is None
-    assert both([None, False]) is False
-    assert both([]) is True
+    assert both([True, True]) is both([]) is True and both([True, None]) is None and both([None, False]) is False
 
 
 @given(st.text(max_size=80))
@@ -82,10 +76,8 @@ def test_units_come_off(text, body, unit, percent):
     assert units.quantity(text) == (body, unit, percent)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("4:30 p.m.", 16.5), ("12 a.m.", 0), ("12:15 PM", 12.25), ("13:00 p.m.", None), ("4:30", None)],
-)
+@pytest.mark.parametrize(("text", "expected"), [
+    ("4:30 p.m.", 16.5), ("12 a.m.", 0), ("12:15 PM", 12.25), ("13:00 p.m.", None), ("4:30", None)])
 def test_times_of_day(text, expected):
     assert units.time_of_day(text) == (None if expected is None else expected * 3600)
 

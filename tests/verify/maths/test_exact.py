@@ -1,5 +1,4 @@
 """Exact rationals, against fractions.Fraction."""
-
 from fractions import Fraction
 
 import pytest
@@ -16,12 +15,8 @@ DIGITS = st.text(alphabet="0123456789", min_size=1, max_size=12)
 @given(FRACTIONS)
 def test_spellings_of_a_fraction(value):
     top, bottom = value.numerator, value.denominator
-    for text in (
-        f"{top}/{bottom}",
-        rf"\frac{{{top}}}{{{bottom}}}",
-        rf"\dfrac{{{2 * top}}}{{{2 * bottom}}}",
-        rf"({top}) \div {bottom}",
-    ):
+    for text in (f"{top}/{bottom}", rf"\frac{{{top}}}{{{bottom}}}", rf"\dfrac{{{2 * top}}}{{{2 * bottom}}}",
+                 rf"({top}) \div {bottom}"):
         assert rational(normalise(text)) == value
 
 
@@ -40,11 +35,8 @@ def test_mixed_numbers(whole, top, bottom):
 @given(DIGITS, DIGITS, st.integers(-400, 400))
 def test_scientific(whole, part, exponent):
     expected = Fraction(f"{whole}.{part}") * Fraction(10) ** exponent
-    for text in (
-        f"{whole}.{part}e{exponent}",
-        rf"{whole}.{part} \times 10^{{{exponent}}}",
-        f"{whole}.{part}*10^{exponent}",
-    ):
+    for text in (f"{whole}.{part}e{exponent}", rf"{whole}.{part} \times 10^{{{exponent}}}",
+                 f"{whole}.{part}*10^{exponent}"):
         assert rational(normalise(text)) == expected
 
 

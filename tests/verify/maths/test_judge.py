@@ -1,5 +1,4 @@
 """What the calling process decides without sympy, what it keeps from sympy, and which golds are usable."""
-
 import json
 import random
 from itertools import pairwise

@@ -1,5 +1,4 @@
 """The symbolic leaf, called directly: math-verify's known mistakes do not come through."""
-
 import pytest
 
 pytest.importorskip("math_verify")

@@ -10,17 +10,8 @@ from refusal import refused
 from nft_jax.config import DataConfig, VerifierConfig
 from nft_jax.data.sources import read_rows
 from nft_jax.verify import Verifier
-from nft_jax.verify.rewards import lookup
-from nft_jax.verify.rewards.gym import (
-    ALGEBRA_TASKS,
-    CHANGING_TASKS,
-    EVALUATING_TASKS,
-    SCORERS,
-    final_answer,
-    read_expression,
-    read_gold,
-    score,
-)
+from nft_jax.verify.rewards import gym, lookup
+from nft_jax.verify.rewards.gym import SCORERS, final_answer, read_expression, read_gold, score
 
 
 @pytest.mark.parametrize(("response", "expected"), [
@@ -73,7 +64,7 @@ def test_queens(answer, expected):
     assert SCORERS["n_queens"](answer, {"metadata": {"puzzle": puzzle}}) == expected
 
 
-@pytest.mark.parametrize("task", sorted(EVALUATING_TASKS | CHANGING_TASKS))
+@pytest.mark.parametrize("task", sorted(gym.EVALUATING_TASKS | gym.CHANGING_TASKS))
 def test_refused_tasks(task):
     """With any other reward all are refused by name; with reasoning-gym, those for which no safe scorer is here."""
     for reward in ("math", "code"):
@@ -87,8 +78,8 @@ def test_refused_tasks(task):
 
 
 def test_every_evaluating_task_has_a_scorer_or_is_refused():
-    assert len(EVALUATING_TASKS) == 9 and len(ALGEBRA_TASKS) == 3
-    assert not SCORERS.keys() & ALGEBRA_TASKS and SCORERS.keys() >= EVALUATING_TASKS - ALGEBRA_TASKS
+    assert len(gym.EVALUATING_TASKS) == 9 and len(gym.ALGEBRA_TASKS) == 3
+    assert not SCORERS.keys() & gym.ALGEBRA_TASKS and SCORERS.keys() >= gym.EVALUATING_TASKS - gym.ALGEBRA_TASKS
 
 
 def test_rows_of_other_sources_have_no_gold():

@@ -14,6 +14,7 @@ from refusal import refused
 
 from nft_jax.config import VerifierConfig
 from nft_jax.verify import Verifier
+from nft_jax.verify.processes import Worker
 from nft_jax.verify.rewards.registry import all_of, gated, lookup, plain_gold, register, resolve, weighted_sum
 
 
@@ -60,7 +61,6 @@ def test_hangs_and_crashes_cost_their_own_answer_only():
 @pytest.mark.parametrize(("starved", "outcome"), [(True, "right"), (False, "timeout")])
 def test_a_starved_worker_gets_more_time(monkeypatch, starved, outcome):
     """On a busy machine the deadline passes over a worker that could not run; over one that could, it does not."""
-    from nft_jax.verify.processes import Worker
     monkeypatch.setattr(Worker, "is_starved", lambda self, seconds: starved)
     assert [each.outcome for each in judged("sleepy", ["a"], deadline=0.3)] == [outcome]
 
@@ -69,7 +69,6 @@ def test_a_starved_worker_gets_more_time(monkeypatch, starved, outcome):
     ("R", 0.2, 0, True), ("R", 0.9, 0, False), ("S", 0.2, 0, False), ("R", 0.2, 9, False), ("", 0.0, 0, False),
 ])
 def test_only_a_runnable_worker_without_cpu_is_starved(monkeypatch, state, used, extensions, starved):
-    from nft_jax.verify.processes import Worker
     worker = Worker(None, 1, extensions=extensions, cpu_before=5.0)
     monkeypatch.setattr(Worker, "_cpu", lambda self: (state, 5.0 + used))
     assert worker.is_starved(0.5) is starved
@@ -77,7 +76,6 @@ def test_only_a_runnable_worker_without_cpu_is_starved(monkeypatch, state, used,
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_cpu_of_a_process():
-    from nft_jax.verify.processes import Worker
     state, used = Worker(None, os.getpid())._cpu()
     assert state == "R" and 0 < used <= time.process_time() + 0.1
     assert Worker(None, 2**22 + 1)._cpu() == ("", 0.0)                   # no such process
@@ -100,8 +98,7 @@ def test_by_file(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "told"), [
-    ("nothing-like-it", "known: "),
-    ("no_such_module:f", "No module named"),
+    ("nothing-like-it", "known: "), ("no_such_module:f", "No module named"),
     ("my_rewards:missing", "no function 'missing'"),
 ])
 def test_unknown_rewards(name, told):

@@ -1,0 +1,48 @@
+"""Whole runs in tests: judges that stand in for a verifier, one device, and whether two runs are the same run."""
+from concurrent.futures import Future
+
+import jax
+import pyarrow.parquet as pq
+
+from nft_jax.record.metrics import comparable, read_metrics
+from nft_jax.runtime.mesh import make_mesh
+from nft_jax.types import Verdict
+
+
+class Judge:
+    """Gives the i-th answer of a group the reward `reward(i, text, gold)`, whatever the model says."""
+
+    def __init__(self, reward):
+        self.reward = reward
+
+    def submit(self, responses, golds, prompts=None):
+        future, rewards = Future(), map(self.reward, range(len(responses)), responses, golds)
+        future.set_result([Verdict("right" if reward > 0.5 else "wrong", reward) for reward in rewards])
+        return future
+
+
+EVERY_OTHER = Judge(lambda i, text, gold: float(i % 2))
+
+
+def use_devices(patch, count=1):
+    """Runs take only the first of the eight virtual devices: compiling for all takes longer."""
+    patch.setattr("nft_jax.train.plan.make_mesh", lambda config, devices: make_mesh(config, jax.devices()[:count]))
+
+
+def steps_done(folder):
+    """The last step in metrics.jsonl, -1 before the first row."""
+    path = folder / "metrics.jsonl"
+    return max((row["step"] for row in read_metrics(path)), default=-1) if path.exists() else -1
+
+
+def assert_same_run(folder, expected):
+    """Rows (times aside), answers and trained model are equal, bit by bit; no table is missing or left over."""
+    rows, wanted = (read_metrics(each / "metrics.jsonl") for each in (folder, expected))
+    assert [comparable(row) for row in rows] == [comparable(row) for row in wanted]
+    assert [row["step"] for row in rows] == list(range(len(rows)))
+    names = [sorted(path.name for path in (each / "rollouts").iterdir()) for each in (folder, expected)]
+    assert names[0] == names[1]
+    for name in names[0]:
+        assert pq.read_table(folder / "rollouts" / name).equals(pq.read_table(expected / "rollouts" / name)), name
+    for path in (expected / "model").iterdir():
+        assert (folder / "model" / path.name).read_bytes() == path.read_bytes(), path.name
