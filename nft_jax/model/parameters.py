@@ -117,7 +117,7 @@ def parameter_shardings(params, mesh: Mesh):
 
 
 def constrain_parameters(tree, mesh: Mesh | None):
-    """Lay out a tree like the parameters (their gradient) as they are, inside a traced function, on a mesh."""
+    """On a mesh, lays out a tree like the parameters (their gradient) as they are, inside a traced function."""
     if mesh is None or mesh.size == 1:
         return tree
     return jax.lax.with_sharding_constraint(tree, parameter_shardings(tree, mesh))

@@ -86,7 +86,7 @@ def _unchanged(tokenizer, source: Path) -> bool:
 
 def _write_tokenizer(tokenizer, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
-    # Version 5 writes a class, and a key for extra special tokens, that version 4 does not know, and reads the older.
+    # Version 5 writes a class, and a key for extra special tokens, that version 4 does not know. It reads the older.
     path = folder / "tokenizer_config.json"
     settings = read_json(path)
     if settings.get("tokenizer_class") == "TokenizersBackend":
