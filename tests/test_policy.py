@@ -8,11 +8,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from refusal import refused
 
 import nft_jax
 from nft_jax.model import decoder
 from nft_jax.model.config import Compute
+from refusal import refused
 
 ROOT = Path(__file__).parents[1]
 NANO = ROOT / "nft_jax" / "assets" / "nano"

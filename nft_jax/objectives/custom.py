@@ -81,7 +81,7 @@ def record_of(name: str) -> str:
 
 def _source(function: FunctionType) -> str:
     """The text of the function's module. A notebook or a script (module `__main__`) does other
-    things too, such as starting the run: of these, only the definitions that the function uses."""
+    things too, such as starting the run. Of those only the definitions that the function uses are kept."""
     if function.__module__ != "__main__":
         return Path(inspect.getfile(function)).read_text()
     return "\n".join(_used(function, set()))
@@ -126,5 +126,5 @@ def require_same_objective(folder: Path, name: str) -> None:
     if OLDER in kept.partition("\n")[0]:
         raise InputError(f"objective is {name!r}, whose source an older nft_jax kept in {str(path)!r}, in a form that "
                          f"cannot be compared any more: continue the run with that version, {way_out}")
-    raise InputError(f"objective is {name!r}, whose source is not that of the run in workdir {str(folder)!r} (it is "
-                     f"kept there, in {FILE}): put the function back to continue the run, {way_out}")
+    raise InputError(f"objective is {name!r}, whose source differs from the source that the run in workdir "
+                     f"{str(folder)!r} keeps in {FILE}: put the function back to continue the run, {way_out}")

@@ -20,7 +20,7 @@ class Compiled:
     """XLA's numbers for one program, in bytes on one device."""
     arguments: int
     temporaries: int
-    results: int                      # beyond those that take over an argument's memory
+    results: int                      # that do not take over an argument's memory
     transfers: list[Transfer]
     seconds: float                    # of the compiler
     refusal: str = ""                 # the compiler's words when the program does not fit; the sizes are then 0

@@ -174,7 +174,7 @@ class Checkpoints:
         """The checkpoint of `step`, laid out like `shapes`: ShapeDtypeStructs with shardings.
 
         Raises Damaged, an InputError, if a file differs from its checksum or cannot be read, and
-        InputError if the parameters are those of another model."""
+        InputError if the parameters belong to another model."""
         self._stored(step, shapes.params)
         with self._reading(step):
             loaded = self._checkpointer.load_checkpointables(step, {"state": shapes})

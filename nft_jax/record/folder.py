@@ -99,7 +99,7 @@ def read_run(folder: str | os.PathLike, field: str = "RUN",
     that is no run's."""
     path = Path(folder) / "config.json"
     if not is_run(folder):
-        what = "whose config.json is not that of a run" if path.exists() else "which has no config.json"
+        what = "whose config.json is not a run's" if path.exists() else "which has no config.json"
         raise InputError(f"{field} is {str(folder)!r}, {what}: {way_out}.")
     return RunFolder(Path(folder), upgraded(_read_json(path)))
 

@@ -49,8 +49,9 @@ def answer_metrics(groups: Sequence[Group], prefix: str = "") -> dict[str, float
 
 
 def mode_disagreement(groups: Sequence[Group], prefix: str = "") -> dict[str, float]:
-    """The shares of answers that verifier mode strict (the official NFT training rule) and mode equivalent judge
-    differently, and that only one of them calls right. Empty without verdicts of mode equivalent."""
+    """Three shares of the answers: where mode strict (the official NFT training rule) and mode equivalent
+    disagree, where only equivalent says right, and where only strict does. Empty without verdicts of mode
+    equivalent."""
     pairs = [(verdict.outcome == "right", verdict.strict) for group in groups for verdict in group.verdicts
              if verdict.strict is not None and verdict.outcome != "error"]
     if not pairs:

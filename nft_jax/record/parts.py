@@ -52,7 +52,7 @@ class Parts:
         return True
 
     def claim(self, choose: Callable[[], dict[str, int]]) -> dict[str, int]:
-        """The sizes of the table's parts: of `choose` at the first start, later those of that start. Raises
+        """The sizes of the table's parts: chosen by `choose` at the first start, and kept from then on. Raises
         InputError for parts of other settings, and for a place where nothing can be written."""
         path = self.folder / "settings.json"
         if path.exists():

@@ -27,7 +27,7 @@ ACCURACY = "evaluation/accuracy/all"
 
 
 def page_data(folders: Sequence[Path], rollouts: int) -> dict[str, Any]:
-    """The contents of the page, with at most `rollouts` answers. A field's value is that of a group's first run."""
+    """The contents of the page, with at most `rollouts` answers. A group's first run gives the value of a field."""
     unique = list({folder.resolve(): folder for folder in folders}.values())
     runs = [read_run(folder) for folder in unique]
     groups = group_runs(runs)

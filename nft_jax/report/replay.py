@@ -286,7 +286,7 @@ def packed_rows(examples: Sequence[Example], longest: int, loss: ObjectiveConfig
 def row_losses(rows: TrainBatch, logprobs: np.ndarray, entropies: np.ndarray,
                objective: str | Objective | Callable, loss: ObjectiveConfig) -> dict[str, np.ndarray]:
     """`loss`, `coefficient` and the metrics of `token_loss`, each [N, T], for the rows of
-    `packed_rows`. The extras are those of training."""
+    `packed_rows`. The extras are the same as in training."""
     objective = find_objective(objective)
     # Some rows at a time, but all at once for an objective that looks at whole groups.
     count = len(logprobs) if objective.whole_groups else max(1, PART // logprobs.shape[1])

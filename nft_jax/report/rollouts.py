@@ -69,8 +69,8 @@ def choose(runs: Sequence[RunFolder], wanted: int) -> tuple[dict[tuple[int, int]
     """(run, step) -> chosen rows of its table, ascending; and the number of rows in all tables.
     Always the same choice.
 
-    In turns, every step of every run gives one answer of its shuffled rows. The steps that give in
-    the last turn are drawn too."""
+    Round robin: each round takes one more row, in shuffled order, from every step of every run. If the
+    last round is cut short, the steps that it takes from are drawn at random."""
     sizes = {}
     for index, run in enumerate(runs):
         for step, path in run.tables.items():

@@ -148,7 +148,7 @@ class Sampler:
     slots, block size, `delay`, `buckets`, the mesh, or on the prompts that are asked beside it.
 
     eos: ids that end an answer, beside the `stop_token_ids` of `decoding`. Without any, only limits end answers.
-    decoding: its slots are those of all processes. Raises InputError for 0.
+    decoding: its slots are divided over all processes. Raises InputError for 0.
     mesh: where the parameters lie. On a mesh of several processes each process has a sampler of its own, for its
     own prompts and on its own devices (`self.mesh`). Only `cast` is a program of all processes.
     delay: blocks asked for ahead of reading. None: 1 on an accelerator; 0 on CPU, which shares its cores with the

@@ -70,7 +70,7 @@ def generate(given: Arguments) -> Path:
     use_compilation_cache()
     weights = find_weights(given.model, given.step)
     tokenizer = load_tokenizer(weights.folder)
-    # Prompts for whose answers the model has no positions are skipped like those that are too long.
+    # A prompt that leaves no positions for an answer is skipped, like a prompt that is too long.
     positions = weights.config.max_positions - given.max_new_tokens
     longest = min(given.max_prompt_tokens, max(positions, 1))
     require_positions(weights.config, longest, given.max_new_tokens,

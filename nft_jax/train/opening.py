@@ -94,7 +94,7 @@ def preview(config: Config) -> tuple[ModelConfig, list[str]]:
     except Unreachable as error:
         model, lines = hf.config_of(config.policy.path), []
         if model is PUBLISHED.get(config.policy.path):
-            lines.append(f"model: {config.policy.path} was not read; its shape is that of nft_jax.model.hf.published.")
+            lines.append(f"model: {config.policy.path} was not read. Its shape comes from nft_jax.model.hf.published.")
         lines.append("Tokenizer and data were not read, or not all of them, so nothing is said of the questions: "
                      f"{error}")
     else:

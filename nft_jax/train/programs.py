@@ -18,7 +18,7 @@ SCORES = ("score", "reference score")      # kinds of programs that score; they 
 
 
 def programs_of(plan: Plan, sampler: Sampler) -> list[Program]:
-    """Every program of a run: those of its sampler first, then those of training."""
+    """Every program of a run: the sampler's first, then the trainer's."""
     return sampler.programs(truncations(plan.config)) + training_programs(plan)
 
 

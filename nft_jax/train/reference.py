@@ -23,7 +23,7 @@ def abstract_reference(config: Config, model: ModelConfig, mesh: Mesh):
     parameter lies where the policy's lies."""
     if not config.terms.kl_weight:
         return None
-    # In the types in which a pass reads them, norms in float32: the log-probs are bit for bit those of float32.
+    # In the types in which a pass reads them, norms in float32: the log-probs equal float32's bit for bit.
     shapes = jax.tree_util.tree_map_with_path(lambda path, x: jax.ShapeDtypeStruct(
         x.shape, x.dtype if path[-1].key.endswith("norm") else config.policy.compute_dtype),
         decoder.parameter_shapes(model))

@@ -96,7 +96,7 @@ def save_checkpoint(run: Run, state: TrainState, progress: Progress, score: floa
             attempt()
         # orbax's threads raise what they like.
         except Exception as error:
-            run.console.say(f"a checkpoint could not be written ({reason(error)}). The newest is that of step "
+            run.console.say(f"a checkpoint could not be written ({reason(error)}). The newest one is of step "
                             f"{run.checkpoints.latest}; the run goes on, and the next is tried when it is due")
 
 
@@ -126,7 +126,7 @@ def finish_writing(run: Run, state: TrainState, progress: Progress, write_result
         missing = [*failed, *run.writing.waiting]
         if time.monotonic() > until:
             raise Halted(f"not everything could be written to {run.folder}: {'; '.join(missing)}. The newest "
-                         f"checkpoint is that of step {run.checkpoints.latest}: make room, and the same command goes "
+                         f"checkpoint is of step {run.checkpoints.latest}: make room, and the same command goes "
                          "on from it.")
         run.console.say(f"cannot write {'; '.join(missing)}. Waiting for room on the disk, "
                         f"{until - time.monotonic():.0f} seconds more")

@@ -1,4 +1,5 @@
-"""The two compiled programs of training: `score` (old log-probs) and `train_step` (one optimizer update).
+"""The two programs of training, `score` (old log-probs) and `train_step` (one optimizer update);
+`compile_score` and `compile_step` jit them over the mesh.
 
 An update goes, on the devices:
 1. A loop takes the micro-batches one by one. Their number is a value: how full a batch is compiles nothing.

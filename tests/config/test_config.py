@@ -4,10 +4,10 @@ import sys
 
 import numpy as np
 import pytest
-from refusal import refused
 
 from nft_jax import config as config_module
 from nft_jax.config import BatchConfig, Config, DataConfig, MeshConfig, ObjectiveConfig, RolloutConfig, TermsConfig
+from refusal import refused
 
 CLASSES = [value for value in vars(config_module).values() if dataclasses.is_dataclass(value)]
 

@@ -9,9 +9,9 @@ from fractions import Fraction
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from refusal import refused
 
 from nft_jax.data.arithmetic import KINDS, SOURCES, SPLITS, Ref, Step, canonical, generate, questions, solve, split_of
+from refusal import refused
 
 
 def python_answer(problem: str) -> Fraction:

@@ -2,13 +2,13 @@
 import json
 
 import pytest
-from refusal import refused
 
 from nft_jax.config import Config, DataConfig, EvaluationConfig
 from nft_jax.data.benchmarks import BOXED, DAPO, PAPER, SETS, SUITES, answers_of, names_of, sets_of
 from nft_jax.data.prompts import load_questions
 from nft_jax.rollout.evaluation import read_held_out, read_set
 from nft_jax.verify import Verifier
+from refusal import refused
 
 # A row of every set, with the columns that its home on the hub has, and its gold.
 ROWS = {

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from refusal import refused
 
 from nft_jax.config import DataConfig
 from nft_jax.data.arithmetic import questions
 from nft_jax.data.prompts import load_questions, render
 from nft_jax.types import Unreachable
+from refusal import refused
 
 CHAT = ("{% for m in messages %}{% if m['role'] not in ['system', 'user'] %}{{ raise_exception('unknown role') }}"
         "{% endif %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"

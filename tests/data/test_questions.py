@@ -1,10 +1,10 @@
 """From a row to a question and its gold: every layout that data sets use, and every reason to skip a row."""
 import pytest
-from refusal import refused
 
 from nft_jax.config import DataConfig
 from nft_jax.data.questions import Unusable, read_gold, read_question
 from nft_jax.data.sources import read_rows
+from refusal import refused
 
 
 @pytest.mark.parametrize(("row", "gold"), [

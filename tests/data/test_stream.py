@@ -5,10 +5,10 @@ import json
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from refusal import refused
 
 from nft_jax.data.prompts import Question
 from nft_jax.data.stream import PromptStream, digest
+from refusal import refused
 
 
 def made(count: int) -> list[Question]:

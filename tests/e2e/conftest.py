@@ -1,6 +1,7 @@
 """What runs of one module share."""
 import jax
 import pytest
+
 from runs import use_devices
 
 

@@ -4,12 +4,12 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from runs import assert_same_run
 
 import nft_jax
 from nft_jax.config import TermsConfig
 from nft_jax.record.metrics import read_metrics
 from nft_jax.record.rollouts import table_to_groups
+from runs import assert_same_run
 
 ALL = TermsConfig(kl_weight=0.1, kl_estimator="k3", entropy_weight=0.01, mismatch="token", mismatch_cap=1.0,
                   mask_truncated=True)

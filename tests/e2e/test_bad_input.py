@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from refusal import refused
 from safetensors.numpy import load_file, save_file
 
 import nft_jax
 from nft_jax.config import MeshConfig, PolicyConfig
 from nft_jax.model.hf import load
 from nft_jax.train import opening, plan
+from refusal import refused
 
 NANO = Path(__file__).parents[2] / "nft_jax" / "assets" / "nano"
 

@@ -13,7 +13,6 @@ import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from runs import assert_same_run, steps_done
 
 from nft_jax import policy
 from nft_jax.model import decoder
@@ -22,6 +21,7 @@ from nft_jax.record.checkpoint import Checkpoints
 from nft_jax.record.metrics import read_metrics
 from nft_jax.record.rollouts import groups_to_table
 from nft_jax.train.plan import make_plan
+from runs import assert_same_run, steps_done
 
 sys.path.insert(0, str(Path(__file__).parent))
 import killed

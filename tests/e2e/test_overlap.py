@@ -4,11 +4,11 @@ import gzip
 import json
 
 import pytest
-from runs import EVERY_OTHER, Judge, assert_same_run, use_devices
 
 from nft_jax.config import BatchConfig, CheckpointConfig, DataConfig, EvaluationConfig, MeshConfig, RolloutConfig
 from nft_jax.record.metrics import MetricsWriter, read_metrics
 from nft_jax.train import loop
+from runs import EVERY_OTHER, Judge, assert_same_run, use_devices
 
 STEPS = 4
 

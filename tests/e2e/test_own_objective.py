@@ -4,11 +4,11 @@ import runpy
 from pathlib import Path
 
 import pytest
-from refusal import refused
 
 from experiments.presets import PRESETS
 from nft_jax.config import EvaluationConfig
 from nft_jax.record.metrics import read_metrics
+from refusal import refused
 
 ROOT = Path(__file__).parents[2]
 

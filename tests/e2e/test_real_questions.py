@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from runs import Judge, use_devices
 
 from nft_jax.config import BatchConfig, CheckpointConfig, DataConfig, EvaluationConfig, PolicyConfig, RolloutConfig
 from nft_jax.model import decoder
@@ -15,6 +14,7 @@ from nft_jax.model.config import ModelConfig
 from nft_jax.model.hf import save_params
 from nft_jax.record.metrics import read_metrics
 from nft_jax.train.loop import train
+from runs import Judge, use_devices
 
 MODEL = ModelConfig("qwen3", vocab_size=151_936, hidden_size=32, intermediate_size=64, num_layers=2, num_heads=4,
                     num_kv_heads=2, head_dim=16, max_positions=1024, tie_embeddings=True, qk_norm=True)

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import assert_same_run, steps_done
 
 from nft_jax.record.metrics import read_metrics
+from runs import assert_same_run, steps_done
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--steps", "5", "--checkpoint.every", "2", "--rollout.prompts-per-step", "6", "--rollout.samples-per-prompt",

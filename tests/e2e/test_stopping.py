@@ -9,8 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from refusal import refused
-from runs import EVERY_OTHER, assert_same_run
 from safetensors.numpy import load_file
 
 from nft_jax.config import CheckpointConfig, DataConfig, EvaluationConfig, GuardConfig, RolloutConfig
@@ -19,6 +17,8 @@ from nft_jax.record.metrics import read_metrics
 from nft_jax.train import loop, saving
 from nft_jax.train.run import Run
 from nft_jax.types import Halted
+from refusal import refused
+from runs import EVERY_OTHER, assert_same_run
 
 STEPS = 4
 
@@ -180,7 +180,7 @@ def test_a_disk_that_stays_full_ends_the_run_with_what_is_missing_and_it_goes_on
     monkeypatch.setattr(saving, "PATIENCE", 0.0)
     with monkeypatch.context() as patch:
         fill_between(patch, small_disk, 3, None)
-        with refused("run", "the checkpoint of step 4", "is that of step 2", kind=Halted):
+        with refused("run", "the checkpoint of step 4", "of step 2", kind=Halted):
             train(config(small_disk / "run", every=1))
     (small_disk / "filler").unlink()
     train(config(small_disk / "run", every=1))

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from refusal import refused
 
 from experiments.benchmark import command, device, scaling, tasks
 from experiments.benchmark.compare import compare, read_lines
@@ -16,6 +15,7 @@ from experiments.peers.common import Seconds, Timed
 from nft_jax.model.config import Compute
 from nft_jax.train.batch import Example
 from nft_jax.types import Prompt
+from refusal import refused
 
 KEYS = {"peer", "variant", "model", "task", "threads", "value", "value_cpu", "peak_rss_mb", "compile_s",
         "versions", "date", "machine", "contention", "tokens", "check"}

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from refusal import refused
 
 from experiments import compare
 from experiments.harness import study
@@ -28,6 +27,7 @@ from experiments.studies import (
 from experiments.sweep import plan
 from nft_jax.cli import parse
 from nft_jax.config import EvaluationConfig, VerifierConfig
+from refusal import refused
 
 
 def write_run(folder: Path, accuracies, *, every=2, tokens=100, entropy=0.5, **config) -> Path:

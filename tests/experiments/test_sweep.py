@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from refusal import refused
 
 from experiments import sweep
 from experiments.harness import runner, variants
@@ -20,6 +19,7 @@ from experiments.harness.runner import Job, Place, places, run_all
 from experiments.presets import PRESETS, QUICKSTART
 from nft_jax.cli import parse
 from nft_jax.config import ObjectiveConfig
+from refusal import refused
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_reference import attention_float64
 
+from attention_reference import attention_float64
 from nft_jax.model.attention import attend
 from nft_jax.model.kernels import choose_attention, cudnn_problem
 

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_reference import attention_float64
-from refusal import refused
 
+from attention_reference import attention_float64
 from nft_jax.model import decoder, kernels
 from nft_jax.model.attention import attend
 from nft_jax.model.config import Compute, ModelConfig
@@ -16,6 +15,7 @@ from nft_jax.model.kernels import choose_attention, splash
 from nft_jax.model.logprobs import token_logprobs
 from nft_jax.model.parameters import parameter_shardings
 from nft_jax.runtime.mesh import AXES, sharding
+from refusal import refused
 
 LENGTH, SCALE = 201, 0.2        # no multiple of a tile, nor of 2
 SEGMENT_IDS = np.repeat(np.array([[1, 2, 0], [1, 1, 2]], np.int32), [70, 100, 31], axis=1)

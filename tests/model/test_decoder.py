@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_folders import CASES, FIXTURES
 
+from model_folders import CASES, FIXTURES
 from nft_jax.model import decoder
 from nft_jax.model.attention import attend
 from nft_jax.model.config import FLOAT32, Compute, ModelConfig, RopeScaling

@@ -2,12 +2,12 @@
 from dataclasses import replace
 
 import jax
-from refusal import refused
 
 from nft_jax.config import MeshConfig
 from nft_jax.model.decoder import parameter_shapes
 from nft_jax.model.parameters import ARRAYS, parameter_shardings
 from nft_jax.runtime.mesh import make_mesh, partition_spec
+from refusal import refused
 
 
 def test_no_array_puts_two_dimensions_on_one_mesh_axis():

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from local_processes import outputs, start, wait_until
 
 ROOT = Path(__file__).parents[2]

@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import pytest
-from refusal import refused
 
 from nft_jax.runtime import distributed
 from nft_jax.runtime.distributed import Cluster, SharedError, cluster_of, ends_together, gather, meet, together
 from nft_jax.types import InputError
+from refusal import refused
 
 SLURM = {"SLURM_JOB_ID": "1234", "SLURM_NTASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1",
          "SLURM_STEP_NODELIST": "node[07-08]", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2"}

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from local_processes import outputs, start, wait_until
-from runs import steps_done
 from safetensors.numpy import load_file
 
+from local_processes import outputs, start, wait_until
 from nft_jax.record.metrics import comparable, read_metrics
+from runs import steps_done
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]

@@ -8,13 +8,13 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from refusal import refused
 
 from nft_jax.config import Config, TermsConfig
 from nft_jax.objectives.custom import FILE, adopt, find, record_of
 from nft_jax.objectives.registry import Objective, find_objective, token_loss
 from nft_jax.record.folder import claimed
 from nft_jax.train.plan import settle
+from refusal import refused
 
 SCALE = 2.0
 ARGUMENTS = (np.float32([[-1.0, -2.0]]), np.float32([[-1.5, -2.0]]), np.ones((1, 2)), np.ones(1), np.float32([0.5]))

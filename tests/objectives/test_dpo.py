@@ -2,13 +2,13 @@
 import math
 
 import numpy as np
-import paper_references as papers
 import pytest
-from objectives_reference import loss_and_grad
-from refusal import refused
 
+import paper_references as papers
 from nft_jax.config import ObjectiveConfig
 from nft_jax.objectives.registry import resolve, token_loss
+from objectives_reference import loss_and_grad
+from refusal import refused
 
 LENGTHS = np.array([5, 3, 1, 4, 2, 5])
 GROUPS = np.array([7, 2, 7, 7, 2, 7])

@@ -5,12 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from objectives_reference import loss_and_grad, on_policy
-from paper_references import OMEGAS
 
 from nft_jax.config import ObjectiveConfig
 from nft_jax.objectives.ratios import prompt_weight
 from nft_jax.objectives.registry import coefficients, token_loss
+from objectives_reference import loss_and_grad, on_policy
+from paper_references import OMEGAS
 
 
 def test_large_ratios_of_negatives_keep_their_value_in_float32():

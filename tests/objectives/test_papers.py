@@ -3,12 +3,12 @@ import math
 
 import jax
 import numpy as np
-import paper_references as papers
 import pytest
-from objectives_reference import draw, loss_and_grad, on_policy
 
+import paper_references as papers
 from nft_jax.config import ObjectiveConfig
 from nft_jax.objectives.registry import OBJECTIVES, resolve, token_loss
+from objectives_reference import draw, loss_and_grad, on_policy
 
 RATIOS = [(name, ratio) for name in papers.REFERENCES for ratio in ("token", "sequence", "sequence_mean")
           if ratio == "token" or "ratio" in OBJECTIVES[name].reads]

@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from made import make_group
 from model_folders import NANO
-from refusal import refused
-
 from nft_jax.config import (
     Config,
     DataConfig,
@@ -36,6 +35,7 @@ from nft_jax.train.reference import abstract_reference, check_reference, load_re
 from nft_jax.train.state import init_state, make_optimizer, state_shardings
 from nft_jax.train.step import Loss, compile_step, micro_batch, micro_loss
 from nft_jax.train.step_metrics import summarise
+from refusal import refused
 
 LOSS = resolve("nft", ObjectiveConfig())
 ALL = TermsConfig(kl_weight=0.3, kl_estimator="k2", entropy_weight=0.2, mismatch="sequence", mismatch_cap=1.2,

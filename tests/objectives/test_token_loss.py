@@ -10,9 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from objectives_reference import draw, loss_and_grad
-from paper_references import OMEGAS
-from refusal import refused
 
 from nft_jax.config import ObjectiveConfig
 from nft_jax.objectives.registry import (
@@ -25,6 +22,9 @@ from nft_jax.objectives.registry import (
     token_loss,
     token_weights,
 )
+from objectives_reference import draw, loss_and_grad
+from paper_references import OMEGAS
+from refusal import refused
 
 # ---- §4.6: invariances -----------------------------------------------------------------------------------------
 

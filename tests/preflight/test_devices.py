@@ -2,10 +2,10 @@
 import os
 
 import pytest
-from refusal import refused
 
 from nft_jax.preflight import devices
 from nft_jax.preflight.devices import DEVICES, Topology
+from refusal import refused
 
 
 @pytest.mark.parametrize(("name", "platform", "device", "count"), [

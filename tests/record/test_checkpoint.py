@@ -7,15 +7,15 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from made import make_group
-from refusal import refused
 
+from made import make_group
 from nft_jax.config import CheckpointConfig, MeshConfig, OptimizerConfig
 from nft_jax.model import decoder
 from nft_jax.record.checkpoint import Checkpoints, check_room, checkpoint_step, most_kept
 from nft_jax.runtime.files import damage
 from nft_jax.runtime.mesh import make_mesh
 from nft_jax.train.state import TrainState, init_state, make_optimizer, state_shardings
+from refusal import refused
 
 OPTIMIZER = make_optimizer(OptimizerConfig())
 SMALL = TrainState({"w": np.arange(4.0)}, (), np.zeros((), np.int32))

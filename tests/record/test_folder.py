@@ -3,12 +3,12 @@ import json
 from dataclasses import replace
 
 import pytest
-from refusal import refused
 
 from nft_jax.config import CheckpointConfig, MeshConfig, ObjectiveConfig
 from nft_jax.config.differences import MAY_CHANGE, REMOVED
 from nft_jax.record.folder import claimed, is_run, read_run, upgraded
 from nft_jax.types import InputError
+from refusal import refused
 
 
 def claim(config, fresh=False):

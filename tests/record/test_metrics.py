@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from made import make_group
 
+from made import make_group
 from nft_jax.config import Config
 from nft_jax.record.metrics import (
     MetricsWriter,

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from refusal import refused
-from runs import use_devices
 from safetensors.numpy import load_file
 
 import nft_jax
 from nft_jax.record.folder import read_run
 from nft_jax.report.data import page_data
+from refusal import refused
+from runs import use_devices
 
 # Two steps of a model of 8 units on arithmetic. end.safetensors is the model of the same run after its third step, of
 # that commit too.

@@ -4,8 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from made import make_group
 
+from made import make_group
 from nft_jax.record.rollouts import from_bytes, groups_to_table, table_to_groups, to_bytes
 
 

@@ -6,13 +6,13 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 import pytest
-from refusal import refused
 
 from nft_jax.config import Config
 from nft_jax.record import trackers
 from nft_jax.record.metrics import MetricsWriter
 from nft_jax.record.trackers import PACKAGES, Mirror, require_writers
 from nft_jax.train.opening import read_inputs
+from refusal import refused
 
 
 class FakeTracker(ModuleType):

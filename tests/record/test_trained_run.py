@@ -6,8 +6,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from refusal import refused
-from runs import use_devices
 
 import nft_jax
 from nft_jax.config import BatchConfig, EvaluationConfig, RolloutConfig
@@ -16,6 +14,8 @@ from nft_jax.record.folder import is_run, read_run
 from nft_jax.record.metrics import read_metrics
 from nft_jax.runtime.mesh import make_mesh
 from nft_jax.train.loop import train
+from refusal import refused
+from runs import use_devices
 
 NANO = Path(__file__).parents[2] / "nft_jax" / "assets" / "nano"
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+
 from browser import CHROMIUM, Browser
 from made import make_group, make_run
-
 from nft_jax.record.rollouts import groups_to_table
 from nft_jax.report.data import page_data
 from nft_jax.report.page import build

@@ -3,8 +3,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from made import make_run
 
+from made import make_run
 from nft_jax.config import Config
 from nft_jax.model.hf.tokenizer import pieces
 from nft_jax.objectives.registry import resolve

@@ -7,8 +7,8 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
-from made import make_run
 
+from made import make_run
 from nft_jax.report.__main__ import main
 from nft_jax.report.page import build, to_json
 

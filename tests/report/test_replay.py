@@ -7,16 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from made import make_group, make_run
-from refusal import refused
-from runs import use_devices
 
 import nft_jax
+from made import make_group, make_run
 from nft_jax.config import BatchConfig, CheckpointConfig, EvaluationConfig, ObjectiveConfig, RolloutConfig
 from nft_jax.record.metrics import read_metrics
 from nft_jax.record.rollouts import groups_to_table, table_to_groups
 from nft_jax.train import loop
 from nft_jax.train.batch import deal
+from refusal import refused
+from runs import use_devices
 
 NANO = Path(__file__).parents[2] / "nft_jax" / "assets" / "nano"
 REWARDS = ((1, 0, 0, 0), (1, 1, 1, 0), (0, 0, 0, 0), (1, 0, None, 0))

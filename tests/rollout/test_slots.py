@@ -2,7 +2,6 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from refusal import refused
 
 from nft_jax.config import MeshConfig
 from nft_jax.model.decoder import count_parameters
@@ -21,6 +20,7 @@ from nft_jax.rollout.slots import (
     weight_bytes,
 )
 from nft_jax.runtime.mesh import make_mesh
+from refusal import refused
 
 GIB = 2**30
 

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from refusal import refused
 
 from nft_jax.runtime.files import checksum, damage, held, read_manifest, replaced, write_manifest
+from refusal import refused
 
 ROOT = Path(__file__).parents[2]
 

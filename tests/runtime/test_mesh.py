@@ -2,10 +2,10 @@
 import jax
 import pytest
 from jax.sharding import AxisType
-from refusal import refused
 
 from nft_jax.config import MESHES, Config, DataConfig, MeshConfig, RolloutConfig
 from nft_jax.runtime.mesh import RULES, make_mesh, partition_spec, peak_memory_mb, sharded_bytes, sharding
+from refusal import refused
 
 
 def test_one_axis_takes_what_is_left():

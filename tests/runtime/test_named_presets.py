@@ -1,9 +1,9 @@
 """Configurations by name: of a registry, of a module, of a file."""
 import pytest
-from refusal import refused
 
 from nft_jax.config import Config
 from nft_jax.runtime.names import experiment
+from refusal import refused
 
 
 @pytest.fixture

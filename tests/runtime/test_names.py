@@ -3,9 +3,9 @@ import subprocess
 import sys
 
 import pytest
-from refusal import refused
 
 from nft_jax.runtime.names import load, load_module
+from refusal import refused
 
 
 def test_a_module_and_a_file(tmp_path, monkeypatch):

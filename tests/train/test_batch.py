@@ -3,9 +3,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made import make_group
-from refusal import refused
 
+from made import make_group
 from nft_jax.config import BatchConfig, Config, DataConfig, ObjectiveConfig, RolloutConfig
 from nft_jax.train.batch import (
     BatchShape,
@@ -20,6 +19,7 @@ from nft_jax.train.batch import (
     token_cost,
     unpack,
 )
+from refusal import refused
 
 SHAPE = BatchShape(micro_batches=4, rows=3, row_length=24)
 

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
-from refusal import refused
 
 from nft_jax.config import BatchConfig, Config, DataConfig, MeshConfig, ObjectiveConfig, OptimizerConfig, RolloutConfig
 from nft_jax.model import decoder
@@ -23,6 +22,7 @@ from nft_jax.train.programs import training_programs
 from nft_jax.train.state import init_state, make_optimizer, state_shardings
 from nft_jax.train.step import Loss, compile_step, micro_batch, micro_loss
 from nft_jax.types import TrainBatch
+from refusal import refused
 
 MODEL = ModelConfig("qwen3", vocab_size=96, hidden_size=64, intermediate_size=128, num_layers=6, num_heads=8,
                     num_kv_heads=2, head_dim=8, max_positions=64, tie_embeddings=True, qk_norm=True,

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from made import make_step
 
+from made import make_step
 from nft_jax.config import MeshConfig, ObjectiveConfig, OptimizerConfig
 from nft_jax.model import decoder
 from nft_jax.model.config import Compute, ModelConfig

@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import jax
 import pytest
-from refusal import refused
 
 from nft_jax.config import CheckpointConfig, Config, DataConfig, EvaluationConfig, RolloutConfig
 from nft_jax.record.folder import claimed
@@ -12,6 +11,7 @@ from nft_jax.train import loop, opening
 from nft_jax.train.plan import make_plan, settle
 from nft_jax.train.programs import truncations
 from nft_jax.train.state import Progress
+from refusal import refused
 
 
 def test_automatic_slots_stay_what_they_were_when_the_run_began(small_run, tiny_model, tmp_path):

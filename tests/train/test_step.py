@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from made import make_group, make_step
 
+from made import make_group, make_step
 from nft_jax.config import MeshConfig, ObjectiveConfig, OptimizerConfig
 from nft_jax.model import decoder
 from nft_jax.model.config import FLOAT32, Compute

@@ -4,8 +4,8 @@ finite changes nothing, and is found, counted and written down."""
 import jax
 import numpy as np
 import pytest
-from made import make_group, make_step
 
+from made import make_group, make_step
 from nft_jax.config import MeshConfig, ObjectiveConfig, OptimizerConfig
 from nft_jax.model.config import FLOAT32
 from nft_jax.objectives.registry import resolve

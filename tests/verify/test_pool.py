@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
 from corpus import CORPUS, box
 from hostile import HOSTILE
 from refusal import refused

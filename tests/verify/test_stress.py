@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from corpus import CORPUS, box
 from hostile import HOSTILE
 from refusal import refused

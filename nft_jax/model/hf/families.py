@@ -81,7 +81,7 @@ class Tensor:
 
 
 LAYER = "model.layers.{}."
-# The usual names. A family has those of the arrays that its models have.
+# The usual names. A family takes the names of the arrays that its models have.
 NAMES = (
     Tensor("embed", "model.embed_tokens.weight", "V D"),
     Tensor("attention_norm", LAYER + "input_layernorm.weight", "D"),

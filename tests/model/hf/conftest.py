@@ -3,8 +3,9 @@ import json
 import shutil
 
 import pytest
-from model_folders import FIXTURES, SINGLE
 from safetensors.numpy import load_file, save_file
+
+from model_folders import FIXTURES, SINGLE
 
 
 @pytest.fixture

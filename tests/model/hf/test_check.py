@@ -8,10 +8,10 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from model_folders import FIXTURES, NANO
-from refusal import refused
 
+from model_folders import FIXTURES, NANO
 from nft_jax.model.hf import check
+from refusal import refused
 
 ROOT = Path(__file__).parents[3]
 LOGITS = "logits: against transformers in float32, max |difference|" if find_spec("torch") else \

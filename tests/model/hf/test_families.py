@@ -5,13 +5,13 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from model_folders import CASES, FIXTURES
-from refusal import refused
 from safetensors.numpy import load_file, save_file
 
+from model_folders import CASES, FIXTURES
 from nft_jax.model import decoder
 from nft_jax.model.hf import load_params, read_config, save_params
 from nft_jax.model.hf.families import FAMILIES, config_from_hf, config_to_hf, tensors_of
+from refusal import refused
 
 LLAMA3 = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 8192}

@@ -11,15 +11,15 @@ import ml_dtypes
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from model_folders import FIXTURES, NANO, SINGLE, tensors
-from refusal import refused
 from safetensors.numpy import load_file, save_file
 
+from model_folders import FIXTURES, NANO, SINGLE, tensors
 from nft_jax.config import MeshConfig
 from nft_jax.model import decoder, hf
 from nft_jax.model.hf import load
 from nft_jax.model.parameters import parameter_shardings
 from nft_jax.runtime.mesh import make_mesh
+from refusal import refused
 
 ROOT = Path(__file__).parents[3]
 

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from model_folders import CASES, FIXTURES, SINGLE, assert_same_bits, tensors
-from refusal import refused
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from model_folders import CASES, FIXTURES, SINGLE, assert_same_bits, tensors
 from nft_jax.model import decoder, hf
 from nft_jax.model.hf import save
 from nft_jax.model.hf.load import INDEX
+from refusal import refused
 
 
 @pytest.fixture

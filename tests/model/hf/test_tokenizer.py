@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from model_folders import FIXTURES
-from refusal import refused
 
+from model_folders import FIXTURES
 from nft_jax.model import hf
 from nft_jax.model.hf.published import PUBLISHED
+from refusal import refused
 
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}<|end|>"
 

@@ -2,10 +2,10 @@
 from typing import get_args, get_type_hints
 
 import pytest
-from corpus import box
 from hypothesis import given
 from hypothesis import strategies as st
 
+from corpus import box
 from nft_jax.config import VerifierConfig
 from nft_jax.verify.maths.extract import MODES, extract, last_box
 from nft_jax.verify.maths.judge import quick_verdict

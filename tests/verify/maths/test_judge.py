@@ -4,15 +4,15 @@ import random
 from itertools import pairwise
 
 import pytest
-from corpus import CORPUS, box
-from hostile import HOSTILE
 from hypothesis import given
 from hypothesis import strategies as st
-from refusal import refused
 
+from corpus import CORPUS, box
+from hostile import HOSTILE
 from nft_jax.types import OUTCOMES
 from nft_jax.verify.maths.extract import extract
 from nft_jax.verify.maths.judge import check_gold, quick_verdict, too_large
+from refusal import refused
 
 
 @pytest.fixture(scope="module")

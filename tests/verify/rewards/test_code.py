@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from refusal import refused
 
 from nft_jax.config import VerifierConfig
 from nft_jax.types import InputError
@@ -17,6 +16,7 @@ from nft_jax.verify import Verifier
 from nft_jax.verify.rewards import sandbox
 from nft_jax.verify.rewards.code import check_task, extract_program, read_gold, same, same_output, share_passed
 from nft_jax.verify.rewards.sandbox import Limits, find_sandbox, run_submission
+from refusal import refused
 
 ADD = json.dumps({"entry": "f", "tests": [{"args": [i, i + 1], "expected": 2 * i + 1} for i in range(4)]})
 DOUBLE = json.dumps({"tests": [{"stdin": "2\n", "expected": "4\n"}, {"stdin": "5\n", "expected": "10\n"}]})

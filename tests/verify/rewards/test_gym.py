@@ -5,13 +5,13 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from refusal import refused
 
 from nft_jax.config import DataConfig, VerifierConfig
 from nft_jax.data.sources import read_rows
 from nft_jax.verify import Verifier
 from nft_jax.verify.rewards import gym, lookup
 from nft_jax.verify.rewards.gym import SCORERS, final_answer, read_expression, read_gold, score
+from refusal import refused
 
 
 @pytest.mark.parametrize(("response", "expected"), [

@@ -9,13 +9,13 @@ import my_rewards
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made import make_group
-from refusal import refused
 
+from made import make_group
 from nft_jax.config import VerifierConfig
 from nft_jax.verify import Verifier
 from nft_jax.verify.processes import Worker
 from nft_jax.verify.rewards.registry import all_of, gated, lookup, plain_gold, register, resolve, weighted_sum
+from refusal import refused
 
 
 def judged(reward: str, responses, golds=None, prompts=None, **settings):
