@@ -246,7 +246,7 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None, q
         judge = verifier or own_verifier.start()
         watchdog.feed("load", 0)
         state, progress = restore_or_load(plan, checkpoints)
-        reference = load_reference(config, plan.model, plan.mesh)
+        reference = load_reference(config, plan.model, plan.reference)
         stream.restore({"index": progress.cursor})
         if is_first():
             remove_answers_after(folder, progress.step)

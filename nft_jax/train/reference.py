@@ -48,10 +48,9 @@ def check_reference(config: Config, model: ModelConfig, *, weights: bool) -> Non
         check_weights(folder, model)
 
 
-def load_reference(config: Config, model: ModelConfig, mesh: Mesh):
-    """The reference's parameters on the devices (see `abstract_reference`), streamed from its files. Without a KL
-    term nothing is read, and it is None."""
-    shapes = abstract_reference(config, model, mesh)
+def load_reference(config: Config, model: ModelConfig, shapes):
+    """The reference's parameters on the devices, streamed from its files and laid out like `shapes` (of
+    `abstract_reference`). Where `shapes` is None nothing is read, and it is None."""
     if shapes is None:
         return None
     folder = resolve_folder(config.terms.reference or config.policy.path, field="terms.reference")

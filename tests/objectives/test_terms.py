@@ -263,7 +263,7 @@ def test_no_weight_no_reference(tiny_model, monkeypatch):
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     monkeypatch.setattr(reference_module, "load_params", None)
     check_reference(off, tiny_model, weights=True)
-    assert load_reference(off, tiny_model, mesh) is None
+    assert load_reference(off, tiny_model, abstract_reference(off, tiny_model, mesh)) is None
     with refused("terms.reference", "'no/such/model'"):
         check_reference(on, tiny_model, weights=True)
     with refused("terms.reference", repr(str(NANO)), "vocab_size"):
@@ -293,7 +293,7 @@ def test_a_reference_in_bfloat16_has_the_policys_log_probs_bit_for_bit():
     model, mesh = read_config(NANO), make_mesh(MeshConfig(), jax.devices()[:2])
     low = config(terms=TermsConfig(kl_weight=0.1))
     low = replace(low, policy=replace(low.policy, compute_dtype="bfloat16"))
-    reference = load_reference(low, model, mesh)
+    reference = load_reference(low, model, abstract_reference(low, model, mesh))
     for leaf, shape in zip(jax.tree.leaves(reference), jax.tree.leaves(abstract_reference(low, model, mesh)),
                            strict=True):
         assert (leaf.dtype, leaf.shape, leaf.sharding) == (shape.dtype, shape.shape, shape.sharding)
