@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable, Iterator
 from functools import partial, reduce
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -128,13 +128,14 @@ def same_bits(file: Path, name: str, other_file: Path, other: str) -> bool:
         return all(a[block].tobytes() == b[block].tobytes() for block in blocks)
 
 
-def load_params(folder: str | os.PathLike, config: ModelConfig | None = None, dtype=jnp.float32,
-                shardings=None) -> dict:
+def load_params(folder: str | os.PathLike, config: ModelConfig | None = None, dtype=jnp.float32, shardings=None,
+                store: Callable[[str, jax.Array], Any] = lambda path, x: x) -> dict:
     """The folder's weights as the dict that `decoder.init` makes. First raises the InputErrors of `check_weights`.
 
     dtype: one type for all, or a dict like the parameters. None keeps the files' types; a parameter whose layers
         differ in type then takes a type that holds all of them.
-    shardings: a dict like the parameters; each process reads what its devices hold. None: the default device."""
+    shardings: a dict like the parameters; each process reads what its devices hold. None: the default device.
+    store: what to keep of each parameter, such as "layers/query", once it is read."""
     config = config or read_config(folder)
     dtype = dtype if dtype is None or isinstance(dtype, dict) else float_type(dtype)
     stored = check_weights(folder, config)
@@ -146,7 +147,8 @@ def load_params(folder: str | os.PathLike, config: ModelConfig | None = None, dt
         kind = dtype_of[tensor.path] if dtype_of else dtype or np.dtype(
             reduce(jnp.promote_types, (stored[tensor.name.format(i)].dtype for i in layers)))
         load = _load_stacked if tensor.layered else _load_single
-        params[tensor.path] = load(stored, tensor, config, kind, sharding_of[tensor.path] if sharding_of else None)
+        params[tensor.path] = store(tensor.path, load(
+            stored, tensor, config, kind, sharding_of[tensor.path] if sharding_of else None))
     return unflatten_dict(params, sep="/")
 
 
