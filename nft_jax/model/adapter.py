@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,13 @@ class Adapted:
         rank = self.lora_a.shape[-1]
         return Adapted(self.base.reshape(*shape), self.lora_a.reshape(-1, rank), self.lora_b.reshape(rank, -1),
                        self.scale)
+
+
+class Adapter(NamedTuple):
+    """What an adapter is, beside its arrays."""
+    config: AdapterConfig
+    base: str                          # folder or hub name of the model that it was trained on
+    digest: str = ""                   # `hf.weights_digest` of that model; "" where it is not known
 
 
 def adapter_shapes(model: ModelConfig, config: AdapterConfig) -> dict:
@@ -87,6 +94,12 @@ def wrap(base, trained, config: AdapterConfig):
 def is_wrapped(x) -> bool:
     """Whether this stands for a matrix and is no array."""
     return isinstance(x, Adapted | Quantized)
+
+
+def unwrap(params):
+    """The adapters of wrapped parameters; the inverse of `wrap`."""
+    return {"layers": {name: {"lora_a": x.lora_a, "lora_b": x.lora_b} for name, x in params["layers"].items()
+                       if isinstance(x, Adapted)}}
 
 
 def merge(params, dtype):

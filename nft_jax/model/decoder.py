@@ -216,7 +216,9 @@ def hidden_states(params, config: ModelConfig, tokens, positions, segment_ids, c
         offload      each layer's input, in the host's memory
 
     On a mesh the rows are sharded over the data axes and the tokens over `context`, through all
-    layers. Each layer's weights are gathered when the scan reaches the layer. Weights may be `Adapted` or `Quantized`."""
+    layers. Each layer's weights are gathered when the scan reaches the layer.
+
+    Matrices of the layers may be `Adapted` or `Quantized`."""
     mesh = compute.mesh
     segment_ids = constrain(segment_ids, mesh, "batch", None)
     angles = angles_by_kind(config, positions)

@@ -25,7 +25,7 @@ from nft_jax.config import Config
 from nft_jax.objectives.custom import adopt
 from nft_jax.objectives.registry import Objective, TokenLoss, find_objective
 from nft_jax.objectives.terms import answer_terms
-from nft_jax.policy import Policy, save
+from nft_jax.policy import save
 from nft_jax.record.metrics import draw_curves, mismatch_metrics, read_metrics
 from nft_jax.rollout.evaluation import evaluation_key, evaluation_metrics
 from nft_jax.rollout.judged import judged_groups
@@ -284,7 +284,7 @@ def conclude(run: Run, state: TrainState, progress: Progress) -> dict:
                             f"{run.config.name}: {run.config.objective}")
         if finished:
             with replaced(run.folder / "model", writes=is_first()) as temporary:
-                save(Policy(run.plan.model, state.params, run.tokenizer, run.sampler.eos), temporary)
+                save(run.policy(state.params, progress.base_digest), temporary)
         # Last: where summary.json is, the other results are.
         if is_first():
             with replaced(run.folder / "summary.json") as temporary:

@@ -2,35 +2,17 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from functools import partial
-from typing import Literal
 
-import jax
-from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
 from nft_jax.config import Config
-from nft_jax.model import decoder
 from nft_jax.model.config import ModelConfig
-from nft_jax.model.hf import check_weights, is_local, load_params, read_config, resolve_folder
-from nft_jax.model.parameters import parameter_shardings
-from nft_jax.model.quantise import Quantized, quantise_matrices, quantise_matrix
-from nft_jax.runtime.compilation import with_shardings
+from nft_jax.model.hf import check_weights, is_local, read_config, resolve_folder
+from nft_jax.model.hf.frozen import abstract_frozen, load_frozen
 from nft_jax.types import InputError
 
 # Fields of a model's configuration that do not change what is computed.
 UNSEEN = ("max_positions", "initializer_range")
-
-
-def abstract_frozen(model: ModelConfig, mesh: Mesh, dtype: str, stored: Literal["compute", "int8"] = "compute"):
-    """Parameters that nothing trains, as jax.ShapeDtypeStruct with shardings: each lies where the policy's would. With
-    `stored` "int8" the layers' matrices are `Quantized`."""
-    # In the types in which a pass reads them, norms in float32: the log-probs equal float32's bit for bit.
-    shapes = jax.tree_util.tree_map_with_path(lambda path, x: jax.ShapeDtypeStruct(
-        x.shape, x.dtype if path[-1].key.endswith("norm") else dtype), decoder.parameter_shapes(model))
-    if stored == "int8":
-        shapes["layers"] = jax.eval_shape(quantise_matrices, shapes["layers"])
-    return with_shardings(shapes, parameter_shardings(shapes, mesh))
 
 
 def abstract_base(config: Config, model: ModelConfig, mesh: Mesh):
@@ -68,27 +50,15 @@ def check_reference(config: Config, model: ModelConfig, *, weights: bool) -> Non
         check_weights(folder, model)
 
 
+def load_base(config: Config, model: ModelConfig, shapes):
+    """The frozen parameters under the adapters on the devices, laid out like `shapes` (of `abstract_base`)."""
+    return None if shapes is None else load_frozen(resolve_folder(config.policy.path), model, shapes)
+
+
 def load_reference(config: Config, model: ModelConfig, shapes):
     """The reference's parameters on the devices, laid out like `shapes` (of `abstract_reference`). Where `shapes` is
     None nothing is read, and it is None."""
-    return load_frozen(config.terms.reference or config.policy.path, "terms.reference", model, shapes)
-
-
-def load_frozen(name: str, field: str, model: ModelConfig, shapes):
-    """The parameters of the model `name`, which the setting `field` names, streamed from its files and laid out like
-    `shapes` (of `abstract_frozen`); None where `shapes` is None."""
     if shapes is None:
         return None
-    in_int8 = {path: leaf for path, leaf in flatten_dict(shapes, sep="/").items() if isinstance(leaf, Quantized)}
-
-    def store(path: str, x: jax.Array):
-        if path not in in_int8:
-            return x
-        places = jax.tree.map(lambda leaf: leaf.sharding, in_int8[path])
-        return jax.jit(partial(quantise_matrix, path.split("/")[-1]), out_shardings=places)(x)
-
-    # A matrix that is to be int8 has the compute dtype, of the embedding, while it is read.
-    before = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.values.shape, shapes["embed"].dtype, sharding=x.values.sharding)
-                          if isinstance(x, Quantized) else x, shapes, is_leaf=lambda x: isinstance(x, Quantized))
-    return load_params(resolve_folder(name, field=field), model, jax.tree.map(lambda x: x.dtype, before),
-                       jax.tree.map(lambda x: x.sharding, before), store=store)
+    folder = resolve_folder(config.terms.reference or config.policy.path, field="terms.reference")
+    return load_frozen(folder, model, shapes)

@@ -7,7 +7,8 @@ from typing import Any
 
 from nft_jax.config import Config
 from nft_jax.data.stream import PromptStream
-from nft_jax.model.adapter import wrap
+from nft_jax.model.adapter import Adapter, wrap
+from nft_jax.policy import Policy
 from nft_jax.record.checkpoint import Checkpoints
 from nft_jax.record.metrics import MetricsWriter
 from nft_jax.rollout.engine import Sampler
@@ -59,6 +60,12 @@ class Run:
     def whole(self, trained: Any) -> Any:
         """The parameters of a pass, of what is trained: itself, or the base with these adapters."""
         return wrap(self.base, trained, self.config.adapter)
+
+    def policy(self, trained: Any, base_digest: str) -> Policy:
+        """The model in the hand, with these trained parameters."""
+        config = self.config
+        adapter = Adapter(config.adapter, config.policy.path, base_digest) if config.adapter.rank else None
+        return Policy(self.plan.model, self.whole(trained), self.tokenizer, self.sampler.eos, adapter=adapter)
 
     @property
     def frozen(self) -> tuple:

@@ -32,7 +32,6 @@ from nft_jax.train.state import TrainState
 from nft_jax.train.step_metrics import combine, tally
 from nft_jax.types import TrainBatch
 
-
 NO_ADAPTER = AdapterConfig()
 
 
@@ -119,8 +118,8 @@ def train_step(state: TrainState, batch: TrainBatch, learning_rate, temperature,
                optimizer: optax.GradientTransformation):
     """One optimizer update -> the new state, the tally of the batch, and the gradient's norm before clipping.
 
-    base: the frozen parameters under adapters. The summed gradient lies where the trained parameters lie. Where the loss or the norm is not finite, the
-    state stays as it was, and the tally says so (`count/nonfinite`)."""
+    base: the frozen parameters under adapters. The summed gradient lies where the trained parameters lie. Where the
+    loss or the norm is not finite, the state stays as it was, and the tally says so (`count/nonfinite`)."""
     def gradient_of(index):
         gradient, counts = jax.grad(micro_loss, has_aux=True)(
             state.params, micro_batch(batch, index), temperature, loss, micro_batch(whole, index), base)

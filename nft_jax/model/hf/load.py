@@ -58,6 +58,9 @@ def first_line(error: BaseException) -> str:
 
 def read_config(folder: str | os.PathLike) -> ModelConfig:
     """config.json of the folder -> ModelConfig. Raises InputError if it is missing or the decoder lacks a part."""
+    if (Path(folder) / "adapter_config.json").is_file() and not (Path(folder) / "config.json").exists():
+        raise InputError(f"{folder} is the folder of an adapter, and a whole model is needed here: write one with "
+                         f"nft_jax.save(nft_jax.load({str(folder)!r}), PATH, merge=True), and give its folder.")
     raw = read_json(Path(folder) / "config.json")
     try:
         return config_from_hf(raw)
