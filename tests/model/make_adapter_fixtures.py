@@ -27,7 +27,8 @@ EVERY = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_p
 CASES = {       # base: options of LoraConfig
     "qwen2_tied": {"r": 4, "lora_alpha": 6, "target_modules": EVERY},
     "qwen3_untied_sharded": {"r": 2, "lora_alpha": 3, "target_modules": "all-linear"},
-    "gemma3_tied_softcap": {"r": 3, "lora_alpha": 2.5, "target_modules": r".*self_attn\.(q|o)_proj", "use_rslora": True},
+    "gemma3_tied_softcap": {"r": 3, "lora_alpha": 2.5, "target_modules": r".*self_attn\.(q|o)_proj",
+                            "use_rslora": True},
     "llama_untied_linear": {"r": 5, "lora_alpha": 10, "target_modules": EVERY, "exclude_modules": ["self_attn.v_proj"]},
 }
 RATE, DECAY, CLIP, EPSILON, UPDATES = 1e-3, 0.1, 1.0, 1.0, 3

@@ -168,14 +168,15 @@ def check_adapters(folder: str | os.PathLike, model: ModelConfig, config: Adapte
     file = Path(folder) / WEIGHTS
     found = {name: (tuple(view.get_shape()), view.get_dtype()) for name, view in _views(file).items()}
     expected = {name: shape for name, *_, shape in _pieces(model, config)}
-    problems = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
-    problems += [f"{name} is not part of this adapter" for name in sorted(found.keys() - expected.keys())]
+    problems = []
     for name in sorted(found.keys() & expected.keys()):
         shape, kind = found[name]
         if shape != expected[name]:
             problems.append(f"{name} has shape {shape}, expected {expected[name]}")
         if kind not in FLOATS:
             problems.append(f"{name} has type {kind}, expected one of {', '.join(FLOATS)}")
+    problems += [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
+    problems += [f"{name} is not part of this adapter" for name in sorted(found.keys() - expected.keys())]
     if problems:
         listed = "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
         raise InputError(f"{file}: the adapter does not fit {SETTINGS} and its base, a {model.family} model of "
