@@ -287,18 +287,10 @@ def test_compare_takes_seeds_together_and_tells_what_differs(tmp_path, capsys):
                for name, value, epsilon in (("nft", 0.5, 1.0), ("nft2", 0.4, 0.5)) for seed in (0, 1)]
     assert compare.main([*map(str, folders), "-o", str(tmp_path / "out")]) == 0
     text = capsys.readouterr().out
-    assert "| nft, epsilon=1.0 | 2 | 10.0 ± 0.0 | 51.0 ± 1.0 |" in text and "| `loss.epsilon` | 1.0 | 0.5 |" in text
+    assert "| nft | 2 | 10.0 ± 0.0 | 51.0 ± 1.0 |" in text and "| `loss.epsilon` | 1.0 | 0.5 |" in text
     assert "slots" not in text and "seed" not in text.replace("| seeds |", "")
     assert (tmp_path / "out" / "compare.png").exists() and (tmp_path / "out" / "compare.md").read_text() == text
     assert pq.read_table(tmp_path / "out" / "compare.parquet").num_rows == 12
-
-
-def test_labels_tell_objective_and_fields_and_short_ones_fit_a_legend():
-    labels, differing = compare.labels_of([{"objective": "nft", "seed": 1}, {"objective": "nft", "seed": 2}])
-    assert labels == ["nft", "nft"] and not differing
-    long = "a_package.of_mine.rewards:the_long_name_of_a_function"
-    labels, _ = compare.labels_of([{"objective": "nft", "verifier.reward": reward} for reward in ("math", long)])
-    assert list(compare.short(labels).values()) == ["(a) reward=math", f"(b) reward={long}"]
 
 
 @pytest.mark.parametrize(("make", "told"), [
