@@ -6,8 +6,6 @@ Prints the fields in which the configurations differ, and a table of held-out ac
 standard error over seeds: at the last step that all runs have evaluated, at the least number of
 tokens that any run has generated, and the best. -o writes FOLDER/compare.{png,md,parquet} too.
 """
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

@@ -12,8 +12,6 @@ the exit status is 1. Every run's command and output are in its folder's log.txt
 Writes WORKDIR/results.parquet: a row for every run and step, with the fields swept, the seed and
 every metric.
 """
-from __future__ import annotations
-
 import itertools
 import sys
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,4 @@
 """A model in the hand, for notebooks and scripts: load, sample, score, save."""
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -8,8 +8,6 @@ from the hub, from --data.NAME FILE, or from NAME.jsonl or NAME.parquet in --dat
 settings of a run are the defaults for its checkpoints, so its own evaluation of a set comes out
 again. After a stop the same command continues, and ends with the same bytes.
 """
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass, field, make_dataclass, replace
 from pathlib import Path

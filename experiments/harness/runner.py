@@ -10,8 +10,6 @@ The life of a run here:
 
 A sweep can be killed at any moment: the same command goes on.
 """
-from __future__ import annotations
-
 import glob
 import json
 import os

@@ -1,6 +1,4 @@
 """How a setting is refused."""
-from __future__ import annotations
-
 from operator import attrgetter
 
 from nft_jax.types import InputError

@@ -1,6 +1,4 @@
 """In which settings runs differ, and in which of them they may."""
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Mapping, Sequence
 

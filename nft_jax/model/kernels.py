@@ -1,6 +1,4 @@
 """Attention kernels of accelerators, and the choice among them. Neither writes the scores [T, S] to memory."""
-from __future__ import annotations
-
 from functools import partial
 
 import jax

@@ -1,6 +1,4 @@
 """Compiling the programs of a run, and reading what XLA says of each."""
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Callable, Sequence

@@ -1,6 +1,4 @@
 """What the devices send each other, read from the text of a compiled program."""
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterator

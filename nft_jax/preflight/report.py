@@ -4,8 +4,6 @@
 2. `preflight` compiles each kind of program in its largest variant, which gives a `Line` for each.
 3. The largest micro-batch and the most slots that fit are found from the lines and the memory model.
 """
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable

@@ -4,8 +4,6 @@
 2. `open_writers` opens the writers of a run; only then are their packages imported.
 3. `Mirror` hands rows to a writer in a thread, so a tracker's server may be away without costing
    the run anything."""
-from __future__ import annotations
-
 import json
 import os
 import secrets

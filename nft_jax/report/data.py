@@ -2,8 +2,6 @@
 
 Nothing here needs a whole run: what a folder lacks (a summary, answers, some metrics) is left out
 of the page. Seeds of one experiment are a group of runs: one line, one colour, a band."""
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Sequence

@@ -5,8 +5,6 @@
 2. `answer` fills the tables that are not finished. It chooses slots and part sizes, and reads the weights once.
 3. Each part is sampled, judged where there is a verifier, and written. A kill costs one part at most.
 """
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext

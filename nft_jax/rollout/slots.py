@@ -2,8 +2,6 @@
 
 The functions `..._bytes` say what parameters, decoding weights, keys and values take on a device, to preflight too.
 """
-from __future__ import annotations
-
 import os
 from functools import partial
 from pathlib import Path

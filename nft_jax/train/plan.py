@@ -5,8 +5,6 @@ program, so its devices need not be there. `programs` says what it compiles.
 
 A configuration is settled in two parts. `settle` needs the configuration alone. `make_plan` does
 the rest, which needs the model's shape and the devices."""
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
