@@ -7,16 +7,17 @@
 
 Exit status: 0; 1 when a run failed or a number is outside its claimed range; 2 for bad input.
 """
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+import pandas as pd
 import tyro
 
+from experiments.harness.plots import draw
+from experiments.harness.results import Mean, Measures, accuracy_table, kept, markdown, read_run, tidy
 from experiments.harness.scales import SCALES
 from experiments.harness.variants import described, resolved
 from experiments.sweep import Planned, plan, run_planned
@@ -25,11 +26,6 @@ from nft_jax.config.differences import SEEDS, differences
 from nft_jax.preflight.devices import Topology
 from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import InputError
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from experiments.harness.results import Mean, Measures
 
 FIGURES = Path(__file__).parents[1] / "figures"
 COLUMNS = ("difference", "measured", "expected", "verdict")
@@ -165,7 +161,6 @@ def dry_run(scale: str, topology: Topology, base: Config, planned: Sequence[Plan
 
 def collect(planned: Sequence[Planned]) -> pd.DataFrame:
     """The tidy table of the finished runs. Raises InputError when there is none."""
-    from experiments.harness.results import kept, read_run, tidy
     runs = [(read_run(each.folder), {"arm": each.arm}) for each in planned if each.finished]
     if not runs:
         raise InputError(f"none of the {len(planned)} runs is finished, so there is nothing to draw: run the study.")
@@ -176,7 +171,6 @@ def collect(planned: Sequence[Planned]) -> pd.DataFrame:
 
 def stored(study: Study, scale: str) -> pd.DataFrame:
     """The table that an earlier report kept. Raises InputError when there is none."""
-    import pandas as pd
     path = FIGURES / f"{study.name}_{scale}.parquet"
     if not path.exists():
         raise InputError(f"scale is {scale!r}: there are no stored results, {path} is missing. Run the study.")
@@ -185,8 +179,6 @@ def stored(study: Study, scale: str) -> pd.DataFrame:
 
 def report(study: Study, scale: str, table: pd.DataFrame, folder: Path) -> int:
     """Draws, prints and checks the results. Returns 1 when a number is outside its range, else 0."""
-    from experiments.harness.plots import draw
-    from experiments.harness.results import Measures, accuracy_table, markdown
     measures = Measures.of(table)
     path, title = folder / f"{study.name}_{scale}.png", f"{study.title} ({scale})"
     draw(measures, path, title)
