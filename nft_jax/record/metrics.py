@@ -1,8 +1,6 @@
 """Metrics: what groups of judged answers say, and how the rows of a run are written, read and drawn.
 
 A row is the metrics of one step. It goes to metrics.jsonl, the record, and to the trackers of `config.writers`."""
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter

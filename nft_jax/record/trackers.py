@@ -4,8 +4,6 @@
 2. `open_writers` opens the writers of a run; only then are their packages imported.
 3. `Mirror` hands rows to a writer in a thread, so a tracker's server may be away without costing
    the run anything."""
-from __future__ import annotations
-
 import json
 import os
 import secrets
@@ -15,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -51,7 +50,7 @@ def require_writers(names: Iterable[str]) -> None:
 def open_writers(folder: Path, last_step: int, rows: Sequence[dict], config: Config) -> list[Writer]:
     """The writers that `config` names, for the run in `folder`. The run's next step is `last_step` + 1. `rows`
     are the rows of its metrics.jsonl so far."""
-    return [TensorBoard(folder, last_step) if name == "tensorboard" else OPEN[name](folder, rows, config)
+    return [TensorBoard(folder, last_step) if name == "tensorboard" else Tracker(name, folder, rows, config)
             for name in config.writers]
 
 
@@ -169,68 +168,42 @@ class TensorBoard:
         """Does nothing: every event is on disk already."""
 
 
-class WeightsAndBiases:
-    """A run of wandb. Its id is kept in the run folder (`wandb.json`), so a continued run continues it there.
+class Tracker:
+    """A run of wandb or trackio. PACKAGE.json in the run folder has its id, so a continued run continues it there.
 
-    Steps that the server has are not sent again: wandb would keep the numbers of the first time.
-    Steps of `rows` that the server lacks are sent at the start. Offline there is no server to ask,
-    so the newest of wandb's files has every row. `--fresh` removes the id."""
+    No step is sent twice: wandb would keep the numbers of the first time. wandb's server knows the steps that it
+    has. Offline there is no server to ask, so the newest of wandb's files has every row. trackio knows a run by its
+    name alone, so the id is a part of it, and PACKAGE.json has the last step sent too. trackio stores rows every
+    half second: a kill in between loses the last ones. Steps of `rows` that the tracker lacks are sent at the start.
+    `--fresh` removes the file."""
 
-    def __init__(self, folder: Path, rows: Sequence[dict], config: Config):
-        known = _remembered(folder / "wandb.json")
-        self._run = _start("wandb", config, name=config.name, id=known["id"], dir=str(folder), allow_val_change=True)
-        self._next = self._run.step
-        _send(self, rows)
+    def __init__(self, package: str, folder: Path, rows: Sequence[dict], config: Config):
+        self._path = folder / f"{package}.json"
+        known = json.loads(self._path.read_text()) if self._path.exists() else {"id": secrets.token_hex(4), "sent": -1}
+        self._id, self._sent = known["id"], known.get("sent", -1)
+        self._remember()
+        if package == "wandb":
+            self._run = _start("wandb", config, name=config.name, id=self._id, dir=str(folder), allow_val_change=True)
+            # Without commit a row waits for the next one.
+            self._sent, self._log = self._run.step - 1, partial(self._run.log, commit=True)
+        else:
+            self._run = _start(package, config, name=f"{config.name}-{self._id}")
+            self._log = self._run.log
+        for row in rows:
+            self.write(row["step"], {key: value for key, value in row.items() if key != "step" and value is not None})
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        if step >= self._next:
-            self._run.log(metrics, step=step, commit=True)         # without commit the row waits for the next one
+        if step > self._sent:
+            self._log(metrics, step=step)
+            self._sent = step
+            self._remember()
+
+    def _remember(self) -> None:
+        with replaced(self._path) as temporary:
+            temporary.write_text(json.dumps({"id": self._id, "sent": self._sent}) + "\n")
 
     def close(self) -> None:
         self._run.finish()
-
-
-class Trackio:
-    """A run of trackio. trackio knows a run by its name: the configuration's name, followed by an id.
-
-    The run folder keeps the id and the last step sent (`trackio.json`), so a continued run continues it there. No
-    step is sent twice. Steps of `rows` after the last one sent are sent at the start. trackio stores rows every
-    half second: a kill in between loses the last ones. `--fresh` removes the file."""
-
-    def __init__(self, folder: Path, rows: Sequence[dict], config: Config):
-        self._path = folder / "trackio.json"
-        self._known = _remembered(self._path, sent=-1)
-        self._run = _start("trackio", config, name=f"{config.name}-{self._known['id']}")
-        _send(self, rows)
-
-    def write(self, step: int, metrics: dict[str, float]) -> None:
-        if step > self._known["sent"]:
-            self._run.log(metrics, step=step)
-            self._known["sent"] = step
-            _remember(self._path, self._known)
-
-    def close(self) -> None:
-        self._run.finish()
-
-
-OPEN = {"wandb": WeightsAndBiases, "trackio": Trackio}
-
-
-def _remembered(path: Path, **fields) -> dict:
-    """What the file says of the tracker's run. Without a file, writes one with a new id and `fields`."""
-    if not path.exists():
-        _remember(path, {"id": secrets.token_hex(4)} | fields)
-    return json.loads(path.read_text())
-
-
-def _remember(path: Path, value: dict) -> None:
-    with replaced(path) as partial:
-        partial.write_text(json.dumps(value) + "\n")
-
-
-def _send(writer: Writer, rows: Sequence[dict]) -> None:
-    for row in rows:
-        writer.write(row["step"], {key: value for key, value in row.items() if key != "step" and value is not None})
 
 
 def _start(package: str, config: Config, **settings) -> Any:

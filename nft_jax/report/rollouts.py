@@ -4,8 +4,6 @@
 2. `read_answers` reads these rows, and prepares the answers that were trained on;
 3. `answer_coefficients` computes how hard each of their tokens was pushed;
 4. `row_of` packs an answer, the texts of its tokens and their numbers."""
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path

@@ -11,7 +11,7 @@ from nft_jax.objectives.registry import resolve
 from nft_jax.record.folder import read_run
 from nft_jax.report import rollouts
 from nft_jax.report.__main__ import main
-from nft_jax.report.data import group_names, group_runs, histogram, page_data, phases, series, status
+from nft_jax.report.data import histogram, page_data, phases, series, status
 
 LOSS, NATS = Config().loss, rollouts.NATS
 
@@ -19,17 +19,6 @@ LOSS, NATS = Config().loss, rollouts.NATS
 def unpacked(text):
     levels = [bytes(rollouts.ALPHABET).decode().index(character) for character in text]
     return np.array(levels[::2]) * 64 + np.array(levels[1::2])
-
-
-def test_runs_that_differ_in_their_seed_only_are_one_group(tmp_path):
-    runs = [read_run(make_run(tmp_path / name, steps=1, **fields)) for name, fields in {
-        "a": {}, "b": {"seed": 1, "data__seed": 1, "name": "other"}, "c": {"objective": "grpo"},
-        "d": {"objective": "grpo", "optimizer__learning_rate": 3e-5}}.items()]
-    groups = group_runs(runs)
-    assert groups == [[0, 1], [2], [3]]
-    assert group_names([runs[members[0]] for members in groups]) == [
-        "nft, learning_rate 1e-06", "grpo, learning_rate 1e-06", "grpo, learning_rate 3e-05"]
-    assert group_names(runs[:1]) == ["run"]
 
 
 def test_curves_are_means_over_the_runs_that_have_the_step(tmp_path):
