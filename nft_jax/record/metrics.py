@@ -15,14 +15,6 @@ from nft_jax.runtime.files import replaced
 from nft_jax.runtime.writing import Writing, append
 from nft_jax.types import OUTCOMES, Group
 
-# Metrics that differ between two runs of the same configuration.
-NOT_REPRODUCIBLE = ("seconds/", "tokens_per_second/", "memory/", "compiles")
-
-
-def comparable(row: dict) -> dict:
-    """A row without times, speeds, memory and compilations. An exact resume reproduces the rest bit for bit."""
-    return {key: value for key, value in row.items() if not key.startswith(NOT_REPRODUCIBLE)}
-
 
 def _mean(values: Iterable[float]) -> float | None:
     values = list(values)

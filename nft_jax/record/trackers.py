@@ -11,12 +11,13 @@ import socket
 import struct
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from nft_jax.config import Config
@@ -57,79 +58,55 @@ def open_writers(folder: Path, last_step: int, rows: Sequence[dict], config: Con
 class Mirror:
     """A Writer that never fails and never waits: a thread hands the rows to `writer`.
 
-    Rows that `writer` refuses are tried again every `pause` seconds. At most MIRRORED_ROWS rows
-    wait; the oldest of more are dropped and counted. `say` gets a line when the writer begins to
-    fail, when it recovers, and at the end the number of rows that it never took."""
+    Rows that `writer` refuses are tried again every `pause` seconds. At most MIRRORED_ROWS rows wait; the oldest of
+    more are dropped. `say` gets a line when the writer begins to fail, when it recovers, and at the end the number of
+    rows that it never took: `given` less `taken`."""
 
     def __init__(self, writer: Writer, name: str, say: Callable[[str], None], pause: float = 10.0):
         self._writer, self._name, self._say, self._pause = writer, name, say, pause
-        self._rows: deque[tuple[int, dict]] = deque()
-        self._dropped, self._failing, self._closing = 0, "", False
-        self._changed = threading.Condition()           # of `_rows` and `_closing`
+        self._rows: SimpleQueue[tuple[int, dict] | None] = SimpleQueue()         # None: the run has ended
+        self.given, self.taken, self._failing = 0, 0, ""
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name=f"nft-{name}", daemon=True)
         self._thread.start()
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        with self._changed:
-            self._rows.append((step, metrics))
-            if len(self._rows) > MIRRORED_ROWS:
-                self._rows.popleft()
-                self._dropped += 1
-            self._changed.notify_all()
+        self.given += 1
+        if self._rows.qsize() >= MIRRORED_ROWS:
+            with suppress(Empty):
+                self._rows.get_nowait()
+        self._rows.put((step, metrics))
 
-    # Both broad excepts below are deliberate. A tracker's package raises whatever its server, its
-    # network and its own mistakes bring; `_fails` reports the error, and `close` counts the rows.
     def _work(self) -> None:
-        while row := self._next():
+        while (row := self._rows.get()) is not None and self._succeeds(self._writer.write, *row):
+            self.taken += 1
+        self._succeeds(self._writer.close)
+
+    def _succeeds(self, call: Callable, *arguments) -> bool:
+        """Calls again and again until that succeeds. False if it fails while the run ends."""
+        while True:
             try:
-                self._writer.write(*row)
+                call(*arguments)
+            # A tracker's package raises whatever its server, its network and its own mistakes bring.
             except Exception as error:
-                if self._fails(error):
-                    break
-                continue
-            with self._changed:
-                if self._rows[0] is row:
-                    self._rows.popleft()
-                self._changed.notify_all()
-            if self._failing:
-                self._say(f"{self._name}: takes metrics again")
-                self._failing = ""
-        try:
-            self._writer.close()
-        except Exception as error:
-            self._fails(error)
-
-    def _next(self) -> tuple[int, dict] | None:
-        """Waits for a row and returns the oldest; None at the end of the run."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._rows or self._closing)
-            return self._rows[0] if self._rows else None
-
-    def _fails(self, error: Exception) -> bool:
-        """Reports the first error of several in a row, then waits `pause` seconds. Returns True
-        when the run ends."""
-        if not self._failing:
-            self._say(f"{self._name}: does not take metrics ({reason(error)}). They are kept and tried again; the run "
-                      "goes on, and metrics.jsonl has them")
-        self._failing = reason(error)
-        with self._changed:
-            if self._closing:
+                if not self._failing:
+                    self._say(f"{self._name}: does not take metrics ({reason(error)}). They are kept and tried again; "
+                              "the run goes on, and metrics.jsonl has them")
+                self._failing = reason(error)
+                if self._closing.wait(self._pause):
+                    return False
+            else:
+                if self._failing:
+                    self._say(f"{self._name}: takes metrics again")
+                    self._failing = ""
                 return True
-            self._changed.wait_for(lambda: self._closing, self._pause)
-            return False
-
-    def flush(self, seconds: float = CLOSE_SECONDS) -> bool:
-        """Waits at most `seconds` until no row waits. Returns whether none does."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._rows, seconds)
 
     def close(self) -> None:
         """Waits at most CLOSE_SECONDS for the waiting rows, and reports how many were not taken."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
+        self._closing.set()
+        self._rows.put(None)
         self._thread.join(CLOSE_SECONDS)
-        left = len(self._rows) + self._dropped
+        left = self.given - self.taken
         if left or self._thread.is_alive():
             self._say(f"{self._name}: {left} rows were not taken ({self._failing or 'it does not answer'}); "
                       "metrics.jsonl has them")
