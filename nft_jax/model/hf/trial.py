@@ -8,8 +8,6 @@ their own process can stop them, so this file is a program that the system ends:
 3. It prints the ids of the probe text by tokenizer.json alone.
 """
 # It imports nothing of nft_jax, and starts in a moment.
-from __future__ import annotations
-
 import json
 import re
 import resource
