@@ -3,7 +3,7 @@
     python -m experiments.compare runs/nft_0 runs/nft_1 runs/rft_0 runs/rft_1 -o runs/compared
 
 Prints the fields in which the configurations differ, and a table of held-out accuracy, mean ±
-standard error over seeds: at the last step that all runs have evaluated, at the least number of
+half of its 95% interval over seeds: at the last step that all runs have evaluated, at the least number of
 tokens that any run has generated, and the best. -o writes FOLDER/compare.{png,md,parquet} too.
 """
 import argparse
