@@ -1,7 +1,5 @@
 """Parameters by path: of a folder in Hugging Face layout, of a hub model, of an adapter's folder, of a run's
 checkpoint."""
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,7 +113,8 @@ def _adapter(home: Path, base: str | os.PathLike) -> Weights:
                          "adapter was trained on (base=).")
     folder = resolve_folder(name, field="base" if base else f"base_model_name_or_path in {home / peft.SETTINGS}")
     model = read_config(folder)
-    adapter = Adapter(peft.adapter_config(settings, model, home), name, peft.read_digest(home))
-    peft.check_adapters(home, model, adapter.config)
+    config = peft.adapter_config(settings, model, home)
+    peft.check_adapters(home, model, config)
+    adapter = Adapter(config, name, peft.read_digest(home))
     peft.require_base(adapter, folder, model, str(home), "base")
     return Weights(folder, model, home=home, adapter=adapter)

@@ -1,11 +1,10 @@
 """Models that a run reads and never changes: the reference of a KL term, and the base under adapters."""
-from __future__ import annotations
-
-from dataclasses import fields
+from dataclasses import asdict
 
 from jax.sharding import Mesh
 
 from nft_jax.config import Config
+from nft_jax.config.differences import differences
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.hf import check_weights, is_local, read_config, resolve_folder
 from nft_jax.model.hf.frozen import abstract_frozen, load_frozen
@@ -40,12 +39,10 @@ def check_reference(config: Config, model: ModelConfig, *, weights: bool) -> Non
         return
     folder = resolve_folder(name, weights=weights, field="terms.reference")
     found = read_config(folder)
-    for field in fields(model):
-        there, here = getattr(found, field.name), getattr(model, field.name)
-        if field.name not in UNSEEN and there != here:
-            raise InputError(f"terms.reference is {name!r}, a model whose {field.name} is {there!r}; in policy.path "
-                             f"it is {here!r}. The reference must be a model of the same architecture and vocabulary, "
-                             "for instance the model that the policy was trained from.")
+    for field, (there, here) in differences(asdict(found), asdict(model), ignore=UNSEEN).items():
+        raise InputError(f"terms.reference is {name!r}, a model whose {field} is {there!r}; in policy.path it is "
+                         f"{here!r}. The reference must be a model of the same architecture and vocabulary, for "
+                         "instance the model that the policy was trained from.")
     if weights or is_local(name):
         check_weights(folder, model)
 

@@ -1,6 +1,4 @@
 """Models that nothing trains, as a run keeps them on its devices: the base under adapters, a KL term's reference."""
-from __future__ import annotations
-
 import os
 from functools import partial
 from typing import Literal

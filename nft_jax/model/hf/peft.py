@@ -8,8 +8,6 @@
 An option that is not implemented is refused by name, as is every option that nothing here reads. Options are those
 of `LoraConfig` of peft 0.21.
 """
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -31,7 +29,17 @@ from nft_jax.config.training import TARGETS
 from nft_jax.model.adapter import Adapter, adapter_shapes
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.hf.families import tensors_of
-from nft_jax.model.hf.load import BLOCK, FLOATS, check_weights, first_line, float_type, hf_order, read_json
+from nft_jax.model.hf.load import (
+    BLOCK,
+    FLOATS,
+    check_weights,
+    first_line,
+    float_type,
+    hf_order,
+    read_json,
+    require_file,
+    require_finite,
+)
 from nft_jax.model.hf.save import Piece, on_host, write_file
 from nft_jax.model.parameters import ARRAYS
 from nft_jax.runtime.files import replaced
@@ -166,6 +174,7 @@ def check_adapters(folder: str | os.PathLike, model: ModelConfig, config: Adapte
     """{name of every tensor: its type}, from the header of adapter_model.safetensors. Raises one InputError that
     lists every tensor that is missing, unexpected, or of another shape or type."""
     file = Path(folder) / WEIGHTS
+    require_file(file, "give the folder of an adapter that PEFT saved in safetensors.")
     found = {name: (tuple(view.get_shape()), view.get_dtype()) for name, view in _views(file).items()}
     expected = {name: shape for name, *_, shape in _pieces(model, config)}
     problems = []
@@ -189,27 +198,26 @@ def _views(file: Path) -> dict[str, Any]:
     try:
         with safe_open(file, "numpy") as handle:
             return {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise InputError(f"{file} is missing: give the folder of an adapter that PEFT saved in safetensors.") from None
     except (SafetensorError, OSError) as error:
         raise InputError(f"{file} is damaged or cut short ({first_line(error)}): download or copy it again.") from None
 
 
 def read_digest(folder: str | os.PathLike) -> str:
     """The digest of the base's weights that `save_adapters` noted; "" where there is none, as in PEFT's own files."""
-    _views(Path(folder) / WEIGHTS)
     with safe_open(Path(folder) / WEIGHTS, "numpy") as handle:
         return (handle.metadata() or {}).get(DIGEST, "")
 
 
 def load_adapters(folder: str | os.PathLike, model: ModelConfig, config: AdapterConfig, shardings=None) -> dict:
     """The folder's adapters, as `adapter.init` makes them, in the types of the file. First raises the InputErrors of
-    `check_adapters`. `shardings`: a dict like the adapters; None: the default device."""
+    `check_adapters`, and refuses values that are not finite. `shardings`: a dict like the adapters; None: the default device."""
     kinds, shapes = check_adapters(folder, model, config), adapter_shapes(model, config)["layers"]
     parts: dict[tuple[str, str], list[tuple[str, np.ndarray]]] = {}
     with safe_open(Path(folder) / WEIGHTS, "numpy") as handle:
         for name, array, part, _, _ in _pieces(model, config):
-            parts.setdefault((array, part), []).append((name, handle.get_tensor(name).T))
+            tensor = handle.get_tensor(name)
+            require_finite(tensor, f"{Path(folder) / WEIGHTS}: {name}")
+            parts.setdefault((array, part), []).append((name, tensor.T))
     layers: dict[str, dict[str, jax.Array]] = {name: {} for name in shapes}
     for (array, part), tensors in parts.items():
         kind = np.dtype(reduce(jnp.promote_types, (kinds[name] for name, _ in tensors)))

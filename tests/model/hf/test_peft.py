@@ -165,6 +165,16 @@ def test_an_adapter_that_does_not_fit_its_base_is_refused(copy_of):
         find_weights(ADAPTERS / "qwen2_tied", base=FIXTURES / "qwen2_untied")
 
 
+def test_values_that_are_not_finite_are_refused(copy_of):
+    key = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+
+    def spoil(arrays):
+        arrays[key][0, 0] = np.nan
+
+    with refused(peft.WEIGHTS, key, "nan"):
+        copy_of("qwen2_tied", change=spoil)().read()
+
+
 def test_files_that_are_missing_or_cut_short_are_refused(copy_of):
     find = copy_of("qwen2_tied")
     file = find.args[0] / peft.WEIGHTS
