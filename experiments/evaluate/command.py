@@ -161,7 +161,7 @@ def evaluate(given: Arguments) -> str:
     weights = find_weights(given.model, given.step)
     require_positions(weights.config, given.max_prompt_tokens, given.max_new_tokens,
                       fields=("--max-prompt-tokens", "--max-new-tokens"))
-    out = given.out or (Path("runs/evaluations") / weights.folder.name if weights.run is None else
+    out = given.out or (Path("runs/evaluations") / (weights.home or weights.folder).name if weights.run is None else
                         weights.home / "evaluations" / f"step_{weights.step:06d}")
     tokenizer, tables, skipped = load_tokenizer(weights.folder), [], {}
     common = identity(given, weights, mode=verifier.mode, reward=verifier.reward)

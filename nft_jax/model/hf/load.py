@@ -91,8 +91,8 @@ def refuse_adapter(folder: Path) -> None:
     path = folder / "adapter_config.json"
     if path.exists():
         base = read_json(path).get("base_model_name_or_path")
-        raise InputError(f"{folder} has an adapter for the model {base!r}, and a whole model is needed here. Write "
-                         f"one with nft_jax.save(nft_jax.load({str(folder)!r}), PATH, merge=True), and give its folder.")
+        raise InputError(f"{folder} has an adapter for the model {base!r}, and a whole model is needed here. Write one "
+                         f"with nft_jax.save(nft_jax.load({str(folder)!r}), PATH, merge=True), and give its folder.")
 
 
 class Stored(NamedTuple):

@@ -210,7 +210,9 @@ def read_digest(folder: str | os.PathLike) -> str:
 
 def load_adapters(folder: str | os.PathLike, model: ModelConfig, config: AdapterConfig, shardings=None) -> dict:
     """The folder's adapters, as `adapter.init` makes them, in the types of the file. First raises the InputErrors of
-    `check_adapters`, and refuses values that are not finite. `shardings`: a dict like the adapters; None: the default device."""
+    `check_adapters`, and refuses values that are not finite.
+
+    shardings: a dict like the adapters; None: the default device."""
     kinds, shapes = check_adapters(folder, model, config), adapter_shapes(model, config)["layers"]
     parts: dict[tuple[str, str], list[tuple[str, np.ndarray]]] = {}
     with safe_open(Path(folder) / WEIGHTS, "numpy") as handle:
