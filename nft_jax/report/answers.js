@@ -8,7 +8,7 @@ const digit = Object.fromEntries([...ALPHABET].map((character, value) => [charac
 const unpack = (text, i) => digit[text[2 * i]] * 64 + digit[text[2 * i + 1]];
 const FIRST = 20, LONGEST = 600;         // answers drawn at a time; tokens of an answer shown at first
 const MODES = {coefficient: COEFFICIENTS, "log-prob": LOGPROBS, entropy: ENTROPIES, nothing: null};
-const MARKS = {right: "✓", wrong: "✗", no_answer: "∅", timeout: "⏱", too_large: "⤢", error: "!"};
+const MARKS = {right: "✓", wrong: "✗", copied: "⧉", no_answer: "∅", timeout: "⏱", too_large: "⤢", error: "!"};
 let mode = "nothing", chosen = [], drawnRows = 0;
 
 const coefficient = (packed, i) => packed === null ? null
