@@ -113,11 +113,11 @@ class Measures:
     def of_arm(self, measure: str, arm: str) -> Mean:
         return Mean.of(self.numbers.loc[arm][measure])
 
-    def paired(self, measure: str, arm: str, than: str, its: str = "") -> Mean:
-        """Differences by seed, `arm` less `than`, over the seeds that both have; `its`: another measure of `than`."""
+    def paired(self, measure: str, arm: str, than: str, its: str) -> Mean:
+        """Differences by seed, `measure` of `arm` less `its` (a measure too) of `than`, over the seeds of both."""
         if not {arm, than} <= set(self.runs):
             return Mean(math.nan, math.nan, 0)
-        return Mean.of(self.numbers.loc[arm][measure] - self.numbers.loc[than][its or measure])
+        return Mean.of(self.numbers.loc[arm][measure] - self.numbers.loc[than][its])
 
 
 def _numbers(run: pd.DataFrame, step: float, tokens: float) -> dict[str, float]:

@@ -1,11 +1,5 @@
 """A study: one result of the paper, as runs that differ in few fields, with claims to check.
 
-    python -m experiments.studies.main_table --scale nano --seeds 3    runs what is not finished, then reports
-    python -m experiments.studies.main_table --scale nano --draw       reports what is stored; no runs
-    python -m experiments.studies.main_table --scale 7b --dry-run      each arm's fields, the estimated hours; no runs
-
-From a declaration to a report:
-
 1. `Study.arms` names the arms and the fields that each of them sets.
 2. `experiments.sweep.plan` makes a run of every arm and seed, and `experiments.harness.runner` runs it.
 3. `report` writes NAME_SCALE.parquet (a row for every run and step), .png and .md to experiments/figures. With
@@ -23,10 +17,9 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from experiments.harness.runner import places, run_all
 from experiments.harness.scales import SCALES
 from experiments.harness.variants import described, resolved
-from experiments.sweep import Planned, plan
+from experiments.sweep import Planned, plan, run_planned
 from nft_jax.config import Config
 from nft_jax.config.differences import SEEDS, differences
 from nft_jax.preflight.devices import Topology
@@ -62,10 +55,8 @@ class Claim:
 
     def of(self, measures: Measures) -> Mean:
         """The difference; its count is 0 where an arm was not run."""
-        if self.than:
-            return measures.paired(self.measure, self.arm, self.than)
-        return measures.paired(self.measure, self.arm, self.arm,
-                               "entropy start" if self.measure == "entropy" else "start")
+        start = "entropy start" if self.measure == "entropy" else "start"
+        return measures.paired(self.measure, self.arm, self.than or self.arm, self.measure if self.than else start)
 
 
 @dataclass(frozen=True)
@@ -105,8 +96,8 @@ class Options:
     """The base configuration: experiments/harness/scales.py."""
     seeds: int = 3
     """Seeds 0 .. SEEDS-1 of every arm."""
-    jobs: int | Literal["none"] = 0
-    """Runs side by side (0: one on CPUs, one for every GPU); none: start no run, report the finished ones."""
+    jobs: int = 0
+    """Runs side by side (0: one on CPUs, one for every GPU)."""
     arms: str = ""
     """Only these arms: A,B."""
     workdir: Path = Path("runs/study")
@@ -123,9 +114,6 @@ def main(study: Study, documentation: str, arguments: Sequence[str] | None = Non
         given = tyro.cli(Options, prog=f"python -m experiments.studies.{study.name}", args=arguments,
                          description=f"{documentation}\nThe paper: {study.paper}",
                          config=(tyro.conf.FlagCreatePairsOff,))
-        if given.seeds < 1 or (given.jobs != "none" and given.jobs < 0):
-            raise InputError(f"seeds is {given.seeds} and jobs is {given.jobs}: use seeds of 1 or more, and jobs of 0 "
-                             "or more, or none.")
         if given.draw:
             return report(study, given.scale, stored(study, given.scale), FIGURES)
         scale = SCALES[given.scale]
@@ -139,16 +127,12 @@ def main(study: Study, documentation: str, arguments: Sequence[str] | None = Non
         if given.dry_run:
             print(dry_run(given.scale, topology, base, planned))
             return 0
-        failed = []
-        if given.jobs != "none":
-            at = places(given.jobs)
-            print(f"{len(planned)} runs, {len(at)} at a time", flush=True)
-            failed = run_all([each.job for each in planned], at, lambda line: print(line, flush=True))
+        all_ended = run_planned(planned, given.jobs)
         table, folder = collect(planned), given.workdir if given.arms else FIGURES
         folder.mkdir(parents=True, exist_ok=True)
         table.to_parquet(folder / f"{study.name}_{given.scale}.parquet", compression="zstd")
         status = report(study, given.scale, table, folder)
-        return 1 if failed else status
+        return status if all_ended else 1
 
 
 def run(study: Study, documentation: str) -> None:
@@ -182,7 +166,7 @@ def dry_run(scale: str, topology: Topology, base: Config, planned: Sequence[Plan
 def collect(planned: Sequence[Planned]) -> pd.DataFrame:
     """The tidy table of the finished runs. Raises InputError when there is none."""
     from experiments.harness.results import kept, read_run, tidy
-    runs = [(read_run(each.job.folder), {"arm": each.arm}) for each in planned if each.job.finished]
+    runs = [(read_run(each.folder), {"arm": each.arm}) for each in planned if each.finished]
     if not runs:
         raise InputError(f"none of the {len(planned)} runs is finished, so there is nothing to draw: run the study.")
     if len(runs) < len(planned):
