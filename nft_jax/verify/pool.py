@@ -120,10 +120,10 @@ class Verifier:
 
     def submit(self, responses: Sequence[str], golds: Sequence[str],
                prompts: Sequence[str] | None = None) -> Future[list[Verdict]]:
-        """The verdicts of one group as a future. `prompts` are the questions: what only repeats one is no answer,
-        and rewards read them. A prompt that ends with <think> has begun the response. Raises InputError when the lengths differ or an element is
-        not a string. The future raises InputError when the workers cannot start or a reward is not in [0, 1], and
-        RuntimeError when the verifier is closed first."""
+        """The verdicts of one group as a future. `prompts` are the questions: an answer must not repeat one, and
+        rewards read them. A prompt that ends with <think> has begun the response. Raises InputError when the lengths
+        differ or an element is not a string. The future raises InputError when the workers cannot start or a reward
+        is not in [0, 1], and RuntimeError when the verifier is closed first."""
         responses, golds, prompts = _checked(responses, golds, prompts)
         responses = list(map(with_open_thought, prompts, responses))
         batch = _Batch(len(responses))

@@ -6,12 +6,10 @@
    of names, and lists of them are done.
 3. An answer is a copy when a part of it stands in the question, and not in the gold.
 """
-from __future__ import annotations
-
 import math
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from nft_jax.verify.maths.normalise import nesting, normalise
@@ -41,9 +39,8 @@ _OPERATORS = _SIGNS | _INVERSE | _MODULO | {"*", r"\cdot", r"\times", r"\ast"}
 _RELATIONS = frozenset(("=", "<", ">", r"\le", r"\ge", r"\ne", r"\approx", r"\equiv", r"\in", r"\to"))
 _BRACKETS = {"(": ")", "[": "]", "{": "}", r"\{": r"\}", r"\lfloor": r"\rfloor", r"\lceil": r"\rceil"}
 _ARGUMENTS = {r"\frac": 2, r"\binom": 2, r"\root": 2, r"\sqrt": 1}
-_FUNCTIONS = frozenset("\\" + name for name in (
-    "sin cos tan sec csc cot arcsin arccos arctan sinh cosh tanh log ln lg exp max min gcd lcm det sum prod int iint "
-    "oint lim deg").split())
+_FUNCTION = re.compile(r"\\(?:(?:arc)?(?:sin|cos|tan)h?|sec|csc|cot|log|ln|lg|exp|max|min|gcd|lcm|det|sum|prod|lim"
+                       r"|i{0,2}int|oint)")
 # These change nothing where they are not needed.
 _IDLE = frozenset(("|", r"\lfloor", r"\lceil", r"\{", r"\max", r"\min", r"\gcd", r"\lcm"))
 
@@ -54,38 +51,30 @@ def copies(question: str, golds: Sequence[str], answer: str) -> bool:
     if not question or _DONE.fullmatch(answer) or answer in golds:
         return False
     asked = _expressions(question)
-    if not any(map(_is_open, asked)):
-        return False
+    own = frozenset().union(*map(_expressions, golds)) if asked else asked
 
     def repeated(tree: Tree) -> bool:
         if _head(tree) == "=":
-            members = tree[1::2]
-            if any(map(allowed, members)):
-                return False
+            members = [member for member in tree[1::2] if not _is_name(member)]
             # x = 17+25-8 adds a name only; 17+25-8 = 34 says more.
-            said = [member for member in members if not _NAME.fullmatch(str(member))]
-            if said and set(tree[2::2]) == {"="} and all(map(repeated, said)):
+            if set(tree[2::2]) == {"="} and members and all(map(repeated, members)):
                 return True
-        if _is_open(tree) and tree in asked and not allowed(tree):
-            return True
-        return _head(tree) in _IDLE and repeated(tree[-1])
+            return tree in asked and own.isdisjoint((tree, *members))
+        return (tree in asked and tree not in own) or (_head(tree) in _IDLE and repeated(tree[-1]))
 
-    def allowed(tree: Tree) -> bool:
-        return any(tree in _expressions(gold) for gold in golds)
-
-    return any(map(repeated, _parts(answer)))
+    return bool(asked) and any(map(repeated, _parts(answer)))
 
 
 @lru_cache(maxsize=4096)
 def _expressions(text: str) -> frozenset[Tree]:
-    """The expressions of a question or a gold, with the open ones inside of others."""
+    """The open expressions of a question or a gold, also those inside of others."""
     readers = []
     for piece in map(normalise, filter(None, _MATHS.split(text[:LONGEST_QUESTION]))):
         without_words, words = _WORD.subn(";", piece)
         # Two letters may be a word or a product.
         readings = {without_words, piece} if words < 3 else {without_words}
         readers += [_Reader(each) for each in readings if re.search(r"[0-9\\+*/^=!|]", each)]
-    return frozenset(tree for reader in readers for tree in (*reader.found, *reader.trees))
+    return frozenset().union(*(reader.found for reader in readers))
 
 
 @lru_cache(maxsize=16384)
@@ -117,21 +106,30 @@ def _is_number(tree: Tree) -> bool:
     return isinstance(tree, str) and tree[0].isdecimal()
 
 
+def _is_name(tree: Tree) -> bool:
+    """x, x_1, AB, f(t)."""
+    if _head(tree) == "*":
+        return _is_name(tree[1]) and not _is_open(tree)
+    return _head(tree) == "name" or (isinstance(tree, str) and not _is_number(tree))
+
+
 def _is_open(tree: Tree) -> bool:
     """Whether an operation is left to do."""
     head = _head(tree)
     if head in ("", "mixed", "name"):
         return False
-    if head in ("-", ",", "=", "/", r"\{"):
+    if head == "/":
+        return not _is_number(tree[1])
+    if head in ("-", ",", "=", r"\{"):
         return any(map(_is_open, tree[1:]))
     if head != "*":
         return True
     # 2x and x/2 are done; 2*3, 2/4 and 2/x are not.
-    above, below = filter(_is_number, tree[1:]), [each[1] for each in tree[1:] if _head(each) == "/"]
-    numbers = [next(above, "1"), *below]
-    return (any(map(_is_open, tree[1:])) or next(above, None) is not None or len(below) > 1
-            or not all(map(_is_number, below)) or bool(below) and (
-                not all(map(str.isdecimal, numbers)) or math.gcd(*map(int, numbers)) != 1))
+    above, below = list(filter(_is_number, tree[1:])), [each[1] for each in tree[1:] if _head(each) == "/"]
+    if len(above) > 1 or len(below) > 1 or any(map(_is_open, tree[1:])):
+        return True
+    numbers = [*above, *below]
+    return len(numbers) == 2 and not (all(map(str.isdecimal, numbers)) and math.gcd(*map(int, numbers)) == 1)
 
 
 def _negated(tree: Tree) -> Tree:
@@ -185,7 +183,7 @@ class _Reader:
         """Expressions, and chains a = b < c of them."""
         trees, chain, run = [], [], []
         for item in (*items, ""):
-            if isinstance(item, tuple) or item not in _RELATIONS and (item in _OPERATORS or _OPERAND.fullmatch(item)):
+            if isinstance(item, tuple) or item in _OPERATORS or (item not in _RELATIONS and _OPERAND.fullmatch(item)):
                 run.append(item)
                 continue
             if run and (tree := self.sum(run)) is not None:
@@ -203,7 +201,7 @@ class _Reader:
         """Terms and their signs. A sign behind an operator is its factor's."""
         terms, signs, factors = [], [], []
         for item in (*self.bound(run), ""):
-            if item and (item not in _SIGNS or factors and factors[-1] in _OPERATORS):
+            if item and (item not in _SIGNS or (factors and factors[-1] in _OPERATORS)):
                 factors.append(item)
                 continue
             if (term := self.product(factors)) is not None:
@@ -254,6 +252,9 @@ class _Reader:
             first = rest.popleft()
             return _negated(rest.popleft()) if first == "-" and rest else first
 
+        def is_function(item: Tree) -> bool:
+            return isinstance(item, str) and _FUNCTION.fullmatch(item) is not None
+
         while rest:
             item = rest.popleft()
             if item in ("^", "_") and out and rest:
@@ -270,12 +271,12 @@ class _Reader:
                 fraction = self.product([arguments[0], "/", arguments[1]])
                 mixed = out and _is_number(out[-1]) and all(map(_is_number, arguments)) and not _is_open(fraction)
                 out.append(("mixed", out.pop(), fraction) if mixed else fraction)
-            elif item in _FUNCTIONS:
+            elif is_function(item):
                 scripts = []
                 while len(rest) > 1 and rest[0] in ("^", "_"):
                     scripts += [rest.popleft(), script()]
                 operand = []
-                while rest and rest[0] not in _OPERATORS and rest[0] not in _FUNCTIONS:
+                while rest and rest[0] not in _OPERATORS and not is_function(rest[0]):
                     operand.append(rest.popleft())
                 out.append(self.seen((item, *scripts, self.product(self.bound(operand)) or "")))
             else:
