@@ -3,7 +3,7 @@
     python -m experiments.compare runs/nft_0 runs/nft_1 runs/rft_0 runs/rft_1 -o runs/compared
 
 Prints the fields in which the configurations differ, and a table of held-out accuracy, mean ±
-standard error over seeds: at the last step that all runs have evaluated, at the least number of
+half of its 95% interval over seeds: at the last step that all runs have evaluated, at the least number of
 tokens that any run has generated, and the best. -o writes FOLDER/compare.{png,md,parquet} too.
 """
 import argparse
@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.harness.plots import draw
+from experiments.harness.results import Measures, accuracy_table, markdown, read_run, tidy
 from nft_jax.config.differences import SAME, differences, experiments_of
 from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import InputError
@@ -18,8 +20,6 @@ from nft_jax.types import InputError
 
 def compare(folders: Sequence[Path], out: Path | None) -> str:
     """The text that is printed; writes into `out`. Raises InputError for folders without a run to compare."""
-    from experiments.harness.plots import draw
-    from experiments.harness.results import Measures, accuracy_table, markdown, read_run, tidy
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise InputError("a run folder is given twice: name each once.")
     runs = [read_run(folder) for folder in folders]
