@@ -10,6 +10,7 @@ The life of a question:
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,6 +25,9 @@ from nft_jax.types import InputError, Prompt
 
 CHUNK = 1024
 """Rows that are rendered and tokenised together."""
+REPEATED_SHARE = 0.2
+"""Of the golds: a word that has more of them is named."""
+_WORD = re.compile(r"(?:\\text\{)?\s*[^\W\d_]{2,}(?:[\s'-]+[^\W\d_]+)*\s*\}?")
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class LoadReport:
     repeats: int = 0
     conflicting_repeats: int = 0      # repeats whose gold differs from the first one's
     skipped: list[SkippedRow] = field(default_factory=list)
+    repeated_golds: dict[str, float] = field(default_factory=dict)
+    """Words that are the gold of more than a fifth of the questions, with their shares."""
 
     def skip(self, row: int, unusable: Unusable) -> None:
         self.skipped.append(SkippedRow(row, *unusable.args))
@@ -74,6 +80,8 @@ class LoadReport:
             different = f" ({self.conflicting_repeats} with another answer)" if self.conflicting_repeats else ""
             parts.append(f"{self.repeats} repeats dropped{different}")
         parts += [f"{count} skipped: {reason.replace('_', ' ')}" for reason, count in self.counts.items()]
+        parts += [f"warning: {share:.0%} of the golds are {gold!r}: easy to guess, or no gold at all (leave such rows "
+                  "out)" for gold, share in self.repeated_golds.items()]
         return ", ".join(parts)
 
 
@@ -163,6 +171,9 @@ def load_questions(config: DataConfig, tokenizer, *, field: str = "data",
     usable = _usable(read_rows(config, field, reward), report, columns, gold_reader(reward, answers))
     used = _tokenized(usable, config, tokenizer, report)
     report.used = len(used)
+    report.repeated_golds = {
+        gold: times / len(used) for gold, times in Counter(question.gold for question in used).items()
+        if times > max(1, REPEATED_SHARE * len(used)) and _WORD.fullmatch(gold)}
     report.skipped.sort(key=lambda skipped: skipped.row)
     if not used:
         raise InputError(_nothing_usable(report, columns, config, field))
