@@ -53,7 +53,7 @@ class Rollout:
     `finish_reason` is "stop". These ids are trained on; nothing is tokenised again."""
     prompt: Prompt
     sample: int                       # 0 .. K-1
-    text: str                         # decoded without special tokens
+    text: str                         # decoded without the end-of-sequence or stop id
     tokens: np.ndarray                # [n] int32
     logprobs: np.ndarray              # [n] float32, at the sampling temperature, before truncation
     truncated_logprobs: np.ndarray    # [n] float32, after top-k / top-p; equal to logprobs when both are off
