@@ -1,6 +1,7 @@
 """How a setting is refused."""
 from __future__ import annotations
 
+from datetime import date
 from operator import attrgetter
 
 from nft_jax.types import InputError
@@ -10,6 +11,14 @@ def require(holds: bool, name: str, value: object, remedy: str) -> None:
     """Raises InputError that names the field, its value and the way out, unless the condition holds."""
     if not holds:
         raise InputError(f"{name} is {value!r}: {remedy}")
+
+
+def is_day(text: str) -> bool:
+    """Whether the text is a day, YYYY-MM-DD."""
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 class Checked:
