@@ -1,6 +1,7 @@
 """How a setting is refused."""
 from __future__ import annotations
 
+import re
 from datetime import date
 from operator import attrgetter
 
@@ -19,6 +20,11 @@ def is_day(text: str) -> bool:
         return date.fromisoformat(text).isoformat() == text
     except ValueError:
         return False
+
+
+def on_this_machine(path: object) -> bool:
+    """Whether the path is none of gs://, s3:// and the like, which would become folders of such names here."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)) is None
 
 
 class Checked:

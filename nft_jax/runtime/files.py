@@ -21,6 +21,7 @@ from pathlib import Path
 from nft_jax.types import InputError
 
 MANIFEST = "manifest.json"
+LOCK = "lock"
 CHUNK = 1 << 20
 
 
@@ -152,6 +153,11 @@ def damage(folder: Path) -> str:
     return ", ".join(faults[:3]) + more
 
 
+def is_lock(path: Path) -> bool:
+    """Whether `held` wrote this file: it is empty, or names a process."""
+    return path.is_file() and path.read_bytes()[:8] in (b"", b"process ")
+
+
 @contextmanager
 def held(folder: Path) -> Iterator[str]:
     """Keeps every other process from holding `folder` while the block runs.
@@ -159,7 +165,7 @@ def held(folder: Path) -> Iterator[str]:
     The lock is a flock of the file `lock` in the folder: it ends with the process, however that
     ends. Yields a remark for the user, "" if all is well: a file system may know no locks. Raises
     InputError, naming the other process, if another process holds the folder."""
-    path = folder / "lock"
+    path = folder / LOCK
     with path.open("a+") as file:
         remark = ""
         try:
