@@ -221,7 +221,7 @@ def claimed(config: Config, inputs: Mapping[str, str], *, fresh: bool = False, f
     was found there. Of several processes only the first calls this.
 
     Raises InputError as `look`, and where another process writes there or the system refuses to write."""
-    folder, given = Path(config.folder), {"fresh": fresh, "fork": fork}
+    folder, given, objective = Path(config.folder), {"fresh": fresh, "fork": fork}, record_of(config.objective)
     # Before anything is made there.
     look(config, inputs, **given)
     with ExitStack() as holding:
@@ -232,7 +232,7 @@ def claimed(config: Config, inputs: Mapping[str, str], *, fresh: bool = False, f
             standing = look(config, inputs, **given)
             if standing.summary is None:
                 _require_writable(folder)
-                standing = _bound(config, inputs, standing)
+                standing = _bound(config, inputs, objective, standing)
         yield replace(standing, lines=(*standing.lines, *([remark] if remark else [])))
 
 
@@ -255,7 +255,7 @@ def _require_writable(folder: Path) -> None:
             raise PermissionError(errno.EACCES, "it is read-only", str(path))
 
 
-def _bound(config: Config, inputs: Mapping[str, str], standing: Standing) -> Standing:
+def _bound(config: Config, inputs: Mapping[str, str], objective: str, standing: Standing) -> Standing:
     """Binds the folder, after removing what an earlier run left, and takes over the checkpoint of a fork."""
     folder = Path(config.folder)
     marker = {"names": list(NAMES), "inputs": dict(inputs)}
@@ -276,9 +276,9 @@ def _bound(config: Config, inputs: Mapping[str, str], standing: Standing) -> Sta
         standing = replace(standing, lines=(*standing.lines, *lines))
     if marker != read_marker(folder):
         _write(folder / MARKER, marker)
-    if text := record_of(config.objective):
+    if objective:
         with replaced(folder / OBJECTIVE) as partial:
-            partial.write_text(text)
+            partial.write_text(objective)
     _write(folder / "config.json", as_read(config))
     for name in ("rollouts", "checkpoints"):
         (folder / name).mkdir(exist_ok=True)
