@@ -5,8 +5,6 @@
    run, and what the run reads, as digests. Then it writes config.json.
 3. A later start with another configuration or other inputs is refused with a table. Before its first step a run
    binds nothing: such a start takes its place."""
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -8,8 +8,6 @@ A `Schedule` lives for one call of `Sampler.sample`. Per turn of the sampler's l
 
 Its decisions move samples between slots and in time. They change no sample.
 """
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple

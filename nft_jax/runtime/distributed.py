@@ -9,8 +9,6 @@
    wait for it in a collective, so they show its error and end too (`nft_jax.runtime.stops`).
 
 With one process all of these do nothing. This module does not import jax: the command line reads it first."""
-from __future__ import annotations
-
 import json
 import os
 import pickle

@@ -2,8 +2,6 @@
 
 `nft_jax.record.claim` keeps them in the run's folder and compares them when the run continues. Several processes
 compare theirs at the start."""
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 from collections.abc import Iterable, Iterator, Sequence

@@ -8,8 +8,6 @@ A step is one rollout phase and the optimizer updates on its answers:
 4. `finish`    writes the answers while the devices train, then waits for the metrics;
 5. `evaluate`  measures accuracy on held-out questions, now and then;
 6. the row of metrics is written, and then, now and then, a checkpoint (`nft_jax.train.saving`)."""
-from __future__ import annotations
-
 import json
 import math
 import shlex

@@ -7,8 +7,6 @@
 
 The order is a contract. A checkpoint never knows of a step that the rows lack. Whatever is newer than
 the checkpoint is cut and done again. A full disk does not end the training; any other failed write does."""
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from functools import partial
