@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.harness.plots import draw
+from experiments.harness.results import Measures, accuracy_table, markdown, read_run, tidy
 from nft_jax.config.differences import SAME, differences, experiments_of
 from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import InputError
@@ -18,8 +20,6 @@ from nft_jax.types import InputError
 
 def compare(folders: Sequence[Path], out: Path | None) -> str:
     """The text that is printed; writes into `out`. Raises InputError for folders without a run to compare."""
-    from experiments.harness.plots import draw
-    from experiments.harness.results import Measures, accuracy_table, markdown, read_run, tidy
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise InputError("a run folder is given twice: name each once.")
     runs = [read_run(folder) for folder in folders]

@@ -33,6 +33,7 @@ class Policy:
     tokenizer: Any
     eos: tuple[int, ...]              # ids that end an answer
     mesh: Mesh | None = None          # that the parameters are split over; None: the default device
+    date: str = ""                    # that its chat template writes (`data.date` of its run); "": today
     _samplers: dict = field(default_factory=dict, repr=False, compare=False)
 
 
@@ -49,8 +50,9 @@ def load(path: str | os.PathLike, *, dtype="float32", mesh: Mesh | None = None,
     end-of-sequence token, or with more ids than the embedding; sizes that the mesh does not divide; a run without
     such a checkpoint; `step` for a folder that is no run's."""
     weights = find_weights(path, step)
-    tokenizer = load_tokenizer(weights.folder)
-    return Policy(weights.config, weights.read(dtype, mesh), tokenizer, eos_token_ids(weights.folder, tokenizer), mesh)
+    tokenizer, day = load_tokenizer(weights.folder), weights.run.data.date if weights.run else ""
+    return Policy(weights.config, weights.read(dtype, mesh), tokenizer, eos_token_ids(weights.folder, tokenizer), mesh,
+                  day)
 
 
 def save(policy: Policy, path: str | os.PathLike) -> None:
@@ -88,7 +90,7 @@ def sample(policy: Policy, prompts: Sequence[str | list[dict]], *, num_samples: 
     sampling = SamplingConfig(temperature, top_k, top_p, min_p)
     made = []
     for index, prompt in enumerate(prompts):
-        text = render(policy.tokenizer, prompt)
+        text = render(policy.tokenizer, prompt, date=policy.date)
         tokens = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
         problem = prompt if isinstance(prompt, str) else prompt[-1]["content"]
         made.append(Prompt(index, problem, "", text, np.asarray(tokens, np.int32)))

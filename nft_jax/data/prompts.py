@@ -12,8 +12,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from itertools import islice
+from string import ascii_letters
 
 import numpy as np
 
@@ -24,6 +26,8 @@ from nft_jax.types import InputError, Prompt
 
 CHUNK = 1024
 """Rows that are rendered and tokenised together."""
+DIRECTIVES = tuple(f"%{flag}{letter}" for flag in ("", *"-_0^#") for letter in ascii_letters)
+"""What strftime replaces, with the flags of the C library."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +81,32 @@ class LoadReport:
         return ", ".join(parts)
 
 
+def dated(config: DataConfig, tokenizer, day: str) -> DataConfig:
+    """The settings with the day that the chat template writes into every prompt: `config.date`, else `day`. For a
+    template that writes none they stay as they are."""
+    writes = "strftime_now" in str(tokenizer.chat_template)
+    return replace(config, date=day) if writes and not config.date else config
+
+
+def _telling(date: str, template: str) -> str:
+    """The chat template with a `strftime_now` of its own, which tells `date` instead of today."""
+    # transformers hands a template nothing but plain data, so the function is a macro that replaces %d and the others.
+    day = datetime.fromisoformat(date)
+    told = {"%%": "\0"} | {name: day.strftime(name) for name in DIRECTIVES if day.strftime(name) != name} | {"\0": "%"}
+    return (f"{{%- macro strftime_now(format) -%}}{{%- set told = namespace(text=format) -%}}"
+            f"{{%- for name, value in {json.dumps(told)}.items() -%}}"
+            "{%- set told.text = told.text.replace(name, value) -%}{%- endfor -%}{{- told.text -}}{%- endmacro %}\n"
+            + template)
+
+
 def render(tokenizer, prompt: str | Sequence[dict], *, template: str = "{problem}", system: str = "",
-           thinking: bool | None = None) -> str:
+           thinking: bool | None = None, date: str = "") -> str:
     """The text that a model continues: the chat template's, with the assistant's turn opened.
 
     A string becomes one user message, put into `template`; a `system` that is not empty stands before it. Chat
     messages (dicts with role and content) are rendered unchanged. `thinking` is passed as enable_thinking
-    unless it is None. Raises InputError when the template does not accept the messages.
+    unless it is None. A template that writes the date writes `date` (YYYY-MM-DD; empty: today). Raises InputError
+    when the template does not accept the messages.
     """
     if isinstance(prompt, str):
         messages = [{"role": "system", "content": system}] if system else []
@@ -91,6 +114,8 @@ def render(tokenizer, prompt: str | Sequence[dict], *, template: str = "{problem
     else:
         messages = list(prompt)
     options = {} if thinking is None else {"enable_thinking": thinking}
+    if date:
+        options["chat_template"] = _telling(date, tokenizer.get_chat_template())
     try:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
         if not text.strip():
@@ -150,7 +175,7 @@ def _tokenized(usable: Iterator, config: DataConfig, tokenizer, report: LoadRepo
         for number, question, gold in chunk:
             try:
                 text = render(tokenizer, question, template=config.template, system=config.system,
-                              thinking=config.thinking)
+                              thinking=config.thinking, date=config.date)
             except InputError as error:
                 report.skip(number, Unusable("bad_chat", str(error)))
                 continue
