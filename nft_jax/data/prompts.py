@@ -136,6 +136,21 @@ def render(tokenizer, prompt: str | Sequence[dict], *, template: str = "{problem
                          "roles it knows, leave data.system empty, or give the model another chat template.") from error
 
 
+def turn_end(tokenizer) -> int | None:
+    """The added token with which the chat template ends an answer; None where it ends answers otherwise, or refuses
+    the messages."""
+    answer = "forty-two"
+    messages = [{"role": "user", "content": "6*7"}, {"role": "assistant", "content": answer}]
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+    except Exception:
+        # A template may refuse answers: `render` never gives it one.
+        return None
+    _, found, rest = text.rpartition(answer)
+    ids = tokenizer(rest.strip(), add_special_tokens=False)["input_ids"] if found else []
+    return ids[0] if ids and ids[0] in tokenizer.added_tokens_decoder else None
+
+
 def _usable(rows: Rows, report: LoadReport, columns: dict[str, None],
             read_gold: Callable[[dict], str]) -> Iterator[tuple[int, str | list[dict], str]]:
     """(row number, question, gold) of the rows that have both, each question once. Fills in `columns`."""
