@@ -197,11 +197,6 @@ def test_an_adapter_beside_a_model_is_refused_and_so_is_a_base_without_adapter(c
         find_weights(FIXTURES / "qwen2_tied", base="elsewhere")
 
 
-def test_training_from_an_adapters_folder_says_how_to_merge_it():
-    with refused(ADAPTERS / "qwen2_tied", "merge=True"):
-        read_config(ADAPTERS / "qwen2_tied")
-
-
 def test_a_digest_is_of_the_weights_and_not_of_their_files(tmp_path):
     name = "qwen3_untied_sharded"
     config = read_config(FIXTURES / name)
