@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from nft_jax.config import DecodingConfig, MeshConfig, SamplingConfig
+from nft_jax.config import DecodingConfig, MeshConfig
+from nft_jax.config.checks import require
 from nft_jax.data.prompts import render
 from nft_jax.model import decoder
 from nft_jax.model.config import Compute, ModelConfig
@@ -21,7 +22,7 @@ from nft_jax.record.weights import find_weights
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.slots import require_positions
 from nft_jax.runtime.mesh import make_mesh
-from nft_jax.types import InputError, Prompt, Rollout
+from nft_jax.types import Prompt, Rollout
 
 
 @dataclass(frozen=True)
@@ -73,16 +74,9 @@ def sample(policy: Policy, prompts: Sequence[str | list[dict]], *, num_samples: 
     prompt's position, the seed and the sample number, not on `slots`, the answers decoded at a time. temperature 0
     is greedy. All is computed in the type of the parameters. Raises InputError for values out of range and for
     prompts that, with max_new_tokens, exceed the model's positions."""
-    positions = policy.config.max_positions
-    for name, value, holds, remedy in (
-            ("prompts", prompts, not isinstance(prompts, str), "give a list of prompts, [\"...\"]"),
-            ("num_samples", num_samples, num_samples >= 1, "use 1 or more"),
-            ("max_new_tokens", max_new_tokens, 1 <= max_new_tokens < positions,
-             f"use 1 or more, and less than the model's {positions} positions"),
-            ("slots", slots, slots >= 1, "use 1 or more")):
-        if not holds:
-            raise InputError(f"{name} is {value!r}: {remedy}.")
-    sampling = SamplingConfig(temperature, top_k, top_p, min_p)
+    require(not isinstance(prompts, str), "prompts", prompts, 'give a list of prompts, ["..."].')
+    require(num_samples >= 1, "num_samples", num_samples, "use 1 or more.")
+    decoding = DecodingConfig(temperature, top_k, top_p, min_p, max_new_tokens=max_new_tokens, slots=slots)
     made = []
     for index, prompt in enumerate(prompts):
         text = render(policy.tokenizer, prompt)
@@ -94,9 +88,9 @@ def sample(policy: Policy, prompts: Sequence[str | list[dict]], *, num_samples: 
     longest = max(len(prompt.tokens) for prompt in made)
     require_positions(policy.config, longest, max_new_tokens, fields=("tokens of the longest prompt", "max_new_tokens"))
     # A power of two, so that calls with other prompts compile nothing.
-    longest = min(max(64, 1 << (longest - 1).bit_length()), positions - max_new_tokens)
+    longest = min(max(64, 1 << (longest - 1).bit_length()), policy.config.max_positions - max_new_tokens)
     sampler = _sampler(policy, slots, longest, max_new_tokens)
-    groups = dict(sampler.sample(sampler.cast(policy.params), made, num_samples, jax.random.key(seed), 0, sampling))
+    groups = dict(sampler.sample(sampler.cast(policy.params), made, num_samples, jax.random.key(seed), 0, decoding))
     return [rollout for index in range(len(made)) for rollout in groups[index]]
 
 

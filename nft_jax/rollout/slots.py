@@ -32,8 +32,8 @@ def require_positions(model: ModelConfig, max_prompt_tokens: int, max_new_tokens
     two lengths in the caller's words."""
     longest = max_prompt_tokens + max_new_tokens
     if longest > model.max_positions:
-        raise InputError(f"{' + '.join(fields)} is {longest}, more than the model's {model.max_positions} positions: "
-                         "lower one of them.")
+        raise InputError(f"{' + '.join(fields)} is {longest} ({max_prompt_tokens} + {max_new_tokens}), more than the "
+                         f"model's {model.max_positions} positions: lower one of them.")
 
 
 def parameter_bytes(model: ModelConfig, mesh: Mesh) -> int:
