@@ -34,7 +34,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--remat", default="none", help="what the backward pass recomputes, on an accelerator")
     parser.add_argument("--profile", type=Path, help="trace one more repetition into this folder; its largest costs")
     parser.add_argument("--compare", type=Path, metavar="FILE", help="print the ratios of a file of results")
-    parser.add_argument("--results", type=Path, metavar="FILE", help="our results for --compare, if not in FILE too")
     given = add_options(parser).parse_args(arguments)
     if not given.task and given.compare is None:
         parser.error("give --task or --compare")
@@ -58,8 +57,6 @@ def pin(threads: int, device: str) -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     limit_threads(threads)
     os.environ["JAX_PLATFORMS"] = "cpu"
-    if threads == 1:
-        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
 
 
 def measure(model: str, task: str, options: argparse.Namespace) -> dict:
@@ -121,6 +118,5 @@ def main(arguments: list[str] | None = None) -> int:
             emit(line, options.out)
             lines.append(line)
     if options.compare is not None:
-        ours = read_lines(options.results) if options.results else [line for line in lines if "value_cpu" in line]
-        print(compare([*read_lines(options.compare), *ours]))
+        print(compare([*read_lines(options.compare), *(line for line in lines if "value_cpu" in line)]))
     return 1 if any("error" in line for line in lines) else 0

@@ -13,11 +13,12 @@ c = -dloss/dlogprob, the coefficient on grad log pi in the direction of ascent.
 """
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, get_args
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.lax import stop_gradient
 
 from nft_jax.config import LossAgg, ObjectiveConfig, PromptWeight, Ratio
@@ -26,7 +27,6 @@ from nft_jax.objectives.dpo import dpo
 from nft_jax.objectives.nft import naive_contrast, nft, nft_clip, rft
 from nft_jax.types import InputError
 
-Array = Any
 TokenLoss = Callable[..., tuple[Array, dict[str, Array]]]
 
 METRICS = ("ratio", "positive_loss", "negative_loss", "clamped", "saturated", "clipped")

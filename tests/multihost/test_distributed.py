@@ -35,9 +35,9 @@ def test_variables_of_ours():
 
 
 @pytest.mark.parametrize(("change", "named"), [
-    ({"NFT_PROCESS_ID": ""}, ("NFT_COORDINATOR, NFT_NUM_PROCESSES are set", "NFT_PROCESS_ID is not")),
+    ({"NFT_PROCESS_ID": ""}, ("Beside NFT_COORDINATOR, NFT_NUM_PROCESSES", "no NFT_PROCESS_ID")),
     ({"NFT_COORDINATOR": "", "NFT_PROCESS_ID": ""},
-     ("NFT_NUM_PROCESSES is set", "NFT_COORDINATOR, NFT_PROCESS_ID are not")),
+     ("Beside NFT_NUM_PROCESSES", "no NFT_COORDINATOR, NFT_PROCESS_ID")),
     ({"NFT_COORDINATOR": "10.0.0.1"}, ("NFT_COORDINATOR", "'10.0.0.1'", "host:port")),
     ({"NFT_COORDINATOR": "a:99999"}, ("NFT_COORDINATOR", "'a:99999'", "host:port")),
     ({"NFT_PROCESS_ID": "one"}, ("NFT_PROCESS_ID", "'one'")),
