@@ -73,7 +73,7 @@ OBJECTIVES: dict[str, Objective] = {
     "rft": Objective(rft, ("prompt_weight", "pos_weight", "ratio"), prompt_weight="1", neg_weight=0.0),
     "grpo": Objective(policy_gradient.grpo, (*_CLIP, *_GROUP), **_PPO, loss_agg=_PER_ANSWER),
     "dr_grpo": Objective(policy_gradient.dr_grpo, (*_CLIP, "overlong_buffer"), **_PPO, loss_agg="constant"),
-    "dapo": Objective(policy_gradient.dapo, (*_CLIP, *_GROUP), clip_low=0.2, clip_high=0.28),
+    "dapo": Objective(policy_gradient.grpo, (*_CLIP, *_GROUP), clip_low=0.2, clip_high=0.28),
     "dpo": Objective(dpo, ("beta", "nll_weight"), loss_agg="constant", loss_aggs=("constant", "token_mean"),
                      whole_groups=True),
     "nft_clip": Objective(nft_clip, (*_LIKELIHOODS, *_CLIP), prompt_weight="1-r", neg_weight=1.0,

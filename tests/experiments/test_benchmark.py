@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.benchmark import command, device, scaling, tasks
+from experiments.benchmark import __main__ as command
+from experiments.benchmark import device, scaling, tasks
 from experiments.benchmark.compare import compare, read_lines
 from experiments.benchmark.tasks import Case, EndToEnd, Training, WrongResult, standard_case
 from experiments.peers.common import Seconds, Timed
