@@ -54,8 +54,7 @@ def entry_bytes(model: ModelConfig, mesh: Mesh, sequences: int, entries: int, dt
     """Bytes on one device of the keys and values of `entries` tokens in each of `sequences`. `axis`: their logical
     axis; "batch" for the slots, None for prefilled prompts, which are whole on every device."""
     layer = jax.eval_shape(partial(empty_layer, model, sequences, entries, dtype, kv_dtype == "int8"))
-    place = entry_sharding(model, mesh, axis)
-    return model.num_layers * sharded_bytes(with_shardings(layer, jax.tree.map(lambda _: place, layer)))
+    return model.num_layers * sharded_bytes(with_shardings(layer, entry_sharding(model, mesh, axis)))
 
 
 def vocabulary_bytes(vocabulary: float, arrays: int) -> float:
