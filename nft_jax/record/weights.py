@@ -69,8 +69,7 @@ class Weights(NamedTuple):
         return wrap(base, adapters, self.adapter.config)
 
     def _of_checkpoint(self, shapes, mesh: Mesh | None) -> Any:
-        device = SingleDeviceSharding(jax.devices()[0])
-        places = jax.tree.map(lambda _: device, shapes) if mesh is None else parameter_shardings(shapes, mesh)
+        places = SingleDeviceSharding(jax.devices()[0]) if mesh is None else parameter_shardings(shapes, mesh)
         return read_params(self.home, self.run.checkpoint, self.step, with_shardings(shapes, places))
 
 

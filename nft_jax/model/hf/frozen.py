@@ -24,8 +24,7 @@ def abstract_frozen(model: ModelConfig, mesh: Mesh | None, dtype: str,
         x.shape, x.dtype if path[-1].key.endswith("norm") else dtype), decoder.parameter_shapes(model))
     if stored == "int8":
         shapes["layers"] = jax.eval_shape(quantise_matrices, shapes["layers"])
-    device = SingleDeviceSharding(jax.devices()[0]) if mesh is None else None
-    return with_shardings(shapes, parameter_shardings(shapes, mesh) if mesh else jax.tree.map(lambda _: device, shapes))
+    return with_shardings(shapes, parameter_shardings(shapes, mesh) if mesh else SingleDeviceSharding(jax.devices()[0]))
 
 
 def load_frozen(folder: str | os.PathLike, model: ModelConfig, shapes: dict) -> dict:
