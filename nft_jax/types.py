@@ -8,15 +8,13 @@ The life of a sample:
 4. the prompt with its judged answers is a `Group`;
 5. the groups of an update are packed into a `TrainBatch`.
 """
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-Outcome = Literal["right", "wrong", "no_answer", "timeout", "too_large", "error"]
+Outcome = Literal["right", "wrong", "copied", "no_answer", "timeout", "too_large", "error"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 

@@ -5,15 +5,13 @@
 Sampling (new tokens) and training (old log-probs and an optimizer update), on one core, with a
 small model in float32. One size changes at a time.
 """
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from experiments.benchmark.command import pin
+from experiments.benchmark.__main__ import pin
 from experiments.harness.plots import curve_figure
 from experiments.peers.common import add_options, emit, repeat, result
 
@@ -73,7 +71,7 @@ def case_of(point: Point):
 
 
 def measure(sweep: str, task: str, point: Point, options: argparse.Namespace) -> dict:
-    from experiments.benchmark.command import OURS, versions
+    from experiments.benchmark.__main__ import OURS, versions
     from experiments.benchmark.tasks import Rollouts, Training
     case = case_of(point)
     timing = argparse.Namespace(**vars(options) | {"model": "nano-like", "task": task})

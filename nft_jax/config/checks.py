@@ -1,6 +1,6 @@
 """How a setting is refused."""
-from __future__ import annotations
-
+import re
+from datetime import date
 from operator import attrgetter
 
 from nft_jax.types import InputError
@@ -12,15 +12,31 @@ def require(holds: bool, name: str, value: object, remedy: str) -> None:
         raise InputError(f"{name} is {value!r}: {remedy}")
 
 
+def is_day(text: str) -> bool:
+    """Whether the text is a day, YYYY-MM-DD."""
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
+
+
+def on_this_machine(path: object) -> bool:
+    """Whether the path is none of gs://, s3:// and the like, which would become folders of such names here."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)) is None
+
+
 class Checked:
     """Settings that refuse values. `prefix` begins the names of their fields as the user writes them; "--"
     stands for a command line whose flags have no section (--top-p)."""
     prefix = ""
 
+    def written(self, name: str) -> str:
+        """The field `name` as the user writes it."""
+        return f"--{name.replace('_', '-')}" if self.prefix == "--" else self.prefix + name
+
     def require(self, holds: bool, name: str, remedy: str) -> None:
         """Raises InputError for the field `name` ("room.field" in a room of these settings) unless it holds."""
-        shown = f"--{name.replace('_', '-')}" if self.prefix == "--" else self.prefix + name
-        require(holds, shown, attrgetter(name)(self), remedy)
+        require(holds, self.written(name), attrgetter(name)(self), remedy)
 
     def require_least(self, least: float, *names: str) -> None:
         """Raises InputError for the first of these fields that is less."""

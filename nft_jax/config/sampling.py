@@ -6,12 +6,10 @@
         RolloutConfig       answers to train on
         AnswerConfig        answers without training
 """
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 
-from nft_jax.config.checks import Checked
+from nft_jax.config.checks import Checked, is_day
 
 
 def columns_named(text: str) -> dict[str, str] | None:
@@ -38,6 +36,9 @@ class DataConfig(Checked):
     """System message put before the question when not empty."""
     thinking: bool | None = None
     """Passed to the chat template as enable_thinking (Qwen3); None leaves it to the template."""
+    date: str = ""
+    """The day, YYYY-MM-DD, for chat templates that write the date (strftime_now, as Llama 3.1's). Empty: the day
+    on which the run is made; it then stays."""
     max_prompt_tokens: int = 512
     """Longer prompts are skipped and counted."""
     limit: int = 0
@@ -51,6 +52,7 @@ class DataConfig(Checked):
         self.require(columns_named(self.columns) is not None, "columns",
                      "write problem=NAME,answer=NAME, or one of the two.")
         self.require("{problem}" in self.template, "template", "it must contain {problem}.")
+        self.require(not self.date or is_day(self.date), "date", "write a day as YYYY-MM-DD, or nothing.")
         self.require_least(1, "max_prompt_tokens")
         self.require_least(0, "limit")
 
@@ -211,6 +213,8 @@ class AnswerConfig(DecodingConfig):
     """Of a run: the checkpoint, latest, best or its step."""
     seed: int = 0
     """Seed of sampling."""
+    date: str = ""
+    """As data.date. Empty: as in the run whose model answers, else the day of the first start."""
     max_prompt_tokens: int = 2048
     """Longer prompts are skipped and counted."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -223,5 +227,6 @@ class AnswerConfig(DecodingConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        self.require(not self.date or is_day(self.date), "date", "write a day as YYYY-MM-DD, or nothing.")
         self.require_least(1, "max_prompt_tokens")
         self.require_least(0, "part_prompts")

@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from string import ascii_letters
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +32,11 @@ CHUNK, CHUNK_CHARACTERS = 1024, 1 << 20
 """Rows, and characters, after which the rendered rows are tokenised together."""
 LONGEST_DETAIL = 300
 """Characters of what a report says of one row."""
+REPEATED_SHARE = 0.2
+"""Of the golds: a word that has more of them is named."""
+_WORD = re.compile(r"(?:\\text\{)?\s*[^\W\d_]{2,}(?:[\s'-]+[^\W\d_]+)*\s*\}?")
+DIRECTIVES = tuple(f"%{flag}{letter}" for flag in ("", *"-_0^#") for letter in ascii_letters)
+"""What strftime replaces, with the flags of the C library."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,8 @@ class LoadReport:
     repeats: int = 0
     conflicting_repeats: int = 0      # repeats whose gold differs from the first one's
     skipped: list[SkippedRow] = field(default_factory=list)
+    repeated_golds: dict[str, float] = field(default_factory=dict)
+    """Words that are the gold of more than a fifth of the questions, with their shares."""
 
     def skip(self, row: int, unusable: Unusable) -> None:
         reason, detail = unusable.args
@@ -80,30 +90,71 @@ class LoadReport:
             different = f" ({self.conflicting_repeats} with another answer)" if self.conflicting_repeats else ""
             parts.append(f"{self.repeats} repeats dropped{different}")
         parts += [f"{count} skipped: {reason.replace('_', ' ')}" for reason, count in self.counts.items()]
+        parts += [f"warning: {share:.0%} of the golds are {gold!r}: easy to guess, or no gold at all (leave such rows "
+                  "out)" for gold, share in self.repeated_golds.items()]
         return ", ".join(parts)
 
 
+def dated(config: DataConfig, tokenizer, day: str) -> DataConfig:
+    """The settings with the day that the chat template writes into every prompt: `config.date`, else `day`. For a
+    template that writes none they stay as they are."""
+    writes = "strftime_now" in str(tokenizer.chat_template)
+    return replace(config, date=day) if writes and not config.date else config
+
+
+def _telling(date: str, template: str) -> str:
+    """The chat template with a `strftime_now` of its own, which tells `date` instead of today."""
+    # transformers hands a template nothing but plain data, so the function is a macro that replaces %d and the others.
+    day = datetime.fromisoformat(date)
+    told = {"%%": "\0"} | {name: day.strftime(name) for name in DIRECTIVES if day.strftime(name) != name} | {"\0": "%"}
+    return (f"{{%- macro strftime_now(format) -%}}{{%- set told = namespace(text=format) -%}}"
+            f"{{%- for name, value in {json.dumps(told)}.items() -%}}"
+            "{%- set told.text = told.text.replace(name, value) -%}{%- endfor -%}{{- told.text -}}{%- endmacro %}\n"
+            + template)
+
+
 def render(tokenizer, prompt: str | Sequence[dict], *, template: str = "{problem}", system: str = "",
-           thinking: bool | None = None) -> str:
+           thinking: bool | None = None, date: str = "") -> str:
     """The text that a model continues: the chat template's, with the assistant's turn opened.
 
     A string becomes one user message, put into `template`; a `system` that is not empty stands before it. Chat
     messages (dicts with role and content) are rendered unchanged. `thinking` is passed as enable_thinking
-    unless it is None. Raises InputError when the template does not accept the messages.
+    unless it is None. A template that writes the date writes `date` (YYYY-MM-DD; empty: today). Raises InputError
+    when the template does not accept the messages.
     """
     if isinstance(prompt, str):
         messages = [{"role": "system", "content": system}] if system else []
         messages.append({"role": "user", "content": template.replace("{problem}", prompt)})
     else:
         messages = list(prompt)
-    from jinja2.exceptions import TemplateError
     options = {} if thinking is None else {"enable_thinking": thinking}
+    if date:
+        options["chat_template"] = _telling(date, tokenizer.get_chat_template())
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
-    except (TemplateError, TypeError, KeyError) as error:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
+        if not text.strip():
+            raise ValueError("it writes nothing")
+        return text
+    # A template is a program that came with the model: it may raise anything.
+    except Exception as error:
         raise InputError(f"the tokenizer's chat template refuses the messages with the roles "
-                         f"{[message.get('role') for message in messages]}: {error}. Use roles it knows, leave "
-                         "data.system empty, or give the model another chat template.") from error
+                         f"{[message.get('role') for message in messages]} ({type(error).__name__}: {error}). Use "
+                         "roles it knows, leave data.system empty, or give the model another chat template.") from error
+
+
+def turn_end(tokenizer) -> int | None:
+    """The added token with which the chat template ends an answer; None where it ends answers otherwise, or refuses
+    the messages."""
+    answer = "forty-two"
+    messages = [{"role": "user", "content": "6*7"}, {"role": "assistant", "content": answer}]
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+    except Exception:
+        # A template may refuse answers: `render` never gives it one.
+        return None
+    _, found, rest = text.rpartition(answer)
+    ids = tokenizer(rest.strip(), add_special_tokens=False)["input_ids"] if found else []
+    return ids[0] if ids and ids[0] in tokenizer.added_tokens_decoder else None
 
 
 def _usable(rows: Rows, report: LoadReport,
@@ -145,7 +196,7 @@ def _rendered(usable: Iterator, config: DataConfig, tokenizer, report: LoadRepor
     for number, question, gold in usable:
         try:
             text = render(tokenizer, question, template=config.template, system=config.system,
-                          thinking=config.thinking)
+                          thinking=config.thinking, date=config.date)
         except InputError as error:
             report.skip(number, Unusable("bad_chat", str(error)))
             continue
@@ -195,6 +246,9 @@ def load_questions(config: DataConfig, tokenizer, *, field: str = "data",
         refuse_answers(table, config, field)
     used = _tokenized(_usable(table.rows, report, gold_reader(reward, answers)), config, tokenizer, report)
     report.used = len(used)
+    report.repeated_golds = {
+        gold: times / len(used) for gold, times in Counter(question.gold for question in used).items()
+        if times > max(1, REPEATED_SHARE * len(used)) and _WORD.fullmatch(gold)}
     report.skipped.sort(key=lambda skipped: skipped.row)
     if not used:
         raise InputError(_nothing_usable(report, table.columns, config, field))

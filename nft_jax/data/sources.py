@@ -3,8 +3,6 @@
 `read_source` gives a `Table`: its rows are (row number, row) pairs, and a row that cannot be read is the reason
 why. Files are read by `nft_jax.runtime.tables`.
 """
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Callable

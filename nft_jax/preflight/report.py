@@ -4,8 +4,6 @@
 2. `preflight` compiles each kind of program in its largest variant, which gives a `Line` for each.
 3. The largest micro-batch and the most slots that fit are found from the lines and the memory model.
 """
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable
@@ -30,19 +28,13 @@ SLOTS = ("empty cache", "prefill", "admit", "decode", "decode, truncated", "grow
 UNSIZED = ("cast",)
 
 
-@dataclass(frozen=True)
-class Line:
-    """One kind of program in its largest variant: bytes on one device, operations of one call, seconds to compile."""
+@dataclass(frozen=True, kw_only=True)
+class Line(Compiled):
+    """One kind of program in its largest variant. Temporaries may be of the memory model (`_line`)."""
     kind: str
     variants: int                     # that the run compiles: lengths of rows, prompts and rings
     beside: float                     # on the device but no argument: the train state while answers are sampled
-    arguments: int
-    temporaries: float
-    results: int
-    flops: float
-    received: int
-    seconds: float
-    refusal: str                      # the compiler's words where the program does not fit
+    flops: float                      # operations of one call
 
     @property
     def peak(self) -> float:
@@ -82,8 +74,7 @@ class Report(Sketch):
         return not self.too_large
 
 
-def estimate_of(config: Config, model: ModelConfig, topology: Topology, *, answer_tokens: int = 0,
-                accepted_share: float = 0.5) -> Sketch:
+def estimate_of(config: Config, model: ModelConfig, topology: Topology, assumed: Assumptions | None = None) -> Sketch:
     """Time and memory of a run without compiling. What the devices send each other is then not known, and not
     counted.
 
@@ -99,19 +90,19 @@ def estimate_of(config: Config, model: ModelConfig, topology: Topology, *, answe
     free = int(topology.device.memory * topology.device.usable)
     plan = make_plan(config, model, topology.devices(), free=free)
     sampler = plan.sampler()
-    memory, assumed = analytic(plan, sampler, attention), Assumptions.of(config, answer_tokens, accepted_share)
+    memory, assumed = analytic(plan, sampler, attention), assumed or Assumptions.of(config)
     return Sketch(plan, sampler, topology, attention, memory, assumed,
                   estimate(plan, sampler, memory, topology.device, assumed, received={}))
 
 
-def preflight(config: Config, model: ModelConfig, topology: Topology, *, answer_tokens: int = 0,
-              accepted_share: float = 0.5, progress: Callable[[str], None] | None = None) -> Report:
+def preflight(config: Config, model: ModelConfig, topology: Topology, assumed: Assumptions | None = None,
+              progress: Callable[[str], None] | None = None) -> Report:
     """Compile the programs of a run for `topology`, each kind in its largest variant, and weigh them.
 
     GPU programs are compiled for as many virtual CPU devices. Arguments and collectives are read from these
     programs. Temporaries depend on the kernels, so they come from the memory model. Errors as `estimate_of`.
     """
-    sketch = estimate_of(config, model, topology, answer_tokens=answer_tokens, accepted_share=accepted_share)
+    sketch = estimate_of(config, model, topology, assumed)
     plan, sampler = sketch.plan, sketch.sampler
     programs = programs_of(plan, sampler)
     kinds, variants, work = largest(programs), Counter(program.kind for program in programs), flops(plan, sampler)
@@ -134,8 +125,8 @@ def _line(sketch: Sketch, kind: str, variants: int, operations: float, compiled:
         temporaries = modelled
     else:
         temporaries = compiled.temporaries
-    return Line(kind, variants, sketch.memory.beside(kind), compiled.arguments, temporaries, compiled.results,
-                operations, compiled.received, compiled.seconds, compiled.refusal)
+    return Line(**vars(compiled) | {"temporaries": temporaries}, kind=kind, variants=variants,
+                beside=sketch.memory.beside(kind), flops=operations)
 
 
 def calibrated(split: Split, temporaries: float, count: int) -> Split:

@@ -5,8 +5,6 @@
 3. the folder gets the step's name, and only then are old checkpoints deleted.
 
 The state may be any tree that has `.params`."""
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -148,9 +146,9 @@ class Checkpoints:
                 restored = self.restore(step, shapes)
             except Damaged as error:
                 faults[step] = str(error)
-                continue
-            self._rename_damaged(faults, step)
-            return restored
+            else:
+                self._rename_damaged(faults, step)
+                return restored
         if faults:
             raise InputError(
                 f"no checkpoint in {self._folder} is whole, and nothing was changed there: {' '.join(faults.values())} "
@@ -245,7 +243,7 @@ def check_room(folder: Path, shapes: Any, config: CheckpointConfig, steps: int) 
     keep. Existing checkpoints are not counted twice."""
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     existing = sum(path.name.isdigit() for path in (folder / "checkpoints").glob("*"))
-    number, free = max(most_kept(config, steps) - existing, 1), shutil.disk_usage(folder).free
+    number, free = max(most_kept(config, steps) - existing, 1), shutil.disk_usage(folder / "checkpoints").free
     if free < number * size:
         rules = ", ".join(f"{name} = {value!r}" for name in ("keep", "keep_every", "best")
                           if (value := getattr(config, name)))

@@ -7,8 +7,6 @@
 The finished table carries its settings in its metadata. Made again with the same settings it is
 left alone; with other settings it is refused, and so are its parts. The same command ends with the
 same bytes, however often it was killed."""
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,6 +33,14 @@ class Parts:
         # As they are read back: tuples are lists.
         self.settings = json.loads(json.dumps(settings))
         self.folder = out.with_name(out.name + ".parts")
+
+    @staticmethod
+    def begun(out: Path) -> dict[str, Any]:
+        """The settings of the table `out`, or of its parts, as far as there are any."""
+        begun = out.with_name(out.name + ".parts") / "settings.json"
+        if out.exists():
+            return json.loads((pq.read_schema(out).metadata or {}).get(METADATA, "{}"))
+        return json.loads(begun.read_text())["settings"] if begun.exists() else {}
 
     @property
     def finished(self) -> bool:

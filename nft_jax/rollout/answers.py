@@ -5,25 +5,24 @@
 2. `answer` fills the tables that are not finished. It chooses slots and part sizes, and reads the weights once.
 3. Each part is sampled, judged where there is a verifier, and written. A kill costs one part at most.
 """
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import fields, replace
+from datetime import date
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from nft_jax.config import AnswerConfig, MeshConfig, VerifierConfig
+from nft_jax.config import AnswerConfig, DataConfig, MeshConfig, VerifierConfig
+from nft_jax.data.prompts import dated
 from nft_jax.data.stream import digest
-from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.hf import eos_token_ids
-from nft_jax.model.kernels import choose_attention
+from nft_jax.model.kernels import compute_on
 from nft_jax.record.parts import Parts
 from nft_jax.record.weights import Weights
 from nft_jax.rollout.engine import Sampler
@@ -36,19 +35,27 @@ from nft_jax.verify import Verifier
 
 PART_ROUNDS = 8          # a part fills every slot so many times: little of it waits for its last answer
 SPEED = ("tensor", "slots", "block_size", "part_prompts")     # settings that change no answer
+OF_SETS = ("date",)      # told by `questions_of`
 
 
 def identity(settings: AnswerConfig, weights: Weights, **more: str) -> dict[str, Any]:
     """What the answers to any set depend on, and `more`; `questions_of` says the rest."""
-    found = {each.name: getattr(settings, each.name) for each in fields(AnswerConfig) if each.name not in SPEED}
+    found = {each.name: getattr(settings, each.name) for each in fields(AnswerConfig)
+             if each.name not in SPEED + OF_SETS}
     if weights.step is not None:
         found["step"] = weights.step
     return found | more | {"weights": weights.files}
 
 
-def questions_of(held: HeldOut) -> dict[str, Any]:
-    """What the answers to this set depend on, beside `identity`."""
-    return {"samples": held.samples, "questions": len(held.prompts), "prompts_digest": digest(held.prompts)}
+def dated_as_begun(data: DataConfig, tokenizer, out: Path) -> DataConfig:
+    """`data` with the day that the template writes: its own, or of the first start that wrote to `out`, or today."""
+    return dated(data, tokenizer, Parts.begun(out).get("date") or date.today().isoformat())
+
+
+def questions_of(held: HeldOut, data: DataConfig) -> dict[str, Any]:
+    """What the answers to this set, read by `data`, depend on, beside `identity`."""
+    told = {"samples": held.samples, "questions": len(held.prompts), "prompts_digest": digest(held.prompts)}
+    return told | ({"date": data.date} if data.date else {})
 
 
 def answer(settings: AnswerConfig, weights: Weights, tokenizer, tables: Sequence[tuple[HeldOut, Parts]],
@@ -76,7 +83,8 @@ def _fill(settings: AnswerConfig, weights: Weights, tokenizer, missing: Sequence
     most = max(len(held.prompts) * held.samples for held, _ in missing)
 
     def choose(samples: int) -> dict[str, int]:
-        slots = settings.slots or fitting_slots(settings, weights.config, mesh, most)
+        slots = settings.slots or slots_that_fit(weights.config, mesh, settings, most, settings.max_prompt_tokens,
+                                                 settings.dtype)
         return {"slots": slots, "part_prompts": settings.part_prompts or -(-PART_ROUNDS * slots // samples)}
 
     # All sizes are chosen before the weights take memory. A table that was begun keeps its sizes.
@@ -84,12 +92,12 @@ def _fill(settings: AnswerConfig, weights: Weights, tokenizer, missing: Sequence
 
     @cache
     def sampler(slots: int) -> Sampler:
-        attention, _ = choose_attention("auto", mesh.devices.flat[0].platform, settings.dtype,
-                                        weights.config.head_dim)
         return Sampler(weights.config, tokenizer, eos_token_ids(weights.folder, tokenizer),
                        replace(settings, slots=slots), mesh=mesh, max_prompt_tokens=settings.max_prompt_tokens,
-                       compute=Compute(settings.dtype, attention=attention, mesh=mesh))
+                       compute=compute_on(mesh, settings.dtype, weights.config))
 
+    for line in sampler(chosen[0]["slots"]).ends.told():
+        say(line)
     # No name holds the parameters: they are let go once the weights that decode are made.
     decoding = sampler(chosen[0]["slots"]).cast(weights.read(mesh=mesh))
     done = [sum(parts.done(held.prompts, sizes["part_prompts"]))
@@ -109,14 +117,6 @@ def _fill(settings: AnswerConfig, weights: Weights, tokenizer, missing: Sequence
             say(f"{held.name}: {len(held.prompts) - count:,} of {len(held.prompts):,} questions to go, "
                 f"{held.samples} answers each, {sizes['slots']} at a time")
             parts.fill(held.prompts, sizes["part_prompts"], answers, bar.part)
-
-
-def fitting_slots(settings: AnswerConfig, model: ModelConfig, mesh: Mesh, answers: int) -> int:
-    """As many slots as `answers` can use and memory holds. Raises InputError, in the commands' flags, for none."""
-    return slots_that_fit(
-        model, mesh, answers, settings.max_prompt_tokens, settings.max_new_tokens, settings.dtype, settings.kv_dtype,
-        field="--slots", remedy="lower --max-new-tokens, use --dtype bfloat16 or --kv-dtype int8, or more devices for "
-        "a copy of the model (--tensor)")
 
 
 def say(text: object) -> None:

@@ -7,8 +7,6 @@ bucket, so a step reads the bucket, not the longest answer allowed.
 
 The sequence axis is never sharded: XLA drops a clamped update on a sharded axis (openxla/xla#49118).
 """
-from __future__ import annotations
-
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -78,8 +76,7 @@ def state_shardings(config: ModelConfig, mesh: Mesh) -> DecodeState:
 
 def abstract_decode_state(config: ModelConfig, mesh: Mesh, *sizes) -> DecodeState:
     """`empty_state(config, *sizes)` as jax.ShapeDtypeStruct with shardings."""
-    state, places = jax.eval_shape(partial(empty_state, config, *sizes)), state_shardings(config, mesh)
-    return with_shardings(state, places._replace(cache=jax.tree.map(lambda _: places.cache, state.cache)))
+    return with_shardings(jax.eval_shape(partial(empty_state, config, *sizes)), state_shardings(config, mesh))
 
 
 def attended(write_index, length, capacity: int):

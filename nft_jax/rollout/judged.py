@@ -2,8 +2,6 @@
 
 A group goes to the verifier as soon as its last answer has ended, and decoding waits for no verdict.
 """
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 

@@ -3,8 +3,6 @@
 The sampler (`Sampler.programs`) and the trainer (`nft_jax.train.programs`) list theirs. A run compiles the
 list at its start, and preflight the same list for devices that are not there.
 """
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -46,8 +44,10 @@ def use_compilation_cache() -> None:
 
 
 def with_shardings(shapes, shardings):
-    """A tree of jax.ShapeDtypeStruct with a sharding at each leaf; `shardings` is a tree of the same structure."""
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+    """A tree of jax.ShapeDtypeStruct with a sharding at each leaf. `shardings` is a tree of the same structure, or
+    a prefix of it: one sharding stands for all leaves below it."""
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes,
+                        jax.tree.broadcast(shardings, shapes))
 
 
 def compile_all(programs: Sequence[Program], *, threads: int = 4,

@@ -4,8 +4,6 @@
 from 1; in a .jsonl file they are line numbers. A file that cannot be read at all raises InputError. Its message
 begins with `said`, the field and its value.
 """
-from __future__ import annotations
-
 import json
 import os
 import stat
