@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from nft_jax.config import DecodingConfig, MeshConfig, SamplingConfig
+from nft_jax.config.checks import require
 from nft_jax.data.prompts import render
 from nft_jax.model import decoder
 from nft_jax.model.config import Compute, ModelConfig
@@ -21,7 +22,7 @@ from nft_jax.record.weights import find_weights
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.slots import require_positions
 from nft_jax.runtime.mesh import make_mesh
-from nft_jax.types import InputError, Prompt, Rollout
+from nft_jax.types import Prompt, Rollout
 
 
 @dataclass(frozen=True)
@@ -68,23 +69,21 @@ def save(policy: Policy, path: str | os.PathLike) -> None:
 
 def sample(policy: Policy, prompts: Sequence[str | list[dict]], *, num_samples: int = 1, max_new_tokens: int = 256,
            temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0,
-           seed: int = 0, slots: int = 64) -> list[Rollout]:
+           stop: Sequence[str] = (), stop_token_ids: Sequence[int] = (), seed: int = 0,
+           slots: int = 64) -> list[Rollout]:
     """`num_samples` answers to every prompt: a question, or chat messages, rendered by the chat template.
 
     Returns len(prompts) * num_samples rollouts, prompt by prompt. An answer depends on the policy, its prompt, the
     prompt's position, the seed and the sample number, not on `slots`, the answers decoded at a time. temperature 0
-    is greedy. All is computed in the type of the parameters. Raises InputError for values out of range and for
-    prompts that, with max_new_tokens, exceed the model's positions."""
-    positions = policy.config.max_positions
-    for name, value, holds, remedy in (
-            ("prompts", prompts, not isinstance(prompts, str), "give a list of prompts, [\"...\"]"),
-            ("num_samples", num_samples, num_samples >= 1, "use 1 or more"),
-            ("max_new_tokens", max_new_tokens, 1 <= max_new_tokens < positions,
-             f"use 1 or more, and less than the model's {positions} positions"),
-            ("slots", slots, slots >= 1, "use 1 or more")):
-        if not holds:
-            raise InputError(f"{name} is {value!r}: {remedy}.")
+    is greedy. `stop` and `stop_token_ids` end an answer as in a run's `rollout`. All is computed in the type of the
+    parameters. Raises InputError for values out of range and for prompts that, with max_new_tokens, exceed the
+    model's positions; Halted for a log-prob that is not finite."""
+    require(not isinstance(prompts, str), "prompts", prompts, 'give a list of prompts, ["..."].')
+    require(not isinstance(stop, str), "stop", stop, 'give a list of strings, ["..."].')
+    require(num_samples >= 1, "num_samples", num_samples, "use 1 or more.")
     sampling = SamplingConfig(temperature, top_k, top_p, min_p)
+    decoding = DecodingConfig(max_new_tokens=max_new_tokens, slots=slots, stop=tuple(stop),
+                              stop_token_ids=tuple(stop_token_ids))
     made = []
     for index, prompt in enumerate(prompts):
         text = render(policy.tokenizer, prompt, date=policy.date)
@@ -96,8 +95,8 @@ def sample(policy: Policy, prompts: Sequence[str | list[dict]], *, num_samples: 
     longest = max(len(prompt.tokens) for prompt in made)
     require_positions(policy.config, longest, max_new_tokens, fields=("tokens of the longest prompt", "max_new_tokens"))
     # A power of two, so that calls with other prompts compile nothing.
-    longest = min(max(64, 1 << (longest - 1).bit_length()), positions - max_new_tokens)
-    sampler = _sampler(policy, slots, longest, max_new_tokens)
+    longest = min(max(64, 1 << (longest - 1).bit_length()), policy.config.max_positions - max_new_tokens)
+    sampler = _sampler(policy, decoding, longest)
     groups = dict(sampler.sample(sampler.cast(policy.params), made, num_samples, jax.random.key(seed), 0, sampling))
     return [rollout for index in range(len(made)) for rollout in groups[index]]
 
@@ -106,16 +105,14 @@ def _compute(policy: Policy) -> Compute:
     return Compute(policy.params["embed"].dtype.name)
 
 
-def _sampler(policy: Policy, slots: int, max_prompt_tokens: int, max_new_tokens: int) -> Sampler:
-    """One sampler for all calls of the same sizes."""
+def _sampler(policy: Policy, decoding: DecodingConfig, max_prompt_tokens: int) -> Sampler:
+    """One sampler for all calls of the same sizes and stops."""
     compute, mesh = _compute(policy), policy.mesh or make_mesh(MeshConfig(), jax.devices()[:1])
     # The key has all of the policy that a sampler is made of, because `dataclasses.replace` hands the dict on.
-    key = (policy.config, policy.eos, id(policy.tokenizer), mesh, compute.dtype, slots, max_prompt_tokens,
-           max_new_tokens)
+    key = (policy.config, policy.eos, id(policy.tokenizer), mesh, compute.dtype, decoding, max_prompt_tokens)
     if key not in policy._samplers:
         policy._samplers[key] = Sampler(
-            policy.config, policy.tokenizer, policy.eos, DecodingConfig(max_new_tokens=max_new_tokens, slots=slots),
-            mesh=mesh, max_prompt_tokens=max_prompt_tokens,
+            policy.config, policy.tokenizer, policy.eos, decoding, mesh=mesh, max_prompt_tokens=max_prompt_tokens,
             compute=compute_on(mesh, compute.dtype, policy.config))
     return policy._samplers[key]
 

@@ -96,6 +96,8 @@ def _fill(settings: AnswerConfig, weights: Weights, tokenizer, missing: Sequence
                        replace(settings, slots=slots), mesh=mesh, max_prompt_tokens=settings.max_prompt_tokens,
                        compute=compute_on(mesh, settings.dtype, weights.config))
 
+    for line in sampler(chosen[0]["slots"]).ends.told():
+        say(line)
     # No name holds the parameters: they are let go once the weights that decode are made.
     decoding = sampler(chosen[0]["slots"]).cast(weights.read(mesh=mesh))
     done = [sum(parts.done(held.prompts, sizes["part_prompts"]))

@@ -34,6 +34,7 @@ from nft_jax.record.checkpoint import Checkpoints, check_room
 from nft_jax.record.claim import Standing, claimed, look, refusals_named
 from nft_jax.record.metrics import MetricsWriter
 from nft_jax.record.trackers import require_writers
+from nft_jax.rollout.ends import Ends
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.evaluation import HeldOut, read_held_out
 from nft_jax.rollout.slots import require_positions
@@ -121,6 +122,7 @@ def preview(config: Config, *, fresh: bool = False, fork: str = "") -> tuple[Mod
                      f"{error}")
     else:
         model, lines = inputs.model, [f"{name}: {report}" for name, report in inputs.reports.items()]
+        lines += Ends(inputs.tokenizer, inputs.eos, config.rollout, model.vocab_size).told()
         config = replace(config, data=replace(config.data, date=inputs.date))
         standing = look(config, inputs.identity, fresh=fresh, fork=fork)
     return model, [*lines, *truncation_remark(config), *standing.lines]
@@ -224,6 +226,7 @@ def remarks(plan: Plan, sampler: Sampler, held_out: Sequence[HeldOut], asked_slo
     yield f"attention: {plan.compute.attention} ({plan.attention_reason})"
     chosen = " (as the run began)" if remembered else " (chosen from the free memory)"
     yield f"rollout.slots: {slots}{'' if asked_slots else chosen}"
+    yield from sampler.ends.told()
     yield from truncation_remark(plan.config)
     if processes > 1:
         yield (f"processes: {processes}, each with {sampler.mesh.size} of the {plan.mesh.size} devices; each decodes "

@@ -62,6 +62,23 @@ def test_jsonl_rows_are_used_repeated_or_skipped_with_their_line(tokenizer, tmp_
     assert "3 questions from 12 rows" in str(report) and "2 repeats dropped (1 with another answer)" in str(report)
 
 
+def test_placeholders_are_counted_and_a_repeated_word_is_said(tokenizer, tmp_path):
+    golds = ["proof"] * 3 + ["Yes"] * 3 + [r"\text{Not enough data}"] * 3 + ["7"] * 5 + ["A"] * 1
+    source = write(tmp_path / "q.jsonl", *({"problem": f"{i}+1", "answer": gold} for i, gold in enumerate(golds)))
+    _, report = load(tokenizer, source)
+    assert report.counts == {"placeholder": 3} and report.used == 12 and "3 skipped: placeholder" in str(report)
+    assert report.repeated_golds == {"Yes": 0.25, r"\text{Not enough data}": 0.25}
+    assert "25% of the golds are 'Yes'" in str(report) and "'7'" not in str(report)
+    _, report = load(tokenizer, source, limit=1)
+    assert report.repeated_golds == {} and "golds" not in str(report)
+
+
+def test_rows_that_look_like_golds(tokenizer, data_folder):
+    _, report = load(tokenizer, str(data_folder / "cases" / "rows.jsonl"))
+    assert {row.row: row.reason for row in report.skipped} == dict.fromkeys(range(1, 7), "placeholder")
+    assert report.used + report.repeats == 3
+
+
 def test_the_text_is_the_rendered_template_and_gets_no_second_special_token(tokenizer, tmp_path):
     source = write(tmp_path / "q.jsonl", {"problem": "1+{1}", "answer": "2"},
                    {"prompt": [{"role": "user", "content": "raw"}], "answer": "2"})
