@@ -21,9 +21,11 @@ def golds(data_folder) -> list[str]:
 
 
 def named(gold: str) -> str | None:
-    """The gold with a name in front; None where it is a sentence, a relation or a list of forms."""
+    """The gold with a name in front; None where it is a sentence, a relation, names only or a list of forms."""
+    if re.fullmatch(r"[A-Za-z](?:_\{?\w\}?)?(?:, ?[A-Za-z](?:_\{?\w\}?)?)*", gold):
+        return None
     bare = re.sub(r"\\(?:text|mbox|mathrm)\{[^{}]*\}(?:\^\{?[0-9]\}?)?|\\[a-zA-Z]+", " ", gold)
-    if re.fullmatch(r"\\text\{.*|[A-Z]", gold) or RELATION.search(gold.replace(r"\left", "")) or RELATION.search(bare):
+    if gold.startswith(r"\text{") or RELATION.search(gold.replace(r"\left", "")) or RELATION.search(bare):
         return None
     if re.search(r"\\infty|\\cup|[(\[][^()\[\]]*\]|\[[^()\[\]]*\)", gold):
         return rf"t \in {gold}"
@@ -35,7 +37,7 @@ def named(gold: str) -> str | None:
 
 def in_text(gold: str) -> str | None:
     """The gold's words in another command, or in one where they were bare; None without words."""
-    if r"\text{" in gold:
+    if r"\text{" in gold and not gold.startswith("["):
         return gold.replace(r"\text{", r"\mathrm{")
     return rf"\text{{{gold}}}" if re.fullmatch(r"[A-Za-z][A-Za-z ]*", gold) else None
 
