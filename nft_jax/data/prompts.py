@@ -90,14 +90,17 @@ def render(tokenizer, prompt: str | Sequence[dict], *, template: str = "{problem
         messages.append({"role": "user", "content": template.replace("{problem}", prompt)})
     else:
         messages = list(prompt)
-    from jinja2.exceptions import TemplateError
     options = {} if thinking is None else {"enable_thinking": thinking}
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
-    except (TemplateError, TypeError, KeyError) as error:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
+        if not text.strip():
+            raise ValueError("it writes nothing")
+        return text
+    # A template is a program that came with the model: it may raise anything.
+    except Exception as error:
         raise InputError(f"the tokenizer's chat template refuses the messages with the roles "
-                         f"{[message.get('role') for message in messages]}: {error}. Use roles it knows, leave "
-                         "data.system empty, or give the model another chat template.") from error
+                         f"{[message.get('role') for message in messages]} ({type(error).__name__}: {error}). Use "
+                         "roles it knows, leave data.system empty, or give the model another chat template.") from error
 
 
 def _usable(rows: Rows, report: LoadReport, columns: dict[str, None],

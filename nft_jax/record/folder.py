@@ -123,8 +123,9 @@ def upgraded(settings: dict) -> dict:
 def _read_json(path: Path) -> dict | None:
     """The object in the file; None where there is none, or a write was cut short."""
     try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):
+        # To open a named pipe would never end.
+        value = json.loads(path.read_text()) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

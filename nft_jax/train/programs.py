@@ -1,6 +1,4 @@
 """What a run compiles: the programs of its plan. The run compiles them at its start, preflight for other devices."""
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 
@@ -25,11 +23,8 @@ def programs_of(plan: Plan, sampler: Sampler) -> list[Program]:
 def truncations(config: Config) -> list[bool]:
     """Which programs decode: without top-k, top-p and min-p (False), with them (True), or both. Training and
     evaluation may differ."""
-    evaluation = config.evaluation
-    wanted = {config.rollout.truncates}
-    if evaluation.source:
-        wanted.add(evaluation.truncates)
-    return sorted(wanted)
+    evaluated = config.evaluation if config.evaluation.source else config.rollout
+    return sorted({config.rollout.truncates, evaluated.truncates})
 
 
 def training_programs(plan: Plan) -> list[Program]:

@@ -1,12 +1,11 @@
 """The reference of a KL term: a model beside the policy, whose parameters stay as they are."""
-from __future__ import annotations
-
-from dataclasses import fields
+from dataclasses import asdict
 
 import jax
 from jax.sharding import Mesh
 
 from nft_jax.config import Config
+from nft_jax.config.differences import differences
 from nft_jax.model import decoder
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.hf import check_weights, is_local, load_params, read_config, resolve_folder
@@ -38,12 +37,10 @@ def check_reference(config: Config, model: ModelConfig, *, weights: bool) -> Non
         return
     folder = resolve_folder(name, weights=weights, field="terms.reference")
     found = read_config(folder)
-    for field in fields(model):
-        there, here = getattr(found, field.name), getattr(model, field.name)
-        if field.name not in UNSEEN and there != here:
-            raise InputError(f"terms.reference is {name!r}, a model whose {field.name} is {there!r}; in policy.path "
-                             f"it is {here!r}. The reference must be a model of the same architecture and vocabulary, "
-                             "for instance the model that the policy was trained from.")
+    for field, (there, here) in differences(asdict(found), asdict(model), ignore=UNSEEN).items():
+        raise InputError(f"terms.reference is {name!r}, a model whose {field} is {there!r}; in policy.path it is "
+                         f"{here!r}. The reference must be a model of the same architecture and vocabulary, for "
+                         "instance the model that the policy was trained from.")
     if weights or is_local(name):
         check_weights(folder, model)
 

@@ -73,6 +73,19 @@ def test_the_text_is_the_rendered_template_and_gets_no_second_special_token(toke
         render(tokenizer, [{"role": "critic", "content": "?"}])
 
 
+@pytest.mark.parametrize(("chat_template", "said"), [
+    ("{{ 1 / 0 }}", "ZeroDivisionError"), ("{% for i in range(10 ** 9) %}x{% endfor %}", "OverflowError"),
+    ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "RecursionError"), ("{{ messages[9].role }}", "UndefinedError"),
+    ("{{ 'a' + 1 }}", "TypeError"), ("{{ {}['a'].b }}", "UndefinedError"), ("{% for", "TemplateSyntaxError"),
+    ("{{ ''.__class__.__mro__ }}", "SecurityError"), ("{{ raise_exception('no such role') }}", "no such role"),
+    ("{{ '%d' % 'a' }}", "TypeError"), ("{{ '{'.format() }}", "ValueError"),
+    ("{% include '/etc/passwd' %}", "TypeError"), ("{% if false %}x{% endif %}  ", "nothing")])
+def test_a_template_that_fails_is_named_whatever_it_raises(chat_template, said, tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer, "chat_template", chat_template)
+    with refused("chat template", "user", said):
+        render(tokenizer, "1+1")
+
+
 def test_limit_stops_reading(tokenizer, tmp_path):
     rows = [{"problem": f"{i}+1", "answer": str(i + 1)} if i % 2 else {"problem": f"{i}+1"} for i in range(50)]
     used, report = load(tokenizer, write(tmp_path / "q.jsonl", *rows), limit=10)
