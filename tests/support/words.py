@@ -48,5 +48,5 @@ student table thing time times town tree turn unit wall way ways week window win
 """Words that name what can be counted or measured: "7 days" may be read as 7."""
 
 NEUTRAL: frozenset[str] = frozenset(
-    {"a", "an", "answer", "exactly", "final", "is", "it", "just", "only", "the", "total", "value"})
+    {"a", "an", "answer", "are", "be", "exactly", "final", "is", "it", "just", "only", "the", "total", "value"})
 """Words before a number that change nothing: "only 7" may be read as 7."""
