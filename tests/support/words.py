@@ -37,13 +37,13 @@ with without woman women word work world would write wrong year years yes yet yo
 """))
 
 THINGS: frozenset[str] = frozenset(re.findall("[a-z]+", """
-animal apple baby ball bank bed bird boat book box boy brother car card case cat child children church city class
-corner country daughter day days degree doctor dog dollar door ear edge eye family farm father feet field
-figure fish floor flower foot friend game garden gift girl glass group hand hat head heart hill home horse hour hours
-house inch island job key kind king lake land language letter line list machine man mark men mile minute money month
-morning mother mountain name night office order page pair paper part people person piece place plan plant problem
-question river road rock room school second set ship side sister sky snow son song space star state step street
-student table thing time times town tree turn unit wall way ways week window winter woman women word year years total
+animal apple baby ball bank bed bird board boat book box boy brother can car card case cat child children church city class
+corner country daughter day days degree doctor dog dollar door ear edge eye face family farm father feet field
+figure fish floor flower foot friend game garden gift girl glass group hand hat head heart hill hit home horse hour hours
+house in inch island job key kind king lake land language letter line list machine man mark men mile minute money month
+morning mother mountain name night number office order page pair paper part people person piece place plan plant problem
+question river road rock room round school second set ship side sister sky snow son song space star state step street
+student table thing time times town tree turn unit value wall way ways week window winter woman women word year years total
 """))
 """Words that name what can be counted or measured: "7 days" may be read as 7."""
 
