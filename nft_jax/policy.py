@@ -33,6 +33,7 @@ class Policy:
     tokenizer: Any
     eos: tuple[int, ...]              # ids that end an answer
     mesh: Mesh | None = None          # that the parameters are split over; None: the default device
+    date: str = ""                    # that its chat template writes (`data.date` of its run); "": today
     _samplers: dict = field(default_factory=dict, repr=False, compare=False)
 
 
@@ -49,8 +50,9 @@ def load(path: str | os.PathLike, *, dtype="float32", mesh: Mesh | None = None,
     end-of-sequence token, or with more ids than the embedding; sizes that the mesh does not divide; a run without
     such a checkpoint; `step` for a folder that is no run's."""
     weights = find_weights(path, step)
-    tokenizer = load_tokenizer(weights.folder)
-    return Policy(weights.config, weights.read(dtype, mesh), tokenizer, eos_token_ids(weights.folder, tokenizer), mesh)
+    tokenizer, day = load_tokenizer(weights.folder), weights.run.data.date if weights.run else ""
+    return Policy(weights.config, weights.read(dtype, mesh), tokenizer, eos_token_ids(weights.folder, tokenizer), mesh,
+                  day)
 
 
 def save(policy: Policy, path: str | os.PathLike) -> None:
@@ -66,26 +68,29 @@ def save(policy: Policy, path: str | os.PathLike) -> None:
 
 def sample(policy: Policy, prompts: Sequence[str | list[dict]], *, num_samples: int = 1, max_new_tokens: int = 256,
            temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0,
-           seed: int = 0, slots: int = 64) -> list[Rollout]:
+           stop: Sequence[str] = (), stop_token_ids: Sequence[int] = (), seed: int = 0,
+           slots: int = 64) -> list[Rollout]:
     """`num_samples` answers to every prompt: a question, or chat messages, rendered by the chat template.
 
     Returns len(prompts) * num_samples rollouts, prompt by prompt. An answer depends on the policy, its prompt, the
     prompt's position, the seed and the sample number, not on `slots`, the answers decoded at a time. temperature 0
-    is greedy. All is computed in the type of the parameters. Raises InputError for values out of range and for
-    prompts that, with max_new_tokens, exceed the model's positions."""
+    is greedy. `stop` and `stop_token_ids` end an answer as in a run's `rollout`. All is computed in the type of the
+    parameters. Raises InputError for values out of range and for prompts that, with max_new_tokens, exceed the
+    model's positions; Halted for a log-prob that is not finite."""
     positions = policy.config.max_positions
     for name, value, holds, remedy in (
             ("prompts", prompts, not isinstance(prompts, str), "give a list of prompts, [\"...\"]"),
             ("num_samples", num_samples, num_samples >= 1, "use 1 or more"),
             ("max_new_tokens", max_new_tokens, 1 <= max_new_tokens < positions,
              f"use 1 or more, and less than the model's {positions} positions"),
+            ("stop", stop, not isinstance(stop, str), "give a list of strings, [\"...\"]"),
             ("slots", slots, slots >= 1, "use 1 or more")):
         if not holds:
             raise InputError(f"{name} is {value!r}: {remedy}.")
     sampling = SamplingConfig(temperature, top_k, top_p, min_p)
     made = []
     for index, prompt in enumerate(prompts):
-        text = render(policy.tokenizer, prompt)
+        text = render(policy.tokenizer, prompt, date=policy.date)
         tokens = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
         problem = prompt if isinstance(prompt, str) else prompt[-1]["content"]
         made.append(Prompt(index, problem, "", text, np.asarray(tokens, np.int32)))
@@ -95,7 +100,9 @@ def sample(policy: Policy, prompts: Sequence[str | list[dict]], *, num_samples: 
     require_positions(policy.config, longest, max_new_tokens, fields=("tokens of the longest prompt", "max_new_tokens"))
     # A power of two, so that calls with other prompts compile nothing.
     longest = min(max(64, 1 << (longest - 1).bit_length()), positions - max_new_tokens)
-    sampler = _sampler(policy, slots, longest, max_new_tokens)
+    decoding = DecodingConfig(max_new_tokens=max_new_tokens, slots=slots, stop=tuple(stop),
+                              stop_token_ids=tuple(stop_token_ids))
+    sampler = _sampler(policy, decoding, longest)
     groups = dict(sampler.sample(sampler.cast(policy.params), made, num_samples, jax.random.key(seed), 0, sampling))
     return [rollout for index in range(len(made)) for rollout in groups[index]]
 
@@ -104,16 +111,14 @@ def _compute(policy: Policy) -> Compute:
     return Compute(policy.params["embed"].dtype.name)
 
 
-def _sampler(policy: Policy, slots: int, max_prompt_tokens: int, max_new_tokens: int) -> Sampler:
-    """One sampler for all calls of the same sizes."""
+def _sampler(policy: Policy, decoding: DecodingConfig, max_prompt_tokens: int) -> Sampler:
+    """One sampler for all calls of the same sizes and stops."""
     compute, mesh = _compute(policy), policy.mesh or make_mesh(MeshConfig(), jax.devices()[:1])
     # The key has all of the policy that a sampler is made of, because `dataclasses.replace` hands the dict on.
-    key = (policy.config, policy.eos, id(policy.tokenizer), mesh, compute.dtype, slots, max_prompt_tokens,
-           max_new_tokens)
+    key = (policy.config, policy.eos, id(policy.tokenizer), mesh, compute.dtype, decoding, max_prompt_tokens)
     if key not in policy._samplers:
         policy._samplers[key] = Sampler(
-            policy.config, policy.tokenizer, policy.eos, DecodingConfig(max_new_tokens=max_new_tokens, slots=slots),
-            mesh=mesh, max_prompt_tokens=max_prompt_tokens,
+            policy.config, policy.tokenizer, policy.eos, decoding, mesh=mesh, max_prompt_tokens=max_prompt_tokens,
             compute=compute_on(mesh, compute.dtype, policy.config))
     return policy._samplers[key]
 

@@ -111,7 +111,7 @@ def defaults(config: Config, sampling: Sampling | None) -> Arguments:
     return Arguments(
         **values, model=tyro.MISSING, seed=config.seed, dtype=config.policy.compute_dtype, kv_dtype=rollout.kv_dtype,
         weight_dtype=rollout.weight_dtype, stop=rollout.stop, stop_token_ids=rollout.stop_token_ids,
-        system=config.data.system, mode=config.verifier.mode)
+        system=config.data.system, date=config.data.date, mode=config.verifier.mode)
 
 
 def verifier_of(given: Arguments, config: Config) -> VerifierConfig:
@@ -129,7 +129,7 @@ def sets_asked(given: Arguments, config: Config) -> list[Asked]:
     if not named:
         raise InputError(f"--suite is {given.suite!r}: name a suite ({', '.join(SUITES)}) or sets ({', '.join(SETS)}); "
                          "questions of your own are NAME=FILE.")
-    data = replace(config.data, max_prompt_tokens=given.max_prompt_tokens, system=given.system)
+    data = replace(config.data, max_prompt_tokens=given.max_prompt_tokens, system=given.system, date=given.date)
     files, asked = asdict(given.data), []
     for name, own in named:
         here = [given.data_folder / f"{name}{kind}" for kind in (".jsonl", ".parquet")] if given.data_folder else []
@@ -148,7 +148,7 @@ def evaluate(given: Arguments) -> str:
     from nft_jax.model.hf import load_tokenizer
     from nft_jax.record.parts import Parts
     from nft_jax.record.weights import find_weights
-    from nft_jax.rollout.answers import answer, identity, questions_of, say
+    from nft_jax.rollout.answers import answer, dated_as_begun, identity, questions_of, say
     from nft_jax.rollout.evaluation import read_set, summarise_table
     from nft_jax.rollout.slots import require_positions
     from nft_jax.runtime.compilation import use_compilation_cache
@@ -166,6 +166,8 @@ def evaluate(given: Arguments) -> str:
     tokenizer, tables, skipped = load_tokenizer(weights.folder), [], {}
     common = identity(given, weights, mode=verifier.mode, reward=verifier.reward)
     for one in asked:
+        table = out / f"{one.name}.parquet"
+        one = one._replace(data=dated_as_begun(one.data, tokenizer, table))
         try:
             held, report = read_set(one, tokenizer, one.name, verifier.reward)
         except Unreachable as error:
@@ -173,7 +175,7 @@ def evaluate(given: Arguments) -> str:
                              "that you have in --suite.") from error
         say(f"{held.name}: {report}")
         skipped[held.name] = len(report.skipped)
-        tables.append((held, Parts(out / f"{held.name}.parquet", common | questions_of(held), judged=True)))
+        tables.append((held, Parts(table, common | questions_of(held, one.data), judged=True)))
     answer(given, weights, tokenizer, tables, verifier)
     summaries = {held.name: summarise_table(parts.out, skipped[held.name]) for held, parts in tables}
     text = markdown(summaries, f"T {given.temperature:g}, top-p {given.top_p:g}")

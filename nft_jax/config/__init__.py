@@ -2,6 +2,7 @@
 
 The string under a field is its help on the command line. Batch sizes are global (over all devices and hosts).
 Values that contradict each other are refused in `__post_init__`, before anything heavy starts."""
+import os
 from dataclasses import asdict, dataclass, field
 from typing import Literal, get_args
 
@@ -145,7 +146,7 @@ class Config(Checked):
     @property
     def folder(self) -> str:
         """Folder of the run."""
-        return self.workdir or f"runs/{self.name}"
+        return os.path.expanduser(self.workdir) or f"runs/{self.name}"
 
     def to_dict(self) -> dict:
         """Nested, as config.json has it."""

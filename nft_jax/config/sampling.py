@@ -9,7 +9,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from nft_jax.config.checks import Checked
+from nft_jax.config.checks import Checked, is_day
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,9 @@ class DataConfig(Checked):
     """System message put before the question when not empty."""
     thinking: bool | None = None
     """Passed to the chat template as enable_thinking (Qwen3); None leaves it to the template."""
+    date: str = ""
+    """The day, YYYY-MM-DD, for chat templates that write the date (strftime_now, as Llama 3.1's). Empty: the day
+    on which the run is made; it then stays."""
     max_prompt_tokens: int = 512
     """Longer prompts are skipped and counted."""
     limit: int = 0
@@ -37,6 +40,7 @@ class DataConfig(Checked):
 
     def __post_init__(self):
         self.require("{problem}" in self.template, "template", "it must contain {problem}.")
+        self.require(not self.date or is_day(self.date), "date", "write a day as YYYY-MM-DD, or nothing.")
         self.require_least(1, "max_prompt_tokens")
         self.require_least(0, "limit")
 
@@ -188,6 +192,8 @@ class AnswerConfig(DecodingConfig):
     """Of a run: the checkpoint, latest, best or its step."""
     seed: int = 0
     """Seed of sampling."""
+    date: str = ""
+    """As data.date. Empty: as in the run whose model answers, else the day of the first start."""
     max_prompt_tokens: int = 2048
     """Longer prompts are skipped and counted."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -200,5 +206,6 @@ class AnswerConfig(DecodingConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        self.require(not self.date or is_day(self.date), "date", "write a day as YYYY-MM-DD, or nothing.")
         self.require_least(1, "max_prompt_tokens")
         self.require_least(0, "part_prompts")

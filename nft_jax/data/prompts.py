@@ -10,10 +10,13 @@ The life of a question:
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from itertools import islice
+from string import ascii_letters
 
 import numpy as np
 
@@ -24,6 +27,11 @@ from nft_jax.types import InputError, Prompt
 
 CHUNK = 1024
 """Rows that are rendered and tokenised together."""
+REPEATED_SHARE = 0.2
+"""Of the golds: a word that has more of them is named."""
+_WORD = re.compile(r"(?:\\text\{)?\s*[^\W\d_]{2,}(?:[\s'-]+[^\W\d_]+)*\s*\}?")
+DIRECTIVES = tuple(f"%{flag}{letter}" for flag in ("", *"-_0^#") for letter in ascii_letters)
+"""What strftime replaces, with the flags of the C library."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,8 @@ class LoadReport:
     repeats: int = 0
     conflicting_repeats: int = 0      # repeats whose gold differs from the first one's
     skipped: list[SkippedRow] = field(default_factory=list)
+    repeated_golds: dict[str, float] = field(default_factory=dict)
+    """Words that are the gold of more than a fifth of the questions, with their shares."""
 
     def skip(self, row: int, unusable: Unusable) -> None:
         self.skipped.append(SkippedRow(row, *unusable.args))
@@ -74,16 +84,37 @@ class LoadReport:
             different = f" ({self.conflicting_repeats} with another answer)" if self.conflicting_repeats else ""
             parts.append(f"{self.repeats} repeats dropped{different}")
         parts += [f"{count} skipped: {reason.replace('_', ' ')}" for reason, count in self.counts.items()]
+        parts += [f"warning: {share:.0%} of the golds are {gold!r}: easy to guess, or no gold at all (leave such rows "
+                  "out)" for gold, share in self.repeated_golds.items()]
         return ", ".join(parts)
 
 
+def dated(config: DataConfig, tokenizer, day: str) -> DataConfig:
+    """The settings with the day that the chat template writes into every prompt: `config.date`, else `day`. For a
+    template that writes none they stay as they are."""
+    writes = "strftime_now" in str(tokenizer.chat_template)
+    return replace(config, date=day) if writes and not config.date else config
+
+
+def _telling(date: str, template: str) -> str:
+    """The chat template with a `strftime_now` of its own, which tells `date` instead of today."""
+    # transformers hands a template nothing but plain data, so the function is a macro that replaces %d and the others.
+    day = datetime.fromisoformat(date)
+    told = {"%%": "\0"} | {name: day.strftime(name) for name in DIRECTIVES if day.strftime(name) != name} | {"\0": "%"}
+    return (f"{{%- macro strftime_now(format) -%}}{{%- set told = namespace(text=format) -%}}"
+            f"{{%- for name, value in {json.dumps(told)}.items() -%}}"
+            "{%- set told.text = told.text.replace(name, value) -%}{%- endfor -%}{{- told.text -}}{%- endmacro %}\n"
+            + template)
+
+
 def render(tokenizer, prompt: str | Sequence[dict], *, template: str = "{problem}", system: str = "",
-           thinking: bool | None = None) -> str:
+           thinking: bool | None = None, date: str = "") -> str:
     """The text that a model continues: the chat template's, with the assistant's turn opened.
 
     A string becomes one user message, put into `template`; a `system` that is not empty stands before it. Chat
     messages (dicts with role and content) are rendered unchanged. `thinking` is passed as enable_thinking
-    unless it is None. Raises InputError when the template does not accept the messages.
+    unless it is None. A template that writes the date writes `date` (YYYY-MM-DD; empty: today). Raises InputError
+    when the template does not accept the messages.
     """
     if isinstance(prompt, str):
         messages = [{"role": "system", "content": system}] if system else []
@@ -91,6 +122,8 @@ def render(tokenizer, prompt: str | Sequence[dict], *, template: str = "{problem
     else:
         messages = list(prompt)
     options = {} if thinking is None else {"enable_thinking": thinking}
+    if date:
+        options["chat_template"] = _telling(date, tokenizer.get_chat_template())
     try:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
         if not text.strip():
@@ -101,6 +134,21 @@ def render(tokenizer, prompt: str | Sequence[dict], *, template: str = "{problem
         raise InputError(f"the tokenizer's chat template refuses the messages with the roles "
                          f"{[message.get('role') for message in messages]} ({type(error).__name__}: {error}). Use "
                          "roles it knows, leave data.system empty, or give the model another chat template.") from error
+
+
+def turn_end(tokenizer) -> int | None:
+    """The added token with which the chat template ends an answer; None where it ends answers otherwise, or refuses
+    the messages."""
+    answer = "forty-two"
+    messages = [{"role": "user", "content": "6*7"}, {"role": "assistant", "content": answer}]
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+    except Exception:
+        # A template may refuse answers: `render` never gives it one.
+        return None
+    _, found, rest = text.rpartition(answer)
+    ids = tokenizer(rest.strip(), add_special_tokens=False)["input_ids"] if found else []
+    return ids[0] if ids and ids[0] in tokenizer.added_tokens_decoder else None
 
 
 def _usable(rows: Rows, report: LoadReport, columns: dict[str, None],
@@ -135,7 +183,7 @@ def _tokenized(usable: Iterator, config: DataConfig, tokenizer, report: LoadRepo
         for number, question, gold in chunk:
             try:
                 text = render(tokenizer, question, template=config.template, system=config.system,
-                              thinking=config.thinking)
+                              thinking=config.thinking, date=config.date)
             except InputError as error:
                 report.skip(number, Unusable("bad_chat", str(error)))
                 continue
@@ -163,6 +211,9 @@ def load_questions(config: DataConfig, tokenizer, *, field: str = "data",
     usable = _usable(read_rows(config, field, reward), report, columns, gold_reader(reward, answers))
     used = _tokenized(usable, config, tokenizer, report)
     report.used = len(used)
+    report.repeated_golds = {
+        gold: times / len(used) for gold, times in Counter(question.gold for question in used).items()
+        if times > max(1, REPEATED_SHARE * len(used)) and _WORD.fullmatch(gold)}
     report.skipped.sort(key=lambda skipped: skipped.row)
     if not used:
         raise InputError(_nothing_usable(report, columns, config, field))

@@ -4,6 +4,7 @@ A row that cannot be used raises `Unusable`; the loader (`nft_jax.data.prompts`)
 """
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from nft_jax.data.sources import ANSWER_COLUMNS, QUESTION_COLUMNS
@@ -11,9 +12,14 @@ from nft_jax.verify.maths.extract import extract
 from nft_jax.verify.maths.judge import alternatives, check_gold
 from nft_jax.verify.rewards.registry import lookup
 
-REASONS = ("unreadable", "no_question", "no_answer", "bad_gold", "bad_chat", "too_long")
+REASONS = ("unreadable", "no_question", "no_answer", "placeholder", "bad_gold", "bad_chat", "too_long")
+PLACEHOLDERS = frozenset(("proof", "notfound", "not found", "n/a", "nan", "null", "<na>"))
+"""Values, in any case, that stand for a missing gold. So does None, but not none: that may be the answer."""
 LONGEST_ANSWER = 200
 """Characters of a text without a box that can pass for an answer."""
+_TAGS = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+# \boxed 2 is read as TeX does where nothing else can be meant.
+_BARE_BOX = re.compile(r"\\boxed\s+([0-9a-zA-Z])(?![0-9a-zA-Z.,^_({])")
 
 
 class Unusable(Exception):
@@ -59,9 +65,9 @@ def gold_reader(reward: str, required: bool = True) -> Callable[[dict], str]:
 def read_gold(row: dict) -> str:
     """The gold answer of a row of maths, from the first column that has a value. Raises Unusable.
 
-    In its text, what follows the last #### is the gold (GSM8K), else the content of the last box, else the
-    whole text. A whole number is written without a point (142.0 is 142). OlympiadBench has a list of all
-    answers.
+    In its text, or between its last <answer> tags, what follows the last #### is the gold (GSM8K), else the content
+    of the last box, else the whole text. A whole number is written without a point (142.0 is 142). OlympiadBench has
+    a list of all answers. A placeholder is no gold, whatever the other columns have.
     """
     for name in ANSWER_COLUMNS:
         value = row.get(name)
@@ -81,12 +87,16 @@ def read_gold(row: dict) -> str:
 
 
 def _final_answer(name: str, text: str) -> str:
+    text = _BARE_BOX.sub(r"\\boxed{\1}", (_TAGS.findall(text) or [text])[-1])
+    if text.strip() == "None" or text.strip().casefold() in PLACEHOLDERS:
+        raise Unusable("placeholder", f"{name} is {text.strip()!r}, which stands for a missing answer (where it is the "
+                       "answer, write it as \\text{...})")
     if "####" in text:
         gold = text.rpartition("####")[2].strip()
     elif "\\boxed" in text:
         gold = extract(text) or ""
         if not gold:
-            raise Unusable("bad_gold", f"the last box in {name} is empty or not complete")
+            raise Unusable("bad_gold", f"the last box in {name} is empty, not complete or without braces")
     else:
         gold = text.strip()
         if max(map(len, alternatives(gold))) > LONGEST_ANSWER or "\n" in gold:

@@ -243,7 +243,7 @@ def check_room(folder: Path, shapes: Any, config: CheckpointConfig, steps: int) 
     keep. Existing checkpoints are not counted twice."""
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     existing = sum(path.name.isdigit() for path in (folder / "checkpoints").glob("*"))
-    number, free = max(most_kept(config, steps) - existing, 1), shutil.disk_usage(folder).free
+    number, free = max(most_kept(config, steps) - existing, 1), shutil.disk_usage(folder / "checkpoints").free
     if free < number * size:
         rules = ", ".join(f"{name} = {value!r}" for name in ("keep", "keep_every", "best")
                           if (value := getattr(config, name)))

@@ -34,6 +34,14 @@ class Parts:
         self.settings = json.loads(json.dumps(settings))
         self.folder = out.with_name(out.name + ".parts")
 
+    @staticmethod
+    def begun(out: Path) -> dict[str, Any]:
+        """The settings of the table `out`, or of its parts, as far as there are any."""
+        begun = out.with_name(out.name + ".parts") / "settings.json"
+        if out.exists():
+            return json.loads((pq.read_schema(out).metadata or {}).get(METADATA, "{}"))
+        return json.loads(begun.read_text())["settings"] if begun.exists() else {}
+
     @property
     def finished(self) -> bool:
         """Whether the table is there already. Raises InputError for a table of other settings, or of none."""

@@ -42,8 +42,9 @@ from nft_jax.rollout.cache import (
     grow_layer,
     state_shardings,
 )
+from nft_jax.rollout.ends import Ends
 from nft_jax.rollout.sampling import Sampled, SamplingParams, sample_tokens, uniforms
-from nft_jax.rollout.schedule import INERT, Admission, Ends, Schedule
+from nft_jax.rollout.schedule import INERT, Admission, Schedule
 from nft_jax.runtime.compilation import Program, with_shardings
 from nft_jax.runtime.mesh import data_parallel_size, host_mesh, hosts, sharding
 from nft_jax.types import InputError, Prompt, Rollout
@@ -145,8 +146,8 @@ class Sampler:
     A sample is a function of (params, prompt, seed, rollout index, prompt.index, sample). It does not depend on
     slots, block size, `delay`, `buckets`, the mesh, or on the prompts that are asked beside it.
 
-    eos: ids that end an answer, beside the `stop_token_ids` of `decoding`. Without any, only limits end answers.
-    decoding: its slots are divided over all processes. Raises InputError for 0.
+    eos: ids that end an answer, beside those of `decoding`. Without any, only limits end answers.
+    decoding: its slots are divided over all processes. Raises InputError for 0, and for ids that the model lacks.
     mesh: where the parameters lie. On a mesh of several processes each process has a sampler of its own, for its
     own prompts and on its own devices (`self.mesh`). Only `cast` is a program of all processes.
     delay: blocks asked for ahead of reading. None: 1 on an accelerator; 0 on CPU, which shares its cores with the
@@ -160,7 +161,7 @@ class Sampler:
         self.params_mesh, self.mesh = mesh, host_mesh(mesh)
         self.model, self.eos = model, eos
         self.compute = compute if self.mesh is mesh else replace(compute, mesh=self.mesh)
-        self.ends = Ends(tokenizer, (*eos, *decoding.stop_token_ids), decoding.stop)
+        self.ends = Ends(tokenizer, eos, decoding, model.vocab_size)
         self.block_size, self.max_new_tokens = decoding.block_size, decoding.max_new_tokens
         self.max_prompt_tokens = max_prompt_tokens
         # Every device takes the same number of slots.
@@ -215,7 +216,8 @@ class Sampler:
 
         params: the weights of `cast`. limits [len(prompts), K]: the most tokens of each answer, instead of
         max_new_tokens. `progress` is called with the number of tokens of every block. Raises InputError, before
-        anything runs, for prompts that are empty or too long and for limits out of range."""
+        anything runs, for prompts that are empty or too long and for limits out of range; Halted for a log-prob that
+        is not finite."""
         limits = self._checked(prompts, samples, limits)
         decode = self._decode[sampling.truncates]
         key = self._rollout_key(base_key, rollout_index)

@@ -13,7 +13,7 @@ import math
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 
 import jax
@@ -33,7 +33,7 @@ from nft_jax.runtime.files import replaced
 from nft_jax.runtime.stops import StopRun
 from nft_jax.runtime.terminal import output_guarded
 from nft_jax.train.batch import Example, Place, choose_shape, deal, examples_of, make_batch, unpack
-from nft_jax.train.opening import open_run
+from nft_jax.train.opening import Finished, open_run
 from nft_jax.train.run import Run
 from nft_jax.train.saving import count_updates, finish_writing, save_if_due, save_last, write_rollouts, write_row
 from nft_jax.train.state import Progress, TrainState, learning_rate
@@ -46,12 +46,14 @@ TRAINING = 0       # which of the seed's streams of random numbers; `evaluation_
 
 
 @output_guarded()
-def train(config: Config, *, objective: Objective | TokenLoss | None = None, fresh: bool = False,
+def train(config: Config, *, objective: Objective | TokenLoss | None = None, fresh: bool = False, fork: str = "",
           verifier: Verifier | None = None, quiet: bool = False, profile: bool = False) -> dict:
     """Run `config` to its end, or continue it from the newest checkpoint of its folder. Returns the summary.
 
     objective: a token loss of your own in place of config.objective: a function as `token_loss` takes
         it, or an `Objective` of one.
+    fork: the folder of another run, whose newest checkpoint this run starts from: parameters, optimizer, prompt
+        order and groups carried over. Fields may differ; run.json notes which.
     profile: record a timeline of two steps into the folder of the run.
 
     SIGINT and SIGTERM give up what is being sampled, save and return. The same call then continues, and ends bit
@@ -64,7 +66,12 @@ def train(config: Config, *, objective: Objective | TokenLoss | None = None, fre
     if objective is not None:
         config = replace(config, objective=adopt(objective))
     use_compilation_cache()
-    with open_run(config, fresh=fresh, verifier=verifier, quiet=quiet, profile=profile) as (run, state, progress):
+    with ExitStack() as opened:
+        try:
+            run, state, progress = opened.enter_context(open_run(
+                config, fresh=fresh, fork=fork, verifier=verifier, quiet=quiet, profile=profile))
+        except Finished as end:
+            return end.summary
         # The model as it came, or a step whose evaluation was given up.
         if evaluation_is_due(run.config, progress):
             record(run, state, progress, {})

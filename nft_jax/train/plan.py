@@ -8,6 +8,7 @@ the rest, which needs the model's shape and the devices."""
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,8 +18,10 @@ from nft_jax.config import Config, MeshConfig
 from nft_jax.data.arithmetic import SOURCES
 from nft_jax.model import decoder
 from nft_jax.model.config import Compute, ModelConfig
+from nft_jax.model.hf.hub import EMBEDDED
 from nft_jax.model.kernels import choose_attention
 from nft_jax.objectives.registry import find_objective, resolve
+from nft_jax.record.folder import is_run
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.slots import require_positions, slots_that_fit
 from nft_jax.runtime.compilation import with_shardings
@@ -57,7 +60,7 @@ class Plan:
 
 def settle(config: Config) -> Config:
     """The configuration with every default decided that depends on another field; a settled one stays as it is.
-    Raises InputError for settings that contradict the objective."""
+    Raises InputError for settings that contradict the objective, and a run in place of a model that has none yet."""
     evaluation = config.evaluation
     if not evaluation.source and config.data.source in SOURCES:
         evaluation = replace(evaluation, source=config.data.source)
@@ -68,7 +71,21 @@ def settle(config: Config) -> Config:
         raise InputError(f"terms.mismatch is {config.terms.mismatch!r}: {config.objective} is one loss for a whole "
                          "group, whose answers cannot be weighted one by one. Switch it off, or choose another "
                          "objective.")
-    return replace(config, loss=resolve(config.objective, config.loss), evaluation=evaluation, data=data)
+    policy = replace(config.policy, path=_model_of(config.policy.path, "policy.path"))
+    terms = replace(config.terms, reference=_model_of(config.terms.reference, "terms.reference"))
+    return replace(config, loss=resolve(config.objective, config.loss), evaluation=evaluation, data=data, policy=policy,
+                   terms=terms)
+
+
+def _model_of(path: str, field: str) -> str:
+    """The model's folder of a run's folder; any other name of a model as it is."""
+    if not path or path in EMBEDDED or not is_run(Path(path).expanduser()):
+        return path
+    model = Path(path) / "model"
+    if not model.expanduser().is_dir():
+        raise InputError(f"{field} is {path!r}, a run that has not written its model/ yet: let it end, or write its "
+                         "newest checkpoint with nft_jax.save(nft_jax.load(RUN), FOLDER), and name that folder.")
+    return str(model)
 
 
 def make_plan(config: Config, model: ModelConfig, devices: Sequence[jax.Device] | None = None, *, slots: int = 0,

@@ -1,7 +1,9 @@
 """From a source to rendered questions: every kind of source, every row accounted for, every refusal by name."""
+import copy
 import json
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 
 from nft_jax.config import DataConfig
 from nft_jax.data.arithmetic import questions
-from nft_jax.data.prompts import load_questions, render
+from nft_jax.data.prompts import dated, load_questions, render
 from nft_jax.types import Unreachable
 from refusal import refused
 
@@ -60,6 +62,23 @@ def test_jsonl_rows_are_used_repeated_or_skipped_with_their_line(tokenizer, tmp_
     assert "3 questions from 12 rows" in str(report) and "2 repeats dropped (1 with another answer)" in str(report)
 
 
+def test_placeholders_are_counted_and_a_repeated_word_is_said(tokenizer, tmp_path):
+    golds = ["proof"] * 3 + ["Yes"] * 3 + [r"\text{Not enough data}"] * 3 + ["7"] * 5 + ["A"] * 1
+    source = write(tmp_path / "q.jsonl", *({"problem": f"{i}+1", "answer": gold} for i, gold in enumerate(golds)))
+    _, report = load(tokenizer, source)
+    assert report.counts == {"placeholder": 3} and report.used == 12 and "3 skipped: placeholder" in str(report)
+    assert report.repeated_golds == {"Yes": 0.25, r"\text{Not enough data}": 0.25}
+    assert "25% of the golds are 'Yes'" in str(report) and "'7'" not in str(report)
+    _, report = load(tokenizer, source, limit=1)
+    assert report.repeated_golds == {} and "golds" not in str(report)
+
+
+def test_rows_that_look_like_golds(tokenizer, data_folder):
+    _, report = load(tokenizer, str(data_folder / "cases" / "rows.jsonl"))
+    assert {row.row: row.reason for row in report.skipped} == dict.fromkeys(range(1, 7), "placeholder")
+    assert report.used + report.repeats == 3
+
+
 def test_the_text_is_the_rendered_template_and_gets_no_second_special_token(tokenizer, tmp_path):
     source = write(tmp_path / "q.jsonl", {"problem": "1+{1}", "answer": "2"},
                    {"prompt": [{"role": "user", "content": "raw"}], "answer": "2"})
@@ -71,6 +90,37 @@ def test_the_text_is_the_rendered_template_and_gets_no_second_special_token(toke
     assert render(tokenizer, "3*3") == "[user]3*3[assistant]"
     with refused("chat template", "critic", "data.system"):
         render(tokenizer, [{"role": "critic", "content": "?"}])
+
+
+DATES = {
+    "at once": ("{{ strftime_now('%Y-%m-%d') }}", "2026-03-02"),
+    "unless it is given (Llama 3.1)": ("{%- if not date_string is defined %}{%- if strftime_now is defined %}{%- set "
+                                       "date_string = strftime_now('%d %b %Y') %}{%- else %}{%- set date_string = '26 "
+                                       "Jul 2024' %}{%- endif %}{%- endif %}{{ date_string }}", "02 Mar 2026"),
+    "in a macro": ("{% macro day() %}{{ strftime_now('%A') }}{% endmacro %}{{ day() }}", "Monday"),
+    "in a loop of a macro": ("{% macro day() %}{% for i in range(2) %}{{ strftime_now('%d') }}{% endfor %}"
+                             "{% endmacro %}{{ day() }}", "0202"),
+    "to the second": ("{{ strftime_now('%H:%M:%S') }}", "00:00:00"),
+    "in a format that is made": ("{% set f = '%-d' ~ '. %B' %}{{ strftime_now(f) ~ strftime_now('%%d 100%') }}",
+                                 "2. March%d 100%")}
+
+
+@pytest.mark.parametrize("kind", DATES)
+def test_a_template_writes_the_date_that_it_is_given(tokenizer, tmp_path, kind):
+    """Whatever day it is, and however the template asks for it."""
+    writes, expected = DATES[kind]
+    one = copy.deepcopy(tokenizer)
+    # Whitespace at the start of a template, and before its first block, is cut as before.
+    one.chat_template = f"\n  {{% if true %}}<{writes}>{{% endif %}}" + CHAT
+    assert render(one, "1+1", date="2026-03-02") == f"\n<{expected}>[user]1+1[assistant]"
+    source = write(tmp_path / "q.jsonl", {"problem": "1+1", "answer": "2"})
+    config = dated(DataConfig(source=source), one, "2026-03-02")
+    (question,), _ = load_questions(config, one)
+    assert config.date == "2026-03-02" and question.text.startswith(f"\n<{expected}>")
+    assert dated(replace(config, date="2025-01-01"), one, "2026-03-02").date == "2025-01-01"
+    assert dated(DataConfig(), tokenizer, "2026-03-02") == DataConfig()          # this one writes no date
+    with refused("data.date", "March 2"):
+        DataConfig(date="March 2")
 
 
 @pytest.mark.parametrize(("chat_template", "said"), [

@@ -47,6 +47,14 @@ def test_a_prompt_that_opened_the_thought(tmp_path):
     assert table["response"].to_pylist() == [row["text"] for row in rows]
 
 
+def test_an_answer_that_repeats_its_question(tmp_path, capsys):
+    path = tmp_path / "answers.jsonl"
+    row = {"question": "What is 17+25-8?", "response": r"\boxed{17 + 25 - 8}", "gold": "34"}
+    path.write_text(json.dumps(row) + "\n")
+    main([str(path)])
+    assert "copied            1  100.0%" in capsys.readouterr().out
+
+
 def test_strict_mode_and_output(file, tmp_path):
     main(["--mode", "strict", "--output", str(tmp_path / "t.parquet"), str(file)])
     assert pq.read_table(tmp_path / "t.parquet")["reward"].to_pylist() == [0, 0, 0, 0, 0]

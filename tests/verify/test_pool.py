@@ -151,6 +151,22 @@ def test_all_outcomes_are_reachable():
         assert pool.counts == {**dict.fromkeys(answers, 1), "no_answer": 1}
 
 
+def test_a_copy_of_the_question_earns_nothing(verifier):
+    """Whatever another question made of the same answer, and without a worker; mode strict compares strings only."""
+    asked, other = "What is $\\sqrt{8}+1$?", "How long is it?"
+    answers, before = [box(r"\sqrt{8}+1"), box(r"1+\sqrt{8}"), box(r"2\sqrt{2}+1")], None
+    for question, outcomes in ((other, ["right"] * 3), (asked, ["copied", "right", "right"]), (other, ["right"] * 3)):
+        found = verifier.judge(answers, [r"2\sqrt2+1"] * 3, [question] * 3)
+        assert [each.outcome for each in found] == outcomes
+        assert before is None or verifier._issued == before
+        before = verifier._issued
+    found = verify([box("17+25-8"), box("34"), box("17+25-8")], ["34", "34", "17+25-8"], prompts=["17+25-8="] * 3)
+    assert [(each.outcome, each.reward) for each in found] == [("copied", 0.0), ("right", 1.0), ("right", 1.0)]
+    assert found[0].extracted == "17+25-8" and "question" in found[0].reason
+    assert [each.outcome for each in verify([box("17+25-8")], ["34"])] == ["right"]
+    assert [each.outcome for each in verify([box("17+25-8")], ["34"], "strict", ["17+25-8"])] == ["wrong"]
+
+
 def test_a_deadline_kills_what_ignores_the_cpu_clock():
     """A deadline shorter than the CPU limit: only SIGKILL from outside can end the task."""
     with Verifier(VerifierConfig(workers=1, deadline=0.2)) as pool:

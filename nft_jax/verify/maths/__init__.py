@@ -2,6 +2,7 @@
 
     extract.py     where the answer stands in the response
     judge.py       from the answer to a verdict: the way in; also what is too large, and which golds are usable
+    copied.py      whether an answer only repeats the question
     normalise.py   one spelling for what means the same in LaTeX
     compare.py     the rules, in order; the conventions are in nft_jax/verify/README.md
     structure.py   lists, sets, tuples, intervals, matrices, words, choices

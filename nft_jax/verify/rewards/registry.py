@@ -204,9 +204,9 @@ def gated(gate: str | Callable, reward: str | Callable) -> Reward:
 def _math(prompt: str, response: str, gold: str) -> float:
     """Maths in mode equivalent, as a part of compositions."""
     from nft_jax.verify.maths.extract import extract
-    from nft_jax.verify.maths.judge import judge, quick_verdict
+    from nft_jax.verify.maths.judge import copied_verdict, judge, quick_verdict
     answer = extract(response)
-    quick = quick_verdict(gold, answer)
+    quick = copied_verdict(prompt, gold, answer) or quick_verdict(gold, answer)
     return float((quick.outcome if quick else judge(gold, answer)[0]) == "right")
 
 
