@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from nft_jax.config import DecodingConfig, MeshConfig, SamplingConfig
+from nft_jax.config.checks import require
 from nft_jax.data.prompts import render
 from nft_jax.model import decoder
 from nft_jax.model.config import Compute, ModelConfig
@@ -21,7 +22,7 @@ from nft_jax.record.weights import find_weights
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.slots import require_positions
 from nft_jax.runtime.mesh import make_mesh
-from nft_jax.types import InputError, Prompt, Rollout
+from nft_jax.types import Prompt, Rollout
 
 
 @dataclass(frozen=True)
@@ -77,17 +78,12 @@ def sample(policy: Policy, prompts: Sequence[str | list[dict]], *, num_samples: 
     is greedy. `stop` and `stop_token_ids` end an answer as in a run's `rollout`. All is computed in the type of the
     parameters. Raises InputError for values out of range and for prompts that, with max_new_tokens, exceed the
     model's positions; Halted for a log-prob that is not finite."""
-    positions = policy.config.max_positions
-    for name, value, holds, remedy in (
-            ("prompts", prompts, not isinstance(prompts, str), "give a list of prompts, [\"...\"]"),
-            ("num_samples", num_samples, num_samples >= 1, "use 1 or more"),
-            ("max_new_tokens", max_new_tokens, 1 <= max_new_tokens < positions,
-             f"use 1 or more, and less than the model's {positions} positions"),
-            ("stop", stop, not isinstance(stop, str), "give a list of strings, [\"...\"]"),
-            ("slots", slots, slots >= 1, "use 1 or more")):
-        if not holds:
-            raise InputError(f"{name} is {value!r}: {remedy}.")
+    require(not isinstance(prompts, str), "prompts", prompts, 'give a list of prompts, ["..."].')
+    require(not isinstance(stop, str), "stop", stop, 'give a list of strings, ["..."].')
+    require(num_samples >= 1, "num_samples", num_samples, "use 1 or more.")
     sampling = SamplingConfig(temperature, top_k, top_p, min_p)
+    decoding = DecodingConfig(max_new_tokens=max_new_tokens, slots=slots, stop=tuple(stop),
+                              stop_token_ids=tuple(stop_token_ids))
     made = []
     for index, prompt in enumerate(prompts):
         text = render(policy.tokenizer, prompt, date=policy.date)
@@ -99,9 +95,7 @@ def sample(policy: Policy, prompts: Sequence[str | list[dict]], *, num_samples: 
     longest = max(len(prompt.tokens) for prompt in made)
     require_positions(policy.config, longest, max_new_tokens, fields=("tokens of the longest prompt", "max_new_tokens"))
     # A power of two, so that calls with other prompts compile nothing.
-    longest = min(max(64, 1 << (longest - 1).bit_length()), positions - max_new_tokens)
-    decoding = DecodingConfig(max_new_tokens=max_new_tokens, slots=slots, stop=tuple(stop),
-                              stop_token_ids=tuple(stop_token_ids))
+    longest = min(max(64, 1 << (longest - 1).bit_length()), policy.config.max_positions - max_new_tokens)
     sampler = _sampler(policy, decoding, longest)
     groups = dict(sampler.sample(sampler.cast(policy.params), made, num_samples, jax.random.key(seed), 0, sampling))
     return [rollout for index in range(len(made)) for rollout in groups[index]]

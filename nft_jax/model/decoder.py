@@ -25,7 +25,8 @@ from nft_jax.model.quantise import Quantized, quantise
 from nft_jax.model.sharded import gather_weights, look_up, over_mesh
 from nft_jax.runtime.mesh import constrain, data_parallel_size
 
-# What the forward pass keeps for the backward pass, by `Compute.remat`: see `hidden_states`.
+# What the forward pass keeps for the backward pass, by `Compute.remat`. Elementwise work and attention scores are
+# cheaper to compute again than to write and read.
 KEPT = {
     "none": jax.checkpoint_policies.save_only_these_names("product"),
     "attention": jax.checkpoint_policies.save_only_these_names("attended"),
@@ -193,14 +194,8 @@ def count_parameters(config: ModelConfig) -> int:
 def hidden_states(params, config: ModelConfig, tokens, positions, segment_ids, compute: Compute = FLOAT32):
     """States before the head: tokens, positions, segment_ids [B, T] int32 -> [B, T, D] of type `compute.dtype`.
 
-    A token attends to the tokens before it in its own segment. `compute.remat` says what is kept
-    for the backward pass; everything else is recomputed:
-
-        none         the products with the weights. Elementwise work and attention scores are cheaper to compute again
-                     than to write and read.
-        attention    each layer's input, and the output of its attention. A kernel also keeps queries, keys and values.
-        block        each layer's input
-        offload      each layer's input, in the host's memory
+    A token attends to the tokens before it in its own segment. `KEPT` says what is kept for the backward pass, beside
+    each layer's input; everything else is recomputed. Around a kernel queries, keys and values are kept too.
 
     On a mesh the rows are sharded over the data axes and the tokens over `context`, through all
     layers. Each layer's weights are gathered when the scan reaches the layer."""

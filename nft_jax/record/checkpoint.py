@@ -146,9 +146,9 @@ class Checkpoints:
                 restored = self.restore(step, shapes)
             except Damaged as error:
                 faults[step] = str(error)
-                continue
-            self._rename_damaged(faults, step)
-            return restored
+            else:
+                self._rename_damaged(faults, step)
+                return restored
         if faults:
             raise InputError(
                 f"no checkpoint in {self._folder} is whole, and nothing was changed there: {' '.join(faults.values())} "

@@ -42,8 +42,7 @@ class Weights(NamedTuple):
         shardings = None if mesh is None else parameter_shardings(shapes, mesh)
         if self.run is None:
             return load_params(self.folder, self.config, dtype, shardings)
-        device = SingleDeviceSharding(jax.devices()[0])
-        shapes = with_shardings(shapes, shardings or jax.tree.map(lambda _: device, shapes))
+        shapes = with_shardings(shapes, shardings or SingleDeviceSharding(jax.devices()[0]))
         params = read_params(self.home, self.run.checkpoint, self.step, shapes)
         return jax.tree.map(lambda array: array.astype(dtype), params)
 

@@ -288,20 +288,17 @@ class Sampler:
 
         The size of a program is the tokens of its prompts ("prefill"), the entries of its ring ("empty cache",
         "admit", "decode", "decode, truncated"), or of the new ring and the old ("grow")."""
-        def one_place(tree, place):
-            return with_shardings(tree, jax.tree.map(lambda _: place, tree))
-
         shapes = decoder.parameter_shapes(self.model)
         trained = with_shardings(shapes, parameter_shardings(shapes, self.params_mesh))
         weights = with_shardings(jax.eval_shape(self._cast, trained), self._weight_shardings)
         base_key = jax.eval_shape(jax.random.key, 0)
-        key = one_place(base_key, sharding(self.mesh))
+        key = with_shardings(base_key, sharding(self.mesh))
         state_of = {ring: abstract_decode_state(self.model, self.mesh, self.slots, ring, *self._stored)
                     for ring in self.buckets}
         prompts = {size: (np.zeros((self.prefills, size), np.int32), np.zeros(self.prefills, np.int32))
                    for size in self.prompt_buckets}
-        entries = one_place(jax.eval_shape(self._prefill, weights, *prompts[self.prompt_buckets[0]]),
-                            self._entry_sharding)
+        entries = with_shardings(jax.eval_shape(self._prefill, weights, *prompts[self.prompt_buckets[0]]),
+                                 self._entry_sharding)
         rows = np.zeros(self.admissions, np.int32)
         admission = Admission(rows, rows, rows, rows, rows.astype(np.uint32), rows)
 
