@@ -60,6 +60,8 @@ class Arguments(AnswerConfig):
     """Where NAME.jsonl or NAME.parquet of sets are."""
     split: str = "test"
     """Split of a source of your own that has several."""
+    columns: str = ""
+    """As data.columns, for sources of your own."""
     out: Path | None = None
     """Folder; default: evaluations/step_N of the run, runs/evaluations/NAME of a model."""
     n: int = 0
@@ -136,7 +138,7 @@ def sets_asked(given: Arguments, config: Config) -> list[Asked]:
         source = own or files.get(name) or next((str(path) for path in here if path.is_file()), None)
         # A set of one's own does not say how many answers it wants: one.
         samples = given.n or int(name not in SETS)
-        one = ask(name, source, EvaluationConfig(samples=samples, split=given.split), data)
+        one = ask(name, source, EvaluationConfig(samples=samples, split=given.split, columns=given.columns), data)
         asked.append(one._replace(data=replace(one.data, limit=given.limit,
                                                template=given.template or one.data.template)))
     return asked

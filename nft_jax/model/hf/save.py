@@ -25,6 +25,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.hf.families import Tensor, config_to_hf
 from nft_jax.model.hf.load import FLOATS, INDEX, SINGLE, float_type, hf_order
+from nft_jax.runtime.files import make_folder
 from nft_jax.types import InputError
 
 
@@ -38,7 +39,7 @@ def save_params(params: dict, config: ModelConfig, folder: str | os.PathLike, dt
 
     Files are first written under another name, so that a killed run leaves no half file. Weights of an older save
     are replaced. Every process must call this, and the first one writes. Raises InputError for parameters that do
-    not fit the config, or a type that model files do not hold."""
+    not fit the config, a type that model files do not hold, and a place where no folder can be made."""
     folder = Path(folder)
     shards = _plan_shards(params, config, dtype, max_shard_bytes)
     if jax.process_index() > 0:
@@ -46,7 +47,7 @@ def save_params(params: dict, config: ModelConfig, folder: str | os.PathLike, dt
             # All processes exchange the parts of each array.
             piece.array()
         return folder
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, "path")
     kept = np.dtype(dtype if dtype is not None else params["embed"].dtype)
     config_json = {**config_to_hf(config), **(more or {}), "dtype": kept.name, "torch_dtype": kept.name}
     names = [SINGLE] if len(shards) == 1 else [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
