@@ -4,8 +4,8 @@
 
 The specification is {"folder", "model", "mesh", "devices", "rank", "kills": [[event, n, torn], ...], "ends"}. The run
 is started and kills itself at the n-th file event of that name, and so on. With "ends" it is started once more and
-comes to its end. Each start is a forked process of its own: importing, which costs most, is done once. The last line printed
-is JSON: for each start, how it ended (the signal's number, or the status) and the names of its file events.
+comes to its end. Each start is a forked process of its own: importing, which costs most, is done once. The last line
+printed is JSON: for each start, how it ended (the signal's number, or the status) and the names of its file events.
 
 Why file events? Only the disk survives SIGKILL. So a kill at any moment leaves what a kill at the next file event
 leaves, or, in the middle of a write, a file that is not whole (`torn`). Arrays and parquet files are written by C++,

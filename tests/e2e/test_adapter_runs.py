@@ -54,7 +54,7 @@ def folders(tmp_path_factory, settings, compiled_once):
 def test_a_run_resumes_exactly_and_compiles_nothing_more(folders):
     assert_same_run(*folders)
     rows = read_metrics(folders[0] / "metrics.jsonl")
-    assert len(rows) == 3 and all(row["compiles"] == 0 for row in rows)
+    assert [row["compiles"] for row in rows[1:]] == [0, 0]
 
 
 def test_merged_weights_sample_what_unmerged_weights_score(folders):
