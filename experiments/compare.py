@@ -3,40 +3,17 @@
     python -m experiments.compare runs/nft_0 runs/nft_1 runs/rft_0 runs/rft_1 -o runs/compared
 
 Prints the fields in which the configurations differ, and a table of held-out accuracy, mean ±
-standard error over seeds: at the last step that all runs have evaluated, at the least number of
+half of its 95% interval over seeds: at the last step that all runs have evaluated, at the least number of
 tokens that any run has generated, and the best. -o writes FOLDER/compare.{png,md,parquet} too.
 """
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nft_jax.config.differences import NO_EXPERIMENT, SEEDS, differences
+from nft_jax.config.differences import SAME, differences, experiments_of
 from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import InputError
-
-
-def labels_of(configs: Sequence[dict]) -> tuple[list[str], list[str]]:
-    """A label for each configuration (dotted name -> value), and the names of the fields that differ.
-
-    Configurations that differ in seeds, folders and speed settings only have the same label.
-    """
-    differing = sorted(differences(*configs, ignore=(*NO_EXPERIMENT, *SEEDS)))
-    first = sorted(differing, key=lambda name: name != "objective")
-    told = [", ".join(str(config[name]) if name == "objective" else f"{name.rpartition('.')[2]}={config.get(name)}"
-                      for name in first) for config in configs]
-    return [text or str(config["objective"]) for text, config in zip(told, configs, strict=True)], differing
-
-
-def short(labels: Sequence[str]) -> dict[str, str]:
-    """Label -> itself; or, where labels are too long for a legend, a letter and its first words."""
-    distinct = list(dict.fromkeys(labels))
-    if max(map(len, distinct)) <= 40:
-        return {label: label for label in distinct}
-    return {label: f"({chr(ord('a') + i % 26)}{i // 26 or ''}) {label.partition(',')[0]}"
-            for i, label in enumerate(distinct)}
 
 
 def compare(folders: Sequence[Path], out: Path | None) -> str:
@@ -46,15 +23,14 @@ def compare(folders: Sequence[Path], out: Path | None) -> str:
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise InputError("a run folder is given twice: name each once.")
     runs = [read_run(folder) for folder in folders]
-    labels, differing = labels_of([run.fields for run in runs])
-    names = short(labels)
-    table = tidy((run, {"arm": names[label]}) for run, label in zip(runs, labels, strict=True))
+    groups = experiments_of([run.fields for run in runs])
+    table = tidy((runs[i], {"arm": name}) for name, members in groups for i in members)
     measures = Measures.of(table)
-    fields = [[f"`{name}`", *(str(runs[labels.index(label)].fields.get(name)) for label in names)]
-              for name in differing]
     text = accuracy_table(measures, "configuration")
-    if fields:
-        text += "\n\n" + markdown(["field", *names.values()], fields)
+    differing = differences(*(runs[members[0]].fields for _, members in groups), ignore=SAME)
+    if differing:
+        text += "\n\n" + markdown(["field", *(name for name, _ in groups)],
+                                  [[f"`{name}`", *map(str, values)] for name, values in differing.items()])
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         table.to_parquet(out / "compare.parquet", compression="zstd")

@@ -3,8 +3,8 @@
     python -m experiments.sweep quickstart --grid loss.epsilon=0.1,1 --grid objective=nft --seeds 4
     python -m experiments.sweep experiments.harness.scales:NANO --grid objective=nft,grpo --seeds 3 --jobs 2
 
-A field is given by its dotted name. Another objective begins with its own defaults. --seeds sets
-`seed`, which the questions and their order follow.
+A field is given by its dotted name. Another objective begins with its own defaults. --seeds sets `seed`; the
+questions and their order follow it unless the experiment sets data.seed.
 
 The same command goes on where it was cut short. A run that fails is reported, the others go on, and
 the exit status is 1. Every run's command and output are in its folder's log.txt.
@@ -12,12 +12,11 @@ the exit status is 1. Every run's command and output are in its folder's log.txt
 Writes WORKDIR/results.parquet: a row for every run and step, with the fields swept, the seed and
 every metric.
 """
-from __future__ import annotations
-
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -34,13 +33,11 @@ from nft_jax.types import InputError
 
 
 @dataclass(frozen=True)
-class Planned:
-    """A run of a sweep or a study, and the fields that it sets."""
+class Planned(Job):
+    """A run of a sweep or a study: its arm, and the fields that the arm sets."""
     arm: str
-    seed: int
     changes: dict[str, object]
     config: Config
-    job: Job
 
 
 def grid_of(texts: Sequence[str]) -> dict[str, list[str]]:
@@ -78,15 +75,24 @@ def arms_of(base: Config, grid: Mapping[str, Sequence[str]]) -> dict[str, dict[s
 
 
 def plan(name: str, base: Config, arms: dict[str, dict[str, object]], seeds: int, root: Path) -> list[Planned]:
-    """The runs of all arms, all arms of the first seed first: cut short, a study has as many arms as it can."""
+    """The runs of all arms, all arms of the first seed first: cut short, a study has as many arms as it can.
+    Raises InputError for a number of seeds below 1."""
+    if seeds < 1:
+        raise InputError(f"seeds is {seeds}: use 1 or more.")
     found = []
     for seed, (arm, changes) in itertools.product(range(seeds), arms.items()):
-        config = vary(base, {**changes, "seed": seed, "data.seed": None})
+        config = vary(base, {**changes, "seed": seed})
         folder = folder_of(root, base.name, config)
         config = replace(config, workdir=str(folder))
-        found.append(Planned(arm, seed, changes, config,
-                             Job(folder, tuple(command(name, base, config)), config.steps)))
+        found.append(Planned(folder, tuple(command(name, base, config)), config.steps, arm, changes, config))
     return found
+
+
+def run_planned(planned: Sequence[Planned], jobs: int) -> bool:
+    """Makes the runs that are not finished, `jobs` of them side by side. Returns whether all reached their end."""
+    at = places(jobs)
+    print(f"{len(planned)} runs, {len(at)} at a time", flush=True)
+    return not run_all(planned, at, partial(print, flush=True))
 
 
 @dataclass(frozen=True)
@@ -106,23 +112,18 @@ class Options:
 def main(arguments: Sequence[str] | None = None) -> int:
     with one_paragraph_errors("the same command goes on"):
         given = tyro.cli(Options, prog="python -m experiments.sweep", description=__doc__, args=arguments)
-        if given.seeds < 1 or given.jobs < 0:
-            raise InputError(f"seeds is {given.seeds} and jobs is {given.jobs}: use seeds of 1 or more, jobs of 0 or "
-                             "more.")
         base = experiment(given.experiment)
         root = given.workdir or Path("runs/sweep") / base.name
         planned = plan(given.experiment, base, arms_of(base, grid_of(given.grid)), given.seeds, root)
-        at = places(given.jobs)
-        print(f"{len(planned)} runs in {root}, {len(at)} at a time", flush=True)
-        failed = run_all([each.job for each in planned], at, lambda line: print(line, flush=True))
+        all_ended = run_planned(planned, given.jobs)
         write_results(planned, root / "results.parquet")
-        return 1 if failed else 0
+        return 0 if all_ended else 1
 
 
 def write_results(planned: Sequence[Planned], path: Path) -> None:
     """The table of the runs that have a row of metrics."""
     from experiments.harness.results import read_run, tidy
-    runs = [(read_run(each.job.folder), {"arm": each.arm, **each.changes}) for each in planned if each.job.finished]
+    runs = [(read_run(each.folder), {"arm": each.arm, **each.changes}) for each in planned if each.finished]
     if runs:
         with replaced(path) as partial:
             tidy(runs).to_parquet(partial, compression="zstd")

@@ -1,9 +1,7 @@
 """A model in the hand, for notebooks and scripts: load, sample, score, save."""
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -16,7 +14,7 @@ from nft_jax.data.prompts import render
 from nft_jax.model import decoder
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.hf import eos_token_ids, load_tokenizer, save_params, save_tokenizer, special_ids
-from nft_jax.model.kernels import choose_attention
+from nft_jax.model.kernels import compute_on
 from nft_jax.model.logprobs import token_logprobs
 from nft_jax.record.checkpoint import LATEST
 from nft_jax.record.weights import find_weights
@@ -113,11 +111,10 @@ def _sampler(policy: Policy, slots: int, max_prompt_tokens: int, max_new_tokens:
     key = (policy.config, policy.eos, id(policy.tokenizer), mesh, compute.dtype, slots, max_prompt_tokens,
            max_new_tokens)
     if key not in policy._samplers:
-        attention, _ = choose_attention("auto", mesh.devices.flat[0].platform, compute.dtype, policy.config.head_dim)
         policy._samplers[key] = Sampler(
             policy.config, policy.tokenizer, policy.eos, DecodingConfig(max_new_tokens=max_new_tokens, slots=slots),
             mesh=mesh, max_prompt_tokens=max_prompt_tokens,
-            compute=replace(compute, attention=attention, mesh=mesh))
+            compute=compute_on(mesh, compute.dtype, policy.config))
     return policy._samplers[key]
 
 

@@ -8,8 +8,6 @@ The life of a sample:
 4. the prompt with its judged answers is a `Group`;
 5. the groups of an update are packed into a `TrainBatch`.
 """
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, get_args
@@ -53,7 +51,7 @@ class Rollout:
     `finish_reason` is "stop". These ids are trained on; nothing is tokenised again."""
     prompt: Prompt
     sample: int                       # 0 .. K-1
-    text: str                         # decoded without special tokens
+    text: str                         # decoded without the end-of-sequence or stop id
     tokens: np.ndarray                # [n] int32
     logprobs: np.ndarray              # [n] float32, at the sampling temperature, before truncation
     truncated_logprobs: np.ndarray    # [n] float32, after top-k / top-p; equal to logprobs when both are off

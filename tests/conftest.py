@@ -46,7 +46,7 @@ def tiny_params(tiny_model):
 class NumberTokenizer:
     """Decodes ids to their decimal numbers: enough of a tokenizer for the sampler."""
 
-    def batch_decode(self, sequences, skip_special_tokens):
+    def batch_decode(self, sequences, **_):
         return [" ".join(map(str, sequence)) for sequence in sequences]
 
 

@@ -8,8 +8,6 @@
 timed differs from a plain forward pass, the line says so and the exit status is 1. `peak_rss_mb` is
 of the whole process: ask for one task at a time where it matters.
 """
-from __future__ import annotations
-
 import argparse
 import importlib.metadata
 import os

@@ -1,6 +1,4 @@
 """The tables of a file of results: ours beside other libraries', shares of a device's rates, memory, targets."""
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

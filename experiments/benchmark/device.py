@@ -7,8 +7,6 @@ rollout   Answers of 1,024 tokens (--new-tokens) to prompts of 64 to 512, in 256
 train     An optimizer update on rows of 4,096 tokens. The limit is the matrix units. The share is 6 x matmul parameters
           x tokens, and the causal attention, over the rate of an 8192-cubed bfloat16 product, over the wall time.
 """
-from __future__ import annotations
-
 import re
 import timeit
 from argparse import Namespace

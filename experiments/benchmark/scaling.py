@@ -5,8 +5,6 @@
 Sampling (new tokens) and training (old log-probs and an optimizer update), on one core, with a
 small model in float32. One size changes at a time.
 """
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Iterator

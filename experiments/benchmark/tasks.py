@@ -4,8 +4,6 @@
 2. `Rollouts`, `Training` and `EndToEnd` run it. `run(repetition)` is timed; `tokens` says what a repetition is worth.
 3. `check()` compares the results with a plain forward pass in the same process.
 """
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial

@@ -8,8 +8,6 @@ from the hub, from --data.NAME FILE, or from NAME.jsonl or NAME.parquet in --dat
 settings of a run are the defaults for its checkpoints, so its own evaluation of a set comes out
 again. After a stop the same command continues, and ends with the same bytes.
 """
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass, field, make_dataclass, replace
 from pathlib import Path
@@ -95,21 +93,20 @@ def parse(arguments: list[str] | None = None) -> Arguments:
                     default=defaults(run_config(which.model), which.sampling), config=(tyro.conf.UseAppendAction,))
 
 
-def run_config(model: str) -> Config | None:
-    """The configuration of a run's folder; None for other models."""
+def run_config(model: str) -> Config:
+    """The configuration of a run's folder; NO_RUN for other models."""
     from nft_jax.record.folder import is_run, read_run
-    return read_run(model).config if model and is_run(model) else None
+    return read_run(model).config if model and is_run(model) else NO_RUN
 
 
-def defaults(run: Config | None, sampling: Sampling | None) -> Arguments:
+def defaults(config: Config, sampling: Sampling | None) -> Arguments:
     """Every flag as in --sampling, else as in the run, else as in paper_7b."""
-    config = NO_RUN if run is None else run
     rollout, evaluation = config.rollout, config.evaluation
     values: dict[str, Any] = {
         "temperature": evaluation.temperature, "top_k": evaluation.top_k, "top_p": evaluation.top_p,
         "min_p": evaluation.min_p, "max_prompt_tokens": config.data.max_prompt_tokens,
         "max_new_tokens": rollout.max_new_tokens}
-    if sampling or run is None:
+    if sampling or config is NO_RUN:
         values |= SAMPLING[sampling or "paper_7b"]._asdict()
     return Arguments(
         **values, model=tyro.MISSING, seed=config.seed, dtype=config.policy.compute_dtype, kv_dtype=rollout.kv_dtype,
@@ -117,14 +114,13 @@ def defaults(run: Config | None, sampling: Sampling | None) -> Arguments:
         system=config.data.system, mode=config.verifier.mode)
 
 
-def verifier_of(given: Arguments, run: Config | None) -> VerifierConfig:
+def verifier_of(given: Arguments, config: Config) -> VerifierConfig:
     """The run's verifier, with the reward of its evaluations and the flags of the command."""
-    config = NO_RUN if run is None else run
     return replace(config.verifier, reward=config.evaluation.reward or config.verifier.reward, mode=given.mode,
                    workers=given.workers)
 
 
-def sets_asked(given: Arguments, run: Config | None) -> list[Asked]:
+def sets_asked(given: Arguments, config: Config) -> list[Asked]:
     """The sets of the suite, each with the place that it is read from. Raises InputError for unknown ones.
 
     A file of --data.NAME comes before one in --data-folder, and that before the hub.
@@ -133,8 +129,7 @@ def sets_asked(given: Arguments, run: Config | None) -> list[Asked]:
     if not named:
         raise InputError(f"--suite is {given.suite!r}: name a suite ({', '.join(SUITES)}) or sets ({', '.join(SETS)}); "
                          "questions of your own are NAME=FILE.")
-    data = replace((NO_RUN if run is None else run).data, max_prompt_tokens=given.max_prompt_tokens,
-                   system=given.system)
+    data = replace(config.data, max_prompt_tokens=given.max_prompt_tokens, system=given.system)
     files, asked = asdict(given.data), []
     for name, own in named:
         here = [given.data_folder / f"{name}{kind}" for kind in (".jsonl", ".parquet")] if given.data_folder else []
@@ -160,9 +155,9 @@ def evaluate(given: Arguments) -> str:
     from nft_jax.runtime.distributed import require_alone
     require_alone("experiments.evaluate")
     use_compilation_cache()
-    run = run_config(given.model)
+    config = run_config(given.model)
     # The flags are checked before a model of the hub is downloaded.
-    verifier, asked = verifier_of(given, run), sets_asked(given, run)
+    verifier, asked = verifier_of(given, config), sets_asked(given, config)
     weights = find_weights(given.model, given.step)
     require_positions(weights.config, given.max_prompt_tokens, given.max_new_tokens,
                       fields=("--max-prompt-tokens", "--max-new-tokens"))

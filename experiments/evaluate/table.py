@@ -1,6 +1,4 @@
 """The table of an evaluation, beside the figures of the paper."""
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from experiments.harness import results

@@ -1,4 +1,4 @@
-"""Figures of studies and comparisons: means over seeds, with bands of one standard error."""
+"""Figures of studies and comparisons: means over seeds, with bands of 95% (Student's t)."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from experiments.harness.results import ACCURACY, ENTROPY, Measures, at
+from experiments.harness.results import ACCURACY, ENTROPY, Mean, Measures, at
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,7 @@ def curve_figure(rows: int, columns: int, size: tuple[float, float], title: str 
 
 
 def band(runs: Sequence[pd.DataFrame], metric: str, axis: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Places, mean over the runs, standard error (0 for one run).
+    """Places, mean over the runs, half of its 95% interval (0 for one run).
 
     The places are those measured in any run, within what all runs have measured.
     """
@@ -41,16 +41,17 @@ def band(runs: Sequence[pd.DataFrame], metric: str, axis: str) -> tuple[np.ndarr
     where = np.unique(np.concatenate(measured))
     where = where[(where <= min(map(max, measured))) & (where >= max(map(min, measured)))]
     values = pd.DataFrame([[at(run, metric, place, axis) for place in where] for run in runs]).dropna()
-    return where, values.mean().to_numpy(), values.sem().fillna(0).to_numpy()
+    means = [Mean.of(values[place]) for place in values]
+    return where, np.array([mean.value for mean in means]), np.nan_to_num([mean.half for mean in means])
 
 
 def draw_bands(axes: Axes, arms: Mapping[str, Sequence[pd.DataFrame]], metric: str, axis: str = "step") -> None:
     """A line with its band for every arm (name -> runs); tokens in millions."""
     for index, (arm, runs) in enumerate(arms.items()):
-        where, mean, error = band(runs, metric, axis)
+        where, mean, half = band(runs, metric, axis)
         where = where / 1e6 if axis == "tokens" else where
         axes.plot(where, mean, label=arm, color=f"C{index}", lw=1.6)
-        axes.fill_between(where, mean - error, mean + error, color=f"C{index}", alpha=0.18, lw=0)
+        axes.fill_between(where, mean - half, mean + half, color=f"C{index}", alpha=0.18, lw=0)
 
 
 def draw(measures: Measures, path: Path, title: str) -> None:
@@ -67,7 +68,7 @@ def draw(measures: Measures, path: Path, title: str) -> None:
     for index, arm in enumerate(measures.runs):
         for place, measure, marker in ((-0.12, "steps", "o"), (0.12, "tokens", "s")):
             mean = measures.of_arm(measure, arm)
-            axes.errorbar(index + place, mean.value, 0 if np.isnan(mean.error) else mean.error, fmt=marker, ms=5,
+            axes.errorbar(index + place, mean.value, np.nan_to_num(mean.half), fmt=marker, ms=5,
                           color=f"C{index}", capsize=3, mfc=f"C{index}" if measure == "steps" else "white")
     axes.set_xticks(range(len(measures.runs)), list(measures.runs), rotation=30, ha="right", fontsize=8)
     axes.set_title(f"accuracy at step {measures.step:.0f} (full) and at {measures.tokens / 1e6:.2f} M tokens (open)",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import scipy.stats
 
 from nft_jax.record import folder as record
 from nft_jax.record.folder import RunFolder
@@ -63,21 +64,36 @@ def at(run: pd.DataFrame, metric: str, place: float, axis: str = "step") -> floa
 
 @dataclass(frozen=True)
 class Mean:
-    """Mean over seeds and its standard error (NaN for a single seed)."""
+    """Mean over seeds, and half the width of its 95% interval by Student's t (NaN for a single seed)."""
     value: float
-    error: float
+    half: float
     count: int
 
     @classmethod
     def of(cls, values: pd.Series) -> Mean:
-        return cls(float(values.mean()), float(values.sem()), int(values.count()))
+        count = int(values.count())
+        return cls(float(values.mean()), float(values.sem()) * _quantile(count), count)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return self.value - self.half, self.value + self.half
+
+    def with_seeds(self, count: int) -> Mean:
+        """What `count` seeds would give, with the same mean and spread."""
+        error = self.half / _quantile(self.count) * math.sqrt(self.count / count)
+        return Mean(self.value, error * _quantile(count), count)
 
     def text(self, digits: int = 1, scale: float = 100.0, sign: bool = False) -> str:
-        """As a percentage (`scale` 100) with its error; "-" where nothing was measured."""
+        """As a percentage (`scale` 100) with half of its interval; "-" where nothing was measured."""
         if not self.count:
             return "-"
         value = f"{self.value * scale:{'+' if sign else ''}.{digits}f}"
-        return value if math.isnan(self.error) else f"{value} ± {self.error * scale:.{digits}f}"
+        return value if math.isnan(self.half) else f"{value} ± {self.half * scale:.{digits}f}"
+
+
+def _quantile(count: int) -> float:
+    """Standard errors in half of a 95% interval of `count` values; NaN for fewer than two."""
+    return float(scipy.stats.t.ppf(0.975, count - 1)) if count > 1 else math.nan
 
 
 @dataclass(frozen=True)
@@ -113,11 +129,11 @@ class Measures:
     def of_arm(self, measure: str, arm: str) -> Mean:
         return Mean.of(self.numbers.loc[arm][measure])
 
-    def paired(self, measure: str, arm: str, than: str, its: str = "") -> Mean:
-        """Differences by seed, `arm` less `than`, over the seeds that both have; `its`: another measure of `than`."""
+    def paired(self, measure: str, arm: str, than: str, its: str) -> Mean:
+        """Differences by seed, `measure` of `arm` less `its` (a measure too) of `than`, over the seeds of both."""
         if not {arm, than} <= set(self.runs):
             return Mean(math.nan, math.nan, 0)
-        return Mean.of(self.numbers.loc[arm][measure] - self.numbers.loc[than][its or measure])
+        return Mean.of(self.numbers.loc[arm][measure] - self.numbers.loc[than][its])
 
 
 def _numbers(run: pd.DataFrame, step: float, tokens: float) -> dict[str, float]:
@@ -146,7 +162,8 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def accuracy_table(measures: Measures, first: str = "arm") -> str:
-    """Accuracy in per cent, mean ± standard error over seeds: before, at equal steps, at equal generated tokens."""
+    """Accuracy in per cent: before, at equal steps, at equal generated tokens. Mean over seeds ± half of its 95%
+    interval."""
     rows = []
     for arm, runs in measures.runs.items():
         means = measures.numbers.loc[arm].mean()

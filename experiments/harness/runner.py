@@ -10,8 +10,6 @@ The life of a run here:
 
 A sweep can be killed at any moment: the same command goes on.
 """
-from __future__ import annotations
-
 import glob
 import json
 import os
@@ -31,7 +29,6 @@ from pathlib import Path
 from nft_jax.runtime.files import held
 from nft_jax.types import InputError
 
-Say = Callable[[str], None]
 POLL_SECONDS = 0.2              # between two looks at a folder that another process holds
 
 
@@ -77,7 +74,7 @@ class Place:
 def places(jobs: int) -> list[Place]:
     """`jobs` places, among which the cores or GPUs are divided evenly; 0: one on CPUs, one for every GPU.
 
-    Raises InputError for more places than cores or GPUs, and for several on a TPU.
+    Raises InputError for a number below 0, for more places than cores or GPUs, and for several on a TPU.
     """
     devices = _gpus()
     has_tpu = any(glob.glob(pattern) for pattern in ("/dev/accel*", "/dev/vfio/[0-9]*"))
@@ -88,7 +85,7 @@ def places(jobs: int) -> list[Place]:
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     available = devices or cores or list(range(os.cpu_count() or 1))
     count = jobs or len(devices) or 1
-    if count > len(available):
+    if not 0 < count <= len(available):
         raise InputError(f"jobs is {jobs}: this process may use {len(available)} {'GPUs' if devices else 'cores'}; "
                          f"use 1 to {len(available)}.")
     if count == 1:
@@ -113,7 +110,7 @@ def _gpus() -> list[str]:
     return [str(i) for i in range(sum(line.startswith("GPU ") for line in found.stdout.splitlines()))]
 
 
-def run_all(jobs: Sequence[Job], at: Sequence[Place], say: Say = print) -> list[Job]:
+def run_all(jobs: Sequence[Job], at: Sequence[Place], say: Callable[[str], None] = print) -> list[Job]:
     """Run what is not finished, in order. Returns the jobs that did not reach their end.
 
     SIGINT and SIGTERM go to the runs, which finish their step and save; nothing new starts.

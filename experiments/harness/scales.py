@@ -4,8 +4,6 @@
     gsm8k   `experiments.presets.gsm8k`, one accelerator
     7b      `experiments.presets.qwen2_5_math_7b`, the paper's setting
 """
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 from experiments.presets import QUICKSTART

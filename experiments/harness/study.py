@@ -1,32 +1,28 @@
 """A study: one result of the paper, as runs that differ in few fields, with claims to check.
 
-    python -m experiments.studies.main_table --scale nano --seeds 3    runs what is not finished, then reports
-    python -m experiments.studies.main_table --scale nano --draw       reports what is stored; no runs
-    python -m experiments.studies.main_table --scale 7b --dry-run      each arm's fields, the estimated hours; no runs
-
-From a declaration to a report:
-
 1. `Study.arms` names the arms and the fields that each of them sets.
 2. `experiments.sweep.plan` makes a run of every arm and seed, and `experiments.harness.runner` runs it.
 3. `report` writes NAME_SCALE.parquet (a row for every run and step), .png and .md to experiments/figures. With
    --arms they go to the folder of the runs.
 
-Exit status: 0; 1 when a run failed or a number is outside its claimed range; 2 for bad input.
+A run whose rows are in a table of experiments/figures is not made again, on whatever machine it ran. Remove the
+table to make its runs again.
+
+Exit status: 0; 1 when a run failed; 2 for bad input.
 """
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from experiments.harness.runner import places, run_all
 from experiments.harness.scales import SCALES
 from experiments.harness.variants import described, resolved
-from experiments.sweep import Planned, plan
+from experiments.sweep import Planned, plan, run_planned
 from nft_jax.config import Config
 from nft_jax.config.differences import SEEDS, differences
 from nft_jax.preflight.devices import Topology
@@ -39,7 +35,7 @@ if TYPE_CHECKING:
     from experiments.harness.results import Mean, Measures
 
 FIGURES = Path(__file__).parents[1] / "figures"
-COLUMNS = ("difference", "measured", "expected", "verdict")
+COLUMNS = ("difference", "measured", "seeds", "excludes 0", "expected", "verdict")
 MEASURED = {"steps": "accuracy at equal steps", "tokens": "accuracy at equal tokens",
             "entropy": "entropy at equal steps"}
 
@@ -50,22 +46,25 @@ class Claim:
 
     than: the other arm; "" compares the arm with its own start.
     measure: a key of MEASURED.
-    ranges: scale -> (lowest, highest), stated before the runs: points of accuracy (per cent), or nats of entropy.
-        Only where a result could fall outside; at other scales the difference is reported and not judged by a range.
-    source: where the range comes from.
+    expected: what the source says of the difference, stated before the runs; "" where it says nothing.
+    source: who says so, with the number.
+    paper: the paper's claim in words, for the table of its claims; "" where the paper does not make it.
     """
     arm: str
     than: str
     measure: str
+    expected: Literal["above", "below", "alike", ""] = ""
     source: str = ""
-    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    paper: str = ""
+
+    @property
+    def what(self) -> str:
+        return f"`{self.arm}` less {f'`{self.than}`' if self.than else 'its start'}, {MEASURED[self.measure]}"
 
     def of(self, measures: Measures) -> Mean:
         """The difference; its count is 0 where an arm was not run."""
-        if self.than:
-            return measures.paired(self.measure, self.arm, self.than)
-        return measures.paired(self.measure, self.arm, self.arm,
-                               "entropy start" if self.measure == "entropy" else "start")
+        start = "entropy start" if self.measure == "entropy" else "start"
+        return measures.paired(self.measure, self.arm, self.than or self.arm, self.measure if self.than else start)
 
 
 @dataclass(frozen=True)
@@ -105,8 +104,8 @@ class Options:
     """The base configuration: experiments/harness/scales.py."""
     seeds: int = 3
     """Seeds 0 .. SEEDS-1 of every arm."""
-    jobs: int | Literal["none"] = 0
-    """Runs side by side (0: one on CPUs, one for every GPU); none: start no run, report the finished ones."""
+    jobs: int = 0
+    """Runs side by side (0: one on CPUs, one for every GPU)."""
     arms: str = ""
     """Only these arms: A,B."""
     workdir: Path = Path("runs/study")
@@ -123,11 +122,9 @@ def main(study: Study, documentation: str, arguments: Sequence[str] | None = Non
         given = tyro.cli(Options, prog=f"python -m experiments.studies.{study.name}", args=arguments,
                          description=f"{documentation}\nThe paper: {study.paper}",
                          config=(tyro.conf.FlagCreatePairsOff,))
-        if given.seeds < 1 or (given.jobs != "none" and given.jobs < 0):
-            raise InputError(f"seeds is {given.seeds} and jobs is {given.jobs}: use seeds of 1 or more, and jobs of 0 "
-                             "or more, or none.")
         if given.draw:
-            return report(study, given.scale, stored(study, given.scale), FIGURES)
+            report(study, given.scale, stored(study, given.scale), FIGURES)
+            return 0
         scale = SCALES[given.scale]
         base = scale.config
         arms = study.arms_of(base, given.arms)
@@ -139,16 +136,22 @@ def main(study: Study, documentation: str, arguments: Sequence[str] | None = Non
         if given.dry_run:
             print(dry_run(given.scale, topology, base, planned))
             return 0
-        failed = []
-        if given.jobs != "none":
-            at = places(given.jobs)
-            print(f"{len(planned)} runs, {len(at)} at a time", flush=True)
-            failed = run_all([each.job for each in planned], at, lambda line: print(line, flush=True))
-        table, folder = collect(planned), given.workdir if given.arms else FIGURES
-        folder.mkdir(parents=True, exist_ok=True)
-        table.to_parquet(folder / f"{study.name}_{given.scale}.parquet", compression="zstd")
-        status = report(study, given.scale, table, folder)
-        return 1 if failed else status
+        known, folder = stored_runs(given.scale), given.workdir if given.arms else FIGURES
+        missing = [each for each in planned if _digest(each.folder.name) not in known]
+        print(f"{len(planned) - len(missing)} of {len(planned)} runs are in the tables of {FIGURES}")
+        all_ended = False
+        try:
+            all_ended = run_planned(missing, given.jobs)
+        finally:
+            # Also of a study that was stopped: its finished runs need not be made again.
+            done = [each for each in planned if each.finished or _digest(each.folder.name) in known]
+            if done:
+                table = collect(done, known)
+                folder.mkdir(parents=True, exist_ok=True)
+                table.to_parquet(folder / f"{study.name}_{given.scale}.parquet", compression="zstd")
+                report(study, given.scale, table, folder)
+                print(f"{len(done)} of {len(planned)} runs are in the table")
+        return 0 if all_ended else 1
 
 
 def run(study: Study, documentation: str) -> None:
@@ -179,15 +182,25 @@ def dry_run(scale: str, topology: Topology, base: Config, planned: Sequence[Plan
         f"estimate: {len(planned)} runs = {sum(hours[each.arm] for each in planned):,.1f} device-hours"])
 
 
-def collect(planned: Sequence[Planned]) -> pd.DataFrame:
-    """The tidy table of the finished runs. Raises InputError when there is none."""
+def stored_runs(scale: str) -> dict[str, pd.DataFrame]:
+    """Digest of a run -> its rows, of every run of this scale in the tables of `FIGURES`."""
+    import pandas as pd
+    tables = [pd.read_parquet(path) for path in sorted(FIGURES.glob(f"*_{scale}.parquet"))]
+    return {_digest(name): rows for table in tables for name, rows in table.groupby("run")}
+
+
+def _digest(run: str) -> str:
+    """What ends the name of a run: the hash of what it computes."""
+    return run.rpartition("-")[2]
+
+
+def collect(done: Sequence[Planned], known: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The tidy table of runs that are finished or known."""
+    import pandas as pd
+
     from experiments.harness.results import kept, read_run, tidy
-    runs = [(read_run(each.job.folder), {"arm": each.arm}) for each in planned if each.job.finished]
-    if not runs:
-        raise InputError(f"none of the {len(planned)} runs is finished, so there is nothing to draw: run the study.")
-    if len(runs) < len(planned):
-        print(f"{len(planned) - len(runs)} of {len(planned)} runs are not finished and are left out")
-    return kept(tidy(runs))
+    return pd.concat([kept(tidy([(read_run(each.folder), {"arm": each.arm})])) if each.finished
+                      else known[_digest(each.folder.name)].assign(arm=each.arm) for each in done], ignore_index=True)
 
 
 def stored(study: Study, scale: str) -> pd.DataFrame:
@@ -199,52 +212,80 @@ def stored(study: Study, scale: str) -> pd.DataFrame:
     return pd.read_parquet(path)
 
 
-def report(study: Study, scale: str, table: pd.DataFrame, folder: Path) -> int:
-    """Draws, prints and checks the results. Returns 1 when a number is outside its range, else 0."""
+def report(study: Study, scale: str, table: pd.DataFrame, folder: Path) -> None:
+    """Draws and prints the results, and writes NAME_SCALE.png and NAME_SCALE.md into `folder`."""
     from experiments.harness.plots import draw
+    from experiments.harness.results import Measures
+    path, title = folder / f"{study.name}_{scale}.png", f"{study.title} ({scale})"
+    draw(Measures.of(table), path, title)
+    text = page(study, scale, table)
+    path.with_suffix(".md").write_text(text)
+    print(text, end="")
+
+
+def page(study: Study, scale: str, table: pd.DataFrame) -> str:
+    """The table of accuracy and the table of claims, as Markdown."""
     from experiments.harness.results import Measures, accuracy_table, markdown
     measures = Measures.of(table)
-    path, title = folder / f"{study.name}_{scale}.png", f"{study.title} ({scale})"
-    draw(measures, path, title)
-    rows, outside = check(study, scale, measures)
     hours = measures.numbers["minutes"].sum() / 60
-    text = "\n\n".join([
-        f"# {title}",
+    return "\n\n".join([
+        f"# {study.title} ({scale})",
         accuracy_table(measures),
-        "Accuracy in per cent on held-out questions, mean ± standard error over seeds. Entropy in nats per token.\n"
+        "Accuracy in per cent on held-out questions, entropy in nats per token: mean over seeds, ± half of its 95% "
+        "interval\n(Student's t).\n"
         f"{len(measures.numbers)} runs, {hours:.1f} hours of training and evaluation in all.",
-        markdown(COLUMNS, rows),
-        f"Written by `python -m experiments.studies.{study.name} --scale {scale} --draw`."])
-    path.with_suffix(".md").write_text(text + "\n")
-    print(text)
-    return 1 if outside else 0
+        markdown(COLUMNS, [row(claim, claim.of(measures)) for claim in study.claims]),
+        "Differences are paired by seed. `experiments/harness/study.py` says what the verdicts mean.",
+        f"Written by `python -m experiments.studies.{study.name} --scale {scale} --draw`."]) + "\n"
 
 
-def check(study: Study, scale: str, measures: Measures) -> tuple[list[list[str]], bool]:
-    """A row of cells for every claim, and whether a number of an arm that was run is outside its range."""
-    rows, any_outside = [], False
-    for claim in study.claims:
-        mean = claim.of(measures)
-        what = f"`{claim.arm}` less {f'`{claim.than}`' if claim.than else 'its start'}, {MEASURED[claim.measure]}"
-        if not mean.count:
-            rows.append([what, "not measured", "", ""])
-            continue
-        value, number = (mean.value, mean.text(3, 1, sign=True) + " nats") if claim.measure == "entropy" else \
-                        (100 * mean.value, mean.text(sign=True) + " points")
-        if scale not in claim.ranges:
-            rows.append([what, number, claim.source, judged(mean)])
-            continue
-        low, high = claim.ranges[scale]
-        inside = low <= value <= high
-        any_outside |= not inside
-        rows.append([what, number, f"{low:g} to {high:g} ({claim.source})", "inside" if inside else "**outside**"])
-    return rows, any_outside
+# ---- claims --------------------------------------------------------------------------------------------------------
+
+# The smallest difference that matters: two points of accuracy, or a hundredth of a nat.
+MARGINS = {"steps": 0.02, "tokens": 0.02, "entropy": 0.01}
+MOST_SEEDS = 1000
 
 
-def judged(difference: Mean) -> str:
-    """Whether a difference is more than two standard errors. (Of three seeds: an interval of about 80%.)"""
-    if not difference.error > 0:
-        return "no standard error"
-    if abs(difference.value) <= 2 * difference.error:
-        return "within two standard errors"
-    return "higher" if difference.value > 0 else "lower"
+def row(claim: Claim, found: Mean) -> list[str]:
+    """The cells of a claim under `COLUMNS`."""
+    expected = ": ".join(part for part in (claim.expected, claim.source) if part)
+    if not found.count:
+        return [claim.what, "not measured", "0", "", expected, ""]
+    digits, scale, unit = (3, 1, "nats") if claim.measure == "entropy" else (1, 100, "points")
+    low, high = found.interval
+    excludes = "no interval" if found.count < 2 else "yes" if low > 0 or high < 0 else "no"
+    return [claim.what, f"{found.text(digits, scale, sign=True)} {unit}", str(found.count), excludes, expected,
+            judged(found, claim.expected, MARGINS[claim.measure])]
+
+
+def judged(found: Mean, expected: str, margin: float) -> str:
+    """What the 95% interval of a difference says of the claim.
+
+    above     seen: the interval is above 0. Not seen: it is below `margin`. (below: the mirror image.)
+    alike     seen: the interval is within ± `margin`. Not seen: it is outside.
+    nothing   higher, lower or alike, by the same intervals.
+
+    Else it cannot be told, and the verdict says how many seeds would tell if mean and spread stayed the same.
+    """
+    if verdict := _told(found, expected, margin):
+        return verdict
+    if found.count < 2:
+        return "cannot be told with 1 seed"
+    enough = next((seeds for seeds in range(found.count + 1, MOST_SEEDS + 1)
+                   if _told(found.with_seeds(seeds), expected, margin)), None)
+    return f"cannot be told with {found.count} seeds; {enough or f'more than {MOST_SEEDS}'} would tell"
+
+
+def _told(found: Mean, expected: str, margin: float) -> str | None:
+    """The verdict of `judged`; None where the interval leaves it open."""
+    if found.count < 2:
+        return None
+    low, high = found.interval
+    if expected == "below":
+        low, high = -high, -low
+    if expected in ("above", "below"):
+        return "seen" if low > 0 else "not seen" if high < margin else None
+    within = -margin < low and high < margin
+    if expected == "alike":
+        return "seen" if within else "not seen" if low > margin or high < -margin else None
+    return "higher" if low > 0 else "lower" if high < 0 else "alike" if within else None

@@ -1,6 +1,4 @@
 """Variants of a configuration: fields set by their dotted names, told apart, named, written as a command line."""
-from __future__ import annotations
-
 import hashlib
 import json
 import sys

@@ -4,8 +4,6 @@ A question names a length in characters, characters to use, a character to end w
 question of four a word to contain. Each rule gives a score in [0, 1]. The reward is their weighted
 sum; there is no gold answer.
 """
-from __future__ import annotations
-
 import random
 import re
 

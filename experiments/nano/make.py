@@ -10,8 +10,6 @@
 4. Write the model in Hugging Face layout, and train_log.jsonl: losses, then the held-out accuracy. README.md beside
    them is written by hand from the log; a test compares the two.
 """
-from __future__ import annotations
-
 import json
 import random
 import time

@@ -1,6 +1,4 @@
 """What the embedded model's other tasks share: question files, and the figure of a run. Imports no jax."""
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

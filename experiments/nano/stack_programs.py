@@ -5,8 +5,6 @@ A program is one line. A letter pushes an input, a digit pushes itself, + - * ta
 push one. A program is right when it leaves one value, the expected one, for every hidden test.
 `2*(a+b)-c` is `2ab+*c-`, or `ab+2*c-`: many programs are right, so tests decide and not a string.
 """
-from __future__ import annotations
-
 import hashlib
 import json
 import random

@@ -1,6 +1,4 @@
 """A supervised warm-up of the embedded model on a task that it has not seen."""
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial

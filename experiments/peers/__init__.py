@@ -4,7 +4,6 @@
     hf           transformers' `generate`, and a plain torch training loop
     trl_grpo     TRL's GRPOTrainer, end to end
     tunix        Tunix's sampler
-    alternate    runs several commands in turn, pinned alike, into one file of JSON lines
 
 Each library has a virtual environment of its own, because their pins contradict each other:
 

@@ -1,8 +1,6 @@
 """transformers' `generate` (dynamic cache, sdpa attention) and a plain torch training loop, on the benchmark's
 workloads. `--bucket` (train_var): sequences sorted by length, every micro-batch cut to its longest.
 """
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

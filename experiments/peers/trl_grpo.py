@@ -4,8 +4,6 @@ beta 0, num_iterations 1, and all micro-batches of a generation batch accumulate
 step: TRL then skips the forward pass for old log-probs. No bfloat16, and no gradient checkpointing
 (TRL's default).
 """
-from __future__ import annotations
-
 import os
 import tempfile
 from itertools import pairwise

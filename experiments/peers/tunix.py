@@ -1,6 +1,4 @@
 """Sampling by Tunix (google-tunix): tunix.generate.sampler.Sampler on its Qwen2 model with random weights."""
-from __future__ import annotations
-
 import importlib.metadata
 import os
 

@@ -15,9 +15,8 @@ STUDY = Study(
         "negatives only": {"objective": "nft", "loss.pos_weight": 0.0},
     },
     claims=(
-        Claim("1", "0", "steps", "NFT above RFT", {"nano": (-1, 20), "gsm8k": (-1, 20), "7b": (0, 10)}),
-        Claim("1", "0", "entropy", "negatives keep the entropy up",
-              {"nano": (0, 3), "gsm8k": (0, 3), "7b": (0, 3)}),
+        Claim("1", "0", "steps", "above", "NFT above RFT"),
+        Claim("1", "0", "entropy", "above", "negatives keep the entropy up", paper="negatives keep the entropy up"),
         Claim("1", "negatives only", "steps"),
     ),
 )

@@ -11,9 +11,9 @@ STUDY = Study(
     paper="section 5: omega(q) = 1-r and sqrt((1-r)/r) are alike, and both are above 1.",
     arms={name: {"objective": "nft", "loss.prompt_weight": name} for name in ("1", "1-r", "sqrt", "maxrl")},
     claims=(
-        Claim("1-r", "1", "steps", "1-r above 1", {"nano": (-2, 15), "gsm8k": (-2, 10), "7b": (0, 5)}),
-        Claim("sqrt", "1", "steps", "sqrt above 1", {"nano": (-2, 15), "gsm8k": (-2, 10), "7b": (0, 5)}),
-        Claim("sqrt", "1-r", "steps", "alike", {"gsm8k": (-3, 3), "7b": (-2, 2)}),
+        Claim("1-r", "1", "steps", "above", "1-r above 1", paper="omega = 1-r is above 1"),
+        Claim("sqrt", "1", "steps", "above", "sqrt above 1", paper="omega = sqrt((1-r)/r) is above 1"),
+        Claim("sqrt", "1-r", "steps", "alike", paper="the two are alike"),
     ),
 )
 

@@ -11,8 +11,8 @@ STUDY = Study(
           "leaves every range.",
     arms={name: {"objective": "nft", "loss.ratio": name} for name in ("token", "sequence", "sequence_mean")},
     claims=(
-        Claim("token", "", "steps", "its default learns", {"nano": (3, 60), "gsm8k": (1, 40), "7b": (15, 40)}),
-        Claim("token", "sequence", "steps", "tokens, for stability", {"gsm8k": (-3, 40), "7b": (0, 40)}),
+        Claim("token", "", "steps", "above", "its default learns"),
+        Claim("token", "sequence", "steps", "above", "tokens, for stability"),
     ),
 )
 

@@ -16,9 +16,8 @@ STUDY = Study(
     },
     claims=(
         Claim("rft 1-r", "rft 1", "tokens"),
-        Claim("nft", "rft 1-r", "tokens", "negatives help beyond the weight",
-              {"nano": (-1, 20), "gsm8k": (-1, 20), "7b": (0, 10)}),
-        Claim("nft", "rft 1", "tokens", "table 1: +3.4", {"nano": (-1, 20), "gsm8k": (-1, 20), "7b": (0, 10)}),
+        Claim("nft", "rft 1-r", "tokens", "above", "negatives help beyond the weight"),
+        Claim("nft", "rft 1", "tokens", "above", "table 1: +3.4"),
     ),
 )
 

@@ -7,8 +7,6 @@ The coefficient is c = -d(token loss) / d(log-prob), by autodiff in float64, wit
 defaults. The token is a one-token answer with ratio R = pi / pi_old, from a group of K answers of
 which a share r is right. The other answers' ratios are 1 (dpo looks at them). Reductions are left out.
 """
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -26,13 +26,10 @@ REWARDS = {
 def claims(objective: str) -> tuple[Claim, ...]:
     true, random, box = (f"{objective} {name}" for name in REWARDS)
     return (
-        Claim(true, "", "steps", "the true reward teaches", {"nano": (3, 60), "gsm8k": (1, 40), "7b": (10, 40)}),
-        Claim(random, true, "steps", "random rewards do not",
-              {"nano": (-70, -2), "gsm8k": (-60, -1), "7b": (-60, -3)}),
-        Claim(random, "", "steps", "arXiv 2506.10947: Qwen2.5-Math gains up to 21, other models nothing",
-              {"nano": (-40, 3), "gsm8k": (-40, 5), "7b": (-40, 25)}),
-        Claim(box, true, "steps", "a format is not an answer",
-              {"nano": (-70, -2), "gsm8k": (-60, 1), "7b": (-60, -1)}),
+        Claim(true, "", "steps", "above", "the true reward teaches"),
+        Claim(random, true, "steps", "below", "random rewards do not"),
+        Claim(random, "", "steps", "", "arXiv 2506.10947: Qwen2.5-Math gains up to 21, other models nothing"),
+        Claim(box, true, "steps", "below", "a format is not an answer"),
         Claim(box, "", "steps"),
     )
 

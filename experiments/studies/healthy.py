@@ -5,8 +5,6 @@
 Both are drawn from the main table's runs, in figures/main_table_nano.parquet
 (`python -m experiments.studies.main_table --scale nano`).
 """
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

@@ -6,13 +6,13 @@ STUDY = Study(
     title="Four times as long",
     paper="figure of the validation accuracy: the methods coincide for some 500 optimizer updates, then RFT falls "
           "behind.",
-    arms={name: {"objective": name, "steps": lambda base: 4 * base.steps} for name in ("nft", "rft", "grpo")},
+    arms={name: {"objective": name, "steps": lambda base: 4 * base.steps}
+          for name in ("nft", "rft", "grpo", "dr_grpo", "dapo", "dpo")},
     claims=(
-        Claim("nft", "rft", "steps"),
-        Claim("nft", "rft", "tokens", "figure: RFT falls behind after some 500 updates; table 1: +3.4",
-              {"nano": (0, 20), "gsm8k": (0, 20), "7b": (0, 10)}),
-        Claim("nft", "rft", "entropy", "figure: entropy falls under RFT, rises under NFT",
-              {"nano": (0, 3), "gsm8k": (0, 3), "7b": (0, 3)}),
+        Claim("nft", "rft", "steps", "above", "figure: RFT falls behind after some 500 updates"),
+        Claim("nft", "rft", "tokens", "above", "table 1: +3.4", paper="after 500 updates RFT falls behind NFT"),
+        Claim("nft", "grpo", "tokens", "above", "table 1: +2.2"),
+        Claim("nft", "rft", "entropy", "above", "figure: entropy falls under RFT, rises under NFT"),
     ),
 )
 

@@ -2,8 +2,6 @@
 
     python -m experiments.tables.meshes        a minute on CPU cores; no weights, no network; TPU rows take libtpu
 """
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

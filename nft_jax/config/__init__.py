@@ -2,8 +2,6 @@
 
 The string under a field is its help on the command line. Batch sizes are global (over all devices and hosts).
 Values that contradict each other are refused in `__post_init__`, before anything heavy starts."""
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, field
 from typing import Literal, get_args
 

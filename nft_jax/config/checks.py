@@ -1,6 +1,4 @@
 """How a setting is refused."""
-from __future__ import annotations
-
 from operator import attrgetter
 
 from nft_jax.types import InputError
@@ -17,10 +15,13 @@ class Checked:
     stands for a command line whose flags have no section (--top-p)."""
     prefix = ""
 
+    def written(self, name: str) -> str:
+        """The field `name` as the user writes it."""
+        return f"--{name.replace('_', '-')}" if self.prefix == "--" else self.prefix + name
+
     def require(self, holds: bool, name: str, remedy: str) -> None:
         """Raises InputError for the field `name` ("room.field" in a room of these settings) unless it holds."""
-        shown = f"--{name.replace('_', '-')}" if self.prefix == "--" else self.prefix + name
-        require(holds, shown, attrgetter(name)(self), remedy)
+        require(holds, self.written(name), attrgetter(name)(self), remedy)
 
     def require_least(self, least: float, *names: str) -> None:
         """Raises InputError for the first of these fields that is less."""

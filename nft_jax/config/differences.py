@@ -1,7 +1,6 @@
 """In which settings runs differ, and in which of them they may."""
-from __future__ import annotations
-
-from collections.abc import Collection, Mapping
+import json
+from collections.abc import Collection, Mapping, Sequence
 
 # A name here is a field, or a room with all its fields: "mesh" stands for mesh.data, mesh.fsdp and the others.
 
@@ -10,8 +9,9 @@ MAY_CHANGE = ("name", "workdir", "steps", "writers", "mesh", "policy.attention",
               "rollout.block_size", "batch.rows_per_micro_batch", "verifier.workers", "guard")
 # Beside `steps`, none of them makes another experiment.
 NO_EXPERIMENT = tuple(name for name in MAY_CHANGE if name != "steps")
-# Runs that differ in nothing but these and NO_EXPERIMENT are seeds of one experiment.
+# Runs that differ in nothing but these and NO_EXPERIMENT (so in SAME) are seeds of one experiment.
 SEEDS = ("seed", "data.seed")
+SAME = (*NO_EXPERIMENT, *SEEDS)
 # Fields that older versions had, in the config.json of their runs: dotted name -> (the value that is all there is
 # today, what to do about a run with another one).
 REMOVED: dict[str, tuple[object, str]] = {
@@ -50,3 +50,27 @@ def differences(*settings: Mapping, ignore: Collection[str] = ()) -> dict[str, t
     every = [without(one, ignore) for one in settings]
     found = {name: tuple(one.get(name, MISSING) for one in every) for one in every for name in one}
     return {name: values for name, values in found.items() if any(value != values[0] for value in values)}
+
+
+def experiments_of(settings: Sequence[Mapping]) -> list[tuple[str, list[int]]]:
+    """The experiments among flat settings: the name of each, and the indices of its seeds, in the order of the first.
+
+    The fewest fields that tell the experiments apart make the names, the most telling field first."""
+    groups: dict[str, list[int]] = {}
+    for index, one in enumerate(settings):
+        groups.setdefault(json.dumps(without(one, SAME), sort_keys=True), []).append(index)
+    firsts = [settings[members[0]] for members in groups.values()]
+    if len(firsts) == 1:
+        return [(str(firsts[0]["name"]), *groups.values())]
+    left, chosen = list(differences(*firsts, ignore=SAME)), []
+
+    def told_apart(names: list[str]) -> int:
+        return len({json.dumps([first.get(name) for name in names]) for first in firsts})
+
+    while told_apart(chosen) < len(firsts):
+        best = max(left, key=lambda name: told_apart([*chosen, name]))       # the first of equals
+        chosen.append(best)
+        left.remove(best)
+    names = [", ".join(str(first.get(name)) if name == "objective" else f"{name.rpartition('.')[2]} {first.get(name)}"
+                       for name in chosen) for first in firsts]
+    return list(zip(names, groups.values(), strict=True))

@@ -6,8 +6,6 @@
         RolloutConfig       answers to train on
         AnswerConfig        answers without training
 """
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

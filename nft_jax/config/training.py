@@ -1,6 +1,4 @@
 """Settings of the updates: the model, the loss and its terms, batches, the optimizer, the device mesh."""
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Literal

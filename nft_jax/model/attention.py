@@ -3,8 +3,6 @@
 Arrays are head-major: [batch, kv_heads, sequence, head_dim]. XLA multiplies this layout 4 to 5
 times faster on CPU than sequence-major, and a decode step updates it in one slice.
 """
-from __future__ import annotations
-
 import math
 
 import jax

@@ -9,8 +9,6 @@
 Shape suffixes: B batch, S slots, T tokens, C cache, D hidden, F feed-forward, H heads, K kv heads,
 G queries per kv head, V vocabulary, E head dimension.
 """
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 

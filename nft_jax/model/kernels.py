@@ -1,12 +1,11 @@
 """Attention kernels of accelerators, and the choice among them. Neither writes the scores [T, S] to memory."""
-from __future__ import annotations
-
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
-from nft_jax.model.config import Attention
+from nft_jax.model.config import Attention, Compute, ModelConfig
 from nft_jax.types import InputError
 
 LANES = 128                     # lengths and head sizes of the TPU kernel are multiples of it
@@ -36,6 +35,12 @@ def choose_attention(requested: str, platform: str, dtype: str, head_dim: int, *
     if requested == kernel:
         raise InputError(f"policy.attention is {requested!r}, which cannot run here ({problem}): use auto or xla.")
     return "xla", f"cuDNN cannot: {problem}"
+
+
+def compute_on(mesh: Mesh, dtype: str, model: ModelConfig) -> Compute:
+    """How `model` is computed in `dtype` on the mesh: with the kernel of its platform, where that can run."""
+    attention, _ = choose_attention("auto", mesh.devices.flat[0].platform, dtype, model.head_dim)
+    return Compute(dtype, attention=attention, mesh=mesh)
 
 
 def no_such_type(dtype: str) -> str | None:

@@ -6,8 +6,6 @@ The parameters are one plain dict of float32 arrays:
 
 Arrays of a layer are stacked over the layers on a leading axis. A tied model has no "head".
 """
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal

@@ -7,8 +7,6 @@
 All three are written out because XLA, left alone, gathers queries and weights that it need not.
 Without a mesh, and on one device, they do nothing.
 """
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

@@ -4,8 +4,6 @@ Such an objective has a name with a colon, which stands in the run's config.json
 "file.py:function", or, of a function given to `nft_jax.train`, its module and name, such as "__main__:my_loss".
 The run's folder keeps its source in objective.py, and the run goes on with the same source only.
 """
-from __future__ import annotations
-
 import functools
 import hashlib
 import inspect

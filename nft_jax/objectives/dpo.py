@@ -1,6 +1,4 @@
 """Iterative DPO: a token loss that compares the answers of a group. Notation as in `nft_jax.objectives.registry`."""
-from __future__ import annotations
-
 import jax.numpy as jnp
 
 from nft_jax.objectives.ratios import answer_sums, group_softmax, log_ratio

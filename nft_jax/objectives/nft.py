@@ -7,8 +7,6 @@
 
 Notation as in `nft_jax.objectives.registry`. log R = min(logp - old, 10) of a token unless said otherwise.
 """
-from __future__ import annotations
-
 import math
 
 import jax.numpy as jnp

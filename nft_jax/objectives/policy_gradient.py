@@ -2,8 +2,6 @@
 
 R = exp(min(logp - old, 10)) of a token unless said otherwise, so its derivative is 0 where logp - old > 10.
 """
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient

@@ -1,6 +1,4 @@
 """The pieces of token losses. Notation as in `nft_jax.objectives.registry`."""
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

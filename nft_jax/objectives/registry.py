@@ -11,8 +11,6 @@
 Notation: s = reward of the answer, r = group accuracy, R = exp(logprobs - old_logprobs),
 c = -dloss/dlogprob, the coefficient on grad log pi in the direction of ascent.
 """
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, get_args

@@ -10,8 +10,6 @@ mismatch. `TermsConfig` says which are on.
    and is reduced like the objective's loss (`token_weights`).
 4. `tally_terms`, `summarise_terms` and `answer_terms` are the metrics.
 """
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any, Literal

@@ -6,8 +6,6 @@ EXPERIMENT is a preset's name, or "package.module:NAME" or "file.py:NAME" of a C
 of the run is compiled ahead of time on abstract arrays; no weights, data or tokenizer are read.
 Exit status 2: it does not fit.
 """
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from typing import Annotated, NamedTuple

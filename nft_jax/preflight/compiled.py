@@ -1,6 +1,4 @@
 """Compiling the programs of a run, and reading what XLA says of each."""
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -9,7 +7,7 @@ from functools import partial
 
 import jax
 
-from nft_jax.preflight.hlo import Transfer, collectives
+from nft_jax.preflight.hlo import collectives
 from nft_jax.runtime.compilation import Program, compile_all
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -21,13 +19,9 @@ class Compiled:
     arguments: int
     temporaries: int
     results: int                      # that do not take over an argument's memory
-    transfers: list[Transfer]
+    received: int                     # in the collectives of one call
     seconds: float                    # of the compiler
     refusal: str = ""                 # the compiler's words when the program does not fit; the sizes are then 0
-
-    @property
-    def received(self) -> int:
-        return sum(transfer.bytes for transfer in self.transfers)
 
 
 def compile_programs(programs: Sequence[Program], devices: int,
@@ -49,11 +43,11 @@ def _compile(devices: int, lowered: jax.stages.Lowered) -> Compiled:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         words = str(error).splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")
-        return Compiled(0, 0, 0, [], time.perf_counter() - started, words[:200])
+        return Compiled(0, 0, 0, 0, time.perf_counter() - started, words[:200])
     seconds, memory = time.perf_counter() - started, compiled.memory_analysis()
     return Compiled(memory.argument_size_in_bytes, memory.temp_size_in_bytes,
                     memory.output_size_in_bytes - memory.alias_size_in_bytes,
-                    collectives(compiled.as_text(), devices), seconds)
+                    collectives(compiled.as_text(), devices).total(), seconds)
 
 
 def demanded(refusal: str) -> float | None:

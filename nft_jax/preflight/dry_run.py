@@ -1,6 +1,4 @@
 """What a run will do and need, told before it starts: `--dry-run`. Arithmetic alone; no device is asked."""
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 

@@ -1,10 +1,7 @@
 """What the devices send each other, read from the text of a compiled program."""
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 
@@ -19,15 +16,9 @@ BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}|(?:true|false)_computati
 BRANCH = re.compile(r"[^\s,%]+")
 
 
-class Transfer(NamedTuple):
-    """A kind of collective in one call of a program."""
-    kind: str
-    count: int                        # executions
-    bytes: int                        # that each device receives
-
-
-def collectives(text: str, devices: int) -> list[Transfer]:
-    """The collectives of one call, by kind. `text`: `compiled.as_text()` of a program over `devices` devices.
+def collectives(text: str, devices: int) -> Counter[str]:
+    """Bytes that each device receives in one call, by kind of collective. `text`: `compiled.as_text()` of a program
+    over `devices` devices.
 
     Bytes are counted as if each member of a group sent its part to every other once (`_received`). A loop
     counts as often as it runs, or once where the text does not say (the walk over micro-batches). Of a
@@ -35,7 +26,7 @@ def collectives(text: str, devices: int) -> list[Transfer]:
     """
     computations, entry = _computations(text)
 
-    def walk(name: str, times: int, scope: str, seen: set) -> Iterator[Transfer]:
+    def walk(name: str, times: int, scope: str, seen: set) -> Iterator[tuple[str, int]]:
         for line in computations.get(name, ()):
             match = COLLECTIVE.search(line)
             if match:
@@ -45,7 +36,7 @@ def collectives(text: str, devices: int) -> list[Transfer]:
                 identity = (scope, kind, size, _group(r"channel_id=(\d+)", line))
                 if identity not in seen:
                     seen.add(identity)
-                    yield Transfer(kind, times, times * size)
+                    yield kind, times * size
             if " while(" in line:
                 body = _group(r"body=%?([^\s,)]+)", line)
                 yield from walk(body, times * _trip_count(line, computations), body, seen)
@@ -54,13 +45,12 @@ def collectives(text: str, devices: int) -> list[Transfer]:
                     yield from walk(called, times, scope, seen)
                 names = BRANCH.findall(" ".join(map(" ".join, BRANCHES.findall(line))))
                 branches = [list(walk(branch, times, scope, set(seen))) for branch in names]
-                yield from max(branches, key=lambda found: sum(transfer.bytes for transfer in found), default=())
+                yield from max(branches, key=lambda found: sum(size for _, size in found), default=())
 
-    counts, sizes = Counter(), Counter()
-    for transfer in walk(entry, 1, entry, set()):
-        counts[transfer.kind] += transfer.count
-        sizes[transfer.kind] += transfer.bytes
-    return [Transfer(kind, counts[kind], sizes[kind]) for kind in sorted(counts)]
+    received: Counter[str] = Counter()
+    for kind, size in walk(entry, 1, entry, set()):
+        received[kind] += size
+    return received
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:

@@ -4,8 +4,6 @@ It stands in for the compiler where the devices are GPUs, and tells how the temp
 grow with rows and slots. Arrays that stay on the devices are counted exactly, as the bytes of their shards.
 Temporaries are a model: a test holds it within a factor of `FACTOR` of XLA's own numbers.
 """
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -4,8 +4,6 @@
 2. `preflight` compiles each kind of program in its largest variant, which gives a `Line` for each.
 3. The largest micro-batch and the most slots that fit are found from the lines and the memory model.
 """
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable
@@ -30,19 +28,13 @@ SLOTS = ("empty cache", "prefill", "admit", "decode", "decode, truncated", "grow
 UNSIZED = ("cast",)
 
 
-@dataclass(frozen=True)
-class Line:
-    """One kind of program in its largest variant: bytes on one device, operations of one call, seconds to compile."""
+@dataclass(frozen=True, kw_only=True)
+class Line(Compiled):
+    """One kind of program in its largest variant. Temporaries may be of the memory model (`_line`)."""
     kind: str
     variants: int                     # that the run compiles: lengths of rows, prompts and rings
     beside: float                     # on the device but no argument: the train state while answers are sampled
-    arguments: int
-    temporaries: float
-    results: int
-    flops: float
-    received: int
-    seconds: float
-    refusal: str                      # the compiler's words where the program does not fit
+    flops: float                      # operations of one call
 
     @property
     def peak(self) -> float:
@@ -134,8 +126,8 @@ def _line(sketch: Sketch, kind: str, variants: int, operations: float, compiled:
         temporaries = modelled
     else:
         temporaries = compiled.temporaries
-    return Line(kind, variants, sketch.memory.beside(kind), compiled.arguments, temporaries, compiled.results,
-                operations, compiled.received, compiled.seconds, compiled.refusal)
+    return Line(**vars(compiled) | {"temporaries": temporaries}, kind=kind, variants=variants,
+                beside=sketch.memory.beside(kind), flops=operations)
 
 
 def calibrated(split: Split, temporaries: float, count: int) -> Split:

@@ -1,6 +1,4 @@
 """The report of preflight as it is printed: the run, a table of its programs, the verdict, and estimated times."""
-from __future__ import annotations
-
 from io import StringIO
 
 from rich.console import Console

@@ -5,8 +5,6 @@
 3. the folder gets the step's name, and only then are old checkpoints deleted.
 
 The state may be any tree that has `.params`."""
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

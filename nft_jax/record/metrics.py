@@ -1,8 +1,6 @@
 """Metrics: what groups of judged answers say, and how the rows of a run are written, read and drawn.
 
 A row is the metrics of one step. It goes to metrics.jsonl, the record, and to the trackers of `config.writers`."""
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter
@@ -16,14 +14,6 @@ from nft_jax.record.trackers import Mirror, open_writers
 from nft_jax.runtime.files import replaced
 from nft_jax.runtime.writing import Writing, append
 from nft_jax.types import OUTCOMES, Group
-
-# Metrics that differ between two runs of the same configuration.
-NOT_REPRODUCIBLE = ("seconds/", "tokens_per_second/", "memory/", "compiles")
-
-
-def comparable(row: dict) -> dict:
-    """A row without times, speeds, memory and compilations. An exact resume reproduces the rest bit for bit."""
-    return {key: value for key, value in row.items() if not key.startswith(NOT_REPRODUCIBLE)}
 
 
 def _mean(values: Iterable[float]) -> float | None:

@@ -7,8 +7,6 @@
 The finished table carries its settings in its metadata. Made again with the same settings it is
 left alone; with other settings it is refused, and so are its parts. The same command ends with the
 same bytes, however often it was killed."""
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence

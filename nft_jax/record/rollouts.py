@@ -1,8 +1,6 @@
 """Judged groups as a table with one row per answer: the format of rollouts/*.parquet, and of a checkpoint's groups.
 
 Nothing is rounded, so a group is read back as it was written."""
-from __future__ import annotations
-
 import io
 from collections.abc import Iterable, Sequence
 from itertools import groupby

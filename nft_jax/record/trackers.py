@@ -4,8 +4,6 @@
 2. `open_writers` opens the writers of a run; only then are their packages imported.
 3. `Mirror` hands rows to a writer in a thread, so a tracker's server may be away without costing
    the run anything."""
-from __future__ import annotations
-
 import json
 import os
 import secrets
@@ -13,11 +11,13 @@ import socket
 import struct
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from nft_jax.config import Config
@@ -51,86 +51,62 @@ def require_writers(names: Iterable[str]) -> None:
 def open_writers(folder: Path, last_step: int, rows: Sequence[dict], config: Config) -> list[Writer]:
     """The writers that `config` names, for the run in `folder`. The run's next step is `last_step` + 1. `rows`
     are the rows of its metrics.jsonl so far."""
-    return [TensorBoard(folder, last_step) if name == "tensorboard" else OPEN[name](folder, rows, config)
+    return [TensorBoard(folder, last_step) if name == "tensorboard" else Tracker(name, folder, rows, config)
             for name in config.writers]
 
 
 class Mirror:
     """A Writer that never fails and never waits: a thread hands the rows to `writer`.
 
-    Rows that `writer` refuses are tried again every `pause` seconds. At most MIRRORED_ROWS rows
-    wait; the oldest of more are dropped and counted. `say` gets a line when the writer begins to
-    fail, when it recovers, and at the end the number of rows that it never took."""
+    Rows that `writer` refuses are tried again every `pause` seconds. At most MIRRORED_ROWS rows wait; the oldest of
+    more are dropped. `say` gets a line when the writer begins to fail, when it recovers, and at the end the number of
+    rows that it never took: `given` less `taken`."""
 
     def __init__(self, writer: Writer, name: str, say: Callable[[str], None], pause: float = 10.0):
         self._writer, self._name, self._say, self._pause = writer, name, say, pause
-        self._rows: deque[tuple[int, dict]] = deque()
-        self._dropped, self._failing, self._closing = 0, "", False
-        self._changed = threading.Condition()           # of `_rows` and `_closing`
+        self._rows: SimpleQueue[tuple[int, dict] | None] = SimpleQueue()         # None: the run has ended
+        self.given, self.taken, self._failing = 0, 0, ""
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name=f"nft-{name}", daemon=True)
         self._thread.start()
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        with self._changed:
-            self._rows.append((step, metrics))
-            if len(self._rows) > MIRRORED_ROWS:
-                self._rows.popleft()
-                self._dropped += 1
-            self._changed.notify_all()
+        self.given += 1
+        if self._rows.qsize() >= MIRRORED_ROWS:
+            with suppress(Empty):
+                self._rows.get_nowait()
+        self._rows.put((step, metrics))
 
-    # Both broad excepts below are deliberate. A tracker's package raises whatever its server, its
-    # network and its own mistakes bring; `_fails` reports the error, and `close` counts the rows.
     def _work(self) -> None:
-        while row := self._next():
+        while (row := self._rows.get()) is not None and self._succeeds(self._writer.write, *row):
+            self.taken += 1
+        self._succeeds(self._writer.close)
+
+    def _succeeds(self, call: Callable, *arguments) -> bool:
+        """Calls again and again until that succeeds. False if it fails while the run ends."""
+        while True:
             try:
-                self._writer.write(*row)
+                call(*arguments)
+            # A tracker's package raises whatever its server, its network and its own mistakes bring.
             except Exception as error:
-                if self._fails(error):
-                    break
-                continue
-            with self._changed:
-                if self._rows[0] is row:
-                    self._rows.popleft()
-                self._changed.notify_all()
-            if self._failing:
-                self._say(f"{self._name}: takes metrics again")
-                self._failing = ""
-        try:
-            self._writer.close()
-        except Exception as error:
-            self._fails(error)
-
-    def _next(self) -> tuple[int, dict] | None:
-        """Waits for a row and returns the oldest; None at the end of the run."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._rows or self._closing)
-            return self._rows[0] if self._rows else None
-
-    def _fails(self, error: Exception) -> bool:
-        """Reports the first error of several in a row, then waits `pause` seconds. Returns True
-        when the run ends."""
-        if not self._failing:
-            self._say(f"{self._name}: does not take metrics ({reason(error)}). They are kept and tried again; the run "
-                      "goes on, and metrics.jsonl has them")
-        self._failing = reason(error)
-        with self._changed:
-            if self._closing:
+                if not self._failing:
+                    self._say(f"{self._name}: does not take metrics ({reason(error)}). They are kept and tried again; "
+                              "the run goes on, and metrics.jsonl has them")
+                self._failing = reason(error)
+                if self._closing.wait(self._pause):
+                    return False
+            else:
+                if self._failing:
+                    self._say(f"{self._name}: takes metrics again")
+                    self._failing = ""
                 return True
-            self._changed.wait_for(lambda: self._closing, self._pause)
-            return False
-
-    def flush(self, seconds: float = CLOSE_SECONDS) -> bool:
-        """Waits at most `seconds` until no row waits. Returns whether none does."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._rows, seconds)
 
     def close(self) -> None:
         """Waits at most CLOSE_SECONDS for the waiting rows, and reports how many were not taken."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
+        self._closing.set()
+        self._rows.put(None)
         self._thread.join(CLOSE_SECONDS)
-        left = len(self._rows) + self._dropped
+        left = self.given - self.taken
         if left or self._thread.is_alive():
             self._say(f"{self._name}: {left} rows were not taken ({self._failing or 'it does not answer'}); "
                       "metrics.jsonl has them")
@@ -169,68 +145,42 @@ class TensorBoard:
         """Does nothing: every event is on disk already."""
 
 
-class WeightsAndBiases:
-    """A run of wandb. Its id is kept in the run folder (`wandb.json`), so a continued run continues it there.
+class Tracker:
+    """A run of wandb or trackio. PACKAGE.json in the run folder has its id, so a continued run continues it there.
 
-    Steps that the server has are not sent again: wandb would keep the numbers of the first time.
-    Steps of `rows` that the server lacks are sent at the start. Offline there is no server to ask,
-    so the newest of wandb's files has every row. `--fresh` removes the id."""
+    No step is sent twice: wandb would keep the numbers of the first time. wandb's server knows the steps that it
+    has. Offline there is no server to ask, so the newest of wandb's files has every row. trackio knows a run by its
+    name alone, so the id is a part of it, and PACKAGE.json has the last step sent too. trackio stores rows every
+    half second: a kill in between loses the last ones. Steps of `rows` that the tracker lacks are sent at the start.
+    `--fresh` removes the file."""
 
-    def __init__(self, folder: Path, rows: Sequence[dict], config: Config):
-        known = _remembered(folder / "wandb.json")
-        self._run = _start("wandb", config, name=config.name, id=known["id"], dir=str(folder), allow_val_change=True)
-        self._next = self._run.step
-        _send(self, rows)
+    def __init__(self, package: str, folder: Path, rows: Sequence[dict], config: Config):
+        self._path = folder / f"{package}.json"
+        known = json.loads(self._path.read_text()) if self._path.exists() else {"id": secrets.token_hex(4), "sent": -1}
+        self._id, self._sent = known["id"], known.get("sent", -1)
+        self._remember()
+        if package == "wandb":
+            self._run = _start("wandb", config, name=config.name, id=self._id, dir=str(folder), allow_val_change=True)
+            # Without commit a row waits for the next one.
+            self._sent, self._log = self._run.step - 1, partial(self._run.log, commit=True)
+        else:
+            self._run = _start(package, config, name=f"{config.name}-{self._id}")
+            self._log = self._run.log
+        for row in rows:
+            self.write(row["step"], {key: value for key, value in row.items() if key != "step" and value is not None})
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        if step >= self._next:
-            self._run.log(metrics, step=step, commit=True)         # without commit the row waits for the next one
+        if step > self._sent:
+            self._log(metrics, step=step)
+            self._sent = step
+            self._remember()
+
+    def _remember(self) -> None:
+        with replaced(self._path) as temporary:
+            temporary.write_text(json.dumps({"id": self._id, "sent": self._sent}) + "\n")
 
     def close(self) -> None:
         self._run.finish()
-
-
-class Trackio:
-    """A run of trackio. trackio knows a run by its name: the configuration's name, followed by an id.
-
-    The run folder keeps the id and the last step sent (`trackio.json`), so a continued run continues it there. No
-    step is sent twice. Steps of `rows` after the last one sent are sent at the start. trackio stores rows every
-    half second: a kill in between loses the last ones. `--fresh` removes the file."""
-
-    def __init__(self, folder: Path, rows: Sequence[dict], config: Config):
-        self._path = folder / "trackio.json"
-        self._known = _remembered(self._path, sent=-1)
-        self._run = _start("trackio", config, name=f"{config.name}-{self._known['id']}")
-        _send(self, rows)
-
-    def write(self, step: int, metrics: dict[str, float]) -> None:
-        if step > self._known["sent"]:
-            self._run.log(metrics, step=step)
-            self._known["sent"] = step
-            _remember(self._path, self._known)
-
-    def close(self) -> None:
-        self._run.finish()
-
-
-OPEN = {"wandb": WeightsAndBiases, "trackio": Trackio}
-
-
-def _remembered(path: Path, **fields) -> dict:
-    """What the file says of the tracker's run. Without a file, writes one with a new id and `fields`."""
-    if not path.exists():
-        _remember(path, {"id": secrets.token_hex(4)} | fields)
-    return json.loads(path.read_text())
-
-
-def _remember(path: Path, value: dict) -> None:
-    with replaced(path) as partial:
-        partial.write_text(json.dumps(value) + "\n")
-
-
-def _send(writer: Writer, rows: Sequence[dict]) -> None:
-    for row in rows:
-        writer.write(row["step"], {key: value for key, value in row.items() if key != "step" and value is not None})
 
 
 def _start(package: str, config: Config, **settings) -> Any:

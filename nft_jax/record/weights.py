@@ -1,6 +1,4 @@
 """Parameters by path: of a folder in Hugging Face layout, of a hub model, of a run's checkpoint."""
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -8,8 +8,6 @@ RUN is the folder of a run, finished or not. The page is one file that opens any
   pushed them, by log-prob or by entropy.
 
 The sample is random but always the same, with as many answers from every step of every run as there are."""
-from __future__ import annotations
-
 import argparse
 import os
 from pathlib import Path

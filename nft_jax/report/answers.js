@@ -3,39 +3,34 @@
 const {rows, problems, outcomes, nats} = data.rollouts;
 const [RUN, STEP, PROBLEM, SAMPLE, VERDICT, REWARD, EXTRACTED, REASON, ACCURACY, KEPT, TRUNCATED, COUNT, TEXT, LENGTHS,
   LOGPROBS, ENTROPIES, COEFFICIENTS] = Array.from({length: 17}, (_, place) => place);
-const ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-const digit = Object.fromEntries([...ALPHABET].map((character, value) => [character, value]));
-const unpack = (text, i) => digit[text[2 * i]] * 64 + digit[text[2 * i + 1]];
+// Base64 of 16-bit integers -> the integers. Each string is read once.
+const read = new Map();
+const unpack = text => {
+  if (!read.has(text)) read.set(text, new Int16Array(Uint8Array.from(atob(text), byte => byte.charCodeAt(0)).buffer));
+  return read.get(text);
+};
 const FIRST = 20, LONGEST = 600;         // answers drawn at a time; tokens of an answer shown at first
 const MODES = {coefficient: COEFFICIENTS, "log-prob": LOGPROBS, entropy: ENTROPIES, nothing: null};
 const MARKS = {right: "✓", wrong: "✗", no_answer: "∅", timeout: "⏱", too_large: "⤢", error: "!"};
 let mode = "nothing", chosen = [], drawnRows = 0;
 
 const coefficient = (packed, i) => packed === null ? null
-  : packed.length === 1 ? packed[0] : packed[0] * (unpack(packed[1], i) - 2047);
+  : packed.length === 1 ? packed[0] : packed[0] * unpack(packed[1])[i];
 // The largest coefficient of each group of runs: objectives have scales of their own.
 const strongest = data.groups.map(() => 0);
 for (const {[RUN]: run, [COEFFICIENTS]: packed} of rows)
   if (packed !== null) strongest[groupOf[run]] = Math.max(strongest[groupOf[run]],
-    packed.length === 1 ? Math.abs(packed[0]) : packed[0] * 2047);
+    packed.length === 1 ? Math.abs(packed[0]) : packed[0] * 32767);
 
 function tokensOf(row) {
-  const parts = [];
-  let start = 0, length = 0;
-  for (const character of row[LENGTHS]) {
-    if (character === "/") { length += 63; continue; }
-    length += digit[character];
-    parts.push(row[TEXT].slice(start, start + length));
-    start += length;
-    length = 0;
-  }
-  return parts;
+  let end = 0;
+  return [...unpack(row[LENGTHS])].map(length => row[TEXT].slice(end, end += length));
 }
 
 // Which colour, and how much of it (0 to 1).
 function tint(row, i) {
   const value = mode === "nothing" || row[MODES[mode]] === null ? null
-    : mode === "coefficient" ? coefficient(row[COEFFICIENTS], i) : unpack(row[MODES[mode]], i) * nats;
+    : mode === "coefficient" ? coefficient(row[COEFFICIENTS], i) : unpack(row[MODES[mode]])[i] * nats;
   if (value === null) return ["surprise", 0];
   if (mode === "coefficient") return [value < 0 ? "down" : "up", Math.abs(value) / (strongest[groupOf[row[RUN]]] || 1)];
   return mode === "log-prob" ? ["surprise", Math.min(1, value / 5)] : ["spread", Math.min(1, value / 2.5)];
@@ -60,7 +55,7 @@ function colourTokens(holder, row) {
 }
 
 function tokenText(row, i, text) {
-  const nat = packed => packed === null ? null : unpack(packed, i) * nats;
+  const nat = packed => packed === null ? null : unpack(packed)[i] * nats;
   const surprise = nat(row[LOGPROBS]), entropy = nat(row[ENTROPIES]);
   const pushed = coefficient(row[COEFFICIENTS], i);
   return [`token ${i + 1}: ${JSON.stringify(text)}`,

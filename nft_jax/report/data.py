@@ -2,9 +2,6 @@
 
 Nothing here needs a whole run: what a folder lacks (a summary, answers, some metrics) is left out
 of the page. Seeds of one experiment are a group of runs: one line, one colour, a band."""
-from __future__ import annotations
-
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -13,12 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from nft_jax.config.differences import NO_EXPERIMENT, SEEDS, differences, without
+from nft_jax.config.differences import SAME, SEEDS, differences, experiments_of
 from nft_jax.record.folder import RunFolder, read_run
 from nft_jax.report.rollouts import read_table, sample_of
 
-# Fields that do not tell experiments apart.
-SAME = (*NO_EXPERIMENT, *SEEDS)
 HIDDEN = ("name", "workdir", *SEEDS)     # fields that the table of runs shows instead of the table of fields
 # Bins of group accuracies: exactly 0, eight equal ranges, exactly 1.
 BINS = ("0", *(f"{i / 8:.3g} to {(i + 1) / 8:.3g}" for i in range(8)), "1")
@@ -30,44 +25,18 @@ def page_data(folders: Sequence[Path], rollouts: int) -> dict[str, Any]:
     """The contents of the page, with at most `rollouts` answers. A group's first run gives the value of a field."""
     unique = list({folder.resolve(): folder for folder in folders}.values())
     runs = [read_run(folder) for folder in unique]
-    groups = group_runs(runs)
-    firsts = [runs[members[0]] for members in groups]
-    of_group = [[runs[i] for i in members] for members in groups]
+    groups = experiments_of([run.fields for run in runs])
+    firsts = [runs[members[0]] for _, members in groups]
+    of_group = [[runs[i] for i in members] for _, members in groups]
     names = dict.fromkeys(name for run in firsts for name in run.fields if name not in HIDDEN)
     return {
-        "groups": [{"name": name, "runs": members} for name, members in
-                   zip(group_names(firsts), groups, strict=True)],
+        "groups": [{"name": name, "runs": members} for name, members in groups],
         "runs": [{"name": name} | overview(run) for name, run in zip(run_names(runs), runs, strict=True)],
         "fields": [[name, [run.fields.get(name) for run in firsts]] for name in names],
         "different": list(differences(*(run.fields for run in firsts), ignore=SAME)),
         "series": [series(members) for members in of_group],
         "histograms": [histogram(members) for members in of_group], "bins": BINS,
         "phases": [phases(members) for members in of_group], "rollouts": sample_of(runs, rollouts)}
-
-
-def group_runs(runs: Sequence[RunFolder]) -> list[list[int]]:
-    """Indices of the runs of each group, in the order of their first runs."""
-    groups: dict[str, list[int]] = {}
-    for index, run in enumerate(runs):
-        groups.setdefault(json.dumps(without(run.fields, SAME), sort_keys=True), []).append(index)
-    return list(groups.values())
-
-
-def group_names(firsts: Sequence[RunFolder]) -> list[str]:
-    """A name for each group, from the fewest fields that tell the groups apart: the most telling field first."""
-    if len(firsts) == 1:
-        return [str(firsts[0].fields["name"])]
-    left, chosen = list(differences(*(run.fields for run in firsts), ignore=SAME)), []
-
-    def told_apart(names: list[str]) -> int:
-        return len({json.dumps([run.fields.get(name) for name in names]) for run in firsts})
-
-    while told_apart(chosen) < len(firsts):
-        best = max(left, key=lambda name: told_apart([*chosen, name]))       # the first of equals
-        chosen.append(best)
-        left.remove(best)
-    return [", ".join(str(run.fields.get(name)) if name == "objective" else
-                      f"{name.rpartition('.')[2]} {run.fields.get(name)}" for name in chosen) for run in firsts]
 
 
 def run_names(runs: Sequence[RunFolder]) -> list[str]:

@@ -1,6 +1,4 @@
 """The page: one HTML file with its style, script and data inside. It loads nothing, and tells the browser so."""
-from __future__ import annotations
-
 import base64
 import hashlib
 import html

@@ -1,11 +1,10 @@
-"""The sample of answers on the page. The numbers of an answer's tokens are packed into short strings.
+"""The sample of answers on the page. The numbers of an answer's tokens are packed into strings.
 
 1. `choose` draws rows of the runs' tables, spread over runs and steps;
 2. `read_answers` reads these rows, and prepares the answers that were trained on;
 3. `answer_coefficients` computes how hard each of their tokens was pushed;
 4. `row_of` packs an answer, the texts of its tokens and their numbers."""
-from __future__ import annotations
-
+import base64
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -25,10 +24,8 @@ from nft_jax.report.replay import packed_rows, row_losses
 from nft_jax.train.batch import Example, examples_of, unpack
 from nft_jax.types import OUTCOMES, InputError
 
-ALPHABET = np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", np.uint8)
-# A packed number counts units of this many nats, up to LEVELS of them: 20.475 nats.
-NATS = 0.005
-LEVELS = 4095
+LARGEST = 32767
+NATS = 0.001            # a packed log-prob or entropy counts units of so many nats
 
 
 def sample_of(runs: Sequence[RunFolder], wanted: int) -> dict[str, Any]:
@@ -147,13 +144,13 @@ def row_of(row: dict, run: int, step: int, problem: int, pushed: np.ndarray | No
     text, lengths = row["text"] or "", None
     if tokenizer is not None and count:
         parts = pieces(row["tokens"], tokenizer)
-        text, lengths = "".join(parts), packed_lengths([utf16(part) for part in parts])
+        text, lengths = "".join(parts), packed(np.array([utf16(part) for part in parts]))
     known = lengths is not None
     return [run, step, problem, row["sample"], row["outcome"], row["reward"], row["extracted"], row["reason"] or "",
             row["group_accuracy"], row["kept"], row["finish_reason"] == "length", count, text, lengths,
             packed(-np.array(row["logprobs"]), NATS) if known and len(row["logprobs"]) == count else None,
             packed(np.array(row["entropies"]), NATS) if known and len(row["entropies"]) == count else None,
-            packed_signed(pushed) if known and pushed is not None and len(pushed) == count else None]
+            packed_coefficients(pushed) if known and pushed is not None and len(pushed) == count else None]
 
 
 def utf16(text: str) -> int:
@@ -161,24 +158,19 @@ def utf16(text: str) -> int:
     return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
-def packed_lengths(lengths: Sequence[int]) -> str:
-    """One character for a length up to 62. "/" adds 63 to the character after it."""
-    return "".join("/" * (n // 63) + chr(ALPHABET[n % 63]) for n in lengths)
+def packed(values: np.ndarray, unit: float = 1) -> str:
+    """Base64 of 16-bit integers: round(value / unit), from -LARGEST to LARGEST."""
+    levels = np.clip(np.rint(np.nan_to_num(values, posinf=np.inf) / unit), -LARGEST, LARGEST)
+    return base64.b64encode(levels.astype("<i2").tobytes()).decode()
 
 
-def packed(values: np.ndarray, unit: float) -> str:
-    """Two characters for a value: round(value / unit), limited to 0 .. 4095."""
-    levels = np.clip(np.rint(np.nan_to_num(values, posinf=np.inf) / unit), 0, LEVELS).astype(int)
-    return ALPHABET[np.stack([levels >> 6, levels & 63], axis=-1)].tobytes().decode()
-
-
-def packed_signed(values: np.ndarray) -> list:
-    """[number] if all values are equal, otherwise [unit, values + 2047 units, packed]."""
+def packed_coefficients(values: np.ndarray) -> list:
+    """[number] if all values are equal, otherwise [unit, packed]."""
     low, high = float(values.min()), float(values.max())
     if high - low <= 1e-6 * max(abs(low), abs(high)):
         return [round(low, 6)]
-    unit = max(abs(low), abs(high)) / 2047
-    return [unit, packed(values + 2047 * unit, unit)]
+    unit = max(abs(low), abs(high)) / LARGEST
+    return [unit, packed(values, unit)]
 
 
 def loss_of(config: dict) -> ObjectiveConfig:

@@ -5,8 +5,6 @@
 2. `answer` fills the tables that are not finished. It chooses slots and part sizes, and reads the weights once.
 3. Each part is sampled, judged where there is a verifier, and written. A kill costs one part at most.
 """
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -15,15 +13,13 @@ from functools import cache
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from nft_jax.config import AnswerConfig, MeshConfig, VerifierConfig
 from nft_jax.data.stream import digest
-from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.hf import eos_token_ids
-from nft_jax.model.kernels import choose_attention
+from nft_jax.model.kernels import compute_on
 from nft_jax.record.parts import Parts
 from nft_jax.record.weights import Weights
 from nft_jax.rollout.engine import Sampler
@@ -76,7 +72,8 @@ def _fill(settings: AnswerConfig, weights: Weights, tokenizer, missing: Sequence
     most = max(len(held.prompts) * held.samples for held, _ in missing)
 
     def choose(samples: int) -> dict[str, int]:
-        slots = settings.slots or fitting_slots(settings, weights.config, mesh, most)
+        slots = settings.slots or slots_that_fit(weights.config, mesh, settings, most, settings.max_prompt_tokens,
+                                                 settings.dtype)
         return {"slots": slots, "part_prompts": settings.part_prompts or -(-PART_ROUNDS * slots // samples)}
 
     # All sizes are chosen before the weights take memory. A table that was begun keeps its sizes.
@@ -84,11 +81,9 @@ def _fill(settings: AnswerConfig, weights: Weights, tokenizer, missing: Sequence
 
     @cache
     def sampler(slots: int) -> Sampler:
-        attention, _ = choose_attention("auto", mesh.devices.flat[0].platform, settings.dtype,
-                                        weights.config.head_dim)
         return Sampler(weights.config, tokenizer, eos_token_ids(weights.folder, tokenizer),
                        replace(settings, slots=slots), mesh=mesh, max_prompt_tokens=settings.max_prompt_tokens,
-                       compute=Compute(settings.dtype, attention=attention, mesh=mesh))
+                       compute=compute_on(mesh, settings.dtype, weights.config))
 
     # No name holds the parameters: they are let go once the weights that decode are made.
     decoding = sampler(chosen[0]["slots"]).cast(weights.read(mesh=mesh))
@@ -109,14 +104,6 @@ def _fill(settings: AnswerConfig, weights: Weights, tokenizer, missing: Sequence
             say(f"{held.name}: {len(held.prompts) - count:,} of {len(held.prompts):,} questions to go, "
                 f"{held.samples} answers each, {sizes['slots']} at a time")
             parts.fill(held.prompts, sizes["part_prompts"], answers, bar.part)
-
-
-def fitting_slots(settings: AnswerConfig, model: ModelConfig, mesh: Mesh, answers: int) -> int:
-    """As many slots as `answers` can use and memory holds. Raises InputError, in the commands' flags, for none."""
-    return slots_that_fit(
-        model, mesh, answers, settings.max_prompt_tokens, settings.max_new_tokens, settings.dtype, settings.kv_dtype,
-        field="--slots", remedy="lower --max-new-tokens, use --dtype bfloat16 or --kv-dtype int8, or more devices for "
-        "a copy of the model (--tensor)")
 
 
 def say(text: object) -> None:

@@ -7,8 +7,6 @@ bucket, so a step reads the bucket, not the longest answer allowed.
 
 The sequence axis is never sharded: XLA drops a clamped update on a sharded axis (openxla/xla#49118).
 """
-from __future__ import annotations
-
 from functools import partial
 from typing import Any, NamedTuple
 

@@ -15,8 +15,6 @@ and the host decides with knowledge that is one block old.
 A sample does not depend on this schedule. Its random numbers are a function of its identity (`rollout.sampling`),
 and its slot attends to its own entries only (`rollout.cache`).
 """
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace

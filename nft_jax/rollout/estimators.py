@@ -1,6 +1,4 @@
 """avg@k, pass@k and maj@k of several answers to each question, with standard errors. numpy."""
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -1,6 +1,4 @@
 """Held-out questions, and what the judged answers to them say of a model."""
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter

@@ -9,8 +9,6 @@ The table has the columns of a run's rollouts/*.parquet without the verdicts: `p
 FILE.parquet` judges it. Finished parts lie in FILE.parquet.parts until the last one is there. After a stop, the
 same command continues from them, and ends with the same file as a command that was never stopped.
 """
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated

@@ -2,8 +2,6 @@
 
 A group goes to the verifier as soon as its last answer has ended, and decoding waits for no verdict.
 """
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -14,6 +12,7 @@ from nft_jax.rollout.engine import Sampler
 from nft_jax.runtime.distributed import gather, process_count
 from nft_jax.types import Group, Prompt, Rollout
 from nft_jax.verify import Verifier
+from nft_jax.verify.maths.extract import with_open_thought
 
 
 def judged_groups(sampler: Sampler, verifier: Verifier, params, prompts: Sequence[Prompt], samples: int, base_key,
@@ -54,8 +53,9 @@ def _judged(answers: Iterator[tuple[int, tuple[Rollout, ...]]], verifier: Verifi
             position, rollouts = next(answers, (None, ()))
             if rollouts:
                 prompt, count = prompts[position], len(rollouts)
+                responses = [with_open_thought(prompt.text, r.text) for r in rollouts]
                 submitted[position] = rollouts, verifier.submit(
-                    [r.text for r in rollouts], [prompt.gold] * count, [prompt.problem] * count)
+                    responses, [prompt.gold] * count, [prompt.problem] * count)
         # While decoding goes on, only verdicts that are there already are taken. Afterwards each
         # one is waited for.
         while judged in submitted and (not rollouts or submitted[judged][1].done()):

@@ -8,8 +8,6 @@ A `Schedule` lives for one call of `Sampler.sample`. Per turn of the sampler's l
 
 Its decisions move samples between slots and in time. They change no sample.
 """
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -30,7 +28,10 @@ class Ends:
         self.reach = max((len(text.encode()) for text in stop), default=0) + 16
 
     def texts(self, sequences: list[np.ndarray]) -> list[str]:
-        return self.tokenizer.batch_decode(sequences, skip_special_tokens=True) if sequences else []
+        """The texts of answers, without the id that ended them. Every other special token stays: it may be </think>."""
+        said = [tokens[:-1] if len(tokens) and tokens[-1] in self.ids else tokens for tokens in sequences]
+        return self.tokenizer.batch_decode(said, skip_special_tokens=False, clean_up_tokenization_spaces=False) \
+            if said else []
 
     def find(self, tokens: np.ndarray, before: np.ndarray, count: np.ndarray, owner) -> np.ndarray:
         """[S] bool: the slots of `owner` that ended by an id or a string.

@@ -2,16 +2,14 @@
 
 The functions `..._bytes` say what parameters, decoding weights, keys and values take on a device, to preflight too.
 """
-from __future__ import annotations
-
 import os
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import jax
 from jax.sharding import Mesh
 
+from nft_jax.config import DecodingConfig
 from nft_jax.model import decoder
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.parameters import parameter_shardings
@@ -26,8 +24,6 @@ FEWEST = 32              # unless there are fewer answers
 USABLE = 0.9             # share of the free memory that slots are planned for
 AROUND = 1.25            # keys and values, with the temporary copies of admitting and growing
 VOCABULARY_ARRAYS = 4    # arrays [S, V] float32 of a decode step: the logits, and what sampling makes of them
-REMEDY = "lower rollout.max_new_tokens, use policy.compute_dtype bfloat16 or rollout.kv_dtype int8, or more devices " \
-         "(mesh.tensor, mesh.fsdp)"
 
 
 def require_positions(model: ModelConfig, max_prompt_tokens: int, max_new_tokens: int, *,
@@ -103,28 +99,23 @@ def useful_slots(answers: int) -> int:
     return min(answers, MOST, max(FEWEST, -(-answers // 4)))
 
 
-def automatic_slots(free: int, bytes_per_slot: int, answers: int, data_parallel: int = 1, *,
-                    field: str = "rollout.slots", remedy: str = REMEDY) -> int:
-    """Useful slots that fit in `free` bytes of each device, a multiple of the `data_parallel` devices. Raises
-    InputError when not even one fits, in the caller's words: the `field` that is 0, and the `remedy`."""
-    fitting = int(free * USABLE) // bytes_per_slot
-    if fitting < 1:
-        raise InputError(f"{field} is 0 (automatic), but {max(free, 0) / 2**20:,.0f} MiB left on each "
-                         f"device do not hold one answer of the longest kind ({bytes_per_slot / 2**20:,.0f} MiB): "
-                         f"{remedy}.")
-    return min(-(-useful_slots(answers) // data_parallel), fitting) * data_parallel
+def slots_that_fit(model: ModelConfig, mesh: Mesh, decoding: DecodingConfig, answers: int, max_prompt_tokens: int,
+                   dtype: str, *, taken: int | None = None, free: int | None = None) -> int:
+    """Useful slots for so many answers, a multiple of the data-parallel devices, as far as memory holds them.
 
-
-def slots_that_fit(model: ModelConfig, mesh: Mesh, answers: int, max_prompt_tokens: int, max_new_tokens: int,
-                   dtype: str, kv_dtype: Literal["compute", "int8"], *, taken: int | None = None,
-                   free: int | None = None, field: str = "rollout.slots", remedy: str = REMEDY) -> int:
-    """`automatic_slots` in what `free` bytes of each device (None: ask the devices) leave beside the weights that
-    decode, prompts prefilled together, and the caller's `taken` bytes (None: the parameters in float32)."""
-    parallel = data_parallel_size(mesh)
+    They fit in what `free` bytes of each device (None: ask the devices) leave beside the weights that decode, prompts
+    prefilled together, and the caller's `taken` bytes (None: the parameters in float32). Raises InputError where not
+    even one fits."""
+    parallel, useful = data_parallel_size(mesh), useful_slots(answers)
     taken = parameter_bytes(model, mesh) if taken is None else taken
     free = free_bytes(mesh) if free is None else free
-    prompts = prefilled_bytes(model, mesh, max_prompt_tokens, useful_slots(answers) + parallel, dtype, kv_dtype)
-    one = slot_bytes(model, mesh, max_prompt_tokens + max_new_tokens, dtype, kv_dtype)
-    # Unquantised weights, whatever is decoded with: the estimate is on the safe side.
-    left = free - taken - weight_bytes(model, mesh, dtype) - prompts
-    return automatic_slots(left, one, answers, parallel, field=field, remedy=remedy)
+    prompts = prefilled_bytes(model, mesh, max_prompt_tokens, useful + parallel, dtype, decoding.kv_dtype)
+    one = slot_bytes(model, mesh, max_prompt_tokens + decoding.max_new_tokens, dtype, decoding.kv_dtype)
+    left = free - taken - weight_bytes(model, mesh, dtype, decoding.weight_dtype) - prompts
+    fitting = int(left * USABLE) // one
+    decoding.require(
+        fitting >= 1, "slots", f"that is automatic, but {max(left, 0) / 2**20:,.0f} MiB left on each device do not "
+        f"hold one answer of the longest kind ({one / 2**20:,.0f} MiB). Lower {decoding.written('max_new_tokens')}, "
+        f"set {decoding.written('kv_dtype')} to int8, compute in bfloat16, or share the model among more devices "
+        "(tensor).")
+    return min(-(-useful // parallel), fitting) * parallel

@@ -1,6 +1,4 @@
 """Where the time of a step goes: seconds of each phase, and a timeline of some steps for xprof or Perfetto."""
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

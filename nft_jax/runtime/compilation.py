@@ -3,8 +3,6 @@
 The sampler (`Sampler.programs`) and the trainer (`nft_jax.train.programs`) list theirs. A run compiles the
 list at its start, and preflight the same list for devices that are not there.
 """
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path

@@ -9,8 +9,6 @@
    wait for it in a collective, so they show its error and end too (`nft_jax.runtime.stops`).
 
 With one process all of these do nothing. This module does not import jax: the command line reads it first."""
-from __future__ import annotations
-
 import json
 import os
 import pickle
@@ -70,7 +68,7 @@ def cluster_of(environment: Mapping[str, str], timeout: float = TIMEOUT) -> Clus
     try:
         with warnings.catch_warnings(record=True) as said:
             address, count, index, ids = ClusterEnv.auto_detect_unset_distributed_params(
-                None, None, None, None, None, int(timeout))
+                None, _tasks(environment) if source == "SLURM" else None, None, None, None, int(timeout))
     # A scheduler's API, a metadata server, or a variable of another form: each fails with errors of its own.
     except Exception as error:
         raise InputError(f"This looks like a job of several processes ({source}), but the others cannot be found "
@@ -107,14 +105,10 @@ def _explicit(given: Mapping[str, str]) -> Cluster | None:
 
 def _scheduler(environment: Mapping[str, str]) -> str:
     """The name of a scheduler that may have started several processes, or ""."""
-    def number(name: str) -> int:
-        value = environment.get(name, "")
-        return int(value) if value.isdecimal() else 1
-
     # SLURM_STEP_NODELIST is set inside srun, and not in salloc, which starts one shell.
-    if number("SLURM_NTASKS") > 1 and "SLURM_STEP_NODELIST" in environment:
+    if min(_tasks(environment), _number(environment, "SLURM_NTASKS")) > 1 and "SLURM_STEP_NODELIST" in environment:
         return "SLURM"
-    if number("OMPI_COMM_WORLD_SIZE") > 1:
+    if _number(environment, "OMPI_COMM_WORLD_SIZE") > 1:
         return "Open MPI"
     platforms = environment.get("JAX_PLATFORMS") or "tpu"
     if "tpu" in platforms and (find_spec("libtpu") or "TPU_LIBRARY_PATH" in environment):
@@ -122,6 +116,16 @@ def _scheduler(environment: Mapping[str, str]) -> str:
     if "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment:
         return "Kubernetes"
     return ""
+
+
+def _number(environment: Mapping[str, str], name: str, default: int = 1) -> int:
+    value = environment.get(name, "")
+    return int(value) if value.isdecimal() else default
+
+
+def _tasks(environment: Mapping[str, str]) -> int:
+    """The processes of this SLURM step. In an interactive step SLURM_NTASKS is the number of the whole job."""
+    return _number(environment, "SLURM_STEP_NUM_TASKS", _number(environment, "SLURM_NTASKS"))
 
 
 def _one_process_here(environment: Mapping[str, str]) -> bool:

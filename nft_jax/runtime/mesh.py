@@ -3,8 +3,6 @@
 Every array names its dimensions by logical axes (the parameters': `nft_jax.model.parameters`). `RULES` alone
 says what they mean on the four axes of a mesh (`MeshConfig`), so a new layout is a change of `RULES`.
 """
-from __future__ import annotations
-
 import math
 import resource
 import sys

@@ -1,7 +1,5 @@
 """What a name with a colon means: `package.module:NAME` or `path/to/file.py:NAME`, of a reward, an objective or a
 configuration of one's own. Verifier workers import this module, so there is no jax in it."""
-from __future__ import annotations
-
 import importlib
 import importlib.util
 from pathlib import Path

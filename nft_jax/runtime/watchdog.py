@@ -1,6 +1,4 @@
 """Reports where a run hangs."""
-from __future__ import annotations
-
 import os
 import sys
 import threading

@@ -8,8 +8,6 @@ A step is one rollout phase and the optimizer updates on its answers:
 4. `finish`    writes the answers while the devices train, then waits for the metrics;
 5. `evaluate`  measures accuracy on held-out questions, now and then;
 6. the row of metrics is written, and then, now and then, a checkpoint (`nft_jax.train.saving`)."""
-from __future__ import annotations
-
 import json
 import math
 import shlex
@@ -33,6 +31,7 @@ from nft_jax.runtime.compilation import use_compilation_cache
 from nft_jax.runtime.distributed import gather, initialise, is_first
 from nft_jax.runtime.files import replaced
 from nft_jax.runtime.stops import StopRun
+from nft_jax.runtime.terminal import output_guarded
 from nft_jax.train.batch import Example, Place, choose_shape, deal, examples_of, make_batch, unpack
 from nft_jax.train.opening import open_run
 from nft_jax.train.run import Run
@@ -46,6 +45,7 @@ from nft_jax.verify import Verifier
 TRAINING = 0       # which of the seed's streams of random numbers; `evaluation_key` is the other
 
 
+@output_guarded()
 def train(config: Config, *, objective: Objective | TokenLoss | None = None, fresh: bool = False,
           verifier: Verifier | None = None, quiet: bool = False, profile: bool = False) -> dict:
     """Run `config` to its end, or continue it from the newest checkpoint of its folder. Returns the summary.

@@ -5,8 +5,6 @@ program, so its devices need not be there. `programs` says what it compiles.
 
 A configuration is settled in two parts. `settle` needs the configuration alone. `make_plan` does
 the rest, which needs the model's shape and the devices."""
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -91,9 +89,8 @@ def make_plan(config: Config, model: ModelConfig, devices: Sequence[jax.Device] 
     if not rollout.slots:
         # Training keeps its state and the reference beside the sampler.
         slots = slots or slots_that_fit(
-            model, mesh, rollout.prompts_per_step * rollout.samples_per_prompt, config.data.max_prompt_tokens,
-            rollout.max_new_tokens, policy.compute_dtype, rollout.kv_dtype,
-            taken=sharded_bytes((state, reference)), free=free)
+            model, mesh, rollout, rollout.prompts_per_step * rollout.samples_per_prompt, config.data.max_prompt_tokens,
+            policy.compute_dtype, taken=sharded_bytes((state, reference)), free=free)
         config = replace(config, rollout=replace(rollout, slots=slots))
     # After the slots: on a GPU the kernel is tried, and the trial takes memory.
     attention, reason = choose_attention(policy.attention, mesh.devices.flat[0].platform, policy.compute_dtype,

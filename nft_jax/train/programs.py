@@ -1,6 +1,4 @@
 """What a run compiles: the programs of its plan. The run compiles them at its start, preflight for other devices."""
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 

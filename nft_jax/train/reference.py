@@ -1,6 +1,4 @@
 """The reference of a KL term: a model beside the policy, whose parameters stay as they are."""
-from __future__ import annotations
-
 from dataclasses import fields
 
 import jax

@@ -7,8 +7,6 @@
 
 The order is a contract. A checkpoint never knows of a step that the rows lack. Whatever is newer than
 the checkpoint is cut and done again. A write that fails does not end the training."""
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from functools import partial

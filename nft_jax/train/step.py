@@ -10,8 +10,6 @@ An update goes, on the devices:
 An answer's loss may depend on other answers of its group, which may lie in other micro-batches. Then the whole
 batch is scored first, and the loss is differentiated in the log-probs (`whole_loss`). The micro-batches only pull
 that derivative back to the parameters. This costs one more forward pass, and is exact in every layout."""
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import partial
 

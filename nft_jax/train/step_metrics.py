@@ -6,8 +6,6 @@ The life of an update's numbers:
 3. `summarise`: only then do sums become means, so no reported mean is a mean of means.
 4. `Updates.finish`: an update whose loss or gradient is not finite is left out and counted. Its batch
    is kept for a look (`write_batches`)."""
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from functools import partial, reduce
 from pathlib import Path

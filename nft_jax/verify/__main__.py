@@ -17,10 +17,11 @@ from nft_jax.config import VerifierConfig
 from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import OUTCOMES, InputError, Verdict
 from nft_jax.verify import Verifier
+from nft_jax.verify.maths.extract import with_open_thought
 
 RESPONSES = ("response", "text", "completion", "output")
 GOLDS = ("gold", "answer", "ground_truth", "solution")
-PROMPTS = ("problem", "question", "prompt")
+QUESTIONS = ("problem", "question", "prompt")
 
 
 def read(path: Path) -> list[dict]:
@@ -29,7 +30,7 @@ def read(path: Path) -> list[dict]:
         raise InputError(f"FILE is {str(path)!r}: give a .jsonl or .parquet file that exists.")
     if path.suffix == ".parquet":
         import pyarrow.parquet as pq
-        names = [name for name in pq.read_schema(path).names if name in (*RESPONSES, *GOLDS, *PROMPTS)]
+        names = [name for name in pq.read_schema(path).names if name in (*RESPONSES, *GOLDS, *QUESTIONS)]
         return pq.read_table(path, columns=names).to_pylist()
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
@@ -86,8 +87,11 @@ def judge_file(
     """Judge the file, write the table, return the summary. Raises InputError."""
     rows = read(file)
     responses, golds = column(rows, RESPONSES, "responses"), column(rows, GOLDS, "golds")
+    questions = column(rows, QUESTIONS, "questions", optional=True)
+    # The tables of a run have the rendered prompt beside the question.
+    rendered = column(rows, QUESTIONS[::-1], "questions", optional=True)
     with Verifier(config) as verifier:
-        verdicts = verifier.judge(responses, golds, column(rows, PROMPTS, "prompts", optional=True))
+        verdicts = verifier.judge(list(map(with_open_thought, rendered, responses)), golds, questions)
     output = output or file.with_suffix(".verdicts.parquet")
     write(output, responses, golds, verdicts)
     return summary(verdicts, output)

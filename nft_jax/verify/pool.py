@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 from nft_jax.config import VerifierConfig
 from nft_jax.types import InputError, Outcome, Verdict
-from nft_jax.verify.maths.extract import SCANNED_CHARACTERS, extract
+from nft_jax.verify.maths.extract import SCANNED_CHARACTERS, extract, with_open_thought
 from nft_jax.verify.maths.judge import quick_verdict, strictly_right, verdict
 from nft_jax.verify.processes import CPU_SECONDS, Forker, Worker
 from nft_jax.verify.rewards.registry import Reward, lookup
@@ -120,11 +120,12 @@ class Verifier:
 
     def submit(self, responses: Sequence[str], golds: Sequence[str],
                prompts: Sequence[str] | None = None) -> Future[list[Verdict]]:
-        """The verdicts of one group as a future; `prompts` are the questions, for rewards that read them.
-        Raises InputError when the lengths differ or an element is not a string. The future raises InputError
-        when the workers cannot start or a reward is not in [0, 1], and RuntimeError when the verifier is closed
-        first."""
+        """The verdicts of one group as a future; `prompts` are the questions, for rewards that read them. A prompt
+        that ends with <think> has begun the response. Raises InputError when the lengths differ or an element is
+        not a string. The future raises InputError when the workers cannot start or a reward is not in [0, 1], and
+        RuntimeError when the verifier is closed first."""
         responses, golds, prompts = _checked(responses, golds, prompts)
+        responses = list(map(with_open_thought, prompts, responses))
         batch = _Batch(len(responses))
         if self.reward is not None:
             open_tasks = _tasks_of(self.reward, prompts, responses, golds)
@@ -374,11 +375,17 @@ class Verifier:
 def _tasks_of(reward: Reward, prompts: list[str], responses: list[str],
               golds: list[str]) -> list[tuple[_Key, tuple[int, ...]]]:
     """The tasks of a group with their places: one for each answer, or one for all of a batch."""
-    responses = [response[-SCANNED_CHARACTERS:] for response in responses]
+    responses = [_tail(response) for response in responses]
     if reward.batch and responses:
         return [(_Key(tuple(prompts), tuple(responses), tuple(golds)), tuple(range(len(responses))))]
     return [(_Key((prompt,), (response,), (gold,)), (i,))
             for i, (prompt, response, gold) in enumerate(zip(prompts, responses, golds, strict=True))]
+
+
+def _tail(response: str) -> str:
+    """The end of a response, with the <think> that is open where it begins."""
+    head, tail = response[:-SCANNED_CHARACTERS], response[-SCANNED_CHARACTERS:]
+    return "<think>" + tail if head.rfind("<think>") > head.rfind("</think>") else tail
 
 
 def _checked(responses: Sequence[str], golds: Sequence[str],

@@ -1,6 +1,6 @@
 """In which settings runs differ, whoever asks."""
 from nft_jax.config import Config
-from nft_jax.config.differences import MAY_CHANGE, MISSING, differences, flat, without
+from nft_jax.config.differences import MAY_CHANGE, MISSING, differences, experiments_of, flat, without
 
 
 def test_nested_and_flat_settings_in_their_order():
@@ -20,3 +20,12 @@ def test_rooms_and_fields_are_ignored_by_their_whole_names():
 def test_what_may_change_is_in_the_configuration():
     names = flat(Config().to_dict())
     assert all(any(name == one or name.startswith(f"{one}.") for name in names) for one in MAY_CHANGE)
+
+
+def test_settings_that_differ_in_seeds_and_speed_only_are_one_experiment():
+    nft = flat(Config().to_dict())
+    grpo = nft | {"objective": "grpo"}
+    assert experiments_of([nft, nft | {"seed": 1, "data.seed": 1, "name": "other", "rollout.slots": 8}, grpo,
+                           grpo | {"optimizer.learning_rate": 3e-5}]) == [
+        ("nft, learning_rate 1e-06", [0, 1]), ("grpo, learning_rate 1e-06", [2]), ("grpo, learning_rate 3e-05", [3])]
+    assert experiments_of([nft]) == [("run", [0])]

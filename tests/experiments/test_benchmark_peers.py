@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from experiments.peers import common
-from experiments.peers.alternate import main as alternate
 from experiments.peers.common import MODELS, TASKS, WORKLOADS, Seconds, Timed, repeat
 
 
@@ -70,16 +69,6 @@ def test_rewards():
     assert common.even_share([2, 4, 5, 7]) == 0.5 and common.even_share([]) == 0
     advantages = common.rewards_to_advantages(np.array([0.0, 1.0, 0.5, 0.5]), 2)
     np.testing.assert_allclose(advantages, [-1, 1, 0, 0], atol=1e-3)
-
-
-def test_commands_run_in_turn_and_one_may_fail(tmp_path):
-    write = tmp_path / "write.py"
-    write.write_text("import sys\nopen(sys.argv[-1], 'a').write(sys.argv[1] + '\\n')\nsys.exit(sys.argv[1] == 'b')\n")
-    out = tmp_path / "out.jsonl"
-    commands = [f"{sys.executable} {write} {name}" for name in "abc"]
-    assert alternate([*commands, "--rounds", "2", "--out", str(out)]) == 1
-    assert out.read_text().split() == list("abcabc")
-    assert alternate([commands[0], "--rounds", "1", "--out", str(out)]) == 0
 
 
 @pytest.mark.parametrize(("name", "tasks"), [

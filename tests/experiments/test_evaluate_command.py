@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from experiments.evaluate.command import main, parse, sets_asked, verifier_of
+from experiments.evaluate.command import NO_RUN, main, parse, sets_asked, verifier_of
 from experiments.evaluate.table import markdown
 from nft_jax.config import Config, EvaluationConfig, RolloutConfig, VerifierConfig
 from nft_jax.data.benchmarks import SETS
@@ -137,7 +137,7 @@ def test_what_a_flag_is_when_it_is_not_given(monkeypatch):
         given = parse(["--model", "m", *flags])
         return [getattr(given, name) for name in names]
 
-    assert found(None) == [1.0, 0.7, 3584, "equivalent", 0, ()]
+    assert found(NO_RUN) == [1.0, 0.7, 3584, "equivalent", 0, ()]
     assert found(run, "--sampling", "scripts_32b") == [1.0, 0.7, 7168, "strict", 5, ("!",)]
     assert found(run, "--sampling", "scripts_7b")[:3] == [0.6, 0.7, 3584]
     assert found(run) == [0.3, 0.9, 99, "strict", 5, ("!",)]
@@ -149,14 +149,14 @@ def test_what_a_flag_is_when_it_is_not_given(monkeypatch):
 def test_where_each_set_is_read_from(tmp_path):
     (tmp_path / "minerva.parquet").write_bytes(b"")
     given = parse(["--model", "m", "--data-folder", str(tmp_path), "--data.aime25", "a.jsonl", "--limit", "7"])
-    asked = {one.name: one for one in sets_asked(given, None)}
+    asked = {one.name: one for one in sets_asked(given, NO_RUN)}
     assert list(asked) == list(SETS) and {one.data.limit for one in asked.values()} == {7}
     assert asked["aime25"].data.source == "a.jsonl"
     assert asked["minerva"].data.source == str(tmp_path / "minerva.parquet")
     assert asked["math500"].data.source == "HuggingFaceH4/MATH-500" and asked["math500"].data.split == "test"
     assert [one.samples for one in asked.values()] == [32, 32, 32, 1, 1, 1, 1]
     with refused("--suite", "minerva,minerva"):
-        sets_asked(parse(["--model", "m", "--suite", "minerva,minerva"]), None)
+        sets_asked(parse(["--model", "m", "--suite", "minerva,minerva"]), NO_RUN)
 
 
 def test_the_table_beside_the_paper_s_figures():

@@ -7,10 +7,13 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
 
 from experiments import compare
 from experiments.harness import study
-from experiments.harness.results import ACCURACY, Mean, Measures, accuracy_table, kept, markdown, read_run, tidy
+from experiments.harness.results import ACCURACY, Mean, Measures, accuracy_table, kept, read_run, tidy
 from experiments.harness.scales import SCALES
 from experiments.harness.study import Claim, Study
 from experiments.studies import (
@@ -20,6 +23,7 @@ from experiments.studies import (
     ablate_ratio,
     ablate_rft,
     ablate_updates,
+    check,
     controls,
     longer,
     main_table,
@@ -82,55 +86,78 @@ def test_measures_at_equal_steps_and_at_equal_tokens(runs):
     assert (measures.step, measures.tokens) == (4, 400)
     assert measures.of_arm("steps", "nft").value == pytest.approx(0.51, abs=1e-6)
     assert measures.of_arm("tokens", "rft").value == pytest.approx(0.2, abs=1e-6)      # at half of its steps
-    assert measures.of_arm("best", "nft").error == pytest.approx(0.01, abs=1e-6)       # (0.52 - 0.50) / 2
+    # The standard error of 0.50 and 0.52, times the 97.5% quantile of t with 1 degree of freedom.
+    assert measures.of_arm("best", "nft").half == pytest.approx(0.01 * 12.7062, abs=1e-5)
     assert measures.of_arm("area", "rft").value == pytest.approx(0.2, abs=1e-6)
-    assert measures.paired("tokens", "nft", "rft").value == pytest.approx(0.31, abs=1e-6)
+    assert measures.paired("tokens", "nft", "rft", "tokens").value == pytest.approx(0.31, abs=1e-6)
     assert measures.paired("steps", "nft", "nft", "start").value == pytest.approx(0.41, abs=1e-6)
-    assert measures.paired("tokens", "nft", "dapo").count == 0
+    assert measures.paired("tokens", "nft", "dapo", "tokens").count == 0
     text = accuracy_table(measures)
-    assert "| nft | 2 | 10.0 ± 0.0 | 51.0 ± 1.0 | 51.0 ± 1.0 |" in text
+    assert "| nft | 2 | 10.0 ± 0.0 | 51.0 ± 12.7 | 51.0 ± 12.7 |" in text
     assert "| rft | 2 | 10.0 ± 0.0 | 30.0 ± 0.0 | 20.0 ± 0.0 |" in text
     other = pd.DataFrame({"run": "x", "arm": "x", "seed": 0, "step": [0, 2], "tokens": [0, 90], ACCURACY: [0.1, 0.9]})
     short = Measures.of(pd.concat([table, other]))
     assert (short.step, short.tokens) == (2, 90)
 
 
-def test_a_mean_has_an_error_only_with_several_values():
+def test_a_mean_has_an_interval_only_with_several_values():
     values = [1.0, 2.0, 4.0]
     found = Mean.of(pd.Series([*values, np.nan]))
+    interval = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert (found.value, found.count) == (np.mean(values), 3)
-    assert found.error == pytest.approx(np.std(values, ddof=1) / np.sqrt(3))
+    assert found.interval == pytest.approx(tuple(interval))
     assert [Mean.of(pd.Series(each, dtype=float)).text() for each in ([0.25], [], [0.5, 0.5])] == [
         "25.0", "-", "50.0 ± 0.0"]
+
+
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=6), st.integers(1, 4))
+def test_more_seeds_with_the_same_spread(values, times):
+    """The values `times` over have the same mean; their population variance is the same, too."""
+    count = len(values)
+    more = Mean.of(pd.Series(values)).with_seeds(times * count)
+    exact = Mean.of(pd.Series(values * times))
+    correction = np.sqrt((times * count - 1) / (times * (count - 1)))
+    assert more.half == pytest.approx(exact.half * correction, abs=1e-9) and more.value == np.mean(values)
 
 
 def claiming(*claims: Claim) -> Study:
     return Study("main_table", "A title", "", main_table.STUDY.arms, claims)
 
 
-def test_a_number_outside_its_range_is_told_and_is_the_exit_status(runs, tmp_path, capsys):
-    good = Claim("nft", "rft", "tokens", "why", {"nano": (20, 40)})
-    missing = Claim("nft", "dapo", "tokens", "why", {"nano": (0, 1)})
-    bad = Claim("nft", "", "entropy", "why", {"nano": (0.1, 0.2)})
-    other = Claim("nft", "", "steps", "paper", {"7b": (90, 91)})
-    table = kept(tidy(runs))
-    assert study.report(claiming(good, missing, other), "nano", table, tmp_path / "out") == 0
+def test_a_report_has_a_row_for_every_claim(runs, tmp_path, capsys):
+    claims = (Claim("nft", "rft", "tokens", "above", "why"), Claim("nft", "dapo", "tokens", "above", "why"),
+              Claim("nft", "", "steps"))
+    study.report(claiming(*claims), "nano", kept(tidy(runs)), tmp_path / "out")
     text = (tmp_path / "out" / "main_table_nano.md").read_text()
     assert text.startswith("# A title (nano)\n") and text == capsys.readouterr().out
-    for row in ("| `nft` less `rft`, accuracy at equal tokens | +31.0 ± 1.0 points | 20 to 40 (why) | inside |",
-                "| `nft` less `dapo`, accuracy at equal tokens | not measured |  |  |",
-                "| `nft` less its start, accuracy at equal steps | +41.0 ± 1.0 points | paper | higher |"):
+    # Differences 0.30 and 0.32, of two seeds: ± 12.7 standard errors of a point.
+    for row in ("| `nft` less `rft`, accuracy at equal tokens | +31.0 ± 12.7 points | 2 | yes | above: why | seen |",
+                "| `nft` less `dapo`, accuracy at equal tokens | not measured | 0 |  | above: why |  |",
+                "| `nft` less its start, accuracy at equal steps | +41.0 ± 12.7 points | 2 | yes |  | higher |"):
         assert row in text
-    assert study.report(claiming(good, bad), "nano", table, tmp_path / "out") == 1
-    assert "nats | 0.1 to 0.2 (why) | **outside** |" in capsys.readouterr().out
     assert (tmp_path / "out" / "main_table_nano.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize(("value", "error", "words"), [
-    (0.05, 0.01, "higher"), (-0.05, 0.01, "lower"), (0.015, 0.01, "within two standard errors"),
-    (0.015, float("nan"), "no standard error")])
-def test_a_verdict_needs_more_than_two_standard_errors(value, error, words):
-    assert study.judged(Mean(value, error, 3)) == words
+@pytest.mark.parametrize(("value", "half", "expected", "verdict"), [
+    (0.05, 0.04, "above", "seen"), (0.00, 0.01, "above", "not seen"), (-0.05, 0.04, "above", "not seen"),
+    (-0.05, 0.04, "below", "seen"), (0.05, 0.04, "below", "not seen"), (0.00, 0.01, "below", "not seen"),
+    (0.005, 0.01, "alike", "seen"), (0.05, 0.02, "alike", "not seen"), (-0.05, 0.02, "alike", "not seen"),
+    (0.05, 0.04, "", "higher"), (-0.05, 0.04, "", "lower"), (0.00, 0.01, "", "alike"),
+    (0.05, 0.06, "above", "cannot be told with 5 seeds"), (0.015, 0.02, "alike", "cannot be told with 5 seeds"),
+    (0.03, 0.04, "", "cannot be told with 5 seeds"),
+])
+def test_a_verdict_is_what_the_interval_says(value, half, expected, verdict):
+    assert study.judged(Mean(value, half, 5), expected, 0.02).startswith(verdict)
+
+
+def test_a_verdict_says_how_many_seeds_would_tell():
+    """The smallest number whose interval, of the same mean and spread, leaves 0 out."""
+    found = Mean(0.05, 0.06, 5)
+    spread = found.half / scipy.stats.t.ppf(0.975, 4) * np.sqrt(5)
+    enough = next(n for n in range(6, 100) if scipy.stats.t.ppf(0.975, n - 1) * spread / np.sqrt(n) < 0.05)
+    assert study.judged(found, "above", 0.02) == f"cannot be told with 5 seeds; {enough} would tell"
+    assert study.judged(Mean(0.0201, 0.5, 3), "alike", 0.02).endswith("more than 1000 would tell")
+    assert study.judged(Mean(0.05, float("nan"), 1), "above", 0.02) == "cannot be told with 1 seed"
 
 
 @pytest.fixture
@@ -138,11 +165,11 @@ def two_arms(tmp_path, monkeypatch):
     """A study of two arms whose runs are finished in tmp_path/runs, and whose figures go to tmp_path/figures."""
     monkeypatch.setattr(study, "FIGURES", tmp_path / "figures")
     made = Study("two", "Two arms", "", {"nft": {}, "rft": {"objective": "rft"}},
-                 (Claim("nft", "rft", "steps", "why", {"nano": (0, 50)}),))
+                 (Claim("nft", "rft", "steps", "above", "why"),))
     scale = SCALES["nano"]
     for each in plan(scale.experiment, scale.config, made.arms_of(scale.config), 2, tmp_path / "runs"):
         curve = [0.1, 0.3, 0.5 if each.arm == "nft" else 0.4]
-        write_run(each.job.folder, curve, every=each.config.steps // 2, seed=each.seed)
+        write_run(each.folder, curve, every=each.config.steps // 2, seed=each.config.seed)
     return made
 
 
@@ -150,7 +177,7 @@ def test_a_study_from_finished_runs_and_drawn_again(two_arms, tmp_path, capsys):
     command = ["--seeds", "2", "--workdir", str(tmp_path / "runs")]
     assert study.main(two_arms, "", command) == 0
     first = capsys.readouterr().out
-    assert first.count("finished before, 10.0% -> ") == 4 and "+10.0 ± 0.0 points" in first
+    assert first.count("finished before, 10.0% -> ") == 4 and "+10.0 ± 0.0 points | 2 | yes |" in first
     stored = tmp_path / "figures" / "two_nano.parquet"
     assert stored.stat().st_size < 200_000 and pq.read_table(stored).num_rows == 4 * 41
     table = (tmp_path / "figures" / "two_nano.md").read_text()
@@ -161,17 +188,44 @@ def test_a_study_from_finished_runs_and_drawn_again(two_arms, tmp_path, capsys):
     assert (tmp_path / "figures" / "two_nano.png").exists()
 
 
-def test_some_arms_go_beside_the_runs(two_arms, tmp_path, capsys):
-    command = ["--seeds", "3", "--workdir", str(tmp_path / "runs"), "--arms", "rft", "--jobs", "none"]
-    assert study.main(two_arms, "", command) == 0
-    assert "1 of 3 runs are not finished" in capsys.readouterr().out
+def test_a_stored_run_is_not_made_again(two_arms, tmp_path, capsys, monkeypatch):
+    """On another machine, without the folders of the runs, only the new seed is made."""
+    assert study.main(two_arms, "", ["--seeds", "2", "--workdir", str(tmp_path / "runs")]) == 0
+    before = pd.read_parquet(tmp_path / "figures" / "two_nano.parquet")
+    asked = []
+    monkeypatch.setattr(study, "run_planned", lambda planned, jobs: asked.extend(planned) or True)
+    assert study.main(two_arms, "", ["--seeds", "3", "--workdir", str(tmp_path / "empty")]) == 0
+    assert [(each.arm, each.config.seed) for each in asked] == [("nft", 2), ("rft", 2)]
+    assert "4 of 6 runs are in the table" in capsys.readouterr().out
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "figures" / "two_nano.parquet"), before)
+
+
+def test_a_study_that_was_stopped_keeps_its_finished_runs(two_arms, tmp_path, monkeypatch):
+    def stopped(planned, jobs):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(study, "run_planned", stopped)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        study.main(two_arms, "", ["--seeds", "3", "--workdir", str(tmp_path / "runs")])
+    assert set(pd.read_parquet(tmp_path / "figures" / "two_nano.parquet")["seed"]) == {0, 1}
+
+
+def test_some_arms_go_beside_the_runs(two_arms, tmp_path, capsys, monkeypatch):
+    command = ["--seeds", "3", "--workdir", str(tmp_path / "runs"), "--arms", "rft"]
+    monkeypatch.setattr(study, "run_planned", lambda planned, jobs: False)           # the third run fails
+    assert study.main(two_arms, "", command) == 1
+    assert "2 of 3 runs are in the table" in capsys.readouterr().out
     assert (tmp_path / "runs" / "two_nano.md").exists() and not (tmp_path / "figures").exists()
+
+
+def test_nothing_is_drawn_of_runs_that_never_ended(two_arms, tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "run_planned", lambda planned, jobs: False)
+    assert study.main(two_arms, "", ["--workdir", str(tmp_path / "others")]) == 1
+    assert not (tmp_path / "figures").exists()
 
 
 @pytest.mark.parametrize(("arguments", "told"), [
     (["--arms", "grpo"], ("arms", "'grpo'", "nft, rft")),
     (["--scale", "gsm8k", "--draw"], ("scale", "'gsm8k'", "two_gsm8k.parquet")),
-    (["--scale", "gsm8k", "--jobs", "none"], ("none of the 6 runs",)),
     (["--seeds", "0"], ("seeds is 0",)),
     (["--jobs", "-1"], ("jobs is -1",)),
 ])
@@ -201,23 +255,22 @@ def test_every_arm_of_every_study_is_a_run_that_its_command_makes(scale, tmp_pat
     base = SCALES[scale].config
     for module in MODULES:
         planned = plan(SCALES[scale].experiment, base, module.STUDY.arms_of(base), 1, tmp_path)
-        assert len({each.job.folder for each in planned}) == len(planned), module.STUDY.name
+        assert len({each.folder for each in planned}) == len(planned), module.STUDY.name
         for each in planned:
-            command = each.job.command
+            command = each.command
             assert command[1:4] == ("-m", "experiments.train", SCALES[scale].experiment)
             if module in (controls, ablate_updates):                # these set fields of every kind
                 assert parse(base, "", command[4:]).config == each.config
         known = {each.arm for each in planned}
         for claim in module.STUDY.claims:
             assert {claim.arm, claim.than or claim.arm} <= known and claim.measure in study.MEASURED
-            assert set(claim.ranges) <= set(SCALES) and all(low < high for low, high in claim.ranges.values())
 
 
 def test_studies_share_the_runs_that_are_the_same(tmp_path):
     base = SCALES["nano"].config
 
     def folder(module, arm):
-        return plan("x", base, module.STUDY.arms_of(base, arm), 1, tmp_path)[0].job.folder
+        return plan("x", base, module.STUDY.arms_of(base, arm), 1, tmp_path)[0].folder
 
     nft = folder(main_table, "nft")
     assert {folder(ablate_rft, "nft"), folder(ablate_ratio, "token"), folder(ablate_negative_weight, "1"),
@@ -234,18 +287,28 @@ def test_many_updates_keep_the_warm_up_in_steps():
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_every_study_has_its_page_and_its_table(module):
-    """The table is what the stored results give."""
+def test_every_study_has_its_page(module):
     name = module.STUDY.name
     assert f"(studies/{name}.md)" in (Path(module.__file__).parents[1] / "README.md").read_text()
     page = (Path(module.__file__).parent / f"{name}.md").read_text()
     for told in (f"experiments.studies.{name} --scale nano", f"(../figures/{name}_nano.md)",
                  f"(../figures/{name}_nano.png)"):
         assert told in page
-    measures = Measures.of(pd.read_parquet(study.FIGURES / f"{name}_nano.parquet"))
-    stored = (study.FIGURES / f"{name}_nano.md").read_text()
-    assert accuracy_table(measures) in stored
-    assert markdown(study.COLUMNS, study.check(module.STUDY, "nano", measures)[0]) in stored
+
+
+def test_pages_and_tables_say_what_the_stored_results_give():
+    assert {each.name for each in check.all_studies()} == {module.STUDY.name for module in MODULES}
+    assert check.differences("nano") == []
+
+
+def test_a_page_that_says_something_else_fails(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(check, "PAGES", tmp_path)
+    quoted = next(cells for each, rows in check.rows_of("nano") if each.name == "main_table" for cells in rows)
+    line = f"| {' | '.join(quoted)} |"
+    (tmp_path / "page.md").write_text(f"{line}\nnot a row: `nft` less `rft`\n")
+    assert check.main([]) == 0
+    (tmp_path / "page.md").write_text(line.replace("seen", "not seen"))
+    assert check.main([]) == 1 and "page.md" in capsys.readouterr().out
 
 
 # ---- controls ------------------------------------------------------------------------------------------------------
@@ -287,18 +350,10 @@ def test_compare_takes_seeds_together_and_tells_what_differs(tmp_path, capsys):
                for name, value, epsilon in (("nft", 0.5, 1.0), ("nft2", 0.4, 0.5)) for seed in (0, 1)]
     assert compare.main([*map(str, folders), "-o", str(tmp_path / "out")]) == 0
     text = capsys.readouterr().out
-    assert "| nft, epsilon=1.0 | 2 | 10.0 ± 0.0 | 51.0 ± 1.0 |" in text and "| `loss.epsilon` | 1.0 | 0.5 |" in text
+    assert "| nft | 2 | 10.0 ± 0.0 | 51.0 ± 12.7 |" in text and "| `loss.epsilon` | 1.0 | 0.5 |" in text
     assert "slots" not in text and "seed" not in text.replace("| seeds |", "")
     assert (tmp_path / "out" / "compare.png").exists() and (tmp_path / "out" / "compare.md").read_text() == text
     assert pq.read_table(tmp_path / "out" / "compare.parquet").num_rows == 12
-
-
-def test_labels_tell_objective_and_fields_and_short_ones_fit_a_legend():
-    labels, differing = compare.labels_of([{"objective": "nft", "seed": 1}, {"objective": "nft", "seed": 2}])
-    assert labels == ["nft", "nft"] and not differing
-    long = "a_package.of_mine.rewards:the_long_name_of_a_function"
-    labels, _ = compare.labels_of([{"objective": "nft", "verifier.reward": reward} for reward in ("math", long)])
-    assert list(compare.short(labels).values()) == ["(a) reward=math", f"(b) reward={long}"]
 
 
 @pytest.mark.parametrize(("make", "told"), [

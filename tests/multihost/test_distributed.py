@@ -23,6 +23,8 @@ EXPLICIT = {"NFT_COORDINATOR": "10.0.0.1:1234", "NFT_NUM_PROCESSES": "2", "NFT_P
 def test_nothing_says_that_there_are_others():
     for environment in ({}, {"NFT_NUM_PROCESSES": "1"}, EXPLICIT | {"NFT_NUM_PROCESSES": "1", "NFT_PROCESS_ID": "0"},
                         {"SLURM_NTASKS": "4"}, SLURM | {"SLURM_NTASKS": "1"}, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"},
+                        # `srun --pty` and an interactive step of salloc: one task of an allocation for several.
+                        SLURM | {"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_NUM_NODES": "1"},
                         SLURM | {"NFT_NUM_PROCESSES": "1"}):
         assert cluster_of({"JAX_PLATFORMS": "cpu"} | environment) is None
 
@@ -52,6 +54,11 @@ def test_slurm_is_asked_through_jax(monkeypatch):
     found = cluster_of(SLURM)
     assert found == Cluster(found.address, 4, 3, [1], "SLURM") and found.address.startswith("node07:")
     assert cluster_of(SLURM | {"SLURM_STEP_NUM_NODES": "4"}).local_device_ids is None
+    # The step has as many processes as SLURM started in it, not as the job may have.
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    assert cluster_of(SLURM | {"SLURM_NTASKS": "8"}).count == 4
+    without = {name: value for name, value in SLURM.items() if name != "SLURM_STEP_NUM_TASKS"}
+    assert cluster_of(without | {"SLURM_NTASKS": "8"}).count == 8
 
 
 def test_a_cluster_that_jax_cannot_read_is_an_input_error(monkeypatch):

@@ -12,8 +12,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from local_processes import outputs, start, wait_until
-from nft_jax.record.metrics import comparable, read_metrics
-from runs import steps_done
+from nft_jax.record.metrics import read_metrics
+from runs import comparable, steps_done
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,6 @@ from nft_jax.config import Config
 from nft_jax.record.metrics import (
     MetricsWriter,
     answer_metrics,
-    comparable,
     draw_curves,
     mismatch_metrics,
     mode_disagreement,
@@ -94,12 +93,6 @@ def test_a_second_row_of_a_step_adds_to_the_first(tmp_path):
         writer.write(step, metrics)
     assert read_metrics(tmp_path / "metrics.jsonl") == [
         {"step": 1, "loss/total": 0.5, "evaluation/accuracy/all": 0.25, "compiles": 1}, {"step": 2, "loss/total": 0.75}]
-
-
-def test_comparable_drops_times_only():
-    row = {"step": 1, "seconds/step": 1.0, "tokens_per_second/train": 5.0, "compiles": 1, "memory/peak_mb": 1,
-           "loss/total": 0.5}
-    assert comparable(row) == {"step": 1, "loss/total": 0.5}
 
 
 def test_curves_are_drawn(tmp_path):

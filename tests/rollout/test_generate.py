@@ -13,8 +13,8 @@ import pytest
 
 from nft_jax.config import MeshConfig
 from nft_jax.record.rollouts import JUDGED, SCHEMA
-from nft_jax.rollout.answers import fitting_slots
 from nft_jax.rollout.generate import main, parse
+from nft_jax.rollout.slots import slots_that_fit
 from nft_jax.runtime.mesh import make_mesh
 from tests.support.refusal import refused
 
@@ -114,8 +114,8 @@ def test_too_little_memory_is_told_in_the_flags_of_this_command(command, tiny_mo
     monkeypatch.setattr("nft_jax.rollout.slots.free_bytes", lambda mesh: 0)
     given = parse(command(tmp_path / "answers.parquet", "--slots", "0"))
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    with refused("--slots is 0", "--max-new-tokens", "--kv-dtype", "--tensor") as told:
-        fitting_slots(given, tiny_model, mesh, 15)
+    with refused("--slots is 0", "--max-new-tokens", "--kv-dtype", "tensor") as told:
+        slots_that_fit(tiny_model, mesh, given, 15, given.max_prompt_tokens, given.dtype)
     assert not any(name in str(told.value) for name in ("rollout.", "policy.", "mesh."))
 
 

@@ -1,15 +1,17 @@
 """What answers take in memory, and how many slots fit."""
+from dataclasses import replace
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import pytest
 
-from nft_jax.config import MeshConfig
+from nft_jax.config import MeshConfig, RolloutConfig
 from nft_jax.model.decoder import count_parameters
 from nft_jax.rollout.cache import empty_state
 from nft_jax.rollout.slots import (
     AROUND,
     MOST,
-    automatic_slots,
     free_bytes,
     parameter_bytes,
     prefilled_bytes,
@@ -23,6 +25,7 @@ from nft_jax.runtime.mesh import make_mesh
 from refusal import refused
 
 GIB = 2**30
+DECODING = RolloutConfig(max_new_tokens=40, slots=0)
 
 
 @pytest.fixture
@@ -31,18 +34,14 @@ def meshes():
     return lambda tensor: make_mesh(MeshConfig(data=2, tensor=tensor), jax.devices()[:2 * tensor])
 
 
-def test_a_quarter_of_the_answers_where_memory_allows():
+def test_a_quarter_of_the_answers_where_memory_allows(tiny_model, meshes):
     assert [useful_slots(n) for n in (1, 20, 32, 100, 1024, 10**6)] == [1, 20, 32, 32, 256, MOST]
-    assert automatic_slots(100 * GIB, 1, 1024) == 256
-    assert automatic_slots(100 * GIB, 1, 1000, data_parallel=8) == 256        # 250, to a multiple of the devices
-    assert automatic_slots(GIB, GIB // 100, 1024) == 90                       # a tenth of the memory is left alone
-    assert automatic_slots(GIB, GIB // 100, 1024, data_parallel=2) == 180
-    assert automatic_slots(GIB, GIB // 2, 1024, data_parallel=4) == 4
-    for free in (0, -GIB, GIB):
-        with refused("rollout.slots is 0", "rollout.max_new_tokens", f"{max(free, 0) // 2**20:,} MiB"):
-            automatic_slots(free, 2 * GIB, 1024)
-    with refused("--slots is 0", "buy memory"):
-        automatic_slots(0, 2 * GIB, 1024, field="--slots", remedy="buy memory")
+    fit = partial(slots_that_fit, tiny_model, meshes(1), DECODING, max_prompt_tokens=24, dtype="float32", taken=0)
+    assert fit(1024, free=100 * GIB) == 256
+    assert fit(1001, free=100 * GIB) == 252                   # 251, to a multiple of the two devices
+    for free in (0, -GIB, 1000):
+        with refused("rollout.slots", 0, "rollout.max_new_tokens", "0 MiB"):
+            fit(1024, free=free)
 
 
 @pytest.mark.parametrize(("kv_dtype", "dtype"), [("compute", "float32"), ("compute", "bfloat16"), ("int8", "bfloat16")])
@@ -56,7 +55,7 @@ def test_bytes_of_a_slot_are_those_of_its_cache_and_logits(tiny_model, meshes, k
 
 def test_what_is_left_beside_a_run_is_filled_with_slots(tiny_model):
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    sizes = tiny_model, mesh, 64 * 16, 24, 40, "float32", "compute"
+    sizes = tiny_model, mesh, DECODING, 64 * 16, 24, "float32"
     assert free_bytes(mesh) > 0 and slots_that_fit(*sizes) == 256
     one, stored = slot_bytes(tiny_model, mesh, 64, "float32"), parameter_bytes(tiny_model, mesh)
     weights = weight_bytes(tiny_model, mesh, "float32")
@@ -65,6 +64,10 @@ def test_what_is_left_beside_a_run_is_filled_with_slots(tiny_model):
     assert prompts == 16 * 2 * tiny_model.num_layers * tiny_model.num_kv_heads * tiny_model.head_dim * 4 * 24 // 2
     assert slots_that_fit(*sizes, taken=3 * stored, free=3 * stored + weights + prompts + 12 * one) == 10 * 4
     assert slots_that_fit(*sizes, free=stored + weights + prompts + 12 * one) == 10 * 4
+    quantised = weight_bytes(tiny_model, mesh, "float32", "int8")
+    assert quantised < weights and slots_that_fit(
+        tiny_model, mesh, replace(DECODING, weight_dtype="int8"), *sizes[3:],
+        free=stored + quantised + prompts + 12 * one) == 10 * 4
 
 
 def test_an_answer_that_the_model_has_no_positions_for_is_refused_in_the_callers_words(tiny_model):

@@ -4,7 +4,7 @@ from concurrent.futures import Future
 import jax
 import pyarrow.parquet as pq
 
-from nft_jax.record.metrics import comparable, read_metrics
+from nft_jax.record.metrics import read_metrics
 from nft_jax.runtime.mesh import make_mesh
 from nft_jax.types import Verdict
 
@@ -33,6 +33,12 @@ def steps_done(folder):
     """The last step in metrics.jsonl, -1 before the first row."""
     path = folder / "metrics.jsonl"
     return max((row["step"] for row in read_metrics(path)), default=-1) if path.exists() else -1
+
+
+def comparable(row: dict) -> dict:
+    """A row without times, speeds, memory and compilations. An exact resume reproduces the rest bit for bit."""
+    return {key: value for key, value in row.items()
+            if not key.startswith(("seconds/", "tokens_per_second/", "memory/", "compiles"))}
 
 
 def assert_same_run(folder, expected):

@@ -182,7 +182,7 @@ def test_bytes_that_travel_are_bounded(sizes):
     """What one device receives in a micro-batch and the update after it. A reduce-scatter may be written as an
     all-reduce and a slice, as the CPU compiler does; an all-reduce counts twice its size."""
     (_, fsdp, tensor, context), s, word = sizes, Sizes(*sizes), 4
-    received = {t.kind: t.bytes for t in collectives(built(sizes).step.as_text(), 8)}
+    received = collectives(built(sizes).step.as_text(), 8)
     gradients = LAYERS * (s.layer + s.layer // fsdp) + 2 * s.head // fsdp
     reduced = 2 * gradients + (2 * (9 * LAYERS + 2) * s.states if tensor > 1 else 0)
     bounds = {

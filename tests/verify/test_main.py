@@ -36,6 +36,17 @@ def test_table_and_counts(file, capsys):
     assert "mean reward 0.4000" in out and "answers.verdicts.parquet" in out
 
 
+def test_a_prompt_that_opened_the_thought(tmp_path):
+    rows = [{"problem": "Q", "prompt": prompt, "text": text, "gold": "7"} for prompt, text in (
+        ("Q<think>\n", r"perhaps \boxed{7}"), ("Q<think>\n", r"hm</think>\boxed{7}"), ("Q", r"\boxed{7}"))]
+    path = tmp_path / "answers.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    main([str(path)])
+    table = pq.read_table(path.with_suffix(".verdicts.parquet"))
+    assert table["verdict"].to_pylist() == ["no_answer", "right", "right"]
+    assert table["response"].to_pylist() == [row["text"] for row in rows]
+
+
 def test_strict_mode_and_output(file, tmp_path):
     main(["--mode", "strict", "--output", str(tmp_path / "t.parquet"), str(file)])
     assert pq.read_table(tmp_path / "t.parquet")["reward"].to_pylist() == [0, 0, 0, 0, 0]

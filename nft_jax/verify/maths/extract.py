@@ -19,18 +19,29 @@ _NUMBER = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+
 def extract(response: str, mode: Mode = "equivalent") -> str | None:
     """The final answer of a response, or None when there is none. An empty box is none.
 
-    Only the text after the last closing </think> is searched. Mode lenient falls back to the last number in the
-    text. Mode strict reads the last 100 characters only, and takes an empty box as the answer "".
+    Thoughts are not searched. Mode lenient falls back to the last number in the text. Mode strict reads the last
+    100 characters only, thoughts included, and takes an empty box as the answer "".
     """
     if mode == "strict":
         return _strict_box(response)
-    tail = response[-SCANNED_CHARACTERS:]
-    tail = tail.rpartition("</think>")[2]
+    tail = without_thoughts(response)[-SCANNED_CHARACTERS:]
     found = last_box(tail)
     if found is None and mode == "lenient":
         numbers = _NUMBER.findall(tail)
         found = numbers[-1] if numbers else None
     return found.strip() if found is not None and found.strip() else None
+
+
+def without_thoughts(response: str) -> str:
+    """The text after the last </think>, up to a <think> that stays open."""
+    return response.rpartition("</think>")[2].partition("<think>")[0]
+
+
+def with_open_thought(prompt: str, response: str) -> str:
+    """The response, behind the <think> with which its prompt may end."""
+    # A prompt that only speaks of <think> opens no thought.
+    opened = prompt.rstrip().endswith("<think>") and not response.startswith("<think>")
+    return "<think>" + response if opened else response
 
 
 def last_box(text: str) -> str | None:

@@ -18,6 +18,7 @@ import math
 import re
 from collections.abc import Mapping
 
+from nft_jax.verify.maths.extract import without_thoughts
 from nft_jax.verify.rewards.registry import plain_gold, register
 from nft_jax.verify.rewards.sandbox import Limits, find_sandbox, run_submission
 
@@ -28,8 +29,8 @@ _weak: dict[str, bool] = {"allowed": False}
 
 
 def extract_program(response: str) -> str:
-    """The last complete ``` block after the last </think>; without a block, everything after it."""
-    tail = response.rpartition("</think>")[2]
+    """The last complete ``` block outside of thoughts; without a block, everything outside of them."""
+    tail = without_thoughts(response)
     blocks = _FENCE.findall(tail)
     return blocks[-1][1] if blocks else tail
 

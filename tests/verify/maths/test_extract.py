@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from corpus import box
 from nft_jax.config import VerifierConfig
-from nft_jax.verify.maths.extract import MODES, extract, last_box
+from nft_jax.verify.maths.extract import MODES, extract, last_box, with_open_thought
 from nft_jax.verify.maths.judge import quick_verdict
 
 
@@ -20,6 +20,10 @@ from nft_jax.verify.maths.judge import quick_verdict
     (r"\boxed{ }", None), (r"\boxed{7} then \boxed{}", None), ("", None), ("boxed{5}", None),
     (r"x = 5 \\ \boxed{5}", "5"), ("\\\\boxed{5}", "5"), ("<think>\\boxed{1}</think> \\boxed{2}", "2"),
     ("<think>\\boxed{1}</think> I give up", None), ("\\boxed{4\n}", "4"),
+    ("<think>\\boxed{1}? Let me check", None), ("Hm \\boxed{1}.</think> \\boxed{2}", "2"), ("\\boxed{1}</think>", None),
+    ("<think>a</think>\\boxed{1}<think>\\boxed{2}</think>\\boxed{3}", "3"), ("\\boxed{1}<think>\\boxed{2}", "1"),
+    ("<think>a<think>b</think>\\boxed{1}</think>\\boxed{2}", "2"), ("<think>" + "a" * (1 << 20) + "\\boxed{1}", None),
+    ("<think>a</think>\\boxed{1}<think>\\boxed{2}</think>", None),
     ("\\boxed{\\text{a } b}", "\\text{a } b"), ("\\boxed{\ud800}", "\ud800"),
 ])
 def test_last_complete_box(response, expected):
@@ -31,6 +35,14 @@ def test_extraction_is_one_pass():
     assert last_box(r"\boxed{" * 50_000) is None
     assert last_box(r"\boxed{" * 50_000 + "7" + "}" * 50_000) == "7"
     assert last_box("\\" * 400_000) is None
+
+
+@pytest.mark.parametrize(("prompt", "response", "judged"), [
+    ("Q<think>", "a", "<think>a"), ("Q<think>\n", "a", "<think>a"), ("Q<think>\n", "<think>a", "<think>a"),
+    ("Q<think>\n\n</think>\n\n", "a", "a"), ("Think between <think> and </think>. Q", "a", "a"),
+    ("Begin with <think>. Q", "a", "a"), ("", "a", "a")])
+def test_a_prompt_may_open_the_thought(prompt, response, judged):
+    assert with_open_thought(prompt, response) == judged
 
 
 @given(st.lists(st.sampled_from([r"\boxed{", "{", "}", r"\{", r"\}", "a"]), max_size=30))

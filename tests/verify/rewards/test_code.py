@@ -75,6 +75,7 @@ def test_same_output():
 @pytest.mark.parametrize(("response", "program"), [
     ("```python\na = 1\n```", "a = 1\n"), ("x\n```\na\n```\ny\n```py\nb\n```\nz", "b\n"), ("a = 1", "a = 1"),
     ("<think>```\nno\n```</think>\n```\nyes\n```", "yes\n"), ("```python\ncut", "```python\ncut"),
+    ("<think>```\nno\n```", ""),
 ])
 def test_extract_program(response, program):
     assert extract_program(response) == program

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from made import make_group
 from nft_jax.config import VerifierConfig
 from nft_jax.verify import Verifier
+from nft_jax.verify.maths.extract import SCANNED_CHARACTERS
 from nft_jax.verify.processes import Worker
 from nft_jax.verify.rewards.registry import all_of, gated, lookup, plain_gold, register, resolve, weighted_sum
 from refusal import refused
@@ -41,6 +42,14 @@ def test_prompt_and_gold_come_along():
 def test_outside_0_and_1_is_an_error_naming_the_reward(response):
     with refused("'echo'", float(response)):
         judged("echo", ["0.5", response, "1"], ["g"] * 3, ["p"] * 3)
+
+
+def test_an_open_thought_hides_the_box_from_rewards_too():
+    """Also one that a prompt opened, and one that began a million characters ago."""
+    box, long = r"\boxed{1}", "a" * SCANNED_CHARACTERS
+    found = judged("boxed", [box, box, "<think>" + long + box, "<think>" + long + "</think>" + box, long + box],
+                   prompts=["Q<think>\n", "Q", "Q", "Q", "Q"])
+    assert [each.reward for each in found] == [0.0, 1.0, 0.0, 1.0, 1.0]
 
 
 def test_a_batch_reward_sees_the_whole_group():
