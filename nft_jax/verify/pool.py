@@ -29,7 +29,7 @@ from typing import NamedTuple
 from nft_jax.config import VerifierConfig
 from nft_jax.types import InputError, Outcome, Verdict
 from nft_jax.verify.maths.extract import SCANNED_CHARACTERS, extract, with_open_thought
-from nft_jax.verify.maths.judge import quick_verdict, strictly_right, verdict
+from nft_jax.verify.maths.judge import answer_of, quick_verdict, strictly_right, verdict
 from nft_jax.verify.processes import CPU_SECONDS, Forker, Worker
 from nft_jax.verify.rewards.registry import Reward, lookup
 
@@ -168,7 +168,7 @@ class Verifier:
         """Fill in what needs no worker; returns the tasks for the others, with their places."""
         mode, left = self.config.mode, []
         for i, (response, gold) in enumerate(zip(responses, golds, strict=True)):
-            answer = extract(response, mode)
+            answer = answer_of(response, gold, mode)
             found = self._recall(gold, answer) or quick_verdict(gold, answer, mode)
             batch.verdicts[i] = found
             if found is None:

@@ -198,8 +198,8 @@ def union(spans: tuple[Span, ...]) -> tuple[Span, ...]:
     out: list[Span] = []
     for span in sorted(spans, key=lambda span: (real(span.low), span.low_open)):
         last = out[-1] if out else None
-        if last is not None and (before(span.low, last.high) or span.low == last.high and not (
-                span.low_open and last.high_open)):
+        if last is not None and (before(span.low, last.high) or (span.low == last.high and not (
+                span.low_open and last.high_open))):
             out[-1] = Span(last.low, last.low_open, *_lowest(last, span, True, False))
         else:
             out.append(span)

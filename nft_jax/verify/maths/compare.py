@@ -34,6 +34,7 @@ from nft_jax.verify.maths.units import DEGREE, RADIAN
 
 Truth = bool | None
 """None: it cannot be told."""
+_CONSTANTS = [Node("sym", (name,)) for name in ("C", "c", "K", "k", "C_1", "c_1")]
 _FUNCTION = re.compile(r"([A-Za-z]|\\[a-z]+)(_[A-Za-z0-9]+)?(\(.*\))")
 
 
@@ -121,7 +122,7 @@ def _equations(gold: Sides, answer: Sides, leaf: Leaf) -> Truth:
         return _stated(gold.values[-1], answer, leaf)
     if gold.node is None or answer.node is None or answer.about:
         return False
-    if gold.name and answer.name and not (symbols(gold.node) == symbols(answer.node)):
+    if gold.name and answer.name and symbols(gold.node) != symbols(answer.node):
         return False
     return leaf.same_solutions(gold.node, answer.node)
 
@@ -133,7 +134,7 @@ def _same_name(gold: str, answer: str) -> bool:
     g, a = _FUNCTION.fullmatch(gold), _FUNCTION.fullmatch(answer)
     if g and a:
         return g[3] == a[3]
-    return bool(g and "(" not in answer and len(answer) == 1 or a and "(" not in gold and len(gold) == 1)
+    return bool((g and "(" not in answer and len(answer) == 1) or (a and "(" not in gold and len(gold) == 1))
 
 
 def _stated(gold, answer: Sides, leaf: Leaf) -> Truth:
@@ -160,7 +161,7 @@ def _rounds(value, about: Value) -> bool:
     """Whether a decimal is the value, rounded or cut to its digits."""
     exact = A.real(value.node) if isinstance(value, Value) else None
     shown = about.node.value
-    if exact is None or shown is None or value.unit and about.unit not in (None, value.unit):
+    if exact is None or shown is None or (value.unit and about.unit not in (None, value.unit)):
         return False
     written = re.match(r"-?([0-9,]*)\.?([0-9]*)", about.decimal or str(shown))
     factor = abs(float(shown) / float(Fraction(written[0].replace(",", "")))) if shown else 1.0
@@ -193,7 +194,21 @@ def _values(gold: Value, answer: Value, leaf: Leaf) -> Truth:
         return leaf.equal(_in_radians(gold), _in_radians(answer))
     elif RADIAN in (g, a) and not _has_pi(gold.node):
         return False
-    return leaf.equal(gold.node, answer.node)
+    told = leaf.equal(gold.node, answer.node)
+    if told is not True and (other := _with_constant(gold.node, answer.node)) is not None:
+        return leaf.equal(gold.node, other)
+    return told
+
+
+def _with_constant(gold: Node, answer: Node) -> Node | None:
+    """The answer with the gold's constant of integration, where both add one: + C is + K."""
+    terms = [node.args if node.op == "add" else () for node in (gold, answer)]
+    mine, other = ([term for term in part if term in _CONSTANTS] for part in terms)
+    if len(mine) != 1 or len(other) != 1 or mine == other or len(symbols(gold)) < 2 or (
+            mine[0].args[0] in symbols(answer) or len(symbols(answer)) != len(symbols(gold))):
+        return None
+    rest = add(*(term for term in answer.args if term != other[0]))
+    return None if other[0].args[0] in symbols(rest) else add(rest, mine[0])
 
 
 def _has_pi(node: Node) -> bool:
@@ -232,7 +247,8 @@ def _clocks(gold, answer, leaf: Leaf) -> Truth:
 def _as_ratio(each):
     """3:20 beside what cannot be a time is a ratio."""
     if isinstance(each, Clock):
-        return None if each.marked or each.seconds % 60 else Ratio((num(each.seconds // 3600), num(each.seconds // 60 % 60)))
+        hours, minutes = divmod(each.seconds // 60, 60)
+        return None if each.marked or each.seconds % 60 else Ratio((num(hours), num(minutes)))
     return each if isinstance(each, Ratio | Value) else None
 
 
@@ -308,7 +324,7 @@ def _regions(gold, answer, leaf: Leaf) -> Truth:
         g, a = (_as_region(each) for each in (gold, answer))
     except Unreadable:
         return False
-    if g.name and a.name and g.name != a.name or len(g.spans) != len(a.spans):
+    if (g.name and a.name and g.name != a.name) or len(g.spans) != len(a.spans):
         return False
     return unordered(g.spans, a.spans, lambda p, q: _same_span(p, q, leaf))
 
@@ -350,7 +366,7 @@ def _items(gold, answer, leaf: Leaf) -> Truth:
         answer = _by_name(answer, gold.names)
     elif g == "named" or a == "named":
         gold, answer = _by_name(gold), _by_name(answer)
-    elif not (g == a or {g, a} <= {"tuple", "list"} or {g, a} == {"list", "[]"} and len(gold.items) != 2):
+    elif not (g == a or {g, a} <= {"tuple", "list"} or ({g, a} == {"list", "[]"} and len(gold.items) != 2)):
         return False
     return both(same(p, q) for p, q in zip(gold.items, answer.items, strict=True))
 

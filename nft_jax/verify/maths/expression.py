@@ -34,13 +34,19 @@ _TOKEN = re.compile(r"""\s*(?:\\text\{(?P<text>[^{}]*)\}
 _IN_TEXT = re.compile(r"""\s*(?:(?P<number>[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)
   | (?P<word>[ap]\.\s?m\b\.?|[^\W\d_]+(?:['’][^\W\d_]+)*)|(?P<command>\\[a-zA-Z]+|\\[{}|%$&\\])|(?P<sign>\S))""",
                       re.VERBOSE)
-GREEK = frozenset("""alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho
+
+
+def word_set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+GREEK = word_set("""alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho
     sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega ell hbar
-    odot""".split())
+    odot""")
 TRIGONOMETRIC = ("sin", "cos", "tan", "cot", "sec", "csc")
 FUNCTIONS = frozenset((*TRIGONOMETRIC, *("arc" + name for name in TRIGONOMETRIC), "sinh", "cosh", "tanh", "coth", "ln",
                        "log", "exp", "arcsinh", "arccosh", "arctanh", "cis", "sgn"))
-ACCENTS = frozenset("overline bar vec hat tilde widehat overrightarrow dot ddot mathcal mathbb".split())
+ACCENTS = word_set("overline bar vec hat tilde widehat overrightarrow dot ddot mathcal mathbb")
 _GROUPS = {"(": ")", "{": "}", "[": "]", r"\lfloor": r"\rfloor", r"\lceil": r"\rceil", r"\{": r"\}"}
 
 
@@ -120,7 +126,7 @@ def mul(*factors: Node) -> Node:
             raise Unreadable
         return Node("inf", (int(total) * rest[0].args[0],))
     number = _checked(total)
-    if not rest or not total and all(defined(factor) for factor in rest):
+    if not rest or (not total and all(defined(factor) for factor in rest)):
         return number
     rest = rest if total == 1 else [number, *rest]
     return rest[0] if len(rest) == 1 else Node("mul", tuple(rest))
@@ -174,7 +180,7 @@ def power(base: Node, exponent: Node) -> Node:
 
 def _root(value: Fraction, order: int) -> Fraction | None:
     """The rational root of an order, or None."""
-    if order > 60 or value < 0 and order % 2 == 0:
+    if order > 60 or (value < 0 and order % 2 == 0):
         return None
     parts = []
     for part in (abs(value.numerator), value.denominator):
@@ -397,7 +403,7 @@ class Parser:
                 before, ends = self.tokens[self.at - 1], self._literal_end()
                 starts_with_digit = self.kind() == "number" or (self.peek() == "{" and self.kind(1) == "number")
                 # 5{7} and 2 3 are no products: nobody can tell them from 57 and 23.
-                if starts_with_digit and (ends or before.text in ("}", ")") and self.kind() == "number"):
+                if starts_with_digit and (ends or (before.text in ("}", ")") and self.kind() == "number")):
                     raise Unreadable
                 factors.append(self.power())
             else:
@@ -413,7 +419,7 @@ class Parser:
         if kind in ("number", "letters"):
             return True
         if kind == "sign":
-            return text in ("(", "{", "[") and self.kind(1) != "word" or text == "|" and not self.bars
+            return (text in ("(", "{", "[") and self.kind(1) != "word") or (text == "|" and not self.bars)
         if text == r"\frac" and self.kind(2) == "word":
             return False
         return kind == "command" and (text[1:] in GREEK or text[1:] in FUNCTIONS or text[1:] in ACCENTS or text in (
@@ -534,7 +540,7 @@ class Parser:
         # x(t), I(0): one letter or number in brackets is an argument; f, g and h take any.
         if self.peek() == "(" and self.kind() == "sign" and (
                 plain in ("f", "g", "h", "F", "G", "H", r"\delta", "O") or name.endswith("'")
-                or self.peek(2) == ")" and (self.kind(1) == "number" or len(self.peek(1)) == 1 or self.peek(1)[0] == "\\")):
+                or (self.peek(2) == ")" and (self.kind(1) == "number" or len(self.peek(1)) == 1 or self.peek(1)[0] == "\\"))):
             return Node("call", ("." + name, *self._arguments()))
         return self._letter(name)
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import lru_cache
 
 from nft_jax.types import InputError, Outcome, Verdict
-from nft_jax.verify.maths.answer import Items
+from nft_jax.verify.maths.answer import Items, Text, Value
 from nft_jax.verify.maths.compare import Leaf, Truth, compare, either
 from nft_jax.verify.maths.expression import plain_integer
 from nft_jax.verify.maths.extract import STRICT_TAIL, Mode, extract
@@ -35,6 +36,17 @@ def verdict(outcome: Outcome, extracted: str | None, reason: str, reward: float 
     if reward is None:
         return Verdict(outcome, {"right": 1.0, "error": None}.get(outcome, 0.0), extracted, reason)
     return Verdict("right" if reward == 1 else "wrong", reward, extracted, reason)
+
+
+def answer_of(response: str, gold: str, mode: Mode = "equivalent") -> str | None:
+    """The final answer of a response, which may stand in several boxes where the gold has several members."""
+    return extract(response, mode, mode != "strict" and response.count("box") > 1 and _is_list(gold))
+
+
+@lru_cache(maxsize=4096)
+def _is_list(gold: str) -> bool:
+    found = [read(normalise(form.strip())) for form in alternatives(gold)]
+    return any(isinstance(each, Items) and each.kind in ("list", "set", "named") for each in found)
 
 
 def strictly_right(response: str, gold: str) -> bool:
@@ -86,11 +98,15 @@ def _same(g: str, a: str, leaf: Leaf) -> Truth:
     if same_words(g, a):
         return True
     gold = read(g)
-    told = compare(gold, read(a, hint_of(gold, g)), leaf)
+    answer = read(a, hint_of(gold, g))
+    told = compare(gold, answer, leaf)
+    if told is not True and r"\log" in g and r"\ln" in a and r"\log" not in a:
+        # A gold's \log may be natural.
+        told = either([told, compare(read(g, GOLD._replace(natural=True)), answer, leaf)])
     if told is True or not (_GROUPED.search(g) or _GROUPED.search(a)):
         return told
     gold = read(g, GOLD, False)
-    if not isinstance(gold, Items):
+    if isinstance(gold, Text | Value):
         return told
     return either([told, compare(gold, read(a, hint_of(gold, g), False), leaf)])
 

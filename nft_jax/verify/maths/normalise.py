@@ -77,7 +77,7 @@ def _combinations(match: re.Match) -> str:
     n, k = match.groups()
     if n.isdigit() and k.isdigit() and "C" not in match.group() and int(k) <= int(n) <= 1000:
         return str(math.perm(int(n), int(k)))
-    if n.isdigit() != k.isdigit() and not (k.isdigit() and n.isalpha()) or n.isdigit() and k.isdigit() and int(n) < int(k):
+    if (n.isdigit() != k.isdigit() and not (k.isdigit() and n.isalpha())) or (n.isdigit() and k.isdigit() and int(n) < int(k)):
         return match.group()
     return rf"\binom{{{n}}}{{{k}}}" if "C" in match.group() else rf"\frac{{{n}!}}{{({n}-{k})!}}"
 
@@ -86,7 +86,7 @@ def _combinations(match: re.Match) -> str:
 _PASSES: tuple[tuple[re.Pattern, str], ...] = tuple((re.compile(pattern), new) for pattern, new in (
     (r"\\(?:text)?color\s*(?:\[[^\]\[{}]*\])?\{[^{}]*\}", ""),
     (r"\\\\\s*\[[^\]]*\]", r"\\\\"),
-    (r"\\left\s*\\\{\s*\\begin\{(?:array|aligned|matrix)\}(?:\{[lcr]*\})?(.*?)\\end\{(?:array|aligned|matrix)\}\s*\\right\s*\.",
+    (r"\\left\s*\\\{\s*\\begin\{(?:array|aligned|matrix)\}(?:\{[lcr]*\})?(.*?)\\end\{(?:array|aligned|matrix)\}\s*\\right\s*\.?",
      r"\\begin{cases}\1\\end{cases}"),
     (rf"\\(?:{_SIZES}){_COMMAND_END}", " "),
     (r"\\(?:hspace|vspace|phantom|hphantom|vphantom|tag|label)\*?\s*\{[^{}]*\}", " "),

@@ -108,7 +108,7 @@ def _call(name: str, args: list, named: bool):
             raise Undefined
         return _stepped(name, [mp.re(arg) for arg in args])
     if name == "fact":
-        if not is_real or abs(x) > LARGEST // 100 or mp.re(x) < 0 and mp.isint(mp.re(x)):
+        if not is_real or abs(x) > LARGEST // 100 or (mp.re(x) < 0 and mp.isint(mp.re(x))):
             raise Undefined
         return mp.gamma(x + 1)
     if name in _DIRECT:
@@ -200,7 +200,7 @@ def points(a: Node, b: Node, names: list[str], rng: random.Random) -> list[dict[
 
     rounds = 8 if piecewise else 2
     exact = [{name: rng.choice(kinks) for name in names} for _ in range(24)] if piecewise and kinks else []
-    exact += [{name: kink for name in names} for kink in kinks[:40]] if piecewise else []
+    exact += [dict.fromkeys(names, kink) for kink in kinks[:40]] if piecewise else []
     out = [*exact] + [{name: one(kind) for name in names} for kind in (0, 1, 2, 4, 5, 1, 3)[:7] for _ in range(rounds)]
     return out + [{name: one(rng.randrange(6)) for name in names} for _ in range(4 * rounds)]
 

@@ -34,8 +34,10 @@ from nft_jax.verify.maths.expression import (
     symbols,
     tokens,
     without_degrees,
+    word_set,
 )
 from nft_jax.verify.maths.units import CURRENCIES, DEGREE, nouns, read_unit, times
+import itertools
 
 MAX_ITEMS = 60
 """Longer lists are text."""
@@ -50,19 +52,19 @@ _NOTHING = re.compile(r"(?:(?:there )?(?:is|are|exists?) )?(?:(?:no|none)(?: (?:
                       r"(?: of [a-z])?(?: exists?)?|the empty set|empty set)")
 _EVERYTHING = re.compile(r"(?:for )?(?:all|any|every)(?: possible)? (?:reals?(?: numbers?| values?)?)(?: of)?(?: [a-z])?"
                          r"|(?:the )?(?:set of )?(?:all )?real numbers")
-_ANNOUNCING = frozenset("""the final my our answer answers result value solution solutions is are equals be so thus
-    therefore hence we get have that it : correct option choice required of exactly""".split())
-_QUANTITIES = frozenset("""area volume perimeter length width height depth total sum product difference quotient remainder
+_ANNOUNCING = word_set("""the final my our answer answers result value solution solutions is are equals be so thus
+    therefore hence we get have that it : correct option choice required of exactly""")
+_QUANTITIES = word_set("""area volume perimeter length width height depth total sum product difference quotient remainder
     distance speed velocity acceleration time cost price profit loss revenue number amount average mean median mode
     variance slope radius diameter circumference angle ratio max min maximum minimum value result solution answer
     probability age mass weight force energy power pressure density temperature rate percentage percent range degree
     digit digits count size rank order base side hypotenuse coefficient constant term intercept vertex center area
-    discriminant determinant trace gcd lcm""".split())
-_OF = frozenset("of the a an in for total final required surface lateral shaded largest smallest greatest least".split())
+    discriminant determinant trace gcd lcm""")
+_OF = word_set("of the a an in for total final required surface lateral shaded largest smallest greatest least")
 
 _LETTER = r"(?:[A-Za-z]|\\(?:" + "|".join(sorted(GREEK, key=len, reverse=True)) + r"))"
 _SIMPLE = rf"{_LETTER}(?:_(?:[A-Za-z]+|[0-9]+|\\[a-zA-Z]+|\{{[^{{}}]+\}}))?'*(?:\^\\cdot)?"
-_SEGMENT = rf"(?:[A-Z]{{2,5}}(?:_[A-Za-z0-9]+)?|[A-Z]_[A-Za-z0-9\\]+|[A-Z])"
+_SEGMENT = r"(?:[A-Z]{2,5}(?:_[A-Za-z0-9]+)?|[A-Z]_[A-Za-z0-9\\]+|[A-Z])"
 _ACCENTED = r"\\(?:overline|bar|vec|hat|tilde|widehat|overrightarrow|mathcal|dot|ddot)\s?[A-Za-z]{1,3}(?:_[A-Za-z0-9]+)?'*"
 _UNIT = rf"(?:{_SIMPLE}|{_SEGMENT}|{_ACCENTED})"
 _ANGLE = r"(?:m?\\angle_?[A-Z]{1,3}'*|\\(?:triangle|Delta)[A-Z]{3}|[A-Z]|\\(?:theta|alpha|beta|gamma|phi|varphi|angle))"
@@ -137,7 +139,7 @@ def hint_of(gold, text: str) -> Hint:
     found = frozenset()
     if any(isinstance(each, Value | Sides) for each in members):
         try:
-            found = nouns([token for token in tokens(text) if token.kind in ("word", "letters")])
+            found = nouns(tokens(text))
         except Unreadable:
             found = frozenset()
     return Hint(nouns=found, choice=all(isinstance(each, Choice) for each in members),
@@ -212,7 +214,7 @@ class _Reader:
 
     def _phrase(self, found: Sequence[Token]):
         at = next((i for i, token in enumerate(found) if token.text.lower() == "except"), None)
-        if at and (self._phrase(found[:at]) == A.REALS or found[0].text == r"\Reals" and at == 1):
+        if at and (self._phrase(found[:at]) == A.REALS or (found[0].text == r"\Reals" and at == 1)):
             rest = found[at + 1 + (found[at + 1].text == "for"):]
             points = _values(self.answer(rest))
             nodes = [each.node if isinstance(each, Value) else each.values[0].node for each in points]
@@ -224,7 +226,7 @@ class _Reader:
             number = number_in_words(found)
             if number is None and not _NOTHING.fullmatch(found[0].text.lower()):
                 raise Unreadable
-        if not kinds <= {"word", "letters", "sign"} or "word" not in kinds and "letters" not in kinds:
+        if not kinds <= {"word", "letters", "sign"} or ("word" not in kinds and "letters" not in kinds):
             return None
         said = " ".join(token.text.lower() for token in found if token.text not in (".", "!"))
         if any(token.kind == "sign" and token.text not in (".", "-", "!") for token in found):
@@ -252,7 +254,7 @@ class _Reader:
         marked = named or closed or token.kind == "word"
         if token.text.islower() and not self.hint.choice and not (marked and token.kind == "word"):
             return None
-        if not (marked or self.hint.choice and not rest):
+        if not (marked or (self.hint.choice and not rest)):
             return None
         rest = rest[closed:]
         rest = rest[1:] if rest and rest[0].text in (".", ":") else rest
@@ -264,13 +266,13 @@ class _Reader:
         return Choice(token.text.upper(), value) if isinstance(value, Value) else None
 
     def _clock(self, found: Sequence[Token]):
-        if len(found) > 8 or found[0].value is None and found[0].text != "{":
+        if len(found) > 8 or (found[0].value is None and found[0].text != "{"):
             return None
         match = re.fullmatch(r"([0-9]{1,2})(?::([0-5][0-9]))?(?::([0-5][0-9]))?(?:([ap])\.?\s?m\.?)?", raw(found).lower())
         if not match or not (match[2] or match[4]):
             return None
         hours, half = int(match[1]), match[4]
-        if hours > 23 or half and not 1 <= hours <= 12:
+        if hours > 23 or (half and not 1 <= hours <= 12):
             return None
         hours = hours % 12 + 12 * (half == "p") if half else hours
         return A.Clock(hours * 3600 + int(match[2] or 0) * 60 + int(match[3] or 0), half is not None)
@@ -283,7 +285,7 @@ class _Reader:
         if not all(parts):
             # ", and" leaves nothing between; nothing else may.
             kept = [(part, mark) for part, mark in zip(parts, [*marks, ""], strict=True) if part]
-            if any(a in (",", ";") and b in (",", ";") for a, b in zip(marks, marks[1:], strict=False)
+            if any(a in (",", ";") and b in (",", ";") for a, b in itertools.pairwise(marks)
                    if not parts[marks.index(a) + 1]):
                 raise Unreadable
             parts = [part for part, _ in kept]
@@ -406,13 +408,11 @@ class _Reader:
     def single(self, found: Sequence[Token]):
         if not found:
             raise Unreadable
-        if found[0].text == "(" and raw(found[-4:]).endswith(")^T"):
+        if found[0].text == "(" and raw(found[-5:]).endswith(")^T"):
             end = matching(found, 0)
             if raw(found[end + 1:]) == "^T" and split(found[1:end], (",", ";"))[1]:
                 found = found[:end + 1]
-        inside = encloses(found, r"\{", r"\}") or any(token.text in (r"\in", r"\cup") for token in found) or (
-            encloses(found, "(", ")") and split(found[1:-1], (",", ";"))[1])
-        if not inside and any(token.text in (r"\pm", r"\mp") for token in found):
+        if any(token.text in (r"\pm", r"\mp") and not _in_list(found[:i]) for i, token in enumerate(found)):
             return Items("list", tuple(self.single(_signed(found, sign)) for sign in "+-"))
         parts, marks = split(found, _RELATIONS)
         if marks:
@@ -465,7 +465,7 @@ class _Reader:
         if found[0].text == r"\langle" and found[-1].text == r"\rangle":
             return Items("tuple", tuple(self.single(part) for part in split(found[1:-1], (",", ";"))[0]))
         for left, right, kind in (("(", ")", "tuple"), ("[", "]", "[]"), ("(", "]", ""), ("[", ")", "")):
-            if not encloses(found, left, right) or found[1].text == r"\begin" and found[-5].text == r"\end":
+            if not encloses(found, left, right) or (found[1].text == r"\begin" and found[-5].text == r"\end"):
                 continue
             parts, marks = split(found[1:-1], (",", ";"))
             if not marks:
@@ -491,7 +491,7 @@ class _Reader:
         return None
 
     def _interval(self, found: Sequence[Token]) -> Region:
-        parts, marks = split(found[1:-1], (",", ";"))
+        parts, _marks = split(found[1:-1], (",", ";"))
         if len(parts) != 2:
             raise Unreadable
         low, high = (self._bound(part) for part in parts)
@@ -620,8 +620,8 @@ class _Reader:
         """The name that stands before =, or None: letters, segments, f(x), P(...), |z|, the area of ABC, ..."""
         if not found or len(found) > 24:
             return None
-        words = [token for token in found if token.kind == "word" and len(token.text) > 1
-                 or token.kind == "letters" and token.text.lower() in _QUANTITIES]
+        words = [token for token in found if (token.kind == "word" and len(token.text) > 1)
+                 or (token.kind == "letters" and token.text.lower() in _QUANTITIES)]
         if words and not any(token.text == "_" for token in found) and not _EVENT.fullmatch(raw(found)):
             others = [token for token in found if token not in words and not (
                 token.kind == "letters" or token.text in (r"\triangle", r"\angle"))]
@@ -634,7 +634,7 @@ class _Reader:
         function = _FUNCTION.fullmatch(said)
         if function and function["inverse"] and re.search("[0-9]", function["args"]):
             return None
-        if _NAME.fullmatch(said) and len({*said.split("+")}) == said.count("+") + 1 or function or _EVENT.fullmatch(
+        if (_NAME.fullmatch(said) and len({*said.split("+")}) == said.count("+") + 1) or function or _EVENT.fullmatch(
                 said) or _NAMES.fullmatch(said):
             return said
         return None
@@ -760,7 +760,7 @@ class _Reader:
 
     def _named_side(self, part) -> str | None:
         said = raw(part)
-        return said if re.fullmatch(_SIMPLE, said) and said not in ("e", r"\pi") or re.fullmatch(
+        return said if (re.fullmatch(_SIMPLE, said) and said not in ("e", r"\pi")) or re.fullmatch(
             r"[A-Z]{2,4}|[a-zA-Z]\([a-z]\)|\\angle[A-Z]{1,3}", said) else None
 
     def _around(self, mark: str, name: str, middle: Node, bound: Node) -> Region:
@@ -814,7 +814,7 @@ class _Reader:
         """15m, 9.8 m/s^2: letters beside a number without \\text. Beside a space, or where the gold is a bare
         number, they are a unit if all of them are."""
         at = next((i for i, token in enumerate(found) if token.kind == "letters" or token.text in (r"\Omega", r"\AA")), None)
-        if not at or found[at - 1].kind != "number" and found[at - 1].text not in ("}", ")", r"\pi"):
+        if not at or (found[at - 1].kind != "number" and found[at - 1].text not in ("}", ")", r"\pi")):
             return None
         word = found[at].text
         if word in ("e", "i", "x", "pi") or not (found[at].spaced or self.hint.number or len(word) > 1):
@@ -823,7 +823,7 @@ class _Reader:
             node = Parser(found[:at], self.hint.natural).whole()
         except Unreadable:
             return None
-        if symbols(node) or node.value is None and len(word) < 2:
+        if symbols(node) or (node.value is None and len(word) < 2):
             return None
         rest = found[at:]
         if word.lower() in _TIMES or word.lower() in ("percent", "pct", "degrees", "degree", "deg") or len(word) > 3:
@@ -868,7 +868,7 @@ class _Reader:
                 raise Unreadable
             return add(node, mul(second.node, num(second.unit.scale / first.scale))), first
         found = read_unit(rest, self.hint.nouns, self.hint.is_gold)
-        if found is None or unit is not None and unit.powers != found.powers:
+        if found is None or (unit is not None and unit.powers != found.powers):
             if found is not None and unit is not None:
                 return node, times(unit, found)
             raise Unreadable
@@ -877,14 +877,14 @@ class _Reader:
 
 def _is_word(letters: str) -> bool:
     """Whether bare letters alone are a word, not a product: 4 or more, a capital before small ones, one twice."""
-    return len(letters) > 3 and not letters.isupper() or len(letters) == 3 and (
-        letters.istitle() or len(set(letters)) < 3)
+    return (len(letters) > 3 and not letters.isupper()) or (len(letters) == 3 and (
+        letters.istitle() or len(set(letters)) < 3))
 
 
 def as_interval(pair: Items) -> Region:
     """(1, 2) or [1, 2] as an interval. Raises Unreadable where the ends are in the wrong order."""
     ends = [item.node if isinstance(item, Value) else None for item in pair.items]
-    if len(ends) != 2 or None in ends or A.before(ends[1], ends[0]) or ends[0] == ends[1] and pair.kind == "tuple":
+    if len(ends) != 2 or None in ends or A.before(ends[1], ends[0]) or (ends[0] == ends[1] and pair.kind == "tuple"):
         raise Unreadable
     is_open = pair.kind == "tuple"
     return Region((Span(ends[0], is_open, ends[1], is_open),))
@@ -910,6 +910,16 @@ def _joined(parts, marks) -> tuple[Token, ...]:
     for part, mark in zip(parts[1:], marks, strict=False):
         out += [Token("sign", mark), *part]
     return tuple(out)
+
+
+def _in_list(found: Sequence[Token]) -> bool:
+    """Whether brackets with several members, or of a set, are open behind these tokens."""
+    depth = 0
+    for token in reversed(found):
+        depth += (token.text in (")", "]", "}", r"\}")) - (token.text in ("(", "[", "{", r"\{"))
+        if (depth < 0 and token.text == r"\{") or (depth == 0 and token.text == "," and any(t.text == "(" for t in found)):
+            return True
+    return False
 
 
 def _signed(found: Sequence[Token], sign: str) -> tuple[Token, ...]:
@@ -959,7 +969,7 @@ def number_in_words(found: Sequence[Token]) -> Fraction | None:
         single = word[:-1] if word.endswith("s") else word
         if word in _ONES or word in _TENS:
             value = _ONES.get(word, _TENS.get(word))
-            if seen and (current % 10 or word in _TENS and current % 100 or value >= 10 and current % 100):
+            if seen and (current % 10 or (word in _TENS and current % 100) or (value >= 10 and current % 100)):
                 return None
             current, seen = current + value, True
         elif word == "hundred" and seen:

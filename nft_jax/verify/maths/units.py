@@ -11,7 +11,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-from nft_jax.verify.maths.expression import Token, Unreadable, matching
+from nft_jax.verify.maths.expression import Token, Unreadable, matching, word_set
 
 _PREFIXES = {"n": -9, "µ": -6, "m": -3, "c": -2, "d": -1, "k": 3, "M": 6, "G": 9, "T": 12}
 _LONG_PREFIXES = {"nano": -9, "micro": -6, "milli": -3, "centi": -2, "deci": -1, "kilo": 3, "mega": 6, "giga": 9}
@@ -42,7 +42,7 @@ _OTHER = {
     "unit": (1, "", ""), "people": (1, "people", "person persons"),
 }
 # Things that answers count. Plurals are made by rule.
-_COUNTED = frozenset("""apple orange banana pear peach plum lemon egg cookie cake pie slice piece candy chocolate pizza
+_COUNTED = word_set("""apple orange banana pear peach plum lemon egg cookie cake pie slice piece candy chocolate pizza
     cupcake muffin donut sandwich bottle can jar bag box basket carton pack packet card coin stamp marble ball toy doll
     book page chapter word letter pencil pen crayon marker paper sheet note ticket seat chair table desk room house
     floor stair step shelf window door car truck bus bike bicycle boat train plane wheel tire student child kid
@@ -53,15 +53,15 @@ _COUNTED = frozenset("""apple orange banana pear peach plum lemon egg cookie cak
     goal score vote question problem test lesson song video picture photo flower tree plant rose seed leaf bird dog
     cat cow chicken pig horse sheep goat fish duck rabbit animal insect bee ant spider leg brick tile stone block
     shirt dress hat shoe sock glove coat pant button bead necklace ring time lap mile hit shot serving meal bite cup
-    spoon plate glass bowl tray row column bunch stack pile fence post board rope ribbon inhabitant dot star""".split())
-_FILLERS = frozenset("of the a in total different distinct possible such old".split())
+    spoon plate glass bowl tray row column bunch stack pile fence post board rope ribbon inhabitant dot star""")
+_FILLERS = word_set("of the a in total different distinct possible such old")
 # Words that change a number: nothing that a gold says makes them units.
-NEVER = frozenset("""or and not no nor approximately approx about around nearly almost less more than least most if when
+NEVER = word_set("""or and not no nor approximately approx about around nearly almost less more than least most if when
     where otherwise maybe possibly either except wrong base mod modulo remainder am pm a.m. p.m. a.m p.m plus minus
-    times factorial infinity is are to from but for any all some true false none both guess answer unknown over
+    factorial infinity is are to from but for any all some true false none both guess answer unknown over
     divided undefined negative positive half quarter third squared cubed percent dozen hundred thousand million
     billion trillion lakh crore score point recurring repeating below above under root per unless versus vs ths
-    th debt googol""".split())
+    th debt googol""")
 
 
 class Unit(NamedTuple):
@@ -122,7 +122,8 @@ def unit_of(word: str, extra: frozenset[str] = frozenset()) -> Unit | None:
             return UNITS[form]
         if form in _COUNTED:
             return Unit(Fraction(1), ((form, 1),))
-    return Unit(Fraction(1), ((_singular(lower)[-1], 1),)) if lower in extra else None
+    known = word if word == "M" else lower
+    return Unit(Fraction(1), ((_singular(known)[-1], 1),)) if known in extra else None
 
 
 def times(a: Unit, b: Unit, power: int = 1) -> Unit:
@@ -171,8 +172,8 @@ class _Reader:
             self.at += self.peek() == "."
             word = self.peek()
             self.at += 1
-        if word == "degrees" and self.peek() in ("C", "F"):
-            word = {"C": "celsius", "F": "fahrenheit"}[self.peek()]
+        if word == "degrees" and self.peek()[:1].lower() in ("c", "f"):
+            word = {"c": "celsius", "f": "fahrenheit"}[self.peek()[0].lower()]
             self.at += 1
         if word == r"\frac":
             top, bottom = self._group(), self._group()
@@ -215,9 +216,9 @@ def read_unit(found: Sequence[Token], extra: frozenset[str] = frozenset(), is_go
     whatever they are, unless they change the number."""
     if len(found) > 2 and found[0].text == "(" and found[-1].text == ")":
         found = found[1:-1]
-    if len(found) > 20 or found[0].text in ("'", "''") and found[0].text not in extra and not is_gold:
+    if len(found) > 20 or (found[0].text in ("'", "''") and found[0].text not in extra and not is_gold):
         return None
-    unit = _Reader(found, extra).read()
+    unit = _Reader(found, nouns(found) & {"M"} if is_gold else extra).read()
     if unit is None and is_gold and all(token.kind in ("word", "letters") and len(token.text) > 1 for token in found):
         names = {_singular(token.text.lower())[-1] for token in found if token.text.lower() not in _FILLERS}
         if names and not any(token.text.lower() in NEVER for token in found):
@@ -229,4 +230,4 @@ def nouns(found: Sequence[Token]) -> frozenset[str]:
     """The words of a gold that an answer may repeat beside its number."""
     return frozenset(form for token in found if token.kind in ("word", "letters") and len(token.text) > 1
                      and token.text.lower() not in NEVER for form in _singular(token.text.lower())) | frozenset(
-        token.text for token in found if token.text == "'")
+        token.text for token in found if token.text in ("'", "M"))
