@@ -44,8 +44,9 @@ GREEK = word_set("""alpha beta gamma delta epsilon varepsilon zeta eta theta var
     sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega ell hbar
     odot""")
 TRIGONOMETRIC = ("sin", "cos", "tan", "cot", "sec", "csc")
-FUNCTIONS = frozenset((*TRIGONOMETRIC, *("arc" + name for name in TRIGONOMETRIC), "sinh", "cosh", "tanh", "coth", "ln",
-                       "log", "exp", "arcsinh", "arccosh", "arctanh", "cis", "sgn"))
+HYPERBOLIC = ("sinh", "cosh", "tanh", "coth")
+FUNCTIONS = frozenset((*TRIGONOMETRIC, *HYPERBOLIC, *("arc" + name for name in TRIGONOMETRIC + HYPERBOLIC[:3]), "ln",
+                       "log", "exp", "cis", "sgn"))
 ACCENTS = word_set("overline bar vec hat tilde widehat overrightarrow dot ddot mathcal mathbb")
 _GROUPS = {"(": ")", "{": "}", "[": "]", r"\lfloor": r"\rfloor", r"\lceil": r"\rceil", r"\{": r"\}"}
 
@@ -538,9 +539,9 @@ class Parser:
             self.at += 5
             name += "^-1"
         # x(t), I(0): one letter or number in brackets is an argument; f, g and h take any.
-        if self.peek() == "(" and self.kind() == "sign" and (
-                plain in ("f", "g", "h", "F", "G", "H", r"\delta", "O") or name.endswith("'")
-                or (self.peek(2) == ")" and (self.kind(1) == "number" or len(self.peek(1)) == 1 or self.peek(1)[0] == "\\"))):
+        takes_any = plain in ("f", "g", "h", "F", "G", "H", r"\delta", "O") or name.endswith("'")
+        one = self.peek(2) == ")" and (self.kind(1) in ("number", "command") or len(self.peek(1)) == 1)
+        if self.peek() == "(" and self.kind() == "sign" and (takes_any or one):
             return Node("call", ("." + name, *self._arguments()))
         return self._letter(name)
 

@@ -17,7 +17,8 @@ SCANNED_CHARACTERS = 1 << 20
 STRICT_TAIL = 100
 """Characters at a response's end in which mode strict looks (the official NFT training reward)."""
 
-_TOKENS = re.compile(r"\\{1,4}(?:boxed|fbox)\s*\{|\\{1,4}boxed\s+(-?[0-9][0-9.,/]*|[A-Za-z](?![A-Za-z]))|\\.|[{}%]", re.DOTALL)
+_TOKENS = re.compile(r"\\{1,4}(?:boxed|fbox)\s*\{|\\{1,4}boxed\s+(-?[0-9][0-9.,/]*|[A-Za-z](?![A-Za-z]))"
+                     r"|\\.|[{}%]", re.DOTALL)
 # What may stand between the boxes of one list.
 _BETWEEN = re.compile(r"(?:[\s$,;&]|\\[,;\s()]|\\q?quad|\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b"
                       r"|\b[A-Za-z](?:_\{?[A-Za-z0-9]\}?)?\s*=)+")

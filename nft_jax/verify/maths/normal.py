@@ -9,7 +9,7 @@ from __future__ import annotations
 from fractions import Fraction
 from functools import lru_cache
 
-from nft_jax.verify.maths.expression import Node, symbols
+from nft_jax.verify.maths.expression import Node
 
 MAX_TERMS = 300
 MAX_POWER = 40
@@ -197,7 +197,8 @@ def _order(monomial: Monomial) -> str:
 
 def _without(value: Quotient, content: Fraction) -> Quotient:
     last = value.bottom[min(value.bottom, key=_order)]
-    return Quotient({m: x / last / content for m, x in value.top.items()}, {m: x / last for m, x in value.bottom.items()})
+    return Quotient({m: x / last / content for m, x in value.top.items()},
+                    {m: x / last for m, x in value.bottom.items()})
 
 
 @lru_cache(maxsize=2048)
@@ -212,6 +213,10 @@ def factors(n: int) -> tuple[tuple[int, int], ...]:
             out.append((p, count))
         p += 1 if p == 2 else 2
     return (*out, (n, 1)) if n > 1 else tuple(out)
+
+
+def is_name(name) -> bool:
+    return isinstance(name, str) and name not in ("i", "turn", "e", r"\pi")
 
 
 def _number_power(value: Fraction, exponent: Fraction) -> Quotient:
@@ -263,7 +268,7 @@ def _term_power(base: Quotient, exponent: Fraction) -> Quotient:
             out = multiply(out, part)
         else:
             rest.append((name, power))
-    if len(rest) == 1 and rest[0][1] == 1 and value > 0 and isinstance(rest[0][0], str) and rest[0][0] not in ("i", "turn"):
+    if len(rest) == 1 and rest[0][1] == 1 and value > 0 and is_name(rest[0][0]):
         return multiply(out, atom(rest[0][0], exponent))
     if not rest and value < 0:
         if exponent.denominator == 2:
@@ -475,10 +480,6 @@ def same(a: Node, b: Node) -> bool | None:
     if not found.top:
         return True
     return False if independent(found.top) else None
-
-
-def is_constant(node: Node) -> bool:
-    return not symbols(node)
 
 
 def ratio(a: Node, b: Node) -> Fraction | None:

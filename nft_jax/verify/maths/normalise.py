@@ -23,7 +23,8 @@ _SYMBOLS = {
     "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ",
     "∙": r"\cdot ", "÷": r"\div ", "∞": r"\infty ", "°": r"^{\circ}", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ",
     "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm ", "∓": r"\mp ", "∪": r"\cup ", "∩": r"\cap ",
-    "∈": r"\in ", "∅": r"\emptyset ", "ℝ": r"\Reals ", "ℤ": r"\Integers ", "ℕ": r"\Naturals ", "∧": r"\land ", "∨": r"\lor ", "…": r"\ldots ",
+    "∈": r"\in ", "∅": r"\emptyset ", "ℝ": r"\Reals ", "ℤ": r"\Integers ", "ℕ": r"\Naturals ",
+    "∧": r"\land ", "∨": r"\lor ", "…": r"\ldots ",
     "⋯": r"\ldots ", "′": "'", "’": "'", "″": "''", "⟨": r"\langle ", "⟩": r"\rangle ", "Ω": r"\Omega ",
     "Δ": r"\Delta ", "“": '"', "”": '"', "\u200b": "", "\u200e": "", "\u200f": "", "\ufeff": "", "\u2060": "",
     "∛": r"\sqrt[3]", "ϕ": r"\phi ", "µ": r"\mu ", "∠": r"\angle ", "△": r"\triangle ", "⁄": "/", "∕": "/",
@@ -34,8 +35,8 @@ _UNICODE = re.compile("[" + re.escape("".join([*_SYMBOLS, *_VULGAR])) + "]|[" + 
                       + "]+|[" + re.escape("".join(_SUBSCRIPTS)) + "]+")
 
 
-_UNIT_VECTOR = re.compile(r"\\(?:mathbf|boldsymbol|bm|hat|widehat|vec|overrightarrow|overline)\s*\{?\s*(?:\\(?:mathbf|boldsymbol"
-                          r"|textbf)\s*\{)?\s*\\?([ijk])(?:math)?(?![a-zA-Z])\s*\}?\}?")
+_UNIT_VECTOR = re.compile(r"\\(?:mathbf|boldsymbol|bm|hat|widehat|vec|overrightarrow|overline)\s*\{?\s*"
+                          r"(?:\\(?:mathbf|boldsymbol|textbf)\s*\{)?\s*\\?([ijk])(?:math)?(?![a-zA-Z])\s*\}?\}?")
 
 
 def _from_unicode(match: re.Match) -> str:
@@ -65,9 +66,11 @@ _COMMAND_END = r"(?![a-zA-Z])"
 _SIZES = (r"left|right|middle|[bB]ig{1,2}[lrm]?|displaystyle|textstyle|scriptstyle|tiny|small|normalsize|large|Large|"
           r"LARGE|huge|Huge|bf|it|rm|sf|tt|bfseries|itshape|mathstrut|strut|limits|nolimits|nobreak|centering|"
           r"boldmath|checkmark|blacksquare|square(?=\s*$)|Box(?=\s*$)|qed")
-_NAMES = "sin|cos|tan|cot|sec|csc|cosec|tg|ctg|cotan|arccot|arcsec|arccsc|arcsin|arccos|arctan|arctg|arcctg|sinh|cosh|tanh|sh|ch|th|ln|log|lg|exp|max|min|gcd|lcm|cis|sgn|coth|asin|acos|atan|arcsinh|arccosh|arctanh"
-_OTHER_NAMES = {"tg": "tan", "ctg": "cot", "cotan": "cot", "arctg": "arctan", "arcctg": "arccot", "lg": "log_{10}", "sh": "sinh",
-                "ch": "cosh", "th": "tanh", "cosec": "csc", "asin": "arcsin", "acos": "arccos", "atan": "arctan"}
+_NAMES = (r"(?:arc)?(?:sin|cos|tan|cot|sec|csc|tg|ctg)|a?(?:sin|cos|tan)|(?:arc)?(?:sinh|cosh|tanh)|cosec|cotan|coth|sh|ch|th"
+          r"|ln|log|lg|exp|max|min|gcd|lcm|cis|sgn")
+_OTHER_NAMES = {"tg": "tan", "ctg": "cot", "cotan": "cot", "arctg": "arctan", "arcctg": "arccot", "lg": "log_{10}",
+                "sh": "sinh", "ch": "cosh", "th": "tanh", "cosec": "csc", "asin": "arcsin", "acos": "arccos",
+                "atan": "arctan"}
 _GROUPING = re.compile(r"(?<=[0-9])(?:\s*,?\s*\\!\s*|\{,\}\s*\\?!?\s*|\\,\s*|\\[;:]\s*|\\\s\s*|~|\s)"
                        r"(?=[0-9]{3}(?![0-9]))")
 
@@ -77,7 +80,7 @@ def _combinations(match: re.Match) -> str:
     n, k = match.groups()
     if n.isdigit() and k.isdigit() and "C" not in match.group() and int(k) <= int(n) <= 1000:
         return str(math.perm(int(n), int(k)))
-    if (n.isdigit() != k.isdigit() and not (k.isdigit() and n.isalpha())) or (n.isdigit() and k.isdigit() and int(n) < int(k)):
+    if n.isdigit() and (not k.isdigit() or int(n) < int(k)):
         return match.group()
     return rf"\binom{{{n}}}{{{k}}}" if "C" in match.group() else rf"\frac{{{n}!}}{{({n}-{k})!}}"
 
@@ -86,8 +89,8 @@ def _combinations(match: re.Match) -> str:
 _PASSES: tuple[tuple[re.Pattern, str], ...] = tuple((re.compile(pattern), new) for pattern, new in (
     (r"\\(?:text)?color\s*(?:\[[^\]\[{}]*\])?\{[^{}]*\}", ""),
     (r"\\\\\s*\[[^\]]*\]", r"\\\\"),
-    (r"\\left\s*\\\{\s*\\begin\{(?:array|aligned|matrix)\}(?:\{[lcr]*\})?(.*?)\\end\{(?:array|aligned|matrix)\}\s*\\right\s*\.?",
-     r"\\begin{cases}\1\\end{cases}"),
+    (r"\\left\s*\\\{\s*\\begin\{(array|aligned|matrix)\}(?:\{[lcr]*\})?(.*?)\\end\{\1\}\s*\\right\s*\.?",
+     r"\\begin{cases}\2\\end{cases}"),
     (rf"\\(?:{_SIZES}){_COMMAND_END}", " "),
     (r"\\(?:hspace|vspace|phantom|hphantom|vphantom|tag|label)\*?\s*\{[^{}]*\}", " "),
     (rf"\\(?:quad|qquad|enspace|thinspace|medspace|thickspace|negthinspace|hfill|newline){_COMMAND_END}", " "),
@@ -148,8 +151,8 @@ _PASSES: tuple[tuple[re.Pattern, str], ...] = tuple((re.compile(pattern), new) f
     (r"\\text\{degrees\}\s*(?:\\text\{\s*)?([CF])\b\s*\}?", r"\\text{degrees \1}"),
     (r"(?:\{\}\s*)?[_^]\s*\{?([0-9]+|[a-z])\}?\s*(?:C|\\text\{C\})\s*_\s*\{?([0-9]+|[a-z])\}?", r"\\binom{\1}{\2}"),
     (r"(?:\{\}\s*)?[_^]\s*\{?([0-9]+|[a-z])\}?\s*(?:P|\\text\{P\})\s*_\s*\{?([0-9]+|[a-z])\}?", _combinations),
-    (r"(?<![a-zA-Z])(?:C|\\text\{C\})\s*_\s*\{?([0-9]+|[a-z])\}?\s*\^\s*\{?([0-9]+|[a-z])\}?(?![a-zA-Z0-9])", _combinations),
-    (r"(?<![a-zA-Z])(?:A|\\text\{A\})\s*_\s*\{?([0-9]+|[a-z])\}?\s*\^\s*\{?([0-9]+|[a-z])\}?(?![a-zA-Z0-9])", _combinations),
+    (r"(?<![a-zA-Z])(?:[CA]|\\text\{[CA]\})\s*_\s*\{?([0-9]+|[a-z])\}?\s*\^\s*\{?([0-9]+|[a-z])\}?(?![a-zA-Z0-9])",
+     _combinations),
 ))
 # \\text{The answer is} before the answer.
 _ANNOUNCEMENT = re.compile(r"^\\text\{(?:(?!\bnot\b)[^{}])*\b(?:is|are|equals|be)\s*:?\s*\}(?=.)")

@@ -5,6 +5,7 @@ choice, whether 15m has a unit, which nouns are units.
 """
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -37,7 +38,6 @@ from nft_jax.verify.maths.expression import (
     word_set,
 )
 from nft_jax.verify.maths.units import CURRENCIES, DEGREE, nouns, read_unit, times
-import itertools
 
 MAX_ITEMS = 60
 """Longer lists are text."""
@@ -47,15 +47,17 @@ _RELATIONS = frozenset(("=", "<", ">", r"\le", r"\ge", r"\ne", r"\approx", r"\in
 _OR = ("or", r"\lor", r"\vee")
 _AND = ("and", r"\land", r"\wedge", r"\&")
 
-_NOTHING = re.compile(r"(?:(?:there )?(?:is|are|exists?) )?(?:(?:no|none)(?: (?:such|real|integer|positive|valid|possible|"
-                      r"natural|rational))*(?: (?:solutions?|roots?|values?|numbers?|integers?|pairs?|triples?|functions?))?"
+_NOTHING = re.compile(r"(?:(?:there )?(?:is|are|exists?) )?(?:(?:no|none)(?: (?:such|real|integer|positive|valid"
+                      r"|possible|natural|rational))*"
+                      r"(?: (?:solutions?|roots?|values?|numbers?|integers?|pairs?|triples?|functions?))?"
                       r"(?: of [a-z])?(?: exists?)?|the empty set|empty set)")
-_EVERYTHING = re.compile(r"(?:for )?(?:all|any|every)(?: possible)? (?:reals?(?: numbers?| values?)?)(?: of)?(?: [a-z])?"
+_EVERYTHING = re.compile(r"(?:for )?(?:all|any|every)(?: possible)? (?:reals?(?: numbers?| values?)?)"
+                         r"(?: of)?(?: [a-z])?"
                          r"|(?:the )?(?:set of )?(?:all )?real numbers")
 _ANNOUNCING = word_set("""the final my our answer answers result value solution solutions is are equals be so thus
     therefore hence we get have that it : correct option choice required of exactly""")
-_QUANTITIES = word_set("""area volume perimeter length width height depth total sum product difference quotient remainder
-    distance speed velocity acceleration time cost price profit loss revenue number amount average mean median mode
+_QUANTITIES = word_set("""area volume perimeter length width height depth total sum product difference quotient
+    remainder distance speed velocity acceleration time cost price profit loss revenue number amount average mean median mode
     variance slope radius diameter circumference angle ratio max min maximum minimum value result solution answer
     probability age mass weight force energy power pressure density temperature rate percentage percent range degree
     digit digits count size rank order base side hypotenuse coefficient constant term intercept vertex center area
@@ -71,8 +73,11 @@ _ANGLE = r"(?:m?\\angle_?[A-Z]{1,3}'*|\\(?:triangle|Delta)[A-Z]{3}|[A-Z]|\\(?:th
 _NAME = re.compile(rf"(?:{_UNIT}|{_ANGLE}|\|{_UNIT}\||\\\|{_UNIT}\\\||\\(?:sin|cos|tan|cot|sec|csc){_ANGLE}"
                    rf"|\\(?:sin|cos|tan|cot|sec|csc)\({_ANGLE}\)"
                    rf"|[1-9]?[0-9]*{_SIMPLE}(?:\+[1-9]?[0-9]*{_SIMPLE})+|{_SEGMENT}[:/]{_SEGMENT})")
-_FUNCTION = re.compile(rf"(?P<f>{_SIMPLE})(?P<inverse>\^-1)?\((?P<args>-?(?:{_LETTER}|[0-9]+)(?:,-?(?:{_LETTER}|[0-9]+))*)\)")
+_ARGUMENT = rf"-?(?:{_LETTER}|[0-9]+)"
+_FUNCTION = re.compile(rf"(?P<f>{_SIMPLE})(?P<inverse>\^-1)?\((?P<args>{_ARGUMENT}(?:,{_ARGUMENT})*)\)")
 _EVENT = re.compile(r"(?:P|Pr|\\Pr|E|Var|\\mathbb\s?[EP])(?:\(.+\)|\[.+\])")
+_DECIMAL = re.compile(r"-?[0-9,]*\.[0-9]+|-?[0-9.]+\\(?:times|cdot)10\^-?[0-9]+|-?[0-9.]+[eE]-?[0-9]+")
+_CLOCK = re.compile(r"([0-9]{1,2})(?::([0-5][0-9]))?(?::([0-5][0-9]))?(?:([ap])\.?\s?m\.?)?")
 _NAMES = re.compile(rf"\({_SIMPLE}(?:,{_SIMPLE})+\)")
 
 _ONES = {word: i for i, word in enumerate(
@@ -81,8 +86,8 @@ _ONES = {word: i for i, word in enumerate(
 _TENS = {word: 10 * (i + 2) for i, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split())}
 _TIMES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
           "score": 20, "lakh": 10**5, "crore": 10**7, "gross": 144}
-_PARTS = {"half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8,
-          "ninth": 9, "tenth": 10, "hundredth": 100, "thousandth": 1000}
+_PARTS = {"half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7,
+          "eighth": 8, "ninth": 9, "tenth": 10, "hundredth": 100, "thousandth": 1000}
 
 
 class Hint(NamedTuple):
@@ -245,7 +250,7 @@ class _Reader:
             at += 1
         named, bracket = at > 0, found[at].text == "(" if at < len(found) else False
         at += bracket
-        if at >= len(found) or not re.fullmatch("[A-Ja-j]", found[at].text) or found[at].kind not in ("letters", "word"):
+        if at >= len(found) or not re.fullmatch("[A-Ja-j]", found[at].text):
             return None
         token, rest = found[at], found[at + 1:]
         closed = bool(rest) and rest[0].text in ((")",) if bracket else (".", ":", ")"))
@@ -268,7 +273,7 @@ class _Reader:
     def _clock(self, found: Sequence[Token]):
         if len(found) > 8 or (found[0].value is None and found[0].text != "{"):
             return None
-        match = re.fullmatch(r"([0-9]{1,2})(?::([0-5][0-9]))?(?::([0-5][0-9]))?(?:([ap])\.?\s?m\.?)?", raw(found).lower())
+        match = _CLOCK.fullmatch(raw(found).lower())
         if not match or not (match[2] or match[4]):
             return None
         hours, half = int(match[1]), match[4]
@@ -344,7 +349,7 @@ class _Reader:
         sides, marks = split(part, {r"\in"})
         if len(marks) != 1 or not sides[1] or sides[1][0].text not in NUMBER_SETS:
             return None
-        if any(token.text not in ("^", "_", "{", "}", "+", r"\cdot", "0", r"\ast", ">", r"\ge") for token in sides[1][1:]):
+        if not {token.text for token in sides[1][1:]} <= {"^", "_", "{", "}", "+", r"\cdot", "0", r"\ast", ">", r"\ge"}:
             return None
         name = raw(sides[0])
         return (name, sides[1][0].text) if re.fullmatch(_SIMPLE, name) else None
@@ -385,22 +390,23 @@ class _Reader:
 
     def _grouped(self, members: list):
         """Members that repeat their names in blocks, x = 1, y = 2 or x = 2, y = 1, are one tuple for each block."""
-        names = [each.name if isinstance(each, Sides) and each.name and len(each.values) == 1 else None for each in members]
+        names = [each.name if isinstance(each, Sides) and len(each.values) == 1 else None for each in members]
         if None in names:
             # x = 3, -5: one name for all of them.
             if len({name for name in names if name}) == 1 and names[0] is not None:
                 members = [each.values[0] if name else each for each, name in zip(members, names, strict=True)]
             return Items("list", tuple(members))
         size = next((i for i in range(1, len(names)) if names[i] == names[0]), len(names))
-        block = set(names[:size])
-        if len(names) % size or len(block) != size or any(set(names[i:i + size]) != block for i in range(0, len(names), size)):
+        blocks = [names[i:i + size] for i in range(0, len(names), size)]
+        if len(set(names[:size])) != size or any(sorted(block) != sorted(blocks[0]) for block in blocks):
             return Items("list", tuple(members))
         if size == 1:
             values = [value for each in members for value in _values(each.values[0])]
-            return Items("list", tuple(members)) if names[0].endswith(")") or symbols_of(values) else Items("list", tuple(values))
-        order = names[:size]
-        groups = [Items("named", tuple(each.values[0] for each in sorted(members[i:i + size], key=lambda e: order.index(e.name))),
-                        tuple(order)) for i in range(0, len(names), size)]
+            return Items("list", tuple(members if names[0].endswith(")") or symbols_of(values) else values))
+        groups = []
+        for start in range(0, len(names), size):
+            found = {each.name: each.values[0] for each in members[start:start + size]}
+            groups.append(Items("named", tuple(found[name] for name in blocks[0]), tuple(blocks[0])))
         return groups[0] if len(groups) == 1 else Items("list", tuple(groups))
 
     # One answer.
@@ -695,7 +701,7 @@ class _Reader:
             parts, marks = parts[:-1], marks[:-1]
         if r"\approx" in marks:
             raise Unreadable
-        if len(parts) == 2 and about is None and self.name(parts[0]) is None and re.fullmatch(_SIMPLE, spelled(parts[1])):
+        if len(parts) == 2 and self.name(parts[0]) is None and re.fullmatch(_SIMPLE, spelled(parts[1])):
             parts = parts[::-1]
         name = self.name(parts[0])
         while name is not None and len(parts) > 2 and self.name(parts[1]) is not None:
@@ -737,7 +743,8 @@ class _Reader:
             ups = {mark in ("<", r"\le") for mark in marks}
             if len(ups) != 1:
                 raise Unreadable
-            first, last, strict = nodes[0] or _node(names[0]), nodes[2] or _node(names[2]), [mark in "<>" for mark in marks]
+            first, last = nodes[0] or _node(names[0]), nodes[2] or _node(names[2])
+            strict = [mark in "<>" for mark in marks]
             if ups == {False}:
                 first, last, strict = last, first, strict[::-1]
             if A.before(last, first):
@@ -813,7 +820,7 @@ class _Reader:
     def _loose_unit(self, found: Sequence[Token]):
         """15m, 9.8 m/s^2: letters beside a number without \\text. Beside a space, or where the gold is a bare
         number, they are a unit if all of them are."""
-        at = next((i for i, token in enumerate(found) if token.kind == "letters" or token.text in (r"\Omega", r"\AA")), None)
+        at = next((i for i, token in enumerate(found) if token.kind == "letters" or token.text == r"\Omega"), None)
         if not at or (found[at - 1].kind != "number" and found[at - 1].text not in ("}", ")", r"\pi")):
             return None
         word = found[at].text
@@ -830,11 +837,12 @@ class _Reader:
             return node, rest
         if len(word) == 1 and not found[at].spaced and not self.hint.number:
             return None
-        return (node, rest) if read_unit(rest, self.hint.nouns, self.hint.is_gold and len(word) > 2) is not None else None
+        unit = read_unit(rest, self.hint.nouns, self.hint.is_gold and (len(word) > 2 or word == "M"))
+        return None if unit is None else (node, rest)
 
     def _decimal(self, found: Sequence[Token]) -> str | None:
         said = raw(found)
-        return said if re.fullmatch(r"-?[0-9,]*\.[0-9]+|-?[0-9.]+\\(?:times|cdot)10\^-?[0-9]+|-?[0-9.]+[eE]-?[0-9]+", said) else None
+        return said if _DECIMAL.fullmatch(said) else None
 
     def _scaled(self, node: Node, rest: Sequence[Token]):
         """3 million, 5 dozen, 3 halves, 5 squared."""
@@ -917,7 +925,7 @@ def _in_list(found: Sequence[Token]) -> bool:
     depth = 0
     for token in reversed(found):
         depth += (token.text in (")", "]", "}", r"\}")) - (token.text in ("(", "[", "{", r"\{"))
-        if (depth < 0 and token.text == r"\{") or (depth == 0 and token.text == "," and any(t.text == "(" for t in found)):
+        if (depth < 0 and token.text == r"\{") or (depth == 0 and token.text == "," and "(" in [t.text for t in found]):
             return True
     return False
 

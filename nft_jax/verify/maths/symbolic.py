@@ -16,7 +16,7 @@ from math_verify.grader import verify as math_verify
 
 from nft_jax.verify.maths import normal, numeric
 from nft_jax.verify.maths.compare import Leaf, Truth
-from nft_jax.verify.maths.expression import Node, Parser, Unreadable, symbols, tokens
+from nft_jax.verify.maths.expression import HYPERBOLIC, TRIGONOMETRIC, Node, Parser, Unreadable, symbols, tokens
 from nft_jax.verify.maths.normalise import normalise
 
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
@@ -26,10 +26,8 @@ _NATURE = (AttributeError, TypeError, ValueError, ArithmeticError, NotImplemente
 """What sympy raises where it has no answer. Running out of memory or time is not among them."""
 _FUNCTIONS = {"ln": sympy.log, "abs": sympy.Abs, "floor": sympy.floor, "ceil": sympy.ceiling, "max": sympy.Max,
               "min": sympy.Min, "fact": sympy.factorial, "sgn": sympy.sign, "gcd": sympy.gcd, "lcm": sympy.lcm,
-              **{name: getattr(sympy, name) for name in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh",
-                                                         "coth")},
-              **{"arc" + name: getattr(sympy, "a" + name) for name in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh",
-                                                                       "cosh", "tanh")}}
+              **{name: getattr(sympy, name) for name in (*TRIGONOMETRIC, *HYPERBOLIC)},
+              **{"arc" + name: getattr(sympy, "a" + name) for name in (*TRIGONOMETRIC, *HYPERBOLIC[:3])}}
 _CONSTANTS = {"e": sympy.E, "i": sympy.I, r"\pi": sympy.pi}
 
 

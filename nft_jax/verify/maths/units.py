@@ -16,29 +16,33 @@ from nft_jax.verify.maths.expression import Token, Unreadable, matching, word_se
 _PREFIXES = {"n": -9, "µ": -6, "m": -3, "c": -2, "d": -1, "k": 3, "M": 6, "G": 9, "T": 12}
 _LONG_PREFIXES = {"nano": -9, "micro": -6, "milli": -3, "centi": -2, "deci": -1, "kilo": 3, "mega": 6, "giga": 9}
 # name -> (scale, base units), the symbols and the words that take a prefix.
-_SI = {"m": "m meter metre", "g": "g gram gm", "s": "s second sec", "A": "A ampere amp", "K": "K kelvin", "mol": "mol mole",
-       "J": "J joule", "N": "N newton", "W": "W watt", "V": "V volt", "Pa": "Pa pascal", "Hz": "Hz hertz", "eV": "eV",
+_SI = {"m": "m meter metre", "g": "g gram gm", "s": "s second sec", "A": "A ampere amp", "K": "K kelvin",
+       "mol": "mol mole", "J": "J joule", "N": "N newton", "W": "W watt", "V": "V volt", "Pa": "Pa pascal", "Hz": "Hz hertz", "eV": "eV",
        "L": "L l liter litre", "ohm": "ohm Ω", "C": "C coulomb", "F": "F farad", "T": "T tesla", "pc": "pc parsec",
-       "B": "byte", "cal": "cal calorie", "M": "molar"}
+       "B": "byte", "cal": "cal calorie"}
 _DERIVED = {"J": (1000, {"g": 1, "m": 2, "s": -2}), "N": (1000, {"g": 1, "m": 1, "s": -2}),
             "W": (1000, {"g": 1, "m": 2, "s": -3}), "Pa": (1000, {"g": 1, "m": -1, "s": -2}), "Hz": (1, {"s": -1}),
             "V": (1000, {"g": 1, "m": 2, "s": -3, "A": -1}), "ohm": (1000, {"g": 1, "m": 2, "s": -3, "A": -2}),
             "L": (Fraction(1, 1000), {"m": 3})}
 # Other units: name -> (scale, base, spellings).
 _OTHER = {
-    "min": (60, "s", "minute mins"), "h": (3600, "s", "hour hr hrs"), "day": (86400, "s", "d"), "week": (604800, "s", "wk"),
+    "min": (60, "s", "minute mins"), "h": (3600, "s", "hour hr hrs"), "day": (86400, "s", "d"),
+    "week": (604800, "s", "wk"),
     "month": (1, "month", "mo"), "year": (12, "month", "yr yrs"), "in": ("0.0254", "m", "inch inches"),
     "ft": ("0.3048", "m", "foot feet"), "yd": ("0.9144", "m", "yard"), "mi": ("1609.344", "m", "mile"),
     "lb": ("453.59237", "g", "pound lbs"), "oz": ("28.349523125", "g", "ounce"), "ton": (1, "ton", "tonne"),
     "gal": (1, "gallon", "gallon"), "quart": (1, "quart", "qt"), "pint": (1, "pint", "pt"), "cup": (1, "cup", ""),
     "acre": (1, "acre", ""), "deg": (1, "degree", "degree degrees"),
-    "arcminute": (Fraction(1, 60), "degree", "'"), "arcsecond": (Fraction(1, 3600), "degree", "''"), "rad": (1, "radian", "radian"),
+    "arcminute": (Fraction(1, 60), "degree", "'"), "arcsecond": (Fraction(1, 3600), "degree", "''"),
+    "rad": (1, "radian", "radian"),
     "dollar": (1, "dollar", r"usd USD $ \$ buck"), "cent": ("0.01", "dollar", "¢"),
     "penny": ("0.01", "dollar", "pennies"), "euro": (1, "euro", "€ EUR"), "£": (1, "sterling", "GBP"),
     "yen": (1, "yen", "¥"), "yuan": (1, "yuan", "RMB 元"), "rupee": (1, "rupee", "₹ Rs"), "peso": (1, "peso", ""),
-    "celsius": (1, "celsius", ""), "fahrenheit": (1, "fahrenheit", ""), "Å": (1, "Å", "angstrom"), "au": (1, "au", "AU"),
+    "celsius": (1, "celsius", ""), "fahrenheit": (1, "fahrenheit", ""), "Å": (1, "Å", "angstrom"),
+    "au": (1, "au", "AU"),
     "erg": (1, "erg", ""), "mph": (Fraction("1609.344") / 3600, "m s^-1", ""),
-    "kmh": (Fraction(1000, 3600), "m s^-1", "kmph kph"), "rpm": (1, "rpm", ""), "wh": (1, "wh", "Wh"), "kWh": (1000, "wh", "kwh"),
+    "kmh": (Fraction(1000, 3600), "m s^-1", "kmph kph"), "rpm": (1, "rpm", ""),
+    "wh": (1, "wh", "Wh"), "kWh": (1000, "wh", "kwh"),
     "unit": (1, "", ""), "people": (1, "people", "person persons"),
 }
 # Things that answers count. Plurals are made by rule.
@@ -76,7 +80,8 @@ def _table() -> dict[str, Unit]:
         scale, powers = _DERIVED.get(name, (1, {name: 1}))
         symbols, powers = spellings.split(), tuple(sorted(powers.items()))
         for word in symbols:
-            prefixes = {} if name in ("M", "B") else _PREFIXES if len(word) < 4 and word not in ("gm", "sec", "amp") else _LONG_PREFIXES
+            short = len(word) < 4 and word not in ("gm", "sec", "amp")
+            prefixes = {} if name == "B" else _PREFIXES if short else _LONG_PREFIXES
             for prefix, exponent in ("", 0), *prefixes.items():
                 out[prefix + word] = Unit(Fraction(scale) * Fraction(10) ** exponent, powers)
     for name, (scale, base, spellings) in _OTHER.items():
