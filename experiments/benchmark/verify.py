@@ -131,7 +131,7 @@ def timed(judge: Callable[[Mix], list[bool]], mix: Mix, pool: Verifier | None) -
 def measure(judge: Callable[[Mix], list[bool]], mix: Mix, expressions: Mix, started: float,
             pool: Verifier | None = None) -> dict[str, dict]:
     """What `timed` gives for each of cold, warm and symbolic, and the start-up since `started` (seconds)."""
-    judge(Mix([r"\boxed{\sqrt{72}}"] * SAMPLES, [r"6\sqrt{2}"] * SAMPLES))
+    judge(Mix([r"\boxed{\sqrt{11+6\sqrt{2}}}"] * SAMPLES, [r"3+\sqrt{2}"] * SAMPLES))
     start = {"wall": time.perf_counter() - started}
     return {"start": start, "cold": timed(judge, mix, pool), "warm": timed(judge, mix, pool),
             "symbolic": timed(judge, expressions, pool)}

@@ -34,6 +34,7 @@ from nft_jax.verify.maths.units import DEGREE, RADIAN
 
 Truth = bool | None
 """None: it cannot be told."""
+_DERIVATIVE = re.compile("d([1-4]) (.+)/[xt]")
 _CONSTANTS = [Node("sym", (name,)) for name in ("C", "c", "K", "k", "C_1", "c_1")]
 _FUNCTION = re.compile(r"([A-Za-z]|\\[a-z]+)(_[A-Za-z0-9]+)?(\(.*\))")
 
@@ -99,8 +100,8 @@ def _conditioned(gold, answer, leaf: Leaf) -> Truth:
     if isinstance(gold, Conditioned) and isinstance(answer, Conditioned):
         return gold.condition == answer.condition and compare(gold.value, answer.value, leaf)
     if isinstance(gold, Conditioned):
-        return compare(gold.value, answer, leaf)
-    return compare(gold, answer.value, leaf)
+        return not isinstance(gold.value, Region) and compare(gold.value, answer, leaf)
+    return not isinstance(answer.value, Region) and compare(gold, answer.value, leaf)
 
 
 def _choices(gold, answer, leaf: Leaf) -> Truth:
@@ -131,6 +132,10 @@ def _same_name(gold: str, answer: str) -> bool:
     """Names are the same if they are spelled so; a function may have another letter, words may be others."""
     if gold == answer or gold.startswith(r"\text") or answer.startswith(r"\text"):
         return True
+    primes = {_DERIVATIVE.sub(lambda m: m[2] + "'" * int(m[1]), name) for name in (gold, answer)}
+    if len(primes) == 1 and "'" in gold + answer:
+        # y' is the derivative by x or by t.
+        return True
     g, a = _FUNCTION.fullmatch(gold), _FUNCTION.fullmatch(answer)
     if g and a:
         return g[3] == a[3]
@@ -140,6 +145,10 @@ def _same_name(gold: str, answer: str) -> bool:
 def _stated(gold, answer: Sides, leaf: Leaf) -> Truth:
     """`x = 2 + 3 = 5` is 5: every side is, or else the chain is not true."""
     values = answer.values
+    letters = [each.node.args[0] for each in (gold, *values) if isinstance(each, Value) and each.node.op == "sym"]
+    if len(answer.name or "") == 1 and len(letters) > len(values) and all(len(name) == 1 for name in letters):
+        # A = B says nothing of the value B.
+        return False
     told = both(compare(gold, value, leaf) for value in values)
     if answer.about is not None and answer.about.unit and isinstance(values[-1], Value) and values[-1].unit is None:
         told = compare(gold, replace(values[-1], unit=answer.about.unit), leaf)
@@ -174,6 +183,9 @@ def _rounds(value, about: Value) -> bool:
 def _values(gold: Value, answer: Value, leaf: Leaf) -> Truth:
     """Expressions with their units, percent signs and signs of approximation."""
     if not (isinstance(gold, Value) and isinstance(answer, Value)):
+        return False
+    lone = [each for each in (gold, answer) if each.unit == DEGREE and each.node.op == "sym"]
+    if len(lone) == 1:
         return False
     if answer.about and not gold.about and (gold.decimal is None or answer.decimal is None):
         return False
@@ -222,6 +234,8 @@ def _in_radians(value: Value) -> Node:
 def _percentages(gold: Value, answer: Value, leaf: Leaf) -> Truth:
     """50% is 1/2. An answer may drop the sign %. It may add the sign where the gold is above 1, so that it can only
     be a percentage."""
+    if (gold.unit and gold.unit.powers) or (answer.unit and answer.unit.powers):
+        return False
     hundredth = num(Fraction(1, 100))
     if gold.percent and answer.percent:
         return leaf.equal(gold.node, answer.node)
@@ -364,20 +378,13 @@ def _items(gold, answer, leaf: Leaf) -> Truth:
         if set(gold.names) != set(answer.names):
             return False
         answer = _by_name(answer, gold.names)
-    elif g == "named" or a == "named":
-        gold, answer = _by_name(gold), _by_name(answer)
-    elif not (g == a or {g, a} <= {"tuple", "list"} or ({g, a} == {"list", "[]"} and len(gold.items) != 2)):
+    elif not (g == a or {g, a} <= {"tuple", "list", "named"} or ({g, a} == {"list", "[]"} and len(gold.items) != 2)):
         return False
     return both(same(p, q) for p, q in zip(gold.items, answer.items, strict=True))
 
 
-def _by_name(items: Items, names: Sequence[str] = ()) -> Items:
-    """x = 1, y = 2 in the order of these names; without, in alphabetical order where the names are letters."""
-    if items.kind != "named":
-        return items
-    if not names:
-        plain = all(len(name) == 1 for name in items.names)
-        names = sorted(items.names) if plain else items.names
+def _by_name(items: Items, names: Sequence[str]) -> Items:
+    """x = 1, y = 2 in the order of these names."""
     return replace(items, items=tuple(items.items[items.names.index(name)] for name in names))
 
 
@@ -388,6 +395,8 @@ def _single(gold, answer, leaf: Leaf) -> Truth:
     if answer.kind == "[]" and isinstance(gold, Value):
         return _regions(gold, answer, leaf)
     if answer.kind not in ("set", "list") or not answer.items:
+        return False
+    if any(compare(answer.items[0], item, leaf) is False for item in answer.items[1:]):
         return False
     return both(compare(gold, item, leaf) for item in answer.items)
 

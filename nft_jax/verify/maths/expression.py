@@ -270,7 +270,10 @@ def _number(kind: str, text: str) -> Fraction:
         mantissa, exponent = re.split("[eE]", text)
         if len(exponent) > 6:
             raise Unreadable
-        return mul(num(Fraction(mantissa.rstrip("."))), power(num(10), num(int(exponent)))).args[0]
+        value = mul(num(Fraction(mantissa.rstrip("."))), power(num(10), num(int(exponent)))).value
+        if value is None:
+            raise Unreadable
+        return value
     return Fraction(text.replace(",", "").rstrip("."))
 
 
@@ -401,10 +404,8 @@ class Parser:
             elif self.take("/", r"\div"):
                 factors.append(power(self.signed(), MINUS_ONE))
             elif self._starts_factor():
-                before, ends = self.tokens[self.at - 1], self._literal_end()
-                starts_with_digit = self.kind() == "number" or (self.peek() == "{" and self.kind(1) == "number")
                 # 5{7} and 2 3 are no products: nobody can tell them from 57 and 23.
-                if starts_with_digit and (ends or (before.text in ("}", ")") and self.kind() == "number")):
+                if self._literal_end() and self.peek() == "{" and self.kind(1) == "number":
                     raise Unreadable
                 factors.append(self.power())
             else:
@@ -417,8 +418,11 @@ class Parser:
 
     def _starts_factor(self) -> bool:
         kind, text = self.kind(), self.peek()
-        if kind in ("number", "letters"):
+        if kind == "letters":
             return True
+        if kind == "number":
+            # 3!7! is a product; no other number follows what it is multiplied with.
+            return self.tokens[self.at - 1].text == "!" and self.peek(1) == "!"
         if kind == "sign":
             return (text in ("(", "{", "[") and self.kind(1) != "word") or (text == "|" and not self.bars)
         if text == r"\frac" and self.kind(2) == "word":
@@ -625,7 +629,7 @@ class Parser:
             return None
         self.at = end + 1
         order = int(found[1] or 1)
-        return sym(found[2] + "'" * order if found[3] in ("x", "t") else f"d{order} {found[2]}/{found[3]}")
+        return sym(f"d{order} {found[2]}/{found[3]}")
 
     def _function(self, name: str) -> Node:
         base = exponent = None

@@ -116,6 +116,12 @@ def _monomials(m: Monomial, n: Monomial) -> tuple[Fraction, Monomial, Quotient |
             exponent %= 2
             factor *= -1 if exponent >= 1 else 1
             exponent %= 1
+        elif isinstance(name, tuple) and name[0] == "abs":
+            whole = exponent.__floor__() // 2 * 2
+            if whole:
+                part = integer_power(thaw(name[1]), whole)
+                rest = part if rest is None else multiply(rest, part)
+            exponent -= whole
         elif name[0] == "root" and isinstance(name, tuple):
             whole = exponent.__floor__()
             if whole:
@@ -192,7 +198,18 @@ def _content(value: Quotient) -> Fraction:
 
 
 def _order(monomial: Monomial) -> str:
-    return repr(sorted(map(repr, monomial)))
+    return text(monomial)
+
+
+def text(value) -> str:
+    """A canonical text of atoms, monomials and nodes; numbers in base 16, which has no limit of length."""
+    if isinstance(value, Fraction):
+        return f"{value.numerator:x}/{value.denominator:x}"
+    if isinstance(value, frozenset):
+        return "{" + ",".join(sorted(map(text, value))) + "}"
+    if isinstance(value, tuple):
+        return "(" + ",".join(map(text, value)) + ")"
+    return f"{value:x}" if isinstance(value, int) else str(value)
 
 
 def _without(value: Quotient, content: Fraction) -> Quotient:
@@ -258,7 +275,7 @@ def _term_power(base: Quotient, exponent: Fraction) -> Quotient:
     rest = []
     for name, power in monomial:
         positive = isinstance(name, int) or name in ("e", r"\pi") or (
-            isinstance(name, tuple) and name[0] in ("exp", "root") and "i" not in repr(name))
+            isinstance(name, tuple) and name[0] in ("exp", "root") and "i" not in mentioned(name))
         if positive or exponent.denominator == 1:
             part = atom(name, power)
             if isinstance(name, int):
@@ -268,6 +285,11 @@ def _term_power(base: Quotient, exponent: Fraction) -> Quotient:
             out = multiply(out, part)
         else:
             rest.append((name, power))
+    if exponent.denominator == 2 and value > 0 and all(is_name(name) for name, _ in rest):
+        even = [(name, power) for name, power in rest if (power * exponent).denominator == 1]
+        for name, power in even:
+            out = multiply(out, _absolute(atom(name, power * exponent)))
+        rest = [each for each in rest if each not in even]
     if len(rest) == 1 and rest[0][1] == 1 and value > 0 and is_name(rest[0][0]):
         return multiply(out, atom(rest[0][0], exponent))
     if not rest and value < 0:
@@ -408,15 +430,48 @@ def _call(name: str, args: list[Quotient]) -> Quotient:
         return _circular(name, args[0])
     if name == "fact":
         return _factorial(args[0])
-    if name == "abs" and args[0].top:
-        content = _content(args[0])
-        rest = _without(args[0], content)
-        sign = rest.top[min(rest.top, key=_order)]
-        rest = multiply(constant(1 if sign > 0 else -1), rest)
-        return constant(content) if rest.term == (UNIT, 1) else multiply(constant(content), atom(("abs", freeze(rest))))
+    if name == "abs":
+        return _absolute(args[0])
     if name in ("max", "min"):
-        return atom((name, frozenset(map(freeze, args))))
+        out = args[0]
+        for arg in args[1:]:
+            gap = _absolute(plus(out, arg, -1))
+            out = multiply(constant(Fraction(1, 2)), plus(plus(out, arg), gap, 1 if name == "max" else -1))
+        return out
+    if name in ("floor", "ceil") and args[0].bottom == {UNIT: 1}:
+        whole = Fraction(args[0].top.get(UNIT, Fraction(0)).__floor__())
+        return plus(constant(whole), atom((name, freeze(plus(args[0], constant(whole), -1)))))
     return atom((name, *map(freeze, args)))
+
+
+def _absolute(x: Quotient) -> Quotient:
+    """|x|, of a product as the product of those of its factors."""
+    if not x.top:
+        return x
+    if x.term is not None:
+        monomial, value = x.term
+        out = constant(abs(value))
+        for name, exponent in monomial:
+            if is_name(name) and exponent.denominator == 1:
+                part = atom(name, exponent) if exponent % 2 == 0 else atom(("abs", freeze(atom(name))), exponent)
+            else:
+                positive = isinstance(name, int) or name in ("e", r"\pi") or (
+                    isinstance(name, tuple) and name[0] in ("exp", "root", "abs") and "i" not in mentioned(name))
+                part = atom(name, exponent) if positive else atom(("abs", freeze(atom(name, exponent))))
+            out = multiply(out, part)
+        return out
+    content = _content(x)
+    rest = _without(x, content)
+    if rest.top[min(rest.top, key=_order)] < 0:
+        rest = multiply(constant(-1), rest)
+    return multiply(constant(content), atom(("abs", freeze(rest))))
+
+
+def mentioned(value) -> set[str]:
+    """The names in an atom, a monomial or a frozen quotient."""
+    if isinstance(value, tuple | frozenset):
+        return set().union(*map(mentioned, value)) if value else set()
+    return {value} if isinstance(value, str) else set()
 
 
 def _factorial(x: Quotient) -> Quotient:

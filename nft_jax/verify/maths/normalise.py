@@ -59,15 +59,17 @@ def _unicode(text: str) -> str:
         return text
     text = _ROOT.sub(lambda m: r"\sqrt" + ("{" + next(g for g in m.groups() if g is not None) + "}"
                                            if m.lastindex else ""), text)
-    return unicodedata.normalize("NFKC", _UNICODE.sub(_from_unicode, text))
+    # A number in a circle is not the number.
+    return "".join(c if unicodedata.category(c) == "No" else unicodedata.normalize("NFKC", c)
+                   for c in _UNICODE.sub(_from_unicode, text))
 
 
 _COMMAND_END = r"(?![a-zA-Z])"
 _SIZES = (r"left|right|middle|[bB]ig{1,2}[lrm]?|displaystyle|textstyle|scriptstyle|tiny|small|normalsize|large|Large|"
           r"LARGE|huge|Huge|bf|it|rm|sf|tt|bfseries|itshape|mathstrut|strut|limits|nolimits|nobreak|centering|"
           r"boldmath|checkmark|blacksquare|square(?=\s*$)|Box(?=\s*$)|qed")
-_NAMES = (r"(?:arc)?(?:sin|cos|tan|cot|sec|csc|tg|ctg)|a?(?:sin|cos|tan)|(?:arc)?(?:sinh|cosh|tanh)|cosec|cotan|coth|sh|ch|th"
-          r"|ln|log|lg|exp|max|min|gcd|lcm|cis|sgn")
+_NAMES = (r"(?:arc)?(?:sin|cos|tan|cot|sec|csc|tg|ctg)|a?(?:sin|cos|tan)|(?:arc)?(?:sinh|cosh|tanh)|cosec|cotan"
+          r"|coth|sh|ch|th|ln|log|lg|exp|max|min|gcd|lcm|cis|sgn")
 _OTHER_NAMES = {"tg": "tan", "ctg": "cot", "cotan": "cot", "arctg": "arctan", "arcctg": "arccot", "lg": "log_{10}",
                 "sh": "sinh", "ch": "cosh", "th": "tanh", "cosec": "csc", "asin": "arcsin", "acos": "arccos",
                 "atan": "arctan"}
@@ -142,9 +144,12 @@ _PASSES: tuple[tuple[re.Pattern, str], ...] = tuple((re.compile(pattern), new) f
     (r"\*\*", "^"),
     (r"\*", r"\\cdot "),
     (r"\+\s*\\infty", r"\\infty"),
-    (r"\\text\{\s*\}", ""),
+    (r"\\text\{\s*\}", " "),
     (r"\^\s*([+-]?[0-9]+(?![0-9.]))", r"^{\1}"),
     (r"\^\s*([a-zA-Z])(?![a-zA-Z(])", r"^{\1}"),
+    (r"\\log\s*_\s*([0-9])", r"\\log_{\1}"),
+    (r"\\wedge(?![a-zA-Z])", r"\\land "),
+    (r"\\vee(?![a-zA-Z])", r"\\lor "),
     (r"_\s*([0-9]+)", r"_{\1}"),
     (r"\\mu\s*\\text\{\s*([a-zA-Z])", r"\\text{µ\1"),
     (r"\\text\{([^{}]*)\^\{(-?[0-9])\}([^{}]*)\}", r"\\text{\1^\2\3}"),

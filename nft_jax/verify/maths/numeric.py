@@ -11,6 +11,7 @@ Only workers import this module.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import random
 from fractions import Fraction
@@ -20,7 +21,7 @@ import mpmath
 from mpmath import mp
 
 from nft_jax.verify.maths.expression import HALF, PI, Node, add, call, divide, mul, negative, num, power, symbols
-from nft_jax.verify.maths.normal import UNIT, Quotient, normal, plus, thaw
+from nft_jax.verify.maths.normal import Hard, Quotient, mentioned, normal, plus, text, thaw
 
 DIGITS = 40
 MAX_BITS = 60_000
@@ -44,7 +45,8 @@ class Outside(Exception):
 
 def generator(a: object, b: object) -> random.Random:
     """Random numbers for a pair: the same ones everywhere."""
-    return random.Random(hashlib.sha256(f"{a!r}\0{b!r}".encode("utf-8", "backslashreplace")).digest())
+    said = f"{text(a)}\0{text(b)}".encode("utf-8", "backslashreplace")
+    return random.Random(hashlib.sha256(said).digest())
 
 
 # Values at a point.
@@ -209,8 +211,7 @@ def refuted(a: Node, b: Node) -> bool:
     """Whether the values differ somewhere. Constants get more digits until they do."""
     names = sorted(symbols(a) | symbols(b))
     if not names:
-        return any(_differs(a, b, {}, digits) is not False for digits in (DIGITS, 5 * DIGITS, 20 * DIGITS)
-                   ) if _bounded(a) and _bounded(b) else False
+        return any(_differs(a, b, {}, digits) is not False for digits in (DIGITS, 5 * DIGITS, 20 * DIGITS))
     for point in points(a, b, names, generator(a, b)):
         try:
             if _differs(a, b, point, DIGITS):
@@ -218,10 +219,6 @@ def refuted(a: Node, b: Node) -> bool:
         except Outside:
             continue
     return False
-
-
-def _bounded(node: Node) -> bool:
-    return len(repr(node)) < 20_000
 
 
 # Exact zero tests.
@@ -238,14 +235,14 @@ class _Test:
     """One assignment of random integers to everything that is free, at one precision. A free positive number is the
     `order`-th power of an integer, so that its fractional powers are integers too."""
 
-    def __init__(self, rng: random.Random, small: bool, order: int):
-        self.rng, self.small, self.free, self.degree, self.radicals, self.need = rng, small, {}, 1, {}, 64.0
+    def __init__(self, rng: random.Random, order: int, fixed: dict[str, Fraction], signs: dict):
+        self.rng, self.fixed, self.signs, self.free, self.degree = rng, fixed, signs, {}, 1
+        self.radicals, self.need = {}, 64.0
         self.order, self.wanted_order = order, order
 
     def integer(self, key, signed: bool) -> int:
         if key not in self.free:
-            size = self.rng.choice((3, 20, 2000)) if self.small else 2**16
-            self.free[key] = self.rng.randint(2, size) * (self.rng.choice((1, -1)) if signed else 1)
+            self.free[key] = self.rng.randint(2, 2**16) * (self.rng.choice((1, -1)) if signed else 1)
         return self.free[key]
 
     def number(self, x: Fraction) -> _Number:
@@ -288,12 +285,14 @@ class _Test:
             self.radicals[("turn", exponent.denominator)] = 2 * exponent.denominator
             return self.settled(_Number(mp.expjpi(mp.mpf(exponent.numerator) / exponent.denominator), 0, 0))
         if isinstance(name, str) and name not in ("e", r"\pi"):
-            base = self.number(Fraction(self.integer(name, True)))
+            base = self.number(self.fixed[name] if name in self.fixed else Fraction(self.integer(name, True)))
             return self.root(name, base, exponent)
         if isinstance(name, tuple) and name[0] == "root":
             return self.root(name, self.quotient(thaw(name[1])), exponent)
-        if isinstance(name, tuple) and name[0] in PIECEWISE:
-            return self.raised(self.piecewise(name), exponent)
+        if isinstance(name, tuple) and name[0] == "abs":
+            # The sign was decided for the region.
+            inner = self.quotient(thaw(name[1]))
+            return self.raised(_Number(self.signs[name] * inner.value, inner.top, inner.bottom), exponent)
         # Transcendental numbers, exponentials, unknown functions: one free positive number each.
         base = self.integer(name, False)
         self.wanted_order = math.lcm(self.wanted_order, exponent.denominator)
@@ -334,33 +333,12 @@ class _Test:
         found = _Number(root, (base.top + (q - 1) * base.bottom) / q, base.bottom)
         return self.raised(self.settled(found), Fraction(exponent.numerator))
 
-    def piecewise(self, name: tuple) -> _Number:
-        parts = name[1] if name[0] in ("max", "min") else name[1:]
-        args = [self.quotient(thaw(part)) for part in parts]
-        if any(abs(mp.im(arg.value)) > mp.mpf(2) ** (-mp.prec // 2) for arg in args):
-            raise Outside
-        values = [mp.re(arg.value) for arg in args]
-        if name[0] == "abs":
-            return _Number(abs(values[0]), args[0].top, args[0].bottom)
-        if name[0] in ("max", "min"):
-            chosen = values.index(max(values) if name[0] == "max" else min(values))
-            return _Number(values[chosen], args[chosen].top, args[chosen].bottom)
-        nearest = mp.nint(values[0])
-        gap = plus(thaw(parts[0]), Quotient({UNIT: Fraction(int(nearest))} if nearest else {}), -1)
-        if name[0] == "sgn":
-            return self.number(Fraction(0 if self.is_zero(args[0]) else int(mp.sign(values[0]))))
-        if name[0] not in ("floor", "ceil"):
-            raise Undefined
-        whole = self.is_zero(self.quotient(gap))
-        step = int(nearest if whole else mp.floor(values[0]) if name[0] == "floor" else mp.ceil(values[0]))
-        return self.number(Fraction(step))
 
-
-def _zero_at(gap: Quotient, seed: int, small: bool) -> bool | None:
+def _zero_at(gap: Quotient, seed: int, fixed: dict[str, Fraction], signs: dict) -> bool | None:
     """Whether the difference is zero at one random assignment, exactly; None outside of the domain."""
     bits, order = 256, 1
     while True:
-        test = _Test(random.Random(seed), small, order)
+        test = _Test(random.Random(seed), order, fixed, signs)
         with mpmath.workprec(bits):
             try:
                 found = test.is_zero(test.poly(gap.top))
@@ -371,31 +349,135 @@ def _zero_at(gap: Quotient, seed: int, small: bool) -> bool | None:
         bits, order = max(bits, int(test.need) + 64), test.wanted_order
 
 
+def _always_zero(gap: Quotient, rng: random.Random, places: list[dict[str, Fraction]], signs: dict) -> bool:
+    """Whether the difference is zero at all these places that are in the domain, and at two of them at least."""
+    told = [_zero_at(gap, rng.getrandbits(64), place, signs) for place in places]
+    return False not in told and told.count(True) >= min(2, len(told))
+
+
 def proved(a: Node, b: Node) -> bool:
-    """Whether the two are equal: their difference is zero wherever it was tried, and tried often enough."""
+    """Whether the two are equal. Without |x| and even roots of sums, zeros at random places are a proof. With them,
+    each region where no sign changes is looked at: of one name, the intervals between the kinks; of several names,
+    every choice of signs."""
     left, right = normal(settled(a)), normal(settled(b))
     if left is None or right is None:
         return False
-    gap = plus(left, right, -1)
-    if not gap.top:
-        return True
-    rng = generator(b, a)
-    text = repr(gap.top)
-    piecewise = any(f"('{name}'" in text for name in PIECEWISE)
-    names = symbols(a) | symbols(b)
-    wanted = 40 if piecewise and names else 8 if names else 3
-    told = 0
     try:
-        for trial in range(2 * wanted):
-            zero = _zero_at(gap, rng.getrandbits(64), piecewise and trial % 4 != 0)
-            if zero is False:
-                return False
-            told += zero is True
-            if told >= wanted:
-                return True
-    except (Undefined, OverflowError, ZeroDivisionError, ValueError):
+        gap, rng = plus(left, right, -1), generator(b, a)
+        if not gap.top:
+            return True
+        atoms = _atoms(gap)
+        if any(name[0] in ("floor", "ceil", "sgn", "gcd", "lcm") for name in atoms):
+            return False
+        names = sorted(symbols(a) | symbols(b))
+        bends = [name for name in atoms if name[0] == "abs"]
+        roots = [thaw(name[1]) for name in atoms if name[0] == "root" and (mentioned(name[1]) & set(names))]
+        roots = [root for root in roots if root.term is None]
+        if not bends and not roots:
+            return _always_zero(gap, rng, [{}] * (8 if names else 3), {})
+        if len(names) == 1:
+            return _zero_between_kinks(gap, rng, names[0], bends, roots)
+        if roots or len(bends) > 5 or not names:
+            return False
+        return all(_always_zero(gap, rng, [{}] * 4, dict(zip(bends, signs, strict=True)))
+                   for signs in itertools.product((1, -1), repeat=len(bends)))
+    except (Undefined, Hard, OverflowError, ZeroDivisionError, ValueError, mp.NoConvergence):
         return False
-    return told >= max(2, wanted // 4) if names else told >= 1
+
+
+def _atoms(gap: Quotient) -> list[tuple]:
+    """The functions in a quotient, those in their arguments too."""
+    out: dict[tuple, None] = {}
+    for poly in (gap.top, gap.bottom):
+        for monomial in poly:
+            for name, _ in monomial:
+                if isinstance(name, tuple) and name[0] in ("abs", "root", "floor", "ceil", "sgn", "gcd", "lcm"):
+                    out[name] = None
+                    for part in name[1:]:
+                        out |= dict.fromkeys(_atoms(thaw(part)))
+    return [*out]
+
+
+def _zero_between_kinks(gap: Quotient, rng: random.Random, name: str, bends: list, roots: list[Quotient]) -> bool:
+    """Whether the difference in one name is zero in each interval between the roots of what changes its sign."""
+    kinks: list = [mp.mpf(0)]
+    with mpmath.workdps(60):
+        for part in [thaw(bend[1]) for bend in bends] + roots:
+            kinks += _real_roots(part, name)
+        kinks.sort()
+        edges = [kinks[0] - 1000, *kinks, kinks[-1] + 1000]
+        for low, high in itertools.pairwise(edges):
+            if high - low < mp.mpf(10) ** -40:
+                continue
+            places = [Fraction(int(mp.floor((low + (high - low) * rng.randint(1, 999) / 1000) * 2**200)), 2**200)
+                      for _ in range(3)]
+            signs = {}
+            for bend in bends:
+                sides = [mp.sign(_actual(thaw(bend[1]), {name: place})) for place in places]
+                if len(set(sides)) > 1:
+                    return False
+                signs[bend] = int(sides[0])
+            told = [_zero_at(gap, rng.getrandbits(64), {name: place}, signs) for place in places]
+            # Outside of the domain nothing needs to hold.
+            if False in told or (None in told and True in told):
+                return False
+    return True
+
+
+def _real_roots(part: Quotient, name: str) -> list:
+    """The real roots and poles of a polynomial with constant coefficients. Raises Undefined for other functions."""
+    out = []
+    for poly in (part.top, part.bottom):
+        lowest = min(Fraction(0), *(dict(m).get(name, Fraction(0)) for m in poly))
+        degrees: dict[int, object] = {}
+        for monomial, x in poly.items():
+            powers = dict(monomial)
+            degree = powers.pop(name, Fraction(0)) - lowest
+            if degree.denominator > 1 or name in mentioned(frozenset(powers.items())):
+                raise Undefined
+            value = _actual(Quotient({frozenset(powers.items()): x}), {})
+            degrees[int(degree)] = degrees.get(int(degree), 0) + value
+        top = max(degrees)
+        if top:
+            found = mp.polyroots([degrees.get(i, 0) for i in range(top, -1, -1)], maxsteps=200, extraprec=200)
+            out += [mp.re(root) for root in found if abs(mp.im(root)) < mp.mpf(10) ** -15 * (1 + abs(root))]
+    return out
+
+
+def _actual(part: Quotient, point: dict[str, Fraction]):
+    """The real value of a quotient, with e and pi as they are."""
+    values = []
+    for poly in (part.top, part.bottom):
+        total = mp.mpf(0)
+        for monomial, x in poly.items():
+            term = mp.mpf(x.numerator) / x.denominator
+            for name, exponent in monomial:
+                term *= mp.power(_actual_atom(name, point), mp.mpf(exponent.numerator) / exponent.denominator)
+            total += term
+        values.append(total)
+    if any(mp.im(each) != 0 for each in values) or not values[1]:
+        raise Undefined
+    return values[0] / values[1]
+
+
+def _actual_atom(name, point):
+    if isinstance(name, int):
+        return mp.mpf(name)
+    if isinstance(name, str):
+        found = point.get(name)
+        if found is not None:
+            return mp.mpf(found.numerator) / found.denominator
+        if name in ("e", r"\pi"):
+            return +mp.e if name == "e" else +mp.pi
+    elif name[0] == "root":
+        return _actual(thaw(name[1]), point)
+    elif name[0] == "abs":
+        return abs(_actual(thaw(name[1]), point))
+    elif name[0] == "ln":
+        return mp.log(name[1] if isinstance(name[1], int) else _actual(thaw(name[1]), point))
+    elif name[0] == "exp":
+        return mp.exp(_actual(Quotient({name[1]: Fraction(1)}), point))
+    raise Undefined
 
 
 # Constants inside piecewise and inverse functions.

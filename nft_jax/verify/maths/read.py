@@ -5,7 +5,6 @@ choice, whether 15m has a unit, which nouns are units.
 """
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -37,15 +36,15 @@ from nft_jax.verify.maths.expression import (
     without_degrees,
     word_set,
 )
-from nft_jax.verify.maths.units import CURRENCIES, DEGREE, nouns, read_unit, times
+from nft_jax.verify.maths.units import CURRENCIES, DEGREE, NEVER, nouns, read_unit, times
 
 MAX_ITEMS = 60
 """Longer lists are text."""
 NUMBER_SETS = (r"\Reals", r"\Integers", r"\Naturals", r"\Rationals", r"\Complexes")
-_SEPARATORS = frozenset((",", ";", "and", "or", r"\lor", r"\vee", r"\land", r"\wedge", r"\&"))
+_SEPARATORS = frozenset((",", ";", "and", "or", r"\lor", r"\land", r"\&"))
 _RELATIONS = frozenset(("=", "<", ">", r"\le", r"\ge", r"\ne", r"\approx", r"\in", r"\equiv"))
-_OR = ("or", r"\lor", r"\vee")
-_AND = ("and", r"\land", r"\wedge", r"\&")
+_OR = ("or", r"\lor")
+_AND = ("and", r"\land", r"\&")
 
 _NOTHING = re.compile(r"(?:(?:there )?(?:is|are|exists?) )?(?:(?:no|none)(?: (?:such|real|integer|positive|valid"
                       r"|possible|natural|rational))*"
@@ -57,33 +56,35 @@ _EVERYTHING = re.compile(r"(?:for )?(?:all|any|every)(?: possible)? (?:reals?(?:
 _ANNOUNCING = word_set("""the final my our answer answers result value solution solutions is are equals be so thus
     therefore hence we get have that it : correct option choice required of exactly""")
 _QUANTITIES = word_set("""area volume perimeter length width height depth total sum product difference quotient
-    remainder distance speed velocity acceleration time cost price profit loss revenue number amount average mean median mode
-    variance slope radius diameter circumference angle ratio max min maximum minimum value result solution answer
-    probability age mass weight force energy power pressure density temperature rate percentage percent range degree
-    digit digits count size rank order base side hypotenuse coefficient constant term intercept vertex center area
-    discriminant determinant trace gcd lcm""")
+    remainder distance speed velocity acceleration time cost price profit loss revenue number amount average mean
+    median mode variance slope radius diameter circumference angle ratio max min maximum minimum value result
+    solution answer probability age mass weight force energy power pressure density temperature rate percentage percent
+    range degree digit digits count size rank order base side hypotenuse coefficient constant term intercept vertex
+    center discriminant determinant trace gcd lcm""")
 _OF = word_set("of the a an in for total final required surface lateral shaded largest smallest greatest least")
 
 _LETTER = r"(?:[A-Za-z]|\\(?:" + "|".join(sorted(GREEK, key=len, reverse=True)) + r"))"
 _SIMPLE = rf"{_LETTER}(?:_(?:[A-Za-z]+|[0-9]+|\\[a-zA-Z]+|\{{[^{{}}]+\}}))?'*(?:\^\\cdot)?"
 _SEGMENT = r"(?:[A-Z]{2,5}(?:_[A-Za-z0-9]+)?|[A-Z]_[A-Za-z0-9\\]+|[A-Z])"
-_ACCENTED = r"\\(?:overline|bar|vec|hat|tilde|widehat|overrightarrow|mathcal|dot|ddot)\s?[A-Za-z]{1,3}(?:_[A-Za-z0-9]+)?'*"
+_ACCENTED = (r"\\(?:overline|bar|vec|hat|tilde|widehat|overrightarrow|mathcal|dot|ddot)\s?[A-Za-z]{1,3}"
+             r"(?:_[A-Za-z0-9]+)?'*")
 _UNIT = rf"(?:{_SIMPLE}|{_SEGMENT}|{_ACCENTED})"
 _ANGLE = r"(?:m?\\angle_?[A-Z]{1,3}'*|\\(?:triangle|Delta)[A-Z]{3}|[A-Z]|\\(?:theta|alpha|beta|gamma|phi|varphi|angle))"
 _NAME = re.compile(rf"(?:{_UNIT}|{_ANGLE}|\|{_UNIT}\||\\\|{_UNIT}\\\||\\(?:sin|cos|tan|cot|sec|csc){_ANGLE}"
                    rf"|\\(?:sin|cos|tan|cot|sec|csc)\({_ANGLE}\)"
-                   rf"|[1-9]?[0-9]*{_SIMPLE}(?:\+[1-9]?[0-9]*{_SIMPLE})+|{_SEGMENT}[:/]{_SEGMENT})")
+                   rf"|{_SIMPLE}(?:\+{_SIMPLE})+|{_SEGMENT}[:/]{_SEGMENT})")
 _ARGUMENT = rf"-?(?:{_LETTER}|[0-9]+)"
 _FUNCTION = re.compile(rf"(?P<f>{_SIMPLE})(?P<inverse>\^-1)?\((?P<args>{_ARGUMENT}(?:,{_ARGUMENT})*)\)")
-_EVENT = re.compile(r"(?:P|Pr|\\Pr|E|Var|\\mathbb\s?[EP])(?:\(.+\)|\[.+\])")
+_EVENT = re.compile(r"(?:P|Pr|\\Pr|E|Var|\\mathbb\s?[EP])([(\[].+[)\]])")
 _DECIMAL = re.compile(r"-?[0-9,]*\.[0-9]+|-?[0-9.]+\\(?:times|cdot)10\^-?[0-9]+|-?[0-9.]+[eE]-?[0-9]+")
 _CLOCK = re.compile(r"([0-9]{1,2})(?::([0-5][0-9]))?(?::([0-5][0-9]))?(?:([ap])\.?\s?m\.?)?")
 _NAMES = re.compile(rf"\({_SIMPLE}(?:,{_SIMPLE})+\)")
 
 _ONES = {word: i for i, word in enumerate(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen".split())}
-_TENS = {word: 10 * (i + 2) for i, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split())}
+    re.findall("[a-z]+", """zero one two three four five six seven eight nine ten eleven
+    twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"""))}
+_TENS = {word: 10 * (i + 2) for i, word in enumerate(
+    re.findall("[a-z]+", "twenty thirty forty fifty sixty seventy eighty ninety"))}
 _TIMES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
           "score": 20, "lakh": 10**5, "crore": 10**7, "gross": 144}
 _PARTS = {"half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7,
@@ -288,12 +289,12 @@ class _Reader:
         if len(parts) > MAX_ITEMS:
             raise Unreadable
         if not all(parts):
-            # ", and" leaves nothing between; nothing else may.
-            kept = [(part, mark) for part, mark in zip(parts, [*marks, ""], strict=True) if part]
-            if any(a in (",", ";") and b in (",", ";") for a, b in itertools.pairwise(marks)
-                   if not parts[marks.index(a) + 1]):
+            # Between a comma and "and" nothing stands; nowhere else.
+            empty = [i for i, part in enumerate(parts) if not part]
+            if any(i in (0, len(parts) - 1) or marks[i - 1] not in (",", ";") or marks[i] in (",", ";") for i in empty):
                 raise Unreadable
-            parts = [part for part, _ in kept]
+            parts = [part for part in parts if part]
+            marks = [mark for i, mark in enumerate(marks) if i + 1 not in empty]
         if len(parts) == 1:
             return self.answer(parts[0])
         dots = [part for part in parts if len(part) == 1 and part[0].text == r"\ldots"]
@@ -306,6 +307,9 @@ class _Reader:
         for part in parts:
             member = self._member(part)
             members += member.items if isinstance(member, Items) and member.kind == "list" else [member]
+        logic = set(marks) <= {r"\land", r"\lor"}
+        if logic and all(isinstance(each, Value) and symbols(each.node) for each in members):
+            raise Unreadable
         if len(members) > 1 and set(marks) <= {",", ";"} and _counts(members[-1]) and any(
                 isinstance(each, Value | Sides) for each in members[:-1]):
             return self._conditioned(members[0] if len(members) == 2 else self._grouped(members[:-1]),
@@ -360,7 +364,8 @@ class _Reader:
             return value if numbers == r"\Reals" and value.name in (name, None) else Conditioned(value, numbers)
         members = [side for each in _values(value) for side in (each.values if isinstance(each, Sides) else (each,))]
         nodes = [each.node for each in members if isinstance(each, Value)]
-        if not nodes or not any(name in symbols(node) for node in nodes):
+        if not nodes or not any(name in symbols(node) for node in nodes) or (
+                numbers in (r"\Reals", r"\Complexes") and name in "ijklmnpq"):
             raise Unreadable
         return Conditioned(value, numbers)
 
@@ -403,10 +408,12 @@ class _Reader:
         if size == 1:
             values = [value for each in members for value in _values(each.values[0])]
             return Items("list", tuple(members if names[0].endswith(")") or symbols_of(values) else values))
+        # (x, y) is meant where y = 1, x = 2 is written.
+        order = sorted(blocks[0]) if all(len(name) == 1 for name in blocks[0]) else blocks[0]
         groups = []
         for start in range(0, len(names), size):
             found = {each.name: each.values[0] for each in members[start:start + size]}
-            groups.append(Items("named", tuple(found[name] for name in blocks[0]), tuple(blocks[0])))
+            groups.append(Items("named", tuple(found[name] for name in order), tuple(order)))
         return groups[0] if len(groups) == 1 else Items("list", tuple(groups))
 
     # One answer.
@@ -414,6 +421,10 @@ class _Reader:
     def single(self, found: Sequence[Token]):
         if not found:
             raise Unreadable
+        if encloses(found, "{", "}"):
+            return self.answer(found[1:-1])
+        if len(found) == 1 and found[0].kind == "word" and len(found[0].text) == 1:
+            return Value(Node("sym", (found[0].text,)))
         if found[0].text == "(" and raw(found[-5:]).endswith(")^T"):
             end = matching(found, 0)
             if raw(found[end + 1:]) == "^T" and split(found[1:end], (",", ";"))[1]:
@@ -550,6 +561,8 @@ class _Reader:
             if any(token.text == "&" for row in rows for token in row):
                 raise Unreadable
             return self._list([row for row in rows if row], [","] * (sum(map(bool, rows)) - 1))
+        if found[end + 2].text != name:
+            raise Unreadable
         if name not in ("pmatrix", "bmatrix", "matrix", "array", "smallmatrix", "Bmatrix", "align", "aligned"):
             raise Unreadable
         if name == "array" and body and body[0].text == "{":
@@ -638,7 +651,13 @@ class _Reader:
             return self._fraction_name(found)
         said = spelled(found)
         function = _FUNCTION.fullmatch(said)
+        event = _EVENT.fullmatch(said)
+        if event and not re.search(r"(?<!\\)\b[A-Za-z0-9]", event[1]):
+            return None
         if function and function["inverse"] and re.search("[0-9]", function["args"]):
+            return None
+        # NOT and WRONG are no segments, ABCD is one.
+        if said.isalpha() and said.isupper() and (said.lower() in NEVER or (said[3:] and list(said) != sorted(said))):
             return None
         if (_NAME.fullmatch(said) and len({*said.split("+")}) == said.count("+") + 1) or function or _EVENT.fullmatch(
                 said) or _NAMES.fullmatch(said):
@@ -986,7 +1005,7 @@ def number_in_words(found: Sequence[Token]) -> Fraction | None:
             total, current = total + current * _TIMES[word], 0
         elif word == "and" and seen and i < len(words) - 1 and current % 100 == 0:
             continue
-        elif i == len(words) - 1 and (_PARTS.get(word) or _PARTS.get(single)):
+        elif i == len(words) - 1 and (seen or word in ("half", "quarter")) and (_PARTS.get(word) or _PARTS.get(single)):
             return Fraction(total + current if seen else 1, _PARTS.get(word) or _PARTS[single])
         elif i == 0 and word in ("a", "one") and len(words) == 2:
             current, seen = 1, True

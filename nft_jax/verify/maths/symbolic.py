@@ -60,7 +60,7 @@ def _equal(gold: Node, answer: Node) -> tuple[bool, bool]:
     if numeric.proved(gold, answer):
         return True, False
     if not (symbols(gold) | symbols(answer)) or numeric.calls(gold) & numeric.PIECEWISE != (
-            numeric.calls(answer) & numeric.PIECEWISE):
+            numeric.calls(answer) & numeric.PIECEWISE) or numeric.calls(gold) & numeric.PIECEWISE:
         return False, False
     return (_second_opinion(gold, answer),) * 2
 
@@ -94,13 +94,16 @@ def _same_factors(gold: Node, answer: Node) -> bool:
         quotient = normal.normal(node)
         if quotient is None or not quotient.top:
             return False
-        found.append(_factors(quotient.top))
+        found.append(_factors(quotient))
     return found[0] is not None and found[0] == found[1]
 
 
-def _factors(top: normal.Poly) -> frozenset | None:
-    """The factors of a polynomial in its atoms, up to numbers; None where an exponent is not whole."""
-    if any(exponent.denominator > 1 for monomial in top for _, exponent in monomial):
+def _factors(quotient: normal.Quotient) -> frozenset | None:
+    """The factors of a numerator in its atoms, up to numbers; None where an exponent is not whole, or where the
+    denominator vanishes with it."""
+    top = quotient.top
+    if any(exponent.denominator > 1 for monomial in top for _, exponent in monomial) or quotient.bottom != {
+            normal.UNIT: 1}:
         return None
     lowest: dict = {}
     for monomial in top:
@@ -112,7 +115,10 @@ def _factors(top: normal.Poly) -> frozenset | None:
         for name, exponent in {**{name: Fraction(0) for name in lowest}, **dict(monomial)}.items():
             term *= sympy.Symbol(repr(name)) ** int(exponent - lowest[name])
         total += term
+    below = [sympy.Symbol(repr(name)) for name, exponent in lowest.items() if exponent < 0]
     try:
+        if any(sympy.groebner([total, each]).exprs != [1] for each in below):
+            return None
         return frozenset(factor.as_poly().monic() for factor, _ in sympy.factor_list(total)[1])
     except (sympy.PolynomialError, AttributeError):
         return None

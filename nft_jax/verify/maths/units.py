@@ -17,9 +17,9 @@ _PREFIXES = {"n": -9, "µ": -6, "m": -3, "c": -2, "d": -1, "k": 3, "M": 6, "G": 
 _LONG_PREFIXES = {"nano": -9, "micro": -6, "milli": -3, "centi": -2, "deci": -1, "kilo": 3, "mega": 6, "giga": 9}
 # name -> (scale, base units), the symbols and the words that take a prefix.
 _SI = {"m": "m meter metre", "g": "g gram gm", "s": "s second sec", "A": "A ampere amp", "K": "K kelvin",
-       "mol": "mol mole", "J": "J joule", "N": "N newton", "W": "W watt", "V": "V volt", "Pa": "Pa pascal", "Hz": "Hz hertz", "eV": "eV",
-       "L": "L l liter litre", "ohm": "ohm Ω", "C": "C coulomb", "F": "F farad", "T": "T tesla", "pc": "pc parsec",
-       "B": "byte", "cal": "cal calorie"}
+       "mol": "mol mole", "J": "J joule", "N": "N newton", "W": "W watt", "V": "V volt", "Pa": "Pa pascal",
+       "Hz": "Hz hertz", "eV": "eV", "L": "L l liter litre", "ohm": "ohm Ω", "C": "C coulomb", "F": "F farad",
+       "T": "T tesla", "pc": "pc parsec", "B": "byte", "cal": "cal calorie"}
 _DERIVED = {"J": (1000, {"g": 1, "m": 2, "s": -2}), "N": (1000, {"g": 1, "m": 1, "s": -2}),
             "W": (1000, {"g": 1, "m": 2, "s": -3}), "Pa": (1000, {"g": 1, "m": -1, "s": -2}), "Hz": (1, {"s": -1}),
             "V": (1000, {"g": 1, "m": 2, "s": -3, "A": -1}), "ohm": (1000, {"g": 1, "m": 2, "s": -3, "A": -2}),
@@ -47,13 +47,13 @@ _OTHER = {
 }
 # Things that answers count. Plurals are made by rule.
 _COUNTED = word_set("""apple orange banana pear peach plum lemon egg cookie cake pie slice piece candy chocolate pizza
-    cupcake muffin donut sandwich bottle can jar bag box basket carton pack packet card coin stamp marble ball toy doll
+    cupcake muffin donut sandwich bottle jar bag box basket carton pack packet card coin stamp marble ball toy doll
     book page chapter word letter pencil pen crayon marker paper sheet note ticket seat chair table desk room house
     floor stair step shelf window door car truck bus bike bicycle boat train plane wheel tire student child kid
     boy girl man woman friend adult teacher player member worker employee guest customer visitor passenger family
     team group class school way method arrangement permutation combination choice outcome case pair triple subset set
-    solution root value integer number digit element term point vertex edge face side line triangle square rectangle
-    circle cube diagonal angle factor divisor multiple path route trip game match round win loss
+    solution value integer number digit element term point vertex edge face side line triangle rectangle
+    circle diagonal angle factor divisor multiple path route trip game match round win loss
     goal score vote question problem test lesson song video picture photo flower tree plant rose seed leaf bird dog
     cat cow chicken pig horse sheep goat fish duck rabbit animal insect bee ant spider leg brick tile stone block
     shirt dress hat shoe sock glove coat pant button bead necklace ring time lap mile hit shot serving meal bite cup
@@ -65,7 +65,7 @@ NEVER = word_set("""or and not no nor approximately approx about around nearly a
     factorial infinity is are to from but for any all some true false none both guess answer unknown over
     divided undefined negative positive half quarter third squared cubed percent dozen hundred thousand million
     billion trillion lakh crore score point recurring repeating below above under root per unless versus vs ths
-    th debt googol""")
+    th debt googol inverse inverses reciprocal square squares root roots cube cubes power powers log opposite""")
 
 
 class Unit(NamedTuple):
@@ -154,7 +154,7 @@ class _Reader:
         unit, sign, known = PURE, 1, False
         while self.at < len(self.tokens):
             word = self.peek()
-            if word in ("/", "per"):
+            if word in ("/", "per") and known:
                 sign, self.at = -1, self.at + 1
                 continue
             if word in (r"\cdot", r"\times", "."):
@@ -167,7 +167,8 @@ class _Reader:
             if one is None:
                 return None
             unit, known = times(unit, one, sign), True
-        return unit if known else None
+        # cm/m is no unit.
+        return unit if known and (unit.powers or (unit == PURE and len(self.tokens) < 3)) else None
 
     def _one(self) -> Unit | None:
         word, exponent = self.peek(), 1
