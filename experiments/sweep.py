@@ -22,6 +22,7 @@ from typing import Annotated
 
 import tyro
 
+from experiments.harness.results import read_run, tidy
 from experiments.harness.runner import Job, places, run_all
 from experiments.harness.variants import command, described, flag, folder_of, vary, with_objective
 from nft_jax.cli import experiment, parse
@@ -122,7 +123,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def write_results(planned: Sequence[Planned], path: Path) -> None:
     """The table of the runs that have a row of metrics."""
-    from experiments.harness.results import read_run, tidy
     runs = [(read_run(each.folder), {"arm": each.arm, **each.changes}) for each in planned if each.finished]
     if runs:
         with replaced(path) as partial:

@@ -30,8 +30,12 @@ class Arguments(NamedTuple):
     config: Annotated[Config, tyro.conf.arg(name="")]
     fresh: bool = False
     """Start over: remove what an earlier run wrote there."""
+    fork: str = ""
+    """Folder of another run: start from its newest checkpoint (parameters, optimizer, order of the questions), in a
+    workdir of its own, with any other fields."""
     dry_run: bool = False
-    """Print the resolved configuration, the batch arithmetic and a memory estimate, and exit."""
+    """Print the resolved configuration, the batch arithmetic, a memory estimate and what is in the run folder, and
+    exit."""
     profile: bool = False
     """Record a timeline of two steps (after the first) into the run's folder profile/, for xprof or Perfetto."""
 
@@ -74,14 +78,15 @@ def run(arguments: Arguments, show: Callable[[Config, dict], None] = print_summa
             from nft_jax.train.opening import preview
             from nft_jax.train.plan import settle
             config = settle(arguments.config)
-            model, lines = preview(config)
+            model, lines = preview(config, fresh=arguments.fresh, fork=arguments.fork)
             print(describe(config, model), *lines, sep="\n")
             return None
         from nft_jax.verify import Verifier
         # The verifier's processes start before jax does: they must not inherit its threads.
         with Verifier(arguments.config.verifier) as verifier:
             from nft_jax.train.loop import train
-            summary = train(arguments.config, fresh=arguments.fresh, verifier=verifier, profile=arguments.profile)
+            summary = train(arguments.config, fresh=arguments.fresh, fork=arguments.fork, verifier=verifier,
+                            profile=arguments.profile)
         if is_first():
             show(arguments.config, summary)
         return summary

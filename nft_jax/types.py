@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-Outcome = Literal["right", "wrong", "no_answer", "timeout", "too_large", "error"]
+Outcome = Literal["right", "wrong", "copied", "no_answer", "timeout", "too_large", "error"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 

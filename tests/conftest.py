@@ -49,6 +49,9 @@ class NumberTokenizer:
     def batch_decode(self, sequences, **_):
         return [" ".join(map(str, sequence)) for sequence in sequences]
 
+    def get_added_vocab(self):
+        return {}
+
 
 @pytest.fixture(scope="session")
 def number_tokenizer():

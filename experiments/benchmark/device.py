@@ -4,8 +4,8 @@ rollout   Answers of 1,024 tokens (--new-tokens) to prompts of 64 to 512, in 256
           decode step reads the weights once, and the keys and values of every slot. The share is that traffic over the
           measured copy bandwidth, over the whole rollout's wall time (prefill and the host included). rollout_var has
           varied lengths, and more answers than slots.
-train     An optimizer update on rows of 4,096 tokens. The limit is the matrix units. The share is 6 x matmul parameters
-          x tokens, and the causal attention, over the rate of an 8192-cubed bfloat16 product, over the wall time.
+train     An optimizer update on rows of 4,096 tokens. The limit is the matrix units. The share is 6 x parameters x
+          tokens, and the causal attention, over the rate of an 8192-cubed bfloat16 product, over the wall time.
 """
 import re
 import timeit
@@ -21,8 +21,10 @@ import numpy as np
 from experiments.benchmark.tasks import Case, Rollouts, Training
 from experiments.peers.common import FIRST_ID, Timed, answer_lengths, repeat
 from nft_jax.model.config import Compute, ModelConfig
+from nft_jax.model.decoder import count_parameters
 from nft_jax.model.hf.published import PUBLISHED
 from nft_jax.model.kernels import choose_attention
+from nft_jax.preflight.estimate import forward_flops
 from nft_jax.train.batch import Example
 from nft_jax.types import Prompt
 
@@ -49,13 +51,6 @@ def accelerator_case(model: ModelConfig, task: str, *, slots: int = 0, micro: in
     return Case(model, compute, prompts, limits.reshape(count, samples), slots=slots, block_size=block_size or 32)
 
 
-def matmul_parameters(model: ModelConfig) -> int:
-    """Parameters that every token is multiplied with, the head's included."""
-    heads = 2 * (model.num_heads + model.num_kv_heads) * model.head_dim
-    return model.num_layers * model.hidden_size * (heads + 3 * model.intermediate_size) \
-        + model.vocab_size * model.hidden_size
-
-
 def rollout_bytes(case: Case) -> float:
     """What decoding must read: the weights at every step of full slots, and each token's keys and values so far."""
     item, model = jnp.dtype(case.compute.dtype).itemsize, case.model
@@ -64,16 +59,14 @@ def rollout_bytes(case: Case) -> float:
     lengths = case.limits.astype(np.float64)
     prompts = np.array([len(prompt.tokens) for prompt in case.prompts])[:, None]
     attended = float((lengths * prompts + lengths * (lengths - 1) / 2).sum())
-    return item * (steps * matmul_parameters(model)
+    return item * (steps * count_parameters(model)
                    + attended * 2 * model.num_layers * model.num_kv_heads * model.head_dim)
 
 
 def train_flops(case: Case, passes: int = 3) -> float:
     """Forward and backward (`passes` 3), or forward alone (1)."""
-    lengths = np.array([len(e.prompt) + len(e.response) for e in case.examples], np.float64)
-    width = case.model.num_heads * case.model.head_dim
-    causal = 2 * case.model.num_layers * width * float((lengths ** 2).sum())
-    return passes * (2 * matmul_parameters(case.model) * float(lengths.sum()) + causal)
+    lengths = [len(e.prompt) + len(e.response) for e in case.examples]
+    return passes * sum(forward_flops(case.model, length, length / 2) for length in lengths)
 
 
 def rate(function, *arrays, calls: int = 20) -> float:

@@ -1,25 +1,19 @@
 """Figures of studies and comparisons: means over seeds, with bands of 95% (Student's t)."""
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from experiments.harness.results import ACCURACY, ENTROPY, Mean, Measures, at
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 def curve_figure(rows: int, columns: int, size: tuple[float, float], title: str = "",
                  sharey: bool = False) -> tuple[Figure, list[Axes]]:
     """A figure of `size` inches, drawn without a window, and its panels, row by row, each with a grid."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     if title:

@@ -10,29 +10,26 @@ table to make its runs again.
 
 Exit status: 0; 1 when a run failed; 2 for bad input.
 """
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+import pandas as pd
 import tyro
 
+from experiments.harness.plots import draw
+from experiments.harness.results import Mean, Measures, accuracy_table, kept, markdown, read_run, tidy
 from experiments.harness.scales import SCALES
 from experiments.harness.variants import described, resolved
 from experiments.sweep import Planned, plan, run_planned
 from nft_jax.config import Config
 from nft_jax.config.differences import SEEDS, differences
 from nft_jax.preflight.devices import Topology
+from nft_jax.runtime.files import make_folder
 from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import InputError
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from experiments.harness.results import Mean, Measures
 
 FIGURES = Path(__file__).parents[1] / "figures"
 COLUMNS = ("difference", "measured", "seeds", "excludes 0", "expected", "verdict")
@@ -147,7 +144,7 @@ def main(study: Study, documentation: str, arguments: Sequence[str] | None = Non
             done = [each for each in planned if each.finished or _digest(each.folder.name) in known]
             if done:
                 table = collect(done, known)
-                folder.mkdir(parents=True, exist_ok=True)
+                make_folder(folder, "--workdir")
                 table.to_parquet(folder / f"{study.name}_{given.scale}.parquet", compression="zstd")
                 report(study, given.scale, table, folder)
                 print(f"{len(done)} of {len(planned)} runs are in the table")
@@ -184,7 +181,6 @@ def dry_run(scale: str, topology: Topology, base: Config, planned: Sequence[Plan
 
 def stored_runs(scale: str) -> dict[str, pd.DataFrame]:
     """Digest of a run -> its rows, of every run of this scale in the tables of `FIGURES`."""
-    import pandas as pd
     tables = [pd.read_parquet(path) for path in sorted(FIGURES.glob(f"*_{scale}.parquet"))]
     return {_digest(name): rows for table in tables for name, rows in table.groupby("run")}
 
@@ -196,16 +192,12 @@ def _digest(run: str) -> str:
 
 def collect(done: Sequence[Planned], known: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """The tidy table of runs that are finished or known."""
-    import pandas as pd
-
-    from experiments.harness.results import kept, read_run, tidy
     return pd.concat([kept(tidy([(read_run(each.folder), {"arm": each.arm})])) if each.finished
                       else known[_digest(each.folder.name)].assign(arm=each.arm) for each in done], ignore_index=True)
 
 
 def stored(study: Study, scale: str) -> pd.DataFrame:
     """The table that an earlier report kept. Raises InputError when there is none."""
-    import pandas as pd
     path = FIGURES / f"{study.name}_{scale}.parquet"
     if not path.exists():
         raise InputError(f"scale is {scale!r}: there are no stored results, {path} is missing. Run the study.")
@@ -214,8 +206,6 @@ def stored(study: Study, scale: str) -> pd.DataFrame:
 
 def report(study: Study, scale: str, table: pd.DataFrame, folder: Path) -> None:
     """Draws and prints the results, and writes NAME_SCALE.png and NAME_SCALE.md into `folder`."""
-    from experiments.harness.plots import draw
-    from experiments.harness.results import Measures
     path, title = folder / f"{study.name}_{scale}.png", f"{study.title} ({scale})"
     draw(Measures.of(table), path, title)
     text = page(study, scale, table)
@@ -225,7 +215,6 @@ def report(study: Study, scale: str, table: pd.DataFrame, folder: Path) -> None:
 
 def page(study: Study, scale: str, table: pd.DataFrame) -> str:
     """The table of accuracy and the table of claims, as Markdown."""
-    from experiments.harness.results import Measures, accuracy_table, markdown
     measures = Measures.of(table)
     hours = measures.numbers["minutes"].sum() / 60
     return "\n\n".join([

@@ -9,8 +9,6 @@ from pathlib import Path
 from nft_jax.config import Config, ObjectiveConfig, flat
 from nft_jax.config.differences import NO_EXPERIMENT, without
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 def vary(base: Config, changes: Mapping[str, object]) -> Config:
     """`base` with fields set by their dotted names. Raises InputError for refused values."""
@@ -51,23 +49,14 @@ def command(experiment: str, base: Config, config: Config) -> list[str]:
 
 
 def resolved(config: Config) -> dict[str, object]:
-    """Dotted name -> value of everything that decides what a run computes, defaults resolved.
-
-    Paths inside this repository are relative to its root, so that they are the same in every clone.
-    """
+    """Dotted name -> value of everything that decides what a run computes, defaults resolved."""
     from nft_jax.train.plan import settle
-    return {name: _portable(value) for name, value in without(settle(config).to_dict(), NO_EXPERIMENT).items()}
-
-
-def _portable(value: object) -> object:
-    if isinstance(value, str) and Path(value).is_absolute() and Path(value).is_relative_to(ROOT):
-        return Path(value).relative_to(ROOT).as_posix()
-    return value
+    return without(settle(config).to_dict(), NO_EXPERIMENT)
 
 
 def digest(config: Config) -> str:
     """Eight hex digits of what a run computes. Defaults do not count, so a new field leaves older names alone."""
-    default = {name: _portable(value) for name, value in without(Config().to_dict(), ()).items()}
+    default = without(Config().to_dict(), ())
     told = {name: value for name, value in resolved(config).items() if value != default[name]}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
 

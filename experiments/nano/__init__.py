@@ -1,0 +1,10 @@
+"""How the embedded model was made, and its two other tasks. Imports no jax."""
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def write_questions(path: Path, rows: Sequence[dict]) -> None:
+    """A .jsonl file for data.source."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -18,8 +18,7 @@ longer prompts and answers (untested by us at the size of a real model).
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.nano import stack_programs
-from experiments.nano.small_tasks import write_questions
+from experiments.nano import stack_programs, write_questions
 from experiments.quickstart import QUICKSTART
 from nft_jax.cli import Arguments
 from nft_jax.config import DataConfig, PolicyConfig, VerifierConfig

@@ -5,13 +5,12 @@
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.nano import constraints
-from experiments.nano.small_tasks import draw_run, write_questions
+from experiments.harness.results import markdown
+from experiments.nano import constraints, write_questions
 from experiments.presets import QUICKSTART
 from nft_jax.cli import parse, print_summary, run
 from nft_jax.config import Config, DataConfig, VerifierConfig
 
-FIGURE = Path(__file__).parents[1] / "figures" / "constraints_nano.png"
 DATA = Path("runs/constraints_nano_data")
 PRESET = replace(
     QUICKSTART,
@@ -46,21 +45,13 @@ def rule_scores(folder: str | Path, rows: list[dict]) -> dict[str, float]:
 
 
 def show(config: Config, summary: dict) -> None:
-    """The figure, and every rule before and after."""
-    from rich.console import Console
-    from rich.table import Table
+    """Every rule before and after."""
     print_summary(config, summary)
-    if not summary["finished"]:
-        return
-    folder = Path(config.folder)
-    draw_run(FIGURE, "NFT on text under constraints", folder,
-             {"evaluation/accuracy/all": "held-out questions", "accuracy/all": "training answers"}, "mean reward")
-    rows = constraints.questions(64, seed=1)
-    before, after = rule_scores(config.policy.path, rows), rule_scores(folder / "model", rows)
-    table = Table("rule", "before", "after", title="mean score on held-out questions")
-    for name in before:
-        table.add_row(name, f"{before[name]:.3f}", f"{after[name]:.3f}")
-    Console().print(table)
+    if summary["finished"]:
+        rows = constraints.questions(64, seed=1)
+        before, after = (rule_scores(path, rows) for path in (config.policy.path, Path(config.folder) / "model"))
+        print(markdown(("mean score on held-out questions", "before", "after"),
+                       [(name, f"{before[name]:.3f}", f"{after[name]:.3f}") for name in before]))
 
 
 def main(arguments: list[str] | None = None) -> None:

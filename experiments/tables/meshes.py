@@ -3,8 +3,8 @@
     python -m experiments.tables.meshes        a minute on CPU cores; no weights, no network; TPU rows take libtpu
 """
 import math
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 TABLE = Path(__file__).with_name("meshes.md")
 ROWS = "--batch.rows-per-micro-batch"
@@ -33,10 +33,8 @@ HEAD = ("devices", "preset and flags", "fsdp × tensor", "state", "fullest", "of
         "rollout", "score", "train", "hours", "device-hours")
 
 
-@dataclass(frozen=True)
-class Needs:
+class Needs(NamedTuple):
     """What a case needs: bytes on one device, seconds of a step."""
-    devices: int
     mesh: dict[str, int]
     state: float                      # parameters and moments
     fullest: float                    # the larger of a train step and decoding, with the state beside it
@@ -49,16 +47,6 @@ class Needs:
     hours: float
 
 
-def exchanged(parameters: int, mesh: dict[str, int]) -> tuple[float, float]:
-    """The least bytes that each device receives for a micro-batch: (score, train).
-
-    The score takes its share of the weights, two bytes each; training takes it twice, and the
-    gradients, four bytes each.
-    """
-    share = parameters / mesh["tensor"] * (1 - 1 / mesh["fsdp"])
-    return 2 * share, 8 * share
-
-
 def needs(preset: str, topology, flags: str) -> Needs:
     """Raises InputError as the run would: a mesh that does not divide the model, too few positions."""
     from nft_jax.cli import experiment, parse
@@ -69,23 +57,23 @@ def needs(preset: str, topology, flags: str) -> Needs:
     config = parse(experiment(preset), "", flags.split()).config
     model = PUBLISHED[config.policy.path]
     sketch = estimate_of(config, model, topology)
-    memory, e, device = sketch.memory, sketch.estimate, topology.device
-    plan, slots, rows = sketch.plan, sketch.sampler.slots, sketch.plan.longest.rows
+    memory, e, plan, rows = sketch.memory, sketch.estimate, sketch.plan, sketch.plan.longest.rows
     config, mesh = plan.config, dict(plan.mesh.shape)
     state = memory.parameters + memory.moments
-    decoding = memory.weights + memory.cache + memory.entries + memory.temporaries["decode"].at(slots)
-    fullest = state + max(memory.temporaries["train step"].at(rows), decoding)
+    decoding = memory.weights + memory.cache + memory.entries + memory.temporaries["decode"].at(sketch.sampler.slots)
     tokens = config.groups_per_update * config.rollout.samples_per_prompt * (
         sketch.assumed.prompt_tokens + sketch.assumed.answer_tokens)
     filled = tokens / config.row_length
-    times = config.batch.updates_per_step * math.ceil(filled / rows)
-    moved = [times * size / (device.link * BANDWIDTH) for size in exchanged(count_parameters(model), mesh)]
+    # The least bytes that each device receives for a micro-batch: for the score its share of the weights, two bytes
+    # each; for training twice that, and the gradients, four bytes each.
+    share = count_parameters(model) / mesh["tensor"] * (1 - 1 / mesh["fsdp"])
+    sending = config.batch.updates_per_step * math.ceil(filled / rows) * share / (topology.device.link * BANDWIDTH)
     # Rows that stay empty cost as much as full ones.
     idle = max(1.0, rows / filled)
-    score, train = max(e.score * idle, moved[0]), max(e.train * idle, moved[1])
+    score, train = max(e.score * idle, 2 * sending), max(e.train * idle, 8 * sending)
     evaluations = e.device_hours * 3600 / plan.mesh.size - config.steps * e.step
-    return Needs(plan.mesh.size, mesh, state, fullest, device.memory * device.usable, rows, filled,
-                 e.rollout, score, train, (config.steps * (e.rollout + score + train) + evaluations) / 3600)
+    return Needs(mesh, state, state + max(memory.temporaries["train step"].at(rows), decoding), sketch.usable, rows,
+                 filled, e.rollout, score, train, (config.steps * (e.rollout + score + train) + evaluations) / 3600)
 
 
 def hours(value: float) -> str:
@@ -95,12 +83,12 @@ def hours(value: float) -> str:
 
 def line(case: tuple[str, str, str], n: Needs) -> list[str]:
     preset, topology, flags = case
-    gib = 2**30
-    return [f"{n.devices:,} ({topology})", f"`{' '.join([preset, flags]).strip()}`",
+    gib, devices = 2**30, math.prod(n.mesh.values())
+    return [f"{devices:,} ({topology})", f"`{' '.join([preset, flags]).strip()}`",
             f"{n.mesh['fsdp']} × {n.mesh['tensor']}", f"{n.state / gib:.1f}", f"{n.fullest / gib:.1f}",
             f"{n.fullest / n.usable:.0%}", f"{n.rows} of {n.filled:.0f}",
             *(f"{seconds:,.0f}" for seconds in (n.rollout, n.score, n.train)),
-            hours(n.hours), hours(n.hours * n.devices)]
+            hours(n.hours), hours(n.hours * devices)]
 
 
 def main() -> None:

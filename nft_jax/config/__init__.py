@@ -2,6 +2,7 @@
 
 The string under a field is its help on the command line. Batch sizes are global (over all devices and hosts).
 Values that contradict each other are refused in `__post_init__`, before anything heavy starts."""
+import os
 from dataclasses import asdict, dataclass, field
 from typing import Literal, get_args
 
@@ -18,6 +19,7 @@ from nft_jax.config.sampling import (
 )
 from nft_jax.config.training import (
     MESHES,
+    AdapterConfig,
     BatchConfig,
     LossAgg,
     MeshConfig,
@@ -30,10 +32,10 @@ from nft_jax.config.training import (
     TermsConfig,
 )
 
-__all__ = ["MESHES", "AnswerConfig", "BatchConfig", "CheckpointConfig", "Config", "DataConfig", "DecodingConfig",
-           "EvaluationConfig", "GuardConfig", "LossAgg", "MeshConfig", "ObjectiveConfig", "OptimizerConfig",
-           "PolicyConfig", "PromptWeight", "Ratio", "Remat", "RolloutConfig", "SamplingConfig", "TermsConfig",
-           "VerifierConfig", "WriterName", "flat"]
+__all__ = ["MESHES", "AdapterConfig", "AnswerConfig", "BatchConfig", "CheckpointConfig", "Config", "DataConfig",
+           "DecodingConfig", "EvaluationConfig", "GuardConfig", "LossAgg", "MeshConfig", "ObjectiveConfig",
+           "OptimizerConfig", "PolicyConfig", "PromptWeight", "Ratio", "Remat", "RolloutConfig", "SamplingConfig",
+           "TermsConfig", "VerifierConfig", "WriterName", "flat"]
 
 WriterName = Literal["tensorboard", "wandb", "trackio"]
 
@@ -99,6 +101,7 @@ class Config(Checked):
     writers: tuple[WriterName, ...] = ("tensorboard",)
     """Trackers that get the metrics, beside metrics.jsonl: any of tensorboard, wandb, trackio."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
     data: DataConfig = field(default_factory=DataConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     verifier: VerifierConfig = field(default_factory=VerifierConfig)
@@ -145,7 +148,7 @@ class Config(Checked):
     @property
     def folder(self) -> str:
         """Folder of the run."""
-        return self.workdir or f"runs/{self.name}"
+        return os.path.expanduser(self.workdir) or f"runs/{self.name}"
 
     def to_dict(self) -> dict:
         """Nested, as config.json has it."""

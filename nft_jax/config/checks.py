@@ -1,4 +1,6 @@
 """How a setting is refused."""
+import re
+from datetime import date
 from operator import attrgetter
 
 from nft_jax.types import InputError
@@ -8,6 +10,19 @@ def require(holds: bool, name: str, value: object, remedy: str) -> None:
     """Raises InputError that names the field, its value and the way out, unless the condition holds."""
     if not holds:
         raise InputError(f"{name} is {value!r}: {remedy}")
+
+
+def is_day(text: str) -> bool:
+    """Whether the text is a day, YYYY-MM-DD."""
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
+
+
+def on_this_machine(path: object) -> bool:
+    """Whether the path is none of gs://, s3:// and the like, which would become folders of such names here."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)) is None
 
 
 class Checked:

@@ -42,6 +42,11 @@ class PromptStream:
         start, self._index = self._index, self._index + count
         return [self._question(index).prompt(index) for index in range(start, self._index)]
 
+    @property
+    def size(self) -> int:
+        """The number of questions."""
+        return len(self._questions)
+
     def digest(self) -> str:
         """Streams with equal digests and seeds give the same prompts."""
         return digest(self._questions)

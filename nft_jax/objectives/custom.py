@@ -21,7 +21,6 @@ from nft_jax.runtime.names import load
 from nft_jax.types import InputError
 
 FILE = "objective.py"
-OLDER = "sha256 of what follows"       # in the first line of files that kept some functions, not the module's source
 _given: dict[str, Any] = {}            # name -> what this process gave to `nft_jax.train`
 
 
@@ -114,15 +113,6 @@ def _told(value: Any) -> str:
         return re.sub(" at 0x[0-9a-f]+", "", repr(value))
 
 
-def require_same_objective(folder: Path, name: str) -> None:
-    """Raises InputError if the run in `folder` began with another source of its objective `name`."""
-    record, path = record_of(name), folder / FILE
-    kept = path.read_text() if path.exists() else ""
-    if not record or kept == record:
-        return
-    way_out = "choose another workdir, or start over with --fresh (fresh=True)."
-    if OLDER in kept.partition("\n")[0]:
-        raise InputError(f"objective is {name!r}, whose source an older nft_jax kept in {str(path)!r}, in a form that "
-                         f"cannot be compared any more: continue the run with that version, {way_out}")
-    raise InputError(f"objective is {name!r}, whose source differs from the source that the run in workdir "
-                     f"{str(folder)!r} keeps in {FILE}: put the function back to continue the run, {way_out}")
+def digest_of(record: str) -> str:
+    """The hash in the first line of a `record_of`; "" of none."""
+    return record.partition("\n")[0].rpartition(" ")[2]

@@ -1,38 +1,31 @@
-"""A run's folder: who may write it, and the one way to read it back.
+"""A run's folder, read back: what a run of this version or an older one wrote, alive or after its end.
 
-1. `claimed` holds the folder while a run writes there, and keeps the configuration in config.json;
-2. a later start with another configuration is refused there, with a table of the fields;
-3. `read_run` reads what a run wrote, of this version or an older one, while it is alive or after its end."""
+`nft_jax.record.claim` says who may write it."""
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from nft_jax.config import Config, flat
-from nft_jax.config.differences import MAY_CHANGE, MISSING, REMOVED, differences
-from nft_jax.data.benchmarks import sets_of
+from nft_jax.config.differences import MISSING, REMOVED
 from nft_jax.objectives.custom import FILE as OBJECTIVE
-from nft_jax.objectives.custom import record_of, require_same_objective
+from nft_jax.objectives.custom import digest_of
 from nft_jax.record.metrics import read_metrics
-from nft_jax.runtime.files import held, remove, replaced
 from nft_jax.types import InputError
 
 if TYPE_CHECKING:
     from nft_jax.model.hf.tokenizer import Text
 
-# Files and folders that a run writes. config.json goes last when a run is deleted: a kill on the way must not leave
-# checkpoints to a run of another configuration.
-WRITTEN = ("checkpoints", "rollouts", "tensorboard", "wandb", "model", "profile", "nonfinite", "evaluations",
-           "metrics.jsonl", "curves.png", "summary.json", "skipped.json", "wandb.json", "trackio.json", "hang.txt",
-           OBJECTIVE, "config.json")
+MARKER = "run.json"
+OBJECTIVE_SOURCE = "source of the objective"        # its name among a run's inputs
+# What config.json of every version has.
+ROOMS = ("policy", "data", "rollout", "optimizer")
 
 # The embedded model, as older versions named it: by its place in the repository, from its root or absolute.
 EMBEDDED = re.compile(r"(.*/)?(experiments|nft_jax)/assets/nano/?")
@@ -53,7 +46,18 @@ class RunFolder:
     @cached_property
     def fields(self) -> dict[str, Any]:
         """Dotted name -> value. A field that the run did not know yet has today's default."""
-        return flat(upgraded(_as_read(Config()))) | flat(self.settings)
+        return flat(upgraded(as_read(Config()))) | flat(self.settings)
+
+    @cached_property
+    def inputs(self) -> dict[str, str]:
+        """What the run reads: name -> digest. Of a run of an older version, the source of its own objective alone."""
+        marker = read_marker(self.folder)
+        if marker is not None:
+            return marker["inputs"]
+        kept = self.folder / OBJECTIVE
+        if ":" not in self.settings["objective"]:
+            return {}
+        return {OBJECTIVE_SOURCE: digest_of(kept.read_text())[:16] if kept.exists() else "(not kept)"}
 
     @cached_property
     def rows(self) -> list[dict]:
@@ -82,15 +86,30 @@ class RunFolder:
         trained = self.folder / "model"
         try:
             path = str(self.fields["policy.path"])
-            return Text(load_tokenizer(trained if trained.is_dir() else resolve_folder(path, weights=False)))
+            # An adapter's folder has no config.json; the tokenizer is its base's.
+            whole = (trained / "config.json").is_file()
+            return Text(load_tokenizer(trained if whole else resolve_folder(path, weights=False)))
         except (InputError, OSError):
             return None
 
 
 def is_run(folder: str | os.PathLike) -> bool:
-    """Whether the folder has the config.json of a run. (Models have a config.json too.)"""
-    settings = _read_json(Path(folder) / "config.json")
-    return settings is not None and "objective" in settings
+    """Whether the folder has the config.json of a run, and the run's marker. A run of an older version has no marker:
+    its rows of metrics, if there are any, have the form of a run's. (Models have a config.json too.)"""
+    folder = Path(folder)
+    settings = _read_json(folder / "config.json")
+    if settings is None or "objective" not in settings or not all(isinstance(settings.get(r), dict) for r in ROOMS):
+        return False
+    rows = folder / "metrics.jsonl"
+    return read_marker(folder) is not None or not rows.exists() or rows.read_bytes()[:8] in (b"", b'{"step":')
+
+
+def read_marker(folder: Path) -> dict | None:
+    """`names` and `inputs` of run.json, and `fork` of a run that began from another's checkpoint; None without one.
+    `nft_jax.record.claim` writes it."""
+    found = _read_json(folder / MARKER) or {}
+    whole = isinstance(found.get("names"), list) and isinstance(found.get("inputs"), dict)
+    return found if whole else None
 
 
 def read_run(folder: str | os.PathLike, field: str = "RUN",
@@ -123,8 +142,9 @@ def upgraded(settings: dict) -> dict:
 def _read_json(path: Path) -> dict | None:
     """The object in the file; None where there is none, or a write was cut short."""
     try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):
+        # To open a named pipe would never end.
+        value = json.loads(path.read_text()) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
@@ -140,79 +160,6 @@ def _of_json(kind: type, values: dict, where: str) -> Any:
                    else tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
-@contextmanager
-def claimed(config: Config, fresh: bool) -> Iterator[str]:
-    """Makes the run's folder, writes config.json, and holds the folder's `lock` while the block runs. Readers
-    need no lock. Yields a remark for the user, or "". Of several processes only the first calls this.
-
-    Raises InputError: an input lies in the folder, it is no run's, another process writes there, or
-    it holds a run of another configuration. With `fresh` that run is deleted instead."""
-    folder = Path(config.folder)
-    _require_inputs_elsewhere(config, folder)
-    objective = record_of(config.objective)
-    _require_run_or_nothing(folder)
-    try:
-        (folder / "rollouts").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"workdir is {str(folder)!r}, which cannot be made ({error.strerror}): choose a folder that "
-                         "can be written.") from error
-    with held(folder) as remark:
-        if fresh:
-            _remove_run(folder)
-        require_same(folder, config)
-        if objective:
-            with replaced(folder / OBJECTIVE) as partial:
-                partial.write_text(objective)
-        (folder / "rollouts").mkdir(exist_ok=True)
-        with replaced(folder / "config.json") as partial:
-            partial.write_text(json.dumps(_as_read(config), indent=2) + "\n")
-        yield remark
-
-
-def require_same(folder: Path, config: Config) -> None:
-    """Raises InputError, with a table of the fields, if the folder holds a run of another configuration."""
-    run = _require_run_or_nothing(folder)
-    if run is None:
-        return
-    rows = [(name, repr(before), repr(now)) for name, (before, now) in sorted(
-        differences(run.fields, upgraded(_as_read(config)), ignore=MAY_CHANGE).items())]
-    if rows:
-        table = _columns([("field", "in the folder", "now"), *rows])
-        gone = [f"{name} is gone: {REMOVED[name][1]}." for name, *_ in rows if name in REMOVED]
-        raise InputError("\n  ".join([f"workdir {str(folder)!r} holds a run of another configuration:", *table, *gone])
-                         + "\nSet these fields back to continue it, choose another workdir, or start over with "
-                         f"--fresh, which deletes that run. (What may change: {', '.join(MAY_CHANGE)}.)")
-    require_same_objective(folder, config.objective)
-
-
-def _require_inputs_elsewhere(config: Config, folder: Path) -> None:
-    inputs = [("policy.path", config.policy.path), ("data.source", config.data.source),
-              ("terms.reference", config.terms.reference),
-              *(("evaluation.source", one.data.source) for one in sets_of(config.evaluation, config.data))]
-    for name, source in inputs:
-        if source and Path(source).exists() and Path(source).resolve().is_relative_to(folder.resolve()):
-            raise InputError(f"{name} is {source!r}, which lies in the run folder {str(folder)!r}: the run would "
-                             "overwrite it. Choose another workdir.")
-
-
-def _require_run_or_nothing(folder: Path) -> RunFolder | None:
-    """The run in the folder, or None where there is no config.json. Raises InputError for the
-    folder of anything else, which a run must not write into."""
-    return read_run(folder, "workdir", "choose another workdir") if (folder / "config.json").exists() else None
-
-
-def _columns(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _as_read(config: Config) -> dict:
-    # Tuples become lists, as they are read back.
+def as_read(config: Config) -> dict:
+    """The configuration as config.json gives it back: tuples are lists."""
     return json.loads(json.dumps(config.to_dict()))
-
-
-def _remove_run(folder: Path) -> None:
-    """Deletes what a run writes, and nothing else that may lie in the folder."""
-    for name in WRITTEN:
-        for path in (folder / name, folder / f"{name}.partial", folder / f"{name}.old"):
-            remove(path)

@@ -96,7 +96,8 @@ class Mirror:
                 if self._closing.wait(self._pause):
                     return False
             else:
-                if self._failing:
+                # At the end, the writer's own close may succeed after rows that did not.
+                if self._failing and not self._closing.is_set():
                     self._say(f"{self._name}: takes metrics again")
                     self._failing = ""
                 return True

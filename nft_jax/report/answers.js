@@ -11,7 +11,7 @@ const unpack = text => {
 };
 const FIRST = 20, LONGEST = 600;         // answers drawn at a time; tokens of an answer shown at first
 const MODES = {coefficient: COEFFICIENTS, "log-prob": LOGPROBS, entropy: ENTROPIES, nothing: null};
-const MARKS = {right: "✓", wrong: "✗", no_answer: "∅", timeout: "⏱", too_large: "⤢", error: "!"};
+const MARKS = {right: "✓", wrong: "✗", copied: "⧉", no_answer: "∅", timeout: "⏱", too_large: "⤢", error: "!"};
 let mode = "nothing", chosen = [], drawnRows = 0;
 
 const coefficient = (packed, i) => packed === null ? null

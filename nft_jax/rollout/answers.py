@@ -9,14 +9,17 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import fields, replace
+from datetime import date
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from nft_jax.config import AnswerConfig, MeshConfig, VerifierConfig
+from nft_jax.config import AnswerConfig, DataConfig, MeshConfig, VerifierConfig
+from nft_jax.data.prompts import dated
 from nft_jax.data.stream import digest
 from nft_jax.model.hf import eos_token_ids
 from nft_jax.model.kernels import compute_on
@@ -32,19 +35,27 @@ from nft_jax.verify import Verifier
 
 PART_ROUNDS = 8          # a part fills every slot so many times: little of it waits for its last answer
 SPEED = ("tensor", "slots", "block_size", "part_prompts")     # settings that change no answer
+OF_SETS = ("date",)      # told by `questions_of`
 
 
 def identity(settings: AnswerConfig, weights: Weights, **more: str) -> dict[str, Any]:
     """What the answers to any set depend on, and `more`; `questions_of` says the rest."""
-    found = {each.name: getattr(settings, each.name) for each in fields(AnswerConfig) if each.name not in SPEED}
+    found = {each.name: getattr(settings, each.name) for each in fields(AnswerConfig)
+             if each.name not in SPEED + OF_SETS}
     if weights.step is not None:
         found["step"] = weights.step
     return found | more | {"weights": weights.files}
 
 
-def questions_of(held: HeldOut) -> dict[str, Any]:
-    """What the answers to this set depend on, beside `identity`."""
-    return {"samples": held.samples, "questions": len(held.prompts), "prompts_digest": digest(held.prompts)}
+def dated_as_begun(data: DataConfig, tokenizer, out: Path) -> DataConfig:
+    """`data` with the day that the template writes: its own, or of the first start that wrote to `out`, or today."""
+    return dated(data, tokenizer, Parts.begun(out).get("date") or date.today().isoformat())
+
+
+def questions_of(held: HeldOut, data: DataConfig) -> dict[str, Any]:
+    """What the answers to this set, read by `data`, depend on, beside `identity`."""
+    told = {"samples": held.samples, "questions": len(held.prompts), "prompts_digest": digest(held.prompts)}
+    return told | ({"date": data.date} if data.date else {})
 
 
 def answer(settings: AnswerConfig, weights: Weights, tokenizer, tables: Sequence[tuple[HeldOut, Parts]],
@@ -85,6 +96,8 @@ def _fill(settings: AnswerConfig, weights: Weights, tokenizer, missing: Sequence
                        replace(settings, slots=slots), mesh=mesh, max_prompt_tokens=settings.max_prompt_tokens,
                        compute=compute_on(mesh, settings.dtype, weights.config))
 
+    for line in sampler(chosen[0]["slots"]).ends.told():
+        say(line)
     # No name holds the parameters: they are let go once the weights that decode are made.
     decoding = sampler(chosen[0]["slots"]).cast(weights.read(mesh=mesh))
     done = [sum(parts.done(held.prompts, sizes["part_prompts"]))

@@ -28,9 +28,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nft_jax.config import DecodingConfig, SamplingConfig
 from nft_jax.model import decoder
+from nft_jax.model.adapter import is_wrapped, merge
 from nft_jax.model.config import FLOAT32, Compute, ModelConfig
 from nft_jax.model.parameters import parameter_shardings
-from nft_jax.model.quantise import quantise_layer
+from nft_jax.model.quantise import quantise_matrices
 from nft_jax.rollout.cache import (
     DecodeState,
     abstract_decode_state,
@@ -42,8 +43,9 @@ from nft_jax.rollout.cache import (
     grow_layer,
     state_shardings,
 )
+from nft_jax.rollout.ends import Ends
 from nft_jax.rollout.sampling import Sampled, SamplingParams, sample_tokens, uniforms
-from nft_jax.rollout.schedule import INERT, Admission, Ends, Schedule
+from nft_jax.rollout.schedule import INERT, Admission, Schedule
 from nft_jax.runtime.compilation import Program, with_shardings
 from nft_jax.runtime.mesh import data_parallel_size, host_mesh, hosts, sharding
 from nft_jax.types import InputError, Prompt, Rollout
@@ -56,13 +58,15 @@ PREFILL_TOKENS = 16_384       # most tokens, padding included, of the prompts th
 def decode_weights(params, compute: Compute, weight_dtype: Stored):
     """The parameters as decoding reads them: a dict of arrays for every layer, in the compute dtype.
 
-    The scales of norms stay in float32, as in the trainer. With "int8" the layers' matrices are quantised."""
+    Adapters are merged into their matrices in float32, a layer at a time. The scales of norms stay in float32, as in
+    the trainer. With "int8" the layers' matrices are quantised."""
     def cast(path, x):
-        return x if path[-1].key.endswith("norm") else x.astype(compute.dtype)
+        return x if path[-1].key.endswith("norm") or is_wrapped(x) else x.astype(compute.dtype)
 
-    weights = decoder.split_layers(jax.tree_util.tree_map_with_path(cast, params))
+    weights = decoder.split_layers(jax.tree_util.tree_map_with_path(cast, params, is_leaf=is_wrapped))
+    weights["layers"] = [merge(layer, compute.dtype) for layer in weights["layers"]]
     if weight_dtype == "int8":
-        weights["layers"] = [quantise_layer(layer) for layer in weights["layers"]]
+        weights["layers"] = [quantise_matrices(layer) for layer in weights["layers"]]
     return weights
 
 
@@ -145,8 +149,8 @@ class Sampler:
     A sample is a function of (params, prompt, seed, rollout index, prompt.index, sample). It does not depend on
     slots, block size, `delay`, `buckets`, the mesh, or on the prompts that are asked beside it.
 
-    eos: ids that end an answer, beside the `stop_token_ids` of `decoding`. Without any, only limits end answers.
-    decoding: its slots are divided over all processes. Raises InputError for 0.
+    eos: ids that end an answer, beside those of `decoding`. Without any, only limits end answers.
+    decoding: its slots are divided over all processes. Raises InputError for 0, and for ids that the model lacks.
     mesh: where the parameters lie. On a mesh of several processes each process has a sampler of its own, for its
     own prompts and on its own devices (`self.mesh`). Only `cast` is a program of all processes.
     delay: blocks asked for ahead of reading. None: 1 on an accelerator; 0 on CPU, which shares its cores with the
@@ -160,7 +164,7 @@ class Sampler:
         self.params_mesh, self.mesh = mesh, host_mesh(mesh)
         self.model, self.eos = model, eos
         self.compute = compute if self.mesh is mesh else replace(compute, mesh=self.mesh)
-        self.ends = Ends(tokenizer, (*eos, *decoding.stop_token_ids), decoding.stop)
+        self.ends = Ends(tokenizer, eos, decoding, model.vocab_size)
         self.block_size, self.max_new_tokens = decoding.block_size, decoding.max_new_tokens
         self.max_prompt_tokens = max_prompt_tokens
         # Every device takes the same number of slots.
@@ -215,7 +219,8 @@ class Sampler:
 
         params: the weights of `cast`. limits [len(prompts), K]: the most tokens of each answer, instead of
         max_new_tokens. `progress` is called with the number of tokens of every block. Raises InputError, before
-        anything runs, for prompts that are empty or too long and for limits out of range."""
+        anything runs, for prompts that are empty or too long and for limits out of range; Halted for a log-prob that
+        is not finite."""
         limits = self._checked(prompts, samples, limits)
         decode = self._decode[sampling.truncates]
         key = self._rollout_key(base_key, rollout_index)
@@ -281,29 +286,28 @@ class Sampler:
         write_index = jax.device_put(np.int32(capacity), state.write_index.sharding)
         return state._replace(cache=cache, write_index=write_index)
 
-    def programs(self, truncations: Sequence[bool] = (False,)) -> list[Program]:
+    def programs(self, truncations: Sequence[bool] = (False,), params=None) -> list[Program]:
         """What sampling compiles, with abstract arguments. `truncations`: without or with top-k, top-p and min-p.
+        `params`: what `cast` takes, as jax.ShapeDtypeStruct with shardings; None: plain float32 parameters.
 
         The size of a program is the tokens of its prompts ("prefill"), the entries of its ring ("empty cache",
         "admit", "decode", "decode, truncated"), or of the new ring and the old ("grow")."""
-        def one_place(tree, place):
-            return with_shardings(tree, jax.tree.map(lambda _: place, tree))
-
-        shapes = decoder.parameter_shapes(self.model)
-        trained = with_shardings(shapes, parameter_shardings(shapes, self.params_mesh))
-        weights = with_shardings(jax.eval_shape(self._cast, trained), self._weight_shardings)
+        if params is None:
+            shapes = decoder.parameter_shapes(self.model)
+            params = with_shardings(shapes, parameter_shardings(shapes, self.params_mesh))
+        weights = with_shardings(jax.eval_shape(self._cast, params), self._weight_shardings)
         base_key = jax.eval_shape(jax.random.key, 0)
-        key = one_place(base_key, sharding(self.mesh))
+        key = with_shardings(base_key, sharding(self.mesh))
         state_of = {ring: abstract_decode_state(self.model, self.mesh, self.slots, ring, *self._stored)
                     for ring in self.buckets}
         prompts = {size: (np.zeros((self.prefills, size), np.int32), np.zeros(self.prefills, np.int32))
                    for size in self.prompt_buckets}
-        entries = one_place(jax.eval_shape(self._prefill, weights, *prompts[self.prompt_buckets[0]]),
-                            self._entry_sharding)
+        entries = with_shardings(jax.eval_shape(self._prefill, weights, *prompts[self.prompt_buckets[0]]),
+                                 self._entry_sharding)
         rows = np.zeros(self.admissions, np.int32)
         admission = Admission(rows, rows, rows, rows, rows.astype(np.uint32), rows)
 
-        out = [Program("cast", (), self._cast, (trained,)),
+        out = [Program("cast", (), self._cast, (params,)),
                Program("rollout key", (), self._rollout_key, (base_key, 0))]
         for size, arrays in prompts.items():
             out.append(Program("prefill", (size,), self._prefill, (weights, *arrays)))

@@ -31,6 +31,8 @@ class Arguments(AnswerConfig):
     """Answers to every question."""
     split: str = DataConfig().split
     """Split of a data set that has several."""
+    columns: str = ""
+    """As data.columns."""
     template: str = DataConfig().template
     """User message; {problem} is replaced by the question."""
     system: str = ""
@@ -61,7 +63,7 @@ def generate(given: Arguments) -> Path:
     from nft_jax.model.hf import load_tokenizer
     from nft_jax.record.parts import Parts
     from nft_jax.record.weights import find_weights
-    from nft_jax.rollout.answers import answer, identity, questions_of, say
+    from nft_jax.rollout.answers import answer, dated_as_begun, identity, questions_of, say
     from nft_jax.rollout.evaluation import HeldOut
     from nft_jax.rollout.slots import require_positions
     from nft_jax.runtime.compilation import use_compilation_cache
@@ -73,14 +75,16 @@ def generate(given: Arguments) -> Path:
     longest = min(given.max_prompt_tokens, max(positions, 1))
     require_positions(weights.config, longest, given.max_new_tokens,
                       fields=("--max-prompt-tokens", "--max-new-tokens"))
-    data = DataConfig(source=given.prompts, split=given.split, template=given.template, system=given.system,
-                      max_prompt_tokens=longest, limit=given.limit)
+    data = DataConfig(source=given.prompts, split=given.split, columns=given.columns, template=given.template,
+                      system=given.system, max_prompt_tokens=longest, limit=given.limit,
+                      date=given.date or (weights.run.data.date if weights.run else ""))
+    data = dated_as_begun(data, tokenizer, given.out)
     questions, report = load_questions(data, tokenizer, field="prompts", answers=False)
     say(f"prompts: {report}")
     held = HeldOut(given.out.name, [question.prompt(index) for index, question in enumerate(questions)],
                    given.num_samples, stream=0)
     settings = identity(given, weights, template=given.template, system=given.system)
-    parts = Parts(given.out, settings | questions_of(held))
+    parts = Parts(given.out, settings | questions_of(held, data))
     # A sampler for the longest prompt there is takes less memory than one for the longest allowed.
     sized = replace(given, max_prompt_tokens=max(len(prompt.tokens) for prompt in held.prompts))
     answer(sized, weights, tokenizer, [(held, parts)])

@@ -4,7 +4,7 @@ A `Schedule` lives for one call of `Sampler.sample`. Per turn of the sampler's l
 
 1. `admissions` says which prompts to prefill and which samples go into which slots.
 2. `ask` notes that a block of decode steps was asked for.
-3. `collect` reads a block, some blocks later: it cuts ended answers, frees their slots and completes groups.
+3. `collect` reads a block, some blocks later: it cuts ended answers (`Ends`), frees their slots and completes groups.
 
 Its decisions move samples between slots and in time. They change no sample.
 """
@@ -14,53 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nft_jax.types import Prompt, Rollout
+from nft_jax.rollout.ends import Ends
+from nft_jax.types import Halted, Prompt, Rollout
 
 INERT = -1      # the token of a slot that has nothing to decode
-
-
-class Ends:
-    """Where answers end: at one of the `ids`, or at the first token that completes a string of `stop`."""
-
-    def __init__(self, tokenizer, ids: tuple[int, ...], stop: tuple[str, ...]):
-        self.tokenizer, self.ids, self.stop = tokenizer, ids, stop
-        # A stop string stands in at most so many tokens: a token has a byte or more. 16 are to spare.
-        self.reach = max((len(text.encode()) for text in stop), default=0) + 16
-
-    def texts(self, sequences: list[np.ndarray]) -> list[str]:
-        """The texts of answers, without the id that ended them. Every other special token stays: it may be </think>."""
-        said = [tokens[:-1] if len(tokens) and tokens[-1] in self.ids else tokens for tokens in sequences]
-        return self.tokenizer.batch_decode(said, skip_special_tokens=False, clean_up_tokenization_spaces=False) \
-            if said else []
-
-    def find(self, tokens: np.ndarray, before: np.ndarray, count: np.ndarray, owner) -> np.ndarray:
-        """[S] bool: the slots of `owner` that ended by an id or a string.
-
-        tokens [S, N]; before [S] and count [S]: the tokens of each slot before this block, and with it. Where a
-        string ended an answer, `count` is set back in place, to the token that completed the string."""
-        if self.stop:
-            # Only where the tail of an answer holds a stop string is the whole answer decoded.
-            fresh = [slot for slot in owner if count[slot] > before[slot]]
-            tails = self.texts([tokens[slot, max(before[slot] - self.reach, 0):count[slot]] for slot in fresh])
-            hits = {slot for slot, tail in zip(fresh, tails, strict=True)
-                    if any(stop in tail for stop in self.stop)}
-            hits = {slot for slot in hits if self._complete(tokens[slot, :count[slot]])}
-        else:
-            hits = set()
-        for slot in hits:
-            # The text grows with every token, so bisection finds the first that completes the string.
-            low, high = before[slot], count[slot]
-            while high - low > 1:
-                middle = (low + high) // 2
-                low, high = (low, middle) if self._complete(tokens[slot, :middle]) else (middle, high)
-            count[slot] = high
-        stopped = np.isin(tokens[np.arange(len(count)), np.maximum(count - 1, 0)], self.ids) & (count > 0)
-        stopped[list(hits)] = True
-        return stopped
-
-    def _complete(self, tokens: np.ndarray) -> bool:
-        text, = self.texts([tokens])
-        return any(stop in text for stop in self.stop)
 
 
 class Admission(NamedTuple):
@@ -159,7 +116,8 @@ class Schedule:
         return Admission(slots, source, token, length, stream, limit)
 
     def collect(self, block: int, tokens, numbers) -> tuple[int, list[tuple[int, tuple[Rollout, ...]]]]:
-        """Reads the outputs of a block, [steps, S] each. Returns its number of tokens and the completed groups."""
+        """Reads the outputs of a block, [steps, S] each. Returns its number of tokens and the completed groups.
+        Raises Halted for a log-prob that is not finite."""
         # Where the slot's sample was admitted after the block was asked for, the tokens belong to a cut answer.
         owned = np.zeros(self.slots, bool)
         owned[list(self.owner)] = True
@@ -170,9 +128,23 @@ class Schedule:
         for buffer, values in zip(self.numbers, numbers, strict=True):
             buffer[rows, columns] = values.T
         self.count += (tokens != INERT).sum(0)
+        self._require_finite(before, np.argwhere((tokens != INERT) & ~np.isfinite(numbers[0])))
         stopped = self.ends.find(self.tokens, before, self.count, self.owner)
         ended = [slot for slot in self.owner if stopped[slot] or self.count[slot] >= self.limit[slot]]
         return int((self.count - before).sum()), list(self._finish(ended, stopped))
+
+    def _require_finite(self, before: np.ndarray, wrong: np.ndarray) -> None:
+        """`wrong` [n, 2]: step of the block and slot of each token whose log-prob is not finite."""
+        if not len(wrong):
+            return
+        step, slot = wrong[0]
+        place = before[slot] + step
+        prompt = self.prompts[self.owner[slot][0]]
+        text, = self.ends.texts([self.tokens[slot, :place + 1]])
+        raise Halted(f"the log-prob of token {place + 1} of an answer is {self.numbers[0, slot, place]}: the model's "
+                     "logits are not finite, so the answer is not judged. The question: "
+                     f"{prompt.problem[:200]!r}. The answer so far: {text[-200:]!r}. Try the same model in float32. If "
+                     "that is no help, take other weights, or an earlier checkpoint and a lower learning rate.")
 
     def _finish(self, ended: list[int], stopped: np.ndarray) -> Iterator[tuple[int, tuple[Rollout, ...]]]:
         """Makes rollouts of the slots that ended and frees the slots. Yields the groups that are complete."""

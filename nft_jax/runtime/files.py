@@ -18,9 +18,11 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+from nft_jax.config.checks import on_this_machine, require
 from nft_jax.types import InputError
 
 MANIFEST = "manifest.json"
+LOCK = "lock"
 CHUNK = 1 << 20
 
 
@@ -29,25 +31,61 @@ def replaced(path: Path, *, writes: bool = True) -> Iterator[Path]:
     """Yields a path to write a file or folder to. It replaces `path` when the block ends without an error.
 
     A reader finds the old content or the new one, also after a kill. Replacing a folder takes two renames, so for
-    an instant there is neither. With `writes` False another process writes: only the name is given."""
-    partial, old = path.with_name(path.name + ".partial"), path.with_name(path.name + ".old")
+    an instant there is neither. A link stays, and its target is replaced. Of a link to a folder the content is
+    replaced, entry by entry: a kill in between leaves some of both. With `writes` False another process writes:
+    only the name is given."""
+    content = path.is_symlink() and path.is_dir()
+    if path.is_symlink():
+        path = path.resolve()
+    # The partial content is on the disk of the target: nothing can be renamed from one disk to another.
+    partial = path / ".partial" if content else path.with_name(path.name + ".partial")
     if writes:
         remove(partial)
     yield partial
-    if writes:
-        if path.is_dir():
-            remove(old)
-            path.replace(old)
-        partial.replace(path)
+    if not writes:
+        return
+    if content:
+        _empty(path, but=partial)
+        for entry in list(partial.iterdir()):
+            entry.rename(path / entry.name)
+        partial.rmdir()
+        return
+    old = path.with_name(path.name + ".old")
+    if path.is_dir():
         remove(old)
+        path.replace(old)
+    partial.replace(path)
+    remove(old)
 
 
 def remove(path: Path) -> None:
-    """Deletes a file, or a folder with its content, if it exists."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
+    """Deletes a file, or a folder with its content, if it exists. A link to a folder stays, emptied."""
+    if not path.is_dir():
         path.unlink(missing_ok=True)
+    elif path.is_symlink():
+        _empty(path)
+    else:
+        shutil.rmtree(path)
+
+
+def _empty(folder: Path, but: Path | None = None) -> None:
+    """Deletes what is in `folder`, but for one entry. Links there are deleted, not followed."""
+    for entry in list(folder.iterdir()):
+        if entry.is_symlink():
+            entry.unlink()
+        elif entry != but:
+            remove(entry)
+
+
+def make_folder(folder: Path, field: str) -> None:
+    """Makes the folder with its parents, unless it is there. Raises InputError, which names `field`, for an address
+    such as gs://bucket, which would become a folder gs: here, and where the system refuses."""
+    require(on_this_machine(folder), field, str(folder), "name a folder of this machine, such as a mounted bucket's.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{field} is {str(folder)!r}, which cannot be made ({error.strerror}): name another "
+                         "place.") from error
 
 
 def checksum(path: Path) -> int:
@@ -127,6 +165,11 @@ def damage(folder: Path) -> str:
     return ", ".join(faults[:3]) + more
 
 
+def is_lock(path: Path) -> bool:
+    """Whether `held` wrote this file: it is empty, or names a process."""
+    return path.is_file() and path.read_bytes()[:8] in (b"", b"process ")
+
+
 @contextmanager
 def held(folder: Path) -> Iterator[str]:
     """Keeps every other process from holding `folder` while the block runs.
@@ -134,7 +177,7 @@ def held(folder: Path) -> Iterator[str]:
     The lock is a flock of the file `lock` in the folder: it ends with the process, however that
     ends. Yields a remark for the user, "" if all is well: a file system may know no locks. Raises
     InputError, naming the other process, if another process holds the folder."""
-    path = folder / "lock"
+    path = folder / LOCK
     with path.open("a+") as file:
         remark = ""
         try:

@@ -42,18 +42,16 @@ def experiment(name: str, presets: str = PRESETS) -> Config:
     """The configuration of that name: of the registry `presets` (itself the name of a dict, loaded for a name
     without a colon), or "package.module:NAME", or "file.py:NAME". Raises InputError: no such name, or no
     Config."""
+    ways = "write package.module:NAME or file.py:NAME of a Config"
     if ":" in name:
-        config = load(name, "experiment")
+        config, known = load(name, "experiment"), ""
     else:
         try:
             registry = load(presets, "presets")
         except InputError as error:
             raise InputError(f"experiment is {name!r}, and there are no presets here ({error}). Start from the folder "
-                             "that has them, or write package.module:NAME or file.py:NAME of a Config.") from error
-        if name not in registry:
-            raise InputError(f"experiment is {name!r}: choose one of {', '.join(registry)}, or write "
-                             "package.module:NAME or file.py:NAME of a Config.")
-        config = registry[name]
+                             f"that has them, or {ways}.") from error
+        config, known = registry.get(name), f"choose one of {', '.join(registry)}, or "
     if not isinstance(config, Config):
-        raise InputError(f"experiment is {name!r}: that is a {type(config).__name__}, not a Config.")
+        raise InputError(f"experiment is {name!r}, which is no Config: {known}{ways}.")
     return config

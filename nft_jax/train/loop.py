@@ -13,7 +13,7 @@ import math
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 
 import jax
@@ -23,7 +23,7 @@ from nft_jax.config import Config
 from nft_jax.objectives.custom import adopt
 from nft_jax.objectives.registry import Objective, TokenLoss, find_objective
 from nft_jax.objectives.terms import answer_terms
-from nft_jax.policy import Policy, save
+from nft_jax.policy import save
 from nft_jax.record.metrics import draw_curves, mismatch_metrics, read_metrics
 from nft_jax.rollout.evaluation import evaluation_key, evaluation_metrics
 from nft_jax.rollout.judged import judged_groups
@@ -33,7 +33,7 @@ from nft_jax.runtime.files import replaced
 from nft_jax.runtime.stops import StopRun
 from nft_jax.runtime.terminal import output_guarded
 from nft_jax.train.batch import Example, Place, choose_shape, deal, examples_of, make_batch, unpack
-from nft_jax.train.opening import open_run
+from nft_jax.train.opening import Finished, open_run
 from nft_jax.train.run import Run
 from nft_jax.train.saving import count_updates, finish_writing, save_if_due, save_last, write_rollouts, write_row
 from nft_jax.train.state import Progress, TrainState, learning_rate
@@ -46,12 +46,14 @@ TRAINING = 0       # which of the seed's streams of random numbers; `evaluation_
 
 
 @output_guarded()
-def train(config: Config, *, objective: Objective | TokenLoss | None = None, fresh: bool = False,
+def train(config: Config, *, objective: Objective | TokenLoss | None = None, fresh: bool = False, fork: str = "",
           verifier: Verifier | None = None, quiet: bool = False, profile: bool = False) -> dict:
     """Run `config` to its end, or continue it from the newest checkpoint of its folder. Returns the summary.
 
     objective: a token loss of your own in place of config.objective: a function as `token_loss` takes
         it, or an `Objective` of one.
+    fork: the folder of another run, whose newest checkpoint this run starts from: parameters, optimizer, prompt
+        order and groups carried over. Fields may differ; run.json notes which.
     profile: record a timeline of two steps into the folder of the run.
 
     SIGINT and SIGTERM give up what is being sampled, save and return. The same call then continues, and ends bit
@@ -64,14 +66,19 @@ def train(config: Config, *, objective: Objective | TokenLoss | None = None, fre
     if objective is not None:
         config = replace(config, objective=adopt(objective))
     use_compilation_cache()
-    with open_run(config, fresh=fresh, verifier=verifier, quiet=quiet, profile=profile) as (run, state, progress):
+    with ExitStack() as opened:
+        try:
+            run, state, progress = opened.enter_context(open_run(
+                config, fresh=fresh, fork=fork, verifier=verifier, quiet=quiet, profile=profile))
+        except Finished as end:
+            return end.summary
         # The model as it came, or a step whose evaluation was given up.
         if evaluation_is_due(run.config, progress):
             record(run, state, progress, {})
         while progress.step < run.config.steps and not run.halted and not run.stop.reached():
             with run.timeline.step(progress.step + 1):
                 try:
-                    rollouts = collect(run, state.params, progress)
+                    rollouts = collect(run, run.whole(state.params), progress)
                 except StopRun:
                     # Neither the parameters nor `progress` have changed: the step is done again.
                     break
@@ -131,9 +138,9 @@ def score(run: Run, params, judged: Iterator[Group]) -> list[Group]:
     `reference_logprobs` are by the reference, in a run that has one. The first groups are packed and handed to the
     devices while the last ones are still sampled and judged; decoding waits for them within seconds/rollout."""
     choice = run.config.rollout.old_logprobs
-    scorers = {"old_logprobs": params} if choice == "trainer" else {}
+    scorers = {"old_logprobs": (run.score, params)} if choice == "trainer" else {}
     if run.reference is not None:
-        scorers["reference_logprobs"] = run.reference
+        scorers["reference_logprobs"] = run.score_reference, run.reference
     groups, waiting, parts = [], [], []
 
     def dispatch(part: list[int]) -> None:
@@ -141,8 +148,8 @@ def score(run: Run, params, judged: Iterator[Group]) -> list[Group]:
             batch, places = packed(run, [Example(groups[i].prompt.tokens, r.tokens)
                                          for i in part for r in groups[i].rollouts])
             batch = place_batch(batch, run.plan.mesh)
-            parts.append((part, places, {name: run.score(weights, batch, run.config.rollout.temperature)
-                                         for name, weights in scorers.items()}))
+            parts.append((part, places, {name: score(weights, batch, run.config.rollout.temperature)
+                                         for name, (score, weights) in scorers.items()}))
 
     for group in judged:
         if choice != "trainer" and group.has_signal:
@@ -190,7 +197,7 @@ def update(run: Run, state: TrainState, groups: list[Group], progress: Progress)
         with run.clock.phase("train"):
             rate = learning_rate(config.optimizer, progress.updates)
             placed = place_batch(batch, run.plan.mesh)
-            state, tally, norm = run.train_step(state, placed, rate, config.rollout.temperature)
+            state, tally, norm = run.train_step(state, placed, rate, config.rollout.temperature, *run.frozen)
         progress.updates += 1
         kept += sum(len(e.response) for e in chosen)
         updates.batches.append((batch, [group.prompt.index for group in part]))
@@ -229,7 +236,7 @@ def record(run: Run, state: TrainState, progress: Progress, metrics: dict) -> No
     with a row of its own, when the run continues."""
     if evaluation_is_due(run.config, progress):
         with suppress(StopRun):
-            metrics |= evaluate(run, state.params, progress)
+            metrics |= evaluate(run, run.whole(state.params), progress)
     write_row(run, progress, metrics)
     save_if_due(run, state, progress, metrics)
 
@@ -282,7 +289,7 @@ def conclude(run: Run, state: TrainState, progress: Progress) -> dict:
                             f"{run.config.name}: {run.config.objective}")
         if finished:
             with replaced(run.folder / "model", writes=is_first()) as temporary:
-                save(Policy(run.plan.model, state.params, run.tokenizer, run.sampler.eos), temporary)
+                save(run.policy(state.params, progress.base_digest), temporary)
         # Last: where summary.json is, the other results are.
         if is_first():
             with replaced(run.folder / "summary.json") as temporary:

@@ -1,11 +1,12 @@
 """Opening a run: everything that training needs is read, checked and made, the cheap things first.
 
-1. The settings and input files are read and checked (`read_inputs`). This takes seconds.
-2. The plan decides mesh, slots and shapes (`make_plan`).
-3. The processes compare what they were given (`require_one_run`).
-4. The first process claims the run folder and checks the disk's room (`claim`).
-5. The train state is restored or loaded (`restore_or_load`).
-6. All programs are compiled (`compile_programs`).
+1. What the run folder holds is looked at (`nft_jax.record.claim`).
+2. The settings and input files are read and checked (`read_inputs`). This takes seconds.
+3. The plan decides mesh, slots and shapes (`make_plan`).
+4. The processes compare what they were given (`require_one_run`).
+5. The first process claims the run folder and checks the disk's room (`claim`).
+6. The train state is restored or loaded (`restore_or_load`).
+7. All programs are compiled (`compile_programs`).
 
 Bad input therefore ends a run before anything heavy has started."""
 from __future__ import annotations
@@ -13,9 +14,10 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,49 +25,66 @@ from typing import Any, NamedTuple
 import jax
 
 from nft_jax.config import Config, flat
-from nft_jax.data.prompts import LoadReport, load_questions
-from nft_jax.data.stream import PromptStream, digest
+from nft_jax.data.prompts import LoadReport, dated, load_questions
+from nft_jax.data.stream import PromptStream
 from nft_jax.model import hf
+from nft_jax.model.adapter import Adapter
+from nft_jax.model.adapter import init as init_adapters
 from nft_jax.model.config import ModelConfig
+from nft_jax.model.hf.peft import require_base
 from nft_jax.model.hf.published import PUBLISHED
-from nft_jax.objectives.custom import record_of
 from nft_jax.record.checkpoint import Checkpoints, check_room
-from nft_jax.record.folder import claimed, is_run, read_run
+from nft_jax.record.claim import Standing, claimed, look, refusals_named
 from nft_jax.record.metrics import MetricsWriter
 from nft_jax.record.trackers import require_writers
+from nft_jax.rollout.ends import Ends
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.evaluation import HeldOut, read_held_out
 from nft_jax.rollout.slots import require_positions
 from nft_jax.runtime.clock import Timeline
 from nft_jax.runtime.compilation import CompileCounter, Program, compile_all, largest
-from nft_jax.runtime.distributed import ends_together, is_first, process_count, require_same, together
+from nft_jax.runtime.distributed import ends_together, gather, is_first, process_count, require_same, together
 from nft_jax.runtime.files import replaced
 from nft_jax.runtime.mesh import hosts, require_host_memory
 from nft_jax.runtime.stops import stop_on_signals
 from nft_jax.runtime.terminal import Console
 from nft_jax.runtime.watchdog import Watchdog
 from nft_jax.runtime.writing import Writing
+from nft_jax.train.identity import identity_of
 from nft_jax.train.plan import Plan, make_plan, settle
 from nft_jax.train.programs import SCORES, programs_of
-from nft_jax.train.reference import check_reference, load_reference
+from nft_jax.train.reference import check_reference, load_base, load_reference
 from nft_jax.train.run import Run
 from nft_jax.train.state import Progress, TrainState, init_state, make_optimizer
 from nft_jax.types import InputError, Unreachable
 from nft_jax.verify import Verifier
 
+ADAPTERS = 2       # which of the seed's streams of random numbers; training has 0, and evaluation 1
+
+
+class Finished(Exception):
+    """The run in the folder has nothing left to do. Never leaves `train`, which returns the summary."""
+
+    def __init__(self, summary: dict):
+        super().__init__()
+        self.summary = summary
+
 
 class Inputs(NamedTuple):
     """What a run reads, without the weights."""
+    date: str                          # that the chat template writes; "" for one that writes none
     model: ModelConfig
     tokenizer: Any
     eos: tuple[int, ...]               # ids that end an answer
     stream: PromptStream
     held_out: list[HeldOut]
     reports: dict[str, LoadReport]     # on the questions, by the name of their source
+    identity: dict[str, str]           # name -> digest
 
 
-def read_inputs(config: Config, *, weights: bool = True) -> Inputs:
-    """The inputs of a settled configuration, checked.
+def read_inputs(config: Config, today: str = "", *, weights: bool = True) -> Inputs:
+    """The inputs of a settled configuration, checked. `today` (YYYY-MM-DD) is what the chat template writes if it
+    writes a date and `data.date` is empty.
 
     The headers of the weights are checked too. Without `weights` they are checked only in a local folder, and
     nothing is downloaded for them. Raises InputError, naming the field, for whatever is missing or wrong."""
@@ -78,19 +97,28 @@ def read_inputs(config: Config, *, weights: bool = True) -> Inputs:
     if weights or hf.is_local(config.policy.path):
         hf.check_weights(folder, model)
     check_reference(config, model, weights=weights)
+    config = replace(config, data=dated(config.data, tokenizer, today))
     questions, report = load_questions(config.data, tokenizer, reward=config.verifier.reward)
     held_out, evaluated = read_held_out(config, tokenizer)
-    return Inputs(model, tokenizer, hf.eos_token_ids(folder, tokenizer), PromptStream(questions, config.data.seed),
-                  held_out, {"data": report} | evaluated)
+    stream, eos = PromptStream(questions, config.data.seed), hf.eos_token_ids(folder, tokenizer)
+    identity = identity_of(config, folder, tokenizer, eos, stream, held_out, weights=weights)
+    return Inputs(config.data.date, model, tokenizer, eos, stream, held_out, {"data": report} | evaluated, identity)
 
 
-def preview(config: Config) -> tuple[ModelConfig, list[str]]:
-    """For `--dry-run`: the model's configuration, and lines on what was read of the inputs.
+def as_begun(config: Config, standing: Standing) -> Config:
+    """With the date that the run which goes on here, or its source, began with."""
+    day = config.data.date or standing.remembered("data.date", "")
+    return replace(config, data=replace(config.data, date=day))
+
+
+def preview(config: Config, *, fresh: bool = False, fork: str = "") -> tuple[ModelConfig, list[str]]:
+    """For `--dry-run`: the model's configuration, and lines on what was read of the inputs and is in the run folder.
 
     No weights are downloaded. Where the hub cannot be reached the lines say what was not read, and the model is
-    `config_of` its name. Raises InputError for everything else that `read_inputs` refuses."""
+    `config_of` its name. Raises InputError for everything else that `read_inputs` and `look` refuse."""
+    standing = look(config, fresh=fresh, fork=fork)
     try:
-        inputs = read_inputs(config, weights=False)
+        inputs = read_inputs(as_begun(config, standing), date.today().isoformat(), weights=False)
     except Unreachable as error:
         model, lines = hf.config_of(config.policy.path), []
         if model is PUBLISHED.get(config.policy.path):
@@ -99,15 +127,10 @@ def preview(config: Config) -> tuple[ModelConfig, list[str]]:
                      f"{error}")
     else:
         model, lines = inputs.model, [f"{name}: {report}" for name, report in inputs.reports.items()]
-    return model, [*lines, *truncation_remark(config)]
-
-
-def remembered_slots(config: Config, fresh: bool) -> int:
-    """The number of slots that the run in this folder began with; 0 without such a run, or if it is started over.
-
-    A run that goes on keeps the number, whatever memory is free now. On accelerators the last bits
-    of an answer's log-probs may depend on it."""
-    return 0 if fresh or not is_run(config.folder) else read_run(config.folder).fields["rollout.slots"]
+        lines += Ends(inputs.tokenizer, inputs.eos, config.rollout, model.vocab_size).told()
+        config = replace(config, data=replace(config.data, date=inputs.date))
+        standing = look(config, inputs.identity, fresh=fresh, fork=fork)
+    return model, [*lines, *truncation_remark(config), *standing.lines]
 
 
 def require_one_run(plan: Plan, inputs: Inputs) -> None:
@@ -119,47 +142,64 @@ def require_one_run(plan: Plan, inputs: Inputs) -> None:
     fields = flat(config.to_dict())
     fields.pop("rollout.slots")                # depends on each machine's free memory, and changes no answer
     require_same(fields | {
-        "jax": jax.__version__, "the model's config.json": repr(plan.model),
-        "the questions": inputs.stream.digest(),
-        "the source of the objective": record_of(config.objective).partition("\n")[0],
-        **{f"the held-out questions {one.name}": digest(one.prompts) for one in inputs.held_out},
+        "jax": jax.__version__, "the model's config.json": repr(plan.model), **inputs.identity,
     }, "what they were given")
 
 
-def claim(plan: Plan, fresh: bool, reports: Mapping[str, LoadReport], closing: ExitStack) -> str:
-    """Make the run folder and hold it until `closing`; returns a remark for the user, or "".
+def claim(plan: Plan, inputs: Inputs, fresh: bool, fork: str, quiet: bool, closing: ExitStack) -> tuple[str, ...]:
+    """Make the run folder and hold it until `closing`; returns lines for the user.
 
-    The first process does so. The others look for the folder. Raises InputError, in all of them, as
-    `claimed` and `check_room`, and where a process does not see the folder."""
-    config, folder, remark = plan.config, Path(plan.config.folder), ""
+    The first process does so. The others look for the folder. Raises in all of them Finished, where nothing is left
+    to do, and InputError, as `claimed` and `check_room`, and where a process does not see the folder."""
+    config, folder, standing = plan.config, Path(plan.config.folder), Standing()
     with together("making the run folder"):
         if is_first():
-            remark = closing.enter_context(claimed(config, fresh))
-            check_room(folder, plan.state, config.checkpoint, config.steps)
-            with replaced(folder / "skipped.json") as partial:
-                partial.write_text(json.dumps({k: r.to_json() for k, r in reports.items()}, indent=1) + "\n")
+            standing = closing.enter_context(claimed(config, inputs.identity, fresh=fresh, fork=fork))
+            if standing.summary is None:
+                check_room(folder, plan.state, config.checkpoint, config.steps)
+                with refusals_named(folder), replaced(folder / "skipped.json") as partial:
+                    reports = {name: report.to_json() for name, report in inputs.reports.items()}
+                    partial.write_text(json.dumps(reports, indent=1) + "\n")
+    lines, summary = gather((standing.lines, standing.summary))[0]
+    if summary is not None:
+        if is_first() and not quiet:
+            print(*lines, sep="\n")
+        raise Finished(summary)
     with together("looking for the run folder"):
         if not (folder / "config.json").exists():
             raise InputError(f"workdir is {str(folder)!r}, which the first process has made and this one does not see: "
                              "choose a folder that all of them share (NFS, Lustre, a mounted bucket).")
-    return remark
+    return lines
 
 
 def restore_or_load(plan: Plan, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
-    """The state of the newest whole checkpoint; without one, step 0 from the model folder."""
-    config = plan.config
-    restored = checkpoints.resume(plan.state)
+    """The state of the newest whole checkpoint; without one, step 0 from the model folder, or from new adapters.
+    Raises InputError where the adapters of a checkpoint were trained beside other weights."""
+    config, restored = plan.config, checkpoints.resume(plan.state)
+    progress = Progress(best_metric=config.checkpoint.best)
     if restored is not None:
         state, counters, groups = restored
         progress = Progress.of(counters, groups)
         if progress.best_metric != config.checkpoint.best:
             progress = replace(progress, best_metric=config.checkpoint.best, best=None, best_step=None)
+    if config.adapter.rank:
+        adapter, digest = Adapter(config.adapter, config.policy.path, progress.base_digest), ""
+        with together("reading the base"):
+            if is_first():
+                digest = require_base(adapter, hf.resolve_folder(config.policy.path), plan.model,
+                                      f"the run in {config.folder!r}", "policy.path")
+        progress.base_digest = gather(digest)[0]
+    if restored is not None:
         return state, progress
     placements = jax.tree.map(lambda x: x.sharding, plan.state)
-    params = hf.load_params(hf.resolve_folder(config.policy.path), plan.model, shardings=placements.params)
+    if config.adapter.rank:
+        key = jax.random.fold_in(jax.random.key(config.seed), ADAPTERS)
+        params = jax.jit(partial(init_adapters, plan.model, config.adapter), out_shardings=placements.params)(key)
+    else:
+        params = hf.load_params(hf.resolve_folder(config.policy.path), plan.model, shardings=placements.params)
     first = jax.jit(partial(init_state, optimizer=make_optimizer(config.optimizer)), out_shardings=placements,
                     donate_argnums=0)
-    return first(params), Progress(best_metric=config.checkpoint.best)
+    return first(params), progress
 
 
 def remove_answers_after(folder: Path, step: int) -> None:
@@ -204,6 +244,7 @@ def remarks(plan: Plan, sampler: Sampler, held_out: Sequence[HeldOut], asked_slo
     yield f"attention: {plan.compute.attention} ({plan.attention_reason})"
     chosen = " (as the run began)" if remembered else " (chosen from the free memory)"
     yield f"rollout.slots: {slots}{'' if asked_slots else chosen}"
+    yield from sampler.ends.told()
     yield from truncation_remark(plan.config)
     if processes > 1:
         yield (f"processes: {processes}, each with {sampler.mesh.size} of the {plan.mesh.size} devices; each decodes "
@@ -213,17 +254,24 @@ def remarks(plan: Plan, sampler: Sampler, held_out: Sequence[HeldOut], asked_slo
 
 
 @contextmanager
-def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None, quiet: bool = False,
+def open_run(config: Config, *, fresh: bool, fork: str = "", verifier: Verifier | None = None, quiet: bool = False,
              profile: bool = False) -> Iterator[tuple[Run, TrainState, Progress]]:
-    """An open run, with its state from the newest checkpoint or from the model folder.
+    """An open run, with its state from the newest checkpoint (with `fork`, of that run) or from the model folder.
 
-    Everything is closed when the block ends, except a `verifier` that was given. Raises InputError
-    for bad input, and SharedError where the processes do not agree."""
+    Everything is closed when the block ends, except a `verifier` that was given. Raises InputError for bad input,
+    SharedError where the processes do not agree, and Finished where the run has nothing left to do."""
     config = settle(config)
     folder, asked_slots = Path(config.folder), config.rollout.slots
+    # One day for all processes: they may stand in several time zones.
+    today = gather(date.today().isoformat())[0]
     with together("reading its inputs"):
-        inputs = read_inputs(config)
-        remembered = remembered_slots(config, fresh)
+        standing = look(config, fresh=fresh, fork=fork)
+        config = as_begun(config, standing)
+        inputs = read_inputs(config, today)
+        config = replace(config, data=replace(config.data, date=inputs.date))
+        # A run that goes on keeps its slots, whatever memory is free now: on accelerators the last bits of an
+        # answer's log-probs may depend on them.
+        remembered = standing.remembered("rollout.slots", 0)
         plan = make_plan(config, inputs.model, slots=remembered)
         require_host_memory(config.policy.remat, plan.mesh)
         config, held_out, stream = plan.config, inputs.held_out, inputs.stream
@@ -235,7 +283,7 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None, q
     examiner = Verifier(replace(config.verifier, reward=other)) if other else None
     # Whatever ends the run, what was opened last is closed first.
     with ExitStack() as closing:
-        remark = claim(plan, fresh, inputs.reports, closing)
+        found = claim(plan, inputs, fresh, fork, quiet, closing)
         checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint)
         compiles = CompileCounter()
         watchdog = Watchdog(config.guard.watchdog_seconds, folder / "hang.txt", ends=config.guard.watchdog_ends)
@@ -246,7 +294,8 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None, q
         judge = verifier or own_verifier.start()
         watchdog.feed("load", 0)
         state, progress = restore_or_load(plan, checkpoints)
-        reference = load_reference(config, plan.model, plan.reference)
+        base = load_base(config, plan.model, plan.base)
+        reference = base if plan.reference is plan.base else load_reference(config, plan.model, plan.reference)
         stream.restore({"index": progress.cursor})
         if is_first():
             remove_answers_after(folder, progress.step)
@@ -258,7 +307,7 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None, q
             if is_first():
                 writer = MetricsWriter(folder, progress.step or -1, config, writing)
                 closing.callback(writer.close)
-            for line in (*(f"{name}: {report}" for name, report in inputs.reports.items()), remark,
+            for line in (*(f"{name}: {report}" for name, report in inputs.reports.items()), *found,
                          *checkpoints.set_aside, *remarks(plan, sampler, held_out, asked_slots, remembered)):
                 if line:
                     console.say(line)
@@ -266,11 +315,12 @@ def open_run(config: Config, *, fresh: bool, verifier: Verifier | None = None, q
             timeline = Timeline(folder / "profile" if profile else None, console.say)
             closing.callback(timeline.close)
             kinds = largest(programs)
+            scores = [kinds[kind].function for kind in SCORES if kind in kinds] or [None]
             yield Run(
                 plan=plan, folder=folder, tokenizer=inputs.tokenizer, sampler=sampler, verifier=judge,
                 examiner=examiner or judge, stream=stream, held_out=held_out,
-                score=next((kinds[kind].function for kind in SCORES if kind in kinds), None),
-                train_step=kinds["train step"].function, reference=reference, checkpoints=checkpoints,
+                score=scores[0], score_reference=scores[-1], train_step=kinds["train step"].function, base=base,
+                reference=reference, checkpoints=checkpoints,
                 writer=writer, compiles=compiles, console=console, stop=stop, timeline=timeline, watchdog=watchdog,
                 writing=writing,
             ), state, progress

@@ -6,7 +6,7 @@
 4. `finish_writing`: at the end, the results; it waits for room.
 
 The order is a contract. A checkpoint never knows of a step that the rows lack. Whatever is newer than
-the checkpoint is cut and done again. A write that fails does not end the training."""
+the checkpoint is cut and done again. A full disk does not end the training; any other failed write does."""
 import time
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +17,7 @@ from nft_jax.record.rollouts import groups_to_table
 from nft_jax.runtime.distributed import is_first, process_count
 from nft_jax.runtime.files import replaced
 from nft_jax.runtime.mesh import peak_memory_mb
-from nft_jax.runtime.writing import of_the_disk, reason
+from nft_jax.runtime.writing import cannot_be_written, disk_is_full, reason
 from nft_jax.train.run import Run
 from nft_jax.train.state import Progress, TrainState
 from nft_jax.train.step_metrics import Rollouts, Updates, count_skipped, write_batches
@@ -86,14 +86,16 @@ def save_if_due(run: Run, state: TrainState, progress: Progress, metrics: dict) 
 
 
 def save_checkpoint(run: Run, state: TrainState, progress: Progress, score: float | None = None) -> None:
-    """Starts an asynchronous save. Errors of this save and of the previous one are printed, never
-    raised. Existing checkpoints are kept, and the next save is tried when it is due."""
+    """Starts an asynchronous save. Where the disk is full, that is said of this save and of the previous one. The
+    existing checkpoints are kept, and the next save is tried when it is due. Any other error ends the run."""
     save = partial(run.checkpoints.save, progress.step, state, progress.counters(), progress.groups(), score)
     for attempt in (run.checkpoints.wait, save):
         try:
             attempt()
         # orbax's threads raise what they like.
         except Exception as error:
+            if not disk_is_full(error):
+                raise cannot_be_written("a checkpoint", error) from error
             run.console.say(f"a checkpoint could not be written ({reason(error)}). The newest one is of step "
                             f"{run.checkpoints.latest}; the run goes on, and the next is tried when it is due")
 
@@ -138,7 +140,7 @@ def _try_last(run: Run, state: TrainState, progress: Progress) -> list[str]:
             run.checkpoints.save(progress.step, state, progress.counters(), progress.groups())
         run.checkpoints.wait()
     except Exception as error:
-        if not of_the_disk(error) and "space" not in str(error):
-            raise
+        if not disk_is_full(error):
+            raise cannot_be_written(f"the checkpoint of step {progress.step}", error) from error
         return [f"the checkpoint of step {progress.step}: {reason(error)}"]
     return []

@@ -22,24 +22,27 @@ _shared: dict[str, Verifier] = {}
 _lock = threading.Lock()
 
 
-def verify(responses: Sequence[str], golds: Sequence[str], mode: Mode = "equivalent") -> list[Verdict]:
-    """Verdicts on responses against their golds: one for each response, in order. Workers start when the first
-    answer needs one, and stay until the process ends; `Verifier` has other settings and lifetimes. Raises
-    InputError for lengths that differ, elements that are no strings, and unknown modes."""
+def verify(responses: Sequence[str], golds: Sequence[str], mode: Mode = "equivalent",
+           prompts: Sequence[str] | None = None) -> list[Verdict]:
+    """Verdicts on responses against their golds: one for each response, in order. With `prompts`, the questions, a
+    response that only repeats one is `copied`. Workers start when the first answer needs one, and stay until the
+    process ends; `Verifier` has other settings and lifetimes. Raises InputError for lengths that differ, elements
+    that are no strings, and unknown modes."""
     if mode not in MODES:
         raise InputError(f"mode is {mode!r}: use one of {', '.join(MODES)}.")
     with _lock:
         if mode not in _shared:
             _shared[mode] = Verifier(VerifierConfig(mode=mode))
             atexit.register(_shared[mode].close)
-    return _shared[mode].judge(responses, golds)
+    return _shared[mode].judge(responses, golds, prompts)
 
 
 class _CallablePackage(ModuleType):
     """Makes `nft_jax.verify(...)` work: an import binds the package where the function was."""
 
-    def __call__(self, responses: Sequence[str], golds: Sequence[str], mode: Mode = "equivalent") -> list[Verdict]:
-        return verify(responses, golds, mode)
+    def __call__(self, responses: Sequence[str], golds: Sequence[str], mode: Mode = "equivalent",
+                 prompts: Sequence[str] | None = None) -> list[Verdict]:
+        return verify(responses, golds, mode, prompts)
 
 
 sys.modules[__name__].__class__ = _CallablePackage

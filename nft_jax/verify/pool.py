@@ -29,7 +29,7 @@ from typing import NamedTuple
 from nft_jax.config import VerifierConfig
 from nft_jax.types import InputError, Outcome, Verdict
 from nft_jax.verify.maths.extract import SCANNED_CHARACTERS, extract, with_open_thought
-from nft_jax.verify.maths.judge import answer_of, quick_verdict, strictly_right, verdict
+from nft_jax.verify.maths.judge import answer_of, copied_verdict, quick_verdict, strictly_right, verdict
 from nft_jax.verify.processes import CPU_SECONDS, Forker, Worker
 from nft_jax.verify.rewards.registry import Reward, lookup
 
@@ -120,17 +120,17 @@ class Verifier:
 
     def submit(self, responses: Sequence[str], golds: Sequence[str],
                prompts: Sequence[str] | None = None) -> Future[list[Verdict]]:
-        """The verdicts of one group as a future; `prompts` are the questions, for rewards that read them. A prompt
-        that ends with <think> has begun the response. Raises InputError when the lengths differ or an element is
-        not a string. The future raises InputError when the workers cannot start or a reward is not in [0, 1], and
-        RuntimeError when the verifier is closed first."""
+        """The verdicts of one group as a future. `prompts` are the questions: an answer must not repeat one, and
+        rewards read them. A prompt that ends with <think> has begun the response. Raises InputError when the lengths
+        differ or an element is not a string. The future raises InputError when the workers cannot start or a reward
+        is not in [0, 1], and RuntimeError when the verifier is closed first."""
         responses, golds, prompts = _checked(responses, golds, prompts)
         responses = list(map(with_open_thought, prompts, responses))
         batch = _Batch(len(responses))
         if self.reward is not None:
             open_tasks = _tasks_of(self.reward, prompts, responses, golds)
         else:
-            open_tasks = self._decide(batch, responses, golds)
+            open_tasks = self._decide(batch, prompts, responses, golds)
             if self.config.mode == "equivalent":
                 batch.strict = [strictly_right(response, gold)
                                 for response, gold in zip(responses, golds, strict=True)]
@@ -164,13 +164,17 @@ class Verifier:
 
     # In the calling thread.
 
-    def _decide(self, batch: _Batch, responses: list[str], golds: list[str]) -> list[tuple[_Key, tuple[int, ...]]]:
+    def _decide(self, batch: _Batch, prompts: list[str], responses: list[str],
+                golds: list[str]) -> list[tuple[_Key, tuple[int, ...]]]:
         """Fill in what needs no worker; returns the tasks for the others, with their places."""
         mode, left = self.config.mode, []
-        for i, (response, gold) in enumerate(zip(responses, golds, strict=True)):
+        for i, (prompt, response, gold) in enumerate(zip(prompts, responses, golds, strict=True)):
             answer = answer_of(response, gold, mode)
-            found = self._recall(gold, answer) or quick_verdict(gold, answer, mode)
-            batch.verdicts[i] = found
+            # What is remembered depends on no question.
+            batch.verdicts[i] = copied_verdict(prompt, gold, answer, mode) or self._recall(gold, answer)
+            if batch.verdicts[i] is not None:
+                continue
+            found = batch.verdicts[i] = quick_verdict(gold, answer, mode)
             if found is None:
                 left.append((_Key(("",), (answer,), (gold,)), (i,)))
             elif answer is not None:

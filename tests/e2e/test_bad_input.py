@@ -24,6 +24,10 @@ def tensors(change):
     return spoil
 
 
+def broken(arrays):
+    arrays["model.layers.1.mlp.down_proj.weight"][0, 0] = np.nan
+
+
 def cut(folder):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
@@ -95,3 +99,32 @@ def test_not_enough_devices(tmp_path, nothing_placed, small_run):
     with refused("mesh", (1, 16, 1, 1), "8 devices"), opening.open_run(config, fresh=False, quiet=True):
         pass
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", ["load", "generate", "evaluate", "train"])
+def test_weights_that_are_not_finite_end_every_command(command, tmp_path, small_run, capsys):
+    """0.0 ± 0.0 and status 0 would look like a result."""
+    from experiments.evaluate import __main__ as evaluate
+    from nft_jax.rollout import generate
+    folder = tmp_path / "model"
+    shutil.copytree(NANO, folder)
+    tensors(broken)(folder)
+    (tmp_path / "q.jsonl").write_text('{"problem": "1+1", "answer": "2"}\n')
+    shared = ["--model", str(folder), "--max-new-tokens", "8", "--max-prompt-tokens", "300", "--slots", "2"]
+    told = "model.layers.1.mlp.down_proj.weight", "nan"
+    if command == "load":
+        with refused(*told):
+            nft_jax.load(folder)
+    elif command == "train":
+        config = small_run(tmp_path / "run", policy=PolicyConfig(path=str(folder)))
+        with refused(*told), opening.open_run(config, fresh=False, quiet=True):
+            pass
+    else:
+        with pytest.raises(SystemExit) as stopped:
+            if command == "generate":
+                generate.main([*shared, "--prompts", str(tmp_path / "q.jsonl"), "--out", str(tmp_path / "a.parquet")])
+            else:
+                evaluate.main([*shared, "--suite", f"own={tmp_path / 'q.jsonl'}", "--out", str(tmp_path / "out")])
+        said = capsys.readouterr().err
+        assert stopped.value.code == 2 and all(text in said for text in told)
+        assert "answers end with: '<|end|>' (1)" in said

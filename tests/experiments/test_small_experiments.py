@@ -11,8 +11,7 @@ import pytest
 
 import nft_jax
 from experiments.benchmark.verify import lines
-from experiments.nano import constraints, stack_programs
-from experiments.nano.small_tasks import write_questions
+from experiments.nano import constraints, stack_programs, write_questions
 from experiments.nano.warm_up import warm_up
 from nft_jax.config import BatchConfig, DataConfig, EvaluationConfig, VerifierConfig
 from nft_jax.record.metrics import read_metrics

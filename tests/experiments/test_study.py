@@ -37,8 +37,9 @@ from refusal import refused
 def write_run(folder: Path, accuracies, *, every=2, tokens=100, entropy=0.5, **config) -> Path:
     """A run folder: evaluations every so many steps, `tokens` generated in each."""
     folder.mkdir(parents=True)
+    rooms = {"data": {"seed": 0}, "policy": {}, "rollout": {}, "optimizer": {}}
     (folder / "config.json").write_text(json.dumps({"seed": 0, "objective": "nft", "name": folder.name,
-                                                    "workdir": str(folder), "data": {"seed": 0}, **config}))
+                                                    "workdir": str(folder), **rooms, **config}))
     steps = every * (len(accuracies) - 1)
     rows = [{"step": step, "seconds/step": 2.0} for step in range(steps + 1)]
     for row in rows[1:]:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from nft_jax.config import Config, TermsConfig
-from nft_jax.objectives.custom import FILE, adopt, find, record_of
+from nft_jax.objectives.custom import FILE, adopt, digest_of, find, record_of
 from nft_jax.objectives.registry import Objective, find_objective, token_loss
-from nft_jax.record.folder import claimed
+from nft_jax.record.claim import claimed
+from nft_jax.record.folder import MARKER, OBJECTIVE_SOURCE
 from nft_jax.train.plan import settle
 from refusal import refused
 
@@ -123,29 +124,45 @@ def test_the_settings_of_an_objective_count(other):
 def test_a_changed_function_is_refused_and_fresh_starts_over(tmp_path, write):
     path = write(LOSS)
     config = settle(Config(workdir=str(tmp_path / "run"), objective=f"{path}:loss"))
-    for _ in range(2):
-        with claimed(config, fresh=False):
+
+    def claim(config=config, **options):
+        with claimed(config, source_of(config), **options):
             pass
+
+    def source_of(config):
+        digest = digest_of(record_of(config.objective))[:16]
+        return {OBJECTIVE_SOURCE: digest} if digest else {}
+
+    for _ in range(2):
+        claim()
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1}\n')
     kept = (tmp_path / "run" / FILE).read_text()
     assert kept.startswith(f"# objective {path}:loss, sha256") and "def loss" in kept
     write(LOSS.replace("3.0", "3.5"))
-    with refused("objective", f"{path}:loss", FILE, "--fresh"), claimed(config, fresh=False):
-        pass
+    with refused(OBJECTIVE_SOURCE, digest_of(kept)[:16], "--fresh"):
+        claim()
     assert (tmp_path / "run" / FILE).read_text() == kept
-    (tmp_path / "run" / FILE).write_text(f"# objective {path}:loss, sha256 of what follows 0\n")
-    with refused("objective", f"{path}:loss", "older", "--fresh"), claimed(config, fresh=False):
-        pass
-    with claimed(config, fresh=True):
-        assert "3.5" in (tmp_path / "run" / FILE).read_text()
-    with claimed(replace(config, objective="nft"), fresh=True):
-        assert not (tmp_path / "run" / FILE).exists()
+    # Runs of older versions have no marker. They kept the source, or some functions of it, or nothing.
+    (tmp_path / "run" / MARKER).unlink()
+    for older in (kept, f"# objective {path}:loss, sha256 of what follows 0\n", None):
+        (tmp_path / "run" / FILE).unlink() if older is None else (tmp_path / "run" / FILE).write_text(older)
+        with refused(OBJECTIVE_SOURCE, "--fresh"):
+            claim()
+    (tmp_path / "run" / FILE).write_text(kept)
+    write(LOSS)
+    claim()
+    write(LOSS.replace("3.0", "3.5"))
+    claim(fresh=True)
+    assert "3.5" in (tmp_path / "run" / FILE).read_text()
+    claim(replace(config, objective="nft"), fresh=True)
+    assert not (tmp_path / "run" / FILE).exists()
 
 
 def test_a_function_without_source_is_refused(tmp_path):
     names: dict = {"__name__": "nowhere"}
     exec("def lost(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras): return logprobs, {}", names)
     config = Config(workdir=str(tmp_path / "run"), objective=adopt(names["lost"]))
-    with refused("objective", "lost", "source"), claimed(config, fresh=False):
+    with refused("objective", "lost", "source"), claimed(config, {}):
         pass
     assert not (tmp_path / "run").exists()
 

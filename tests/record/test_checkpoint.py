@@ -263,6 +263,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, tiny_model, tiny_par
 def test_no_room_is_said_at_the_start(tmp_path, tiny_params, monkeypatch):
     _, shapes = placed(tiny_params, make_mesh(MeshConfig()))
     config = CheckpointConfig(every=10, keep=2)
+    (tmp_path / "checkpoints").mkdir()
     check_room(tmp_path, shapes, config, 100)
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(free=3 * size - 1))

@@ -13,7 +13,7 @@ from made import make_group, make_run
 from nft_jax.record.rollouts import groups_to_table
 from nft_jax.report.data import page_data
 from nft_jax.report.page import build
-from nft_jax.types import Verdict
+from nft_jax.types import OUTCOMES, Verdict
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (apt-get install chromium)")
 
@@ -46,9 +46,9 @@ def page(tmp_path_factory):
              "evaluation/accuracy/all": 0.5, "seconds/step": 2.0, "seconds/train": 1.0} for step in range(3)]
     runs = [make_run(folder / name, rewards=((1, 0) * 8,) * 32, rows=rows, steps=2, **fields)
             for name, fields in {"a": {}, "b": {"seed": 1}, "c": {"objective": "grpo"}}.items()]
-    group = make_group(5, [1, 0, 0, 0, 0, None], rng=np.random.default_rng(0), longest=5)
+    group = make_group(5, [1, 0, 0, 0, 0, 0, None], rng=np.random.default_rng(0), longest=5)
     prompt = replace(group.prompt, problem=HOSTILE, gold=HOSTILE)
-    outcomes = "right", "no_answer", "timeout", "too_large", "wrong", "error"
+    outcomes = "right", "no_answer", "timeout", "copied", "too_large", "wrong", "error"
     group = replace(
         group, prompt=prompt,
         rollouts=tuple(replace(rollout, prompt=prompt, finish_reason="length" if rollout.sample == 2 else "stop")
@@ -92,7 +92,7 @@ def test_filters_and_search_count_what_they_show(browser, page):
     browser.open(page)
     data = json.loads(page.read_text().split('id="data">')[1].split("</script>")[0])["rollouts"]
     rows = data["rows"]
-    for outcome in ("right", "wrong", "no_answer", "timeout", "too_large", "error"):
+    for outcome in OUTCOMES:
         choose(browser, "outcome", outcome)
         assert count(browser) == sum(row[4] == outcome for row in rows) > 0
         heads = browser.run("[...document.querySelectorAll('.head strong')].map(head => head.textContent.slice(2))")
@@ -102,7 +102,7 @@ def test_filters_and_search_count_what_they_show(browser, page):
     search(browser, "no such words", "0 of 2,000 answers")
     assert browser.run(CARDS) == 0
     choose(browser, "outcome", "all")
-    search(browser, "NEEDLE", "6 of 2,000 answers")                 # in question and gold, whatever the case
+    search(browser, "NEEDLE", "7 of 2,000 answers")                 # in question and gold, whatever the case
     asked = sum("question 12" in data["problems"][row[2]][0] for row in rows)
     search(browser, "question 12", f"{asked:,} of 2,000 answers")
     search(browser, "", "2,000 of 2,000 answers")

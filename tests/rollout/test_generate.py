@@ -5,14 +5,20 @@ import signal
 import subprocess
 import sys
 import time
+import types
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import jax
 import pyarrow.parquet as pq
 import pytest
 
-from nft_jax.config import MeshConfig
+from nft_jax.config import Config, MeshConfig
+from nft_jax.record.parts import Parts
 from nft_jax.record.rollouts import JUDGED, SCHEMA
+from nft_jax.rollout.answers import dated_as_begun, questions_of
+from nft_jax.rollout.evaluation import HeldOut
 from nft_jax.rollout.generate import main, parse
 from nft_jax.rollout.slots import slots_that_fit
 from nft_jax.runtime.mesh import make_mesh
@@ -123,3 +129,18 @@ def test_help_answers_without_jax():
     code = ("import sys\nfrom nft_jax.rollout.generate import parse\ntry: parse(['--help'])\n"
             "except SystemExit: assert 'jax' not in sys.modules\nelse: raise SystemExit(1)")
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def test_the_date_that_a_template_writes_is_of_the_first_start(tmp_path):
+    """A table that is begun on one day is ended with its date on another, and is the same table on a third."""
+    dated = Config().data, types.SimpleNamespace(chat_template="{{ strftime_now('%d') }}"), tmp_path / "t.parquet"
+    assert dated_as_begun(*dated).date == date.today().isoformat()
+    parts = Parts(tmp_path / "t.parquet", {"date": "2026-03-02"})
+    parts.claim(lambda: {"slots": 1, "part_prompts": 1})
+    assert dated_as_begun(*dated).date == "2026-03-02"
+    parts.fill([], 1, lambda prompts: [], lambda *told: None)
+    assert not parts.folder.exists() and dated_as_begun(*dated).date == "2026-03-02"
+    asked = replace(dated[0], date="2026-03-09"), *dated[1:]
+    assert questions_of(HeldOut("", [], 1, 0), dated_as_begun(*asked))["date"] == "2026-03-09"
+    with refused("date", "2026-03-02", "2026-03-09"):
+        _ = Parts(tmp_path / "t.parquet", {"date": "2026-03-09"}).finished

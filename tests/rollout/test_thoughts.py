@@ -6,9 +6,9 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from nft_jax.config import SamplingConfig
+from nft_jax.config import DecodingConfig, SamplingConfig
+from nft_jax.rollout.ends import Ends
 from nft_jax.rollout.judged import judged_groups
-from nft_jax.rollout.schedule import Ends
 from nft_jax.types import Prompt, Rollout, Verdict
 from nft_jax.verify import verify
 
@@ -37,14 +37,14 @@ def ids(text: str) -> np.ndarray:
     (r"<|endoftext|>", "", "no_answer"), ("stop", "", "no_answer"), ("", "", "no_answer"),
 ])
 def test_only_the_id_that_ended_an_answer_is_taken_off(tokenizer, said, text, outcome):
-    ends = Ends(tokenizer, (IDS["<|endoftext|>"], IDS["stop"]), ())
+    ends = Ends(tokenizer, (IDS["<|endoftext|>"], IDS["stop"]), DecodingConfig(), len(IDS))
     found, = ends.texts([ids(said)])
     assert found.replace(" ", "") == text.replace(" ", "")
     assert verify([found], ["7"])[0].outcome == outcome
 
 
 def test_a_special_token_may_be_a_stop_string(tokenizer):
-    ends = Ends(tokenizer, (IDS["<|endoftext|>"],), ("<|im_end|>",))
+    ends = Ends(tokenizer, (IDS["<|endoftext|>"],), DecodingConfig(stop=("<|im_end|>",)), len(IDS))
     tokens, count = ids("no perhaps <|im_end|> no no")[None], np.array([5])
     assert ends.find(tokens, np.array([1]), count, {0: (0, 0)}) == [True] and count == [3]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nft_jax.runtime.files import checksum, damage, held, read_manifest, replaced, write_manifest
+from nft_jax.runtime.files import checksum, damage, held, make_folder, read_manifest, remove, replaced, write_manifest
 from refusal import refused
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +32,55 @@ def test_what_is_replaced_is_the_old_one_until_the_new_one_is_whole(tmp_path):
         assert partial == tmp_path / "other.partial"
     assert file.read_text() == "new" and [path.name for path in folder.iterdir()] == ["two"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "model"]
+
+
+@pytest.mark.parametrize("target", ["beside", "elsewhere/below"])
+def test_a_link_stays_and_its_target_is_replaced(tmp_path, target):
+    """A folder on another disk, a file that is kept elsewhere: the bytes go there, and the link is as it was."""
+    place, links = tmp_path / target, tmp_path / "run"
+    place.mkdir(parents=True)
+    links.mkdir()
+    (links / "model").symlink_to(place / "model")
+    (links / "a.txt").symlink_to(place / "a.txt")
+    (place / "model" / "sub").mkdir(parents=True)
+    (place / "model" / "old").write_text("old")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine").write_text("mine")
+    (place / "model" / "link").symlink_to(tmp_path / "other")
+    for round in ("1", "2"):
+        with replaced(links / "a.txt") as partial:
+            partial.write_text(round)
+        with pytest.raises(RuntimeError), replaced(links / "model") as partial:
+            partial.mkdir()
+            raise RuntimeError
+        with replaced(links / "model") as partial:
+            assert partial.resolve().is_relative_to(place / "model")
+            (partial / "sub").mkdir(parents=True)
+            (partial / "sub" / round).write_text("new")
+        assert (links / "model").is_symlink() and (links / "a.txt").is_symlink()
+        assert (place / "a.txt").read_text() == round
+        found = sorted(str(path.relative_to(place / "model")) for path in (place / "model").rglob("*"))
+        assert found == ["sub", f"sub/{round}"]
+        assert sorted(path.name for path in links.iterdir()) == ["a.txt", "model"]
+    remove(links / "model")
+    assert (links / "model").is_symlink() and not list((place / "model").iterdir())
+    assert (tmp_path / "other" / "mine").read_text() == "mine"
+
+
+@pytest.mark.parametrize("folder", ["gs://bucket/x", "s3://bucket", "hdfs://host/x", "a-b+c.1:/x"])
+def test_an_address_never_becomes_a_folder_here(tmp_path, monkeypatch, folder):
+    monkeypatch.chdir(tmp_path)
+    with refused("--out", Path(folder)):
+        make_folder(Path(folder), "--out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_the_system_refuses_to_make_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with refused("--out", tmp_path / "file" / "below", "Not a directory"):
+        make_folder(tmp_path / "file" / "below", "--out")
+    make_folder(tmp_path / "a" / "b", "--out")
+    make_folder(tmp_path / "a" / "b", "--out")
 
 
 def test_the_checksum_is_that_of_the_whole_file(tmp_path, monkeypatch):

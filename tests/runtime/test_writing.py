@@ -7,6 +7,8 @@ import signal
 import pytest
 
 from nft_jax.runtime.writing import Writing, append
+from nft_jax.types import Halted
+from refusal import refused
 
 
 @pytest.fixture
@@ -23,8 +25,9 @@ def small_files():
 def test_a_line_is_there_as_a_whole_or_not_at_all(tmp_path, small_files):
     path = tmp_path / "lines"
     append(path, b"a" * 79 + b"\n")
-    with pytest.raises(OSError, match="too large"):
+    with pytest.raises(OSError) as caught:
         append(path, b"b" * 79 + b"\n")                      # 20 bytes of it would fit
+    assert caught.value.errno == errno.EFBIG
     assert path.read_bytes() == b"a" * 79 + b"\n"
     append(path, b"c" * 20)
     assert path.stat().st_size == 100
@@ -70,15 +73,35 @@ def test_queues_do_not_hold_each_other_up_and_the_oldest_of_too_many_is_given_up
         "rollouts: step 0 is lost: no more than 3 are kept until they can be written"]
 
 
-def test_an_error_that_is_not_of_the_disk_is_none_to_wait_for():
-    def tokenizers():
-        raise Exception("No space left on device (os error 28)")     # as Rust's libraries say it
+def failing(error):
+    def write():
+        raise error
+    return write
 
-    def mistake():
-        raise TypeError("a bug")
 
-    writing = Writing([].append)
-    writing("model", "tokenizer.json", tokenizers)
-    assert writing.waiting
-    with pytest.raises(TypeError, match="a bug"):
-        writing("rows", "row 1", mistake)
+FULL = [OSError(errno.ENOSPC, "full"), OSError(errno.EDQUOT, "full"),
+        Exception("No space left on device (os error 28)"),               # as Rust's libraries say it
+        ValueError("RESOURCE_EXHAUSTED: Failed to write: No space left on device"),        # tensorstore
+        OSError("in process 1: OSError: [Errno 122] Disk quota exceeded")]
+
+
+@pytest.mark.parametrize("error", FULL, ids=str)
+def test_a_full_disk_is_waited_for(error):
+    said = []
+    writing = Writing(said.append)
+    writing("rows", "row 1", failing(error))
+    assert writing.waiting and len(said) == 1
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EIO, errno.ENOENT, errno.EISDIR, errno.ELOOP])
+def test_any_other_refusal_of_the_system_ends_the_run_and_names_what_and_why(number):
+    said = []
+    writing = Writing(said.append)
+    with refused("rows: row 1", os.strerror(number), "a/place", kind=Halted):
+        writing("rows", "row 1", failing(OSError(number, os.strerror(number), "a/place")))
+    assert said == []
+
+
+def test_a_bug_keeps_its_traceback():
+    with refused("a bug", kind=TypeError):
+        Writing([].append)("rows", "row 1", failing(TypeError("a bug")))

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from nft_jax.config import CheckpointConfig, Config, DataConfig, EvaluationConfig, RolloutConfig
-from nft_jax.record.folder import claimed
+from nft_jax.record.claim import claimed, look
 from nft_jax.train import loop, opening
 from nft_jax.train.plan import make_plan, settle
 from nft_jax.train.programs import truncations
@@ -16,17 +16,19 @@ from refusal import refused
 
 def test_automatic_slots_stay_what_they_were_when_the_run_began(small_run, tiny_model, tmp_path):
     """Whatever memory is free when it goes on; not after --fresh, and not where a number is asked for."""
-    automatic = small_run(tmp_path, data=DataConfig(max_prompt_tokens=24), rollout=RolloutConfig(
-        prompts_per_step=64, max_new_tokens=32, slots=0))
+    automatic = settle(small_run(tmp_path, data=DataConfig(max_prompt_tokens=24), rollout=RolloutConfig(
+        prompts_per_step=64, max_new_tokens=32, slots=0)))
 
     def opened(config, fresh, free):
-        slots = opening.remembered_slots(config, fresh)
+        slots = look(config, fresh=fresh).remembered("rollout.slots", 0)
         return slots, make_plan(config, tiny_model, jax.devices()[:1], slots=slots, free=free).config
 
     remembered, first = opened(automatic, False, 1 << 30)
     assert remembered == 0 and first.rollout.slots > 100
-    with claimed(first, fresh=False):
+    with claimed(first, {}):
         pass
+    assert opened(automatic, False, 1 << 20)[1].rollout.slots < 100        # no step was finished with them
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
     assert opened(automatic, False, 1 << 20) == (first.rollout.slots, first)
     assert opened(automatic, True, 1 << 20)[1].rollout.slots < 100
     asked = replace(automatic, rollout=replace(automatic.rollout, slots=8))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from corpus import CORPUS, box
+from corpus import CORPUS, box, cases
 from hostile import HOSTILE
 from refusal import refused
 
@@ -69,14 +69,16 @@ def test_labelled_corpus(verifier):
 
 
 def test_verdicts_do_not_depend_on_the_batch():
-    names = ("algebra", "radicals", "equations", "constants")
-    cases = random.Random(1).sample([case for name in names for case in CORPUS[name]], 24)
+    rng, names = random.Random(1), ("algebra", "radicals", "equations", "constants")
+    rows = rng.sample([(gold, box(answer)) for name in names for gold, answer, _ in CORPUS[name]], 24)
+    rows += [(case.gold, case.response) for name in ("right", "hostile") for case in rng.sample(cases(name), 24)]
+    golds, responses = zip(*rows, strict=True)
     with Verifier(VerifierConfig(workers=2)) as pool:
-        together = submit(pool, cases).result()
+        together = pool.judge(responses, golds)
     with Verifier(VerifierConfig(workers=1)) as pool:
-        order = random.Random(2).sample(range(len(cases)), len(cases))
-        alone = {i: submit(pool, [cases[i]]).result()[0] for i in order}
-    assert together == [alone[i] for i in range(len(cases))]
+        order = rng.sample(range(len(rows)), len(rows))
+        alone = {i: pool.judge([responses[i]], [golds[i]])[0] for i in order}
+    assert together == [alone[i] for i in range(len(rows))]
 
 
 def test_hostile_answers_change_no_other_verdict():
@@ -148,6 +150,22 @@ def test_all_outcomes_are_reachable():
         assert [found.outcome for found in verdicts] == [*answers, "no_answer"]
         assert rewards(verdicts) == [1.0, 0.0, 0.0, 0.0, 0.0]
         assert pool.counts == {**dict.fromkeys(answers, 1), "no_answer": 1}
+
+
+def test_a_copy_of_the_question_earns_nothing(verifier):
+    """Whatever another question made of the same answer, and without a worker; mode strict compares strings only."""
+    asked, other = "What is $\\sqrt{8}+1$?", "How long is it?"
+    answers, before = [box(r"\sqrt{8}+1"), box(r"1+\sqrt{8}"), box(r"2\sqrt{2}+1")], None
+    for question, outcomes in ((other, ["right"] * 3), (asked, ["copied", "right", "right"]), (other, ["right"] * 3)):
+        found = verifier.judge(answers, [r"2\sqrt2+1"] * 3, [question] * 3)
+        assert [each.outcome for each in found] == outcomes
+        assert before is None or verifier._issued == before
+        before = verifier._issued
+    found = verify([box("17+25-8"), box("34"), box("17+25-8")], ["34", "34", "17+25-8"], prompts=["17+25-8="] * 3)
+    assert [(each.outcome, each.reward) for each in found] == [("copied", 0.0), ("right", 1.0), ("right", 1.0)]
+    assert found[0].extracted == "17+25-8" and "question" in found[0].reason
+    assert [each.outcome for each in verify([box("17+25-8")], ["34"])] == ["right"]
+    assert [each.outcome for each in verify([box("17+25-8")], ["34"], "strict", ["17+25-8"])] == ["wrong"]
 
 
 def test_a_deadline_kills_what_ignores_the_cpu_clock():

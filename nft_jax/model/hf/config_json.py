@@ -14,6 +14,8 @@ from nft_jax.model.config import RopeScaling
 from nft_jax.types import InputError
 
 FULL, SLIDING = "full_attention", "sliding_attention"
+MOST_LAYERS = 10_000      # more is a damaged file: the work that follows grows with the layers
+MOST_SHOWN = 200          # characters of a value in a message
 # rope_type -> its settings
 ROPE_SETTINGS: dict[str, tuple[str, ...]] = {
     "default": (),
@@ -24,7 +26,9 @@ ROPE_SETTINGS: dict[str, tuple[str, ...]] = {
 
 def expect(holds: bool, name: str, value: object, remedy: str) -> None:
     if not holds:
-        raise InputError(f"config.json: {name} is {value!r}: {remedy}")
+        shown = repr(value)
+        shown = shown if len(shown) <= MOST_SHOWN else shown[:MOST_SHOWN] + "..."
+        raise InputError(f"config.json: {name} is {shown}: {remedy}")
 
 
 def integer(raw: Mapping, name: str, least: int = 1) -> int:
@@ -57,6 +61,7 @@ def local_layers(raw: Mapping, rule: str) -> tuple[int, tuple[int, ...]]:
         ""           no layer is local
     """
     count, kinds = integer(raw, "num_hidden_layers"), raw.get("layer_types")
+    expect(count <= MOST_LAYERS, "num_hidden_layers", count, f"at most {MOST_LAYERS:,} layers are read.")
     if kinds is not None:
         expect(isinstance(kinds, list) and len(kinds) == count and set(kinds) <= {FULL, SLIDING}, "layer_types", kinds,
                f"it must say {FULL!r} or {SLIDING!r} for each of the {count} layers; no other kind is implemented.")

@@ -4,7 +4,8 @@
    is refused before a byte of it is on a device.
 2. `load_params` puts one parameter after another on the devices. Our layer parameters stack the
    tensors of all layers. A large one is never whole in host memory: its array is made on the
-   devices, and one layer after another is read and written into it in place.
+   devices, and one layer after another is read and written into it in place. A value that is not
+   finite is refused.
 3. Of every tensor a process reads the part that its own devices hold. A file is mapped only while
    one of its tensors is read, so that its pages do not stay.
 
@@ -15,10 +16,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import stat
 from collections.abc import Callable, Iterator
 from functools import partial, reduce
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,15 +39,30 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16)}
 AT_ONCE = 2**23           # bytes: a stacked parameter up to this size is put on the devices in one piece
 BLOCK = 2**20             # bytes that are read, transposed and cast together: about what a core's cache holds
+# Old Llama folders store what follows from rope_theta.
+BUFFERS = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
+
+
+def require_file(path: Path, remedy: str = "give the folder of a model in Hugging Face layout.") -> None:
+    """Raises InputError, with the remedy, unless `path` is a file. To open a named pipe would never end."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: {remedy}") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): {remedy}") from None
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{path} is a {'folder' if stat.S_ISDIR(mode) else 'pipe or a device'}, not a file: {remedy}")
 
 
 def read_json(path: Path) -> dict:
     """A JSON object. Raises InputError when the file is missing or holds something else."""
+    require_file(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing: give the folder of a model in Hugging Face layout.") from None
-    except ValueError as error:
+    except RecursionError:
+        raise InputError(f"{path} is nested too deep to be read: download or copy it again.") from None
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} is not valid JSON ({error}): download or copy it again.") from None
     if not isinstance(value, dict):
         raise InputError(f"{path} holds a {type(value).__name__}: it must be a JSON object.")
@@ -58,11 +76,23 @@ def first_line(error: BaseException) -> str:
 
 def read_config(folder: str | os.PathLike) -> ModelConfig:
     """config.json of the folder -> ModelConfig. Raises InputError if it is missing or the decoder lacks a part."""
-    raw = read_json(Path(folder) / "config.json")
+    path = Path(folder) / "config.json"
+    if not path.exists():
+        refuse_adapter(Path(folder))
+    raw = read_json(path)
     try:
         return config_from_hf(raw)
     except InputError as error:
         raise InputError(f"{folder}: {error}") from None
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Raises InputError where the folder has an adapter of another model."""
+    path = folder / "adapter_config.json"
+    if path.exists():
+        base = read_json(path).get("base_model_name_or_path")
+        raise InputError(f"{folder} has an adapter for the model {base!r}, and a whole model is needed here. Write one "
+                         f"with nft_jax.save(nft_jax.load({str(folder)!r}), PATH, merge=True), and give its folder.")
 
 
 class Stored(NamedTuple):
@@ -80,12 +110,15 @@ def check_weights(folder: str | os.PathLike, config: ModelConfig) -> dict[str, S
     where = _weight_map(folder)
     problems, found = [], {}
     for file in sorted(set(where.values())) if where else [SINGLE]:
+        if not (folder / file).exists():
+            problems.append(f"{file} is missing")
+            continue
+        require_file(folder / file)
         try:
             with safe_open(folder / file, "numpy") as handle:
                 views = ((name, handle.get_slice(name)) for name in handle.keys())  # noqa: SIM118
-                here = {name: (folder / file, tuple(view.get_shape()), view.get_dtype()) for name, view in views}
-        except FileNotFoundError:
-            problems.append(f"{file} is missing")
+                here = {name: (folder / file, tuple(view.get_shape()), view.get_dtype()) for name, view in views
+                        if not BUFFERS.fullmatch(name)}
         except (SafetensorError, OSError) as error:
             problems.append(f"{file} is damaged or cut short ({first_line(error)})")
         else:
@@ -94,6 +127,11 @@ def check_weights(folder: str | os.PathLike, config: ModelConfig) -> dict[str, S
     # The missing tensors of a missing file would only hide the file's name.
     if problems:
         raise InputError(f"{folder}: {'; '.join(problems)}. Download or copy the model again.")
+    numbers = [int(match[1]) for match in map(re.compile(r"model\.layers\.(\d+)\.").match, found) if match]
+    # Otherwise every tensor of every layer would be named as missing.
+    if numbers and max(numbers) + 1 != config.num_layers:
+        raise InputError(f"{folder}: config.json: num_hidden_layers is {config.num_layers}, and the weights have "
+                         f"{max(numbers) + 1} layers. Use the weights and the config.json of one model.")
     expected = {name: tensor.shapes(config)[1] for name, tensor, _ in hf_order(config)}
     # A tied model may carry a head too, equal to its embedding.
     allowed = {**expected, "lm_head.weight": (config.vocab_size, config.hidden_size)}
@@ -128,13 +166,14 @@ def same_bits(file: Path, name: str, other_file: Path, other: str) -> bool:
         return all(a[block].tobytes() == b[block].tobytes() for block in blocks)
 
 
-def load_params(folder: str | os.PathLike, config: ModelConfig | None = None, dtype=jnp.float32,
-                shardings=None) -> dict:
+def load_params(folder: str | os.PathLike, config: ModelConfig | None = None, dtype=jnp.float32, shardings=None,
+                store: Callable[[str, jax.Array], Any] = lambda path, x: x) -> dict:
     """The folder's weights as the dict that `decoder.init` makes. First raises the InputErrors of `check_weights`.
 
     dtype: one type for all, or a dict like the parameters. None keeps the files' types; a parameter whose layers
         differ in type then takes a type that holds all of them.
-    shardings: a dict like the parameters; each process reads what its devices hold. None: the default device."""
+    shardings: a dict like the parameters; each process reads what its devices hold. None: the default device.
+    store: what to keep of each parameter, such as "layers/query", once it is read."""
     config = config or read_config(folder)
     dtype = dtype if dtype is None or isinstance(dtype, dict) else float_type(dtype)
     stored = check_weights(folder, config)
@@ -146,7 +185,8 @@ def load_params(folder: str | os.PathLike, config: ModelConfig | None = None, dt
         kind = dtype_of[tensor.path] if dtype_of else dtype or np.dtype(
             reduce(jnp.promote_types, (stored[tensor.name.format(i)].dtype for i in layers)))
         load = _load_stacked if tensor.layered else _load_single
-        params[tensor.path] = load(stored, tensor, config, kind, sharding_of[tensor.path] if sharding_of else None)
+        params[tensor.path] = store(tensor.path, load(
+            stored, tensor, config, kind, sharding_of[tensor.path] if sharding_of else None))
     return unflatten_dict(params, sep="/")
 
 
@@ -163,14 +203,20 @@ def float_type(dtype) -> np.dtype:
 
 
 def _weight_map(folder: Path) -> dict[str, str]:
-    """{tensor: file} of a sharded model's index; {} for one file, which goes before an index as in transformers."""
+    """{tensor: file} of a sharded model's index; {} for one file, which goes before an index as in transformers.
+    Raises InputError for a file that does not lie in the folder."""
     if (folder / SINGLE).exists():
         return {}
     if (folder / INDEX).exists():
         weight_map = read_json(folder / INDEX).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise InputError(f"{folder / INDEX}: weight_map is {weight_map!r}: it must name a file for every tensor.")
+        for name, file in weight_map.items():
+            if not (isinstance(file, str) and re.fullmatch(r"[^/\\\x00]+\.safetensors", file)):
+                raise InputError(f"{folder / INDEX}: weight_map.{name} is {file!r}: it must be the name of a "
+                                 ".safetensors file in this folder. Download or copy the index again.")
         return weight_map
+    refuse_adapter(folder)
     raise InputError(f"{folder}: there is neither {SINGLE} nor {INDEX}; weights in another format must be "
                      "converted to safetensors first (save_pretrained of transformers does it).")
 
@@ -243,10 +289,24 @@ def _read_part(file: Path, name: str, tensor: Tensor, config: ModelConfig, dtype
                   for axis in order[1:])
     rows = wanted[order[0]]
     step = max(1, BLOCK // (math.prod(split) * dtype.itemsize))
-    with safe_open(file, "numpy") as handle:
+    # A value that is too large for `dtype` is told below.
+    with safe_open(file, "numpy") as handle, np.errstate(over="ignore"):
         view = handle.get_slice(name)
         for start in range(0, len(rows), step):
             block = rows[start:start + step]
             read = view[(slice(block.start * widths[0], block.stop * widths[0]), *columns)]
             target[start:start + step] = read.reshape(len(block), *split)[(slice(None), *inner)]
+    require_finite(part, f"{file}: {name}")
     return part
+
+
+def require_finite(part: np.ndarray, name: str) -> None:
+    """Raises InputError for nan and infinity: the model would answer nonsense, and training would not learn."""
+    flat, step = part.reshape(-1), BLOCK // part.itemsize
+    for start in range(0, flat.size, step):
+        block = flat[start:start + step]
+        finite = np.isfinite(block)
+        if not finite.all():
+            raise InputError(f"{name} has the value {block[~finite][0]} in {part.dtype.name}: the model is broken, or "
+                             "its values are too large for this type. Download or copy it again, take an earlier "
+                             "checkpoint, or read it in float32.")

@@ -1,44 +1,179 @@
-"""Tokenizers of model folders, by transformers, and the ids that end an answer."""
+"""Tokenizers of model folders, and the ids that end an answer.
+
+tokenizer.json alone decides ids and texts. AutoTokenizer of transformers goes by the class that a folder names, and
+version 5 then replaces the file's pre-tokenizer, normaliser or decoder by those of the class. So the file is read as
+it is. Of the settings beside it, only special tokens and the chat template are read. Code in a folder never runs.
+"""
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from nft_jax.model.hf import trial
 from nft_jax.model.hf.hub import TOKENIZER_FILES
-from nft_jax.model.hf.load import first_line, read_config, read_json
+from nft_jax.model.hf.load import read_config, read_json, require_file
 from nft_jax.runtime.files import replaced
 from nft_jax.types import InputError
 
+FILE, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
+NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+# Digits, spaces, line breaks, accents in both normal forms, other scripts, and signs of maths and code.
+PROBE = "What is 2023+48 - 17?\n\n  \tx_1 = 3.14, \\boxed{1/2}. Café cafe\u0301, ¿qué? 数学 🙂 it's  ."
+
 
 def load_tokenizer(folder: str | os.PathLike):
-    """The folder's tokenizer (AutoTokenizer of transformers).
+    """The folder's tokenizer, a PreTrainedTokenizerFast of transformers. Its ids are those of tokenizer.json.
 
-    Raises InputError when it cannot be read, has no chat template or no end-of-sequence token, or
-    has ids that the model's embedding lacks. Fewer ids than rows of the embedding is normal."""
+    Raises InputError for a tokenizer or template that cannot be read or asks for too much time or memory; for
+    special tokens that tokenizer.json lacks; for ids that are not those of tokenizer.json; without chat template or
+    end-of-sequence token; and for ids that the model's embedding lacks. Fewer ids than rows of it are normal."""
     folder = Path(folder)
-    vocab_size = read_config(folder).vocab_size
-    with _no_advisory():
-        from transformers import AutoTokenizer
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(os.path.abspath(folder), local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise InputError(f"{folder}: the tokenizer could not be loaded: copy tokenizer.json and tokenizer_config.json "
-                         f"of the model into this folder. ({first_line(error)})") from error
-    if not tokenizer.chat_template:
-        raise InputError(f"{folder}: the tokenizer has no chat_template, so a question cannot be made a prompt: put a "
-                         "chat_template.jinja there (the instruct version of the model has one).")
-    if tokenizer.eos_token_id is None:
+    vocab_size, file = read_config(folder).vocab_size, folder / FILE
+    require_file(file, "every tokenizer is read from this file. From the older files, transformers makes it: "
+                 f"AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})")
+    settings = _settings(folder)
+    names = _special_tokens(settings, folder / SETTINGS)
+    if "eos_token" not in names:
         raise InputError(f"{folder}: the tokenizer has no eos_token, so no answer would ever end: set it in "
-                         "tokenizer_config.json.")
-    largest = max(tokenizer.get_vocab().values())
+                         f"{SETTINGS}.")
+    template = _chat_template(folder, settings)
+    expected = _tried(file, template, names)
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+    plain = Tokenizer.from_file(str(file))
+    plain.no_padding()
+    plain.no_truncation()
+    _require_tokens(settings, folder / SETTINGS, plain)
+    largest = max(plain.get_vocab().values(), default=0)
     if largest >= vocab_size:
         raise InputError(f"{folder}: the tokenizer has ids up to {largest}, but vocab_size in config.json is "
                          f"{vocab_size}: use the tokenizer that belongs to this model.")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=plain, chat_template=template, clean_up_tokenization_spaces=False, **names,
+        additional_special_tokens=_other_special_tokens(settings, folder / SETTINGS))
+    tokenizer.name_or_path = os.path.abspath(folder)
+    # Version 4 rewrites the pre-tokenizer of a file whose add_prefix_space is not its own default.
+    for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+        setattr(tokenizer.backend_tokenizer, part, getattr(plain, part))
+    found = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
+    if found != expected:
+        raise InputError(f"{file}: this version of transformers makes the ids {found} of {PROBE!r}, and tokenizer.json "
+                         f"alone makes {expected}: install another version of transformers.")
     return tokenizer
+
+
+def _settings(folder: Path) -> dict:
+    """tokenizer_config.json, with what older folders have in special_tokens_map.json and added_tokens.json."""
+    settings = _optional(folder / SETTINGS)
+    if "added_tokens_decoder" not in settings:
+        settings |= _optional(folder / "special_tokens_map.json")
+        ids = _optional(folder / "added_tokens.json")
+        settings["added_tokens_decoder"] = {str(i): token for token, i in ids.items()}
+    return settings
+
+
+def _optional(path: Path) -> dict:
+    """The JSON object in the file; {} without one. A link to nothing is refused, as a file that was lost."""
+    return read_json(path) if os.path.lexists(path) else {}
+
+
+def _chat_template(folder: Path, settings: dict) -> str:
+    """The template in chat_template.jinja, else in tokenizer_config.json: of several, the one called default."""
+    path, found = folder / TEMPLATE, settings.get("chat_template")
+    if os.path.lexists(path):
+        require_file(path)
+        found = path.read_text(encoding="utf-8", errors="replace")
+    if isinstance(found, list):
+        several = {str(one.get("name")): one.get("template") for one in found if isinstance(one, dict)}
+        if "default" not in several:
+            raise InputError(f"{folder / SETTINGS}: chat_template has the templates {', '.join(several)}, and none is "
+                             f"called default: write the one to use into a file {TEMPLATE} in this folder.")
+        found = several["default"]
+    if not found or not isinstance(found, str):
+        raise InputError(f"{folder}: the tokenizer has no chat_template, so a question cannot be made a prompt: put a "
+                         f"{TEMPLATE} there (the instruct version of the model has one).")
+    return found
+
+
+def _text(token: object, name: str, path: Path) -> str:
+    """The text of a token as settings write it: a string, or an object with its flags."""
+    text = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(text, str):
+        raise InputError(f"{path}: {name} is {token!r}: it must be the text of a token.")
+    return text
+
+
+def _special_tokens(settings: dict, path: Path) -> dict[str, str]:
+    return {name: _text(settings[name], name, path) for name in NAMED if settings.get(name)}
+
+
+def _other_special_tokens(settings: dict, path: Path) -> list[str]:
+    # Version 5 calls the list extra_special_tokens. Models with images have an object of them.
+    name = "extra_special_tokens" if settings.get("extra_special_tokens") else "additional_special_tokens"
+    others = settings.get(name) or []
+    others = list(others.values()) if isinstance(others, dict) else others
+    if not isinstance(others, list):
+        raise InputError(f"{path}: {name} is {others!r}: it must be a list of tokens.")
+    return [_text(token, name, path) for token in others]
+
+
+def _require_tokens(settings: dict, path: Path, plain) -> None:
+    """Raises InputError for tokens that the settings name and tokenizer.json lacks, or has under another id.
+    transformers would add them, with ids that mean nothing to the model."""
+    wanted = [(name, text, None) for name, text in _special_tokens(settings, path).items()]
+    wanted += [("a special token", text, None) for text in _other_special_tokens(settings, path)]
+    decoder = settings["added_tokens_decoder"]
+    if not isinstance(decoder, dict):
+        raise InputError(f"{path}: added_tokens_decoder is {decoder!r}: it must be an object of ids and tokens.")
+    wanted += [(f"added token {i}", _text(token, f"added_tokens_decoder.{i}", path), i) for i, token in decoder.items()]
+    wrong = [f"{name} is {text!r}, which is {'no token' if found is None else f'token {found}'} there"
+             for name, text, i in wanted for found in [plain.token_to_id(text)]
+             if found is None or i not in (None, str(found))]
+    if wrong:
+        more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise InputError(f"{path} does not fit {FILE}: {'; '.join(wrong[:3])}{more}. Take both files from one "
+                         "tokenizer, or remove these tokens from the settings.")
+
+
+# Digest of tokenizer.json, template and special tokens -> the ids of PROBE.
+_known: dict[str, list[int]] = {}
+
+
+def _tried(file: Path, template: str, names: dict[str, str]) -> list[int]:
+    """The ids of PROBE by tokenizer.json alone, from a process that has tried the file and the template (`trial`).
+    Raises InputError where one of them cannot be used."""
+    job = {"probe": PROBE, "template": template, "names": names}
+    digest = hashlib.sha256(json.dumps(job).encode() + file.read_bytes()).hexdigest()
+    if digest in _known:
+        return _known[digest]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                   # Each thread would take some of the limited address space.
+                   "TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
+    with tempfile.TemporaryFile("w+") as given:
+        json.dump(job | {"file": str(file), "cpu_seconds": trial.CPU_SECONDS, "memory": trial.MEMORY}, given)
+        given.seek(0)
+        with subprocess.Popen([sys.executable, "-P", trial.__file__], env=environment, stdin=given, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            with _no_advisory():
+                # It takes as long as the trial.
+                from transformers import PreTrainedTokenizerFast  # noqa: F401
+            said, errors = process.communicate()
+    last = (said.splitlines() or [FILE])[-1]
+    if process.returncode == 0:
+        _known[digest] = json.loads(last)
+        return _known[digest]
+    reason = (errors.strip().splitlines() or [""])[-1]
+    if process.returncode < 0 or reason.startswith("MemoryError"):
+        reason = f"it asks for more than {trial.CPU_SECONDS} s of CPU time, or {trial.MEMORY >> 30} GiB of memory"
+    raise InputError(f"{file.parent}: {last} cannot be used: {reason}. Copy the files of the tokenizer again.")
 
 
 def _source_of(tokenizer) -> Path | None:
@@ -124,7 +259,7 @@ def eos_token_ids(folder: str | os.PathLike, tokenizer) -> tuple[int, ...]:
     """Ids that end an answer, ascending: eos_token_id of generation_config.json, where there is one, and the
     tokenizer's own. Raises InputError for an id that the model lacks, by which no answer would ever end."""
     path = Path(folder) / "generation_config.json"
-    value = read_json(path).get("eos_token_id") if path.exists() else None
+    value = _optional(path).get("eos_token_id")
     ids = value if isinstance(value, list) else [] if value is None else [value]
     if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
         raise InputError(f"{path}: eos_token_id is {value!r}: it must be an integer or a list of integers.")

@@ -2,6 +2,7 @@
 
     extract.py      where the answer stands in the response
     judge.py        from the answer to a verdict: the way in; also what is too large, and which golds are usable
+    copied.py       whether an answer only repeats the question
     normalise.py    one spelling for what means the same in LaTeX
     read.py         from a text to one typed answer (answer.py) that consumed all of it
     expression.py   tokens and the grammar of expressions; numbers are exact at once

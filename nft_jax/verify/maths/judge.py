@@ -1,5 +1,6 @@
 """From an extracted answer to a verdict: cheap comparisons first, sympy last.
 
+0. `copied_verdict` finds answers that repeat the question: they earn nothing, whatever their value.
 1. `quick_verdict` runs in the calling process. It compares spelling, exact rationals and structure.
 2. What it leaves open has passed `too_large`, which keeps bombs away from the parser and from sympy.
 3. `judge` runs in a worker process: the same, with `symbolic.equal` where `quick_verdict` could not tell.
@@ -15,6 +16,7 @@ from functools import lru_cache
 from nft_jax.types import InputError, Outcome, Verdict
 from nft_jax.verify.maths.answer import Items, Text, Value
 from nft_jax.verify.maths.compare import Leaf, Truth, compare, either
+from nft_jax.verify.maths.copied import copies
 from nft_jax.verify.maths.expression import plain_integer
 from nft_jax.verify.maths.extract import STRICT_TAIL, Mode, extract
 from nft_jax.verify.maths.normalise import key, nesting, normalise
@@ -52,6 +54,14 @@ def _is_list(gold: str) -> bool:
 def strictly_right(response: str, gold: str) -> bool:
     """Whether mode strict (the official NFT training reward) calls a response right."""
     return extract(response, "strict") == gold
+
+
+def copied_verdict(question: str, gold: str, answer: str | None, mode: Mode = "equivalent") -> Verdict | None:
+    """The verdict on an answer that only repeats an expression of its question, whatever its value; else None. Mode
+    strict does not ask."""
+    if answer is None or mode == "strict" or not copies(question, alternatives(gold), answer):
+        return None
+    return verdict("copied", answer, "repeats an expression of the question")
 
 
 def quick_verdict(gold: str, answer: str | None, mode: Mode = "equivalent") -> Verdict | None:

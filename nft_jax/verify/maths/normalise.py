@@ -257,7 +257,7 @@ def normalise(text: str) -> str:
     for pattern, new in _PASSES:
         text = pattern.sub(new, text)
     text = _unwrap(_SPACES.sub(" ", _brace_arguments(text)))
-    text = _ANNOUNCEMENT.sub("", text)
+    text = _ANNOUNCEMENT.sub("", re.sub(r"^\\text\{([^{}a-zA-Z]*)\}$", r"\1", text))
     return _unwrap(re.sub(r"\{\{([^{}]*)\}\}", r"{\1}", text))
 
 

@@ -203,9 +203,9 @@ def gated(gate: str | Callable, reward: str | Callable) -> Reward:
 
 def _math(prompt: str, response: str, gold: str) -> float:
     """Maths in mode equivalent, as a part of compositions."""
-    from nft_jax.verify.maths.judge import answer_of, judge, quick_verdict
+    from nft_jax.verify.maths.judge import answer_of, copied_verdict, judge, quick_verdict
     answer = answer_of(response, gold)
-    quick = quick_verdict(gold, answer)
+    quick = copied_verdict(prompt, gold, answer) or quick_verdict(gold, answer)
     return float((quick.outcome if quick else judge(gold, answer)[0]) == "right")
 
 

@@ -1,6 +1,7 @@
 """Model folders in: in pieces, each process its part, never much at once; what does not fit is refused by name."""
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -315,3 +316,93 @@ def test_a_tensor_in_two_files_is_refused(copy_of):
     save_file(load_file(two) | {name: array}, two)
     with refused(name, two.name, one.name):
         hf.load_params(folder)
+
+
+@pytest.mark.parametrize("file", [
+    "../private/model.safetensors", "/etc/passwd", "/etc/model.safetensors", "a/b.safetensors", "..", "", "model.bin",
+    "x\0y.safetensors", 3, None, ["x"], {}, True])
+def test_an_index_names_files_of_its_own_folder(file, copy_of):
+    folder = copy_of("qwen3_untied_sharded")
+    index = json.loads((folder / load.INDEX).read_text())
+    name = next(iter(index["weight_map"]))
+    index["weight_map"][name] = file
+    (folder / load.INDEX).write_text(json.dumps(index))
+    with refused(folder / load.INDEX, name, repr(file)):
+        hf.load_params(folder)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+@pytest.mark.parametrize("name", ["qwen3_tied", "qwen3_untied_sharded"])
+def test_weights_that_are_no_file_are_never_waited_for(kind, name, copy_of):
+    folder = copy_of(name)
+    file = sorted(folder.glob("*.safetensors"))[0]
+    file.unlink()
+    {"pipe": os.mkfifo, "device": lambda path: path.symlink_to("/dev/zero"), "folder": Path.mkdir}[kind](file)
+    with refused(file):
+        hf.load_params(folder)
+
+
+@pytest.mark.parametrize("layers", [1, 9_999, 200_000_000])
+@pytest.mark.parametrize("name", ["qwen3_tied", "llama_tied", "gemma3_untied", "qwen2_last_layers_local"])
+def test_more_or_fewer_layers_than_there_are_tensors(layers, name, copy_of):
+    with refused("num_hidden_layers", layers) as caught:
+        hf.load_params(copy_of(name, config={"num_hidden_layers": layers, "layer_types": None, "max_window_layers": 0}))
+    assert "missing" not in str(caught.value)
+
+
+def test_a_message_shows_the_beginning_of_a_long_value(copy_of):
+    with refused("layer_types", "full_attention") as caught:
+        hf.read_config(copy_of("qwen3_tied", config={"layer_types": ["full_attention"] * 100_000}))
+    assert len(str(caught.value)) < 1000
+
+
+def test_buffers_of_old_llama_folders_are_skipped(copy_of):
+    """rotary_emb.inv_freq follows from rope_theta."""
+    from nft_jax.model.hf import check
+    buffers = {f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32) for layer in (0, 1)}
+    folder = copy_of("llama_tied", change=lambda arrays: arrays.update(buffers))
+    same(hf.load_params(folder), hf.load_params(FIXTURES / "llama_tied"))
+    config = hf.read_config(folder)
+    assert not check.round_trip(folder, config, hf.check_weights(folder, config))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_adapter_is_told_from_a_model(whole, copy_of):
+    folder = copy_of("qwen3_tied")
+    (folder / SINGLE).rename(folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "org/base"}))
+    if not whole:
+        (folder / "config.json").unlink()
+    with refused(folder, "org/base", "merge=True"):
+        hf.load_params(folder)
+
+
+NOT_FINITE = [np.nan, np.inf, -np.inf]
+
+
+@pytest.mark.parametrize("value", NOT_FINITE)
+@pytest.mark.parametrize("kind", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("pieces", [False, True])
+def test_values_that_are_not_finite_are_named_by_their_tensor(value, kind, pieces, copy_of, request):
+    if pieces:
+        request.getfixturevalue("in_pieces")
+    for name in ("model.layers.1.mlp.down_proj.weight", "model.norm.weight", "model.embed_tokens.weight"):
+        def spoil(arrays, name=name):
+            spoiled = arrays[name].astype(kind)
+            spoiled.reshape(-1)[-1] = value
+            arrays[name] = spoiled
+
+        folder = copy_of("qwen3_tied", change=spoil)
+        with refused(folder / SINGLE, name, value):
+            hf.load_params(folder)
+        shutil.rmtree(folder)
+
+
+def test_values_too_large_for_the_type_they_are_read_in(copy_of):
+    def enlarge(arrays):
+        arrays["model.norm.weight"][3] = 1e6
+
+    folder = copy_of("qwen3_tied", change=enlarge)
+    assert float(hf.load_params(folder)["final_norm"][3]) == 1e6
+    with refused("model.norm.weight", "inf", "float16", "float32"):
+        hf.load_params(folder, dtype=np.float16)

@@ -52,6 +52,11 @@ def test_an_open_thought_hides_the_box_from_rewards_too():
     assert [each.reward for each in found] == [0.0, 1.0, 0.0, 1.0, 1.0]
 
 
+def test_the_maths_of_a_composition_sees_copies_too():
+    found = judged("both", [r"\boxed{17+25-8}", r"\boxed{34}"], ["34"] * 2, ["17+25-8="] * 2)
+    assert [each.reward for each in found] == [0.0, 1.0]
+
+
 def test_a_batch_reward_sees_the_whole_group():
     found = judged("lengths", ["a", "bbbb", "cc"])
     assert [each.reward for each in found] == [0.25, 1.0, 0.5]
