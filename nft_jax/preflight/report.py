@@ -96,7 +96,7 @@ def estimate_of(config: Config, model: ModelConfig, topology: Topology, assumed:
 
 
 def preflight(config: Config, model: ModelConfig, topology: Topology, assumed: Assumptions | None = None,
-              progress: Callable[[str], None] | None = None) -> Report:
+              progress: Callable[[str], object] = str) -> Report:
     """Compile the programs of a run for `topology`, each kind in its largest variant, and weigh them.
 
     GPU programs are compiled for as many virtual CPU devices. Arguments and collectives are read from these
