@@ -11,7 +11,7 @@ from nft_jax.model import decoder
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.hf import load_params, read_config, resolve_folder
 from nft_jax.model.parameters import parameter_shardings
-from nft_jax.record.checkpoint import LATEST, checkpoint_step, read_params
+from nft_jax.record.checkpoint import LATEST, checkpoint_step, reading
 from nft_jax.record.folder import is_run, read_run
 from nft_jax.runtime.compilation import with_shardings
 from nft_jax.types import InputError
@@ -43,7 +43,8 @@ class Weights(NamedTuple):
         if self.run is None:
             return load_params(self.folder, self.config, dtype, shardings)
         shapes = with_shardings(shapes, shardings or SingleDeviceSharding(jax.devices()[0]))
-        params = read_params(self.home, self.run.checkpoint, self.step, shapes)
+        with reading(self.home, self.run.checkpoint) as found:
+            params = found.restore_params(self.step, shapes)
         return jax.tree.map(lambda array: array.astype(dtype), params)
 
 
