@@ -100,7 +100,7 @@ def _fill(settings: AnswerConfig, weights: Weights, tokenizer, missing: Sequence
         say(line)
     # No name holds the parameters: they are let go once the weights that decode are made.
     decoding = sampler(chosen[0]["slots"]).cast(weights.read(mesh=mesh))
-    done = [sum(parts.done(held.prompts, sizes["part_prompts"]))
+    done = [parts.done(held.prompts, sizes["part_prompts"])
             for (held, parts), sizes in zip(missing, chosen, strict=True)]
     bar = AnswerBar(sum(len(held.prompts) * held.samples for held, _ in missing),
                     sum(count * held.samples for count, (held, _) in zip(done, missing, strict=True)))
