@@ -74,7 +74,8 @@ class Report(Sketch):
         return not self.too_large
 
 
-def estimate_of(config: Config, model: ModelConfig, topology: Topology, assumed: Assumptions | None = None) -> Sketch:
+def estimate_of(config: Config, model: ModelConfig, topology: Topology,
+                assumed: Assumptions | None = None) -> Sketch:
     """Time and memory of a run without compiling. What the devices send each other is then not known, and not
     counted.
 

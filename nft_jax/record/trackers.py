@@ -40,8 +40,8 @@ def require_writers(names: Iterable[str]) -> None:
                              f"install {PACKAGES[name]}`, or leave it out (metrics.jsonl is always written).")
 
 
-def open_writers(folder: Path, last_step: int, rows: Sequence[dict], config: Config) -> list["TensorBoard | Tracker"]:
-    """The writers that `config` names, for the run in `folder`. The run's next step is `last_step` + 1. `rows`
+def open_writers(folder: Path, last_step: int, rows: Sequence[dict], config: Config) -> list:
+    """The writers that `config` names (each with `write` and `close`), for the run in `folder`. The run's next step is `last_step` + 1. `rows`
     are the rows of its metrics.jsonl so far."""
     return [TensorBoard(folder, last_step) if name == "tensorboard" else Tracker(name, folder, rows, config)
             for name in config.writers]
@@ -51,8 +51,8 @@ class Mirror:
     """A writer that never fails and never waits: a thread hands the rows to `writer`, by its `write` and `close`.
 
     Rows that `writer` refuses are tried again every `pause` seconds. At most MIRRORED_ROWS rows wait; the oldest of
-    more are dropped. `say` gets a line when the writer begins to fail, when it recovers, and at the end the number of
-    rows that it never took: `given` less `taken`."""
+    more are dropped. `say` gets a line when the writer begins to fail, when it recovers, and at the end how many
+    rows it never took: `given` less `taken`."""
 
     def __init__(self, writer: Any, name: str, say: Callable[[str], None], pause: float = 10.0):
         self._writer, self._name, self._say, self._pause = writer, name, say, pause

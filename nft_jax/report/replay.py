@@ -241,7 +241,8 @@ def read_groups(path: Path, kept: bool) -> list[Group]:
         raise InputError(f"step is {str(path)!r}, a table without the columns {', '.join(missing)}: give one that a "
                          "run wrote, RUN/rollouts/step_NNNNNN.parquet.")
     if kept:
-        table = table.filter(pc.fill_null(table["kept"], False)) if "kept" in table.column_names else table.slice(0, 0)
+        known = "kept" in table.column_names
+        table = table.filter(pc.fill_null(table["kept"], False)) if known else table.slice(0, 0)
     return [group for group in table_to_groups(table) if group.has_signal]
 
 

@@ -97,9 +97,9 @@ def slots_that_fit(model: ModelConfig, mesh: Mesh, decoding: DecodingConfig, ans
                    dtype: str, *, taken: int | None = None, free: int | None = None) -> int:
     """Useful slots for so many answers, a multiple of the data-parallel devices, as far as memory holds them.
 
-    They fit in what `free` bytes of each device (None: ask the devices) leave beside the weights that decode, prompts
-    prefilled together, and the caller's `taken` bytes (None: the parameters in float32). Raises InputError where not
-    even one fits."""
+    They fit in what `free` bytes of each device (None: ask the devices) leave beside the weights that decode,
+    prompts prefilled together, and the caller's `taken` bytes (None: the parameters in float32). Raises InputError
+    where not even one fits."""
     parallel, useful = data_parallel_size(mesh), useful_slots(answers)
     taken = parameter_bytes(model, mesh) if taken is None else taken
     free = free_bytes(mesh) if free is None else free
