@@ -41,8 +41,8 @@ def require_writers(names: Iterable[str]) -> None:
 
 
 def open_writers(folder: Path, last_step: int, rows: Sequence[dict], config: Config) -> list:
-    """The writers that `config` names (each with `write` and `close`), for the run in `folder`. The run's next step is `last_step` + 1. `rows`
-    are the rows of its metrics.jsonl so far."""
+    """The writers that `config` names (each with `write` and `close`), for the run in `folder`. Its next step is
+    `last_step` + 1. `rows` are the rows of its metrics.jsonl so far."""
     return [TensorBoard(folder, last_step) if name == "tensorboard" else Tracker(name, folder, rows, config)
             for name in config.writers]
 
