@@ -52,6 +52,8 @@ class Arguments(AnswerConfig):
     """Where NAME.jsonl or NAME.parquet of sets are."""
     split: str = "test"
     """Split of a source of your own that has several."""
+    columns: str = ""
+    """As data.columns, for sources of your own."""
     out: Path | None = None
     """Folder; default: evaluations/step_N of the run, runs/evaluations/NAME of a model."""
     n: int = 0
@@ -128,7 +130,7 @@ def sets_asked(given: Arguments, config: Config) -> list[Asked]:
         source = own or files.get(name) or next((str(path) for path in here if path.is_file()), None)
         # A set of one's own does not say how many answers it wants: one.
         samples = given.n or int(name not in SETS)
-        one = ask(name, source, EvaluationConfig(samples=samples, split=given.split), data)
+        one = ask(name, source, EvaluationConfig(samples=samples, split=given.split, columns=given.columns), data)
         asked.append(one._replace(data=replace(one.data, limit=given.limit,
                                                template=given.template or one.data.template)))
     return asked
@@ -153,7 +155,7 @@ def evaluate(given: Arguments) -> str:
     weights = find_weights(given.model, given.step)
     require_positions(weights.config, given.max_prompt_tokens, given.max_new_tokens,
                       fields=("--max-prompt-tokens", "--max-new-tokens"))
-    out = given.out or (Path("runs/evaluations") / weights.folder.name if weights.run is None else
+    out = given.out or (Path("runs/evaluations") / (weights.home or weights.folder).name if weights.run is None else
                         weights.home / "evaluations" / f"step_{weights.step:06d}")
     tokenizer, tables, skipped = load_tokenizer(weights.folder), [], {}
     common = identity(given, weights, mode=verifier.mode, reward=verifier.reward)

@@ -186,6 +186,11 @@ class Checkpoints:
         with self._reading(step):
             return self._checkpointer.load_checkpointables(step, {"state": wanted})["state"]["params"]
 
+    def restore_counters(self, step: int) -> dict:
+        """The host's counters alone of the checkpoint of `step`. Raises Damaged where they cannot be read."""
+        with self._reading(step):
+            return self._checkpointer.load_checkpointables(step, {"host": None})["host"]
+
     def _stored(self, step: int, shapes: Any) -> dict:
         """The tree of the stored state, with metadata as leaves, once its files are compared with
         their checksums and its parameters with `shapes`."""
