@@ -242,6 +242,8 @@ class _Reader:
                     flat.remove(opposite)
                 elif each != neutral:
                     flat.append(each)
+        if head == "*" and "0" in flat:
+            return "0"
         return (head, *flat) if len(flat) > 1 else flat[0] if flat else neutral
 
     def bound(self, run: Sequence[Tree]) -> list[Tree]:
