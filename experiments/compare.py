@@ -14,6 +14,7 @@ from pathlib import Path
 from experiments.harness.plots import draw
 from experiments.harness.results import Measures, accuracy_table, markdown, read_run, tidy
 from nft_jax.config.differences import SAME, differences, experiments_of
+from nft_jax.runtime.files import make_folder
 from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import InputError
 
@@ -32,7 +33,7 @@ def compare(folders: Sequence[Path], out: Path | None) -> str:
         text += "\n\n" + markdown(["field", *(name for name, _ in groups)],
                                   [[f"`{name}`", *map(str, values)] for name, values in differing.items()])
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out, "--out")
         table.to_parquet(out / "compare.parquet", compression="zstd")
         draw(measures, out / "compare.png", "")
         (out / "compare.md").write_text(text + "\n")

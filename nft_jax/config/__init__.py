@@ -19,6 +19,7 @@ from nft_jax.config.sampling import (
 )
 from nft_jax.config.training import (
     MESHES,
+    AdapterConfig,
     BatchConfig,
     LossAgg,
     MeshConfig,
@@ -31,10 +32,10 @@ from nft_jax.config.training import (
     TermsConfig,
 )
 
-__all__ = ["MESHES", "AnswerConfig", "BatchConfig", "CheckpointConfig", "Config", "DataConfig", "DecodingConfig",
-           "EvaluationConfig", "GuardConfig", "LossAgg", "MeshConfig", "ObjectiveConfig", "OptimizerConfig",
-           "PolicyConfig", "PromptWeight", "Ratio", "Remat", "RolloutConfig", "SamplingConfig", "TermsConfig",
-           "VerifierConfig", "WriterName", "flat"]
+__all__ = ["MESHES", "AdapterConfig", "AnswerConfig", "BatchConfig", "CheckpointConfig", "Config", "DataConfig",
+           "DecodingConfig", "EvaluationConfig", "GuardConfig", "LossAgg", "MeshConfig", "ObjectiveConfig",
+           "OptimizerConfig", "PolicyConfig", "PromptWeight", "Ratio", "Remat", "RolloutConfig", "SamplingConfig",
+           "TermsConfig", "VerifierConfig", "WriterName", "flat"]
 
 WriterName = Literal["tensorboard", "wandb", "trackio"]
 
@@ -100,6 +101,7 @@ class Config(Checked):
     writers: tuple[WriterName, ...] = ("tensorboard",)
     """Trackers that get the metrics, beside metrics.jsonl: any of tensorboard, wandb, trackio."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
     data: DataConfig = field(default_factory=DataConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     verifier: VerifierConfig = field(default_factory=VerifierConfig)

@@ -12,6 +12,13 @@ from typing import Literal
 from nft_jax.config.checks import Checked, is_day
 
 
+def columns_named(text: str) -> dict[str, str] | None:
+    """"problem=instruction,answer=final" -> {"problem": "instruction", "answer": "final"}; None for other text."""
+    pairs = [part.strip().partition("=")[::2] for part in text.split(",")] if text else []
+    found = dict(pairs)
+    return found if len(found) == len(pairs) and found.keys() <= {"problem", "answer"} and all(found.values()) else None
+
+
 @dataclass(frozen=True)
 class DataConfig(Checked):
     """Where questions come from, and how a question becomes a prompt."""
@@ -20,6 +27,9 @@ class DataConfig(Checked):
     folder saved by datasets, or a data set on the hub: NAME, NAME:SUBSET or NAME:FILE.parquet."""
     split: str = "train"
     """Split of a hub data set, or of the generator: base, train or heldout (disjoint by construction)."""
+    columns: str = ""
+    """Columns with names of their own: problem=NAME,answer=NAME, or one of the two. A point leads into a column of
+    objects (extra_info.answer). Empty = the names that the README gives."""
     template: str = "{problem}"
     """User message; {problem} is replaced by the question. Chat messages in the data are taken as they are."""
     system: str = ""
@@ -39,10 +49,17 @@ class DataConfig(Checked):
     prefix = "data."
 
     def __post_init__(self):
+        self.require(columns_named(self.columns) is not None, "columns",
+                     "write problem=NAME,answer=NAME, or one of the two.")
         self.require("{problem}" in self.template, "template", "it must contain {problem}.")
         self.require(not self.date or is_day(self.date), "date", "write a day as YYYY-MM-DD, or nothing.")
         self.require_least(1, "max_prompt_tokens")
         self.require_least(0, "limit")
+
+    @property
+    def renamed(self) -> dict[str, str]:
+        """problem and answer -> the column that `columns` names for it."""
+        return columns_named(self.columns) or {}
 
 
 @dataclass(frozen=True)
@@ -165,6 +182,8 @@ class EvaluationConfig(SamplingConfig):
     NAME=SOURCE reads a file of your own (aime24,amc23=amc.jsonl,mine=questions.jsonl)."""
     split: str = "heldout"
     """As data.split; the sets of nft_jax.data.benchmarks know theirs."""
+    columns: str = ""
+    """As data.columns; the sets of nft_jax.data.benchmarks know theirs."""
     reward: str = ""
     """What judges these answers, as verifier.reward; empty = the reward trained on. With it, a run
     on a wrong, partial or shaped reward is still measured by the true one."""
@@ -179,6 +198,8 @@ class EvaluationConfig(SamplingConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        self.require(columns_named(self.columns) is not None, "columns",
+                     "write problem=NAME,answer=NAME, or one of the two.")
         self.require_least(1, "questions")
         self.require_least(0, "samples", "every")
 

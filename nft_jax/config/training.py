@@ -1,6 +1,6 @@
 """Settings of the updates: the model, the loss and its terms, batches, the optimizer, the device mesh."""
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from nft_jax.config.checks import Checked, require
@@ -9,6 +9,12 @@ PromptWeight = Literal["1", "1-r", "sqrt", "maxrl"]
 Ratio = Literal["token", "sequence", "sequence_mean"]
 LossAgg = Literal["token_mean", "seq_mean_token_mean", "constant"]
 Remat = Literal["none", "attention", "block", "offload"]
+# Names for several projections of a layer, for adapter.targets.
+TARGETS: dict[str, tuple[str, ...]] = {
+    "attention": ("query", "key", "value", "out"),
+    "mlp": ("gate", "up", "down"),
+    "all": ("query", "key", "value", "out", "gate", "up", "down"),
+}
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,47 @@ class PolicyConfig:
     """Attention of whole sequences: splash (a TPU kernel), cudnn (an NVIDIA kernel, bfloat16), or xla
     (runs anywhere, and keeps the scores of a layer in memory). auto: the kernel of the platform, where
     it can run; the choice is printed."""
+
+
+@dataclass(frozen=True)
+class AdapterConfig(Checked):
+    """LoRA (Hu et al., arXiv 2106.09685): the model stays as it is, and small matrices beside it are trained.
+
+    A projection W becomes W + scale * A B; A is random at the start, and B is zero."""
+    rank: int = 0
+    """Columns of A and rows of B; 0 = off, all parameters are trained."""
+    alpha: float = 32.0
+    """The scale is alpha / rank."""
+    targets: tuple[str, ...] = ("all",)
+    """Projections with an adapter: attention, mlp, all, or any of query, key, value, out, gate, up, down."""
+    rslora: bool = False
+    """The scale is alpha / sqrt(rank) instead, which suits large ranks (rsLoRA, arXiv 2312.03732)."""
+    base_dtype: Literal["compute", "int8"] = "compute"
+    """How the frozen projections are kept: in policy.compute_dtype, or in int8 with a scale for each output
+    (half the memory of bfloat16, as in QLoRA; the answers are those of the rounded model)."""
+
+    prefix = "adapter."
+
+    def __post_init__(self):
+        self.require_least(0, "rank")
+        self.require(0 < self.alpha < math.inf, "alpha", "use a positive number.")
+        self.require(len(self.targets) > 0 and set(self.targets) <= {*TARGETS, *TARGETS["all"]}, "targets",
+                     f"nothing of a layer has such a name; use any of {', '.join([*TARGETS, *TARGETS['all']])}.")
+        for each in fields(self):
+            self.require(self.rank > 0 or getattr(self, each.name) == each.default, each.name,
+                         "there is no adapter with adapter.rank 0; set adapter.rank (8 to 64 is usual), or leave "
+                         f"it at {each.default!r}.")
+
+    @property
+    def projections(self) -> tuple[str, ...]:
+        """The projections that `targets` means, in the order of the layer."""
+        meant = {name for target in self.targets for name in TARGETS.get(target, (target,))}
+        return tuple(name for name in TARGETS["all"] if name in meant)
+
+    @property
+    def scale(self) -> float:
+        """The factor of A B."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
 
 @dataclass(frozen=True)

@@ -146,9 +146,9 @@ class Checkpoints:
                 restored = self.restore(step, shapes)
             except Damaged as error:
                 faults[step] = str(error)
-                continue
-            self._rename_damaged(faults, step)
-            return restored
+            else:
+                self._rename_damaged(faults, step)
+                return restored
         if faults:
             raise InputError(
                 f"no checkpoint in {self._folder} is whole, and nothing was changed there: {' '.join(faults.values())} "
@@ -185,6 +185,11 @@ class Checkpoints:
         wanted = jax.tree.map(lambda _: ocp.PLACEHOLDER, self._stored(step, shapes)) | {"params": shapes}
         with self._reading(step):
             return self._checkpointer.load_checkpointables(step, {"state": wanted})["state"]["params"]
+
+    def restore_counters(self, step: int) -> dict:
+        """The host's counters alone of the checkpoint of `step`. Raises Damaged where they cannot be read."""
+        with self._reading(step):
+            return self._checkpointer.load_checkpointables(step, {"host": None})["host"]
 
     def _stored(self, step: int, shapes: Any) -> dict:
         """The tree of the stored state, with metadata as leaves, once its files are compared with
@@ -276,6 +281,12 @@ def read_params(folder: Path, config: CheckpointConfig, step: int, shapes: Any) 
     Nothing else of it is put on a device. Raises InputError for a damaged checkpoint or another model."""
     with _reading(folder, config) as found:
         return found.restore_params(step, shapes)
+
+
+def read_counters(folder: Path, config: CheckpointConfig, step: int) -> dict:
+    """The host's counters of the run's checkpoint of `step`. Raises InputError for a damaged checkpoint."""
+    with _reading(folder, config) as found:
+        return found.restore_counters(step)
 
 
 @contextmanager

@@ -32,8 +32,8 @@ def require_positions(model: ModelConfig, max_prompt_tokens: int, max_new_tokens
     two lengths in the caller's words."""
     longest = max_prompt_tokens + max_new_tokens
     if longest > model.max_positions:
-        raise InputError(f"{' + '.join(fields)} is {longest}, more than the model's {model.max_positions} positions: "
-                         "lower one of them.")
+        raise InputError(f"{' + '.join(fields)} is {longest} ({max_prompt_tokens} + {max_new_tokens}), more than the "
+                         f"model's {model.max_positions} positions: lower one of them.")
 
 
 def parameter_bytes(model: ModelConfig, mesh: Mesh) -> int:
@@ -54,8 +54,7 @@ def entry_bytes(model: ModelConfig, mesh: Mesh, sequences: int, entries: int, dt
     """Bytes on one device of the keys and values of `entries` tokens in each of `sequences`. `axis`: their logical
     axis; "batch" for the slots, None for prefilled prompts, which are whole on every device."""
     layer = jax.eval_shape(partial(empty_layer, model, sequences, entries, dtype, kv_dtype == "int8"))
-    place = entry_sharding(model, mesh, axis)
-    return model.num_layers * sharded_bytes(with_shardings(layer, jax.tree.map(lambda _: place, layer)))
+    return model.num_layers * sharded_bytes(with_shardings(layer, entry_sharding(model, mesh, axis)))
 
 
 def vocabulary_bytes(vocabulary: float, arrays: int) -> float:

@@ -89,8 +89,12 @@ def test_a_table_of_another_command_and_a_place_that_cannot_be_written_are_refus
     import pyarrow.parquet as pq
     other = tmp_path / "other.parquet"
     pq.write_table(pq.read_table(whole.out).replace_schema_metadata(None), other)
-    with refused("--out", "other.parquet"):
-        _ = Parts(other, SETTINGS).finished
+    (tmp_path / "text.parquet").write_text("mine")
+    for out in (other, tmp_path / "text.parquet"):
+        with refused("--out", out):
+            _ = Parts(out, SETTINGS).finished
+        with refused("--out", out):
+            Parts.begun(out)
     file = tmp_path / "file"
     shutil.copy(other, file)
     with refused("--out", "answers.parquet"):
