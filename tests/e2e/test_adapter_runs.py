@@ -115,8 +115,10 @@ def test_another_base_is_refused(folders, base, settings, tmp_path):
     try:
         # One bit of the last tensor.
         weights.write_bytes(kept[:-4] + bytes([kept[-4] ^ 1]) + kept[-3:])
-        with refused("policy.path", base):
+        with refused("policy.path"):
             train(replace(settings(folder), steps=3), quiet=True)
+        with refused("policy.path", base):
+            train(replace(settings(tmp_path / "fork"), steps=3), fork=folder, quiet=True)
         with refused("policy.path", base):
             nft_jax.load(folder)
         with refused("base", base):
@@ -125,7 +127,7 @@ def test_another_base_is_refused(folders, base, settings, tmp_path):
         assert nft_jax.load(folder / "model", base=other).adapter.base == str(other)
     finally:
         weights.write_bytes(kept)
-    with refused("policy.path", other):
+    with refused("policy.path"):
         train(replace(settings(folder), policy=PolicyConfig(path=str(other))), quiet=True)
 
 
