@@ -292,10 +292,7 @@ def process_count() -> int:
 
 def is_first() -> bool:
     """Whether this is process 0, which writes what only one process may write."""
-    if process_count() == 1:
-        return True
-    import jax
-    return jax.process_index() == 0
+    return process_count() == 1 or sys.modules["jax"].process_index() == 0
 
 
 def gather(value: Any) -> list:
