@@ -161,8 +161,8 @@ class VerifierConfig(Checked):
     memory_mb: int = 2048
     """Address space of a worker, in MiB."""
     allow_weak_sandbox: bool = False
-    """Run the model's programs (reward code) even where bubblewrap is missing, with resource limits
-    only. That is no sandbox: the programs can then read your files."""
+    """Run the model's programs (reward code) even where bubblewrap is missing, with limits and a filter of
+    system calls only. That is no sandbox: the programs can then read your files."""
 
     prefix = "verifier."
 
