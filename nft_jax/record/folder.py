@@ -102,6 +102,11 @@ def is_run(folder: str | os.PathLike) -> bool:
     return read_marker(folder) is not None or not rows.exists() or rows.read_bytes()[:8] in (b"", b'{"step":')
 
 
+def saved_steps(folder: Path) -> list[int]:
+    """Steps of the run's checkpoints, whole or damaged, ascending."""
+    return sorted(int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdecimal())
+
+
 def read_marker(folder: Path) -> dict | None:
     """`names` and `inputs` of run.json, and `fork` of a run that began from another's checkpoint; None without one.
     `nft_jax.record.claim` writes it."""
