@@ -122,11 +122,11 @@ def _going_on(config: Config, run: RunFolder, names: tuple[str, ...], fork: str)
 
 def _require_place(workdir: str, folder: Path) -> None:
     """Raises InputError for a workdir that is no folder and cannot become one."""
-    def refuse(what: str) -> None:
-        raise InputError(f"workdir is {str(workdir or folder)!r}, {what}: choose another folder.")
+    def refuse(what: str, way_out: str = "choose another folder") -> None:
+        raise InputError(f"workdir is {str(workdir or folder)!r}, {what}: {way_out}.")
 
     if not on_this_machine(workdir):
-        refuse("an address, and a run writes to folders (mount the bucket, and name the folder there)")
+        refuse("an address, and a run writes to a folder", "mount the bucket, and name a folder there")
     if os.path.dirname(os.path.realpath(folder)) == os.path.realpath(folder):
         refuse("the root of the file system")
     existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
@@ -136,7 +136,7 @@ def _require_place(workdir: str, folder: Path) -> None:
         refuse(f"where {existing} cannot be written")
     for path in (folder / name for name in (*NAMES, MARKER, LOCK)):
         if path.is_symlink() and not path.exists():
-            refuse(f"where {path} is a link to nothing ({os.readlink(path)}): make its target, or remove the link, or")
+            refuse(f"where {path} is a link to nothing ({os.readlink(path)})", "make its target, or remove the link")
 
 
 def _may_be(path: Path, access: int) -> bool:
@@ -160,8 +160,10 @@ def _owned(folder: Path) -> tuple[str, ...]:
     # Runs of older versions have no marker. All names were theirs.
     names = tuple(marker["names"]) if marker is not None else NAMES if is_run(folder) else ()
     foreign = [name for name in NAMES if name not in names and _occupied(folder / name)]
-    foreign += [MARKER] * (marker is None and os.path.lexists(folder / MARKER))
-    foreign += [LOCK] * (os.path.lexists(folder / LOCK) and not is_lock(folder / LOCK))
+    if marker is None and os.path.lexists(folder / MARKER):
+        foreign.append(MARKER)
+    if os.path.lexists(folder / LOCK) and not is_lock(folder / LOCK):
+        foreign.append(LOCK)
     if foreign:
         raise InputError(f"workdir is {str(folder)!r}, where {', '.join(foreign)} "
                          f"{'is' if len(foreign) == 1 else 'are'} not of a run: a run would overwrite what is there. "
