@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from nft_jax.config import Config
@@ -37,7 +39,7 @@ class Weights(NamedTuple):
         """The parameters in `dtype`, split over `mesh` as in training; None leaves them on the default device.
 
         They are streamed from the files to their devices. Raises InputError for files that are
-        damaged or do not fit the model."""
+        damaged or do not fit the model, and for values that are not finite."""
         shapes = decoder.parameter_shapes(self.config)
         shardings = None if mesh is None else parameter_shardings(shapes, mesh)
         if self.run is None:
@@ -45,7 +47,12 @@ class Weights(NamedTuple):
         device = SingleDeviceSharding(jax.devices()[0])
         shapes = with_shardings(shapes, shardings or jax.tree.map(lambda _: device, shapes))
         params = read_params(self.home, self.run.checkpoint, self.step, shapes)
-        return jax.tree.map(lambda array: array.astype(dtype), params)
+        params = jax.tree.map(lambda array: array.astype(dtype), params)
+        for name, array in flatten_dict(params, sep="/").items():
+            if not jnp.isfinite(array).all():
+                raise InputError(f"{self.home}: {name} of the checkpoint of step {self.step} has values that are not "
+                                 f"finite in {array.dtype.name}: take the checkpoint of another step.")
+        return params
 
 
 def find_weights(path: str | os.PathLike, step: int | str = LATEST) -> Weights:
