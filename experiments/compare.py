@@ -7,13 +7,13 @@ half of its 95% interval over seeds: at the last step that all runs have evaluat
 tokens that any run has generated, and the best. -o writes FOLDER/compare.{png,md,parquet} too.
 """
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.harness.plots import draw
 from experiments.harness.results import Measures, accuracy_table, markdown, read_run, tidy
 from nft_jax.config.differences import SAME, differences, experiments_of
+from nft_jax.runtime.files import make_folder
 from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import InputError
 
@@ -32,14 +32,14 @@ def compare(folders: Sequence[Path], out: Path | None) -> str:
         text += "\n\n" + markdown(["field", *(name for name, _ in groups)],
                                   [[f"`{name}`", *map(str, values)] for name, values in differing.items()])
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out, "--out")
         table.to_parquet(out / "compare.parquet", compression="zstd")
         draw(measures, out / "compare.png", "")
         (out / "compare.md").write_text(text + "\n")
     return text
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m experiments.compare", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
@@ -47,8 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     with one_paragraph_errors():
         print(compare(given.runs, given.out))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

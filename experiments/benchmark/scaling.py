@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from experiments.benchmark.command import pin
+from experiments.benchmark.__main__ import pin
 from experiments.harness.plots import curve_figure
 from experiments.peers.common import add_options, emit, repeat, result
 
@@ -71,7 +71,7 @@ def case_of(point: Point):
 
 
 def measure(sweep: str, task: str, point: Point, options: argparse.Namespace) -> dict:
-    from experiments.benchmark.command import OURS, versions
+    from experiments.benchmark.__main__ import OURS, versions
     from experiments.benchmark.tasks import Rollouts, Training
     case = case_of(point)
     timing = argparse.Namespace(**vars(options) | {"model": "nano-like", "task": task})

@@ -17,12 +17,12 @@ from nft_jax.config import DecodingConfig, MeshConfig, ObjectiveConfig, Optimize
 from nft_jax.model import decoder
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.logprobs import token_logprobs
-from nft_jax.objectives.registry import resolve, token_loss, token_weights
+from nft_jax.objectives.registry import resolve
 from nft_jax.rollout.engine import Sampler
 from nft_jax.runtime.mesh import make_mesh
 from nft_jax.train.batch import BatchShape, Example, make_batch, pack, unpack
 from nft_jax.train.state import init_state, make_optimizer, state_shardings
-from nft_jax.train.step import Loss, compile_score, compile_step
+from nft_jax.train.step import Loss, compile_score, compile_step, micro_batch, micro_loss
 from nft_jax.train.step_metrics import summarise
 from nft_jax.types import Prompt, Rollout
 
@@ -149,11 +149,9 @@ def check_logprobs(params, case: Case, examples: Sequence[Example], what: str, r
     differences = []
     for start in range(0, len(examples), rows):
         part = examples[start:start + rows]
-        # Every answer repeats itself up to the longest length, so that no two share a row.
-        batch, places = make_batch([Example(e.prompt, np.resize(e.response, longest - len(e.prompt))) for e in part],
-                                   BatchShape(1, rows, longest))
+        batch, places = make_batch(part, BatchShape(1, rows, longest), rows=[[i] for i in range(len(part))])
         values = forward(params, batch.tokens[0], batch.positions[0], batch.segment_ids[0])
-        differences += [np.abs(found[:len(e.response)] - e.old_logprobs)
+        differences += [np.abs(found - e.old_logprobs)
                         for e, found in zip(part, unpack(np.asarray(values), places), strict=True)]
     return require_logprobs(np.concatenate(differences), case.compute.dtype, what)
 
@@ -236,24 +234,12 @@ class Training:
 
 
 def unpacked_loss(params, case: Case, examples: Sequence[Example], loss: ObjectiveConfig) -> float:
-    """The loss of the examples: one forward pass each, padded to the longest, weighted and summed in float64."""
-    weights = token_weights(loss.loss_agg, np.array([len(e.response) for e in examples]), loss.constant_length)
+    """The loss of the examples, each alone in a row that is padded to the longest."""
     longest = max(len(e.prompt) + len(e.response) for e in examples)
-
-    @jax.jit
-    def losses(params, batch):
-        logprobs, _ = token_logprobs(params, case.model, batch.tokens, batch.positions, batch.segment_ids,
-                                     compute=case.compute)
-        return token_loss(OBJECTIVE, logprobs, batch.old_logprobs, batch.weight > 0, batch.rewards,
-                          batch.group_accuracy, loss, {"segment_ids": batch.segment_ids,
-                                                       "group_std": batch.group_std})[0]
-
-    total = 0.0
-    for example, weight in zip(examples, weights, strict=True):
-        batch, places = make_batch([example], BatchShape(1, 1, longest), loss.loss_agg, loss.constant_length)
-        values = losses(params, jax.tree.map(lambda x: x[0] if x.ndim else x, batch))
-        total += float(weight) * float(unpack(np.asarray(values), places)[0].astype(np.float64).sum())
-    return total
+    batch, _ = make_batch(examples, BatchShape(1, len(examples), longest), loss.loss_agg, loss.constant_length,
+                          rows=[[i] for i in range(len(examples))])
+    plain = jax.jit(partial(micro_loss, loss=Loss(OBJECTIVE, loss, case.model, case.compute)))
+    return float(plain(params, micro_batch(batch, 0), 1.0)[0])
 
 
 class EndToEnd:

@@ -26,7 +26,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nft_jax.runtime.files import held
+from nft_jax.runtime.files import held, make_folder
 from nft_jax.types import InputError
 
 POLL_SECONDS = 0.2              # between two looks at a folder that another process holds
@@ -160,7 +160,7 @@ def run_all(jobs: Sequence[Job], at: Sequence[Place], say: Callable[[str], None]
 
 def _run(job: Job, place: Place, running: set[subprocess.Popen], stopping: threading.Event) -> int:
     """The exit status of the job's process, whose command and output go to log.txt of its folder."""
-    job.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(job.folder, "--workdir")
     with (job.folder / "log.txt").open("a") as log:
         log.write(f"$ {shlex.join(job.command)}\n")
         log.flush()

@@ -27,6 +27,7 @@ from experiments.sweep import Planned, plan, run_planned
 from nft_jax.config import Config
 from nft_jax.config.differences import SEEDS, differences
 from nft_jax.preflight.devices import Topology
+from nft_jax.runtime.files import make_folder
 from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import InputError
 
@@ -143,7 +144,7 @@ def main(study: Study, documentation: str, arguments: Sequence[str] | None = Non
             done = [each for each in planned if each.finished or _digest(each.folder.name) in known]
             if done:
                 table = collect(done, known)
-                folder.mkdir(parents=True, exist_ok=True)
+                make_folder(folder, "--workdir")
                 table.to_parquet(folder / f"{study.name}_{given.scale}.parquet", compression="zstd")
                 report(study, given.scale, table, folder)
                 print(f"{len(done)} of {len(planned)} runs are in the table")

@@ -55,8 +55,6 @@ def main() -> None:
     options = parser.parse_args()
     common.limit_threads(options.threads)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    if options.threads == 1:
-        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
     shape, work, varied = MODELS[options.model], WORKLOADS[options.model], options.task.endswith("_var")
     lengths = common.rollout_lengths(work, varied)
     sample = make_sampler(build(shape), shape, lengths, options.cache or PROMPT_LENGTH + work.new_tokens, varied)

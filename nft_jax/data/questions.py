@@ -4,27 +4,44 @@ A row that cannot be used raises `Unusable`; the loader (`nft_jax.data.prompts`)
 """
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from nft_jax.data.sources import ANSWER_COLUMNS, QUESTION_COLUMNS
+from nft_jax.runtime.tables import listed
 from nft_jax.verify.maths.extract import extract
 from nft_jax.verify.maths.judge import alternatives, check_gold
 from nft_jax.verify.rewards.registry import lookup
 
-REASONS = ("unreadable", "no_question", "no_answer", "bad_gold", "bad_chat", "too_long")
+REASONS = ("unreadable", "no_question", "no_answer", "placeholder", "bad_gold", "bad_chat", "too_long")
+PLACEHOLDERS = frozenset(("proof", "notfound", "not found", "n/a", "nan", "null", "<na>"))
+"""Values, in any case, that stand for a missing gold. So does None, but not none: that may be the answer."""
 LONGEST_ANSWER = 200
 """Characters of a text without a box that can pass for an answer."""
+_TAGS = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+# \boxed 2 is read as TeX does where nothing else can be meant.
+_BARE_BOX = re.compile(r"\\boxed\s+([0-9a-zA-Z])(?![0-9a-zA-Z.,^_({])")
 
 
 class Unusable(Exception):
     """Why a row cannot be used: (one of REASONS, detail)."""
 
 
+def half_pair(text: str) -> str | None:
+    """Where a text has half of a surrogate pair, which no tokenizer and no parquet file takes; None if nowhere."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        around = text[max(error.start - 20, 0):error.start + 20]
+        return f"half of a surrogate pair, {text[error.start]!r}, in {around!r}"
+    return None
+
+
 def read_question(row: dict) -> str | list[dict]:
     """The question of a row: a string, or chat messages that end with the user's. Raises Unusable."""
     name = next((name for name in QUESTION_COLUMNS if row.get(name)), None)
     if name is None:
-        raise Unusable("no_question", f"no value in {', '.join(QUESTION_COLUMNS)} (columns: {', '.join(row)})")
+        raise Unusable("no_question", f"no value in {', '.join(QUESTION_COLUMNS)} (columns: {listed(row)})")
     value = row[name]
     if isinstance(value, str):
         if not value.strip():
@@ -46,8 +63,12 @@ def gold_reader(reward: str, required: bool = True) -> Callable[[dict], str]:
 
     def read_row(row: dict) -> str:
         try:
-            return read(row)
-        except (Unusable, ValueError) as problem:
+            gold = read(row)
+            if broken := half_pair(gold):
+                raise ValueError(broken)
+            return gold
+        # TypeError: a value that JSON has not, such as a date. RecursionError: JSON within text, nested too deep.
+        except (Unusable, ValueError, TypeError, RecursionError) as problem:
             if not required:
                 return ""
             if isinstance(problem, Unusable):
@@ -59,9 +80,9 @@ def gold_reader(reward: str, required: bool = True) -> Callable[[dict], str]:
 def read_gold(row: dict) -> str:
     """The gold answer of a row of maths, from the first column that has a value. Raises Unusable.
 
-    In its text, what follows the last #### is the gold (GSM8K), else the content of the last box, else the
-    whole text. A whole number is written without a point (142.0 is 142). OlympiadBench has a list of all
-    answers.
+    In its text, or between its last <answer> tags, what follows the last #### is the gold (GSM8K), else the content
+    of the last box, else the whole text. A whole number is written without a point (142.0 is 142). OlympiadBench has
+    a list of all answers. A placeholder is no gold, whatever the other columns have.
     """
     for name in ANSWER_COLUMNS:
         value = row.get(name)
@@ -81,12 +102,16 @@ def read_gold(row: dict) -> str:
 
 
 def _final_answer(name: str, text: str) -> str:
+    text = _BARE_BOX.sub(r"\\boxed{\1}", (_TAGS.findall(text) or [text])[-1])
+    if text.strip() == "None" or text.strip().casefold() in PLACEHOLDERS:
+        raise Unusable("placeholder", f"{name} is {text.strip()!r}, which stands for a missing answer (where it is the "
+                       "answer, write it as \\text{...})")
     if "####" in text:
         gold = text.rpartition("####")[2].strip()
     elif "\\boxed" in text:
         gold = extract(text) or ""
         if not gold:
-            raise Unusable("bad_gold", f"the last box in {name} is empty or not complete")
+            raise Unusable("bad_gold", f"the last box in {name} is empty, not complete or without braces")
     else:
         gold = text.strip()
         if max(map(len, alternatives(gold))) > LONGEST_ANSWER or "\n" in gold:

@@ -27,9 +27,7 @@ def nft(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
                 0 where logp - old > 10. The clamp is straight-through: its gradient is kept on
                 both sides and at the tie.
 
-    With loss.ratio "sequence", log R = min(sum of logp - old over the answer, 10), and each token carries
-    value / length. With "sequence_mean" (GSPO's), log R = min(mean of logp - old, 10), and each token carries the
-    value. In both cases each token has the derivative above with the answer's R: see `ratios.ratio_and_share`.
+    Other values of loss.ratio take R from the whole answer: see `ratios.ratio_and_share`.
 
     H. Chen et al., arXiv 2505.18116, Eq. 10 and appendix B (soft rewards); github.com/NVlabs/NFT."""
     log_r, share = ratio_and_share(logprobs, old_logprobs, mask, config, extras)

@@ -16,8 +16,11 @@ def grpo(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
     derivative  -A R;  0 where the clip is active and where logp - old > 10
     std and errors as `group_advantage`. There is no KL term: see `nft_jax.objectives.terms`.
 
-    Shao et al., DeepSeekMath, arXiv 2402.03300, Eq. 3 (which does not say which std; verl and TRL
-    use std_ddof 1)."""
+    DAPO is the same with the upper clip raised ("clip-higher", 0.28) and one token mean over the whole batch. Its
+    other parts are outside: groups without signal are left out, and `overlong_penalty` is added to the rewards.
+
+    Shao et al., DeepSeekMath, arXiv 2402.03300, Eq. 3 (which does not say which std; verl and TRL use std_ddof 1).
+    DAPO: Yu et al., arXiv 2503.14476, Eq. 8-13."""
     advantage = group_advantage(rewards, group_accuracy, config, extras)
     return clipped_surrogate(log_ratio(logprobs, old_logprobs), advantage, config)
 
@@ -30,16 +33,6 @@ def dr_grpo(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extra
 
     Liu et al., arXiv 2503.20783."""
     return clipped_surrogate(log_ratio(logprobs, old_logprobs), rewards - group_accuracy, config)
-
-
-def dapo(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
-    """DAPO: GRPO with the upper clip raised ("clip-higher", 0.28) and one token mean over the whole batch.
-
-    Value, derivative, std and errors as `grpo`. DAPO's other two parts are not in the token loss: groups
-    without signal are left out (as for every objective), and `overlong_penalty` is added to the rewards.
-
-    Yu et al., arXiv 2503.14476, Eq. 8-13."""
-    return grpo(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras)
 
 
 def reinforce(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):

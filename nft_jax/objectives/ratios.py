@@ -1,15 +1,13 @@
 """The pieces of token losses. Notation as in `nft_jax.objectives.registry`."""
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.lax import stop_gradient
 
 from nft_jax.config import ObjectiveConfig, PromptWeight
 from nft_jax.types import InputError
-
-Array = Any
 
 MAX_LOG_RATIO = 10.0      # the ratio stops at exp(10) = 22026, without gradient beyond
 ACCURACY_RANGE = (0.02, 0.98)

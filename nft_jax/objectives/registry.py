@@ -13,11 +13,12 @@ c = -dloss/dlogprob, the coefficient on grad log pi in the direction of ascent.
 """
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, get_args
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.lax import stop_gradient
 
 from nft_jax.config import LossAgg, ObjectiveConfig, PromptWeight, Ratio
@@ -26,7 +27,6 @@ from nft_jax.objectives.dpo import dpo
 from nft_jax.objectives.nft import naive_contrast, nft, nft_clip, rft
 from nft_jax.types import InputError
 
-Array = Any
 TokenLoss = Callable[..., tuple[Array, dict[str, Array]]]
 
 METRICS = ("ratio", "positive_loss", "negative_loss", "clamped", "saturated", "clipped")
@@ -73,7 +73,7 @@ OBJECTIVES: dict[str, Objective] = {
     "rft": Objective(rft, ("prompt_weight", "pos_weight", "ratio"), prompt_weight="1", neg_weight=0.0),
     "grpo": Objective(policy_gradient.grpo, (*_CLIP, *_GROUP), **_PPO, loss_agg=_PER_ANSWER),
     "dr_grpo": Objective(policy_gradient.dr_grpo, (*_CLIP, "overlong_buffer"), **_PPO, loss_agg="constant"),
-    "dapo": Objective(policy_gradient.dapo, (*_CLIP, *_GROUP), clip_low=0.2, clip_high=0.28),
+    "dapo": Objective(policy_gradient.grpo, (*_CLIP, *_GROUP), clip_low=0.2, clip_high=0.28),
     "dpo": Objective(dpo, ("beta", "nll_weight"), loss_agg="constant", loss_aggs=("constant", "token_mean"),
                      whole_groups=True),
     "nft_clip": Objective(nft_clip, (*_LIKELIHOODS, *_CLIP), prompt_weight="1-r", neg_weight=1.0,

@@ -12,15 +12,15 @@ mismatch. `TermsConfig` says which are on.
 """
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from nft_jax.config import TermsConfig
 from nft_jax.types import Group
 
-Array = Any
 OFF = TermsConfig()
 MAX_LOG_RATIO = 10.0      # beyond it k3 continues as a straight line
 

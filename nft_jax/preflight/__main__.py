@@ -20,7 +20,6 @@ from nft_jax.types import InputError
 
 
 class Arguments(NamedTuple):
-    """A parsed command line."""
     config: Annotated[Config, tyro.conf.arg(name="")]
     topology: str = "cpu:1"
     """Devices of the run: v5p:4x4x4, v6e:8x8, gpu:8xH100, cpu:8."""
@@ -50,11 +49,12 @@ def main(arguments: list[str]) -> int:
         topology = Topology.parse(asked.topology)
         topology.prepare()
         from nft_jax.model.hf import config_of
+        from nft_jax.preflight.estimate import Assumptions
         from nft_jax.preflight.report import preflight
         from nft_jax.preflight.text import text
-        report = preflight(asked.config, config_of(asked.config.policy.path), topology,
-                           answer_tokens=asked.answer_tokens, accepted_share=asked.accepted_share,
-                           progress=lambda line: print(line, file=sys.stderr))
+        assumed = Assumptions.of(asked.config, asked.answer_tokens, asked.accepted_share)
+        report = preflight(asked.config, config_of(asked.config.policy.path), topology, assumed,
+                           lambda line: print(line, file=sys.stderr))
         print(text(report))
         return 0 if report.fits else 2
 

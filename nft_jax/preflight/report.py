@@ -74,8 +74,8 @@ class Report(Sketch):
         return not self.too_large
 
 
-def estimate_of(config: Config, model: ModelConfig, topology: Topology, *, answer_tokens: int = 0,
-                accepted_share: float = 0.5) -> Sketch:
+def estimate_of(config: Config, model: ModelConfig, topology: Topology,
+                assumed: Assumptions | None = None) -> Sketch:
     """Time and memory of a run without compiling. What the devices send each other is then not known, and not
     counted.
 
@@ -91,19 +91,19 @@ def estimate_of(config: Config, model: ModelConfig, topology: Topology, *, answe
     free = int(topology.device.memory * topology.device.usable)
     plan = make_plan(config, model, topology.devices(), free=free)
     sampler = plan.sampler()
-    memory, assumed = analytic(plan, sampler, attention), Assumptions.of(config, answer_tokens, accepted_share)
+    memory, assumed = analytic(plan, sampler, attention), assumed or Assumptions.of(config)
     return Sketch(plan, sampler, topology, attention, memory, assumed,
                   estimate(plan, sampler, memory, topology.device, assumed, received={}))
 
 
-def preflight(config: Config, model: ModelConfig, topology: Topology, *, answer_tokens: int = 0,
-              accepted_share: float = 0.5, progress: Callable[[str], None] | None = None) -> Report:
+def preflight(config: Config, model: ModelConfig, topology: Topology, assumed: Assumptions | None = None,
+              progress: Callable[[str], object] = str) -> Report:
     """Compile the programs of a run for `topology`, each kind in its largest variant, and weigh them.
 
     GPU programs are compiled for as many virtual CPU devices. Arguments and collectives are read from these
     programs. Temporaries depend on the kernels, so they come from the memory model. Errors as `estimate_of`.
     """
-    sketch = estimate_of(config, model, topology, answer_tokens=answer_tokens, accepted_share=accepted_share)
+    sketch = estimate_of(config, model, topology, assumed)
     plan, sampler = sketch.plan, sketch.sampler
     programs = programs_of(plan, sampler)
     kinds, variants, work = largest(programs), Counter(program.kind for program in programs), flops(plan, sampler)

@@ -272,8 +272,7 @@ def _bound(config: Config, inputs: Mapping[str, str], objective: str, standing: 
                           "differs": {name: [before, now] for name, before, now in rows}}
         lines = ["  " + line for line in _columns([("what", "there", "here"), *rows])] if rows else []
         standing = replace(standing, lines=(*standing.lines, *lines))
-    if marker != read_marker(folder):
-        _write(folder / MARKER, marker)
+    _write(folder / MARKER, marker)
     if objective:
         with replaced(folder / OBJECTIVE) as partial:
             partial.write_text(objective)

@@ -9,7 +9,7 @@ left alone; with other settings it is refused, and so are its parts. The same co
 same bytes, however often it was killed."""
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from nft_jax.config.differences import differences
 from nft_jax.record.rollouts import ANSWERS, SCHEMA, answers_to_table, groups_to_table
-from nft_jax.runtime.files import replaced
+from nft_jax.runtime.files import make_folder, replaced
 from nft_jax.types import Group, InputError, Prompt, Rollout
 
 METADATA = b"nft_jax.rollout.generate"     # the table's key for its settings
@@ -36,10 +36,10 @@ class Parts:
 
     @staticmethod
     def begun(out: Path) -> dict[str, Any]:
-        """The settings of the table `out`, or of its parts, as far as there are any."""
+        """The settings of the table `out`, or of its parts; {} without either. Raises InputError for another file."""
         begun = out.with_name(out.name + ".parts") / "settings.json"
         if out.exists():
-            return json.loads((pq.read_schema(out).metadata or {}).get(METADATA, "{}"))
+            return _settings_of(out)
         return json.loads(begun.read_text())["settings"] if begun.exists() else {}
 
     @property
@@ -47,11 +47,7 @@ class Parts:
         """Whether the table is there already. Raises InputError for a table of other settings, or of none."""
         if not self.out.exists():
             return False
-        found = (pq.read_schema(self.out).metadata or {}).get(METADATA)
-        if found is None:
-            raise InputError(f"--out is {str(self.out)!r}, which exists and was not written by this command: name "
-                             "another file.")
-        _require_same(json.loads(found), self.settings, self.out)
+        _require_same(_settings_of(self.out), self.settings, self.out)
         # A kill between the table's arrival and the removal of its parts leaves them behind.
         if self.folder.exists():
             shutil.rmtree(self.folder)
@@ -66,11 +62,7 @@ class Parts:
             _require_same(found["settings"], self.settings, self.folder)
             return found["chosen"]
         chosen = choose()
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"--out is {str(self.out)!r}, beside which nothing can be written ({error.strerror}): "
-                             "name another file.") from error
+        make_folder(self.folder, "--out")
         with replaced(path) as partial:
             partial.write_text(json.dumps({"settings": self.settings, "chosen": chosen}, indent=1))
         return chosen
@@ -89,11 +81,10 @@ class Parts:
                 part_done(part, len(starts))
         self._merge(len(starts))
 
-    def done(self, prompts: Sequence[Prompt], size: int) -> Iterator[int]:
-        """The number of prompts of each finished part."""
-        for part, start in enumerate(range(0, len(prompts), size)):
-            if self._path(part).exists():
-                yield len(prompts[start:start + size])
+    def done(self, prompts: Sequence[Prompt], size: int) -> int:
+        """The number of prompts in finished parts."""
+        return sum(len(prompts[start:start + size]) for part, start in enumerate(range(0, len(prompts), size))
+                   if self._path(part).exists())
 
     def _path(self, part: int) -> Path:
         return self.folder / f"part_{part:06d}.parquet"
@@ -110,6 +101,15 @@ class Parts:
             for part in range(count):
                 writer.write_table(pq.read_table(self._path(part)).replace_schema_metadata(schema.metadata))
         shutil.rmtree(self.folder)
+
+
+def _settings_of(out: Path) -> dict[str, Any]:
+    try:
+        return json.loads(pq.read_schema(out).metadata[METADATA])
+    # No metadata, none of ours, no parquet, no file.
+    except (TypeError, KeyError, ValueError, OSError) as error:
+        raise InputError(f"--out is {str(out)!r}, which exists and was not written by this command: name another "
+                         "file.") from error
 
 
 def _require_same(found: dict, wanted: dict, where: Path) -> None:

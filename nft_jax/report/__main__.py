@@ -1,13 +1,8 @@
 """One page on one or several runs: `python -m nft_jax.report RUN [RUN ...] -o report.html`.
 
-RUN is the folder of a run, finished or not. The page is one file that opens anywhere, offline. It shows:
-
-- the configuration, and the fields in which the runs differ;
-- curves, verdicts, group accuracies and times over the steps (seeds of one experiment are one line with a band);
-- a sample of the answers to filter and search. Their tokens are coloured by how hard the objective
-  pushed them, by log-prob or by entropy.
-
-The sample is random but always the same, with as many answers from every step of every run as there are."""
+RUN is the folder of a run, finished or not. The page is one file that opens anywhere, offline: the configurations and
+their differences, curves, and a sample of the answers, their tokens coloured. The sample is random but always the
+same, with as many answers from every step of every run as there are."""
 import argparse
 import os
 from pathlib import Path

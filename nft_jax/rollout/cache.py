@@ -76,8 +76,7 @@ def state_shardings(config: ModelConfig, mesh: Mesh) -> DecodeState:
 
 def abstract_decode_state(config: ModelConfig, mesh: Mesh, *sizes) -> DecodeState:
     """`empty_state(config, *sizes)` as jax.ShapeDtypeStruct with shardings."""
-    state, places = jax.eval_shape(partial(empty_state, config, *sizes)), state_shardings(config, mesh)
-    return with_shardings(state, places._replace(cache=jax.tree.map(lambda _: places.cache, state.cache)))
+    return with_shardings(jax.eval_shape(partial(empty_state, config, *sizes)), state_shardings(config, mesh))
 
 
 def attended(write_index, length, capacity: int):

@@ -44,8 +44,10 @@ def use_compilation_cache() -> None:
 
 
 def with_shardings(shapes, shardings):
-    """A tree of jax.ShapeDtypeStruct with a sharding at each leaf; `shardings` is a tree of the same structure."""
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+    """A tree of jax.ShapeDtypeStruct with a sharding at each leaf. `shardings` is a tree of the same structure, or
+    a prefix of it: one sharding stands for all leaves below it."""
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes,
+                        jax.tree.broadcast(shardings, shapes))
 
 
 def compile_all(programs: Sequence[Program], *, threads: int = 4,

@@ -87,8 +87,7 @@ def _explicit(given: Mapping[str, str]) -> Cluster | None:
     """The cluster that our three variables describe; None for one process."""
     missing = [name for name in VARIABLES if name not in given]
     if missing:
-        raise InputError(f"{', '.join(given)} {'is' if len(given) == 1 else 'are'} set, and {', '.join(missing)} "
-                         f"{'is' if len(missing) == 1 else 'are'} not: {EXPLICIT}.")
+        raise InputError(f"Beside {', '.join(given)} there is no {', '.join(missing)}: {EXPLICIT}.")
     address, *numbers = (given[name] for name in VARIABLES)
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+from nft_jax.config.checks import on_this_machine, require
 from nft_jax.types import InputError
 
 MANIFEST = "manifest.json"
@@ -74,6 +75,17 @@ def _empty(folder: Path, but: Path | None = None) -> None:
             entry.unlink()
         elif entry != but:
             remove(entry)
+
+
+def make_folder(folder: Path, field: str) -> None:
+    """Makes the folder with its parents, unless it is there. Raises InputError, which names `field`, for an address
+    such as gs://bucket, which would become a folder gs: here, and where the system refuses."""
+    require(on_this_machine(folder), field, str(folder), "name a folder of this machine, such as a mounted bucket's.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{field} is {str(folder)!r}, which cannot be made ({error.strerror}): name another "
+                         "place.") from error
 
 
 def checksum(path: Path) -> int:

@@ -3,7 +3,7 @@ import pytest
 
 from nft_jax.config import DataConfig
 from nft_jax.data.questions import Unusable, read_gold, read_question
-from nft_jax.data.sources import read_rows
+from nft_jax.data.sources import read_source
 from refusal import refused
 
 
@@ -18,6 +18,11 @@ from refusal import refused
     ({"answer": None, "solution": "12"}, "12"),
     ({"answer": " ", "reward_model": {"ground_truth": "34", "style": "rule"}}, "34"),
     ({"answer": "5", "solution": "\\boxed{6}"}, "5"),
+    ({"answer": "<answer>8</answer>"}, "8"), ({"solution": "<answer>7</answer> <answer> \\boxed{8}</answer>."}, "8"),
+    ({"solution": "... $x=\\boxed 2$."}, "2"), ({"answer": "none"}, "none"),
+    ({"answer": r"\text{None}"}, r"\text{None}"),
+    ({"solution": "so \\boxed{None}"}, "None"), ({"answer": "no solution"}, "no solution"),
+    ({"prompt": "Q", "reward_model": {"ground_truth": '["36"]'}}, '["36"]'),
 ])
 def test_gold_layouts(row, gold):
     assert read_gold(row) == gold
@@ -28,7 +33,11 @@ def test_gold_layouts(row, gold):
     ({"reward_model": {"style": "rule"}}, "no_answer"), ({"answer": "#### "}, "bad_gold"),
     ({"answer": True}, "bad_gold"), ({"answer": ["1", "2"]}, "bad_gold"), ({"answer": {"value": 3}}, "bad_gold"),
     ({"solution": "We argue\nat length, without a box."}, "bad_gold"), ({"answer": "{1"}, "bad_gold"),
-    ({"solution": "not closed \\boxed{3"}, "bad_gold"),
+    ({"solution": "not closed \\boxed{3"}, "bad_gold"), ({"solution": "so \\boxed 12"}, "bad_gold"),
+    *[({"answer": value, "solution": "so \\boxed{7}"}, "placeholder") for value in (
+        "proof", "Proof", "notfound", "not found", "None", "N/A", "n/a", "nan", "NaN", "null", " proof ", "<NA>",
+        "<answer>None</answer>")],
+    ({"reward_model": {"ground_truth": "notfound"}}, "placeholder"),
 ])
 def test_unusable_golds(row, reason):
     with refused(reason, kind=Unusable) as caught:
@@ -49,5 +58,5 @@ def test_unusable_questions(row):
 def test_byte_order_mark_and_flat_ground_truth(tmp_path):
     path = tmp_path / "q.jsonl"
     path.write_text('\ufeff{"problem": "1+1", "reward_model.ground_truth": "2"}\n', encoding="utf-8")
-    rows = dict(read_rows(DataConfig(source=str(path))))
+    rows = dict(read_source(DataConfig(source=str(path))).rows)
     assert read_gold(rows[1]) == "2"

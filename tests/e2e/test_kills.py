@@ -29,6 +29,7 @@ import killed
 ROOT = Path(__file__).parents[2]
 SINGLE = [1, 1, 1, 1]
 CHAINS = 4
+START = ("lock", "run.json", "config.json", "skipped.json", "metrics.jsonl.partial")
 
 
 def phases(events: list[str]) -> dict[str, list[str]]:
@@ -44,7 +45,7 @@ def phases(events: list[str]) -> dict[str, list[str]]:
             found["checkpoint"].append(name)
         elif path.startswith(("curves", "model", "summary")) and not removal:
             found["end"].append(name)
-        elif path.startswith(("lock", "config.json", "skipped.json", "metrics.jsonl.partial")) and not removal:
+        elif path.startswith(START) and not removal:
             found["start"].append(name)
     return found
 

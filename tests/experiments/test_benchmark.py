@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.benchmark import command, device, scaling, tasks
+from experiments.benchmark import __main__ as command
+from experiments.benchmark import device, scaling, tasks
 from experiments.benchmark.compare import compare, read_lines
 from experiments.benchmark.tasks import Case, EndToEnd, Training, WrongResult, standard_case
 from experiments.peers.common import Seconds, Timed
@@ -199,7 +200,7 @@ def test_one_failure_does_not_stop_the_others(monkeypatch, capsys, tmp_path):
     assert command.main(["--task", "train", "rollout", "--out", str(out), "--compare", str(peers)]) == 1
     assert ["error" in json.loads(text) for text in out.read_text().splitlines()] == [True, False]
     assert "| nano rollout | hf (plain) | 100 | 500 | 5.00 × | ≥ 3 ×, met |" in capsys.readouterr().out
-    assert command.main(["--compare", str(peers), "--results", str(out)]) == 0
+    assert command.main(["--compare", str(peers)]) == 0
 
 
 @pytest.mark.parametrize(("wrong", "way_out"), [

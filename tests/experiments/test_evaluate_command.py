@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from experiments.evaluate.command import NO_RUN, main, parse, sets_asked, verifier_of
+from experiments.evaluate.__main__ import NO_RUN, main, parse, sets_asked, verifier_of
 from experiments.evaluate.table import markdown
 from nft_jax.config import Config, EvaluationConfig, RolloutConfig, VerifierConfig
 from nft_jax.data.benchmarks import SETS
@@ -133,7 +133,7 @@ def test_what_a_flag_is_when_it_is_not_given(monkeypatch):
     names = "temperature", "top_p", "max_new_tokens", "mode", "seed", "stop"
 
     def found(of, *flags):
-        monkeypatch.setattr("experiments.evaluate.command.run_config", lambda model: of)
+        monkeypatch.setattr("experiments.evaluate.__main__.run_config", lambda model: of)
         given = parse(["--model", "m", *flags])
         return [getattr(given, name) for name in names]
 
@@ -183,6 +183,6 @@ other | Qwen2.5-Math-7B | NFT-7B | Qwen2.5-32B | NFT-32B |
 
 
 def test_help_answers_without_jax():
-    code = ("import sys\nfrom experiments.evaluate.command import parse\ntry: parse(['--help'])\n"
+    code = ("import sys\nfrom experiments.evaluate.__main__ import parse\ntry: parse(['--help'])\n"
             "except SystemExit: assert 'jax' not in sys.modules\nelse: raise SystemExit(1)")
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)

@@ -35,9 +35,9 @@ def test_variables_of_ours():
 
 
 @pytest.mark.parametrize(("change", "named"), [
-    ({"NFT_PROCESS_ID": ""}, ("NFT_COORDINATOR, NFT_NUM_PROCESSES are set", "NFT_PROCESS_ID is not")),
+    ({"NFT_PROCESS_ID": ""}, ("Beside NFT_COORDINATOR, NFT_NUM_PROCESSES", "no NFT_PROCESS_ID")),
     ({"NFT_COORDINATOR": "", "NFT_PROCESS_ID": ""},
-     ("NFT_NUM_PROCESSES is set", "NFT_COORDINATOR, NFT_PROCESS_ID are not")),
+     ("Beside NFT_NUM_PROCESSES", "no NFT_COORDINATOR, NFT_PROCESS_ID")),
     ({"NFT_COORDINATOR": "10.0.0.1"}, ("NFT_COORDINATOR", "'10.0.0.1'", "host:port")),
     ({"NFT_COORDINATOR": "a:99999"}, ("NFT_COORDINATOR", "'a:99999'", "host:port")),
     ({"NFT_PROCESS_ID": "one"}, ("NFT_PROCESS_ID", "'one'")),
@@ -180,7 +180,7 @@ def test_who_fails_on_the_way_tells_the_others(gathering, address, monkeypatch):
     assert "process 1 " in told[0] and "no such reward" in told[0]
 
 
-@pytest.mark.parametrize(("module", "command"), [("experiments.evaluate.command", "experiments.evaluate"),
+@pytest.mark.parametrize(("module", "command"), [("experiments.evaluate.__main__", "experiments.evaluate"),
                                                  ("nft_jax.rollout.generate", "nft_jax.rollout.generate")])
 def test_work_for_one_process_is_refused_to_one_of_several(module, command, monkeypatch, tmp_path, capsys):
     """All of them would write the same files."""

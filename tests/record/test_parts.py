@@ -51,7 +51,7 @@ def test_after_a_stop_only_the_missing_parts_are_made_and_the_bytes_are_the_same
     parts = begin(out)
     with pytest.raises(Stopped):
         parts.fill(PROMPTS, 2, until_the_stop, lambda part, count: None)
-    assert list(parts.done(PROMPTS, 2)) == [2] * stop and not out.exists()
+    assert parts.done(PROMPTS, 2) == 2 * stop and not out.exists()
     again = begin(out)
     again.fill(PROMPTS, 2, answer, lambda *part: told.append(part))
     assert told == [(part, 3) for part in range(stop, 3)]
@@ -89,8 +89,12 @@ def test_a_table_of_another_command_and_a_place_that_cannot_be_written_are_refus
     import pyarrow.parquet as pq
     other = tmp_path / "other.parquet"
     pq.write_table(pq.read_table(whole.out).replace_schema_metadata(None), other)
-    with refused("--out", "other.parquet"):
-        _ = Parts(other, SETTINGS).finished
+    (tmp_path / "text.parquet").write_text("mine")
+    for out in (other, tmp_path / "text.parquet"):
+        with refused("--out", out):
+            _ = Parts(out, SETTINGS).finished
+        with refused("--out", out):
+            Parts.begun(out)
     file = tmp_path / "file"
     shutil.copy(other, file)
     with refused("--out", "answers.parquet"):

@@ -81,7 +81,7 @@ def test_the_rows_tell_of_every_set_and_their_mean(run):
 
 def test_the_command_finds_the_run_s_own_numbers_again(run, capsys, monkeypatch):
     """Same sampler, verifier, settings and random numbers, from the checkpoint, whatever is evaluated beside it."""
-    from experiments.evaluate.command import main
+    from experiments.evaluate.__main__ import main
     folder, _ = run
     monkeypatch.setattr("nft_jax.rollout.answers.make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
     main(["--model", str(folder), "--step", "1", "--suite", f"mine={folder.parent / 'q.jsonl'}", "--n", "4", "--limit",

@@ -1,4 +1,5 @@
 """Parameters by path: what of a checkpoint is refused."""
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -15,7 +16,8 @@ from refusal import refused
 def test_a_checkpoint_whose_values_are_not_finite_is_named(value, monkeypatch, tmp_path):
     params = load_params(NANO)
     params["layers"]["down"] = params["layers"]["down"].at[1, 0, 0].set(value)
-    monkeypatch.setattr(weights, "read_params", lambda *_: params)
+    stored = SimpleNamespace(restore_params=lambda step, shapes: params)
+    monkeypatch.setattr(weights, "reading", lambda *_: nullcontext(stored))
     found = weights.Weights(NANO, read_config(NANO), SimpleNamespace(checkpoint=None), tmp_path, 3)
     if np.isfinite(value):
         assert found.read()["layers"]["down"].dtype == jnp.float32

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nft_jax.runtime.files import checksum, damage, held, read_manifest, remove, replaced, write_manifest
+from nft_jax.runtime.files import checksum, damage, held, make_folder, read_manifest, remove, replaced, write_manifest
 from refusal import refused
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +65,22 @@ def test_a_link_stays_and_its_target_is_replaced(tmp_path, target):
     remove(links / "model")
     assert (links / "model").is_symlink() and not list((place / "model").iterdir())
     assert (tmp_path / "other" / "mine").read_text() == "mine"
+
+
+@pytest.mark.parametrize("folder", ["gs://bucket/x", "s3://bucket", "hdfs://host/x", "a-b+c.1:/x"])
+def test_an_address_never_becomes_a_folder_here(tmp_path, monkeypatch, folder):
+    monkeypatch.chdir(tmp_path)
+    with refused("--out", Path(folder)):
+        make_folder(Path(folder), "--out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_the_system_refuses_to_make_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with refused("--out", tmp_path / "file" / "below", "Not a directory"):
+        make_folder(tmp_path / "file" / "below", "--out")
+    make_folder(tmp_path / "a" / "b", "--out")
+    make_folder(tmp_path / "a" / "b", "--out")
 
 
 def test_the_checksum_is_that_of_the_whole_file(tmp_path, monkeypatch):

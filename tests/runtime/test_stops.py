@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from nft_jax.runtime import distributed, stops
 from nft_jax.runtime.stops import Stop, StopRun, Watch, stop_on_signals
 from nft_jax.types import Halted, InputError
+from refusal import refused
 
 
 class Store:
@@ -231,7 +232,7 @@ def test_one_process_alone_watches_nobody(monkeypatch):
     hook = sys.excepthook
     stops.watch_other_hosts()
     assert stops._watch is None and sys.excepthook is hook
-    with pytest.raises(ValueError, match="mine"), distributed.ends_together():
+    with refused("mine", kind=ValueError), distributed.ends_together():
         raise ValueError("mine")
     stop = Stop()
     stop.ask()

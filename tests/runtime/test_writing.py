@@ -25,8 +25,9 @@ def small_files():
 def test_a_line_is_there_as_a_whole_or_not_at_all(tmp_path, small_files):
     path = tmp_path / "lines"
     append(path, b"a" * 79 + b"\n")
-    with pytest.raises(OSError, match="too large"):
+    with pytest.raises(OSError) as caught:
         append(path, b"b" * 79 + b"\n")                      # 20 bytes of it would fit
+    assert caught.value.errno == errno.EFBIG
     assert path.read_bytes() == b"a" * 79 + b"\n"
     append(path, b"c" * 20)
     assert path.stat().st_size == 100
@@ -102,5 +103,5 @@ def test_any_other_refusal_of_the_system_ends_the_run_and_names_what_and_why(num
 
 
 def test_a_bug_keeps_its_traceback():
-    with pytest.raises(TypeError, match="a bug"):
+    with refused("a bug", kind=TypeError):
         Writing([].append)("rows", "row 1", failing(TypeError("a bug")))

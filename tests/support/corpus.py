@@ -1,15 +1,44 @@
-"""Labelled answers: category -> (gold, answer in the box, whether it is right).
+"""Labelled answers: `CORPUS`, category -> (gold, answer in the box, whether it is right), and `cases`.
 
 The rule behind every label: the boxed answer is right iff it is mathematically equal to the gold in the form asked.
 Units, currency and degree marks may be dropped or added when consistent; a bare list of solutions is unordered, a
 tuple is ordered; unreduced fractions and unsimplified radicals are equal; a decimal approximation of a recurring or
 irrational number is not equal; a = b = c must be a true chain; alternatives beyond the gold are wrong.
 """
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from nft_jax.verify.maths.extract import extract
+from nft_jax.verify.maths.judge import judge, quick_verdict
+
+CASES = Path(__file__).parents[1] / "verify" / "maths" / "cases"
+
+
+class Case(NamedTuple):
+    """One row of `cases`."""
+    family: str
+    gold: str
+    response: str
 
 
 def box(answer: str) -> str:
     """A response that ends with the answer in a box."""
     return f"So the answer is $\\boxed{{{answer}}}$."
+
+
+def cases(name: str) -> list[Case]:
+    """The rows of cases/`name`.jsonl: `right` spellings, or `hostile` answers. None was written by who wrote the
+    verifier. A row has an `answer`, or a whole `response` where extraction is what it tries."""
+    rows = map(json.loads, (CASES / f"{name}.jsonl").read_text().splitlines())
+    return [Case(row["family"], row["gold"], row.get("response") or box(row["answer"])) for row in rows]
+
+
+def is_right(gold: str, answer: str) -> bool:
+    """What the pool says, without its processes."""
+    answer = extract(box(answer))
+    quick = quick_verdict(gold, answer)
+    return (quick.outcome if quick else judge(gold, answer)[0]) == "right"
 
 
 CORPUS: dict[str, list[tuple[str, str, bool]]] = {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from corpus import CORPUS, box
+from corpus import CORPUS, box, cases
 from hostile import HOSTILE
 from refusal import refused
 
@@ -68,14 +68,16 @@ def test_labelled_corpus(verifier):
 
 
 def test_verdicts_do_not_depend_on_the_batch():
-    names = ("algebra", "radicals", "equations", "constants")
-    cases = random.Random(1).sample([case for name in names for case in CORPUS[name]], 24)
+    rng, names = random.Random(1), ("algebra", "radicals", "equations", "constants")
+    rows = rng.sample([(gold, box(answer)) for name in names for gold, answer, _ in CORPUS[name]], 24)
+    rows += [(case.gold, case.response) for name in ("right", "hostile") for case in rng.sample(cases(name), 24)]
+    golds, responses = zip(*rows, strict=True)
     with Verifier(VerifierConfig(workers=2)) as pool:
-        together = submit(pool, cases).result()
+        together = pool.judge(responses, golds)
     with Verifier(VerifierConfig(workers=1)) as pool:
-        order = random.Random(2).sample(range(len(cases)), len(cases))
-        alone = {i: submit(pool, [cases[i]]).result()[0] for i in order}
-    assert together == [alone[i] for i in range(len(cases))]
+        order = rng.sample(range(len(rows)), len(rows))
+        alone = {i: pool.judge([responses[i]], [golds[i]])[0] for i in order}
+    assert together == [alone[i] for i in range(len(rows))]
 
 
 def test_hostile_answers_change_no_other_verdict():

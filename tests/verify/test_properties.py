@@ -5,8 +5,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("math_verify")
 
-from nft_jax.verify.maths.extract import extract
-from nft_jax.verify.maths.judge import judge, quick_verdict
+from corpus import is_right
 from nft_jax.verify.maths.symbolic import warm_up
 
 small = st.integers(1, 30)
@@ -17,13 +16,6 @@ settled = settings(max_examples=25, deadline=None, derandomize=True)
 @pytest.fixture(scope="module", autouse=True)
 def loaded():
     warm_up()
-
-
-def is_right(gold: str, answer: str) -> bool:
-    """What the pool says, without its processes."""
-    answer = extract(f"so \\boxed{{{answer}}}.")
-    quick = quick_verdict(gold, answer)
-    return (quick.outcome if quick else judge(gold, answer)[0]) == "right"
 
 
 @settled

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -24,6 +25,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.hf.families import Tensor, config_to_hf
 from nft_jax.model.hf.load import FLOATS, INDEX, SINGLE, float_type, hf_order
+from nft_jax.runtime.files import make_folder
 from nft_jax.types import InputError
 
 
@@ -37,7 +39,7 @@ def save_params(params: dict, config: ModelConfig, folder: str | os.PathLike, dt
 
     Files are first written under another name, so that a killed run leaves no half file. Weights of an older save
     are replaced. Every process must call this, and the first one writes. Raises InputError for parameters that do
-    not fit the config, or a type that model files do not hold."""
+    not fit the config, a type that model files do not hold, and a place where no folder can be made."""
     folder = Path(folder)
     shards = _plan_shards(params, config, dtype, max_shard_bytes)
     if jax.process_index() > 0:
@@ -45,7 +47,7 @@ def save_params(params: dict, config: ModelConfig, folder: str | os.PathLike, dt
             # All processes exchange the parts of each array.
             piece.array()
         return folder
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, "path")
     kept = np.dtype(dtype if dtype is not None else params["embed"].dtype)
     config_json = {**config_to_hf(config), **(more or {}), "dtype": kept.name, "torch_dtype": kept.name}
     names = [SINGLE] if len(shards) == 1 else [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
@@ -56,7 +58,7 @@ def save_params(params: dict, config: ModelConfig, folder: str | os.PathLike, dt
     with TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
         (Path(temporary) / "config.json").write_text(json.dumps(config_json, indent=2) + "\n")
         for file, shard in zip(names, shards, strict=True):
-            _write_file(Path(temporary) / file, shard)
+            write_file(Path(temporary) / file, shard)
         if len(shards) > 1:
             index = {"metadata": {"total_size": sum(piece.size for shard in shards for piece in shard)},
                      "weight_map": {piece.name: file for file, shard in zip(names, shards, strict=True)
@@ -70,7 +72,7 @@ def save_params(params: dict, config: ModelConfig, folder: str | os.PathLike, dt
     return folder
 
 
-class _Piece(NamedTuple):
+class Piece(NamedTuple):
     """A tensor to be written. `array()` brings it to the host."""
     name: str
     dtype: np.dtype
@@ -82,7 +84,7 @@ class _Piece(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def _plan_shards(params: dict, config: ModelConfig, dtype, max_shard_bytes: int) -> list[list[_Piece]]:
+def _plan_shards(params: dict, config: ModelConfig, dtype, max_shard_bytes: int) -> list[list[Piece]]:
     flat, shards, room = flatten_dict(params, sep="/"), [[]], max_shard_bytes
     for name, tensor, layer in hf_order(config):
         leaf, (ours, theirs) = flat[tensor.path], tensor.shapes(config)
@@ -90,7 +92,7 @@ def _plan_shards(params: dict, config: ModelConfig, dtype, max_shard_bytes: int)
         if tuple(leaf.shape) != expected:
             raise InputError(f"params {tensor.path} has shape {tuple(leaf.shape)}: the config asks for {expected}.")
         kind = float_type(leaf.dtype if dtype is None else dtype)
-        piece = _Piece(name, kind, theirs, partial(_hf_array, leaf, tensor, layer, config, kind))
+        piece = Piece(name, kind, theirs, partial(_hf_array, leaf, tensor, layer, config, kind))
         if shards[-1] and piece.size > room:
             shards.append([])
             room = max_shard_bytes
@@ -101,20 +103,24 @@ def _plan_shards(params: dict, config: ModelConfig, dtype, max_shard_bytes: int)
 
 
 def _hf_array(leaf, tensor: Tensor, layer: int | None, config: ModelConfig, dtype: np.dtype) -> np.ndarray:
-    array = leaf if layer is None else leaf[layer]
+    return tensor.to_hf(on_host(leaf if layer is None else leaf[layer]).astype(dtype, copy=False), config)
+
+
+def on_host(array) -> np.ndarray:
+    """The whole array on this host. Of several processes that hold parts of it, each must call this."""
     if not getattr(array, "is_fully_addressable", True):
         everywhere = NamedSharding(array.sharding.mesh, PartitionSpec())
         array = jax.jit(lambda x: x, out_shardings=everywhere)(array).addressable_data(0)
-    return tensor.to_hf(np.asarray(array).astype(dtype, copy=False), config)
+    return np.asarray(array)
 
 
-def _write_file(path: Path, pieces: list[_Piece]) -> None:
-    """A safetensors file: the header's length, the header, the data in the header's order.
+def write_file(path: Path, pieces: list[Piece], metadata: Mapping[str, str] = MappingProxyType({})) -> None:
+    """A safetensors file: the header's length, the header with `metadata`, the data in the header's order.
 
     https://github.com/huggingface/safetensors#format"""
     tags = {dtype: tag for tag, dtype in FLOATS.items()}
     # transformers 4 asks for "format".
-    header: dict = {"__metadata__": {"format": "pt"}}
+    header: dict = {"__metadata__": {"format": "pt", **metadata}}
     end = 0
     for piece in pieces:
         header[piece.name] = {"dtype": tags[piece.dtype], "shape": piece.shape, "data_offsets": [end, end + piece.size]}
