@@ -1,25 +1,28 @@
-"""Settings of questions, sampling, verdicts and evaluation.
-
-    SamplingConfig          how a token is drawn
-      EvaluationConfig      held-out questions of a run
-      DecodingConfig        what a sampler is built for
-        RolloutConfig       answers to train on
-        AnswerConfig        answers without training
-"""
+"""Settings of questions, sampling, verdicts and evaluation."""
 from dataclasses import dataclass
 from typing import Literal
 
 from nft_jax.config.checks import Checked, is_day
 
 
+def columns_named(text: str) -> dict[str, str] | None:
+    """"problem=instruction,answer=final" -> {"problem": "instruction", "answer": "final"}; None for other text."""
+    pairs = [part.strip().partition("=")[::2] for part in text.split(",")] if text else []
+    found = dict(pairs)
+    return found if len(found) == len(pairs) and found.keys() <= {"problem", "answer"} and all(found.values()) else None
+
+
 @dataclass(frozen=True)
-class DataConfig(Checked):
+class DataConfig(Checked, prefix="data."):
     """Where questions come from, and how a question becomes a prompt."""
     source: str = "arithmetic"
     """"arithmetic" or "arithmetic-hard" (our generators), "reasoning-gym:TASK", a .jsonl or .parquet file, a
     folder saved by datasets, or a data set on the hub: NAME, NAME:SUBSET or NAME:FILE.parquet."""
     split: str = "train"
     """Split of a hub data set, or of the generator: base, train or heldout (disjoint by construction)."""
+    columns: str = ""
+    """Columns with names of their own: problem=NAME,answer=NAME, or one of the two. A point leads into a column of
+    objects (extra_info.answer). Empty = the names that the README gives."""
     template: str = "{problem}"
     """User message; {problem} is replaced by the question. Chat messages in the data are taken as they are."""
     system: str = ""
@@ -36,13 +39,18 @@ class DataConfig(Checked):
     seed: int | None = None
     """Seed of the order (a new permutation every epoch) and of generated questions; None = the run's seed."""
 
-    prefix = "data."
-
     def __post_init__(self):
+        self.require(columns_named(self.columns) is not None, "columns",
+                     "write problem=NAME,answer=NAME, or one of the two.")
         self.require("{problem}" in self.template, "template", "it must contain {problem}.")
         self.require(not self.date or is_day(self.date), "date", "write a day as YYYY-MM-DD, or nothing.")
         self.require_least(1, "max_prompt_tokens")
         self.require_least(0, "limit")
+
+    @property
+    def renamed(self) -> dict[str, str]:
+        """problem and answer -> the column that `columns` names for it."""
+        return columns_named(self.columns) or {}
 
 
 @dataclass(frozen=True)
@@ -75,9 +83,9 @@ class DecodingConfig(SamplingConfig):
     """An answer that reaches it is cut (finish_reason "length"), keeps its tokens and is judged as it is."""
     stop: tuple[str, ...] = ()
     """Strings that end an answer, beside the end-of-sequence ids. The token that completes one is
-    the last (finish_reason "stop")."""
+    the last (finish_reason "stop"). A string that is one added token (<|im_end|>) ends it as its id does."""
     stop_token_ids: tuple[int, ...] = ()
-    """Ids that end an answer, beside the model's end-of-sequence ids."""
+    """Ids that end an answer, beside the model's end-of-sequence ids. The start of a run prints all of them."""
     kv_dtype: Literal["compute", "int8"] = "compute"
     """Keys and values while decoding: in the compute dtype, or int8 with a scale for every token and head. int8
     takes half the memory of bfloat16. Its log-probs differ from the trainer's: see the metrics mismatch/*."""
@@ -99,7 +107,7 @@ class DecodingConfig(SamplingConfig):
 
 
 @dataclass(frozen=True)
-class RolloutConfig(DecodingConfig):
+class RolloutConfig(DecodingConfig, prefix="rollout."):
     """Sampling answers to train on."""
     prompts_per_step: int = 64
     """Groups with unequal rewards that one step trains on, and prompts of one generation batch."""
@@ -114,7 +122,6 @@ class RolloutConfig(DecodingConfig):
     sampler's after truncation. With top_k, top_p or min_p, only truncated is of the distribution
     that was sampled; a run with trainer prints a remark. The metrics mismatch/* compare the
     trainer's log-probs with the sampler's, so only trainer has them."""
-    prefix = "rollout."
 
     def __post_init__(self):
         super().__post_init__()
@@ -126,7 +133,7 @@ class RolloutConfig(DecodingConfig):
 
 
 @dataclass(frozen=True)
-class VerifierConfig(Checked):
+class VerifierConfig(Checked, prefix="verifier."):
     """Judging answers."""
     reward: str = "math"
     """What decides: math (the boxed answer against the gold), code or code-share (hidden tests),
@@ -147,8 +154,6 @@ class VerifierConfig(Checked):
     """Run the model's programs (reward code) even where bubblewrap is missing, with resource limits
     only. That is no sandbox: the programs can then read your files."""
 
-    prefix = "verifier."
-
     def __post_init__(self):
         self.require(bool(self.reward), "reward", "name a reward; the default is math.")
         self.require_least(1, "workers")
@@ -157,7 +162,7 @@ class VerifierConfig(Checked):
 
 
 @dataclass(frozen=True)
-class EvaluationConfig(SamplingConfig):
+class EvaluationConfig(SamplingConfig, prefix="evaluation."):
     """Accuracy on held-out questions (avg@k): before the first step, during the run and at its end."""
     source: str = ""
     """As data.source; empty = no evaluation, but a generator evaluates on its own held-out split. Or sets of
@@ -165,6 +170,8 @@ class EvaluationConfig(SamplingConfig):
     NAME=SOURCE reads a file of your own (aime24,amc23=amc.jsonl,mine=questions.jsonl)."""
     split: str = "heldout"
     """As data.split; the sets of nft_jax.data.benchmarks know theirs."""
+    columns: str = ""
+    """As data.columns; the sets of nft_jax.data.benchmarks know theirs."""
     reward: str = ""
     """What judges these answers, as verifier.reward; empty = the reward trained on. With it, a run
     on a wrong, partial or shaped reward is still measured by the true one."""
@@ -175,16 +182,17 @@ class EvaluationConfig(SamplingConfig):
     1 for the others)."""
     every: int = 10
     """Steps between two evaluations; 0 = only before the first and after the last step."""
-    prefix = "evaluation."
 
     def __post_init__(self):
         super().__post_init__()
+        self.require(columns_named(self.columns) is not None, "columns",
+                     "write problem=NAME,answer=NAME, or one of the two.")
         self.require_least(1, "questions")
         self.require_least(0, "samples", "every")
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnswerConfig(DecodingConfig):
+class AnswerConfig(DecodingConfig, prefix="--"):
     """Answers without training: what nft_jax.rollout.generate and experiments.evaluate share."""
     model: str
     """Folder in Hugging Face layout, hub model, or folder of a run."""
@@ -202,7 +210,6 @@ class AnswerConfig(DecodingConfig):
     """Devices that share one copy of the model."""
     part_prompts: int = 0
     """Questions of a part; 0 = chosen from the slots."""
-    prefix = "--"
 
     def __post_init__(self):
         super().__post_init__()

@@ -98,7 +98,8 @@ def ask(name: str, own: str | None, evaluation: EvaluationConfig, data: DataConf
     if known is None and not evaluation.samples:
         raise InputError(f"evaluation.samples is 0, so the set gives the number of answers, but {name or own!r} is "
                          f"none of {', '.join(SETS)}: use 1 or more.")
-    data = replace(data, source=own or known.source, limit=evaluation.questions, split=evaluation.split)
+    data = replace(data, source=own or known.source, limit=evaluation.questions, split=evaluation.split,
+                   columns=evaluation.columns if own else "")
     if known is None:
         return Asked(name, data, evaluation.samples, evaluation.questions)
     return Asked(name, replace(data, template=known.template, split=data.split if own else known.split),

@@ -4,29 +4,34 @@ The life of a question:
 1. `nft_jax.data.sources` reads the rows.
 2. A row becomes a question and its gold answer, or is skipped with a reason (`nft_jax.data.questions`).
 3. Repeats of a question are dropped; the first one's gold counts.
-4. The chat template renders the question, the tokenizer turns it into ids, and too long ones are skipped.
-5. `nft_jax.data.stream` hands the questions out as prompts, in a seeded order.
+4. The chat template renders the question. A text of too many characters is skipped before it costs more.
+5. The tokenizer turns it into ids, and too long ones are skipped.
+6. `nft_jax.data.stream` hands the questions out as prompts, in a seeded order.
 """
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
-from itertools import islice
 from string import ascii_letters
+from typing import NamedTuple
 
 import numpy as np
 
 from nft_jax.config import DataConfig
-from nft_jax.data.questions import REASONS, Unusable, gold_reader, read_question
-from nft_jax.data.sources import ANSWER_COLUMNS, QUESTION_COLUMNS, Rows, read_rows
+from nft_jax.data.questions import REASONS, Unusable, gold_reader, half_pair, read_question
+from nft_jax.data.sources import ANSWER_COLUMNS, QUESTION_COLUMNS, read_source, refuse_answers
+from nft_jax.runtime.tables import Rows, listed
 from nft_jax.types import InputError, Prompt
 
-CHUNK = 1024
-"""Rows that are rendered and tokenised together."""
+CHUNK, CHUNK_CHARACTERS = 1024, 1 << 20
+"""Rows, and characters, after which the rendered rows are tokenised together."""
+LONGEST_DETAIL = 300
+"""Characters of what a report says of one row."""
 REPEATED_SHARE = 0.2
 """Of the golds: a word that has more of them is named."""
 _WORD = re.compile(r"(?:\\text\{)?\s*[^\W\d_]{2,}(?:[\s'-]+[^\W\d_]+)*\s*\}?")
@@ -67,7 +72,8 @@ class LoadReport:
     """Words that are the gold of more than a fifth of the questions, with their shares."""
 
     def skip(self, row: int, unusable: Unusable) -> None:
-        self.skipped.append(SkippedRow(row, *unusable.args))
+        reason, detail = unusable.args
+        self.skipped.append(SkippedRow(row, reason, detail[:LONGEST_DETAIL]))
 
     @property
     def counts(self) -> dict[str, int]:
@@ -151,21 +157,21 @@ def turn_end(tokenizer) -> int | None:
     return ids[0] if ids and ids[0] in tokenizer.added_tokens_decoder else None
 
 
-def _usable(rows: Rows, report: LoadReport, columns: dict[str, None],
+def _usable(rows: Rows, report: LoadReport,
             read_gold: Callable[[dict], str]) -> Iterator[tuple[int, str | list[dict], str]]:
-    """(row number, question, gold) of the rows that have both, each question once. Fills in `columns`."""
-    golds: dict[str, str] = {}        # question -> gold of its first usable row
+    """(row number, question, gold) of the rows that have both, each question once."""
+    golds: dict[bytes, str] = {}      # digest of a question -> gold of its first usable row
     for number, row in rows:
         report.rows += 1
         try:
             if isinstance(row, str):
                 raise Unusable("unreadable", row)
-            columns |= dict.fromkeys(row)
             question, gold = read_question(row), read_gold(row)
         except Unusable as unusable:
             report.skip(number, unusable)
             continue
-        key = json.dumps(question)
+        # Messages may carry values that JSON has not, such as a date.
+        key = hashlib.blake2b(json.dumps(question, default=repr).encode(), digest_size=16).digest()
         if key in golds:
             report.repeats += 1
             report.conflicting_repeats += gold != golds[key]
@@ -174,28 +180,56 @@ def _usable(rows: Rows, report: LoadReport, columns: dict[str, None],
         yield number, question, gold
 
 
+class _Rendered(NamedTuple):
+    """A question as its text, not yet tokenised."""
+    number: int
+    problem: str
+    gold: str
+    text: str
+
+
+def _rendered(usable: Iterator, config: DataConfig, tokenizer, report: LoadReport) -> Iterator[_Rendered]:
+    """The questions as text, without those that the template refuses or that are too long by their characters."""
+    longest_token = max(map(len, tokenizer.get_vocab()))
+    # Twice as many: a tokenizer may drop white space, and write two characters as one.
+    most = 2 * config.max_prompt_tokens * longest_token
+    for number, question, gold in usable:
+        try:
+            text = render(tokenizer, question, template=config.template, system=config.system,
+                          thinking=config.thinking, date=config.date)
+        except InputError as error:
+            report.skip(number, Unusable("bad_chat", str(error)))
+            continue
+        if broken := half_pair(text):
+            report.skip(number, Unusable("unreadable", broken))
+        elif len(text) > most:
+            report.skip(number, Unusable("too_long", f"{len(text):,} characters; no token has more than "
+                                                     f"{longest_token}"))
+        else:
+            yield _Rendered(number, question if isinstance(question, str) else question[-1]["content"], gold, text)
+
+
+def _chunk(rendered: Iterator[_Rendered], most: int) -> list[_Rendered]:
+    """The next rows, at most so many, and not many more than CHUNK_CHARACTERS characters."""
+    chunk, characters = [], 0
+    while len(chunk) < most and characters < CHUNK_CHARACTERS and (one := next(rendered, None)) is not None:
+        chunk.append(one)
+        characters += len(one.text)
+    return chunk
+
+
 def _tokenized(usable: Iterator, config: DataConfig, tokenizer, report: LoadReport) -> list[Question]:
     """The questions rendered and tokenised, without the too long ones. No row is read beyond the one that
     completes config.limit."""
-    made = []
-    while chunk := list(islice(usable, min(config.limit - len(made), CHUNK) if config.limit else CHUNK)):
-        rendered = []
-        for number, question, gold in chunk:
-            try:
-                text = render(tokenizer, question, template=config.template, system=config.system,
-                              thinking=config.thinking, date=config.date)
-            except InputError as error:
-                report.skip(number, Unusable("bad_chat", str(error)))
-                continue
-            problem = question if isinstance(question, str) else question[-1]["content"]
-            rendered.append((number, problem, gold, text))
-        texts = [text for *_, text in rendered]
-        ids = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-        for (number, problem, gold, text), tokens in zip(rendered, ids, strict=True):
+    made: list[Question] = []
+    rendered = _rendered(usable, config, tokenizer, report)
+    while chunk := _chunk(rendered, min(config.limit - len(made), CHUNK) if config.limit else CHUNK):
+        ids = tokenizer([one.text for one in chunk], add_special_tokens=False)["input_ids"]
+        for one, tokens in zip(chunk, ids, strict=True):
             if len(tokens) > config.max_prompt_tokens:
-                report.skip(number, Unusable("too_long", f"{len(tokens)} tokens"))
+                report.skip(one.number, Unusable("too_long", f"{len(tokens)} tokens"))
             else:
-                made.append(Question(problem, gold, text, np.asarray(tokens, np.int32)))
+                made.append(Question(one.problem, one.gold, one.text, np.asarray(tokens, np.int32)))
     return made
 
 
@@ -207,28 +241,32 @@ def load_questions(config: DataConfig, tokenizer, *, field: str = "data",
     `config.limit` = n, only the first n usable questions are kept, and no row after them is read. Raises
     InputError, naming `field`.source: nothing there, no rows, unknown columns, nothing usable.
     """
-    report, columns = LoadReport(config.source), {}
-    usable = _usable(read_rows(config, field, reward), report, columns, gold_reader(reward, answers))
-    used = _tokenized(usable, config, tokenizer, report)
+    table, report = read_source(config, field, reward), LoadReport(config.source)
+    if answers:
+        refuse_answers(table, config, field)
+    used = _tokenized(_usable(table.rows, report, gold_reader(reward, answers)), config, tokenizer, report)
     report.used = len(used)
     report.repeated_golds = {
         gold: times / len(used) for gold, times in Counter(question.gold for question in used).items()
         if times > max(1, REPEATED_SHARE * len(used)) and _WORD.fullmatch(gold)}
     report.skipped.sort(key=lambda skipped: skipped.row)
     if not used:
-        raise InputError(_nothing_usable(report, columns, config, field))
+        raise InputError(_nothing_usable(report, table.columns, config, field))
     return used, report
 
 
-def _nothing_usable(report: LoadReport, columns: dict[str, None], config: DataConfig, field: str) -> str:
+def _nothing_usable(report: LoadReport, columns: Collection[str], config: DataConfig, field: str) -> str:
     found = f"{field}.source is {config.source!r}: "
+    for kind, names in (("problem", QUESTION_COLUMNS), ("answer", ANSWER_COLUMNS)):
+        own = config.renamed.get(kind)
+        if not columns or any(name in columns for name in (names if own is None else (own, own.partition(".")[0]))):
+            continue
+        flag = f"--{field.partition('/')[0]}.columns" if field.startswith(("data", "evaluation")) else "--columns"
+        known = ", ".join(name for name in names if name != "reward_model") if own is None else repr(own)
+        return found + f"it has no column {known} for the {kind} (found: {listed(columns)}). Name yours: " \
+                       f"{flag} {kind}=NAME."
     if not report.rows:
         return found + "the data set has no rows. Give one with a question and an answer in each row."
-    for kind, names in (("question", QUESTION_COLUMNS), ("answer", ANSWER_COLUMNS)):
-        if columns and not any(name in columns for name in names):
-            known = ", ".join(name for name in names if name != "reward_model")
-            return found + (f"none of its columns holds the {kind} (found: {', '.join(columns)}). Rename the column "
-                            f"of the {kind} to one of {known}.")
     first = report.skipped[0]
     remedy = f"raise {field}.max_prompt_tokens = {config.max_prompt_tokens}" if report.counts.get("too_long") else \
         "give another data set"

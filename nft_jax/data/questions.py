@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 
 from nft_jax.data.sources import ANSWER_COLUMNS, QUESTION_COLUMNS
+from nft_jax.runtime.tables import listed
 from nft_jax.verify.maths.extract import extract
 from nft_jax.verify.maths.judge import alternatives, check_gold
 from nft_jax.verify.rewards.registry import lookup
@@ -26,11 +27,21 @@ class Unusable(Exception):
     """Why a row cannot be used: (one of REASONS, detail)."""
 
 
+def half_pair(text: str) -> str | None:
+    """Where a text has half of a surrogate pair, which no tokenizer and no parquet file takes; None if nowhere."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        around = text[max(error.start - 20, 0):error.start + 20]
+        return f"half of a surrogate pair, {text[error.start]!r}, in {around!r}"
+    return None
+
+
 def read_question(row: dict) -> str | list[dict]:
     """The question of a row: a string, or chat messages that end with the user's. Raises Unusable."""
     name = next((name for name in QUESTION_COLUMNS if row.get(name)), None)
     if name is None:
-        raise Unusable("no_question", f"no value in {', '.join(QUESTION_COLUMNS)} (columns: {', '.join(row)})")
+        raise Unusable("no_question", f"no value in {', '.join(QUESTION_COLUMNS)} (columns: {listed(row)})")
     value = row[name]
     if isinstance(value, str):
         if not value.strip():
@@ -52,8 +63,12 @@ def gold_reader(reward: str, required: bool = True) -> Callable[[dict], str]:
 
     def read_row(row: dict) -> str:
         try:
-            return read(row)
-        except (Unusable, ValueError) as problem:
+            gold = read(row)
+            if broken := half_pair(gold):
+                raise ValueError(broken)
+            return gold
+        # TypeError: a value that JSON has not, such as a date. RecursionError: JSON within text, nested too deep.
+        except (Unusable, ValueError, TypeError, RecursionError) as problem:
             if not required:
                 return ""
             if isinstance(problem, Unusable):

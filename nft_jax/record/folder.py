@@ -86,7 +86,9 @@ class RunFolder:
         trained = self.folder / "model"
         try:
             path = str(self.fields["policy.path"])
-            return Text(load_tokenizer(trained if trained.is_dir() else resolve_folder(path, weights=False)))
+            # An adapter's folder has no config.json; the tokenizer is its base's.
+            whole = (trained / "config.json").is_file()
+            return Text(load_tokenizer(trained if whole else resolve_folder(path, weights=False)))
         except (InputError, OSError):
             return None
 

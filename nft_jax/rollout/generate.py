@@ -31,6 +31,8 @@ class Arguments(AnswerConfig):
     """Answers to every question."""
     split: str = DataConfig().split
     """Split of a data set that has several."""
+    columns: str = ""
+    """As data.columns."""
     template: str = DataConfig().template
     """User message; {problem} is replaced by the question."""
     system: str = ""
@@ -73,8 +75,8 @@ def generate(given: Arguments) -> Path:
     longest = min(given.max_prompt_tokens, max(positions, 1))
     require_positions(weights.config, longest, given.max_new_tokens,
                       fields=("--max-prompt-tokens", "--max-new-tokens"))
-    data = DataConfig(source=given.prompts, split=given.split, template=given.template, system=given.system,
-                      max_prompt_tokens=longest, limit=given.limit,
+    data = DataConfig(source=given.prompts, split=given.split, columns=given.columns, template=given.template,
+                      system=given.system, max_prompt_tokens=longest, limit=given.limit,
                       date=given.date or (weights.run.data.date if weights.run else ""))
     data = dated_as_begun(data, tokenizer, given.out)
     questions, report = load_questions(data, tokenizer, field="prompts", answers=False)

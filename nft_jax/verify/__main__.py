@@ -7,13 +7,16 @@ the outcomes, and writes a parquet table of response, extracted, gold, verdict, 
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import tyro
 
 from nft_jax.config import VerifierConfig
+from nft_jax.runtime.tables import KINDS, listed, read_table
 from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import OUTCOMES, InputError, Verdict
 from nft_jax.verify import Verifier
@@ -24,37 +27,56 @@ GOLDS = ("gold", "answer", "ground_truth", "solution")
 QUESTIONS = ("problem", "question", "prompt")
 
 
-def read(path: Path) -> list[dict]:
-    """The rows of a .jsonl or .parquet file. Raises InputError for anything else."""
-    if path.suffix not in (".jsonl", ".parquet") or not path.is_file():
-        raise InputError(f"FILE is {str(path)!r}: give a .jsonl or .parquet file that exists.")
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
-        names = [name for name in pq.read_schema(path).names if name in (*RESPONSES, *GOLDS, *QUESTIONS)]
-        return pq.read_table(path, columns=names).to_pylist()
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as problem:
-            raise InputError(f"FILE is {str(path)!r}: line {number} is not JSON ({problem}).") from problem
-    return rows
+class Answers(NamedTuple):
+    """The rows of a file with their numbers (in a .jsonl file, the lines), and the names of all its columns."""
+    rows: list[tuple[int, dict]]
+    columns: Collection[str]
 
 
-def column(rows: list[dict], names: tuple[str, ...], what: str, optional: bool = False) -> list[str]:
+def read(path: Path) -> Answers:
+    """The rows of a .jsonl or .parquet file. Raises InputError for another file, and for a row that cannot be read."""
+    said = f"FILE is {str(path)!r}"
+    if path.suffix not in KINDS:
+        raise InputError(f"{said}: give a .jsonl or .parquet file.")
+    table = read_table(path, said, {*RESPONSES, *GOLDS, *QUESTIONS}.__contains__)
+    rows = list(table.rows)
+    bad = [(number, row) for number, row in rows if isinstance(row, str)]
+    if bad:
+        raise InputError(f"{said}: {len(bad)} of its {len(rows)} rows cannot be read. The first: row {bad[0][0]}, "
+                         f"{bad[0][1]}. Mend these rows, or leave them out.")
+    return Answers(rows, table.columns)
+
+
+def column(answers: Answers, names: tuple[str, ...], what: str, optional: bool = False) -> list[str]:
     """The first of these columns that has a value in every row, as text. Without one, raises InputError, or
     gives "" for every row when the column is `optional`."""
-    def is_whole(name: str) -> bool:
-        return bool(rows) and all(isinstance(row, dict) and row.get(name) is not None for row in rows)
+    rows = answers.rows
 
-    name = next((name for name in names if is_whole(name)), None)
-    if name is None and optional:
+    def missing(name: str) -> list[int]:
+        # nan, the only value that differs from itself, is what pandas writes for none.
+        return [number for number, row in rows if row.get(name) is None or row[name] != row[name]]
+
+    lacks = {name: missing(name) for name in names}
+    name = min(names, key=lambda name: len(lacks[name]))
+    if optional and (lacks[name] or not rows):
         return [""] * len(rows)
-    if name is None:
-        raise InputError(f"FILE has no column of {what} with a value in every row: name it one of {', '.join(names)}.")
-    return [row[name] if isinstance(row[name], str) else json.dumps(row[name]) for row in rows]
+    if len(lacks[name]) == len(rows):
+        raise InputError(f"FILE has no column of {what}: name it one of {', '.join(names)} (found: "
+                         f"{listed(answers.columns) or 'none'}).")
+    if lacks[name]:
+        raise InputError(f"FILE has no value of {name} in {len(lacks[name])} of its {len(rows)} rows: the first is row "
+                         f"{lacks[name][0]}. Give every row one (an empty text where there is none), or leave these "
+                         "rows out.")
+    return [_text(row[name]) for _, row in rows]
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value)
+    except TypeError:                 # of a .parquet file: a decimal, a date
+        return str(value)
 
 
 def write(path: Path, responses: list[str], golds: list[str], verdicts: list[Verdict]) -> None:
@@ -85,14 +107,17 @@ def judge_file(
     output: Annotated[Path | None, tyro.conf.arg(help="The table; default: FILE with .verdicts.parquet.")] = None,
 ) -> str:
     """Judge the file, write the table, return the summary. Raises InputError."""
-    rows = read(file)
-    responses, golds = column(rows, RESPONSES, "responses"), column(rows, GOLDS, "golds")
-    questions = column(rows, QUESTIONS, "questions", optional=True)
+    answers = read(file)
+    responses, golds = column(answers, RESPONSES, "responses"), column(answers, GOLDS, "golds")
+    questions = column(answers, QUESTIONS, "questions", optional=True)
     # The tables of a run have the rendered prompt beside the question.
-    rendered = column(rows, QUESTIONS[::-1], "questions", optional=True)
+    rendered = column(answers, QUESTIONS[::-1], "questions", optional=True)
+    output = output or file.with_suffix(".verdicts.parquet")
+    if output.is_dir() or not os.access(output.parent, os.W_OK) or output.resolve() == file.resolve():
+        raise InputError(f"--output is {str(output)!r}: name a file in a folder that exists and can be written, other "
+                         "than FILE.")
     with Verifier(config) as verifier:
         verdicts = verifier.judge(list(map(with_open_thought, rendered, responses)), golds, questions)
-    output = output or file.with_suffix(".verdicts.parquet")
     write(output, responses, golds, verdicts)
     return summary(verdicts, output)
 

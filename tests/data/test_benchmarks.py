@@ -37,6 +37,9 @@ class Plain:
     def __call__(self, texts, add_special_tokens):
         return {"input_ids": [[ord(c) % 64 for c in text] for text in texts]}
 
+    def get_vocab(self):
+        return {chr(i): i for i in range(64)}
+
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 @pytest.mark.parametrize("name", SETS)

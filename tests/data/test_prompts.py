@@ -1,6 +1,7 @@
 """From a source to rendered questions: every kind of source, every row accounted for, every refusal by name."""
 import copy
 import json
+import os
 import sys
 import types
 from dataclasses import replace
@@ -9,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nft_jax.config import DataConfig
+from nft_jax.config import DataConfig, EvaluationConfig
 from nft_jax.data.arithmetic import questions
 from nft_jax.data.prompts import dated, load_questions, render
-from nft_jax.types import Unreachable
+from nft_jax.types import InputError, Unreachable
 from refusal import refused
 
 CHAT = ("{% for m in messages %}{% if m['role'] not in ['system', 'user'] %}{{ raise_exception('unknown role') }}"
@@ -136,6 +137,194 @@ def test_a_template_that_fails_is_named_whatever_it_raises(chat_template, said, 
         render(tokenizer, "1+1")
 
 
+BROKEN = "half \\ud83d of a pair"
+
+
+@pytest.mark.parametrize(("line", "reason"), [
+    (f'{{"problem": "{BROKEN}", "answer": "2"}}', "unreadable"),
+    (f'{{"problem": "1", "answer": "{BROKEN}"}}', "bad_gold"),
+    (f'{{"prompt": [{{"role": "user", "content": "{BROKEN}"}}], "answer": "2"}}', "unreadable"),
+    (f'{{"prompt": [{{"role": "{BROKEN}", "content": "1"}}, {{"role": "user", "content": "1"}}], "answer": "2"}}',
+     "bad_chat"),
+    (f'{{"problem": "1", "answer": {"7" * 5000}}}', "unreadable"),
+    (f'{{"problem": "1", "answer": "2", "x": {"[" * 3000}{"]" * 3000}}}', "unreadable"),
+    (f'{{"problem": "1", "answer": {"[" * 1000000}{"]" * 1000000}}}', "unreadable"),
+])
+@pytest.mark.parametrize("reward", ["math", "boxed", "code"])
+def test_one_bad_row_among_good_ones_is_counted_and_named(tokenizer, tmp_path, line, reward, reason):
+    gold = '{"tests": [{"stdin": "1", "expected": "1"}]}' if reward == "code" else "7"
+    good = {"problem": "3+4", "answer": gold}
+    line = line.replace('"2"', json.dumps(gold))
+    source = write(tmp_path / "q.jsonl", good, line, good | {"problem": "7"})
+    used, report = load_questions(DataConfig(source=source), tokenizer, reward=reward)
+    assert [(q.problem, q.gold) for q in used] == [("3+4", gold), ("7", gold)]
+    assert [(row.row, row.reason) for row in report.skipped] == [(2, reason)] and len(report.skipped[0].detail) <= 300
+    json.dumps(report.to_json()).encode()
+
+
+@pytest.mark.parametrize("answer", [
+    "[" * 3000, "[" * 1_000_000, "{" * 100_000, "9" * 5000, "\\boxed{" * 1000, "1e999", "'" + "[" * 1000, "-" * 20_000])
+@pytest.mark.parametrize("reward", ["math", "boxed", "code", "reasoning-gym"])
+def test_no_gold_ends_the_reading(tokenizer, tmp_path, answer, reward):
+    """JSON and expressions within the text of an answer are as deep and as long as they like."""
+    source = write(tmp_path / "q.jsonl", {"problem": "1", "answer": answer}, {"problem": "2", "answer": answer})
+    try:
+        _, report = load_questions(DataConfig(source=source), tokenizer, reward=reward)
+    except InputError as error:
+        assert source in str(error) and len(str(error)) < 2000
+    else:
+        assert report.rows == 2
+
+
+@pytest.mark.parametrize("name", ["surrogate", "long_integer", "deep"])
+def test_the_shared_cases_skip_their_bad_row(tokenizer, data_folder, name):
+    used, report = load(tokenizer, str(data_folder / "cases" / f"{name}.jsonl"))
+    assert [q.gold for q in used] == ["7"] and [row.row for row in report.skipped] == [1]
+
+
+def test_long_questions_are_skipped_before_they_are_tokenised(tokenizer, tmp_path, monkeypatch):
+    """By their characters: no text costs the tokenizer more than the longest prompt allows, or many more than a chunk
+    has."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from nft_jax.data import prompts
+    monkeypatch.setattr(prompts, "CHUNK_CHARACTERS", 1200)
+    calls = []
+    original = type(tokenizer).__call__
+    monkeypatch.setattr(type(tokenizer), "__call__", lambda self, texts, **options: (
+        calls.append(texts), original(self, texts, **options))[1])
+    problems = [f"{i}" + "x" * size for i, size in enumerate([50, 0, 100_000, 60, 1_000_000] * 8)]
+    pq.write_table(pa.table({"problem": problems, "answer": ["1"] * len(problems)}), tmp_path / "q.parquet")
+    used, report = load(tokenizer, str(tmp_path / "q.parquet"), max_prompt_tokens=100)
+    assert [q.problem for q in used] == [text for text in problems if len(text) < 80]
+    assert report.counts == {"too_long": 16} and "characters" in report.skipped[0].detail
+    longest = 2 * 100 * len("<end>")
+    assert all(len(text) <= longest for texts in calls for text in texts)
+    assert max(sum(map(len, texts)) for texts in calls) < 1200 + longest
+
+
+def test_a_token_of_many_characters_does_not_make_a_prompt_too_long(tmp_path):
+    """What the tokenizer finds short enough is used, however many characters it has."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+    backend = Tokenizer(models.WordLevel({"x" * 50: 0, "?": 1}, unk_token="?"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    wide = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="?",
+                                   chat_template="{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    fits, too_long = " ".join(["x" * 50] * 10), " ".join(["x" * 50] * 11)
+    source = write(tmp_path / "q.jsonl", {"problem": fits, "answer": "1"}, {"problem": too_long, "answer": "1"})
+    used, report = load(wide, source, max_prompt_tokens=10)
+    assert [q.problem for q in used] == [fits] and report.counts == {"too_long": 1}
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "saved"])
+@pytest.mark.parametrize(("columns", "answer"), [
+    ("problem=instruction,answer=final", "3"), ("answer=final", "3"), ("problem=instruction", "4"),
+    ("problem=instruction, answer=extra.short", "5"),
+])
+def test_columns_of_other_names(tokenizer, tmp_path, kind, columns, answer):
+    row = {"instruction": "1+2", "final": "3", "extra": {"short": "5"}, "problem": "old", "question": "older",
+           "answer": "4", "solution": "4", "image": "x"}
+    used, report = load(tokenizer, stored(tmp_path, kind, [row, row | {"instruction": None, "problem": "new"}]),
+                        columns=columns)
+    assert (used[0].problem, used[0].gold) == ("1+2" if "problem" in columns else "old", answer)
+    # A column that is named has no stand-in.
+    assert report.counts == ({"no_question": 1} if "problem" in columns else {})
+
+
+def stored(tmp_path: Path, kind: str, rows: list[dict]) -> str:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from datasets import Dataset
+    path = tmp_path / f"q.{kind}"
+    if kind == "jsonl":
+        write(path, *rows)
+    elif kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        Dataset.from_list(rows).save_to_disk(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "saved"])
+def test_missing_columns_are_named_with_the_flag(tokenizer, tmp_path, kind):
+    source = stored(tmp_path, kind, [{"instruction": "1+2", "final": "3"}])
+    for columns, told in (("", ("problem, question, prompt", "instruction, final", "--data.columns problem=NAME")),
+                          ("problem=instruction", ("final_answer", "--data.columns answer=NAME")),
+                          ("problem=instruct,answer=final", ("'instruct'", "--data.columns problem=NAME"))):
+        with refused("data.source", source, *told):
+            load(tokenizer, source, columns=columns)
+    with refused("--evaluation.columns"):
+        load_questions(DataConfig(source=source), tokenizer, field="evaluation/mine")
+
+
+def test_many_columns_make_a_short_message(tokenizer, tmp_path):
+    source = write(tmp_path / "q.jsonl", dict.fromkeys((f"c{i}" for i in range(100_000)), 1))
+    with refused("c0, c1", "99,990 more") as caught:
+        load(tokenizer, source)
+    assert len(str(caught.value)) < 1000
+    many = dict.fromkeys(f"c{i}" for i in range(100_000))
+    source = write(tmp_path / "q.jsonl", {"problem": "1", "answer": "1"}, many)
+    assert len(json.dumps(load(tokenizer, source)[1].to_json())) < 1000
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "saved"])
+def test_stored_answers_are_no_questions(tokenizer, tmp_path, kind):
+    rows = [{"problem": "1+2", "answer": "3", "response": "so \\boxed{3}", "tokens": [1, 2], "reward": 1.0}]
+    source = stored(tmp_path, kind, rows)
+    with refused("data.source", source, "response, tokens, reward", "nft_jax.verify", "--data.columns"):
+        load(tokenizer, source)
+    assert load(tokenizer, source, columns="problem=problem,answer=answer")[1].used == 1
+    # Where only questions are wanted, a table of answers has them too.
+    assert load_questions(DataConfig(source=source), tokenizer, answers=False)[1].used == 1
+    for more in ("response", "reward", "tokens"):
+        rest = [{name: value for name, value in row.items() if name != "response" and name not in ("tokens", "reward")}
+                | {more: rows[0][more]} for row in rows]
+        (tmp_path / more).mkdir()
+        assert load(tokenizer, stored(tmp_path / more, kind, rest))[1].used == 1
+
+
+def test_the_tables_of_a_run_are_stored_answers():
+    from nft_jax.data.sources import RESPONSE_COLUMNS, SAMPLED_COLUMNS
+    from nft_jax.record.rollouts import ANSWERS, SCHEMA
+    for schema in (ANSWERS, SCHEMA):
+        assert set(RESPONSE_COLUMNS) & set(schema.names) and set(SAMPLED_COLUMNS) & set(schema.names)
+
+
+@pytest.mark.parametrize("columns", ["instruction", "problem", "problem=", "=x", "question=x", "problem=a,problem=b",
+                                     ","])
+def test_columns_that_name_nothing_are_refused(columns):
+    for config in (DataConfig, EvaluationConfig):
+        with refused(f"{config.prefix}columns", repr(columns), "problem=NAME"):
+            config(columns=columns)
+
+
+def test_folders_that_datasets_cannot_load(tokenizer, tmp_path):
+    from datasets import Dataset
+    for name, content in (("empty", None), ("list", "[]"), ("object", "{}"), ("text", "no json"), ("pipe", "pipe")):
+        folder = tmp_path / name
+        Dataset.from_list([{"problem": "1", "answer": "1"}]).save_to_disk(folder)
+        (folder / "state.json").unlink()
+        if content == "pipe":
+            os.mkfifo(folder / "state.json")
+        elif content is not None:
+            (folder / "state.json").write_text(content)
+        with refused("data.source", repr(str(folder))):
+            load(tokenizer, str(folder))
+
+
+@pytest.mark.parametrize("name", ["loop", "loop.txt", "pipe", "x\0y.txt"])
+def test_sources_that_are_no_files(tokenizer, tmp_path, name):
+    path = tmp_path / name
+    if "loop" in name:
+        path.symlink_to(path)
+    elif name == "pipe":
+        os.mkfifo(path)
+    with refused("data.source", repr(str(path))):
+        load(tokenizer, str(path))
+
+
 def test_limit_stops_reading(tokenizer, tmp_path):
     rows = [{"problem": f"{i}+1", "answer": str(i + 1)} if i % 2 else {"problem": f"{i}+1"} for i in range(50)]
     used, report = load(tokenizer, write(tmp_path / "q.jsonl", *rows), limit=10)
@@ -191,7 +380,7 @@ def test_hub_names(tokenizer, monkeypatch):
         asked.append((repository, options, split))
         if split != "train":
             raise ValueError(f'Unknown split "{split}".')
-        return [{"question": "1+1", "answer": "#### 2"}]
+        return datasets.Dataset.from_list([{"question": "1+1", "answer": "#### 2", "other": 1}])
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert load(tokenizer, "openai/gsm8k:main")[0][0].gold == "2"
     assert load(tokenizer, "some/set")[1].rows == 1

@@ -3,7 +3,7 @@ import pytest
 
 from nft_jax.config import DataConfig
 from nft_jax.data.questions import Unusable, read_gold, read_question
-from nft_jax.data.sources import read_rows
+from nft_jax.data.sources import read_source
 from refusal import refused
 
 
@@ -58,5 +58,5 @@ def test_unusable_questions(row):
 def test_byte_order_mark_and_flat_ground_truth(tmp_path):
     path = tmp_path / "q.jsonl"
     path.write_text('\ufeff{"problem": "1+1", "reward_model.ground_truth": "2"}\n', encoding="utf-8")
-    rows = dict(read_rows(DataConfig(source=str(path))))
+    rows = dict(read_source(DataConfig(source=str(path))).rows)
     assert read_gold(rows[1]) == "2"

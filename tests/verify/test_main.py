@@ -1,4 +1,5 @@
 """The command: counts on the screen, a table beside the file."""
+import decimal
 import json
 
 import pyarrow as pa
@@ -8,7 +9,7 @@ import pytest
 from nft_jax.verify.__main__ import main
 
 ROWS = [{"response": r"so \boxed{0.5}", "gold": r"\frac{1}{2}"}, {"response": r"\boxed{2}", "gold": "3"},
-        {"response": "no idea", "gold": "1"}, {"response": r"\boxed{\sqrt{8}}", "gold": r"2\sqrt{2}"},
+        {"response": "no idea", "gold": "1"}, {"response": r"\boxed{\sqrt{3+2\sqrt{2}}}", "gold": r"1+\sqrt{2}"},
         {"response": "\\boxed{9^{9^{9^9}}}", "gold": "1"}]
 OUTCOMES = ["right", "wrong", "no_answer", "right", "too_large"]
 
@@ -62,8 +63,16 @@ def test_strict_mode_and_output(file, tmp_path):
 
 @pytest.mark.parametrize(("content", "told"), [
     ('{"response": "x"}\n', "no column of golds"), ('{"gold": "x"}\n', "no column of responses"),
-    ("{", "line 1 is not JSON"), ("", "no column of responses"), (None, "that exists"),
-])
+    ("{", "row 1, not JSON"), ("", "no column of responses"), (None, "no such file"),
+    ('{"response": "x", "gold": "1"}\n\n{"response": null, "gold": "1"}\n',
+     "response in 1 of its 2 rows: the first is row 3"),
+    ('{"response": "x", "gold": "1"}\n{"response": "x"}\n', "gold in 1 of its 2 rows: the first is row 2"),
+    ('{"response": "x", "gold": "1"}\n{"response": "x", "gold": NaN}\n', "gold in 1 of its 2 rows: the first is row 2"),
+    ('{"response": "x", "gold": "1"}\n[1]\n', "1 of its 2 rows cannot be read. The first: row 2"),
+    ('{"response": "x", "gold": ' + "9" * 5000 + "}\n", "row 1"),
+    ('{"response": "x", "gold": ' + "[" * 1_000_000 + "]" * 1_000_000 + "}\n", "row 1"),
+    ('{"question": "x", ' + ", ".join(f'"c{i}": 1' for i in range(1000)) + "}", "991 more"),
+], ids=lambda value: repr(value)[:30])
 def test_files_that_cannot_be_judged(tmp_path, capsys, content, told):
     path = tmp_path / "bad.jsonl"
     if content is not None:
@@ -71,3 +80,26 @@ def test_files_that_cannot_be_judged(tmp_path, capsys, content, told):
     with pytest.raises(SystemExit) as ended:
         main([str(path)])
     assert ended.value.code == 2 and told in capsys.readouterr().err
+
+
+def test_a_table_without_a_place_is_refused_before_anything_is_judged(file, tmp_path, capsys):
+    (tmp_path / "taken").mkdir()
+    for place in (tmp_path / "taken", tmp_path / "gone" / "t.parquet", file):
+        with pytest.raises(SystemExit) as ended:
+            main([str(file), "--output", str(place)])
+        assert ended.value.code == 2 and repr(str(place)) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("gold", ["2\u2028", "2\x85", "2\x0c"])
+def test_line_breaks_of_unicode_are_part_of_a_row(tmp_path, gold):
+    path = tmp_path / "answers.jsonl"
+    path.write_text(json.dumps({"response": r"\boxed{2}", "gold": gold}, ensure_ascii=False) + "\n")
+    main([str(path)])
+    assert pq.read_table(path.with_suffix(".verdicts.parquet"))["verdict"].to_pylist() == ["right"]
+
+
+def test_golds_of_other_types(tmp_path):
+    path = tmp_path / "answers.parquet"
+    pq.write_table(pa.table({"output": [r"\boxed{1.5}"], "answer": [decimal.Decimal("1.5")]}), path)
+    main([str(path)])
+    assert pq.read_table(path.with_suffix(".verdicts.parquet"))["verdict"].to_pylist() == ["right"]

@@ -9,7 +9,7 @@
 import math
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 from nft_jax.verify.maths.normalise import nesting, normalise
@@ -32,7 +32,8 @@ _SPELLINGS = ((re.compile(r"(?<=[0-9])\s*[xX]\s*(?=[0-9])"), "*"), (re.compile(r
 _TOKEN = re.compile(r"\\(?:begin|end)\s*\{[a-zA-Z]*\*?\}|\\text\{[^{}]*\}|\\[a-zA-Z]+|\\."
                     r"|[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]*\.?[0-9]+|'+|\S", re.DOTALL)
 _NAME = re.compile(r"[a-zA-Z]|\\(?!text|end)[a-zA-Z]+")
-_OPERAND = re.compile(rf"{_NAME.pattern}|[0-9,]*\.?[0-9]+|[\^_!]|'+")
+_DIGITS = re.compile(r"[0-9,]*\.?[0-9]+")
+_OPERAND = re.compile(rf"{_NAME.pattern}|{_DIGITS.pattern}|[\^_!]|'+")
 _SIGNS = frozenset(("+", "-", r"\pm", r"\mp"))
 _INVERSE, _MODULO = frozenset(("/", r"\div", ":")), frozenset(("%", r"\%", r"\bmod"))
 _OPERATORS = _SIGNS | _INVERSE | _MODULO | {"*", r"\cdot", r"\times", r"\ast"}
@@ -89,13 +90,9 @@ def _parts(answer: str) -> tuple[Tree, ...]:
     return tuple(dict.fromkeys(part for part in parts if _is_open(part)))
 
 
-def _members(tree: Tree) -> Iterator[Tree]:
+def _members(tree: Tree) -> list[Tree]:
     """The entries of lists within each other; any other tree is its own."""
-    if _head(tree) != ",":
-        yield tree
-        return
-    for each in tree[1:]:
-        yield from _members(each)
+    return [part for each in tree[1:] for part in _members(each)] if _head(tree) == "," else [tree]
 
 
 def _head(tree: Tree) -> str:
@@ -144,6 +141,11 @@ def _inverted(tree: Tree) -> Tree:
     return tree[1] if _head(tree) == "/" else tree if tree == "1" else ("/", tree)
 
 
+def _plain_number(match: re.Match) -> str:
+    whole, _, decimals = match.group().replace(",", "").partition(".")
+    return (whole.lstrip("0") or "0") + ("." + decimals.rstrip("0")).rstrip(".")
+
+
 class _Reader:
     """`trees` are the expressions of a normalised text, `found` those that are open, at any depth. With `cancel`,
     +1-1 and *2/2 make no difference either; `cancels` says whether there is any."""
@@ -164,7 +166,7 @@ class _Reader:
             elif token in _BRACKETS or token.startswith(r"\begin") or token == "|":
                 levels.append([token])
             else:
-                levels[-1].append(token)
+                levels[-1].append(_DIGITS.sub(_plain_number, token))
         # A bracket that nothing closes stands between expressions.
         self.trees = self.expressions([item for level in levels for item in level])
 
@@ -242,10 +244,12 @@ class _Reader:
                     flat.remove(opposite)
                 elif each != neutral:
                     flat.append(each)
+        if head == "*" and "0" in flat:
+            return "0"
         return (head, *flat) if len(flat) > 1 else flat[0] if flat else neutral
 
     def bound(self, run: Sequence[Tree]) -> list[Tree]:
-        """Scripts, arguments and functions in their trees; numbers in one spelling."""
+        """Scripts, arguments and functions in their trees."""
         out, rest = [], deque(run)
 
         def script() -> Tree:
@@ -258,13 +262,13 @@ class _Reader:
         while rest:
             item = rest.popleft()
             if item in ("^", "_") and out and rest:
-                base, power = out.pop(), self.number(script())
-                out.append(base if power == "1" and item == "^" else self.seen((item, base, power)) if item == "^"
-                           else ("name", base, power))
+                base, power = out.pop(), script()
+                named = ("name", base, power) if item == "_" else base
+                out.append(named if item == "_" or power == "1" else self.seen(("^", base, power)))
             elif item == "!" and out:
                 out.append(self.seen((item, out.pop())))
             elif item in _ARGUMENTS and len(rest) >= _ARGUMENTS[item]:
-                arguments = [self.number(rest.popleft()) for _ in range(_ARGUMENTS[item])]
+                arguments = [rest.popleft() for _ in range(_ARGUMENTS[item])]
                 if item != r"\frac":
                     out.append(self.seen((item, *arguments)))
                     continue
@@ -280,12 +284,5 @@ class _Reader:
                     operand.append(rest.popleft())
                 out.append(self.seen((item, *scripts, self.product(self.bound(operand)) or "")))
             else:
-                out.append(self.number(item))
+                out.append(item)
         return out
-
-    @staticmethod
-    def number(item: Tree) -> Tree:
-        if not isinstance(item, str) or not re.fullmatch(r"[0-9,]*\.?[0-9]+", item):
-            return item
-        whole, _, decimals = item.replace(",", "").partition(".")
-        return (whole.lstrip("0") or "0") + ("." + decimals.rstrip("0")).rstrip(".")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nft_jax.config import DataConfig, VerifierConfig
-from nft_jax.data.sources import read_rows
+from nft_jax.data.sources import read_source
 from nft_jax.verify import Verifier
 from nft_jax.verify.rewards import gym, lookup
 from nft_jax.verify.rewards.gym import SCORERS, final_answer, read_expression, read_gold, score
@@ -17,6 +17,7 @@ from refusal import refused
 @pytest.mark.parametrize(("response", "expected"), [
     ("so \\boxed{42}.", "42"), ("<answer> 42\n</answer>", "42"), ("<answer>1</answer><answer>2</answer>", "2"),
     ("  42 ", "42"), ("<answer>1</answer> \\boxed{2}", "2"), ("<answer>", "<answer>"),
+    ("<think>\\boxed{1}</think> 42", "42"), ("<think> so \\boxed{42}", ""),
 ])
 def test_final_answer(response, expected):
     assert final_answer(response) == expected
@@ -69,10 +70,10 @@ def test_refused_tasks(task):
     """With any other reward all are refused by name; with reasoning-gym, those for which no safe scorer is here."""
     for reward in ("math", "code"):
         with refused("data.source", f"'reasoning-gym:{task}'"):
-            read_rows(DataConfig(source=f"reasoning-gym:{task}"), reward=reward)
+            read_source(DataConfig(source=f"reasoning-gym:{task}"), reward=reward)
     if task not in SCORERS:
         with refused("evaluation.source", f"'reasoning-gym:{task}'", "Choose another"):
-            read_rows(DataConfig(source=f"reasoning-gym:{task}"), "evaluation", "reasoning-gym")
+            read_source(DataConfig(source=f"reasoning-gym:{task}"), "evaluation", "reasoning-gym")
         with refused(f"'reasoning-gym:{task}'"):
             score("1", json.dumps({"task": task, "size": 1, "seed": 0, "index": 0}))
 
@@ -90,7 +91,7 @@ def test_rows_of_other_sources_have_no_gold():
 
 def rows(task: str, count: int = 4, reward: str = "reasoning-gym") -> list[dict]:
     pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed")
-    return [row for _, row in read_rows(DataConfig(source=f"reasoning-gym:{task}", limit=count), reward=reward)]
+    return [row for _, row in read_source(DataConfig(source=f"reasoning-gym:{task}", limit=count), reward=reward).rows]
 
 
 @pytest.mark.parametrize("task", ["chain_sum", "countdown", "puzzle24", "spiral_matrix", "binary_matrix",
