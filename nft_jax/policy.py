@@ -153,9 +153,7 @@ def logprobs(policy: Policy, rollouts: Sequence[Rollout], *, temperature: float 
         return []
     sequences = [np.concatenate([r.prompt.tokens, r.tokens]) for r in rollouts]
     lengths = np.array([len(s) for s in sequences])
-    tokens = np.zeros((len(sequences), lengths.max()), np.int32)
-    for row, sequence in zip(tokens, sequences, strict=True):
-        row[:len(sequence)] = sequence
+    tokens = np.stack([np.pad(s, (0, lengths.max() - len(s))) for s in sequences]).astype(np.int32)
     values, _ = token_logprobs(policy.params, policy.config, jnp.asarray(tokens), *_positions(tokens, lengths),
                                temperature=temperature, compute=_compute(policy))
     values = np.asarray(values)

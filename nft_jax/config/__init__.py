@@ -41,7 +41,7 @@ WriterName = Literal["tensorboard", "wandb", "trackio"]
 
 
 @dataclass(frozen=True)
-class CheckpointConfig(Checked):
+class CheckpointConfig(Checked, prefix="checkpoint."):
     """Saving and resuming."""
     every: int = 10
     """Steps between two checkpoints. The last step is always saved."""
@@ -53,8 +53,6 @@ class CheckpointConfig(Checked):
     """A metric of the evaluation, such as evaluation/accuracy/all. The checkpoint with its largest value stays,
     beside the newest ones, and a step with a new largest value is saved at once. Empty = off."""
 
-    prefix = "checkpoint."
-
     def __post_init__(self):
         self.require_least(1, "every", "keep")
         self.require(self.keep_every >= 0 and self.keep_every % self.every == 0, "keep_every",
@@ -64,7 +62,7 @@ class CheckpointConfig(Checked):
 
 
 @dataclass(frozen=True)
-class GuardConfig(Checked):
+class GuardConfig(Checked, prefix="guard."):
     """What a run does when something goes wrong."""
     max_nonfinite: int = 3
     """The run ends, with a checkpoint and status 1, after so many updates in a row whose loss or gradient was
@@ -73,8 +71,6 @@ class GuardConfig(Checked):
     """A phase that makes no progress for so long is reported, with the stacks of all threads; 0 = off."""
     watchdog_ends: bool = False
     """End the process then, with status 1 (for a launcher that starts it again)."""
-
-    prefix = "guard."
 
     def __post_init__(self):
         self.require_least(1, "max_nonfinite")

@@ -10,8 +10,6 @@
 On a mesh each device works on its own tokens and its own slice of the vocabulary. Both passes are `shard_map`s
 of the same functions. All collectives stand in this file, before and after the loops, never inside.
 """
-from __future__ import annotations
-
 from functools import partial
 from typing import NamedTuple
 
@@ -120,7 +118,7 @@ class Tokens(NamedTuple):
     rank: jax.Array             # [N] int32: place of each wanted token in `order`; meaningless for the others
 
     @classmethod
-    def of(cls, wanted_N) -> Tokens:
+    def of(cls, wanted_N) -> "Tokens":
         count, least, most = len(wanted_N), *TOKEN_BLOCK
         size = min(count, most, max(least, count // 8))
         total = wanted_N.sum(dtype=jnp.int32)

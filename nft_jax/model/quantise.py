@@ -1,7 +1,5 @@
 """Symmetric int8 with a float32 scale along chosen axes, for the weights, keys and values of decoding, and for the
 frozen matrices under adapters."""
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import jax
@@ -16,7 +14,7 @@ class Quantized(NamedTuple):
     values: jax.Array                  # int8
     scale: jax.Array                   # float32, of size 1 along the axes that share a scale
 
-    def reshape(self, *shape: int) -> Quantized:
+    def reshape(self, *shape: int) -> "Quantized":
         """As a matrix [in, out] with a scale per column. The leading axes must be the axes that share a scale."""
         return Quantized(self.values.reshape(*shape), self.scale.reshape(1, -1))
 

@@ -264,7 +264,7 @@ def check_room(folder: Path, shapes: Any, config: CheckpointConfig, steps: int) 
 def checkpoint_step(folder: Path, config: CheckpointConfig, step: int | str = LATEST) -> int:
     """The step of the run's checkpoint that `step` means: "latest", "best" (by the metric
     checkpoint.best), or a number. Raises InputError if there is none."""
-    with _reading(folder, config) as found:
+    with reading(folder, config) as found:
         steps, best = found.steps, found.best
     listed = f"the run {str(folder)!r} has checkpoints of the steps {', '.join(map(str, sorted(steps))) or '(none)'}"
     if step == BEST and best is None:
@@ -276,21 +276,9 @@ def checkpoint_step(folder: Path, config: CheckpointConfig, step: int | str = LA
     return int(number)
 
 
-def read_params(folder: Path, config: CheckpointConfig, step: int, shapes: Any) -> Any:
-    """The parameters of the run's checkpoint of `step`, laid out like `shapes` (ShapeDtypeStructs with shardings).
-    Nothing else of it is put on a device. Raises InputError for a damaged checkpoint or another model."""
-    with _reading(folder, config) as found:
-        return found.restore_params(step, shapes)
-
-
-def read_counters(folder: Path, config: CheckpointConfig, step: int) -> dict:
-    """The host's counters of the run's checkpoint of `step`. Raises InputError for a damaged checkpoint."""
-    with _reading(folder, config) as found:
-        return found.restore_counters(step)
-
-
 @contextmanager
-def _reading(folder: Path, config: CheckpointConfig) -> Iterator[Checkpoints]:
+def reading(folder: Path, config: CheckpointConfig) -> Iterator[Checkpoints]:
+    """The checkpoints of the run in `folder`, to be read. Raises InputError where there are none."""
     if not (folder / "checkpoints").is_dir():
         raise InputError(f"{str(folder)!r} is a run without a checkpoint: its first one is written after "
                          f"checkpoint.every = {config.every} steps.")

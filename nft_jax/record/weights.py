@@ -14,7 +14,7 @@ from nft_jax.model.config import ModelConfig
 from nft_jax.model.hf import load_params, peft, read_config, resolve_folder
 from nft_jax.model.hf.frozen import abstract_frozen, load_frozen
 from nft_jax.model.parameters import parameter_shardings
-from nft_jax.record.checkpoint import LATEST, checkpoint_step, read_counters, read_params
+from nft_jax.record.checkpoint import LATEST, checkpoint_step, reading
 from nft_jax.record.folder import is_run, read_run
 from nft_jax.runtime.compilation import with_shardings
 from nft_jax.types import InputError
@@ -70,7 +70,8 @@ class Weights(NamedTuple):
 
     def _of_checkpoint(self, shapes, mesh: Mesh | None) -> Any:
         places = SingleDeviceSharding(jax.devices()[0]) if mesh is None else parameter_shardings(shapes, mesh)
-        return read_params(self.home, self.run.checkpoint, self.step, with_shardings(shapes, places))
+        with reading(self.home, self.run.checkpoint) as found:
+            return found.restore_params(self.step, with_shardings(shapes, places))
 
 
 def find_weights(path: str | os.PathLike, step: int | str = LATEST, base: str | os.PathLike = "") -> Weights:
@@ -98,8 +99,8 @@ def find_weights(path: str | os.PathLike, step: int | str = LATEST, base: str | 
     folder = resolve_folder(run.policy.path, weights=run.adapter.rank > 0)
     model, adapter = read_config(folder), None
     if run.adapter.rank:
-        digest = read_counters(home, run.checkpoint, step)["base_digest"]
-        adapter = Adapter(run.adapter, run.policy.path, digest)
+        with reading(home, run.checkpoint) as found:
+            adapter = Adapter(run.adapter, run.policy.path, found.restore_counters(step)["base_digest"])
         peft.require_base(adapter, folder, model, f"the checkpoint of step {step} in {str(path)!r}", "policy.path")
     return Weights(folder, model, run, home, step, adapter)
 

@@ -1,8 +1,6 @@
 """The state of training: `TrainState` on the devices, `Progress` on the host, and the optimizer.
 
 Every checkpoint holds both states, so that a run continues exactly where it was."""
-from __future__ import annotations
-
 from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any, NamedTuple
@@ -62,7 +60,7 @@ class Progress:
         return {"carried": self.carried}
 
     @classmethod
-    def of(cls, counters: dict, groups: dict[str, list[Group]]) -> Progress:
+    def of(cls, counters: dict, groups: dict[str, list[Group]]) -> "Progress":
         """The inverse of `counters` and `groups`.
 
         Reads checkpoints from before `base_digest`, and from before `evaluated`: these were saved after the
