@@ -7,7 +7,6 @@ half of its 95% interval over seeds: at the last step that all runs have evaluat
 tokens that any run has generated, and the best. -o writes FOLDER/compare.{png,md,parquet} too.
 """
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,7 +39,7 @@ def compare(folders: Sequence[Path], out: Path | None) -> str:
     return text
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m experiments.compare", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
@@ -48,8 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     with one_paragraph_errors():
         print(compare(given.runs, given.out))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -14,37 +14,22 @@ without jax, and the verifier's workers never load jax.
 """
 from importlib import import_module
 
-_HOME = {
-    # ---- a model in the hand: load, sample, score, save
-    "Policy": "policy",
-    "load": "policy",
-    "save": "policy",
-    "sample": "policy",
-    "logits": "policy",
-    "logprobs": "policy",
-
-    # ---- was it right?
-    "verify": "verify",
-
-    # ---- the loss, and what it does to each token
-    "OBJECTIVES": "objectives.registry",
-    "token_loss": "objectives.registry",
-    "coefficients": "objectives.registry",
-    "implicit_negative": "objectives.nft",
-    "replay": "report.replay",
-
-    # ---- a whole run
-    "Config": "config",
-    "ObjectiveConfig": "config",
-    "train": "train",
-
-    # ---- what the rooms hand to each other
-    "Prompt": "types",
-    "Rollout": "types",
-    "Verdict": "types",
-    "Group": "types",
-    "InputError": "types",
+_NAMES = {
+    # A model in the hand: load, sample, score, save.
+    "policy": ("Policy", "load", "save", "sample", "logits", "logprobs"),
+    # Was it right?
+    "verify": ("verify",),
+    # The loss, and what it does to each token.
+    "objectives.registry": ("OBJECTIVES", "token_loss", "coefficients"),
+    "objectives.nft": ("implicit_negative",),
+    "report.replay": ("replay",),
+    # A whole run.
+    "config": ("Config", "ObjectiveConfig"),
+    "train": ("train",),
+    # What the rooms hand to each other.
+    "types": ("Prompt", "Rollout", "Verdict", "Group", "InputError"),
 }
+_HOME = {name: home for home, names in _NAMES.items() for name in names}
 # These packages are callable: nft_jax.verify(...) and nft_jax.verify.Verifier are both public.
 _PACKAGES = ("verify", "train")
 

@@ -13,8 +13,11 @@ from nft_jax.config import DecodingConfig, MeshConfig, SamplingConfig
 from nft_jax.config.checks import require
 from nft_jax.data.prompts import render
 from nft_jax.model import decoder
+from nft_jax.model.adapter import Adapter, unwrap
+from nft_jax.model.adapter import merge as merged
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.hf import eos_token_ids, load_tokenizer, save_params, save_tokenizer, special_ids
+from nft_jax.model.hf.peft import save_adapters
 from nft_jax.model.kernels import compute_on
 from nft_jax.model.logprobs import token_logprobs
 from nft_jax.record.checkpoint import LATEST
@@ -35,34 +38,46 @@ class Policy:
     eos: tuple[int, ...]              # ids that end an answer
     mesh: Mesh | None = None          # that the parameters are split over; None: the default device
     date: str = ""                    # that its chat template writes (`data.date` of its run); "": today
+    adapter: Adapter | None = None    # of the `Adapted` matrices among the parameters
     _samplers: dict = field(default_factory=dict, repr=False, compare=False)
 
 
 def load(path: str | os.PathLike, *, dtype="float32", mesh: Mesh | None = None,
-         step: int | str = LATEST) -> Policy:
-    """The policy in `path`: a Hugging Face folder, a hub name, "nano" (the embedded model), or a run's folder.
+         step: int | str = LATEST, base: str | os.PathLike = "") -> Policy:
+    """The policy in `path`: a Hugging Face folder, a hub name, "nano" (the embedded model), a run's folder, or the
+    folder of an adapter of PEFT.
 
     step: of a run's folder, the checkpoint to load: "latest", "best" or a number.
-    dtype: of the parameters; float32, bfloat16 or float16.
+    dtype: of the parameters; float32, bfloat16 or float16. Adapters keep the type of their file.
+    base: folder or hub name of the model under an adapter; "" is the one that its adapter_config.json names. The
+        tokenizer is the base's.
     mesh: of `nft_jax.runtime.mesh.make_mesh`; the parameters are split over it as in training.
 
     Before weights are on a device, raises InputError for: no such folder; an architecture or feature that is not
     implemented; tensors missing or of the wrong shape; files cut short; a tokenizer without chat template or
     end-of-sequence token, or with more ids than the embedding; sizes that the mesh does not divide; a run without
-    such a checkpoint; `step` for a folder that is no run's."""
-    weights = find_weights(path, step)
+    such a checkpoint; `step` for a folder that is no run's; an adapter with an option that is not implemented, that
+    does not fit its base, or that was trained on another one."""
+    weights = find_weights(path, step, base)
     tokenizer, day = load_tokenizer(weights.folder), weights.run.data.date if weights.run else ""
     return Policy(weights.config, weights.read(dtype, mesh), tokenizer, eos_token_ids(weights.folder, tokenizer), mesh,
-                  day)
+                  day, weights.adapter)
 
 
-def save(policy: Policy, path: str | os.PathLike) -> None:
+def save(policy: Policy, path: str | os.PathLike, *, merge: bool = False) -> None:
     """Writes a folder that transformers and `load` read: weights, config, tokenizer, generation config.
+
+    A policy with an adapter becomes an adapter's folder, for PEFT and `load`: the adapter alone, which needs its base.
+    `merge` makes it a whole model instead, with the adapter added to the matrices in float32.
 
     Kept from the tokenizer's folder: its files byte for byte (unless the tokenizer was changed),
     generation_config.json, and config.json's ids of special tokens. Every process that holds a part of the
     parameters calls this, and the first one writes."""
-    save_params(policy.params, policy.config, path, more=special_ids(policy.tokenizer))
+    if policy.adapter is not None and not merge:
+        save_adapters(unwrap(policy.params), policy.config, policy.adapter, path)
+    else:
+        params = merged(policy.params, policy.params["embed"].dtype)
+        save_params(params, policy.config, path, more=special_ids(policy.tokenizer))
     if jax.process_index() == 0:
         save_tokenizer(policy.tokenizer, policy.eos, path)
 
@@ -138,9 +153,7 @@ def logprobs(policy: Policy, rollouts: Sequence[Rollout], *, temperature: float 
         return []
     sequences = [np.concatenate([r.prompt.tokens, r.tokens]) for r in rollouts]
     lengths = np.array([len(s) for s in sequences])
-    tokens = np.zeros((len(sequences), lengths.max()), np.int32)
-    for row, sequence in zip(tokens, sequences, strict=True):
-        row[:len(sequence)] = sequence
+    tokens = np.stack([np.pad(s, (0, lengths.max() - len(s))) for s in sequences]).astype(np.int32)
     values, _ = token_logprobs(policy.params, policy.config, jnp.asarray(tokens), *_positions(tokens, lengths),
                                temperature=temperature, compute=_compute(policy))
     values = np.asarray(values)

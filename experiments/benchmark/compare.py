@@ -89,16 +89,16 @@ def tables(lines: Sequence[Mapping]) -> list[str]:
 
 def limits_of(model: str, task: str, ours: Mapping) -> list[tuple[str, str, str, str]]:
     """Rows of what has a limit of its own, without a peer."""
-    shares = [what for what in LEAST_SHARE if pd.notna(ours[what])]
-    rows = [(f"{model} {task}", what, f"{ours[what]:.3f}", "" if LEAST_SHARE[what] is None else
-             f"≥ {LEAST_SHARE[what]:g}, {verdict(ours[what] >= LEAST_SHARE[what])}") for what in shares]
+    rows = [(f"{model} {task}", what, f"{ours[what]:.3f}",
+             "" if least is None else f"≥ {least:g}, {verdict(ours[what] >= least)}")
+            for what, least in LEAST_SHARE.items() if pd.notna(ours[what])]
     # Memory and start-up of the host say little about an accelerator.
-    if not shares:
-        for what, limits, unit in (("peak_rss_mb", MOST_MEGABYTES, "MB"), ("compile_s", MOST_COMPILE_SECONDS, "s")):
-            limit = limits.get((model, task))
-            if limit is not None:
-                cached = ", from a compilation cache" if what == "compile_s" and ours["cached"] else ""
-                rows.append((f"{model} {task}", what + cached, f"{ours[what]:,.1f} {unit}",
+    if not rows:
+        cached = ", from a compilation cache" if ours["cached"] else ""
+        for what, limits, unit, how in (("peak_rss_mb", MOST_MEGABYTES, "MB", ""),
+                                        ("compile_s", MOST_COMPILE_SECONDS, "s", cached)):
+            if limit := limits.get((model, task)):
+                rows.append((f"{model} {task}", what + how, f"{ours[what]:,.1f} {unit}",
                              f"≤ {limit:,g} {unit}, {verdict(ours[what] <= limit)}"))
     return rows
 

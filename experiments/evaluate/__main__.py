@@ -11,7 +11,7 @@ again. After a stop the same command continues, and ends with the same bytes.
 import json
 from dataclasses import asdict, dataclass, field, make_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import tyro
 
@@ -20,22 +20,14 @@ from nft_jax.data.benchmarks import BOXED, SETS, SUITES, Asked, ask, names_of
 from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import InputError, Unreachable
 
-
-class Official(NamedTuple):
-    """How the paper or its code samples."""
-    temperature: float
-    top_p: float
-    max_prompt_tokens: int
-    max_new_tokens: int
-
-
-# Temperatures: arXiv 2505.18116, section 5, and https://github.com/NVlabs/NFT, eval_local_*.sh, which have them the
-# other way round. The paper gives no lengths for evaluation: these are training's.
+# How the paper or its code samples. Temperatures: arXiv 2505.18116, section 5, and https://github.com/NVlabs/NFT,
+# eval_local_*.sh, which have them the other way round. The paper gives no lengths for evaluation: these are training's.
+OFFICIAL = ("temperature", "top_p", "max_prompt_tokens", "max_new_tokens")
 SAMPLING = {
-    "paper_7b": Official(1.0, 0.7, 512, 3584),
-    "paper_32b": Official(0.6, 0.7, 2048, 14_336),
-    "scripts_7b": Official(0.6, 0.7, 512, 3584),
-    "scripts_32b": Official(1.0, 0.7, 1024, 7168),
+    "paper_7b": (1.0, 0.7, 512, 3584),
+    "paper_32b": (0.6, 0.7, 2048, 14_336),
+    "scripts_7b": (0.6, 0.7, 512, 3584),
+    "scripts_32b": (1.0, 0.7, 1024, 7168),
 }
 NO_RUN = Config(data=DataConfig(template=BOXED))      # the settings of a model that is no run's
 Sampling = Literal["paper_7b", "paper_32b", "scripts_7b", "scripts_32b"]
@@ -109,7 +101,7 @@ def defaults(config: Config, sampling: Sampling | None) -> Arguments:
         "min_p": evaluation.min_p, "max_prompt_tokens": config.data.max_prompt_tokens,
         "max_new_tokens": rollout.max_new_tokens}
     if sampling or config is NO_RUN:
-        values |= SAMPLING[sampling or "paper_7b"]._asdict()
+        values |= zip(OFFICIAL, SAMPLING[sampling or "paper_7b"], strict=True)
     return Arguments(
         **values, model=tyro.MISSING, seed=config.seed, dtype=config.policy.compute_dtype, kv_dtype=rollout.kv_dtype,
         weight_dtype=rollout.weight_dtype, stop=rollout.stop, stop_token_ids=rollout.stop_token_ids,
@@ -163,7 +155,7 @@ def evaluate(given: Arguments) -> str:
     weights = find_weights(given.model, given.step)
     require_positions(weights.config, given.max_prompt_tokens, given.max_new_tokens,
                       fields=("--max-prompt-tokens", "--max-new-tokens"))
-    out = given.out or (Path("runs/evaluations") / weights.folder.name if weights.run is None else
+    out = given.out or (Path("runs/evaluations") / (weights.home or weights.folder).name if weights.run is None else
                         weights.home / "evaluations" / f"step_{weights.step:06d}")
     tokenizer, tables, skipped = load_tokenizer(weights.folder), [], {}
     common = identity(given, weights, mode=verifier.mode, reward=verifier.reward)

@@ -2,8 +2,6 @@
 
 numpy only, so that it imports in any environment.
 """
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -93,7 +91,7 @@ class TrainArrays(NamedTuple):
     lengths: np.ndarray                # [N] int32, prompt and answer
 
     @classmethod
-    def of(cls, tokens: np.ndarray, answers: np.ndarray, advantages: np.ndarray) -> TrainArrays:
+    def of(cls, tokens: np.ndarray, answers: np.ndarray, advantages: np.ndarray) -> "TrainArrays":
         """From unmasked tokens [N, length] and the answers' lengths [N]."""
         lengths = (PROMPT_LENGTH + answers).astype(np.int32)
         positions = np.arange(tokens.shape[1])[None]
@@ -143,10 +141,10 @@ class Seconds(NamedTuple):
     cpu: float
 
     @classmethod
-    def now(cls) -> Seconds:
+    def now(cls) -> "Seconds":
         return cls(time.perf_counter(), time.process_time())
 
-    def since(self, start: Seconds) -> Seconds:
+    def since(self, start: "Seconds") -> "Seconds":
         return Seconds(self.wall - start.wall, self.cpu - start.cpu)
 
 

@@ -19,6 +19,7 @@ from nft_jax.config.sampling import (
 )
 from nft_jax.config.training import (
     MESHES,
+    AdapterConfig,
     BatchConfig,
     LossAgg,
     MeshConfig,
@@ -31,16 +32,16 @@ from nft_jax.config.training import (
     TermsConfig,
 )
 
-__all__ = ["MESHES", "AnswerConfig", "BatchConfig", "CheckpointConfig", "Config", "DataConfig", "DecodingConfig",
-           "EvaluationConfig", "GuardConfig", "LossAgg", "MeshConfig", "ObjectiveConfig", "OptimizerConfig",
-           "PolicyConfig", "PromptWeight", "Ratio", "Remat", "RolloutConfig", "SamplingConfig", "TermsConfig",
-           "VerifierConfig", "WriterName", "flat"]
+__all__ = ["MESHES", "AdapterConfig", "AnswerConfig", "BatchConfig", "CheckpointConfig", "Config", "DataConfig",
+           "DecodingConfig", "EvaluationConfig", "GuardConfig", "LossAgg", "MeshConfig", "ObjectiveConfig",
+           "OptimizerConfig", "PolicyConfig", "PromptWeight", "Ratio", "Remat", "RolloutConfig", "SamplingConfig",
+           "TermsConfig", "VerifierConfig", "WriterName", "flat"]
 
 WriterName = Literal["tensorboard", "wandb", "trackio"]
 
 
 @dataclass(frozen=True)
-class CheckpointConfig(Checked):
+class CheckpointConfig(Checked, prefix="checkpoint."):
     """Saving and resuming."""
     every: int = 10
     """Steps between two checkpoints. The last step is always saved."""
@@ -52,8 +53,6 @@ class CheckpointConfig(Checked):
     """A metric of the evaluation, such as evaluation/accuracy/all. The checkpoint with its largest value stays,
     beside the newest ones, and a step with a new largest value is saved at once. Empty = off."""
 
-    prefix = "checkpoint."
-
     def __post_init__(self):
         self.require_least(1, "every", "keep")
         self.require(self.keep_every >= 0 and self.keep_every % self.every == 0, "keep_every",
@@ -63,7 +62,7 @@ class CheckpointConfig(Checked):
 
 
 @dataclass(frozen=True)
-class GuardConfig(Checked):
+class GuardConfig(Checked, prefix="guard."):
     """What a run does when something goes wrong."""
     max_nonfinite: int = 3
     """The run ends, with a checkpoint and status 1, after so many updates in a row whose loss or gradient was
@@ -72,8 +71,6 @@ class GuardConfig(Checked):
     """A phase that makes no progress for so long is reported, with the stacks of all threads; 0 = off."""
     watchdog_ends: bool = False
     """End the process then, with status 1 (for a launcher that starts it again)."""
-
-    prefix = "guard."
 
     def __post_init__(self):
         self.require_least(1, "max_nonfinite")
@@ -100,6 +97,7 @@ class Config(Checked):
     writers: tuple[WriterName, ...] = ("tensorboard",)
     """Trackers that get the metrics, beside metrics.jsonl: any of tensorboard, wandb, trackio."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
     data: DataConfig = field(default_factory=DataConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     verifier: VerifierConfig = field(default_factory=VerifierConfig)

@@ -30,6 +30,10 @@ class Checked:
     stands for a command line whose flags have no section (--top-p)."""
     prefix = ""
 
+    def __init_subclass__(cls, prefix: str | None = None):
+        if prefix is not None:
+            cls.prefix = prefix
+
     def written(self, name: str) -> str:
         """The field `name` as the user writes it."""
         return f"--{name.replace('_', '-')}" if self.prefix == "--" else self.prefix + name

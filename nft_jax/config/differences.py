@@ -53,7 +53,7 @@ def differences(*settings: Mapping, ignore: Collection[str] = ()) -> dict[str, t
 
 
 def experiments_of(settings: Sequence[Mapping]) -> list[tuple[str, list[int]]]:
-    """The experiments among flat settings: the name of each, and the indices of its seeds, in the order of the first.
+    """The experiments among flat settings: the name of each and the indices of its seeds, in the order of the first.
 
     The fewest fields that tell the experiments apart make the names, the most telling field first."""
     groups: dict[str, list[int]] = {}

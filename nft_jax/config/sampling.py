@@ -1,11 +1,4 @@
-"""Settings of questions, sampling, verdicts and evaluation.
-
-    SamplingConfig          how a token is drawn
-      EvaluationConfig      held-out questions of a run
-      DecodingConfig        what a sampler is built for
-        RolloutConfig       answers to train on
-        AnswerConfig        answers without training
-"""
+"""Settings of questions, sampling, verdicts and evaluation."""
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +13,7 @@ def columns_named(text: str) -> dict[str, str] | None:
 
 
 @dataclass(frozen=True)
-class DataConfig(Checked):
+class DataConfig(Checked, prefix="data."):
     """Where questions come from, and how a question becomes a prompt."""
     source: str = "arithmetic"
     """"arithmetic" or "arithmetic-hard" (our generators), "reasoning-gym:TASK", a .jsonl or .parquet file, a
@@ -45,8 +38,6 @@ class DataConfig(Checked):
     """Use only the first so many questions; 0 = all of them (a generator makes 20,000)."""
     seed: int | None = None
     """Seed of the order (a new permutation every epoch) and of generated questions; None = the run's seed."""
-
-    prefix = "data."
 
     def __post_init__(self):
         self.require(columns_named(self.columns) is not None, "columns",
@@ -92,9 +83,9 @@ class DecodingConfig(SamplingConfig):
     """An answer that reaches it is cut (finish_reason "length"), keeps its tokens and is judged as it is."""
     stop: tuple[str, ...] = ()
     """Strings that end an answer, beside the end-of-sequence ids. The token that completes one is
-    the last (finish_reason "stop")."""
+    the last (finish_reason "stop"). A string that is one added token (<|im_end|>) ends it as its id does."""
     stop_token_ids: tuple[int, ...] = ()
-    """Ids that end an answer, beside the model's end-of-sequence ids."""
+    """Ids that end an answer, beside the model's end-of-sequence ids. The start of a run prints all of them."""
     kv_dtype: Literal["compute", "int8"] = "compute"
     """Keys and values while decoding: in the compute dtype, or int8 with a scale for every token and head. int8
     takes half the memory of bfloat16. Its log-probs differ from the trainer's: see the metrics mismatch/*."""
@@ -116,7 +107,7 @@ class DecodingConfig(SamplingConfig):
 
 
 @dataclass(frozen=True)
-class RolloutConfig(DecodingConfig):
+class RolloutConfig(DecodingConfig, prefix="rollout."):
     """Sampling answers to train on."""
     prompts_per_step: int = 64
     """Groups with unequal rewards that one step trains on, and prompts of one generation batch."""
@@ -131,7 +122,6 @@ class RolloutConfig(DecodingConfig):
     sampler's after truncation. With top_k, top_p or min_p, only truncated is of the distribution
     that was sampled; a run with trainer prints a remark. The metrics mismatch/* compare the
     trainer's log-probs with the sampler's, so only trainer has them."""
-    prefix = "rollout."
 
     def __post_init__(self):
         super().__post_init__()
@@ -143,7 +133,7 @@ class RolloutConfig(DecodingConfig):
 
 
 @dataclass(frozen=True)
-class VerifierConfig(Checked):
+class VerifierConfig(Checked, prefix="verifier."):
     """Judging answers."""
     reward: str = "math"
     """What decides: math (the boxed answer against the gold), code or code-share (hidden tests),
@@ -164,8 +154,6 @@ class VerifierConfig(Checked):
     """Run the model's programs (reward code) even where bubblewrap is missing, with limits and a filter of
     system calls only. That is no sandbox: the programs can then read your files."""
 
-    prefix = "verifier."
-
     def __post_init__(self):
         self.require(bool(self.reward), "reward", "name a reward; the default is math.")
         self.require_least(1, "workers")
@@ -174,7 +162,7 @@ class VerifierConfig(Checked):
 
 
 @dataclass(frozen=True)
-class EvaluationConfig(SamplingConfig):
+class EvaluationConfig(SamplingConfig, prefix="evaluation."):
     """Accuracy on held-out questions (avg@k): before the first step, during the run and at its end."""
     source: str = ""
     """As data.source; empty = no evaluation, but a generator evaluates on its own held-out split. Or sets of
@@ -194,7 +182,6 @@ class EvaluationConfig(SamplingConfig):
     1 for the others)."""
     every: int = 10
     """Steps between two evaluations; 0 = only before the first and after the last step."""
-    prefix = "evaluation."
 
     def __post_init__(self):
         super().__post_init__()
@@ -205,7 +192,7 @@ class EvaluationConfig(SamplingConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnswerConfig(DecodingConfig):
+class AnswerConfig(DecodingConfig, prefix="--"):
     """Answers without training: what nft_jax.rollout.generate and experiments.evaluate share."""
     model: str
     """Folder in Hugging Face layout, hub model, or folder of a run."""
@@ -223,7 +210,6 @@ class AnswerConfig(DecodingConfig):
     """Devices that share one copy of the model."""
     part_prompts: int = 0
     """Questions of a part; 0 = chosen from the slots."""
-    prefix = "--"
 
     def __post_init__(self):
         super().__post_init__()

@@ -1,6 +1,6 @@
 """Settings of the updates: the model, the loss and its terms, batches, the optimizer, the device mesh."""
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from nft_jax.config.checks import Checked, require
@@ -9,6 +9,12 @@ PromptWeight = Literal["1", "1-r", "sqrt", "maxrl"]
 Ratio = Literal["token", "sequence", "sequence_mean"]
 LossAgg = Literal["token_mean", "seq_mean_token_mean", "constant"]
 Remat = Literal["none", "attention", "block", "offload"]
+# Names for several projections of a layer, for adapter.targets.
+TARGETS: dict[str, tuple[str, ...]] = {
+    "attention": ("query", "key", "value", "out"),
+    "mlp": ("gate", "up", "down"),
+    "all": ("query", "key", "value", "out", "gate", "up", "down"),
+}
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,46 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True)
-class ObjectiveConfig(Checked):
+class AdapterConfig(Checked, prefix="adapter."):
+    """LoRA (Hu et al., arXiv 2106.09685): the model stays as it is, and small matrices beside it are trained.
+
+    A projection W becomes W + scale * A B; A is random at the start, and B is zero."""
+    rank: int = 0
+    """Columns of A and rows of B; 0 = off, all parameters are trained."""
+    alpha: float = 32.0
+    """The scale is alpha / rank."""
+    targets: tuple[str, ...] = ("all",)
+    """Projections with an adapter: attention, mlp, all, or any of query, key, value, out, gate, up, down."""
+    rslora: bool = False
+    """The scale is alpha / sqrt(rank) instead, which suits large ranks (rsLoRA, arXiv 2312.03732)."""
+    base_dtype: Literal["compute", "int8"] = "compute"
+    """How the frozen projections are kept: in policy.compute_dtype, or in int8 with a scale for each output
+    (half the memory of bfloat16, as in QLoRA; the answers are those of the rounded model)."""
+
+    def __post_init__(self):
+        self.require_least(0, "rank")
+        self.require(0 < self.alpha < math.inf, "alpha", "use a positive number.")
+        self.require(len(self.targets) > 0 and set(self.targets) <= {*TARGETS, *TARGETS["all"]}, "targets",
+                     f"nothing of a layer has such a name; use any of {', '.join([*TARGETS, *TARGETS['all']])}.")
+        for each in fields(self):
+            self.require(self.rank > 0 or getattr(self, each.name) == each.default, each.name,
+                         "there is no adapter with adapter.rank 0; set adapter.rank (8 to 64 is usual), or leave "
+                         f"it at {each.default!r}.")
+
+    @property
+    def projections(self) -> tuple[str, ...]:
+        """The projections that `targets` means, in the order of the layer."""
+        meant = {name for target in self.targets for name in TARGETS.get(target, (target,))}
+        return tuple(name for name in TARGETS["all"] if name in meant)
+
+    @property
+    def scale(self) -> float:
+        """The factor of A B."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig(Checked, prefix="loss."):
     """Parameters of the token loss. None = the objective's own default (see `nft_jax.objectives.registry`)."""
     epsilon: float = 1.0
     """NFT: lower clamp of the implicit negative policy's ratio (paper Eq. 10)."""
@@ -68,8 +113,6 @@ class ObjectiveConfig(Checked):
     constant_length: float = 1000.0
     """Denominator of loss_agg "constant" (Dr. GRPO and the official NFT code use 1000)."""
 
-    prefix = "loss."
-
     def __post_init__(self):
         self.require(0 < self.epsilon < math.inf, "epsilon",
                      "the clamp of the negative ratio must be positive; the paper uses 1 and tries 0.1 to 4.")
@@ -84,7 +127,7 @@ class ObjectiveConfig(Checked):
 
 
 @dataclass(frozen=True)
-class TermsConfig(Checked):
+class TermsConfig(Checked, prefix="terms."):
     """Terms for any objective, off by default (formulas: `nft_jax.objectives.terms`). Like the token loss, they
     are reduced over the tokens as loss.loss_agg says."""
     kl_weight: float = 0.0
@@ -108,8 +151,6 @@ class TermsConfig(Checked):
     """Leave answers cut at rollout.max_new_tokens out of the loss and its denominators (DAPO's overlong
     filtering). They still count in the group accuracy."""
 
-    prefix = "terms."
-
     def __post_init__(self):
         for name in ("kl_weight", "entropy_weight"):
             self.require(0 <= getattr(self, name) < math.inf, name, "use 0 (off) or more.")
@@ -118,7 +159,7 @@ class TermsConfig(Checked):
 
 
 @dataclass(frozen=True)
-class BatchConfig(Checked):
+class BatchConfig(Checked, prefix="batch."):
     """How the groups of a step become optimizer updates and packed rows."""
     updates_per_step: int = 16
     """Optimizer updates per step; whole groups are dealt to them evenly."""
@@ -129,15 +170,13 @@ class BatchConfig(Checked):
     """Rows of the longest kind in one forward and backward, over all devices; shorter rows come in
     larger numbers. Set it to what fits; it does not change the result."""
 
-    prefix = "batch."
-
     def __post_init__(self):
         self.require_least(1, "updates_per_step", "rows_per_micro_batch")
         self.require_least(0, "row_length")
 
 
 @dataclass(frozen=True)
-class OptimizerConfig(Checked):
+class OptimizerConfig(Checked, prefix="optimizer."):
     """AdamW with a linear warm-up from a tenth of the rate, then constant (the paper's settings)."""
     learning_rate: float = 1e-6
     """Rate after the warm-up."""
@@ -153,8 +192,6 @@ class OptimizerConfig(Checked):
     """Decoupled decay of every parameter, times the learning rate."""
     clip_norm: float = 1.0
     """Gradients are scaled down to this global norm."""
-
-    prefix = "optimizer."
 
     def __post_init__(self):
         for name in ("learning_rate", "eps", "clip_norm"):

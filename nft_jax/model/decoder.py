@@ -18,11 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
+from nft_jax.model.adapter import Adapted
 from nft_jax.model.attention import align, attend, attend_cache, rotary_angles, rotate
 from nft_jax.model.config import FLOAT32, Compute, ModelConfig
 from nft_jax.model.parameters import ARRAYS, IN_LAYERS, OUTSIDE_LAYERS, arrays_of
 from nft_jax.model.quantise import Quantized, quantise
-from nft_jax.model.sharded import gather_weights, look_up, over_mesh
+from nft_jax.model.sharded import layer_weights, look_up, over_mesh
 from nft_jax.runtime.mesh import constrain, data_parallel_size
 
 # What the forward pass keeps for the backward pass, by `Compute.remat`. Elementwise work and attention scores are
@@ -71,7 +72,10 @@ def angles_by_kind(config: ModelConfig, positions):
 def matmul(x, weights):
     """x [B, T, in] @ weights [in, out] -> [B, T, out], in the type of x.
 
-    In decoding the weights may be `Quantized`; their scales then multiply the product."""
+    The weights may be `Adapted`. In decoding they may be `Quantized`; their scales then multiply the product."""
+    if isinstance(weights, Adapted):
+        low = checkpoint_name(weights.scale * _product(x, weights.lora_a), "product")
+        return checkpoint_name(_product(x, weights.base) + _product(low, weights.lora_b), "product")
     if not isinstance(weights, Quantized):
         return checkpoint_name(_product(x, weights), "product")
     product = jnp.matmul(x, weights.values.astype(x.dtype), preferred_element_type=jnp.float32)
@@ -83,14 +87,21 @@ def _product(x, weights):
     return x @ weights.astype(x.dtype)
 
 
+def _product_forward(x, weights):
+    # x is kept for the weights' gradient alone, and frozen weights have none.
+    return _product(x.value, weights.value), (x.value if weights.perturbed else None, weights.value)
+
+
 def _product_backward(operands, g_BTO):
-    # The weights' gradient is summed in float32: autodiff would round each device's part to the type of x first.
     x_BTI, weights = operands
     dx_BTI = jnp.einsum("bto,io->bti", g_BTO, weights.astype(g_BTO.dtype))
+    if x_BTI is None:
+        return dx_BTI, None
+    # The weights' gradient is summed in float32: autodiff would round each device's part to the type of x first.
     return dx_BTI, jnp.einsum("bti,bto->io", x_BTI, g_BTO, preferred_element_type=jnp.float32).astype(weights.dtype)
 
 
-_product.defvjp(lambda x, weights: (_product(x, weights), (x, weights)), _product_backward)
+_product.defvjp(_product_forward, _product_backward, symbolic_zeros=True)
 
 
 class Block(nn.Module):
@@ -198,7 +209,9 @@ def hidden_states(params, config: ModelConfig, tokens, positions, segment_ids, c
     each layer's input; everything else is recomputed. Around a kernel queries, keys and values are kept too.
 
     On a mesh the rows are sharded over the data axes and the tokens over `context`, through all
-    layers. Each layer's weights are gathered when the scan reaches the layer."""
+    layers. Each layer's weights are gathered when the scan reaches the layer.
+
+    Matrices of the layers may be `Adapted` or `Quantized`."""
     mesh = compute.mesh
     segment_ids = constrain(segment_ids, mesh, "batch", None)
     angles = angles_by_kind(config, positions)
@@ -209,15 +222,15 @@ def hidden_states(params, config: ModelConfig, tokens, positions, segment_ids, c
         return Block(config, compute).apply({"params": weights}, *arguments, method=method)
 
     def layer(x, weights, local):
-        x, weights = checkpoint_name(x, "layer_input"), gather_weights(weights, compute)
+        x, weights = checkpoint_name(x, "layer_input"), layer_weights(weights, compute)
         x, _ = part("__call__", weights, x, angles, segment_ids, local)
         return constrain(x, mesh, "batch", "context", None), None
 
     def layer_around_kernel(x, weights, local):
         # What a kernel's backward pass needs has no name for `kept` to keep, so the kernel stays outside.
-        q, k, v = kept(lambda x, weights: part("enter", gather_weights(weights, compute), x, angles, local))(x, weights)
+        q, k, v = kept(lambda x, weights: part("enter", layer_weights(weights, compute), x, angles, local))(x, weights)
         attended = part("attend", weights, q, k, v, segment_ids, local)
-        x = kept(lambda weights, *xs: part("finish", gather_weights(weights, compute), *xs))(weights, x, attended)
+        x = kept(lambda weights, *xs: part("finish", layer_weights(weights, compute), *xs))(weights, x, attended)
         return constrain(x, mesh, "batch", "context", None), None
 
     x = embed(params, config, tokens, compute)

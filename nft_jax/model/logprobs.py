@@ -10,8 +10,6 @@
 On a mesh each device works on its own tokens and its own slice of the vocabulary. Both passes are `shard_map`s
 of the same functions. All collectives stand in this file, before and after the loops, never inside.
 """
-from __future__ import annotations
-
 from functools import partial
 from typing import NamedTuple
 
@@ -20,6 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from nft_jax.model.adapter import is_adapted
 from nft_jax.model.config import FLOAT32, Compute, ModelConfig
 from nft_jax.model.decoder import hidden_states, soft_cap
 from nft_jax.runtime.mesh import RULES
@@ -34,6 +33,7 @@ class Head(NamedTuple):
     vocab_axis: int             # of its weights: 1 for a head [D, V], 0 for a tied embedding [V, D]
     softcap: float = 0.0        # logits become softcap * tanh(logits / softcap); 0: unchanged
     mesh: Mesh | None = None
+    frozen: bool = False        # the weights get no gradient, and no work is done for one
 
 
 def token_logprobs(params, config: ModelConfig, tokens, positions, segment_ids, *, wanted=None, temperature=1.0,
@@ -51,7 +51,8 @@ def token_logprobs(params, config: ModelConfig, tokens, positions, segment_ids, 
     # The state before a token predicts it.
     before = jnp.pad(wanted[:, 1:], ((0, 0), (0, 1)))
     weights, vocab_axis = (params["head"], 1) if "head" in params else (params["embed"], 0)
-    head = Head(vocab_axis, config.final_softcap, compute.mesh if compute.mesh and compute.mesh.size > 1 else None)
+    head = Head(vocab_axis, config.final_softcap, compute.mesh if compute.mesh and compute.mesh.size > 1 else None,
+                frozen=is_adapted(params))
     both = head_logprobs(head, hidden, weights, jnp.roll(tokens, -1, axis=1), before,
                          jax.lax.stop_gradient(jnp.asarray(temperature, accumulator(hidden))))
     return tuple(jnp.pad(x[:, :-1], ((0, 0), (1, 0))) for x in both)
@@ -60,7 +61,7 @@ def token_logprobs(params, config: ModelConfig, tokens, positions, segment_ids, 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def head_logprobs(head: Head, hidden_BTD, weights, targets_BT, wanted_BT, temperature):
     """Log-probs of the targets and entropies of their distributions, two of [B, T], at least float32; 0 where not
-    wanted. Differentiable in hidden and weights; gradients of the weights are summed in float32.
+    wanted. Differentiable in hidden and weights; gradients of the weights are summed in float32, unless `head.frozen`.
 
     weights: [D, V] or [V, D] by `head.vocab_axis`; chunks are cast to the type of `hidden`."""
     return _forward(head, hidden_BTD, weights, targets_BT, wanted_BT, temperature)[:2]
@@ -79,7 +80,7 @@ def _forward(head: Head, *arguments):
 def _backward(head: Head, kept, cotangents):
     rows, matrix = _specs(head)
     d_hidden, d_weights = _over(head, _local_backward, (rows, matrix, rows, rows, P(), *(rows,) * 4),
-                                (rows, matrix))(*kept, *cotangents)
+                                (rows, None if head.frozen else matrix))(*kept, *cotangents)
     return d_hidden, d_weights, None, None, jnp.zeros_like(kept[4])
 
 
@@ -117,7 +118,7 @@ class Tokens(NamedTuple):
     rank: jax.Array             # [N] int32: place of each wanted token in `order`; meaningless for the others
 
     @classmethod
-    def of(cls, wanted_N) -> Tokens:
+    def of(cls, wanted_N) -> "Tokens":
         count, least, most = len(wanted_N), *TOKEN_BLOCK
         size = min(count, most, max(least, count // 8))
         total = wanted_N.sum(dtype=jnp.int32)
@@ -217,7 +218,7 @@ def _local_forward(head: Head, hidden_BTD, weights, targets_BT, wanted_BT, tempe
 
 def _local_backward(head: Head, hidden_BTD, weights, targets_BT, wanted_BT, temperature, entropies_BT, log_sums_BT,
                     d_logprobs_BT, d_entropies_BT):
-    """Gradients of hidden and of this device's part of the weights.
+    """Gradients of hidden and of this device's part of the weights, None where they are frozen.
 
     Let p be the probabilities of the logits l, y the target's one-hot, and m = log-sum-exp - entropy the mean
     of l. Then d logprob / dl = y - p, and d entropy / dl = -p (l - m)."""
@@ -246,6 +247,8 @@ def _local_backward(head: Head, hidden_BTD, weights, targets_BT, wanted_BT, temp
             d_logits = d_logits.astype(states.dtype)
             d_states += jax.lax.dot_general(d_logits, part, (((1,), (head.vocab_axis,)), ((), ())),
                                             preferred_element_type=kind)
+            if head.frozen:
+                return d_states, d_weights
             sides = (states, d_logits) if head.vocab_axis == 1 else (d_logits, states)
             more = jax.lax.dot_general(*sides, (((0,), (0,)), ((), ())), preferred_element_type=kind)
             so_far = jax.lax.dynamic_slice_in_dim(d_weights, start, width, head.vocab_axis)
@@ -258,10 +261,13 @@ def _local_backward(head: Head, hidden_BTD, weights, targets_BT, wanted_BT, temp
 
     d_states, d_weights = tokens.over(block, (
         jnp.zeros((len(tokens.order), states_ND.shape[1]), kind if over_tensor else hidden_BTD.dtype),
-        jnp.zeros(full.shape, kind)))
+        None if head.frozen else jnp.zeros(full.shape, kind)))
+    if over_tensor:
+        d_states = jax.lax.psum(d_states, "tensor")
+    d_hidden = tokens.put_back(d_states, wanted).reshape(hidden_BTD.shape).astype(hidden_BTD.dtype)
+    if head.frozen:
+        return d_hidden, None
     if head.mesh is not None:
-        d_states = jax.lax.psum(d_states, "tensor") if over_tensor else d_states
         d_weights = jax.lax.psum_scatter(d_weights, "fsdp", scatter_dimension=1 - head.vocab_axis, tiled=True)
         d_weights = jax.lax.psum(d_weights, ("data", "context"))
-    d_hidden = tokens.put_back(d_states, wanted).reshape(hidden_BTD.shape)
-    return d_hidden.astype(hidden_BTD.dtype), d_weights.astype(weights.dtype)
+    return d_hidden, d_weights.astype(weights.dtype)

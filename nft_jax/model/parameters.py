@@ -4,7 +4,8 @@ The parameters are one plain dict of float32 arrays:
 
     {"embed": [V, D], "final_norm": [D], "head": [D, V], "layers": {"query": [layers, D, H, E], ...}}
 
-Arrays of a layer are stacked over the layers on a leading axis. A tied model has no "head".
+Arrays of a layer are stacked over the layers on a leading axis. A tied model has no "head". In place of a matrix
+may stand `quantise.Quantized` or `adapter.Adapted`, whose parts take their axes from the matrix.
 """
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -96,8 +97,28 @@ def parameter_axes(name: str, shape: Sequence[int], mesh: Mesh) -> tuple[str | N
 
     kv heads are replicated where `tensor` exceeds them. Raises InputError for any other size that
     its mesh axes do not divide, with both names."""
-    axes = list(ARRAYS[name].logical_axes)
-    axes = [None] * (len(shape) - len(axes)) + axes
+    return _fitting(name, ARRAYS[name].logical_axes, shape, mesh)
+
+
+def part_axes(path, shape: Sequence[int], mesh: Mesh) -> tuple[str | None, ...]:
+    """`parameter_axes` of an array at this path (jax's) of a tree of parameters: a parameter, or a part of it.
+
+    The adapter's A [..., in, r] lies like the inputs of its matrix and B [..., r, out] like the outputs; r is whole.
+    A scale of `Quantized` has size 1 along the axes that share it."""
+    keys = [getattr(key, "key", getattr(key, "name", None)) for key in path]
+    name, part = next(key for key in reversed(keys) if key in ARRAYS), keys[-1]
+    array, axes = ARRAYS[name], ARRAYS[name].logical_axes
+    if part == "lora_a":
+        axes = (*axes[:len(array.summed)], None)
+    if part == "lora_b":
+        axes = (None, *axes[len(array.summed):])
+    if part == "scale":
+        axes = tuple(None if size == 1 else axis for size, axis in zip(shape[-len(axes):], axes, strict=True))
+    return _fitting(name, axes, shape, mesh)
+
+
+def _fitting(name: str, axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> tuple[str | None, ...]:
+    axes = [None] * (len(shape) - len(axes)) + list(axes)
     for dimension, axis in enumerate(axes):
         shards, size = int(np.prod([mesh.shape[mesh_axis] for mesh_axis in RULES[axis]])), shape[dimension]
         if axis == "kv_heads" and shards > size:
@@ -109,9 +130,9 @@ def parameter_axes(name: str, shape: Sequence[int], mesh: Mesh) -> tuple[str | N
 
 
 def parameter_shardings(params, mesh: Mesh):
-    """Shardings of a parameter dict, of arrays or of shapes. Raises the errors of `parameter_axes`."""
+    """Shardings of a tree of parameters, of arrays or of shapes. Raises the errors of `parameter_axes`."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: sharding(mesh, *parameter_axes(path[-1].key, leaf.shape, mesh)), params)
+        lambda path, leaf: sharding(mesh, *part_axes(path, leaf.shape, mesh)), params)
 
 
 def constrain_parameters(tree, mesh: Mesh | None):

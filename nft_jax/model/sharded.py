@@ -1,7 +1,7 @@
 """A layer on a device mesh.
 
 1. `look_up` embeds the tokens without moving the table.
-2. `gather_weights` gathers one layer's weights when the scan reaches the layer.
+2. `layer_weights` gathers one layer's weights when the scan reaches the layer.
 3. `over_mesh` gives each device its rows, heads and queries of the attention.
 
 All three are written out because XLA, left alone, gathers queries and weights that it need not.
@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from nft_jax.model.config import Compute
-from nft_jax.model.parameters import ARRAYS, parameter_axes
+from nft_jax.model.parameters import ARRAYS, part_axes
+from nft_jax.model.quantise import Quantized, dequantise
 from nft_jax.runtime.mesh import partition_spec, sharding
 
 
@@ -56,23 +57,29 @@ def _gather_backward(dtype, here, whole, _, gradient):
 _gather.defvjp(lambda weights, *static: (_gather(weights, *static), None), _gather_backward)
 
 
-def gather_weights(weights: dict, compute: Compute) -> dict:
+def layer_weights(weights: dict, compute: Compute) -> dict:
     """One layer's weights as its products need them: rounded to `compute.dtype`, whole over `fsdp`, sharded over
     `tensor`. Called inside the scan, so only one layer is whole at a time. The gradient is summed in float32,
-    straight into the sharded parameter. ZeRO-3: Rajbhandari et al., arXiv 1910.02054."""
+    straight into the sharded parameter. ZeRO-3: Rajbhandari et al., arXiv 1910.02054.
+
+    `Quantized` weights, which have no gradient, are gathered in int8 and become arrays of `compute.dtype`."""
     mesh = compute.mesh
-    if mesh is None or mesh.size == 1:
-        return weights
+    if mesh is not None and mesh.size > 1:
+        weights = jax.tree_util.tree_map_with_path(partial(_whole, compute), weights)
+    return jax.tree.map(lambda x: dequantise(x).astype(compute.dtype) if isinstance(x, Quantized) else x, weights,
+                        is_leaf=lambda x: isinstance(x, Quantized))
 
-    def one(name, x):
-        axes = parameter_axes(name, x.shape, mesh)
-        # Norms and biases are small, and never sharded over fsdp.
-        if "embed" not in axes:
-            return x
-        whole = [None if axis == "embed" else axis for axis in axes]
-        return _gather(x, compute.dtype, sharding(mesh, *axes), sharding(mesh, *whole))
 
-    return {name: one(name, x) for name, x in weights.items()}
+def _whole(compute: Compute, path, x):
+    axes = part_axes(path, x.shape, compute.mesh)
+    # Norms and biases are small, and never sharded over fsdp.
+    if "embed" not in axes:
+        return x
+    here, whole = (sharding(compute.mesh, *each)
+                   for each in (axes, [None if axis == "embed" else axis for axis in axes]))
+    if x.dtype == jnp.int8:
+        return jax.lax.with_sharding_constraint(x, whole)
+    return _gather(x, compute.dtype, here, whole)
 
 
 def over_mesh(attend: Callable, mesh: Mesh | None) -> Callable:

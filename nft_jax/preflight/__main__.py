@@ -20,7 +20,6 @@ from nft_jax.types import InputError
 
 
 class Arguments(NamedTuple):
-    """A parsed command line."""
     config: Annotated[Config, tyro.conf.arg(name="")]
     topology: str = "cpu:1"
     """Devices of the run: v5p:4x4x4, v6e:8x8, gpu:8xH100, cpu:8."""

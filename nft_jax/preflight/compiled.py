@@ -25,13 +25,10 @@ class Compiled:
 
 
 def compile_programs(programs: Sequence[Program], devices: int,
-                     progress: Callable[[str], None] | None = None) -> list[Compiled]:
+                     progress: Callable[[str], object] = str) -> list[Compiled]:
     """Compile the programs for a mesh of `devices` devices, in their order; `progress` gets a line for each."""
-    def told(program: Program, done: int) -> None:
-        if progress is not None:
-            progress(f"compiled {program} ({done} of {len(programs)})")
-
-    return compile_all(programs, threads=2, progress=told, compile=partial(_compile, devices))
+    return compile_all(programs, threads=2, compile=partial(_compile, devices),
+                       progress=lambda program, done: progress(f"compiled {program} ({done} of {len(programs)})"))
 
 
 def _compile(devices: int, lowered: jax.stages.Lowered) -> Compiled:

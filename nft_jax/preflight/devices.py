@@ -1,6 +1,4 @@
 """Devices by name, and the topologies of the command line. No jax at the top: the topology decides how it starts."""
-from __future__ import annotations
-
 import importlib.util
 import os
 import re
@@ -56,7 +54,7 @@ class Topology:
     count: int | None            # None where libtpu has to be asked
 
     @classmethod
-    def parse(cls, name: str) -> Topology:
+    def parse(cls, name: str) -> "Topology":
         """`v5p:4x4x4` (the chips of a TPU slice), `gpu:8xH100`, `cpu:8`. Raises InputError for anything else."""
         kind, _, rest = name.partition(":")
         if kind in TPUS and re.fullmatch(r"\d+x\d+(x\d+)?", rest):

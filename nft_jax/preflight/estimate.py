@@ -1,7 +1,5 @@
 """Work and time of a run, by arithmetic from the shapes: XLA's `cost_analysis` counts the body of a loop once, and
 nearly all our work is in loops."""
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,7 +29,7 @@ class Assumptions:
     accepted_share: float             # of the prompts sampled, the share with right and wrong answers
 
     @classmethod
-    def of(cls, config: Config, answer_tokens: int = 0, accepted_share: float = 0.5) -> Assumptions:
+    def of(cls, config: Config, answer_tokens: int = 0, accepted_share: float = 0.5) -> "Assumptions":
         """`answer_tokens` 0: a third of the longest answer allowed (the paper's 7B model: about 1,000 of 3,584)."""
         return cls(answer_tokens or config.rollout.max_new_tokens / 3, min(128, config.data.max_prompt_tokens),
                    accepted_share)

@@ -15,7 +15,7 @@ from nft_jax.model.config import Attention
 from nft_jax.model.kernels import LANES
 from nft_jax.model.logprobs import CHUNK_ELEMENTS
 from nft_jax.rollout.engine import Sampler
-from nft_jax.rollout.slots import entry_bytes, vocabulary_bytes, weight_bytes
+from nft_jax.rollout.slots import entry_bytes, weight_bytes
 from nft_jax.runtime.mesh import data_parallel_size, sharded_bytes
 from nft_jax.train.plan import Plan
 
@@ -80,7 +80,7 @@ def analytic(plan: Plan, sampler: Sampler, attention: Attention) -> Model:
         temporaries={
             "cast": work.cast(), "rollout key": nothing, "empty cache": nothing, "prefill": work.prefill(),
             "admit": work.admit(), "grow": nothing, "decode": work.decode(4), "decode, truncated": work.decode(6),
-            "train step": work.train(), "score": work.score(), "reference score": work.score(),
+            "train step": work.rows_of(True), "score": work.rows_of(False), "reference score": work.rows_of(False),
         })
 
 
@@ -148,22 +148,19 @@ class Work:
         row = self.config.row_length / self.parallel / self.context * self.vocab
         arrays = 3 if gradients else 2
         if row * self.rows < CHUNK_ELEMENTS:
-            return Split(0, vocabulary_bytes(row, arrays))
-        return Split(vocabulary_bytes(CHUNK_ELEMENTS, arrays), 0)
+            return Split(0, 4 * arrays * row)
+        return Split(4 * arrays * CHUNK_ELEMENTS, 0)
 
-    def train(self) -> Split:
-        """A train step. It has two sets of gradients: the sum, and the gradient of the micro-batch."""
-        head = self.head(True)
-        return Split(8 * self.parameters + self.gathered(True) + head.fixed, self.row(True) + head.each)
-
-    def score(self) -> Split:
-        head = self.head(False)
-        return Split(self.gathered(False) + head.fixed, self.row(False) + head.each)
+    def rows_of(self, gradients: bool) -> Split:
+        """A score, or a train step. That has two sets of gradients: the sum, and the gradient of the micro-batch."""
+        head = self.head(gradients)
+        return Split(gradients * 8 * self.parameters + self.gathered(gradients) + head.fixed,
+                     self.row(gradients) + head.each)
 
     def decode(self, arrays: int) -> Split:
         """`arrays` of [S, V] float32 (logits and what sampling makes of them), scores against the cache, a layer."""
         scores = 2 * 4 * self.heads * self.sampler.buckets[-1]
-        return Split(0, (vocabulary_bytes(self.vocab, arrays) + scores + self.width * self.item) / self.parallel)
+        return Split(0, (4 * arrays * self.vocab + scores + self.width * self.item) / self.parallel)
 
     def prefill(self) -> Split:
         """All prompts that are prefilled together. XLA may place them anywhere, so they count on every device."""

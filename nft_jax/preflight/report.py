@@ -74,7 +74,8 @@ class Report(Sketch):
         return not self.too_large
 
 
-def estimate_of(config: Config, model: ModelConfig, topology: Topology, assumed: Assumptions | None = None) -> Sketch:
+def estimate_of(config: Config, model: ModelConfig, topology: Topology,
+                assumed: Assumptions | None = None) -> Sketch:
     """Time and memory of a run without compiling. What the devices send each other is then not known, and not
     counted.
 
@@ -96,7 +97,7 @@ def estimate_of(config: Config, model: ModelConfig, topology: Topology, assumed:
 
 
 def preflight(config: Config, model: ModelConfig, topology: Topology, assumed: Assumptions | None = None,
-              progress: Callable[[str], None] | None = None) -> Report:
+              progress: Callable[[str], object] = str) -> Report:
     """Compile the programs of a run for `topology`, each kind in its largest variant, and weigh them.
 
     GPU programs are compiled for as many virtual CPU devices. Arguments and collectives are read from these

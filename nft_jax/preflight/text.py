@@ -1,6 +1,4 @@
 """The report of preflight as it is printed: the run, a table of its programs, the verdict, and estimated times."""
-from io import StringIO
-
 from rich.console import Console
 from rich.table import Table
 
@@ -54,10 +52,11 @@ def _table(r: Report) -> list[str]:
             line.kind, size(line.beside), size(line.arguments), "refused" if line.refusal else size(line.temporaries),
             size(line.peak), f"{line.peak / r.usable:.0%}", f"{line.flops / 1e12:.3g}", size(line.received),
             str(line.variants), f"{line.seconds:.0f} s")
-    drawn = StringIO()
-    Console(file=drawn, width=200, color_system=None).print(table)
+    console = Console(width=200, color_system=None)
+    with console.capture() as drawn:
+        console.print(table)
     return [
-        *(row.rstrip() for row in drawn.getvalue().splitlines()), "",
+        *(row.rstrip() for row in drawn.get().splitlines()), "",
         f"{name} on one device, for each program's largest variant. beside: what else is in memory meanwhile.",
         f"TFLOP by arithmetic, and {name} received in collectives: one device, for one micro-batch, block of",
         f"decode steps or prefill. The run compiles {sum(line.variants for line in r.lines)} variants (lengths of "

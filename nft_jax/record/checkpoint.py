@@ -16,6 +16,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from nft_jax.config import CheckpointConfig
+from nft_jax.record.folder import saved_steps
 from nft_jax.record.rollouts import from_bytes, to_bytes
 from nft_jax.runtime.distributed import gather, is_first, process_count
 from nft_jax.runtime.files import MANIFEST, damage, read_manifest, write_manifest, write_notes
@@ -186,6 +187,11 @@ class Checkpoints:
         with self._reading(step):
             return self._checkpointer.load_checkpointables(step, {"state": wanted})["state"]["params"]
 
+    def restore_counters(self, step: int) -> dict:
+        """The host's counters alone of the checkpoint of `step`. Raises Damaged where they cannot be read."""
+        with self._reading(step):
+            return self._checkpointer.load_checkpointables(step, {"host": None})["host"]
+
     def _stored(self, step: int, shapes: Any) -> dict:
         """The tree of the stored state, with metadata as leaves, once its files are compared with
         their checksums and its parameters with `shapes`."""
@@ -242,8 +248,8 @@ def check_room(folder: Path, shapes: Any, config: CheckpointConfig, steps: int) 
     """Raises InputError if the disk of `folder` lacks room for the checkpoints that the run will
     keep. Existing checkpoints are not counted twice."""
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-    existing = sum(path.name.isdigit() for path in (folder / "checkpoints").glob("*"))
-    number, free = max(most_kept(config, steps) - existing, 1), shutil.disk_usage(folder / "checkpoints").free
+    number = max(most_kept(config, steps) - len(saved_steps(folder)), 1)
+    free = shutil.disk_usage(folder / "checkpoints").free
     if free < number * size:
         rules = ", ".join(f"{name} = {value!r}" for name in ("keep", "keep_every", "best")
                           if (value := getattr(config, name)))
@@ -259,7 +265,7 @@ def check_room(folder: Path, shapes: Any, config: CheckpointConfig, steps: int) 
 def checkpoint_step(folder: Path, config: CheckpointConfig, step: int | str = LATEST) -> int:
     """The step of the run's checkpoint that `step` means: "latest", "best" (by the metric
     checkpoint.best), or a number. Raises InputError if there is none."""
-    with _reading(folder, config) as found:
+    with reading(folder, config) as found:
         steps, best = found.steps, found.best
     listed = f"the run {str(folder)!r} has checkpoints of the steps {', '.join(map(str, sorted(steps))) or '(none)'}"
     if step == BEST and best is None:
@@ -271,16 +277,10 @@ def checkpoint_step(folder: Path, config: CheckpointConfig, step: int | str = LA
     return int(number)
 
 
-def read_params(folder: Path, config: CheckpointConfig, step: int, shapes: Any) -> Any:
-    """The parameters of the run's checkpoint of `step`, laid out like `shapes` (ShapeDtypeStructs with shardings).
-    Nothing else of it is put on a device. Raises InputError for a damaged checkpoint or another model."""
-    with _reading(folder, config) as found:
-        return found.restore_params(step, shapes)
-
-
 @contextmanager
-def _reading(folder: Path, config: CheckpointConfig) -> Iterator[Checkpoints]:
-    if not (folder / "checkpoints").is_dir():
+def reading(folder: Path, config: CheckpointConfig) -> Iterator[Checkpoints]:
+    """The checkpoints of the run in `folder`, to be read. Raises InputError where there are none."""
+    if not saved_steps(folder):
         raise InputError(f"{str(folder)!r} is a run without a checkpoint: its first one is written after "
                          f"checkpoint.every = {config.every} steps.")
     found = Checkpoints(folder / "checkpoints", config, read_only=True)

@@ -9,7 +9,7 @@ left alone; with other settings it is refused, and so are its parts. The same co
 same bytes, however often it was killed."""
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +81,10 @@ class Parts:
                 part_done(part, len(starts))
         self._merge(len(starts))
 
-    def done(self, prompts: Sequence[Prompt], size: int) -> Iterator[int]:
-        """The number of prompts of each finished part."""
-        for part, start in enumerate(range(0, len(prompts), size)):
-            if self._path(part).exists():
-                yield len(prompts[start:start + size])
+    def done(self, prompts: Sequence[Prompt], size: int) -> int:
+        """The number of prompts in finished parts."""
+        return sum(len(prompts[start:start + size]) for part, start in enumerate(range(0, len(prompts), size))
+                   if self._path(part).exists())
 
     def _path(self, part: int) -> Path:
         return self.folder / f"part_{part:06d}.parquet"

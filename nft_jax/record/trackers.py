@@ -18,7 +18,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol
+from typing import Any
 
 from nft_jax.config import Config
 from nft_jax.runtime.files import replaced
@@ -28,14 +28,6 @@ from nft_jax.types import InputError
 PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "trackio": "trackio"}
 MIRRORED_ROWS = 10_000      # rows that wait for a tracker at most
 CLOSE_SECONDS = 30.0        # the end of a run waits so long for a tracker
-
-
-class Writer(Protocol):
-    """Takes a run's rows of metrics, in the order of their steps."""
-
-    def write(self, step: int, metrics: dict[str, float]) -> None: ...
-
-    def close(self) -> None: ...
 
 
 def require_writers(names: Iterable[str]) -> None:
@@ -48,21 +40,21 @@ def require_writers(names: Iterable[str]) -> None:
                              f"install {PACKAGES[name]}`, or leave it out (metrics.jsonl is always written).")
 
 
-def open_writers(folder: Path, last_step: int, rows: Sequence[dict], config: Config) -> list[Writer]:
-    """The writers that `config` names, for the run in `folder`. The run's next step is `last_step` + 1. `rows`
-    are the rows of its metrics.jsonl so far."""
+def open_writers(folder: Path, last_step: int, rows: Sequence[dict], config: Config) -> list:
+    """The writers that `config` names (each with `write` and `close`), for the run in `folder`. Its next step is
+    `last_step` + 1. `rows` are the rows of its metrics.jsonl so far."""
     return [TensorBoard(folder, last_step) if name == "tensorboard" else Tracker(name, folder, rows, config)
             for name in config.writers]
 
 
 class Mirror:
-    """A Writer that never fails and never waits: a thread hands the rows to `writer`.
+    """A writer that never fails and never waits: a thread hands the rows to `writer`, by its `write` and `close`.
 
     Rows that `writer` refuses are tried again every `pause` seconds. At most MIRRORED_ROWS rows wait; the oldest of
-    more are dropped. `say` gets a line when the writer begins to fail, when it recovers, and at the end the number of
-    rows that it never took: `given` less `taken`."""
+    more are dropped. `say` gets a line when the writer begins to fail, when it recovers, and at the end how many
+    rows it never took: `given` less `taken`."""
 
-    def __init__(self, writer: Writer, name: str, say: Callable[[str], None], pause: float = 10.0):
+    def __init__(self, writer: Any, name: str, say: Callable[[str], None], pause: float = 10.0):
         self._writer, self._name, self._say, self._pause = writer, name, say, pause
         self._rows: SimpleQueue[tuple[int, dict] | None] = SimpleQueue()         # None: the run has ended
         self.given, self.taken, self._failing = 0, 0, ""

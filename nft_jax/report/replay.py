@@ -6,8 +6,6 @@
 4. the trainer's own tally adds them up to metrics.
 
 Nothing here needs an accelerator. Without a policy, the run's model is not needed either."""
-from __future__ import annotations
-
 import functools
 import os
 from collections.abc import Callable, Sequence
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nft_jax.config import BatchConfig, Config, ObjectiveConfig, RolloutConfig
@@ -83,7 +82,7 @@ class Replay:
         return (f"Replay({str(self.path)!r}, {self.objective}: {len(self.answers)} answers, "
                 f"{sum(len(a.ids) for a in self.answers)} tokens; {'; '.join(self.notes)})")
 
-    def table(self) -> pandas.DataFrame:
+    def table(self) -> "pandas.DataFrame":
         """A row for every token. Columns are the fields of `Answer`, and `position`, the token's place in it."""
         import pandas
         sizes = [len(answer.ids) for answer in self.answers]
@@ -94,7 +93,7 @@ class Replay:
         return pandas.DataFrame(columns | {
             name: np.concatenate([np.asarray(getattr(answer, name)) for answer in self.answers]) for name in per_token})
 
-    def summary(self) -> pandas.DataFrame:
+    def summary(self) -> "pandas.DataFrame":
         """A row for right answers (reward >= 1/2) and one for wrong answers, if there are any.
 
         Columns: numbers of answers and tokens; means over tokens of ratio and coefficient; the
@@ -113,7 +112,7 @@ class Replay:
 
 
 def replay(step: str | os.PathLike, objective: str | Objective | Callable | None = None,
-           policy: Policy | str | os.PathLike | None = None, *, config: ObjectiveConfig | None = None,
+           policy: "Policy | str | os.PathLike | None" = None, *, config: ObjectiveConfig | None = None,
            temperature: float | None = None, kept: bool = True) -> Replay:
     """Every token of a step's answers under an objective: loss, coefficient, ratio, clamp and clip.
 
@@ -144,7 +143,10 @@ def replay(step: str | os.PathLike, objective: str | Objective | Callable | None
     if find_objective(objective).whole_groups:
         run = replace(run, terms=replace(run.terms, mismatch="off"))
     run = replace(run, objective=objective, loss=loss)
-    groups, sampled = with_old_logprobs([group for group in every if answers_in_loss(group, run.terms)])
+    trained = [group for group in every if answers_in_loss(group, run.terms)]
+    groups = [group if group.old_logprobs is not None else
+              replace(group, old_logprobs=tuple(rollout.logprobs for rollout in group.rollouts)) for group in trained]
+    sampled = sum(group.old_logprobs is None for group in trained)
     if not groups:
         raise InputError(f"step is {str(path)!r}, of which no group was trained on: kept=False replays all groups "
                          "whose rewards differ." if kept else
@@ -173,7 +175,7 @@ def replay(step: str | os.PathLike, objective: str | Objective | Callable | None
     return Replay(path, label, loss, tuple(answers), summarise(total, len(parts)), tuple(notes))
 
 
-def replay_update(update: int, groups: Sequence[Group], run: Config, policy: Policy | None, temperature: float,
+def replay_update(update: int, groups: Sequence[Group], run: Config, policy: "Policy | None", temperature: float,
                   text: Text | None, longest: int) -> tuple[list[Answer], dict[str, Any]]:
     """The answers of one update, and its tally. `run` has the objective and its settings; no
     sequence has more than `longest` tokens."""
@@ -238,21 +240,13 @@ def read_groups(path: Path, kept: bool) -> list[Group]:
     if missing:
         raise InputError(f"step is {str(path)!r}, a table without the columns {', '.join(missing)}: give one that a "
                          "run wrote, RUN/rollouts/step_NNNNNN.parquet.")
-    if kept and "kept" in table.column_names:
-        table = table.filter(pa.array([bool(value) for value in table["kept"].to_pylist()], pa.bool_()))
-    elif kept:
-        table = table.slice(0, 0)
+    if kept:
+        known = "kept" in table.column_names
+        table = table.filter(pc.fill_null(table["kept"], False)) if known else table.slice(0, 0)
     return [group for group in table_to_groups(table) if group.has_signal]
 
 
-def with_old_logprobs(groups: Sequence[Group]) -> tuple[list[Group], int]:
-    """The groups, all with old log-probs, and the number of groups that got the sampler's."""
-    out = [group if group.old_logprobs is not None else
-           replace(group, old_logprobs=tuple(rollout.logprobs for rollout in group.rollouts)) for group in groups]
-    return out, sum(group.old_logprobs is None for group in groups)
-
-
-def loaded(policy: Policy | str | os.PathLike | None, groups: Sequence[Group]) -> Policy | None:
+def loaded(policy: "Policy | str | os.PathLike | None", groups: Sequence[Group]) -> "Policy | None":
     """The policy, loaded if it is a path. Raises InputError if it lacks a token of the answers."""
     if isinstance(policy, (str, os.PathLike)):
         from nft_jax.policy import load
@@ -310,7 +304,7 @@ def _scorer(model: ModelConfig, compute: Compute):
     return jax.jit(of)
 
 
-def score(policy: Policy, rows: TrainBatch, temperature: float, count: int) -> tuple[np.ndarray, np.ndarray]:
+def score(policy: "Policy", rows: TrainBatch, temperature: float, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Log-probs and entropies [N, T] of the answers under the policy, computed in the type of its
     parameters, about `count` rows at a time. 0 outside the answers."""
     scorer = _scorer(policy.config, Compute(policy.params["embed"].dtype.name))

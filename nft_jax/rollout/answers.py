@@ -100,11 +100,11 @@ def _fill(settings: AnswerConfig, weights: Weights, tokenizer, missing: Sequence
         say(line)
     # No name holds the parameters: they are let go once the weights that decode are made.
     decoding = sampler(chosen[0]["slots"]).cast(weights.read(mesh=mesh))
-    done = [sum(parts.done(held.prompts, sizes["part_prompts"]))
+    done = [parts.done(held.prompts, sizes["part_prompts"])
             for (held, parts), sizes in zip(missing, chosen, strict=True)]
     bar = AnswerBar(sum(len(held.prompts) * held.samples for held, _ in missing),
                     sum(count * held.samples for count, (held, _) in zip(done, missing, strict=True)))
-    with bar.bar:
+    with bar:
         for (held, parts), sizes, count in zip(missing, chosen, done, strict=True):
             def answers(prompts: Sequence[Prompt], held=held, slots=sizes["slots"]) -> Iterable:
                 asked = decoding, prompts, held.samples, key, held.stream, settings
@@ -124,39 +124,32 @@ def say(text: object) -> None:
     Console(stderr=True, highlight=False).print(text, soft_wrap=True)
 
 
-class AnswerBar:
+class AnswerBar(Progress):
     """Progress in answers, on standard error: a bar on a terminal, a line for every part elsewhere.
     `done`: answers of parts that an earlier start has finished."""
 
     def __init__(self, answers: int, done: int):
-        self.answers, self.done, self.first = answers, done, done
-        self.tokens, self.started = 0, time.monotonic()
         console = Console(stderr=True, highlight=False)
-        self.bar = Progress(TextColumn("answers"), MofNCompleteColumn(), BarColumn(bar_width=None),
-                            TextColumn("{task.fields[speed]}"), TextColumn("left"), TimeRemainingColumn(),
-                            console=console, transient=True, disable=not console.is_terminal)
-        self.task = self.bar.add_task("", total=answers, completed=done, speed="")
+        super().__init__(TextColumn("answers"), MofNCompleteColumn(), BarColumn(bar_width=None),
+                         TextColumn("{task.fields[speed]}"), TextColumn("left"), TimeRemainingColumn(),
+                         console=console, transient=True, disable=not console.is_terminal)
+        self.all = self.add_task("", total=answers, completed=done, speed="")
+        self.tokens, self.started = 0, time.monotonic()
 
     def block(self, tokens: int) -> None:
         """So many tokens were decoded."""
         self.tokens += tokens
-        self.bar.update(self.task, speed=self.speed)
+        self.update(self.all, speed=f"{self.tokens / max(time.monotonic() - self.started, 1e-9):,.0f} tokens/s")
 
     def counted(self, groups: Iterable, samples: int) -> Iterator:
         """The groups, whatever they are, each counted as `samples` answers when it comes."""
         for group in groups:
-            self.done += samples
-            self.bar.update(self.task, completed=self.done)
+            self.advance(self.all, samples)
             yield group
 
     def part(self, part: int, count: int) -> None:
         """Part `part` of `count` was written."""
-        if self.bar.disable:
-            seconds = time.monotonic() - self.started
-            left = seconds / max(self.done - self.first, 1) * (self.answers - self.done)
-            say(f"part {part + 1}/{count}  {self.done:,} of {self.answers:,} answers  {self.speed}  "
-                f"left {left:,.0f} s")
-
-    @property
-    def speed(self) -> str:
-        return f"{self.tokens / max(time.monotonic() - self.started, 1e-9):,.0f} tokens/s"
+        if self.disable:
+            task = self.tasks[0]
+            say(f"part {part + 1}/{count}  {task.completed:,.0f} of {task.total:,.0f} answers  {task.fields['speed']}  "
+                f"left {task.time_remaining or 0:,.0f} s")

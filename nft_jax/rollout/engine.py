@@ -28,9 +28,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nft_jax.config import DecodingConfig, SamplingConfig
 from nft_jax.model import decoder
+from nft_jax.model.adapter import is_wrapped, merge
 from nft_jax.model.config import FLOAT32, Compute, ModelConfig
 from nft_jax.model.parameters import parameter_shardings
-from nft_jax.model.quantise import quantise_layer
+from nft_jax.model.quantise import quantise_matrices
 from nft_jax.rollout.cache import (
     DecodeState,
     abstract_decode_state,
@@ -57,13 +58,15 @@ PREFILL_TOKENS = 16_384       # most tokens, padding included, of the prompts th
 def decode_weights(params, compute: Compute, weight_dtype: Stored):
     """The parameters as decoding reads them: a dict of arrays for every layer, in the compute dtype.
 
-    The scales of norms stay in float32, as in the trainer. With "int8" the layers' matrices are quantised."""
+    Adapters are merged into their matrices in float32, a layer at a time. The scales of norms stay in float32, as in
+    the trainer. With "int8" the layers' matrices are quantised."""
     def cast(path, x):
-        return x if path[-1].key.endswith("norm") else x.astype(compute.dtype)
+        return x if path[-1].key.endswith("norm") or is_wrapped(x) else x.astype(compute.dtype)
 
-    weights = decoder.split_layers(jax.tree_util.tree_map_with_path(cast, params))
+    weights = decoder.split_layers(jax.tree_util.tree_map_with_path(cast, params, is_leaf=is_wrapped))
+    weights["layers"] = [merge(layer, compute.dtype) for layer in weights["layers"]]
     if weight_dtype == "int8":
-        weights["layers"] = [quantise_layer(layer) for layer in weights["layers"]]
+        weights["layers"] = [quantise_matrices(layer) for layer in weights["layers"]]
     return weights
 
 
@@ -283,14 +286,16 @@ class Sampler:
         write_index = jax.device_put(np.int32(capacity), state.write_index.sharding)
         return state._replace(cache=cache, write_index=write_index)
 
-    def programs(self, truncations: Sequence[bool] = (False,)) -> list[Program]:
+    def programs(self, truncations: Sequence[bool] = (False,), params=None) -> list[Program]:
         """What sampling compiles, with abstract arguments. `truncations`: without or with top-k, top-p and min-p.
+        `params`: what `cast` takes, as jax.ShapeDtypeStruct with shardings; None: plain float32 parameters.
 
         The size of a program is the tokens of its prompts ("prefill"), the entries of its ring ("empty cache",
         "admit", "decode", "decode, truncated"), or of the new ring and the old ("grow")."""
-        shapes = decoder.parameter_shapes(self.model)
-        trained = with_shardings(shapes, parameter_shardings(shapes, self.params_mesh))
-        weights = with_shardings(jax.eval_shape(self._cast, trained), self._weight_shardings)
+        if params is None:
+            shapes = decoder.parameter_shapes(self.model)
+            params = with_shardings(shapes, parameter_shardings(shapes, self.params_mesh))
+        weights = with_shardings(jax.eval_shape(self._cast, params), self._weight_shardings)
         base_key = jax.eval_shape(jax.random.key, 0)
         key = with_shardings(base_key, sharding(self.mesh))
         state_of = {ring: abstract_decode_state(self.model, self.mesh, self.slots, ring, *self._stored)
@@ -302,7 +307,7 @@ class Sampler:
         rows = np.zeros(self.admissions, np.int32)
         admission = Admission(rows, rows, rows, rows, rows.astype(np.uint32), rows)
 
-        out = [Program("cast", (), self._cast, (trained,)),
+        out = [Program("cast", (), self._cast, (params,)),
                Program("rollout key", (), self._rollout_key, (base_key, 0))]
         for size, arrays in prompts.items():
             out.append(Program("prefill", (size,), self._prefill, (weights, *arrays)))

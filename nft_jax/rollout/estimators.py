@@ -43,17 +43,13 @@ def answer_classes(verdicts: Sequence[Verdict]) -> list[int | None]:
             classes.append(None)
         else:
             if text not in numbers:
-                same = (i for i, leader in enumerate(leaders, 1) if _same(leader, text))
+                same = (i for i, leader in enumerate(leaders, 1)
+                        if (found := quick_verdict(leader, text)) and found.outcome == "right")
                 numbers[text] = next(same, len(leaders) + 1)
                 if numbers[text] > len(leaders):
                     leaders.append(text)
             classes.append(numbers[text])
     return classes
-
-
-def _same(a: str, b: str) -> bool:
-    verdict = quick_verdict(a, b)
-    return verdict is not None and verdict.outcome == "right"
 
 
 def majority(classes: Sequence[int | None]) -> float:

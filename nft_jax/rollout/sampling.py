@@ -5,8 +5,6 @@
 A token takes two uniform numbers. The first finds a block of the vocabulary by the blocks' summed probabilities, the
 second a token inside the block. Nothing is sorted, and no cumulative sum runs over the vocabulary.
 """
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import jax
@@ -24,7 +22,7 @@ class SamplingParams(NamedTuple):
     min_p: jax.Array | float = 0.0
 
     @classmethod
-    def of(cls, settings: SamplingConfig) -> SamplingParams:
+    def of(cls, settings: SamplingConfig) -> "SamplingParams":
         """As arrays of fixed types: the type of a Python number would be part of what is compiled."""
         return cls(np.asarray(settings.temperature, np.float32), np.asarray(settings.top_k, np.int32),
                    np.asarray(settings.top_p, np.float32), np.asarray(settings.min_p, np.float32))

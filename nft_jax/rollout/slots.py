@@ -57,16 +57,11 @@ def entry_bytes(model: ModelConfig, mesh: Mesh, sequences: int, entries: int, dt
     return model.num_layers * sharded_bytes(with_shardings(layer, entry_sharding(model, mesh, axis)))
 
 
-def vocabulary_bytes(vocabulary: float, arrays: int) -> float:
-    """Bytes of so many rows [V] float32: one slot's logits, and what sampling makes of them."""
-    return 4 * arrays * vocabulary
-
-
 def slot_bytes(model: ModelConfig, mesh: Mesh, entries: int, dtype: str, kv_dtype: Stored = "compute") -> int:
     """Bytes that one slot takes on its device: keys and values of `entries` tokens, and its share of a decode step."""
     held = entry_bytes(model, mesh, data_parallel_size(mesh), entries, dtype, kv_dtype)
     # 16 bytes an entry: its mask and its scores.
-    return int(held * AROUND) + int(vocabulary_bytes(model.vocab_size, VOCABULARY_ARRAYS)) + entries * 16
+    return int(held * AROUND) + 4 * VOCABULARY_ARRAYS * model.vocab_size + entries * 16
 
 
 def prefilled_bytes(model: ModelConfig, mesh: Mesh, max_prompt_tokens: int, slots: int, dtype: str,
@@ -102,9 +97,9 @@ def slots_that_fit(model: ModelConfig, mesh: Mesh, decoding: DecodingConfig, ans
                    dtype: str, *, taken: int | None = None, free: int | None = None) -> int:
     """Useful slots for so many answers, a multiple of the data-parallel devices, as far as memory holds them.
 
-    They fit in what `free` bytes of each device (None: ask the devices) leave beside the weights that decode, prompts
-    prefilled together, and the caller's `taken` bytes (None: the parameters in float32). Raises InputError where not
-    even one fits."""
+    They fit in what `free` bytes of each device (None: ask the devices) leave beside the weights that decode,
+    prompts prefilled together, and the caller's `taken` bytes (None: the parameters in float32). Raises InputError
+    where not even one fits."""
     parallel, useful = data_parallel_size(mesh), useful_slots(answers)
     taken = parameter_bytes(model, mesh) if taken is None else taken
     free = free_bytes(mesh) if free is None else free

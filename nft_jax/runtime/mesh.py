@@ -71,12 +71,10 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     """The mesh of a run over `devices` (None: all devices of all processes). `tensor` and `context` stay inside a
     process, which decodes on its own devices. Raises InputError when the sizes do not fit the devices."""
     devices = jax.devices() if devices is None else devices
-    sizes = [config.data, config.fsdp, config.tensor, config.context]
-    known = math.prod(size for size in sizes if size != -1)
-    if -1 in sizes and len(devices) % known == 0:
-        sizes[sizes.index(-1)] = len(devices) // known
+    asked = config.data, config.fsdp, config.tensor, config.context
+    known = math.prod(size for size in asked if size != -1)
+    sizes = [len(devices) // known if size == -1 else size for size in asked]
     if math.prod(sizes) != len(devices):
-        asked = config.data, config.fsdp, config.tensor, config.context
         raise InputError(f"mesh (data, fsdp, tensor, context) is {asked}, but there are {len(devices)} devices: make "
                          f"the product of the four sizes {len(devices)}, or set one to -1.")
     try:

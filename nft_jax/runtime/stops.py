@@ -12,8 +12,6 @@ The life of a stop, over several processes:
 
 The scheme is TSL's preemption sync manager (jax.experimental.multihost_utils.reached_preemption_sync_point). That
 one knows SIGTERM only and replaces its handler, and it cannot give up work that one process does alone."""
-from __future__ import annotations
-
 import atexit
 import json
 import os
@@ -64,7 +62,7 @@ class Watch:
         self._beats, self._reported, self._ended = 0, set(), False
         self._thread = threading.Thread(target=self._run, name="nft-watch", daemon=True)
 
-    def start(self) -> Watch:
+    def start(self) -> "Watch":
         self._beat()
         self._thread.start()
         return self

@@ -8,8 +8,6 @@
 6. `make_batch`: every token gets the weight that makes the loss one global reduction.
 
 The loss is sum(weight * token loss), whatever the micro-batches, rows or devices."""
-from __future__ import annotations
-
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,7 +40,7 @@ class BatchShape:
 
     @classmethod
     def for_sequences(cls, sequences: int, rows: int, row_length: int, devices: int = 1,
-                      token_cost: float = 0.0) -> BatchShape:
+                      token_cost: float = 0.0) -> "BatchShape":
         return cls(-(-sequences // rows), rows, row_length, devices, token_cost)
 
 

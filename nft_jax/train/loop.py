@@ -23,7 +23,7 @@ from nft_jax.config import Config
 from nft_jax.objectives.custom import adopt
 from nft_jax.objectives.registry import Objective, TokenLoss, find_objective
 from nft_jax.objectives.terms import answer_terms
-from nft_jax.policy import Policy, save
+from nft_jax.policy import save
 from nft_jax.record.metrics import draw_curves, mismatch_metrics, read_metrics
 from nft_jax.rollout.evaluation import evaluation_key, evaluation_metrics
 from nft_jax.rollout.judged import judged_groups
@@ -78,7 +78,7 @@ def train(config: Config, *, objective: Objective | TokenLoss | None = None, fre
         while progress.step < run.config.steps and not run.halted and not run.stop.reached():
             with run.timeline.step(progress.step + 1):
                 try:
-                    rollouts = collect(run, state.params, progress)
+                    rollouts = collect(run, run.whole(state.params), progress)
                 except StopRun:
                     # Neither the parameters nor `progress` have changed: the step is done again.
                     break
@@ -138,9 +138,9 @@ def score(run: Run, params, judged: Iterator[Group]) -> list[Group]:
     `reference_logprobs` are by the reference, in a run that has one. The first groups are packed and handed to the
     devices while the last ones are still sampled and judged; decoding waits for them within seconds/rollout."""
     choice = run.config.rollout.old_logprobs
-    scorers = {"old_logprobs": params} if choice == "trainer" else {}
+    scorers = {"old_logprobs": (run.score, params)} if choice == "trainer" else {}
     if run.reference is not None:
-        scorers["reference_logprobs"] = run.reference
+        scorers["reference_logprobs"] = run.score_reference, run.reference
     groups, waiting, parts = [], [], []
 
     def dispatch(part: list[int]) -> None:
@@ -148,8 +148,8 @@ def score(run: Run, params, judged: Iterator[Group]) -> list[Group]:
             batch, places = packed(run, [Example(groups[i].prompt.tokens, r.tokens)
                                          for i in part for r in groups[i].rollouts])
             batch = place_batch(batch, run.plan.mesh)
-            parts.append((part, places, {name: run.score(weights, batch, run.config.rollout.temperature)
-                                         for name, weights in scorers.items()}))
+            parts.append((part, places, {name: score(weights, batch, run.config.rollout.temperature)
+                                         for name, (score, weights) in scorers.items()}))
 
     for group in judged:
         if choice != "trainer" and group.has_signal:
@@ -197,7 +197,7 @@ def update(run: Run, state: TrainState, groups: list[Group], progress: Progress)
         with run.clock.phase("train"):
             rate = learning_rate(config.optimizer, progress.updates)
             placed = place_batch(batch, run.plan.mesh)
-            state, tally, norm = run.train_step(state, placed, rate, config.rollout.temperature)
+            state, tally, norm = run.train_step(state, placed, rate, config.rollout.temperature, *run.frozen)
         progress.updates += 1
         kept += sum(len(e.response) for e in chosen)
         updates.batches.append((batch, [group.prompt.index for group in part]))
@@ -236,7 +236,7 @@ def record(run: Run, state: TrainState, progress: Progress, metrics: dict) -> No
     with a row of its own, when the run continues."""
     if evaluation_is_due(run.config, progress):
         with suppress(StopRun):
-            metrics |= evaluate(run, state.params, progress)
+            metrics |= evaluate(run, run.whole(state.params), progress)
     write_row(run, progress, metrics)
     save_if_due(run, state, progress, metrics)
 
@@ -289,7 +289,7 @@ def conclude(run: Run, state: TrainState, progress: Progress) -> dict:
                             f"{run.config.name}: {run.config.objective}")
         if finished:
             with replaced(run.folder / "model", writes=is_first()) as temporary:
-                save(Policy(run.plan.model, state.params, run.tokenizer, run.sampler.eos), temporary)
+                save(run.policy(state.params, progress.base_digest), temporary)
         # Last: where summary.json is, the other results are.
         if is_first():
             with replaced(run.folder / "summary.json") as temporary:

@@ -28,7 +28,10 @@ from nft_jax.config import Config, flat
 from nft_jax.data.prompts import LoadReport, dated, load_questions
 from nft_jax.data.stream import PromptStream
 from nft_jax.model import hf
+from nft_jax.model.adapter import Adapter
+from nft_jax.model.adapter import init as init_adapters
 from nft_jax.model.config import ModelConfig
+from nft_jax.model.hf.peft import require_base
 from nft_jax.model.hf.published import PUBLISHED
 from nft_jax.record.checkpoint import Checkpoints, check_room
 from nft_jax.record.claim import Standing, claimed, look, refusals_named
@@ -50,11 +53,13 @@ from nft_jax.runtime.writing import Writing
 from nft_jax.train.identity import identity_of
 from nft_jax.train.plan import Plan, make_plan, settle
 from nft_jax.train.programs import SCORES, programs_of
-from nft_jax.train.reference import check_reference, load_reference
+from nft_jax.train.reference import check_reference, load_base, load_reference
 from nft_jax.train.run import Run
 from nft_jax.train.state import Progress, TrainState, init_state, make_optimizer
 from nft_jax.types import InputError, Unreachable
 from nft_jax.verify import Verifier
+
+ADAPTERS = 2       # which of the seed's streams of random numbers; training has 0, and evaluation 1
 
 
 class Finished(Exception):
@@ -168,20 +173,33 @@ def claim(plan: Plan, inputs: Inputs, fresh: bool, fork: str, quiet: bool, closi
 
 
 def restore_or_load(plan: Plan, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
-    """The state of the newest whole checkpoint; without one, step 0 from the model folder."""
-    config = plan.config
-    restored = checkpoints.resume(plan.state)
+    """The state of the newest whole checkpoint; without one, step 0 from the model folder, or from new adapters.
+    Raises InputError where the adapters of a checkpoint were trained beside other weights."""
+    config, restored = plan.config, checkpoints.resume(plan.state)
+    progress = Progress(best_metric=config.checkpoint.best)
     if restored is not None:
         state, counters, groups = restored
         progress = Progress.of(counters, groups)
         if progress.best_metric != config.checkpoint.best:
             progress = replace(progress, best_metric=config.checkpoint.best, best=None, best_step=None)
+    if config.adapter.rank:
+        adapter, digest = Adapter(config.adapter, config.policy.path, progress.base_digest), ""
+        with together("reading the base"):
+            if is_first():
+                digest = require_base(adapter, hf.resolve_folder(config.policy.path), plan.model,
+                                      f"the run in {config.folder!r}", "policy.path")
+        progress.base_digest = gather(digest)[0]
+    if restored is not None:
         return state, progress
     placements = jax.tree.map(lambda x: x.sharding, plan.state)
-    params = hf.load_params(hf.resolve_folder(config.policy.path), plan.model, shardings=placements.params)
+    if config.adapter.rank:
+        key = jax.random.fold_in(jax.random.key(config.seed), ADAPTERS)
+        params = jax.jit(partial(init_adapters, plan.model, config.adapter), out_shardings=placements.params)(key)
+    else:
+        params = hf.load_params(hf.resolve_folder(config.policy.path), plan.model, shardings=placements.params)
     first = jax.jit(partial(init_state, optimizer=make_optimizer(config.optimizer)), out_shardings=placements,
                     donate_argnums=0)
-    return first(params), Progress(best_metric=config.checkpoint.best)
+    return first(params), progress
 
 
 def remove_answers_after(folder: Path, step: int) -> None:
@@ -242,11 +260,11 @@ def open_run(config: Config, *, fresh: bool, fork: str = "", verifier: Verifier 
 
     Everything is closed when the block ends, except a `verifier` that was given. Raises InputError for bad input,
     SharedError where the processes do not agree, and Finished where the run has nothing left to do."""
-    config = settle(config)
     folder, asked_slots = Path(config.folder), config.rollout.slots
     # One day for all processes: they may stand in several time zones.
     today = gather(date.today().isoformat())[0]
     with together("reading its inputs"):
+        config = settle(config)
         standing = look(config, fresh=fresh, fork=fork)
         config = as_begun(config, standing)
         inputs = read_inputs(config, today)
@@ -276,7 +294,8 @@ def open_run(config: Config, *, fresh: bool, fork: str = "", verifier: Verifier 
         judge = verifier or own_verifier.start()
         watchdog.feed("load", 0)
         state, progress = restore_or_load(plan, checkpoints)
-        reference = load_reference(config, plan.model, plan.reference)
+        base = load_base(config, plan.model, plan.base)
+        reference = base if plan.reference is plan.base else load_reference(config, plan.model, plan.reference)
         stream.restore({"index": progress.cursor})
         if is_first():
             remove_answers_after(folder, progress.step)
@@ -296,11 +315,12 @@ def open_run(config: Config, *, fresh: bool, fork: str = "", verifier: Verifier 
             timeline = Timeline(folder / "profile" if profile else None, console.say)
             closing.callback(timeline.close)
             kinds = largest(programs)
+            scores = [kinds[kind].function for kind in SCORES if kind in kinds] or [None]
             yield Run(
                 plan=plan, folder=folder, tokenizer=inputs.tokenizer, sampler=sampler, verifier=judge,
                 examiner=examiner or judge, stream=stream, held_out=held_out,
-                score=next((kinds[kind].function for kind in SCORES if kind in kinds), None),
-                train_step=kinds["train step"].function, reference=reference, checkpoints=checkpoints,
+                score=scores[0], score_reference=scores[-1], train_step=kinds["train step"].function, base=base,
+                reference=reference, checkpoints=checkpoints,
                 writer=writer, compiles=compiles, console=console, stop=stop, timeline=timeline, watchdog=watchdog,
                 writing=writing,
             ), state, progress

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from nft_jax.config import Config, MeshConfig
 from nft_jax.data.arithmetic import SOURCES
 from nft_jax.model import decoder
+from nft_jax.model.adapter import adapter_shapes, wrap
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.hf.hub import EMBEDDED
 from nft_jax.model.kernels import choose_attention
@@ -27,7 +28,7 @@ from nft_jax.rollout.slots import require_positions, slots_that_fit
 from nft_jax.runtime.compilation import with_shardings
 from nft_jax.runtime.mesh import data_parallel_size, make_mesh, sharded_bytes
 from nft_jax.train.batch import BatchShape, shapes_of
-from nft_jax.train.reference import abstract_reference
+from nft_jax.train.reference import abstract_base, abstract_reference, base_is_reference
 from nft_jax.train.state import TrainState, init_state, make_optimizer, state_shardings
 from nft_jax.types import InputError
 
@@ -36,7 +37,8 @@ from nft_jax.types import InputError
 class Plan:
     """What a run computes, and where.
 
-    state, reference: trees of jax.ShapeDtypeStruct with shardings; `reference` is None without a KL term."""
+    state, base, reference: trees of jax.ShapeDtypeStruct with shardings. `base` is None without adapters, and
+    `reference` without a KL term; they may be one tree, and are then one model in memory."""
     config: Config                     # settled: mesh sizes and slots are numbers
     model: ModelConfig
     mesh: Mesh
@@ -44,7 +46,13 @@ class Plan:
     attention_reason: str              # why this attention kernel, in words
     shapes: tuple[BatchShape, ...]     # of packed batches, shortest rows first
     state: TrainState
+    base: Any                          # frozen, under the adapters that `state` holds
     reference: Any
+
+    @property
+    def params(self) -> Any:
+        """The parameters of a pass: `state.params`, or with adapters the base that they are wrapped around."""
+        return wrap(self.base, self.state.params, self.config.adapter)
 
     @property
     def longest(self) -> BatchShape:
@@ -102,22 +110,25 @@ def make_plan(config: Config, model: ModelConfig, devices: Sequence[jax.Device] 
     require_positions(model, config.data.max_prompt_tokens, rollout.max_new_tokens)
     mesh = make_mesh(config.mesh, devices)
     config = replace(config, mesh=MeshConfig(**mesh.shape))
-    state, reference = abstract_state(config, model, mesh), abstract_reference(config, model, mesh)
+    state, base = abstract_state(config, model, mesh), abstract_base(config, model, mesh)
+    reference = base if base_is_reference(config) else abstract_reference(config, model, mesh)
     if not rollout.slots:
-        # Training keeps its state and the reference beside the sampler.
+        # Training keeps its state, the base and the reference beside the sampler.
         slots = slots or slots_that_fit(
             model, mesh, rollout, rollout.prompts_per_step * rollout.samples_per_prompt, config.data.max_prompt_tokens,
-            policy.compute_dtype, taken=sharded_bytes((state, reference)), free=free)
+            policy.compute_dtype, free=free,
+            taken=sharded_bytes((state, base, None if reference is base else reference)))
         config = replace(config, rollout=replace(rollout, slots=slots))
     # After the slots: on a GPU the kernel is tried, and the trial takes memory.
     attention, reason = choose_attention(policy.attention, mesh.devices.flat[0].platform, policy.compute_dtype,
                                          model.head_dim)
     return Plan(config, model, mesh, Compute(policy.compute_dtype, policy.remat, attention, mesh), reason,
-                shapes_of(config, data_parallel_size(mesh), model), state, reference)
+                shapes_of(config, data_parallel_size(mesh), model), state, base, reference)
 
 
 def abstract_state(config: Config, model: ModelConfig, mesh: Mesh) -> TrainState:
     """The train state of a settled configuration, as jax.ShapeDtypeStruct with shardings."""
-    shapes, optimizer = decoder.parameter_shapes(model), make_optimizer(config.optimizer)
+    shapes = adapter_shapes(model, config.adapter) if config.adapter.rank else decoder.parameter_shapes(model)
+    optimizer = make_optimizer(config.optimizer)
     return with_shardings(jax.eval_shape(partial(init_state, optimizer=optimizer), shapes),
                           state_shardings(shapes, optimizer, mesh))

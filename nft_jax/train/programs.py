@@ -1,4 +1,6 @@
 """What a run compiles: the programs of its plan. The run compiles them at its start, preflight for other devices."""
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -17,7 +19,7 @@ SCORES = ("score", "reference score")      # kinds of programs that score; they 
 
 def programs_of(plan: Plan, sampler: Sampler) -> list[Program]:
     """Every program of a run: the sampler's first, then the trainer's."""
-    return sampler.programs(truncations(plan.config)) + training_programs(plan)
+    return sampler.programs(truncations(plan.config), plan.params) + training_programs(plan)
 
 
 def truncations(config: Config) -> list[bool]:
@@ -31,12 +33,16 @@ def training_programs(plan: Plan) -> list[Program]:
     """`train step` and `score` of each batch shape; their size is the length of a row.
 
     `reference score` is `score` of the reference's parameters. It is a program of its own only where `score` does
-    not serve: the reference has other dtypes than the policy, or the policy is not scored."""
-    config, mesh, state, reference = plan.config, plan.mesh, plan.state, plan.reference
-    placements = jax.tree.map(lambda x: x.sharding, state)
-    loss = Loss(config.objective, config.loss, plan.model, plan.compute, config.terms)
-    step = compile_step(mesh, placements, make_optimizer(config.optimizer), loss)
-    score = compile_score(mesh, placements.params, model=plan.model, compute=plan.compute)
+    not serve: the reference has other dtypes than the policy, the policy has adapters, or it is not scored."""
+    config, mesh, state, params, reference = plan.config, plan.mesh, plan.state, plan.params, plan.reference
+    placed = partial(jax.tree.map, lambda x: x.sharding)
+    frozen = () if plan.base is None else (plan.base,)
+    loss = Loss(config.objective, config.loss, plan.model, plan.compute, config.terms, config.adapter)
+    step = compile_step(mesh, placed(state), make_optimizer(config.optimizer), loss, *placed(frozen))
+    score = compile_score(mesh, placed(params), model=plan.model, compute=plan.compute)
+    # Parameters with adapters are another tree than the reference's.
+    score_reference = score if plan.base is None else compile_score(
+        mesh, placed(reference), model=plan.model, compute=plan.compute)
     whole_groups = find_objective(config.objective).whole_groups
     scores = config.rollout.old_logprobs == "trainer"
     programs = []
@@ -44,11 +50,11 @@ def training_programs(plan: Plan) -> list[Program]:
         size = (shape.row_length,)
         trained = _batch(plan, shape, group_ids=whole_groups, reference=reference is not None)
         scored = _batch(plan, shape)
-        programs.append(Program("train step", size, step, (state, trained, 1e-6, 1.0)))
+        programs.append(Program("train step", size, step, (state, trained, 1e-6, 1.0, *frozen)))
         if scores:
-            programs.append(Program("score", size, score, (state.params, scored, 1.0)))
-        if reference is not None and not (scores and reference == state.params):
-            programs.append(Program("reference score", size, score, (reference, scored, 1.0)))
+            programs.append(Program("score", size, score, (params, scored, 1.0)))
+        if reference is not None and not (scores and reference == params):
+            programs.append(Program("reference score", size, score_reference, (reference, scored, 1.0)))
     return programs
 
 

@@ -1,32 +1,34 @@
-"""The reference of a KL term: a model beside the policy, whose parameters stay as they are."""
+"""Models that a run reads and never changes: the reference of a KL term, and the base under adapters."""
 from dataclasses import asdict
 
-import jax
 from jax.sharding import Mesh
 
 from nft_jax.config import Config
 from nft_jax.config.differences import differences
-from nft_jax.model import decoder
 from nft_jax.model.config import ModelConfig
-from nft_jax.model.hf import check_weights, is_local, load_params, read_config, resolve_folder
-from nft_jax.model.parameters import parameter_shardings
-from nft_jax.runtime.compilation import with_shardings
+from nft_jax.model.hf import check_weights, is_local, read_config, resolve_folder
+from nft_jax.model.hf.frozen import abstract_frozen, load_frozen
 from nft_jax.types import InputError
 
 # Fields of a model's configuration that do not change what is computed.
 UNSEEN = ("max_positions", "initializer_range")
 
 
+def abstract_base(config: Config, model: ModelConfig, mesh: Mesh):
+    """The frozen parameters under the adapters, as `abstract_frozen`; None in a run without adapters."""
+    adapter = config.adapter
+    return abstract_frozen(model, mesh, config.policy.compute_dtype, adapter.base_dtype) if adapter.rank else None
+
+
 def abstract_reference(config: Config, model: ModelConfig, mesh: Mesh):
-    """The reference's parameters as jax.ShapeDtypeStruct with shardings; None in a run without a KL term. Each
-    parameter lies where the policy's lies."""
-    if not config.terms.kl_weight:
-        return None
-    # In the types in which a pass reads them, norms in float32: the log-probs equal float32's bit for bit.
-    shapes = jax.tree_util.tree_map_with_path(lambda path, x: jax.ShapeDtypeStruct(
-        x.shape, x.dtype if path[-1].key.endswith("norm") else config.policy.compute_dtype),
-        decoder.parameter_shapes(model))
-    return with_shardings(shapes, parameter_shardings(shapes, mesh))
+    """The reference's parameters, as `abstract_frozen`; None in a run without a KL term."""
+    return abstract_frozen(model, mesh, config.policy.compute_dtype) if config.terms.kl_weight else None
+
+
+def base_is_reference(config: Config) -> bool:
+    """Whether the base under the adapters serves as the reference of the KL term: it is the model that the run
+    started from."""
+    return bool(config.adapter.rank and config.terms.kl_weight and not config.terms.reference)
 
 
 def check_reference(config: Config, model: ModelConfig, *, weights: bool) -> None:
@@ -45,11 +47,15 @@ def check_reference(config: Config, model: ModelConfig, *, weights: bool) -> Non
         check_weights(folder, model)
 
 
+def load_base(config: Config, model: ModelConfig, shapes):
+    """The frozen parameters under the adapters on the devices, laid out like `shapes` (of `abstract_base`)."""
+    return None if shapes is None else load_frozen(resolve_folder(config.policy.path), model, shapes)
+
+
 def load_reference(config: Config, model: ModelConfig, shapes):
-    """The reference's parameters on the devices, streamed from its files and laid out like `shapes` (of
-    `abstract_reference`). Where `shapes` is None nothing is read, and it is None."""
+    """The reference's parameters on the devices, laid out like `shapes` (of `abstract_reference`). Where `shapes` is
+    None nothing is read, and it is None."""
     if shapes is None:
         return None
     folder = resolve_folder(config.terms.reference or config.policy.path, field="terms.reference")
-    return load_params(folder, model, jax.tree.map(lambda x: x.dtype, shapes),
-                       jax.tree.map(lambda x: x.sharding, shapes))
+    return load_frozen(folder, model, shapes)

@@ -7,6 +7,8 @@ from typing import Any
 
 from nft_jax.config import Config
 from nft_jax.data.stream import PromptStream
+from nft_jax.model.adapter import Adapter, wrap
+from nft_jax.policy import Policy
 from nft_jax.record.checkpoint import Checkpoints
 from nft_jax.record.metrics import MetricsWriter
 from nft_jax.rollout.engine import Sampler
@@ -33,7 +35,9 @@ class Run:
     stream: PromptStream
     held_out: list[HeldOut]
     score: Any                                 # jitted: `train.step.score`; None where nothing is scored
+    score_reference: Any                       # the same, of the reference's parameters
     train_step: Any                            # jitted: `train.step.train_step`
+    base: Any                                  # frozen parameters under the adapters; None without adapters
     reference: Any                             # parameters of the reference; None without a KL term
     checkpoints: Checkpoints
     writer: MetricsWriter | None               # of the first process: the metrics are the same in all
@@ -52,6 +56,21 @@ class Run:
     def config(self) -> Config:
         """The settled configuration."""
         return self.plan.config
+
+    def whole(self, trained: Any) -> Any:
+        """The parameters of a pass, of what is trained: itself, or the base with these adapters."""
+        return wrap(self.base, trained, self.config.adapter)
+
+    def policy(self, trained: Any, base_digest: str) -> Policy:
+        """The model in the hand, with these trained parameters."""
+        config = self.config
+        adapter = Adapter(config.adapter, config.policy.path, base_digest) if config.adapter.rank else None
+        return Policy(self.plan.model, self.whole(trained), self.tokenizer, self.sampler.eos, adapter=adapter)
+
+    @property
+    def frozen(self) -> tuple:
+        """What `train_step` takes last: the base under the adapters, or nothing."""
+        return () if self.base is None else (self.base,)
 
     def phase(self, name: str) -> None:
         """Tells the user and the watchdog what the host does now."""

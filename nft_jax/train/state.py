@@ -1,8 +1,6 @@
 """The state of training: `TrainState` on the devices, `Progress` on the host, and the optimizer.
 
 Every checkpoint holds both states, so that a run continues exactly where it was."""
-from __future__ import annotations
-
 from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any, NamedTuple
@@ -43,6 +41,7 @@ class Progress:
     best_metric: str = ""              # the name checkpoint.best
     best: float | None = None          # its largest value so far
     best_step: int | None = None       # the step that has it
+    base_digest: str = ""              # `weights_digest` of the base under the adapters; "" without adapters
     carried: list[Group] = field(default_factory=list)      # surplus groups, for the next step
 
     def improves(self, value: float | None) -> bool:
@@ -61,16 +60,16 @@ class Progress:
         return {"carried": self.carried}
 
     @classmethod
-    def of(cls, counters: dict, groups: dict[str, list[Group]]) -> Progress:
+    def of(cls, counters: dict, groups: dict[str, list[Group]]) -> "Progress":
         """The inverse of `counters` and `groups`.
 
-        Reads checkpoints from before `evaluated`, too: they were saved after the evaluation of their
-        step. Raises InputError for one that was not."""
+        Reads checkpoints from before `base_digest`, and from before `evaluated`: these were saved after the
+        evaluation of their step. Raises InputError for one that was not."""
         if counters.get("unfinished") is not None:
             raise InputError(f"checkpoint {counters['step']} was saved by an older nft_jax that was stopped in an "
                              "evaluation; it holds a row of metrics that is not in metrics.jsonl. Continue the run "
                              "with that version, or remove this checkpoint to go on from the one before.")
-        known = {"evaluated": counters["step"]} | counters
+        known = {"evaluated": counters["step"], "base_digest": ""} | counters
         return cls(**{each.name: known[each.name] for each in fields(cls) if each.name != "carried"},
                    carried=groups["carried"])
 

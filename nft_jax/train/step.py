@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from nft_jax.config import ObjectiveConfig, TermsConfig
+from nft_jax.config import AdapterConfig, ObjectiveConfig, TermsConfig
+from nft_jax.model.adapter import wrap
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.logprobs import token_logprobs
 from nft_jax.model.parameters import constrain_parameters
@@ -29,6 +30,8 @@ from nft_jax.train.state import TrainState
 from nft_jax.train.step_metrics import combine, tally
 from nft_jax.types import TrainBatch
 
+NO_ADAPTER = AdapterConfig()
+
 
 @dataclass(frozen=True)
 class Loss:
@@ -38,6 +41,7 @@ class Loss:
     model: ModelConfig
     compute: Compute
     terms: TermsConfig = OFF
+    adapter: AdapterConfig = NO_ADAPTER
 
 
 def batch_shardings(mesh: Mesh) -> TrainBatch:
@@ -66,9 +70,12 @@ def loss_inputs(batch: TrainBatch, loss_config: ObjectiveConfig, entropies=None)
     return batch.old_logprobs, batch.weight > 0, batch.rewards, batch.group_accuracy, loss_config, extras
 
 
-def micro_loss(params, batch: TrainBatch, temperature, loss: Loss, whole=None):
+def micro_loss(params, batch: TrainBatch, temperature, loss: Loss, whole=None, base=None):
     """The weighted loss of one micro-batch, and its tally. `whole` is this micro-batch's part of `whole_loss`,
-    for a loss over whole groups. The batch has `reference_logprobs` where the terms have a KL."""
+    for a loss over whole groups. The batch has `reference_logprobs` where the terms have a KL.
+
+    params: what is trained; with `loss.adapter` the adapters, beside the frozen parameters `base`."""
+    params = wrap(base, params, loss.adapter)
     logprobs, entropy = token_logprobs(params, loss.model, batch.tokens, batch.positions, batch.segment_ids,
                                        wanted=batch.weight > 0, temperature=temperature, compute=loss.compute)
     added = term_losses(loss.terms, logprobs, entropy, batch.reference_logprobs)
@@ -105,20 +112,21 @@ def whole_loss(logprobs, batch: TrainBatch, loss: Loss):
     return jax.tree.map(lambda x: x.reshape(logprobs.shape), found)
 
 
-def train_step(state: TrainState, batch: TrainBatch, learning_rate, temperature, *, loss: Loss,
+def train_step(state: TrainState, batch: TrainBatch, learning_rate, temperature, base=None, *, loss: Loss,
                optimizer: optax.GradientTransformation):
     """One optimizer update -> the new state, the tally of the batch, and the gradient's norm before clipping.
 
-    The summed gradient lies where the parameters lie. Where the loss or the norm is not finite, the
-    state stays as it was, and the tally says so (`count/nonfinite`)."""
+    base: the frozen parameters under adapters. The summed gradient lies where the trained parameters lie. Where the
+    loss or the norm is not finite, the state stays as it was, and the tally says so (`count/nonfinite`)."""
     def gradient_of(index):
         gradient, counts = jax.grad(micro_loss, has_aux=True)(
-            state.params, micro_batch(batch, index), temperature, loss, micro_batch(whole, index))
+            state.params, micro_batch(batch, index), temperature, loss, micro_batch(whole, index), base)
         return constrain_parameters(gradient, loss.compute.mesh), counts
 
     whole = None
     if find_objective(loss.objective).whole_groups:
-        logprobs = score(state.params, batch, temperature, model=loss.model, compute=loss.compute)
+        params = wrap(base, state.params, loss.adapter)
+        logprobs = score(params, batch, temperature, model=loss.model, compute=loss.compute)
         whole = whole_loss(logprobs, batch, loss)
 
     def add(index, carry):
@@ -157,11 +165,13 @@ def score(params, batch: TrainBatch, temperature, *, model: ModelConfig, compute
     return jax.lax.fori_loop(0, batch.num_micro, one, jnp.zeros(batch.tokens.shape, jnp.float32))
 
 
-def compile_step(mesh: Mesh, placements: TrainState, optimizer: optax.GradientTransformation, loss: Loss):
-    """`train_step` jitted over the mesh, its state donated. `placements`: the shardings of the state."""
+def compile_step(mesh: Mesh, placements: TrainState, optimizer: optax.GradientTransformation, loss: Loss,
+                 *base):
+    """`train_step` jitted over the mesh, its state donated. `placements`: the shardings of the state. `base`: the
+    shardings of the frozen parameters, where the step takes them."""
     loss = replace(loss, compute=replace(loss.compute, mesh=mesh))
     return jax.jit(partial(train_step, loss=loss, optimizer=optimizer), donate_argnums=0,
-                   in_shardings=(placements, batch_shardings(mesh), sharding(mesh), sharding(mesh)),
+                   in_shardings=(placements, batch_shardings(mesh), sharding(mesh), sharding(mesh), *base),
                    out_shardings=(placements, sharding(mesh), sharding(mesh)))
 
 

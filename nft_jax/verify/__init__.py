@@ -39,10 +39,7 @@ def verify(responses: Sequence[str], golds: Sequence[str], mode: Mode = "equival
 
 class _CallablePackage(ModuleType):
     """Makes `nft_jax.verify(...)` work: an import binds the package where the function was."""
-
-    def __call__(self, responses: Sequence[str], golds: Sequence[str], mode: Mode = "equivalent",
-                 prompts: Sequence[str] | None = None) -> list[Verdict]:
-        return verify(responses, golds, mode, prompts)
+    __call__ = staticmethod(verify)
 
 
 sys.modules[__name__].__class__ = _CallablePackage

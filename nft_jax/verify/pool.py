@@ -19,7 +19,7 @@ import socket
 import sys
 import threading
 import time
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -29,12 +29,12 @@ from typing import NamedTuple
 from nft_jax.config import VerifierConfig
 from nft_jax.types import InputError, Outcome, Verdict
 from nft_jax.verify.maths.extract import SCANNED_CHARACTERS, extract, with_open_thought
-from nft_jax.verify.maths.judge import copied_verdict, quick_verdict, strictly_right, verdict
+from nft_jax.verify.maths.judge import answer_of, copied_verdict, quick_verdict, strictly_right, verdict
 from nft_jax.verify.processes import CPU_SECONDS, Forker, Worker
 from nft_jax.verify.rewards.registry import Reward, lookup
 
 REMEMBERED = 1 << 16
-"""Verdicts of maths that are kept for the same gold and answer."""
+"""Verdicts of maths that are kept for the same gold and answer; the oldest make room."""
 ATTEMPTS = 2
 """Workers that may die over one task."""
 
@@ -78,7 +78,7 @@ class Verifier:
         self.counts: Counter[str] = Counter()
         self.restarts = 0
         self._lock = threading.Lock()
-        self._known: OrderedDict[tuple[str, str], Verdict] = OrderedDict()      # (gold, answer) -> verdict
+        self._known: dict[tuple[str, str | None], Verdict] = {}                 # (gold, answer) -> verdict
         self._tasks: dict[int, _Task] = {}
         self._pending: dict[_Key, int] = {}
         self._queue: deque[int] = deque()
@@ -169,33 +169,24 @@ class Verifier:
         """Fill in what needs no worker; returns the tasks for the others, with their places."""
         mode, left = self.config.mode, []
         for i, (prompt, response, gold) in enumerate(zip(prompts, responses, golds, strict=True)):
-            answer = extract(response, mode)
+            answer = answer_of(response, gold, mode)
             # What is remembered depends on no question.
-            batch.verdicts[i] = copied_verdict(prompt, gold, answer, mode) or self._recall(gold, answer)
-            if batch.verdicts[i] is not None:
-                continue
-            found = batch.verdicts[i] = quick_verdict(gold, answer, mode)
+            found = copied_verdict(prompt, gold, answer, mode) or self._known.get((gold, answer))
+            if found is None:
+                found = quick_verdict(gold, answer, mode)
+                self._remember(gold, answer, found)
             if found is None:
                 left.append((_Key(("",), (answer,), (gold,)), (i,)))
-            elif answer is not None:
-                self._remember(gold, answer, found)
+            batch.verdicts[i] = found
         return left
 
-    def _recall(self, gold: str, answer: str | None) -> Verdict | None:
-        with self._lock:
-            found = self._known.get((gold, answer))
-            if found is not None:
-                self._known.move_to_end((gold, answer))
-            return found
-
-    def _remember(self, gold: str, answer: str, found: Verdict) -> None:
-        # A busy machine may be the reason for these two: the next time may go better.
-        if found.outcome in ("timeout", "error"):
-            return
-        with self._lock:
-            self._known[gold, answer] = found
-            while len(self._known) > REMEMBERED:
-                self._known.popitem(last=False)
+    def _remember(self, gold: str, answer: str | None, found: Verdict | None) -> None:
+        # A busy machine may be the reason for timeout and error: the next time may go better.
+        if found is not None and found.outcome not in ("timeout", "error"):
+            with self._lock:
+                self._known[gold, answer] = found
+                if len(self._known) > REMEMBERED:
+                    del self._known[next(iter(self._known))]
 
     def _enqueue(self, key: _Key, batch: _Batch, places: tuple[int, ...]) -> None:
         number = self._pending.get(key)

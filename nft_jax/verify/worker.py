@@ -18,8 +18,8 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
-from typing import NamedTuple
 
 from nft_jax.types import InputError
 from nft_jax.verify.rewards.registry import Reward, resolve
@@ -137,25 +137,17 @@ def _resident_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-class Service(NamedTuple):
-    """What a worker judges by, and what it may use."""
-    judge: Judge
-    memory_bytes: int
-    cpu_seconds: float                  # for one answer
-    starts_processes: bool
-
-
-def serve(connection: Connection, service: Service) -> None:
-    """A worker's life: [task, prompts, responses, golds] in, [task, findings, retiring] out."""
-    _limit(service.memory_bytes, service.starts_processes)
+def serve(connection: Connection, judge: Judge, memory_bytes: int, cpu_seconds: float, starts_processes: bool) -> None:
+    """A worker's life: [task, prompts, responses, golds] in, [task, findings, retiring] out. `cpu_seconds` are for one
+    answer."""
+    _limit(memory_bytes, starts_processes)
     judged = 0
     while True:
         try:
             task, prompts, responses, golds = json.loads(connection.recv_bytes())
         except EOFError:
             return
-        clock = _CpuClock(service.cpu_seconds * len(responses))
-        findings = _guarded(clock, service.judge, prompts, responses, golds)
+        findings = _guarded(_CpuClock(cpu_seconds * len(responses)), judge, prompts, responses, golds)
         judged += len(responses)
         retiring = (judged >= ANSWERS_PER_WORKER or _resident_bytes() > RESIDENT_LIMIT
                     or any(outcome in ("timeout", "too_large") for outcome, _, _ in findings))
@@ -166,7 +158,7 @@ def serve(connection: Connection, service: Service) -> None:
             return
 
 
-def _fork(connection: socket.socket, control: socket.socket, prctl, service: Service) -> int:
+def _fork(connection: socket.socket, control: socket.socket, prctl, work: Callable[[Connection], None]) -> int:
     forker_pid = os.getpid()
     pid = os.fork()
     if pid:
@@ -179,7 +171,7 @@ def _fork(connection: socket.socket, control: socket.socket, prctl, service: Ser
         # Otherwise the forker died before prctl, and nothing would end this worker.
         if os.getppid() == forker_pid:
             control.close()
-            serve(Connection(connection.detach()), service)
+            work(Connection(connection.detach()))
             status = 0
     finally:
         os._exit(status)
@@ -209,7 +201,8 @@ def forker(control_fd: int, memory_bytes: int, cpu_seconds: float, home: tuple[s
         told = str(problem) if isinstance(problem, InputError) else f"{type(problem).__name__}: {problem}"
         control.sendall(json.dumps({"failed": told}).encode() + b"\n")
         return
-    service = Service(judge, memory_bytes, cpu_seconds, starts_processes)
+    work = partial(serve, judge=judge, memory_bytes=memory_bytes, cpu_seconds=cpu_seconds,
+                   starts_processes=starts_processes)
     # What is loaded stays shared between the workers: their collectors do not touch it.
     gc.freeze()
     control.sendall(json.dumps({"ready": os.getpid()}).encode() + b"\n")
@@ -221,7 +214,7 @@ def forker(control_fd: int, memory_bytes: int, cpu_seconds: float, home: tuple[s
                 return
             word, _, argument = request.decode().strip().partition(" ")
             if word == "fork":
-                pid = _fork(socket.socket(fileno=fds[0]), control, prctl, service)
+                pid = _fork(socket.socket(fileno=fds[0]), control, prctl, work)
                 children.add(pid)
                 control.sendall(json.dumps({"forked": pid}).encode() + b"\n")
             elif int(argument) in children:

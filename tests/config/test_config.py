@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from nft_jax import config as config_module
-from nft_jax.config import BatchConfig, Config, DataConfig, MeshConfig, ObjectiveConfig, RolloutConfig, TermsConfig
+from nft_jax.config import (
+    AdapterConfig,
+    BatchConfig,
+    Config,
+    DataConfig,
+    MeshConfig,
+    ObjectiveConfig,
+    RolloutConfig,
+    TermsConfig,
+)
 from refusal import refused
 
 CLASSES = [value for value in vars(config_module).values() if dataclasses.is_dataclass(value)]
@@ -92,7 +101,7 @@ def test_every_field_is_read(reads, tmp_path, small_run, monkeypatch):
     for name in ("dpo", "sapo", "w_reinforce"):
         token_loss(name, -one, -one, one, one[0], one[0] / 2, extras={"group_ids": np.zeros(1, int)})
     monkeypatch.chdir(tmp_path)
-    train(dataclasses.replace(nft, workdir="", name="named", steps=1), quiet=True)
+    train(dataclasses.replace(nft, workdir="", name="named", steps=1, adapter=AdapterConfig(2)), quiet=True)
     rooms = [Config] + [type(room) for room in vars(Config()).values() if dataclasses.is_dataclass(room)]
     fields = {(room.__name__, field.name) for room in rooms for field in dataclasses.fields(room)}
     assert fields - reads == set()

@@ -5,7 +5,7 @@ import pytest
 
 from nft_jax.model.attention import attend_cache
 from nft_jax.model.decoder import cache_entries, matmul
-from nft_jax.model.quantise import Quantized, quantise, quantise_layer
+from nft_jax.model.quantise import Quantized, quantise, quantise_matrices
 
 
 def back(x):
@@ -25,7 +25,7 @@ def test_no_value_is_off_by_more_than_half_a_step(axes):
 def test_a_product_is_that_with_the_dequantised_matrix():
     rng = np.random.default_rng(1)
     weights = {"query": rng.normal(size=(8, 4, 3)), "out": rng.normal(size=(4, 3, 8)), "query_bias": np.ones((4, 3))}
-    layer = quantise_layer({name: jnp.asarray(w, jnp.float32) for name, w in weights.items()})
+    layer = quantise_matrices({name: jnp.asarray(w, jnp.float32) for name, w in weights.items()})
     assert isinstance(layer["query_bias"], jnp.ndarray) and isinstance(layer["out"], Quantized)
     x = rng.normal(size=(2, 5, 8)).astype(np.float32)
     np.testing.assert_allclose(matmul(x, layer["query"].reshape(8, -1)), x @ back(layer["query"]).reshape(8, -1),

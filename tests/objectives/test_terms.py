@@ -261,7 +261,7 @@ def test_no_weight_no_reference(tiny_model, monkeypatch):
     """Its folder is not even looked for; with a weight it is, and the message names the field."""
     off, on = (config(terms=TermsConfig(kl_weight=weight, reference="no/such/model")) for weight in (0.0, 0.1))
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    monkeypatch.setattr(reference_module, "load_params", None)
+    monkeypatch.setattr(reference_module, "load_frozen", None)
     check_reference(off, tiny_model, weights=True)
     assert load_reference(off, tiny_model, abstract_reference(off, tiny_model, mesh)) is None
     with refused("terms.reference", "'no/such/model'"):

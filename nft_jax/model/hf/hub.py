@@ -13,7 +13,7 @@ from nft_jax.types import Unreachable
 TOKENIZER_FILES = ("tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
                    "chat_template*")
 FILES = ("config.json", "generation_config.json", "adapter_config.json", *TOKENIZER_FILES)
-WEIGHTS = ("model*.safetensors", INDEX)
+WEIGHTS = ("model*.safetensors", INDEX, "adapter_model.safetensors")
 # The model that comes with the package, by its name. A local folder of that name is "./nano".
 EMBEDDED = {"nano": Path(__file__).parents[2] / "assets" / "nano"}
 

@@ -21,7 +21,7 @@ import stat
 from collections.abc import Callable, Iterator
 from functools import partial, reduce
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -91,9 +91,8 @@ def refuse_adapter(folder: Path) -> None:
     path = folder / "adapter_config.json"
     if path.exists():
         base = read_json(path).get("base_model_name_or_path")
-        raise InputError(f"{folder} has an adapter for the model {base!r}, and not the model. Merge them: "
-                         "model = peft.AutoPeftModelForCausalLM.from_pretrained(this folder).merge_and_unload(); "
-                         "model.save_pretrained(another folder). Save the tokenizer there too.")
+        raise InputError(f"{folder} has an adapter for the model {base!r}, and a whole model is needed here. Write one "
+                         f"with nft_jax.save(nft_jax.load({str(folder)!r}), PATH, merge=True), and give its folder.")
 
 
 class Stored(NamedTuple):
@@ -167,13 +166,14 @@ def same_bits(file: Path, name: str, other_file: Path, other: str) -> bool:
         return all(a[block].tobytes() == b[block].tobytes() for block in blocks)
 
 
-def load_params(folder: str | os.PathLike, config: ModelConfig | None = None, dtype=jnp.float32,
-                shardings=None) -> dict:
+def load_params(folder: str | os.PathLike, config: ModelConfig | None = None, dtype=jnp.float32, shardings=None,
+                store: Callable[[str, jax.Array], Any] = lambda path, x: x) -> dict:
     """The folder's weights as the dict that `decoder.init` makes. First raises the InputErrors of `check_weights`.
 
     dtype: one type for all, or a dict like the parameters. None keeps the files' types; a parameter whose layers
         differ in type then takes a type that holds all of them.
-    shardings: a dict like the parameters; each process reads what its devices hold. None: the default device."""
+    shardings: a dict like the parameters; each process reads what its devices hold. None: the default device.
+    store: what to keep of each parameter, such as "layers/query", once it is read."""
     config = config or read_config(folder)
     dtype = dtype if dtype is None or isinstance(dtype, dict) else float_type(dtype)
     stored = check_weights(folder, config)
@@ -185,7 +185,8 @@ def load_params(folder: str | os.PathLike, config: ModelConfig | None = None, dt
         kind = dtype_of[tensor.path] if dtype_of else dtype or np.dtype(
             reduce(jnp.promote_types, (stored[tensor.name.format(i)].dtype for i in layers)))
         load = _load_stacked if tensor.layered else _load_single
-        params[tensor.path] = load(stored, tensor, config, kind, sharding_of[tensor.path] if sharding_of else None)
+        params[tensor.path] = store(tensor.path, load(
+            stored, tensor, config, kind, sharding_of[tensor.path] if sharding_of else None))
     return unflatten_dict(params, sep="/")
 
 
@@ -295,11 +296,11 @@ def _read_part(file: Path, name: str, tensor: Tensor, config: ModelConfig, dtype
             block = rows[start:start + step]
             read = view[(slice(block.start * widths[0], block.stop * widths[0]), *columns)]
             target[start:start + step] = read.reshape(len(block), *split)[(slice(None), *inner)]
-    _require_finite(part, f"{file}: {name}")
+    require_finite(part, f"{file}: {name}")
     return part
 
 
-def _require_finite(part: np.ndarray, name: str) -> None:
+def require_finite(part: np.ndarray, name: str) -> None:
     """Raises InputError for nan and infinity: the model would answer nonsense, and training would not learn."""
     flat, step = part.reshape(-1), BLOCK // part.itemsize
     for start in range(0, flat.size, step):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -57,7 +58,7 @@ def save_params(params: dict, config: ModelConfig, folder: str | os.PathLike, dt
     with TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
         (Path(temporary) / "config.json").write_text(json.dumps(config_json, indent=2) + "\n")
         for file, shard in zip(names, shards, strict=True):
-            _write_file(Path(temporary) / file, shard)
+            write_file(Path(temporary) / file, shard)
         if len(shards) > 1:
             index = {"metadata": {"total_size": sum(piece.size for shard in shards for piece in shard)},
                      "weight_map": {piece.name: file for file, shard in zip(names, shards, strict=True)
@@ -71,7 +72,7 @@ def save_params(params: dict, config: ModelConfig, folder: str | os.PathLike, dt
     return folder
 
 
-class _Piece(NamedTuple):
+class Piece(NamedTuple):
     """A tensor to be written. `array()` brings it to the host."""
     name: str
     dtype: np.dtype
@@ -83,7 +84,7 @@ class _Piece(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def _plan_shards(params: dict, config: ModelConfig, dtype, max_shard_bytes: int) -> list[list[_Piece]]:
+def _plan_shards(params: dict, config: ModelConfig, dtype, max_shard_bytes: int) -> list[list[Piece]]:
     flat, shards, room = flatten_dict(params, sep="/"), [[]], max_shard_bytes
     for name, tensor, layer in hf_order(config):
         leaf, (ours, theirs) = flat[tensor.path], tensor.shapes(config)
@@ -91,7 +92,7 @@ def _plan_shards(params: dict, config: ModelConfig, dtype, max_shard_bytes: int)
         if tuple(leaf.shape) != expected:
             raise InputError(f"params {tensor.path} has shape {tuple(leaf.shape)}: the config asks for {expected}.")
         kind = float_type(leaf.dtype if dtype is None else dtype)
-        piece = _Piece(name, kind, theirs, partial(_hf_array, leaf, tensor, layer, config, kind))
+        piece = Piece(name, kind, theirs, partial(_hf_array, leaf, tensor, layer, config, kind))
         if shards[-1] and piece.size > room:
             shards.append([])
             room = max_shard_bytes
@@ -102,20 +103,24 @@ def _plan_shards(params: dict, config: ModelConfig, dtype, max_shard_bytes: int)
 
 
 def _hf_array(leaf, tensor: Tensor, layer: int | None, config: ModelConfig, dtype: np.dtype) -> np.ndarray:
-    array = leaf if layer is None else leaf[layer]
+    return tensor.to_hf(on_host(leaf if layer is None else leaf[layer]).astype(dtype, copy=False), config)
+
+
+def on_host(array) -> np.ndarray:
+    """The whole array on this host. Of several processes that hold parts of it, each must call this."""
     if not getattr(array, "is_fully_addressable", True):
         everywhere = NamedSharding(array.sharding.mesh, PartitionSpec())
         array = jax.jit(lambda x: x, out_shardings=everywhere)(array).addressable_data(0)
-    return tensor.to_hf(np.asarray(array).astype(dtype, copy=False), config)
+    return np.asarray(array)
 
 
-def _write_file(path: Path, pieces: list[_Piece]) -> None:
-    """A safetensors file: the header's length, the header, the data in the header's order.
+def write_file(path: Path, pieces: list[Piece], metadata: Mapping[str, str] = MappingProxyType({})) -> None:
+    """A safetensors file: the header's length, the header with `metadata`, the data in the header's order.
 
     https://github.com/huggingface/safetensors#format"""
     tags = {dtype: tag for tag, dtype in FLOATS.items()}
     # transformers 4 asks for "format".
-    header: dict = {"__metadata__": {"format": "pt"}}
+    header: dict = {"__metadata__": {"format": "pt", **metadata}}
     end = 0
     for piece in pieces:
         header[piece.name] = {"dtype": tags[piece.dtype], "shape": piece.shape, "data_offsets": [end, end + piece.size]}

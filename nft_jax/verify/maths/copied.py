@@ -9,7 +9,7 @@
 import math
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 from nft_jax.verify.maths.normalise import nesting, normalise
@@ -27,12 +27,14 @@ _MATHS = re.compile(r"\$\$?(.+?)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _WORD = re.compile(r"(?<![\\A-Za-z0-9^_*/+={])[A-Za-z]{2,}(?![A-Za-z0-9^_*/+=(])")
 # What may be the unit of an answer.
 _TAIL = re.compile(r"(?<=[0-9)}\]!])\s*(?:[A-Za-z]|\\text\{[^{}]*\})(?:[A-Za-z/\s]|\^\{?[23]\}?)*$")
-_SPELLINGS = ((re.compile(r"(?<=[0-9])\s*[xX]\s*(?=[0-9])"), "*"), (re.compile(r"\{\s*([-+*/=])\s*\}"), r"\1"),
-              (re.compile(r"\\sqrt\s*\[([^\[\]]*)\]"), r"\\root{\1}"))
+_SPELLINGS = tuple((re.compile(pattern), new) for pattern, new in (
+    (r"(?<=[0-9])\s*[xX]\s*(?=[0-9])", "*"), (r"(?:\\text\s*)?\{\s*([-+*/=0-9]+)\s*\}", r"{\1}"),
+    (r"\{([-+*/=])\}", r"\1"), (r"\\sqrt\s*\[([^\[\]]*)\]", r"\\root{\1}")))
 _TOKEN = re.compile(r"\\(?:begin|end)\s*\{[a-zA-Z]*\*?\}|\\text\{[^{}]*\}|\\[a-zA-Z]+|\\."
-                    r"|[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]*\.?[0-9]+|'+|\S", re.DOTALL)
-_NAME = re.compile(r"[a-zA-Z]|\\(?!text|end)[a-zA-Z]+")
-_OPERAND = re.compile(rf"{_NAME.pattern}|[0-9,]*\.?[0-9]+|[\^_!]|'+")
+                    r"|[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+\.?[0-9]*|\.[0-9]+|'+|\S", re.DOTALL)
+_NAME = re.compile(r"[a-zA-Z]|\\(?!text|end|pmod)[a-zA-Z]+")
+_DIGITS = re.compile(r"[0-9][0-9,]*\.?[0-9]*|\.[0-9]+")
+_OPERAND = re.compile(rf"{_NAME.pattern}|{_DIGITS.pattern}|[\^_!]|'+")
 _SIGNS = frozenset(("+", "-", r"\pm", r"\mp"))
 _INVERSE, _MODULO = frozenset(("/", r"\div", ":")), frozenset(("%", r"\%", r"\bmod"))
 _OPERATORS = _SIGNS | _INVERSE | _MODULO | {"*", r"\cdot", r"\times", r"\ast"}
@@ -42,7 +44,7 @@ _ARGUMENTS = {r"\frac": 2, r"\binom": 2, r"\root": 2, r"\sqrt": 1}
 _FUNCTION = re.compile(r"\\(?:(?:arc)?(?:sin|cos|tan)h?|sec|csc|cot|log|ln|lg|exp|max|min|gcd|lcm|det|sum|prod|lim"
                        r"|i{0,2}int|oint)")
 # These change nothing where they are not needed.
-_IDLE = frozenset(("|", r"\lfloor", r"\lceil", r"\{", r"\max", r"\min", r"\gcd", r"\lcm"))
+_IDLE = frozenset(("|", r"\lfloor", r"\lceil", r"\max", r"\min", r"\gcd", r"\lcm"))
 
 
 def copies(question: str, golds: Sequence[str], answer: str) -> bool:
@@ -55,11 +57,11 @@ def copies(question: str, golds: Sequence[str], answer: str) -> bool:
 
     def repeated(tree: Tree) -> bool:
         if _head(tree) == "=":
-            members = [member for member in tree[1::2] if not _is_name(member)]
+            copied = set(filter(repeated, tree[1::2]))
             # x = 17+25-8 adds a name only; 17+25-8 = 34 says more.
-            if set(tree[2::2]) == {"="} and members and all(map(repeated, members)):
+            if copied and set(tree[2::2]) == {"="} and all(map(_is_name, copied.symmetric_difference(tree[1::2]))):
                 return True
-            return tree in asked and own.isdisjoint((tree, *members))
+            return tree in asked and own.isdisjoint((tree, *tree[1::2]))
         return (tree in asked and tree not in own) or (_head(tree) in _IDLE and repeated(tree[-1]))
 
     return bool(asked) and any(map(repeated, _parts(answer)))
@@ -89,13 +91,9 @@ def _parts(answer: str) -> tuple[Tree, ...]:
     return tuple(dict.fromkeys(part for part in parts if _is_open(part)))
 
 
-def _members(tree: Tree) -> Iterator[Tree]:
+def _members(tree: Tree) -> list[Tree]:
     """The entries of lists within each other; any other tree is its own."""
-    if _head(tree) != ",":
-        yield tree
-        return
-    for each in tree[1:]:
-        yield from _members(each)
+    return [part for each in tree[1:] for part in _members(each)] if _head(tree) == "," else [tree]
 
 
 def _head(tree: Tree) -> str:
@@ -107,10 +105,10 @@ def _is_number(tree: Tree) -> bool:
 
 
 def _is_name(tree: Tree) -> bool:
-    """x, x_1, AB, f(t)."""
-    if _head(tree) == "*":
-        return _is_name(tree[1]) and not _is_open(tree)
-    return _head(tree) == "name" or (isinstance(tree, str) and not _is_number(tree))
+    """x, x_1, AB, f(2), m+n, |z|."""
+    if _head(tree) == "*" and not _is_open(tree):
+        return _is_name(tree[1])
+    return _head(tree) == "name" or not re.search("[0-9]", str(tree))
 
 
 def _is_open(tree: Tree) -> bool:
@@ -120,7 +118,7 @@ def _is_open(tree: Tree) -> bool:
         return False
     if head == "/":
         return not _is_number(tree[1])
-    if head in ("-", ",", "=", r"\{"):
+    if head in ("-", ",", "="):
         return any(map(_is_open, tree[1:]))
     if head != "*":
         return True
@@ -144,6 +142,11 @@ def _inverted(tree: Tree) -> Tree:
     return tree[1] if _head(tree) == "/" else tree if tree == "1" else ("/", tree)
 
 
+def _plain_number(match: re.Match) -> str:
+    whole, _, decimals = match.group().replace(",", "").partition(".")
+    return (whole.lstrip("0") or "0") + ("." + decimals.rstrip("0")).rstrip(".")
+
+
 class _Reader:
     """`trees` are the expressions of a normalised text, `found` those that are open, at any depth. With `cancel`,
     +1-1 and *2/2 make no difference either; `cancels` says whether there is any."""
@@ -164,7 +167,7 @@ class _Reader:
             elif token in _BRACKETS or token.startswith(r"\begin") or token == "|":
                 levels.append([token])
             else:
-                levels[-1].append(token)
+                levels[-1].append(_DIGITS.sub(_plain_number, token))
         # A bracket that nothing closes stands between expressions.
         self.trees = self.expressions([item for level in levels for item in level])
 
@@ -242,10 +245,12 @@ class _Reader:
                     flat.remove(opposite)
                 elif each != neutral:
                     flat.append(each)
+        if head == "*" and "0" in flat:
+            return "0"
         return (head, *flat) if len(flat) > 1 else flat[0] if flat else neutral
 
     def bound(self, run: Sequence[Tree]) -> list[Tree]:
-        """Scripts, arguments and functions in their trees; numbers in one spelling."""
+        """Scripts, arguments and functions in their trees."""
         out, rest = [], deque(run)
 
         def script() -> Tree:
@@ -258,13 +263,13 @@ class _Reader:
         while rest:
             item = rest.popleft()
             if item in ("^", "_") and out and rest:
-                base, power = out.pop(), self.number(script())
-                out.append(base if power == "1" and item == "^" else self.seen((item, base, power)) if item == "^"
-                           else ("name", base, power))
+                base, power = out.pop(), script()
+                named = ("name", base, power) if item == "_" else base
+                out.append(named if item == "_" or power == "1" else self.seen(("^", base, power)))
             elif item == "!" and out:
                 out.append(self.seen((item, out.pop())))
             elif item in _ARGUMENTS and len(rest) >= _ARGUMENTS[item]:
-                arguments = [self.number(rest.popleft()) for _ in range(_ARGUMENTS[item])]
+                arguments = [rest.popleft() for _ in range(_ARGUMENTS[item])]
                 if item != r"\frac":
                     out.append(self.seen((item, *arguments)))
                     continue
@@ -280,12 +285,5 @@ class _Reader:
                     operand.append(rest.popleft())
                 out.append(self.seen((item, *scripts, self.product(self.bound(operand)) or "")))
             else:
-                out.append(self.number(item))
+                out.append(item)
         return out
-
-    @staticmethod
-    def number(item: Tree) -> Tree:
-        if not isinstance(item, str) or not re.fullmatch(r"[0-9,]*\.?[0-9]+", item):
-            return item
-        whole, _, decimals = item.replace(",", "").partition(".")
-        return (whole.lstrip("0") or "0") + ("." + decimals.rstrip("0")).rstrip(".")

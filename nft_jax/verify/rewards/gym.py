@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import math
+import operator
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -16,16 +17,18 @@ from fractions import Fraction
 from functools import lru_cache
 
 from nft_jax.types import InputError
-from nft_jax.verify.maths.extract import last_box
+from nft_jax.verify.maths.extract import last_box, without_thoughts
 from nft_jax.verify.rewards.registry import register
 
 ROUNDING = 1e-9
 """A scorer that adds up shares may end this much above 1."""
+_OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 _TAGGED = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
 
 
 def final_answer(response: str) -> str:
-    """The last complete box, else the last <answer>...</answer>, else all of it, stripped."""
+    """The last complete box outside of thoughts, else the last <answer>...</answer>, else all of it, stripped."""
+    response = without_thoughts(response)
     boxed = last_box(response)
     tagged = _TAGGED.findall(response) if boxed is None else []
     return (boxed if boxed is not None else tagged[-1] if tagged else response).strip()
@@ -45,14 +48,8 @@ def read_expression(text: str) -> tuple[Fraction, list[int]] | None:
                 return Fraction(number)
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 return -value(operand)
-            case ast.BinOp(left, ast.Add(), right):
-                return value(left) + value(right)
-            case ast.BinOp(left, ast.Sub(), right):
-                return value(left) - value(right)
-            case ast.BinOp(left, ast.Mult(), right):
-                return value(left) * value(right)
-            case ast.BinOp(left, ast.Div(), right):
-                return value(left) / value(right)
+            case ast.BinOp(left, sign, right) if type(sign) in _OPERATIONS:
+                return _OPERATIONS[type(sign)](value(left), value(right))
         raise ValueError("no arithmetic")
 
     try:
@@ -93,8 +90,7 @@ def _queens(answer: str, item: dict) -> float:
     diagonals = [row + column for row, column in enumerate(columns)]
     antidiagonals = [row - column for row, column in enumerate(columns)]
     free = all(len(set(lines)) == size for lines in (columns, diagonals, antidiagonals))
-    kept = all(board[row][column] == "Q" for row in range(size) for column in range(size)
-               if puzzle[row][column] == "Q")
+    kept = all(row.index("Q") == column for row, column in zip(puzzle, columns, strict=True) if "Q" in row)
     return float(free and kept)
 
 

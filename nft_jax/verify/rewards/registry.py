@@ -18,6 +18,8 @@ from types import ModuleType
 
 from nft_jax.runtime.names import load_module
 from nft_jax.types import InputError
+from nft_jax.verify.maths.extract import extract
+from nft_jax.verify.maths.judge import answer_of, copied_verdict, judge, quick_verdict
 
 SHIPPED = {"code": "nft_jax.verify.rewards.code", "code-share": "nft_jax.verify.rewards.code",
            "reasoning-gym": "nft_jax.verify.rewards.gym", "reasoning-gym-soft": "nft_jax.verify.rewards.gym"}
@@ -28,14 +30,12 @@ TAKEN = SHIPPED | {"math": __name__, "boxed": __name__}
 def plain_gold(row: Mapping) -> str:
     """The first of `answer`, `solution`, `reward_model.ground_truth` as text; "" without any. A value that is
     not a string is written as JSON."""
-    for name in ("answer", "solution", "reward_model"):
-        value = row.get(name)
-        if name == "reward_model" and isinstance(value, Mapping):
-            value = value.get("ground_truth")
-        # nan, the only value that differs from itself, is no gold.
-        if value is not None and value == value:
-            return value if isinstance(value, str) else json.dumps(value)
-    return ""
+    wrapped = row.get("reward_model")
+    wrapped = wrapped.get("ground_truth") if isinstance(wrapped, Mapping) else wrapped
+    values = row.get("answer"), row.get("solution"), wrapped
+    # nan, the only value that differs from itself, is no gold.
+    value = next((value for value in values if value is not None and value == value), "")
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 @dataclass(frozen=True)
@@ -203,16 +203,13 @@ def gated(gate: str | Callable, reward: str | Callable) -> Reward:
 
 def _math(prompt: str, response: str, gold: str) -> float:
     """Maths in mode equivalent, as a part of compositions."""
-    from nft_jax.verify.maths.extract import extract
-    from nft_jax.verify.maths.judge import copied_verdict, judge, quick_verdict
-    answer = extract(response)
+    answer = answer_of(response, gold)
     quick = copied_verdict(prompt, gold, answer) or quick_verdict(gold, answer)
     return float((quick.outcome if quick else judge(gold, answer)[0]) == "right")
 
 
 def _boxed(prompt: str, response: str, gold: str) -> float:
     """1 when the response has a complete, non-empty box."""
-    from nft_jax.verify.maths.extract import extract
     return float(extract(response) is not None)
 
 

@@ -373,7 +373,7 @@ def test_an_adapter_is_told_from_a_model(whole, copy_of):
     (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "org/base"}))
     if not whole:
         (folder / "config.json").unlink()
-    with refused(folder, "org/base", "merge_and_unload"):
+    with refused(folder, "org/base", "merge=True"):
         hf.load_params(folder)
 
 

@@ -17,6 +17,7 @@ from refusal import refused
 @pytest.mark.parametrize(("response", "expected"), [
     ("so \\boxed{42}.", "42"), ("<answer> 42\n</answer>", "42"), ("<answer>1</answer><answer>2</answer>", "2"),
     ("  42 ", "42"), ("<answer>1</answer> \\boxed{2}", "2"), ("<answer>", "<answer>"),
+    ("<think>\\boxed{1}</think> 42", "42"), ("<think> so \\boxed{42}", ""),
 ])
 def test_final_answer(response, expected):
     assert final_answer(response) == expected

@@ -1,0 +1,307 @@
+"""Adapter folders of Hugging Face PEFT, in and out: adapter_config.json and adapter_model.safetensors.
+
+    settings = read_settings(folder)                          adapter_config.json, every option checked
+    config = adapter_config(settings, model, folder)          what it means for a model
+    adapters = load_adapters(folder, model, config)           folder -> ours -> folder is bitwise equal
+    save_adapters(adapters, model, Adapter(config, base), folder)
+
+An option that is not implemented is refused by name, as is every option that nothing here reads. Options are those
+of `LoraConfig` of peft 0.21.
+"""
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial, reduce
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from nft_jax.config import AdapterConfig
+from nft_jax.config.training import TARGETS
+from nft_jax.model.adapter import Adapter, adapter_shapes
+from nft_jax.model.config import ModelConfig
+from nft_jax.model.hf.families import tensors_of
+from nft_jax.model.hf.load import (
+    BLOCK,
+    FLOATS,
+    check_weights,
+    first_line,
+    float_type,
+    hf_order,
+    read_json,
+    require_file,
+    require_finite,
+)
+from nft_jax.model.hf.save import Piece, on_host, write_file
+from nft_jax.model.parameters import ARRAYS
+from nft_jax.runtime.files import replaced
+from nft_jax.types import InputError
+
+SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+DIGEST = "nft_jax_base_sha256"         # of the base's weights, in the metadata of the weights' file
+# Options that this module reads, and options that change nothing of a trained adapter.
+READ = frozenset({"peft_type", "base_model_name_or_path", "r", "lora_alpha", "use_rslora", "target_modules",
+                  "exclude_modules"})
+WITHOUT_EFFECT = frozenset({"auto_mapping", "peft_version", "revision", "inference_mode", "lora_dropout",
+                            "megatron_core", "qalora_group_size", "runtime_config", "ensure_weight_tying",
+                            "eva_config"})
+# Options with the values under which nothing more is needed; any other option must be unset.
+ONLY: dict[str, tuple] = {"task_type": (None, "CAUSAL_LM"), "bias": (None, "none"),
+                          # The others change the base's weights when an adapter begins.
+                          "init_lora_weights": (None, True, False, "gaussian", "orthogonal", "eva")}
+
+
+def is_adapter(folder: str | os.PathLike) -> bool:
+    """Whether the folder holds an adapter. Raises InputError where it holds the weights of a whole model too."""
+    folder = Path(folder)
+    if not (folder / SETTINGS).is_file():
+        return False
+    beside = sorted(path.name for path in folder.glob("model*.safetensors*"))
+    if beside:
+        raise InputError(f"{folder} holds an adapter ({SETTINGS}) beside a whole model ({beside[0]}), and it is not "
+                         "clear which is meant: put the adapter in a folder of its own.")
+    return True
+
+
+def _refusal(folder: str | os.PathLike, name: str, value: object, remedy: str) -> InputError:
+    return InputError(f"{Path(folder) / SETTINGS}: {name} is {value!r}: {remedy}")
+
+
+def read_settings(folder: str | os.PathLike) -> dict[str, Any]:
+    """The contents of adapter_config.json. Raises InputError for what is not LoRA, or not implemented."""
+    raw = read_json(Path(folder) / SETTINGS)
+    for name, value in sorted(raw.items()):
+        if name in ONLY and value not in ONLY[name]:
+            allowed = " or ".join(repr(one) for one in ONLY[name] if one is not None)
+            raise _refusal(folder, name, value, f"only {allowed} is implemented.")
+        if value and name not in READ | WITHOUT_EFFECT | ONLY.keys():
+            raise _refusal(folder, name, value, "this option of PEFT is not implemented; merge the adapter into its "
+                           "base with PEFT (merge_and_unload), and load the whole model.")
+    modules = raw.get("target_modules"), raw.get("exclude_modules") or []
+    for name, holds, needed in (
+            ("peft_type", raw.get("peft_type") == "LORA", "'LORA' is needed; no other adapter is implemented."),
+            ("r", type(raw.get("r")) is int and raw["r"] >= 1, "an integer, 1 or more, is needed."),
+            ("lora_alpha", type(raw.get("lora_alpha")) in (int, float) and 0 < raw["lora_alpha"] < math.inf,
+             "a positive number is needed."),
+            ("use_rslora", type(raw.get("use_rslora", False)) is bool, "true or false is needed."),
+            *((name, isinstance(value, str) or (isinstance(value, list) and all(isinstance(one, str) for one in value)),
+               "a list of names of modules, or a pattern, is needed.")
+              for name, value in zip(("target_modules", "exclude_modules"), modules, strict=True))):
+        if not holds:
+            raise _refusal(folder, name, raw.get(name), needed)
+    return raw
+
+
+def adapter_config(settings: dict[str, Any], model: ModelConfig, folder: str | os.PathLike) -> AdapterConfig:
+    """What `read_settings` of this folder means for a model. Raises InputError for targets that match nothing, that
+    are no projections of a layer, or that are others in some of the layers."""
+    asked, found = settings["target_modules"], []
+    for tensor in tensors_of(model):
+        if ARRAYS[tensor.array].kind != "matrix":
+            continue
+        module = tensor.name.removesuffix(".weight")
+        modules = [module.format(layer) for layer in range(model.num_layers if tensor.layered else 1)]
+        hits = [one for one in modules if _targeted(settings, one, tensor.layered, folder)]
+        if hits and tensor.array not in TARGETS["all"]:
+            raise _refusal(folder, "target_modules", asked,
+                           f"it names {hits[0]}, and only the projections of the layers are implemented.")
+        if hits and hits != modules:
+            other = next(one for one in modules if one not in hits)
+            raise _refusal(folder, "target_modules", asked, f"it names {hits[0]} and not {other}; adapters in some of "
+                           "the layers are not implemented.")
+        found += [tensor.array] * bool(hits)
+    if not found:
+        raise _refusal(folder, "target_modules", asked, f"it names nothing of a {model.family} model, which has "
+                       f"{', '.join(_modules(model).values())}.")
+    return AdapterConfig(rank=settings["r"], alpha=settings["lora_alpha"], rslora=settings.get("use_rslora", False),
+                         targets=tuple(name for name in TARGETS["all"] if name in found))
+
+
+def _modules(model: ModelConfig) -> dict[str, str]:
+    """Projection -> the last part of its module's name, such as q_proj."""
+    return {tensor.array: tensor.name.removesuffix(".weight").rpartition(".")[2] for tensor in tensors_of(model)
+            if tensor.array in TARGETS["all"]}
+
+
+def _targeted(settings: dict[str, Any], module: str, layered: bool, folder: str | os.PathLike) -> bool:
+    asked, left_out = settings["target_modules"], settings.get("exclude_modules") or []
+    if _matches(left_out, module, folder):
+        return False
+    # The head is left out by all-linear, and an embedding is not linear.
+    return layered if asked == "all-linear" else _matches(asked, module, folder)
+
+
+def _matches(asked: str | list[str], module: str, folder: str | os.PathLike) -> bool:
+    """As PEFT decides it: a pattern matches the whole name; a listed name is the module's, or its end after a dot."""
+    if isinstance(asked, str):
+        try:
+            return re.fullmatch(asked, module) is not None
+        except re.error as error:
+            raise _refusal(folder, "target_modules or exclude_modules", asked,
+                           f"it is no regular expression ({error}).") from None
+    return any(module == one or module.endswith(f".{one}") for one in asked)
+
+
+# ---- the arrays ------------------------------------------------------------------------------------------------
+
+
+def _pieces(model: ModelConfig, config: AdapterConfig) -> Iterator[tuple[str, str, str, int, tuple[int, ...]]]:
+    """(PEFT's name, array, part, layer, PEFT's shape) of every tensor. PEFT has A as [r, in] and B as [out, r]."""
+    shapes = adapter_shapes(model, config)["layers"]
+    for name, tensor, layer in hf_order(model):
+        if layer is None or tensor.array not in shapes:
+            continue
+        _, (out, inputs) = tensor.shapes(model)
+        array = ARRAYS[tensor.array]
+        if tensor.layout.replace(" ", "") != array.axes[len(array.summed):] + array.axes[:len(array.summed)]:
+            raise InputError(f"adapter.targets is {config.targets!r}: {model.family} keeps {tensor.array} in the "
+                             f"tensor {name} together with others, for which adapters are not implemented.")
+        module = PREFIX + name.removesuffix(".weight")
+        yield f"{module}.lora_A.weight", tensor.array, "lora_a", layer, (config.rank, inputs)
+        yield f"{module}.lora_B.weight", tensor.array, "lora_b", layer, (out, config.rank)
+
+
+def check_adapters(folder: str | os.PathLike, model: ModelConfig, config: AdapterConfig) -> dict[str, np.dtype]:
+    """{name of every tensor: its type}, from the header of adapter_model.safetensors. Raises one InputError that
+    lists every tensor that is missing, unexpected, or of another shape or type."""
+    file = Path(folder) / WEIGHTS
+    require_file(file, "give the folder of an adapter that PEFT saved in safetensors.")
+    found = {name: (tuple(view.get_shape()), view.get_dtype()) for name, view in _views(file).items()}
+    expected = {name: shape for name, *_, shape in _pieces(model, config)}
+    problems = []
+    for name in sorted(found.keys() & expected.keys()):
+        shape, kind = found[name]
+        if shape != expected[name]:
+            problems.append(f"{name} has shape {shape}, expected {expected[name]}")
+        if kind not in FLOATS:
+            problems.append(f"{name} has type {kind}, expected one of {', '.join(FLOATS)}")
+    problems += [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
+    problems += [f"{name} is not part of this adapter" for name in sorted(found.keys() - expected.keys())]
+    if problems:
+        listed = "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
+        raise InputError(f"{file}: the adapter does not fit {SETTINGS} and its base, a {model.family} model of "
+                         f"{model.num_layers} layers and hidden size {model.hidden_size}: {listed}. Use the base "
+                         "that it was trained on.")
+    return {name: FLOATS[kind] for name, (_, kind) in found.items()}
+
+
+def _views(file: Path) -> dict[str, Any]:
+    try:
+        with safe_open(file, "numpy") as handle:
+            return {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file} is damaged or cut short ({first_line(error)}): download or copy it again.") from None
+
+
+def read_digest(folder: str | os.PathLike) -> str:
+    """The digest of the base's weights that `save_adapters` noted; "" where there is none, as in PEFT's own files."""
+    with safe_open(Path(folder) / WEIGHTS, "numpy") as handle:
+        return (handle.metadata() or {}).get(DIGEST, "")
+
+
+def load_adapters(folder: str | os.PathLike, model: ModelConfig, config: AdapterConfig, shardings=None) -> dict:
+    """The folder's adapters, as `adapter.init` makes them, in the types of the file. First raises the InputErrors of
+    `check_adapters`, and refuses values that are not finite.
+
+    shardings: a dict like the adapters; None: the default device."""
+    kinds, shapes = check_adapters(folder, model, config), adapter_shapes(model, config)["layers"]
+    parts: dict[tuple[str, str], list[tuple[str, np.ndarray]]] = {}
+    with safe_open(Path(folder) / WEIGHTS, "numpy") as handle:
+        for name, array, part, _, _ in _pieces(model, config):
+            tensor = handle.get_tensor(name)
+            require_finite(tensor, f"{Path(folder) / WEIGHTS}: {name}")
+            parts.setdefault((array, part), []).append((name, tensor.T))
+    layers: dict[str, dict[str, jax.Array]] = {name: {} for name in shapes}
+    for (array, part), tensors in parts.items():
+        kind = np.dtype(reduce(jnp.promote_types, (kinds[name] for name, _ in tensors)))
+        value = np.stack([x.astype(kind) for _, x in tensors]).reshape(shapes[array][part].shape)
+        where = shardings and shardings["layers"][array][part]
+        layers[array][part] = jnp.asarray(value) if where is None else jax.make_array_from_callback(
+            value.shape, where, lambda index, value=value: value[index])
+    return {"layers": layers}
+
+
+def save_adapters(adapters, model: ModelConfig, adapter: Adapter, folder: str | os.PathLike) -> None:
+    """Writes both files, for PEFT. Every process that holds a part of the adapters calls this, and the first one
+    writes. Raises InputError for arrays that do not fit, or types that model files do not hold."""
+    folder, config = Path(folder), adapter.config
+    shapes, pieces = adapter_shapes(model, config)["layers"], []
+    for name, array, part, layer, shape in _pieces(model, config):
+        leaf = adapters["layers"][array][part]
+        if leaf.shape != shapes[array][part].shape:
+            raise InputError(f"params {array}.{part} has shape {leaf.shape}: the adapter's configuration asks for "
+                             f"{shapes[array][part].shape}.")
+        pieces.append(Piece(name, float_type(leaf.dtype), shape, partial(_peft_array, leaf, layer, shape)))
+    pieces.sort(key=lambda piece: (-piece.dtype.itemsize, piece.name))
+    if jax.process_index() > 0:
+        for piece in pieces:
+            # All processes exchange the parts of each array.
+            piece.array()
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with replaced(folder / WEIGHTS) as partial_file:
+        write_file(partial_file, pieces, {DIGEST: adapter.digest} if adapter.digest else {})
+    with replaced(folder / SETTINGS) as partial_file:
+        partial_file.write_text(json.dumps(_settings(model, adapter), indent=2) + "\n")
+
+
+def _settings(model: ModelConfig, adapter: Adapter) -> dict[str, Any]:
+    config, base, modules = adapter.config, adapter.base, _modules(model)
+    return {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM",
+        # A folder must be found from anywhere.
+        "base_model_name_or_path": os.path.abspath(base) if Path(base).is_dir() else base,
+        "r": config.rank, "lora_alpha": int(config.alpha) if config.alpha == int(config.alpha) else config.alpha,
+        "use_rslora": config.rslora, "target_modules": [modules[name] for name in config.projections],
+        "lora_dropout": 0.0, "bias": "none", "fan_in_fan_out": False, "init_lora_weights": True,
+        "inference_mode": True, "modules_to_save": None, "layers_to_transform": None, "rank_pattern": {},
+        "alpha_pattern": {}, "use_dora": False,
+    }
+
+
+def _peft_array(leaf, layer: int, shape: tuple[int, ...]) -> np.ndarray:
+    # Ours is [in, r] or [r, out], with the axes of `in` and `out` apart.
+    return np.ascontiguousarray(on_host(leaf[layer]).reshape(shape[::-1]).T)
+
+
+# ---- which base ------------------------------------------------------------------------------------------------
+
+
+def weights_digest(folder: str | os.PathLike, model: ModelConfig) -> str:
+    """SHA-256 of the weights of a model's folder: of every tensor's name, type, shape and bytes. How the tensors are
+    divided among files does not matter. All bytes are read: about a second for each GB and core."""
+    stored = check_weights(folder, model)
+
+    def one(name: str) -> bytes:
+        tensor, found = stored[name], hashlib.sha256()
+        found.update(f"{name} {tensor.dtype.name} {tensor.shape}".encode())
+        with safe_open(tensor.file, "numpy") as handle:
+            view = handle.get_slice(name)
+            rows, rest = tensor.shape[0], int(np.prod(tensor.shape[1:])) * tensor.dtype.itemsize
+            step = max(1, 8 * BLOCK // rest)
+            for start in range(0, rows, step):
+                found.update(np.ascontiguousarray(view[start:min(start + step, rows)]).view(np.uint8).data)
+        return found.digest()
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return hashlib.sha256(b"".join(pool.map(one, (name for name, *_ in hf_order(model))))).hexdigest()
+
+
+def require_base(adapter: Adapter, folder: Path, model: ModelConfig, where: str, field: str) -> str:
+    """The digest of the weights in `folder`. Raises InputError unless the adapter, which stands at `where`, was
+    trained beside them, if that is known. `field` names the folder."""
+    digest = weights_digest(folder, model)
+    if adapter.digest not in ("", digest):
+        raise InputError(f"{field} is {str(folder)!r}, whose weights are not those that {where} was trained on (their "
+                         f"SHA-256 is {digest[:12]}..., and was {adapter.digest[:12]}...): give the model that it was "
+                         "trained on.")
+    return digest
