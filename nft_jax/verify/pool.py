@@ -29,7 +29,7 @@ from typing import NamedTuple
 from nft_jax.config import VerifierConfig
 from nft_jax.types import InputError, Outcome, Verdict
 from nft_jax.verify.maths.extract import SCANNED_CHARACTERS, extract, with_open_thought
-from nft_jax.verify.maths.judge import copied_verdict, quick_verdict, strictly_right, verdict
+from nft_jax.verify.maths.judge import answer_of, copied_verdict, quick_verdict, strictly_right, verdict
 from nft_jax.verify.processes import CPU_SECONDS, Forker, Worker
 from nft_jax.verify.rewards.registry import Reward, lookup
 
@@ -169,7 +169,7 @@ class Verifier:
         """Fill in what needs no worker; returns the tasks for the others, with their places."""
         mode, left = self.config.mode, []
         for i, (prompt, response, gold) in enumerate(zip(prompts, responses, golds, strict=True)):
-            answer = extract(response, mode)
+            answer = answer_of(response, gold, mode)
             # What is remembered depends on no question.
             found = copied_verdict(prompt, gold, answer, mode) or self._known.get((gold, answer))
             if found is None:

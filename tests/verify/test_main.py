@@ -9,7 +9,7 @@ import pytest
 from nft_jax.verify.__main__ import main
 
 ROWS = [{"response": r"so \boxed{0.5}", "gold": r"\frac{1}{2}"}, {"response": r"\boxed{2}", "gold": "3"},
-        {"response": "no idea", "gold": "1"}, {"response": r"\boxed{\sqrt{8}}", "gold": r"2\sqrt{2}"},
+        {"response": "no idea", "gold": "1"}, {"response": r"\boxed{\sqrt{3+2\sqrt{2}}}", "gold": r"1+\sqrt{2}"},
         {"response": "\\boxed{9^{9^{9^9}}}", "gold": "1"}]
 OUTCOMES = ["right", "wrong", "no_answer", "right", "too_large"]
 

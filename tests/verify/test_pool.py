@@ -26,7 +26,8 @@ SANE = [
     (r"\frac{1}{\sqrt{3}}", r"\frac{\sqrt3}{3}", True), ("e^{-t}", "e^{t}", False), ("1,-2", "-2,1", True),
     (r"\sqrt{2}", r"\sqrt{3}", False), (r"\cot x", r"\frac{1}{\tan x}", True),
 ]
-SLOW = r"\prod_{k=1}^{n} (x^{k}+\sin(kx))"  # sympy looks for a closed form, and takes minutes over it
+# sympy looks for closed forms, and takes many seconds over each
+SLOW = r"\int_0^1 x^{x}\sin(x^2+y)dx+\int_0^1 \frac{\sin(x^{3}+x)}{1+e^{x}+x^{2}}dx+\int_0^1 x^{x}\cos(x^3+y)dx"
 
 
 def rewards(verdicts) -> list:
@@ -116,20 +117,20 @@ def test_killed_workers_change_nothing():
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_forker_may_die_too():
     with Verifier(VerifierConfig(workers=2)) as pool:
-        assert rewards(pool.judge([box(r"\sqrt{8}")], [r"2\sqrt2"])) == [1.0]
+        assert rewards(pool.judge([box(r"\sqrt{3+2\sqrt{2}}")], [r"1+\sqrt2"])) == [1.0]
         workers = pool.worker_pids
         parent = int(Path(f"/proc/{workers[0]}/stat").read_text().rpartition(")")[2].split()[1])
         os.kill(parent, signal.SIGKILL)
-        assert rewards(pool.judge([box(r"\sqrt{12}"), box("9")], [r"2\sqrt3", "9"])) == [1.0, 1.0]
+        assert rewards(pool.judge([box(r"\sqrt{4+2\sqrt{3}}"), box("9")], [r"1+\sqrt3", "9"])) == [1.0, 1.0]
         assert eventually(lambda: not any(alive(pid) for pid in workers))
 
 
 def test_a_task_that_kills_its_worker_twice_is_an_error():
     """The worker is killed whenever it holds the task: no reward, and the others keep theirs."""
     with Verifier(VerifierConfig(workers=1, deadline=30.0)) as pool:
-        assert rewards(pool.judge([box(r"\sqrt{8}")], [r"2\sqrt2"])) == [1.0]
+        assert rewards(pool.judge([box(r"\sqrt{3+2\sqrt{2}}")], [r"1+\sqrt2"])) == [1.0]
         gold = rf"{SLOW}+1"
-        pending = pool.submit([box(SLOW), box("5"), box(r"\sqrt{12}")], [gold, "5", r"2\sqrt3"])
+        pending = pool.submit([box(SLOW), box("5"), box(r"\sqrt{4+2\sqrt{3}}")], [gold, "5", r"1+\sqrt3"])
         for _ in range(2):
             assert eventually(lambda: any(
                 worker.task is not None and pool._tasks[worker.task].key.responses == (SLOW,)
@@ -179,7 +180,7 @@ def test_bombs_that_the_gold_lets_through():
     """A gold with a tower or a factorial exempts its answers from that guard: limits in the worker remain."""
     golds, answers = [r"3^{2^{40}}", r"123456789!+\sqrt{2}"] * 2, [r"9^{9^{9^{9}}}", r"987654321!+\sqrt{3}"] * 2
     with Verifier(VerifierConfig(workers=2)) as pool:
-        verdicts = pool.judge([box(answer) for answer in [*answers, r"\sqrt{8}"]], [*golds, r"2\sqrt2"])
+        verdicts = pool.judge([box(answer) for answer in [*answers, r"\sqrt{3+2\sqrt{2}}"]], [*golds, r"1+\sqrt2"])
     assert all(found.outcome in ("wrong", "timeout", "too_large") for found in verdicts[:-1]), verdicts
     assert verdicts[-1].outcome == "right"
 
@@ -187,7 +188,7 @@ def test_bombs_that_the_gold_lets_through():
 def test_memory_is_limited():
     with Verifier(VerifierConfig(workers=1, memory_mb=256, deadline=20.0)) as pool:
         found, sane = submit(pool, [(r"(x+y+z+t)^{900}+\sum_{k=1}^{n}\binom{n}{k}", r"(x+y+z+t+1)^{900}-1"),
-                                    (r"2\sqrt2", r"\sqrt{8}")]).result()
+                                    (r"1+\sqrt2", r"\sqrt{3+2\sqrt{2}}")]).result()
     assert found.outcome in ("wrong", "too_large", "timeout") and sane.outcome == "right"
 
 
@@ -208,17 +209,17 @@ def test_futures_stream(verifier):
 def test_the_response_never_reaches_a_worker(verifier, monkeypatch):
     sent = []
     connection = type(verifier._workers[0].connection) if verifier._workers else None
-    assert verifier.judge([box(r"\sqrt{8}")], [r"2\sqrt{2}"]) and connection is not None
+    assert verifier.judge([box(r"\sqrt{3+2\sqrt{2}}")], [r"1+\sqrt2"]) and connection is not None
     original = connection.send_bytes
     monkeypatch.setattr(connection, "send_bytes", lambda self, data: (sent.append(data), original(self, data))[1])
-    verifier.judge(["A SECRET CHAIN OF THOUGHT " + box(r"\sqrt{20}")], [r"2\sqrt{5}"])
-    assert len(sent) == 1 and b"SECRET" not in sent[0] and rb"\\sqrt{20}" in sent[0]
+    verifier.judge(["A SECRET CHAIN OF THOUGHT " + box(r"\sqrt{6+2\sqrt{5}}")], [r"1+\sqrt{5}"])
+    assert len(sent) == 1 and b"SECRET" not in sent[0] and rb"\\sqrt{6+" in sent[0]
 
 
 def test_repeated_answers_are_judged_once(verifier):
     before = verifier._issued
-    verdicts = verifier.judge([box(r"\sqrt{50}")] * 16, [r"5\sqrt{2}"] * 16)
-    again = verifier.judge([box(r"\sqrt{50}")] * 3, [r"5\sqrt{2}"] * 3)
+    verdicts = verifier.judge([box(r"\sqrt{11+6\sqrt{2}}")] * 16, [r"3+\sqrt{2}"] * 16)
+    again = verifier.judge([box(r"\sqrt{11+6\sqrt{2}}")] * 3, [r"3+\sqrt{2}"] * 3)
     assert rewards(verdicts + again) == [1.0] * 19 and verifier._issued - before == 1
 
 
@@ -230,7 +231,7 @@ def test_close_and_start_again():
     with refused("closed", kind=RuntimeError):
         pending.result()
     assert pool.worker_pids == () and not any(alive(pid) for pid in pids)
-    assert rewards(pool.judge([box(r"\sqrt{8}")], [r"2\sqrt2"])) == [1.0]
+    assert rewards(pool.judge([box(r"\sqrt{3+2\sqrt{2}}")], [r"1+\sqrt2"])) == [1.0]
     pool.close()
     pool.close()
 
@@ -286,7 +287,7 @@ def test_no_jax_in_workers_and_main_without_a_file():
     code = r"""
 from nft_jax.verify import Verifier
 pool = Verifier().start()
-print(pool.judge(["\\boxed{\\sqrt{8}}"], ["2\\sqrt2"])[0].reward)
+print(pool.judge(["\\boxed{\\sqrt{3+2\\sqrt{2}}}"], ["1+\\sqrt2"])[0].reward)
 maps = [open(f"/proc/{pid}/maps").read() for pid in pool.worker_pids]
 print(len(maps), [name for name in ("jax", "transformers", "datasets") for text in maps if f"/{name}" in text])
 """
@@ -297,7 +298,7 @@ print(len(maps), [name for name in ("jax", "transformers", "datasets") for text 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_workers_die_with_their_parent():
     done = run("import os, signal\nfrom nft_jax.verify import Verifier\npool = Verifier().start()\n"
-               rf"pool.judge(['\\boxed{{\\sqrt{{8}}}}'], ['2\\sqrt2']); "
+               rf"pool.judge(['\\boxed{{\\sqrt{{3+2\\sqrt{{2}}}}}}'], ['1+\\sqrt2']); "
                f"pool.submit([{box(SLOW)!r}], [{SLOW + '+4'!r}])\n"
                "print(*pool.worker_pids, flush=True); os.kill(os.getpid(), signal.SIGKILL)\n")
     pids = [int(pid) for pid in done.stdout.split()]

@@ -112,4 +112,4 @@ def test_what_a_platform_lacks_is_said_at_start(monkeypatch, caplog):
 def test_a_start_that_hangs_ends(monkeypatch):
     monkeypatch.setattr(processes, "START_SECONDS", 0.0)
     with Verifier(VerifierConfig(workers=1)) as pool, refused("verifier.reward", "0 s"):
-        pool.judge([box(r"\sqrt{8}")], [r"2\sqrt2"])
+        pool.judge([box(r"\sqrt{3+2\sqrt{2}}")], [r"1+\sqrt2"])

@@ -1,280 +1,440 @@
-"""Whether two normalised answers mean the same: a ladder of rules, from spelling to structure.
+"""Which typed answers mean the same. The conventions are in nft_jax/verify/README.md.
 
-1. The same spelling is equal.
-2. `RUNGS` are asked in order: each looks for one kind of answer (numbers, times, lists, ...). The first that
-   knows the kind decides; a rung that does not know it says `PASS`.
-3. Two single expressions that are left go to `leaf`, after brackets and units are off.
-
-The result is True, False, or None where `leaf` could not tell: in the calling process it never can
-(`structure.unknown`), in a worker it is `symbolic.equal`. A table of the conventions is in nft_jax/verify/README.md.
+The result is True, False, or None where the leaf could not tell. A `Leaf` compares expressions: in the calling
+process by normal forms (`Leaf` itself), in a worker by all means (`symbolic.FullLeaf`).
 """
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from fractions import Fraction
 
-from nft_jax.verify.maths import units
-from nft_jax.verify.maths.exact import plain_integer, rational
-from nft_jax.verify.maths.normalise import key
-from nft_jax.verify.maths.structure import (
-    Interval,
-    Leaf,
-    Shape,
-    Truth,
-    both,
-    choice,
-    closes_early,
-    hedged,
-    intervals,
-    is_name,
-    matrix,
-    shape,
-    split,
-    unordered,
-    words,
+from nft_jax.verify.maths import answer as A
+from nft_jax.verify.maths import normal
+from nft_jax.verify.maths.answer import (
+    Based,
+    Choice,
+    Clock,
+    Conditioned,
+    Inequality,
+    Items,
+    Matrix,
+    Ratio,
+    Region,
+    Residue,
+    Sides,
+    Span,
+    Text,
+    Value,
 )
+from nft_jax.verify.maths.expression import PI, Node, Unreadable, add, mul, negative, num, symbols
+from nft_jax.verify.maths.read import as_interval
+from nft_jax.verify.maths.units import DEGREE, RADIAN
 
-MAX_DEPTH = 8
-"""Comparisons within each other; deeper ones are unequal."""
-PASS = object()
-"""What a rung returns for a kind of answer that it does not know."""
-_EQUALS = re.compile(r"(?<![<>!:\\])=|\\approx(?![a-zA-Z])")
-_ORDER = re.compile(r"\\(?:le|ge|ne|in|cup)(?![a-zA-Z])|[<>]|\\mathbb\{R\}")
-_MEMBER = re.compile(r"^([^,;]{1,20}?)\\in(?![a-zA-Z])")
+Truth = bool | None
+"""None: it cannot be told."""
+_DERIVATIVE = re.compile("d([1-4]) (.+)/[xt]")
+_CONSTANTS = [Node("sym", (name,)) for name in ("C", "c", "K", "k", "C_1", "c_1")]
+_FUNCTION = re.compile(r"([A-Za-z]|\\[a-z]+)(_[A-Za-z0-9]+)?(\(.*\))")
 
 
-def compare(gold: str, answer: str, leaf: Leaf, depth: int = 0) -> Truth:
-    """Equality of two normalised answers in the form that the gold asks for."""
-    if key(gold) == key(answer):
+class Leaf:
+    """Compares expressions by their normal forms: proofs either way, or None."""
+
+    def equal(self, gold: Node, answer: Node) -> Truth:
+        return normal.same(gold, answer)
+
+    def proportional(self, gold: Node, answer: Node, positive: bool = False) -> Truth:
+        """Whether one is a constant multiple of the other; by a positive number if asked."""
+        factor = normal.ratio(gold, answer)
+        return None if factor is None else not positive or factor > 0
+
+    def same_solutions(self, gold: Node, answer: Node) -> Truth:
+        """Whether gold = 0 and answer = 0 have the same solutions."""
+        return self.proportional(gold, answer)
+
+
+def both(values: Iterable[Truth]) -> Truth:
+    """Three-valued and: False if any value is False, else None if any is None, else True."""
+    result: Truth = True
+    for value in values:
+        if value is False:
+            return False
+        result = None if value is None else result
+    return result
+
+
+def either(values: Iterable[Truth]) -> Truth:
+    """Three-valued or."""
+    result: Truth = False
+    for value in values:
+        if value is True:
+            return True
+        result = None if value is None else result
+    return result
+
+
+def compare(gold, answer, leaf: Leaf) -> Truth:
+    """Whether an answer means the same as the gold; both from `read`."""
+    if isinstance(answer, Conditioned) or isinstance(gold, Conditioned):
+        return _conditioned(gold, answer, leaf)
+    if isinstance(gold, Choice) or isinstance(answer, Choice):
+        return _choices(gold, answer, leaf)
+    if isinstance(gold, Text) or isinstance(answer, Text):
+        return gold == answer
+    if isinstance(gold, Sides) and isinstance(answer, Sides):
+        return _equations(gold, answer, leaf)
+    if isinstance(answer, Sides):
+        return _stated(gold, answer, leaf)
+    if isinstance(gold, Sides):
+        return _gold_stated(gold, answer, leaf)
+    for kinds, rule in _RULES:
+        if isinstance(gold, kinds) or isinstance(answer, kinds):
+            return rule(gold, answer, leaf)
+    return _values(gold, answer, leaf)
+
+
+def _conditioned(gold, answer, leaf: Leaf) -> Truth:
+    """n in N may be said or left out; two conditions must agree."""
+    if isinstance(gold, Conditioned) and isinstance(answer, Conditioned):
+        return gold.condition == answer.condition and compare(gold.value, answer.value, leaf)
+    if isinstance(gold, Conditioned):
+        return not isinstance(gold.value, Region) and compare(gold.value, answer, leaf)
+    return not isinstance(answer.value, Region) and compare(gold, answer.value, leaf)
+
+
+def _choices(gold, answer, leaf: Leaf) -> Truth:
+    """A choice is its letter; the value beside the gold's letter is right too."""
+    if isinstance(gold, Choice) and isinstance(answer, Choice):
+        return gold.letter == answer.letter
+    if isinstance(gold, Choice):
+        return gold.rest is not None and compare(gold.rest, answer, leaf)
+    if isinstance(gold, Value) and gold.node.op == "sym":
+        return gold.node.args[0] == answer.letter
+    return isinstance(gold, Items) and len(gold.items) == 1 and compare(gold.items[0], answer, leaf)
+
+
+# Equations and names.
+
+def _equations(gold: Sides, answer: Sides, leaf: Leaf) -> Truth:
+    """Under one name the values are compared, else the solutions of the equations."""
+    if gold.name and answer.name and _same_name(gold.name, answer.name):
+        return _stated(gold.values[-1], answer, leaf)
+    if gold.node is None or answer.node is None or answer.about:
+        return False
+    if gold.name and answer.name and symbols(gold.node) != symbols(answer.node):
+        return False
+    return leaf.same_solutions(gold.node, answer.node)
+
+
+def _same_name(gold: str, answer: str) -> bool:
+    """Names are the same if they are spelled so; a function may have another letter, words may be others."""
+    if gold == answer or gold.startswith(r"\text") or answer.startswith(r"\text"):
         return True
-    if depth > MAX_DEPTH or not gold or not answer:
-        return False
-
-    def same(x: str, y: str) -> Truth:
-        return compare(x, y, leaf, depth + 1)
-
-    for rung in RUNGS:
-        truth = rung(gold, answer, same, leaf)
-        if truth is not PASS:
-            return truth
-    return _expressions(gold, answer, same if depth < MAX_DEPTH else None, leaf)
-
-
-def exactly(gold: str, answer: str) -> Truth:
-    """Equality of two plain numbers with their units; None when either is anything else."""
-    integers = plain_integer(gold), plain_integer(answer)
-    if None not in integers:
-        return integers[0] == integers[1]
-    g, a = units.quantity(gold), units.quantity(answer)
-    g_value, a_value = rational(g.body), rational(a.body)
-    if g_value is None and a_value is None:
-        return None
-    # 15m: a letter is a unit only beside a gold that is a bare number.
-    if a_value is None and g_value is not None and g.unit is None and (loose := units.letter_unit(answer)).unit:
-        a, a_value = loose, rational(loose.body)
-    if g_value is None or a_value is None:
-        return None
-    return units.same_amount(g, g_value, a, a_value)
-
-
-def _numbers(gold: str, answer: str, same: Leaf, leaf: Leaf) -> Truth:
-    """Plain numbers, exactly."""
-    truth = exactly(gold, answer)
-    if truth is None:
-        return PASS
-    # 100,200 may be one number or two: `_shapes` has a look at it.
-    if truth is False and shape(gold) and shape(answer):
-        return PASS
-    return truth
-
-
-def _times(gold: str, answer: str, same: Leaf, leaf: Leaf) -> Truth:
-    """Times of day with a.m. or p.m.; 13:00 and later may stand without."""
-    times = units.time_of_day(gold), units.time_of_day(answer)
-    if times == (None, None):
-        return PASS
-    gold_time, answer_time = (units.clock(text) if time is None and (units.clock(text) or 0) >= 13 * 3600 else time
-                              for time, text in zip(times, (gold, answer), strict=True))
-    return gold_time == answer_time
-
-
-def _bases(gold: str, answer: str, same: Leaf, leaf: Leaf) -> Truth:
-    """Numbers with their base: the digits and the base must be the same."""
-    bases = units.based(gold), units.based(answer)
-    return bases[0] == bases[1] if any(bases) else PASS
-
-
-def _ratios(gold: str, answer: str, same: Leaf, leaf: Leaf) -> Truth:
-    """Ratios a:b, up to a common factor; a single number is a ratio to 1."""
-    g, a = units.ratio(gold), units.ratio(answer)
-    if not (g or a):
-        return PASS
-    g, a = g or [rational(gold), 1], a or [rational(answer), 1]
-    if len(g) != len(a) or None in g or None in a:
-        return False
-    pairs = list(zip(g, a, strict=True))
-    return any(g) and any(a) and all(x * pairs[i][1] == y * pairs[i][0] for x, y in pairs for i in range(len(pairs)))
-
-
-def _choices(gold: str, answer: str, same: Leaf, leaf: Leaf) -> Truth:
-    """Letters of multiple choice. Where both are bare, c is not C: they may be variables."""
-    letters = choice(gold), choice(answer)
-    if not letters[0] or not re.search(r"\\text|\(|[A-J]$", gold) or len(key(gold)) > 12:
-        return PASS
-    variables = letters[0] not in answer and not re.search(r"\\text|[().:]", gold + answer)
-    return letters[0] == letters[1] if letters[1] and not variables else PASS
-
-
-def _words(gold: str, answer: str, same: Leaf, leaf: Leaf) -> Truth:
-    """Words, whatever their case. A gold in \\text{} that lists several is an unordered list."""
-    g, a = words(gold), words(answer)
-    if g and a and g == a:
+    primes = {_DERIVATIVE.sub(lambda m: m[2] + "'" * int(m[1]), name) for name in (gold, answer)}
+    if len(primes) == 1 and "'" in gold + answer:
+        # y' is the derivative by x or by t.
         return True
-    if g and r"\text" in gold and not _ORDER.search(answer) and "=" not in answer:
-        return _same_list_of_words(gold, answer)
-    return PASS
+    g, a = _FUNCTION.fullmatch(gold), _FUNCTION.fullmatch(answer)
+    if g and a:
+        return g[3] == a[3]
+    return bool((g and "(" not in answer and len(answer) == 1) or (a and "(" not in gold and len(gold) == 1))
 
 
-def _same_list_of_words(gold: str, answer: str) -> bool:
-    split_words = re.compile(r",| and | or ")
-    lists = [sorted(part.strip() for part in split_words.split(words(text.replace(",", " and ")) or "") if part.strip())
-             for text in (gold, answer)]
-    return len(lists[0]) > 1 and lists[0] == lists[1]
-
-
-def _equations(gold: str, answer: str, same: Leaf, leaf: Leaf) -> Truth:
-    """`name = value` is its value, a = b = c must be a true chain, and two equations go to the leaf."""
-    if "=" not in gold + answer and r"\approx" not in answer:
-        return PASS
-    if _listed(gold) or _listed(answer):
-        return PASS
-    (g, _), (a, marks) = split(gold, _EQUALS), split(answer, _EQUALS)
-    if any(mark != "=" for mark in marks):
+def _stated(gold, answer: Sides, leaf: Leaf) -> Truth:
+    """`x = 2 + 3 = 5` is 5: every side is, or else the chain is not true."""
+    values = answer.values
+    letters = [each.node.args[0] for each in (gold, *values) if isinstance(each, Value) and each.node.op == "sym"]
+    if len(answer.name or "") == 1 and len(letters) > len(values) and all(len(name) == 1 for name in letters):
+        # A = B says nothing of the value B.
         return False
-    if len(g) == 1 and len(a) == 1:
-        return PASS
-    if "" in g or "" in a:
-        return False
-    g_named, a_named = len(g) > 1 and is_name(g[0]), len(a) > 1 and is_name(a[0])
-    if len(g) == 1:
-        # A gold x against the answer y = x: the name y could be the value, so both sides count.
-        links = a[1:] if a_named and not (is_name(gold) and len(a) == 2 and is_name(a[1])) else a
-        return both(same(gold, link) for link in links)
-    if len(a) == 1:
-        return same(g[-1], answer) if g_named else False
-    if g_named and a_named:
-        same_name = key(g[0]) == key(a[0]) or "(" in g[0] + a[0] or r"\text" in g[0] + a[0]
-        if same_name:
-            return both(same(g[-1], link) for link in a[1:])
-    if len(g) == 2 and len(a) == 2:
-        return False if hedged(gold, answer) else leaf(gold, answer)
+    told = both(compare(gold, value, leaf) for value in values)
+    if answer.about is not None and answer.about.unit and isinstance(values[-1], Value) and values[-1].unit is None:
+        told = compare(gold, replace(values[-1], unit=answer.about.unit), leaf)
+    if answer.about is None or told is False:
+        if answer.about is not None and isinstance(gold, Value) and gold.decimal is not None:
+            return both([_rounds(values[-1], answer.about), compare(gold, answer.about, leaf)])
+        return told
+    return both([told, _rounds(values[-1], answer.about)])
+
+
+def _gold_stated(gold: Sides, answer, leaf: Leaf) -> Truth:
+    """A gold `name = value` is its value."""
+    if gold.name or not any(isinstance(value, Value) and symbols(value.node) for value in gold.values):
+        return compare(gold.values[-1], answer, leaf)
     return False
 
 
-def _listed(text: str) -> bool:
-    found = shape(text)
-    return found is not None and found.kind == "list"
-
-
-def _ranges(gold: str, answer: str, same: Leaf, leaf: Leaf) -> Truth:
-    """Intervals, their unions, and inequalities in one variable, whose name may be left out."""
-    if not (_ORDER.search(gold) or _ORDER.search(answer)):
-        return PASS
-    g, a = intervals(gold), intervals(answer)
-    if g is None or a is None:
-        # `x \\in` before anything else may be dropped.
-        stripped = [_MEMBER.sub(lambda found: "" if is_name(found[1]) else found[0], text).strip()
-                    for text in (gold, answer)]
-        return PASS if stripped == [gold, answer] else same(*stripped)
-    names = {part.name for part in g if part.name}, {part.name for part in a if part.name}
-    if names[0] and names[1] and names[0] != names[1]:
+def _rounds(value, about: Value) -> bool:
+    """Whether a decimal is the value, rounded or cut to its digits."""
+    exact = A.real(value.node) if isinstance(value, Value) else None
+    shown = about.node.value
+    if exact is None or shown is None or (value.unit and about.unit not in (None, value.unit)):
         return False
-    if len(g) != len(a):
+    written = re.match(r"-?([0-9,]*)\.?([0-9]*)", about.decimal or str(shown))
+    factor = abs(float(shown) / float(Fraction(written[0].replace(",", "")))) if shown else 1.0
+    last, gap = factor * 10.0 ** -len(written[2]), abs(exact) - abs(float(shown))
+    return exact * float(shown) >= 0 and (abs(gap) < 0.5000001 * last or 0 <= gap < last)
+
+
+# Values and units.
+
+def _values(gold: Value, answer: Value, leaf: Leaf) -> Truth:
+    """Expressions with their units, percent signs and signs of approximation."""
+    if not (isinstance(gold, Value) and isinstance(answer, Value)):
         return False
-    # `unordered` pairs strings, so every interval gets a label.
-    table = {f"\0{side}{i}": part for side, parts in (("g", g), ("a", a)) for i, part in enumerate(parts)}
-    labels = [[label for label in table if label[1] == side] for side in "ga"]
-    return unordered(*labels, lambda p, q: _same_interval(table[p], table[q], same))
+    lone = [each for each in (gold, answer) if each.unit == DEGREE and each.node.op == "sym"]
+    if len(lone) == 1:
+        return False
+    if answer.about and not gold.about and (gold.decimal is None or answer.decimal is None):
+        return False
+    if "inf" in (gold.node.op, answer.node.op):
+        return gold.node == answer.node
+    if gold.percent or answer.percent:
+        return _percentages(gold, answer, leaf)
+    g, a = gold.unit, answer.unit
+    if g is not None and a is not None and g.powers and a.powers:
+        if {g, a} == {DEGREE, RADIAN}:
+            return leaf.equal(_in_radians(gold), _in_radians(answer))
+        if g.powers != a.powers:
+            return False
+        if g.scale != a.scale:
+            return leaf.equal(mul(gold.node, num(g.scale)), mul(answer.node, num(a.scale)))
+    elif DEGREE in (g, a) and (_has_pi(gold.node) or _has_pi(answer.node)):
+        # Without a unit, a value with pi is in radians.
+        return leaf.equal(_in_radians(gold), _in_radians(answer))
+    elif RADIAN in (g, a) and not _has_pi(gold.node):
+        return False
+    told = leaf.equal(gold.node, answer.node)
+    if told is not True and (other := _with_constant(gold.node, answer.node)) is not None:
+        return leaf.equal(gold.node, other)
+    return told
 
 
-def _same_interval(gold: Interval, answer: Interval, same: Leaf) -> Truth:
+def _with_constant(gold: Node, answer: Node) -> Node | None:
+    """The answer with the gold's constant of integration, where both add one: + C is + K."""
+    terms = [node.args if node.op == "add" else () for node in (gold, answer)]
+    mine, other = ([term for term in part if term in _CONSTANTS] for part in terms)
+    if len(mine) != 1 or len(other) != 1 or mine == other or len(symbols(gold)) < 2 or (
+            mine[0].args[0] in symbols(answer) or len(symbols(answer)) != len(symbols(gold))):
+        return None
+    rest = add(*(term for term in answer.args if term != other[0]))
+    return None if other[0].args[0] in symbols(rest) else add(rest, mine[0])
+
+
+def _has_pi(node: Node) -> bool:
+    return node == PI or any(_has_pi(arg) for arg in node.args if isinstance(arg, Node))
+
+
+def _in_radians(value: Value) -> Node:
+    return mul(value.node, PI, num(Fraction(1, 180))) if value.unit == DEGREE else value.node
+
+
+def _percentages(gold: Value, answer: Value, leaf: Leaf) -> Truth:
+    """50% is 1/2. An answer may drop the sign %. It may add the sign where the gold is above 1, so that it can only
+    be a percentage."""
+    if (gold.unit and gold.unit.powers) or (answer.unit and answer.unit.powers):
+        return False
+    hundredth = num(Fraction(1, 100))
+    if gold.percent and answer.percent:
+        return leaf.equal(gold.node, answer.node)
+    if gold.percent:
+        return answer.unit is None and either(
+            leaf.equal(node, answer.node) for node in (gold.node, mul(gold.node, hundredth)))
+    large = (A.real(gold.node) or 0) ** 2 > 1
+    return either([leaf.equal(gold.node, mul(answer.node, hundredth)), large and leaf.equal(gold.node, answer.node)])
+
+
+# The other kinds.
+
+def _clocks(gold, answer, leaf: Leaf) -> Truth:
+    """Times of day. Without a.m. and p.m., 16:30 is 4:30 p.m., and 4:30 is not."""
+    if isinstance(gold, Clock) and isinstance(answer, Clock):
+        if gold.seconds != answer.seconds:
+            return False
+        return gold.marked == answer.marked or gold.seconds >= 13 * 3600
+    sides = [_as_ratio(each) for each in (gold, answer)]
+    return None not in sides and _ratios(*sides, leaf)
+
+
+def _as_ratio(each):
+    """3:20 beside what cannot be a time is a ratio."""
+    if isinstance(each, Clock):
+        hours, minutes = divmod(each.seconds // 60, 60)
+        return None if each.marked or each.seconds % 60 else Ratio((num(hours), num(minutes)))
+    return each if isinstance(each, Ratio | Value) else None
+
+
+def _ratios(gold, answer, leaf: Leaf) -> Truth:
+    """Ratios up to a common factor; a single value is a ratio to 1. A zero keeps the other terms as they are."""
+    terms = [each.terms if isinstance(each, Ratio) else (each.node, num(1)) if isinstance(each, Value) else ()
+             for each in (gold, answer)]
+    if len(terms[0]) != len(terms[1]) or not terms[0]:
+        return False
+    pairs = list(zip(*terms, strict=True))
+    if any(each.value == 0 for pair in pairs for each in pair):
+        return both(leaf.equal(g, a) for g, a in pairs)
+    first = pairs[0]
+    return both(leaf.equal(mul(g, first[1]), mul(a, first[0])) for g, a in pairs[1:])
+
+
+def _residues(gold, answer, leaf: Leaf) -> Truth:
+    """Classes to the same modulus; one side may leave the modulus out, with the same representative."""
+    if isinstance(gold, Residue) and isinstance(answer, Residue):
+        same = leaf.equal(gold.modulus, answer.modulus)
+        values = [each.value for each in (gold.node, answer.node, gold.modulus)]
+        if None in values or values[2] == 0:
+            return both([same, leaf.equal(gold.node, answer.node)])
+        return both([same, (values[0] - values[1]) % values[2] == 0])
+    nodes = [each.node if isinstance(each, Residue | Value) else None for each in (gold, answer)]
+    return None not in nodes and leaf.equal(*nodes)
+
+
+def _bases(gold, answer, leaf: Leaf) -> Truth:
+    """A number keeps its base."""
+    return gold == answer
+
+
+def _matrices(gold, answer, leaf: Leaf) -> Truth:
+    """Matrices entry by entry, whatever the brackets; a column is a tuple."""
+    rows = [_rows(each) for each in (gold, answer)]
+    if None in rows or [len(row) for row in rows[0]] != [len(row) for row in rows[1]]:
+        return False
+    return both(leaf.equal(x, y) for p, q in zip(*rows, strict=True) for x, y in zip(p, q, strict=True))
+
+
+def _rows(each):
+    if isinstance(each, Matrix):
+        return each.rows
+    if isinstance(each, Items) and each.kind == "tuple" and all(isinstance(item, Value) for item in each.items):
+        return tuple((item.node,) for item in each.items)
+    return None
+
+
+def _inequalities(gold, answer, leaf: Leaf) -> Truth:
+    """Inequalities in several variables: the same up to a positive factor."""
+    gold, answer = _as_inequality(gold), _as_inequality(answer)
+    if not (isinstance(gold, Inequality) and isinstance(answer, Inequality)) or gold.sign != answer.sign:
+        return False
+    return leaf.proportional(gold.node, answer.node, positive=gold.sign != "!=")
+
+
+def _as_inequality(each):
+    """y <= 4 - x as an inequality in x and y."""
+    if not isinstance(each, Region) or len(each.spans) != 1 or not each.name:
+        return each
+    span, name = each.spans[0], Node("sym", (each.name,))
+    if "inf" in (span.low.op, span.high.op) and span.low.op != span.high.op:
+        if span.low.op == "inf":
+            return Inequality("<" if span.high_open else "<=", add(name, negative(span.high)))
+        return Inequality("<" if span.low_open else "<=", add(span.low, negative(name)))
+    return each
+
+
+def _regions(gold, answer, leaf: Leaf) -> Truth:
+    """Intervals, unions of them and inequalities in one variable, whose name may be left out."""
+    try:
+        g, a = (_as_region(each) for each in (gold, answer))
+    except Unreadable:
+        return False
+    if (g.name and a.name and g.name != a.name) or len(g.spans) != len(a.spans):
+        return False
+    return unordered(g.spans, a.spans, lambda p, q: _same_span(p, q, leaf))
+
+
+def _as_region(each) -> Region:
+    """Raises Unreadable for what is no region."""
+    if isinstance(each, Region):
+        return each
+    if isinstance(each, Items) and each.kind in ("tuple", "[]"):
+        return as_interval(each)
+    if isinstance(each, Value):
+        return Region((A.point(each.node),))
+    raise Unreadable
+
+
+def _same_span(gold: Span, answer: Span, leaf: Leaf) -> Truth:
     if (gold.low_open, gold.high_open) != (answer.low_open, answer.high_open):
         return False
-    return both([same(gold.low, answer.low), same(gold.high, answer.high)])
+    return both(g == a if "inf" in (g.op, a.op) else leaf.equal(g, a)
+                for g, a in ((gold.low, answer.low), (gold.high, answer.high)))
 
 
-def _matrices(gold: str, answer: str, same: Leaf, leaf: Leaf) -> Truth:
-    """Matrices entry by entry; a determinant is no matrix."""
-    g, a = matrix(gold), matrix(answer)
-    if g is None or a is None:
-        return PASS
-    if g[0] != a[0] or [len(row) for row in g[1]] != [len(row) for row in a[1]]:
+def _items(gold, answer, leaf: Leaf) -> Truth:
+    """Lists and sets in any order, tuples in theirs. A list under names is ordered by them."""
+    if not (isinstance(gold, Items) and isinstance(answer, Items)):
+        return _single(gold, answer, leaf)
+    g, a = gold.kind, answer.kind
+    def same(p, q) -> Truth:
+        # A set of one is its member only where it is the whole answer.
+        return isinstance(p, Items) == isinstance(q, Items) and compare(p, q, leaf)
+
+    if {g, a} <= {"list", "set"} or (g == "list" and a == "named"):
+        return unordered(gold.items, answer.items, same)
+    if len(gold.items) != len(answer.items):
         return False
-    return both(same(x, y) for p, q in zip(g[1], a[1], strict=True) for x, y in zip(p, q, strict=True))
-
-
-def _shapes(gold: str, answer: str, same: Leaf, leaf: Leaf) -> Truth:
-    """Lists and sets in any order, tuples and intervals in theirs; the numbers of items must agree."""
-    g, a = shape(gold), shape(answer)
-    if g is None and a is None:
-        return PASS
-    if r"\ldots" in answer or r"\ldots" in gold:
+    if g == a == "named":
+        if set(gold.names) != set(answer.names):
+            return False
+        answer = _by_name(answer, gold.names)
+    elif not (g == a or {g, a} <= {"tuple", "list", "named"} or ({g, a} == {"list", "[]"} and len(gold.items) != 2)):
         return False
-    if g is None or a is None:
-        return _single(g, a, gold, answer, same)
-    if len(g.items) != len(a.items):
+    return both(same(p, q) for p, q in zip(gold.items, answer.items, strict=True))
+
+
+def _by_name(items: Items, names: Sequence[str]) -> Items:
+    """x = 1, y = 2 in the order of these names."""
+    return replace(items, items=tuple(items.items[items.names.index(name)] for name in names))
+
+
+def _single(gold, answer, leaf: Leaf) -> Truth:
+    """One value against several: they are one if all of them are equal to it."""
+    if isinstance(gold, Items):
+        return gold.kind in ("set", "list") and len(gold.items) == 1 and compare(gold.items[0], answer, leaf)
+    if answer.kind == "[]" and isinstance(gold, Value):
+        return _regions(gold, answer, leaf)
+    if answer.kind not in ("set", "list") or not answer.items:
         return False
-    kinds = {g.kind, a.kind}
-    pairs = zip(g.items, a.items, strict=True)
-    if kinds <= {"list", "set"}:
-        # A gold that names its values, x = 1, y = 2, orders an answer that does not.
-        names = [key(split(item, _EQUALS)[0][0]) for item in g.items if "=" in item]
-        if len(set(names)) == len(g.items) > 1 and not any("=" in item for item in a.items):
-            return both(same(x, y) for x, y in pairs)
-        return unordered(g.items, a.items, same)
-    ordered = (g.kind == a.kind or kinds == {"tuple", "()"} or kinds == {"list", "tuple"}
-               or (kinds == {"list", "[]"} and len(g.items) != 2))
-    return both(same(x, y) for x, y in pairs) if ordered else False
-
-
-def _single(g: Shape | None, a: Shape | None, gold: str, answer: str, same: Leaf) -> Truth:
-    """One side is a single expression: only a set of one can be equal to it."""
-    one, other, turned = (g, answer, False) if g is not None else (a, gold, True)
-    if one.kind == "set" and not one.items:
-        return key(other) == r"\emptyset"
-    if one.kind == "set" and len(one.items) == 1:
-        return same(other, one.items[0]) if turned else same(one.items[0], other)
-    if one.kind == "list" and not turned and "=" in answer and not _listed(answer):
-        return PASS
-    return False
-
-
-RUNGS = (_numbers, _times, _bases, _ratios, _choices, _words, _equations, _ranges, _matrices, _shapes)
-"""(gold, answer, same, leaf) -> Truth or PASS. `same` compares parts, `leaf` expressions."""
-
-
-def _expressions(gold: str, answer: str, same: Leaf | None, leaf: Leaf) -> Truth:
-    """Two single expressions, without brackets and units. `same` is None at MAX_DEPTH."""
-    g, a = units.quantity(gold), units.quantity(answer)
-    if not units.consistent(g.unit, a.unit):
+    if any(compare(answer.items[0], item, leaf) is False for item in answer.items[1:]):
         return False
-    if not g.body or not a.body:
-        return False
-    if g.percent != a.percent:
-        return None
-    bodies = [_bare(g.body), _bare(a.body)]
-    if bodies != [gold, answer] and same is not None:
-        return same(*bodies)
-    if hedged(gold, answer):
-        return False
-    if answer.startswith("[") and answer.endswith("]") and not gold.startswith("[") and not closes_early(answer):
-        return False
-    values = rational(gold), rational(answer)
-    if None not in values:
-        return values[0] == values[1]
-    return leaf(gold, answer)
+    return both(compare(gold, item, leaf) for item in answer.items)
 
 
-def _bare(text: str) -> str:
-    """The text without one pair of round brackets around everything."""
-    whole = text.startswith("(") and text.endswith(")") and not closes_early(text) and shape(text) is None
-    return text[1:-1].strip() if whole else text
+_RULES: tuple[tuple[tuple[type, ...], Callable[..., Truth]], ...] = (
+    ((Clock,), _clocks), ((Ratio,), _ratios), ((Residue,), _residues), ((Based,), _bases), ((Matrix,), _matrices),
+    ((Inequality,), _inequalities), ((Region,), _regions), ((Items,), _items))
+"""The first kind that either side has decides."""
+
+
+def unordered(gold: Sequence, answer: Sequence, same: Callable[[object, object], Truth]) -> Truth:
+    """Whether the items are the same in some order. Members that an answer repeats count once, where the gold has
+    none twice."""
+    table = [[same(g, a) for a in answer] for g in gold]
+    if len(gold) == len(answer):
+        if _perfect([[cell is True for cell in row] for row in table]):
+            return True
+        if _perfect([[cell is not False for cell in row] for row in table]):
+            return None
+        return False
+    if len(answer) < len(gold):
+        return False
+    covered = both([*(either(row) for row in table), *(either(column) for column in zip(*table, strict=True))])
+    alone = not any(same(g, h) for i, g in enumerate(gold) for h in gold[:i])
+    return covered if alone and gold else False
+
+
+def _perfect(edges: list[list[bool]]) -> bool:
+    """Whether a bipartite graph has a perfect matching (augmenting paths)."""
+    partner: dict[int, int] = {}
+
+    def place(row: int, seen: set[int]) -> bool:
+        for column, edge in enumerate(edges[row]):
+            if edge and column not in seen:
+                seen.add(column)
+                if column not in partner or place(partner[column], seen):
+                    partner[column] = row
+                    return True
+        return False
+
+    return all(place(row, set()) for row in range(len(edges)))

@@ -4,6 +4,7 @@ From string to string, in a fixed number of passes over the text.
 """
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from functools import lru_cache
@@ -22,7 +23,8 @@ _SYMBOLS = {
     "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ",
     "∙": r"\cdot ", "÷": r"\div ", "∞": r"\infty ", "°": r"^{\circ}", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ",
     "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm ", "∓": r"\mp ", "∪": r"\cup ", "∩": r"\cap ",
-    "∈": r"\in ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "…": r"\ldots ",
+    "∈": r"\in ", "∅": r"\emptyset ", "ℝ": r"\Reals ", "ℤ": r"\Integers ", "ℕ": r"\Naturals ",
+    "∧": r"\land ", "∨": r"\lor ", "…": r"\ldots ",
     "⋯": r"\ldots ", "′": "'", "’": "'", "″": "''", "⟨": r"\langle ", "⟩": r"\rangle ", "Ω": r"\Omega ",
     "Δ": r"\Delta ", "“": '"', "”": '"', "\u200b": "", "\u200e": "", "\u200f": "", "\ufeff": "", "\u2060": "",
     "∛": r"\sqrt[3]", "ϕ": r"\phi ", "µ": r"\mu ", "∠": r"\angle ", "△": r"\triangle ", "⁄": "/", "∕": "/",
@@ -31,6 +33,10 @@ _SYMBOLS = {
 # One symbol or vulgar fraction, or a run of superscripts or of subscripts.
 _UNICODE = re.compile("[" + re.escape("".join([*_SYMBOLS, *_VULGAR])) + "]|[" + re.escape("".join(_SUPERSCRIPTS))
                       + "]+|[" + re.escape("".join(_SUBSCRIPTS)) + "]+")
+
+
+_UNIT_VECTOR = re.compile(r"\\(?:mathbf|boldsymbol|bm|hat|widehat|vec|overrightarrow|overline)\s*\{?\s*"
+                          r"(?:\\(?:mathbf|boldsymbol|textbf)\s*\{)?\s*\\?([ijk])(?:math)?(?![a-zA-Z])\s*\}?\}?")
 
 
 def _from_unicode(match: re.Match) -> str:
@@ -53,31 +59,52 @@ def _unicode(text: str) -> str:
         return text
     text = _ROOT.sub(lambda m: r"\sqrt" + ("{" + next(g for g in m.groups() if g is not None) + "}"
                                            if m.lastindex else ""), text)
-    return unicodedata.normalize("NFKC", _UNICODE.sub(_from_unicode, text))
+    # A number in a circle is not the number.
+    return "".join(c if unicodedata.category(c) == "No" else unicodedata.normalize("NFKC", c)
+                   for c in _UNICODE.sub(_from_unicode, text))
 
 
 _COMMAND_END = r"(?![a-zA-Z])"
 _SIZES = (r"left|right|middle|[bB]ig{1,2}[lrm]?|displaystyle|textstyle|scriptstyle|tiny|small|normalsize|large|Large|"
           r"LARGE|huge|Huge|bf|it|rm|sf|tt|bfseries|itshape|mathstrut|strut|limits|nolimits|nobreak|centering|"
           r"boldmath|checkmark|blacksquare|square(?=\s*$)|Box(?=\s*$)|qed")
+_NAMES = (r"(?:arc)?(?:sin|cos|tan|cot|sec|csc|tg|ctg)|a?(?:sin|cos|tan)|(?:arc)?(?:sinh|cosh|tanh)|cosec|cotan"
+          r"|coth|sh|ch|th|ln|log|lg|exp|max|min|gcd|lcm|cis|sgn")
+_OTHER_NAMES = {"tg": "tan", "ctg": "cot", "cotan": "cot", "arctg": "arctan", "arcctg": "arccot", "lg": "log_{10}",
+                "sh": "sinh", "ch": "cosh", "th": "tanh", "cosec": "csc", "asin": "arcsin", "acos": "arccos",
+                "atan": "arctan"}
 _GROUPING = re.compile(r"(?<=[0-9])(?:\s*,?\s*\\!\s*|\{,\}\s*\\?!?\s*|\\,\s*|\\[;:]\s*|\\\s\s*|~|\s)"
                        r"(?=[0-9]{3}(?![0-9]))")
+
+
+def _combinations(match: re.Match) -> str:
+    """C_n^k and A_n^k, the Russian and Chinese notation. C_1^2 is the square of a constant."""
+    n, k = match.groups()
+    if n.isdigit() and k.isdigit() and "C" not in match.group() and int(k) <= int(n) <= 1000:
+        return str(math.perm(int(n), int(k)))
+    if n.isdigit() and (not k.isdigit() or int(n) < int(k)):
+        return match.group()
+    return rf"\binom{{{n}}}{{{k}}}" if "C" in match.group() else rf"\frac{{{n}!}}{{({n}-{k})!}}"
+
+
 # (pattern, replacement), applied in this order.
 _PASSES: tuple[tuple[re.Pattern, str], ...] = tuple((re.compile(pattern), new) for pattern, new in (
     (r"\\(?:text)?color\s*(?:\[[^\]\[{}]*\])?\{[^{}]*\}", ""),
     (r"\\\\\s*\[[^\]]*\]", r"\\\\"),
+    (r"\\left\s*\\\{\s*\\begin\{(array|aligned|matrix)\}(?:\{[lcr]*\})?(.*?)\\end\{\1\}\s*\\right\s*\.?",
+     r"\\begin{cases}\2\\end{cases}"),
     (rf"\\(?:{_SIZES}){_COMMAND_END}", " "),
     (r"\\(?:hspace|vspace|phantom|hphantom|vphantom|tag|label)\*?\s*\{[^{}]*\}", " "),
     (rf"\\(?:quad|qquad|enspace|thinspace|medspace|thickspace|negthinspace|hfill|newline){_COMMAND_END}", " "),
     (r"(?<!\\)\\(?:[,;:>]|\s)|~", " "),
     (r"(?<!\\)\\!", ""),
-    (rf"\\[dtc]frac{_COMMAND_END}", r"\\frac"),
+    (rf"\\(?:[dtc]|nice|s|x)frac{_COMMAND_END}", r"\\frac"),
     (rf"\\[dt]binom{_COMMAND_END}", r"\\binom"),
     (rf"\\(?:leq|leqslant|lessapprox){_COMMAND_END}|<=|=<", r"\\le "),
     (rf"\\(?:geq|geqslant){_COMMAND_END}|>=", r"\\ge "),
     (rf"\\lt{_COMMAND_END}", "<"),
     (rf"\\gt{_COMMAND_END}", ">"),
-    (rf"\\neq{_COMMAND_END}|!=", r"\\ne "),
+    (rf"\\neq{_COMMAND_END}|(?<![0-9)])!=", r"\\ne "),
     (rf"\\(?:dots[bcmio]?|cdots){_COMMAND_END}|\.\.\.+", r"\\ldots "),
     (rf"\\lbrace{_COMMAND_END}", r"\\{"),
     (rf"\\rbrace{_COMMAND_END}", r"\\}"),
@@ -85,9 +112,23 @@ _PASSES: tuple[tuple[re.Pattern, str], ...] = tuple((re.compile(pattern), new) f
     (rf"\\rbrack{_COMMAND_END}", "]"),
     (rf"\\[lr]?vert{_COMMAND_END}", "|"),
     (rf"\\(?:varnothing|O){_COMMAND_END}", r"\\emptyset "),
-    (rf"\\(?:mathbb\s*R|R|Reals?){_COMMAND_END}", r"\\mathbb{R}"),
+    *((rf"\\(?:mathbb|mathbf|bf|Bbb)\s*\{{?\s*{letter}\s*(?:\}}|{_COMMAND_END})", rf"\\{name} ") for letter, name in (
+        ("R", "Reals"), ("Z", "Integers"), ("N", "Naturals"), ("Q", "Rationals"), ("C", "Complexes"))),
+    (rf"\\(?:R|Reals?){_COMMAND_END}", r"\\Reals "),
     (rf"\\(?:imath|jmath){_COMMAND_END}", "i"),
-    (r"\\operatorname\*?\s*\{\s*([a-zA-Z]+)\s*\}", r"\\\1 "),
+    (rf"\\operatorname\*?\s*\{{\s*({_NAMES})\s*\}}", r"\\\1 "),
+    (r"\\operatorname\*?\s*\{\s*([a-zA-Z]+)\s*\}", r"\\text{\1}"),
+    (rf"\\(?:mathrm|text|rm|textrm)\s*\{{\s*({_NAMES})\s*\}}", r"\\\1 "),
+    *((rf"\\{old}{_COMMAND_END}", rf"\\{new} ") for old, new in _OTHER_NAMES.items()),
+    (r"\\ce\s*\{([A-Za-z0-9]+)\}", lambda m: re.sub("([0-9]+)", r"_{\1}", m[1])),
+    (r"\\mathcal\s*\{?\s*O\s*\}?", "O"),
+    (r"(?<=[0-9])\{,\}(?=[0-9])", "."),
+    (r"\\colon(?![a-zA-Z])|∶", ":"),
+    (r"^([^{}]*)\\over(?![a-zA-Z])([^{}]*)$", r"\\frac{\1}{\2}"),
+    (r"^([^{}]*)\\choose(?![a-zA-Z])([^{}]*)$", r"\\binom{\1}{\2}"),
+    (r"\{([^{}]*)\\over(?![a-zA-Z])([^{}]*)\}", r"\\frac{\1}{\2}"),
+    (r"\{([^{}]*)\\choose(?![a-zA-Z])([^{}]*)\}", r"\\binom{\1}{\2}"),
+    (r"(?:\{\}\s*)?\^\s*\{?([0-9]+)\}?\s*/\s*_\s*\{?([0-9]+)\}?", r"\\frac{\1}{\2}"),
     (r"\\(?:mathrm|textrm|rm|text|mathit|mathbf|mathsf)\s*\{\s*([eid]|\\pi|\\infty)\s*\}", r"{\1}"),
     (r"\\(?:mathrm|mbox|hbox|textrm|textnormal|textbf|textit|textsf|texttt|emph|mathsf|mathtt|textsc|unit)\s*\{",
      r"\\text{"),
@@ -103,18 +144,23 @@ _PASSES: tuple[tuple[re.Pattern, str], ...] = tuple((re.compile(pattern), new) f
     (r"\*\*", "^"),
     (r"\*", r"\\cdot "),
     (r"\+\s*\\infty", r"\\infty"),
-    (r"\\text\{\s*\}", ""),
+    (r"\\text\{\s*\}", " "),
     (r"\^\s*([+-]?[0-9]+(?![0-9.]))", r"^{\1}"),
+    (r"\^\s*([a-zA-Z])(?![a-zA-Z(])", r"^{\1}"),
+    (r"\\log\s*_\s*([0-9])", r"\\log_{\1}"),
+    (r"\\wedge(?![a-zA-Z])", r"\\land "),
+    (r"\\vee(?![a-zA-Z])", r"\\lor "),
     (r"_\s*([0-9]+)", r"_{\1}"),
+    (r"\\mu\s*\\text\{\s*([a-zA-Z])", r"\\text{µ\1"),
     (r"\\text\{([^{}]*)\^\{(-?[0-9])\}([^{}]*)\}", r"\\text{\1^\2\3}"),
     (r"\\text\{degrees\}\s*(?:\\text\{\s*)?([CF])\b\s*\}?", r"\\text{degrees \1}"),
-    (r"(?:\{\}\s*)?[_^]\{([0-9]+)\}\s*C\s*_\{([0-9]+)\}", r"\\binom{\1}{\2}"),
+    (r"(?:\{\}\s*)?[_^]\s*\{?([0-9]+|[a-z])\}?\s*(?:C|\\text\{C\})\s*_\s*\{?([0-9]+|[a-z])\}?", r"\\binom{\1}{\2}"),
+    (r"(?:\{\}\s*)?[_^]\s*\{?([0-9]+|[a-z])\}?\s*(?:P|\\text\{P\})\s*_\s*\{?([0-9]+|[a-z])\}?", _combinations),
+    (r"(?<![a-zA-Z])(?:[CA]|\\text\{[CA]\})\s*_\s*\{?([0-9]+|[a-z])\}?\s*\^\s*\{?([0-9]+|[a-z])\}?(?![a-zA-Z0-9])",
+     _combinations),
 ))
-_NUMBER_IN_TEXT = re.compile(r"\\text\{\s*[-+$]?\.?[0-9]")
 # \\text{The answer is} before the answer.
 _ANNOUNCEMENT = re.compile(r"^\\text\{(?:(?!\bnot\b)[^{}])*\b(?:is|are|equals|be)\s*:?\s*\}(?=.)")
-_TRIGONOMETRIC_DEGREES = re.compile(r"\\(sin|cos|tan|sec|csc|cot)\s*(\^\{[^{}]*\})?\s*[({]?\s*([0-9]+(?:\.[0-9]+)?)\s*"
-                                    r"\\text\{degrees\}\s*[)}]?")
 _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"), ('"', '"'))
 _DOTS = re.compile(r"\.\.\.+")
 _LEADING_BREAK = re.compile(r"^(?:\\\\)+(?=[^a-zA-Z])")
@@ -199,17 +245,19 @@ def normalise(text: str) -> str:
     text = _unwrap(_LEADING_BREAK.sub("", _DOTS.sub(lambda _: r"\ldots ", _unicode(text))))
     # Groups of three digits are joined, but not before a plain slash: 1 400/500 is a mixed number.
     text = _GROUPING.sub("", text) if not re.search(r"[0-9]\s*/", text) or "\\" in text else text
+    if r"\\begin" in text:
+        # A gold that was escaped twice.
+        text = text.replace("\\\\", "\\")
     if r"\begin" not in text:
         text = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", text)
     if (dollars := re.findall(r"(?<!\\)\$", text)) and len(dollars) % 2 == 0:
         text = re.sub(r"(?<!\\)\$", " ", text)
+    if {"j", "k"} & set(_UNIT_VECTOR.findall(text)):
+        text = _UNIT_VECTOR.sub(r"\\unitvector{\1}", text)
     for pattern, new in _PASSES:
         text = pattern.sub(new, text)
     text = _unwrap(_SPACES.sub(" ", _brace_arguments(text)))
-    if _NUMBER_IN_TEXT.match(text) and closing(text, 5) == len(text) - 1:
-        text = _unwrap(text[6:-1])
-    text = _ANNOUNCEMENT.sub("", text)
-    text = _TRIGONOMETRIC_DEGREES.sub(lambda m: rf"\{m[1]}{m[2] or ''}(\frac{{{m[3]}\pi}}{{180}})", text)
+    text = _ANNOUNCEMENT.sub("", re.sub(r"^\\text\{([^{}a-zA-Z]*)\}$", r"\1", text))
     return _unwrap(re.sub(r"\{\{([^{}]*)\}\}", r"{\1}", text))
 
 

@@ -1,183 +1,239 @@
-"""Units, currencies, percents, times of day, ratios, number bases: what can stand beside a number.
+"""Units: a closed list. What stands beside a number and is not in it makes the answer text.
 
-A unit may be dropped or added. Where both gold and answer carry one, they must agree: 15 m is not 15 cm.
+A unit is a scale and a power of every base unit: 1 km/h is (1000/3600, m s^-1). Two quantities with units are
+compared by value; a unit that only one side has is dropped. Counted things (apples, ways) are units too.
 """
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-from nft_jax.verify.maths.exact import rational
+from nft_jax.verify.maths.expression import Token, Unreadable, matching, word_set
 
-# Canonical unit -> its other spellings.
-_ALIASES = {
-    "m": "meter metre", "cm": "centimeter centimetre", "mm": "millimeter millimetre", "km": "kilometer kilometre",
-    "in": "inch inches", "ft": "foot feet", "yd": "yard", "mi": "mile", "g": "gram gm", "kg": "kilogram kilo",
-    "mg": "milligram", "lb": "pound lbs", "oz": "ounce", "s": "second sec", "min": "minute mins", "h": "hour hr hrs",
-    "day": "days", "week": "wk", "month": "mo", "year": "yr yrs", "l": "liter litre L", "ml": "milliliter mL",
-    "deg": "degree degrees", "rad": "radian", "dollar": "dollars USD usd $", "cent": "cents ¢", "euro": "euros €",
-    "pound-sterling": "£ GBP", "rupee": "rupees ₹ Rs", "yen": "¥", "mph": "", "kmh": "kmph", "square-unit": "",
-    "hz": "hertz Hz", "k": "kelvin K", "j": "joule J", "n": "newton N", "w": "watt W", "v": "volt V", "pa": "pascal Pa",
-    "ev": "eV", "kcal": "", "mol": "mole", "acre": "acres", "gal": "gallon gallons", "percent": "percentage pct",
-    "people": "persons person", "c": "celsius C", "f": "fahrenheit F", "nm": "nanometer", "khz": "kHz", "mhz": "MHz",
-    "kw": "kW", "kwh": "kWh", "mw": "MW", "erg": "ergs", "angstrom": "Å angstroms", "au": "AU", "pc": "parsec",
-    "kpc": "",
+_PREFIXES = {"n": -9, "µ": -6, "m": -3, "c": -2, "d": -1, "k": 3, "M": 6, "G": 9, "T": 12}
+_LONG_PREFIXES = {"nano": -9, "micro": -6, "milli": -3, "centi": -2, "deci": -1, "kilo": 3, "mega": 6, "giga": 9}
+# name -> (scale, base units), the symbols and the words that take a prefix.
+_SI = {"m": "m meter metre", "g": "g gram gm", "s": "s second sec", "A": "A ampere amp", "K": "K kelvin",
+       "mol": "mol mole", "J": "J joule", "N": "N newton", "W": "W watt", "V": "V volt", "Pa": "Pa pascal",
+       "Hz": "Hz hertz", "eV": "eV", "L": "L l liter litre", "ohm": "ohm Ω", "C": "C coulomb", "F": "F farad",
+       "T": "T tesla", "pc": "pc parsec", "B": "byte", "cal": "cal calorie"}
+_DERIVED = {"J": (1000, {"g": 1, "m": 2, "s": -2}), "N": (1000, {"g": 1, "m": 1, "s": -2}),
+            "W": (1000, {"g": 1, "m": 2, "s": -3}), "Pa": (1000, {"g": 1, "m": -1, "s": -2}), "Hz": (1, {"s": -1}),
+            "V": (1000, {"g": 1, "m": 2, "s": -3, "A": -1}), "ohm": (1000, {"g": 1, "m": 2, "s": -3, "A": -2}),
+            "L": (Fraction(1, 1000), {"m": 3})}
+# Other units: name -> (scale, base, spellings).
+_OTHER = {
+    "min": (60, "s", "minute mins"), "h": (3600, "s", "hour hr hrs"), "day": (86400, "s", "d"),
+    "week": (604800, "s", "wk"),
+    "month": (1, "month", "mo"), "year": (12, "month", "yr yrs"), "in": ("0.0254", "m", "inch inches"),
+    "ft": ("0.3048", "m", "foot feet"), "yd": ("0.9144", "m", "yard"), "mi": ("1609.344", "m", "mile"),
+    "lb": ("453.59237", "g", "pound lbs"), "oz": ("28.349523125", "g", "ounce"), "ton": (1, "ton", "tonne"),
+    "gal": (1, "gallon", "gallon"), "quart": (1, "quart", "qt"), "pint": (1, "pint", "pt"), "cup": (1, "cup", ""),
+    "acre": (1, "acre", ""), "deg": (1, "degree", "degree degrees"),
+    "arcminute": (Fraction(1, 60), "degree", "'"), "arcsecond": (Fraction(1, 3600), "degree", "''"),
+    "rad": (1, "radian", "radian"),
+    "dollar": (1, "dollar", r"usd USD $ \$ buck"), "cent": ("0.01", "dollar", "¢"),
+    "penny": ("0.01", "dollar", "pennies"), "euro": (1, "euro", "€ EUR"), "£": (1, "sterling", "GBP"),
+    "yen": (1, "yen", "¥"), "yuan": (1, "yuan", "RMB 元"), "rupee": (1, "rupee", "₹ Rs"), "peso": (1, "peso", ""),
+    "celsius": (1, "celsius", ""), "fahrenheit": (1, "fahrenheit", ""), "Å": (1, "Å", "angstrom"),
+    "au": (1, "au", "AU"),
+    "erg": (1, "erg", ""), "mph": (Fraction("1609.344") / 3600, "m s^-1", ""),
+    "kmh": (Fraction(1000, 3600), "m s^-1", "kmph kph"), "rpm": (1, "rpm", ""),
+    "wh": (1, "wh", "Wh"), "kWh": (1000, "wh", "kwh"),
+    "unit": (1, "", ""), "people": (1, "people", "person persons"),
 }
-_CANONICAL = {name: unit for unit, names in _ALIASES.items() for name in [unit, *names.split()]}
-_MULTIPLIERS = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9,
-                "trillion": 10**12}
-# Words beside a number that are no unit.
-_NOT_UNITS = frozenset(re.findall("[a-z]+", """
-    or and not no nor approximately approx about around nearly almost less more than least most if when where otherwise
-    maybe possibly either except wrong base mod modulo remainder am pm times factorial infinity minus plus i e pi half
-    is are to from but for any all some true false none both guess answer unknown over divided root degenerate
-    undefined negative positive quarter third"""))
-# Units that are read without \\text{}.
-_PLAIN = ("degrees?|deg|cm|mm|km|kg|mg|ml|mL|ft|lbs?|oz|mph|kmh|mins?|minutes?|seconds?|secs?|hours?|hrs?|days?|weeks?"
-          "|months?|years?|inch(?:es)?|feet|foot|yards?|miles?|meters?|metres?|centimeters?|dollars?|cents?|euros?"
-          "|units?|square units?|cubic units?|square [a-z]+|cubic [a-z]+|percent|pct|Hz|kHz|rad|radians?|USD|people"
-          "|sq\\.? ?[a-z]+")
-_TEXT_TAIL = re.compile(
-    r"(?:\s*\\text\{[^{}]*\}(?:\s*\^\s*\{?\s*-?[0-9]\s*\}?)?(?:\s*(?:/|\\cdot)(?=\s*\\text))?)+$")
-_PLAIN_TAIL = re.compile(rf"(?<=[0-9}})\]])\s*((?:{_PLAIN})(?:\s*(?:/|per)\s*[a-zA-Z]{{1,7}})?"
-                         r"(?:\s*\^\s*\{?[23]\}?)?)$")
-_WORD_TAIL = re.compile(r"(?<=[0-9}])\s+([a-zA-Z]{3,}(?: [a-zA-Z]{3,}){0,2})$")
-_LETTER_TAIL = re.compile(r"(?<=[0-9}])\s*([mgshLJNWVK](?:/[smh])?(?:\s*\^\s*\{?[23]\}?)?)$")
-_CURRENCY = re.compile(r"^([+-]?)\s*(?:\\text\{\s*)?(\\\$|\$|€|£|¥|₹|\\(?:pounds?|euro?)(?![a-zA-Z])|USD|US\\\$)"
-                       r"(?:\s*\})?\s*(?=[0-9.({\\+-])")
-_TIME = re.compile(r"([0-9]{1,2})(?::([0-5][0-9]))?(?::([0-5][0-9]))?\s*([ap])\.?\s?m\.?", re.IGNORECASE)
-_CLOCK = re.compile(r"([0-9]{1,2}):([0-5][0-9])")
-_BASE = re.compile(r"\(?\s*(?:\\text\{)?\s*([0-9A-Fa-f]+)\s*\}?\s*\)?\s*_\s*\{?\s*\(?\s*(?:\\text\{)?\s*(?:base\s*)?"
-                   r"([0-9]{1,2}|[a-z]{3,8})\s*\}?\s*\)?\s*\}?")
-_BASE_WORDS = re.compile(r"([0-9A-Fa-f]+)\s*(?:\\text\{)?\s*\(?\s*(?:in )?base[\s}-]*([0-9]{1,2}|[a-z]{3,8})"
-                         r"\s*\)?\s*\}?")
-_NUMBER_WORDS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
-                 "eleven": 11, "twelve": 12, "sixteen": 16}
+# Things that answers count. Plurals are made by rule.
+_COUNTED = word_set("""apple orange banana pear peach plum lemon egg cookie cake pie slice piece candy chocolate pizza
+    cupcake muffin donut sandwich bottle jar bag box basket carton pack packet card coin stamp marble ball toy doll
+    book page chapter word letter pencil pen crayon marker paper sheet note ticket seat chair table desk room house
+    floor stair step shelf window door car truck bus bike bicycle boat train plane wheel tire student child kid
+    boy girl man woman friend adult teacher player member worker employee guest customer visitor passenger family
+    team group class school way method arrangement permutation combination choice outcome case pair triple subset set
+    solution value integer number digit element term point vertex edge face side line triangle rectangle
+    circle diagonal angle factor divisor multiple path route trip game match round win loss
+    goal score vote question problem test lesson song video picture photo flower tree plant rose seed leaf bird dog
+    cat cow chicken pig horse sheep goat fish duck rabbit animal insect bee ant spider leg brick tile stone block
+    shirt dress hat shoe sock glove coat pant button bead necklace ring time lap mile hit shot serving meal bite cup
+    spoon plate glass bowl tray row column bunch stack pile fence post board rope ribbon inhabitant dot star""")
+_FILLERS = word_set("of the a in total different distinct possible such old")
+# Words that change a number: nothing that a gold says makes them units.
+NEVER = word_set("""or and not no nor approximately approx about around nearly almost less more than least most if when
+    where otherwise maybe possibly either except wrong base mod modulo remainder am pm a.m. p.m. a.m p.m plus minus
+    factorial infinity is are to from but for any all some true false none both guess answer unknown over
+    divided undefined negative positive half quarter third squared cubed percent dozen hundred thousand million
+    billion trillion lakh crore score point recurring repeating below above under root per unless versus vs ths
+    th debt googol inverse inverses reciprocal square squares root roots cube cubes power powers log opposite""")
 
 
-class Quantity(NamedTuple):
-    """A number or expression, and its unit."""
-    body: str
-    unit: str | None        # canonical; None without a unit
-    percent: bool = False
+class Unit(NamedTuple):
+    """Scale to its base units, and their powers; no powers is a pure number."""
+    scale: Fraction
+    powers: tuple[tuple[str, int], ...]
 
 
-def _canonical(raw: str) -> str | None:
-    """Canonical unit of the words and exponents after a number; None when they are no unit."""
-    text = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", raw).replace(r"\cdot", " ")
-    text = re.sub(r"\bper\b", "/", text)
-    text = re.sub(r"\b(?:square|sq\.?)\s+(units?|[a-zA-Z]+)", r"\1^2", text)
-    text = re.sub(r"\bcubic\s+(units?|[a-zA-Z]+)", r"\1^3", text)
-    text = re.sub(r"([a-zA-Z]+)\s+squared\b", r"\1^2", text)
-    text = re.sub(r"([a-zA-Z]+)\s+cubed\b", r"\1^3", text)
-    text = re.sub(r"[{}\s]+(?=\^)|(?<=\^)[{\s]+|\}", "", text)
-    words = re.findall(r"[a-zA-Z¢$€£¥₹Å]+|/|\^-?[0-9]|\S", text.replace(".", ""))
-    out = []
-    for word in words:
-        if word.lower() in _NOT_UNITS or word.lower() in _MULTIPLIERS:
+def _table() -> dict[str, Unit]:
+    out = {}
+    for name, spellings in _SI.items():
+        scale, powers = _DERIVED.get(name, (1, {name: 1}))
+        symbols, powers = spellings.split(), tuple(sorted(powers.items()))
+        for word in symbols:
+            short = len(word) < 4 and word not in ("gm", "sec", "amp")
+            prefixes = {} if name == "B" else _PREFIXES if short else _LONG_PREFIXES
+            for prefix, exponent in ("", 0), *prefixes.items():
+                out[prefix + word] = Unit(Fraction(scale) * Fraction(10) ** exponent, powers)
+    for name, (scale, base, spellings) in _OTHER.items():
+        powers = tuple(sorted((part.partition("^")[0], int(part.partition("^")[2] or 1)) for part in base.split()))
+        for word in (name, *spellings.split()):
+            out[word] = Unit(Fraction(scale), powers)
+    out["cc"] = Unit(Fraction(1, 10**6), (("m", 3),))
+    out["kcal"] = Unit(Fraction(1000), (("cal", 1),))
+    return out
+
+
+UNITS = _table()
+DEGREE, RADIAN, DOLLAR = UNITS["deg"], UNITS["rad"], UNITS["dollar"]
+CURRENCIES = {"$": DOLLAR, r"\$": DOLLAR, "€": UNITS["euro"], r"\euro": UNITS["euro"], "£": UNITS["£"],
+              r"\pounds": UNITS["£"], r"\pound": UNITS["£"], "¥": UNITS["yen"], "₹": UNITS["rupee"],
+              "USD": DOLLAR, r"US\$": DOLLAR}
+
+
+def _singular(word: str) -> list[str]:
+    """Words that a plural may come from, the word itself first."""
+    out = [word]
+    if word.endswith("s") and len(word) > 2:
+        out.append(word[:-1])
+    if word.endswith("es"):
+        out.append(word[:-2])
+    if word.endswith("ies"):
+        out.append(word[:-3] + "y")
+    if word.endswith("ves"):
+        out.append(word[:-3] + "f")
+    return out + {"men": ["man"], "women": ["woman"], "children": ["child"], "vertices": ["vertex"],
+                  "mice": ["mouse"]}.get(word, [])
+
+
+@lru_cache(maxsize=4096)
+def unit_of(word: str, extra: frozenset[str] = frozenset()) -> Unit | None:
+    """The unit of one word or symbol; `extra` are the nouns of the gold."""
+    for form in _singular(word):
+        if form in UNITS and (form == word or len(form) > 2):
+            return UNITS[form]
+    lower = word.lower()
+    for form in _singular(lower):
+        if len(lower) > 2 and form in UNITS:
+            return UNITS[form]
+        if form in _COUNTED:
+            return Unit(Fraction(1), ((form, 1),))
+    known = word if word == "M" else lower
+    return Unit(Fraction(1), ((_singular(known)[-1], 1),)) if known in extra else None
+
+
+def times(a: Unit, b: Unit, power: int = 1) -> Unit:
+    powers = dict(a.powers)
+    for name, exponent in b.powers:
+        powers[name] = powers.get(name, 0) + exponent * power
+    return Unit(a.scale * b.scale ** power, tuple(sorted((name, n) for name, n in powers.items() if n)))
+
+
+PURE = Unit(Fraction(1), ())
+
+
+class _Reader:
+    """A product of units, with powers and slashes: m/s^2, m\\,s^{-1}, square feet, miles per hour."""
+
+    def __init__(self, found: Sequence[Token], extra: frozenset[str]):
+        self.tokens, self.extra, self.at = found, extra, 0
+
+    def peek(self) -> str:
+        return self.tokens[self.at].text if self.at < len(self.tokens) else ""
+
+    def read(self) -> Unit | None:
+        unit, sign, known = PURE, 1, False
+        while self.at < len(self.tokens):
+            word = self.peek()
+            if word in ("/", "per") and known:
+                sign, self.at = -1, self.at + 1
+                continue
+            if word in (r"\cdot", r"\times", "."):
+                self.at += 1
+                continue
+            if word.lower() in _FILLERS and len(self.tokens) > 1:
+                self.at += 1
+                continue
+            one = self._one()
+            if one is None:
+                return None
+            unit, known = times(unit, one, sign), True
+        # cm/m is no unit.
+        return unit if known and (unit.powers or (unit == PURE and len(self.tokens) < 3)) else None
+
+    def _one(self) -> Unit | None:
+        word, exponent = self.peek(), 1
+        self.at += 1
+        if word.lower() in ("square", "sq", "cubic", "cu") and self.at < len(self.tokens):
+            exponent = 2 if word.lower().startswith("s") else 3
+            self.at += self.peek() == "."
+            word = self.peek()
+            self.at += 1
+        if word == "degrees" and self.peek()[:1].lower() in ("c", "f"):
+            word = {"c": "celsius", "f": "fahrenheit"}[self.peek()[0].lower()]
+            self.at += 1
+        if word == r"\frac":
+            top, bottom = self._group(), self._group()
+            return None if top is None or bottom is None else times(top, bottom, -1)
+        if word == "{":
+            self.at -= 1
+            return self._group()
+        if not word or word.lower() in NEVER:
             return None
-        if not re.fullmatch(r"[a-zA-Z¢$€£¥₹Å]+|/|\^-?[0-9]", word):
+        unit = unit_of(word.lstrip("\\") if word == r"\Omega" else word, self.extra)
+        unit = UNITS["ohm"] if word == r"\Omega" else unit
+        if unit is None:
             return None
-        known = _CANONICAL.get(word) or _CANONICAL.get(word.lower()) or _CANONICAL.get(word.lower().rstrip("s"))
-        out.append(known or (word.lower()[:-1] if len(word) > 3 and word.lower().endswith("s") else word.lower()))
-    if len([word for word in out if word.isalpha()]) > 4 or not out:
+        if self.peek() == "^":
+            digits = "".join(token.text for token in self.tokens[self.at + 1:self.at + 5])
+            found = re.match(r"\{?(-?[0-9])\}?", digits)
+            if not found:
+                return None
+            exponent *= int(found[1])
+            taken = len(found[0])
+            self.at += 1 + taken
+        elif self.peek() in ("squared", "cubed"):
+            exponent *= 2 if self.peek() == "squared" else 3
+            self.at += 1
+        return times(PURE, unit, exponent)
+
+    def _group(self) -> Unit | None:
+        """The unit in braces."""
+        try:
+            end = matching(self.tokens, self.at)
+        except (Unreadable, IndexError):
+            return None
+        inner = _Reader(self.tokens[self.at + 1:end], self.extra).read()
+        self.at = end + 1
+        return inner
+
+
+def read_unit(found: Sequence[Token], extra: frozenset[str] = frozenset(), is_gold: bool = False) -> Unit | None:
+    """The unit that all these tokens make; None when they are none. The words beside a gold's number are units,
+    whatever they are, unless they change the number."""
+    if len(found) > 2 and found[0].text == "(" and found[-1].text == ")":
+        found = found[1:-1]
+    if len(found) > 20 or (found[0].text in ("'", "''") and found[0].text not in extra and not is_gold):
         return None
-    return " ".join("" if word == "unit" else word for word in out).strip()
+    unit = _Reader(found, nouns(found) & {"M"} if is_gold else extra).read()
+    if unit is None and is_gold and all(token.kind in ("word", "letters") and len(token.text) > 1 for token in found):
+        names = {_singular(token.text.lower())[-1] for token in found if token.text.lower() not in _FILLERS}
+        if names and not any(token.text.lower() in NEVER for token in found):
+            return Unit(Fraction(1), tuple(sorted((name, 1) for name in names)))
+    return unit
 
 
-def _numeric(text: str) -> bool:
-    return rational(text) is not None
-
-
-@lru_cache(maxsize=16384)
-def quantity(text: str) -> Quantity:
-    """An answer with its unit taken off. Words are a unit only after what ends like a number."""
-    unit = None
-    currency = _CURRENCY.match(text)
-    if currency:
-        mark = currency.group(2)
-        unit = {"€": "euro", r"\euro": "euro", "£": "pound-sterling", r"\pounds": "pound-sterling",
-                r"\pound": "pound-sterling", "¥": "yen", "₹": "rupee"}.get(mark, "dollar")
-        text = currency.group(1) + text[currency.end():].strip()
-    if re.search(r"\\%\s*$|\\text\{\s*(?:percent|pct|\\%)\s*\}\s*$|(?<=[0-9} ])percent$", text):
-        body = re.sub(r"\\%\s*$|\\text\{\s*(?:percent|pct|\\%)\s*\}\s*$|percent$", "", text).strip()
-        return Quantity(body, unit, True)
-    tail = _TEXT_TAIL.search(text)
-    if tail is None:
-        tail = _PLAIN_TAIL.search(text)
-        if tail is None and (words := _WORD_TAIL.search(text)) and _numeric(text[:words.start()].strip()):
-            tail = words
-    if tail is not None and text[:tail.start()].strip():
-        body, found = text[:tail.start()].strip(), tail.group()
-        times = re.match(r"\s*(?:\\text\{)?\s*(dozen|hundred|thousand|million|billion|trillion)s?\b\s*([^{}]*)\}?(.*)$",
-                         found, re.IGNORECASE)
-        if times and _numeric(body):
-            body = rf"({body})\cdot {_MULTIPLIERS[times.group(1).lower()]}"
-            found = times.group(2) + times.group(3)
-        canonical = _canonical(found) if found.strip() else None
-        if canonical is None and found.strip():
-            return Quantity(text, unit)
-        if canonical and unit and canonical != unit:
-            return Quantity(text, unit)
-        return Quantity(body, unit or canonical or None, False)
-    return Quantity(text, unit)
-
-
-def letter_unit(text: str) -> Quantity:
-    """A quantity with a one-letter unit without \\text, as in 15m: for bare-number golds."""
-    tail = _LETTER_TAIL.search(text)
-    if tail and _numeric(text[:tail.start()].strip()):
-        return Quantity(text[:tail.start()].strip(), _canonical(tail.group(1)))
-    return Quantity(text, None)
-
-
-def consistent(gold: str | None, answer: str | None) -> bool:
-    """Whether two units agree; a missing one agrees with every unit."""
-    return gold is None or answer is None or gold == answer
-
-
-def same_amount(gold: Quantity, gold_value: Fraction, answer: Quantity, answer_value: Fraction) -> bool:
-    """Equality of two exact quantities. A percentage equals its value: 50% is 1/2. The answer may drop the sign
-    %. It may add the sign where the gold is above 1, so that it can only be a percentage."""
-    if not consistent(gold.unit, answer.unit):
-        return False
-    if gold.percent == answer.percent:
-        return gold_value == answer_value
-    if gold.percent:
-        return answer_value in (gold_value, gold_value / 100)
-    return answer_value / 100 == gold_value or (answer_value == gold_value and abs(gold_value) > 1)
-
-
-def time_of_day(text: str) -> int | None:
-    """Seconds since midnight of a time with a.m. or p.m.; None for others."""
-    match = _TIME.fullmatch(re.sub(r"\\text\{|\}|~|\\", "", text).strip())
-    if not match or not 1 <= int(match.group(1)) <= 12:
-        return None
-    hours = int(match.group(1)) % 12 + 12 * (match.group(4).lower() == "p")
-    return hours * 3600 + int(match.group(2) or 0) * 60 + int(match.group(3) or 0)
-
-
-def clock(text: str) -> int | None:
-    """Seconds since midnight of a time like 16:30; None for others."""
-    match = _CLOCK.fullmatch(re.sub(r"\\text\{|\}", "", text).strip())
-    return int(match.group(1)) * 3600 + int(match.group(2)) * 60 if match and int(match.group(1)) < 24 else None
-
-
-def based(text: str) -> tuple[str, int] | None:
-    """Digits and base (2 to 36) of 52_8, 52_{\\text{eight}} or 52 base 8; None for others."""
-    match = _BASE.fullmatch(text.strip()) or _BASE_WORDS.fullmatch(text.strip())
-    if not match or not re.search("[0-9]", match.group(1)):
-        return None
-    base = _NUMBER_WORDS.get(match.group(2)) or (int(match.group(2)) if match.group(2).isdigit() else 0)
-    return (match.group(1).upper().lstrip("0") or "0", base) if 2 <= base <= 36 else None
-
-
-def ratio(text: str) -> list[Fraction] | None:
-    """The terms of a ratio of 2 to 6 exact numbers, a:b or a:b:c; None for others."""
-    parts = text.split(":")
-    if not 2 <= len(parts) <= 6:
-        return None
-    terms = [rational(part.strip()) for part in parts]
-    return None if any(term is None for term in terms) else terms
+def nouns(found: Sequence[Token]) -> frozenset[str]:
+    """The words of a gold that an answer may repeat beside its number."""
+    return frozenset(form for token in found if token.kind in ("word", "letters") and len(token.text) > 1
+                     and token.text.lower() not in NEVER for form in _singular(token.text.lower())) | frozenset(
+        token.text for token in found if token.text in ("'", "M"))

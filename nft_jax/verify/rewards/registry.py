@@ -19,7 +19,7 @@ from types import ModuleType
 from nft_jax.runtime.names import load_module
 from nft_jax.types import InputError
 from nft_jax.verify.maths.extract import extract
-from nft_jax.verify.maths.judge import copied_verdict, judge, quick_verdict
+from nft_jax.verify.maths.judge import answer_of, copied_verdict, judge, quick_verdict
 
 SHIPPED = {"code": "nft_jax.verify.rewards.code", "code-share": "nft_jax.verify.rewards.code",
            "reasoning-gym": "nft_jax.verify.rewards.gym", "reasoning-gym-soft": "nft_jax.verify.rewards.gym"}
@@ -203,7 +203,7 @@ def gated(gate: str | Callable, reward: str | Callable) -> Reward:
 
 def _math(prompt: str, response: str, gold: str) -> float:
     """Maths in mode equivalent, as a part of compositions."""
-    answer = extract(response)
+    answer = answer_of(response, gold)
     quick = copied_verdict(prompt, gold, answer) or quick_verdict(gold, answer)
     return float((quick.outcome if quick else judge(gold, answer)[0]) == "right")
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from corpus import box
 from nft_jax.config import VerifierConfig
 from nft_jax.verify.maths.extract import MODES, extract, last_box, with_open_thought
-from nft_jax.verify.maths.judge import quick_verdict
+from nft_jax.verify.maths.judge import answer_of, quick_verdict
 
 
 @pytest.mark.parametrize(("response", "expected"), [
@@ -16,7 +16,12 @@ from nft_jax.verify.maths.judge import quick_verdict
     (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"), (r"\boxed{\boxed{3} + 1}", "3"),
     (r"\boxed{1} and \boxed{2", "1"), (r"\boxed{\frac{1}{2}", None), (r"\boxed{\{1,2\}}", r"\{1,2\}"),
     (r"\boxed{[1, \}2)}", r"[1, \}2)"), (r"{ stray \boxed{5}", "5"), ("} } \\boxed{5}", "5"),
-    ("the answer is 8", None), (r"\boxed 8", None), (r"\fbox{8}", None), (r"\boxed{}", None),
+    ("the answer is 8", None), (r"\boxed 8", "8"), (r"\fbox{8}", "8"), (r"\boxed{}", None), ("\\boxed\n{8}", "8"),
+    (r"\boxed {8}", "8"), (r"\boxed eight", None), (r"\boxed -8.", "-8"), (r"\fbox{8}\boxed{9}", "9"),
+    ("% \\boxed{8}", None),
+    ("\\boxed{7}\n% \\boxed{8}", "7"), ("\\boxed{7} % \\boxed{8}", "7"), ("by 50% to \\boxed{8}", "8"),
+    (r"\boxed{50%}", "50%"),
+    ("\\boxed{7}% \\boxed{8}\n so \\boxed{9}", "9"), (r"by $20$ % to \boxed{8}", "8"),
     (r"\boxed{ }", None), (r"\boxed{7} then \boxed{}", None), ("", None), ("boxed{5}", None),
     (r"x = 5 \\ \boxed{5}", "5"), ("\\\\boxed{5}", "5"), ("<think>\\boxed{1}</think> \\boxed{2}", "2"),
     ("<think>\\boxed{1}</think> I give up", None), ("\\boxed{4\n}", "4"),
@@ -28,6 +33,18 @@ from nft_jax.verify.maths.judge import quick_verdict
 ])
 def test_last_complete_box(response, expected):
     assert extract(response) == expected
+
+
+@pytest.mark.parametrize(("response", "joined"), [
+    (r"The integers are \boxed{3}, \boxed{5}, \boxed{7}.", "3, 5, 7"), (r"$n=\boxed{1}$ and $n=\boxed{-2}$", "1, -2"),
+    (r"\boxed{8}, no: \boxed{9}", "9"), (r"\boxed{4}\boxed{2}", "2"),
+    (r"\boxed{1}. Now \boxed{2} or \boxed{3}", "2, 3"),
+    (r"\boxed{3}", "3"), ("none", None),
+])
+def test_boxes_in_a_row_are_one_list_where_the_gold_is_a_list(response, joined):
+    assert extract(response, several=True) == joined
+    assert answer_of(response, "1, 2, 3") == joined
+    assert answer_of(response, "7") == extract(response)
 
 
 def test_extraction_is_one_pass():

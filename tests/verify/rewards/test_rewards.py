@@ -161,7 +161,7 @@ def test_composition_in_workers():
     assert [v.reward for v in judged("mixed", [right, wrong])] == pytest.approx([0.75 + 0.25 * 0.1, 0.25 * 0.9])
     assert [v.reward for v in judged("both", [right, r"\boxed{2}", wrong])] == [1.0, 0.0, 0.0]
     assert [v.reward for v in judged("behind-a-gate", [right, wrong])] == pytest.approx([0.1, 0.0])
-    assert judged("mixed", [r"\boxed{\sqrt{8}}"], [r"2\sqrt{2}"])[0].reward == 0.75      # sympy is at hand
+    assert judged("mixed", [r"\boxed{\sqrt{3+2\sqrt{2}}}"], [r"1+\sqrt{2}"])[0].reward == 0.75      # sympy is at hand
 
 
 numbers = st.floats(0, 1)
