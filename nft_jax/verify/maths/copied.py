@@ -27,12 +27,13 @@ _MATHS = re.compile(r"\$\$?(.+?)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _WORD = re.compile(r"(?<![\\A-Za-z0-9^_*/+={])[A-Za-z]{2,}(?![A-Za-z0-9^_*/+=(])")
 # What may be the unit of an answer.
 _TAIL = re.compile(r"(?<=[0-9)}\]!])\s*(?:[A-Za-z]|\\text\{[^{}]*\})(?:[A-Za-z/\s]|\^\{?[23]\}?)*$")
-_SPELLINGS = ((re.compile(r"(?<=[0-9])\s*[xX]\s*(?=[0-9])"), "*"), (re.compile(r"\{\s*([-+*/=])\s*\}"), r"\1"),
-              (re.compile(r"\\sqrt\s*\[([^\[\]]*)\]"), r"\\root{\1}"))
+_SPELLINGS = tuple((re.compile(pattern), new) for pattern, new in (
+    (r"(?<=[0-9])\s*[xX]\s*(?=[0-9])", "*"), (r"(?:\\text\s*)?\{\s*([-+*/=0-9]+)\s*\}", r"{\1}"),
+    (r"\{([-+*/=])\}", r"\1"), (r"\\sqrt\s*\[([^\[\]]*)\]", r"\\root{\1}")))
 _TOKEN = re.compile(r"\\(?:begin|end)\s*\{[a-zA-Z]*\*?\}|\\text\{[^{}]*\}|\\[a-zA-Z]+|\\."
-                    r"|[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]*\.?[0-9]+|'+|\S", re.DOTALL)
-_NAME = re.compile(r"[a-zA-Z]|\\(?!text|end)[a-zA-Z]+")
-_DIGITS = re.compile(r"[0-9,]*\.?[0-9]+")
+                    r"|[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+\.?[0-9]*|\.[0-9]+|'+|\S", re.DOTALL)
+_NAME = re.compile(r"[a-zA-Z]|\\(?!text|end|pmod)[a-zA-Z]+")
+_DIGITS = re.compile(r"[0-9][0-9,]*\.?[0-9]*|\.[0-9]+")
 _OPERAND = re.compile(rf"{_NAME.pattern}|{_DIGITS.pattern}|[\^_!]|'+")
 _SIGNS = frozenset(("+", "-", r"\pm", r"\mp"))
 _INVERSE, _MODULO = frozenset(("/", r"\div", ":")), frozenset(("%", r"\%", r"\bmod"))
@@ -43,7 +44,7 @@ _ARGUMENTS = {r"\frac": 2, r"\binom": 2, r"\root": 2, r"\sqrt": 1}
 _FUNCTION = re.compile(r"\\(?:(?:arc)?(?:sin|cos|tan)h?|sec|csc|cot|log|ln|lg|exp|max|min|gcd|lcm|det|sum|prod|lim"
                        r"|i{0,2}int|oint)")
 # These change nothing where they are not needed.
-_IDLE = frozenset(("|", r"\lfloor", r"\lceil", r"\{", r"\max", r"\min", r"\gcd", r"\lcm"))
+_IDLE = frozenset(("|", r"\lfloor", r"\lceil", r"\max", r"\min", r"\gcd", r"\lcm"))
 
 
 def copies(question: str, golds: Sequence[str], answer: str) -> bool:
@@ -56,11 +57,11 @@ def copies(question: str, golds: Sequence[str], answer: str) -> bool:
 
     def repeated(tree: Tree) -> bool:
         if _head(tree) == "=":
-            members = [member for member in tree[1::2] if not _is_name(member)]
+            copied = set(filter(repeated, tree[1::2]))
             # x = 17+25-8 adds a name only; 17+25-8 = 34 says more.
-            if set(tree[2::2]) == {"="} and members and all(map(repeated, members)):
+            if copied and set(tree[2::2]) == {"="} and all(map(_is_name, copied.symmetric_difference(tree[1::2]))):
                 return True
-            return tree in asked and own.isdisjoint((tree, *members))
+            return tree in asked and own.isdisjoint((tree, *tree[1::2]))
         return (tree in asked and tree not in own) or (_head(tree) in _IDLE and repeated(tree[-1]))
 
     return bool(asked) and any(map(repeated, _parts(answer)))
@@ -104,10 +105,10 @@ def _is_number(tree: Tree) -> bool:
 
 
 def _is_name(tree: Tree) -> bool:
-    """x, x_1, AB, f(t)."""
-    if _head(tree) == "*":
-        return _is_name(tree[1]) and not _is_open(tree)
-    return _head(tree) == "name" or (isinstance(tree, str) and not _is_number(tree))
+    """x, x_1, AB, f(2), m+n, |z|."""
+    if _head(tree) == "*" and not _is_open(tree):
+        return _is_name(tree[1])
+    return _head(tree) == "name" or not re.search("[0-9]", str(tree))
 
 
 def _is_open(tree: Tree) -> bool:
@@ -117,7 +118,7 @@ def _is_open(tree: Tree) -> bool:
         return False
     if head == "/":
         return not _is_number(tree[1])
-    if head in ("-", ",", "=", r"\{"):
+    if head in ("-", ",", "="):
         return any(map(_is_open, tree[1:]))
     if head != "*":
         return True
