@@ -123,8 +123,8 @@ def _fill(settings: AnswerConfig, weights: Weights, tokenizer, missing: Sequence
 
 
 def say(text: object) -> None:
-    """Prints a line on standard error."""
-    Console(stderr=True, highlight=False).print(text, soft_wrap=True)
+    """Prints a line on standard error, as it is."""
+    Console(stderr=True, highlight=False, markup=False, emoji=False).print(text, soft_wrap=True)
 
 
 class AnswerBar(Progress):
