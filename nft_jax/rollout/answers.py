@@ -1,9 +1,7 @@
 """Answers to sets of questions, part by part, judged or not: what generate and evaluate have in common.
 
-1. `identity` and `questions_of` say what the answers to a set depend on. `record.parts` refuses a
-   table in which any of it differs.
-2. `answer` fills the tables that are not finished. It chooses slots and part sizes, and reads the weights once.
-3. Each part is sampled, judged where there is a verifier, and written. A kill costs one part at most.
+`identity` and `questions_of` say what the answers to a set depend on; `record.parts` refuses a table in which any of
+it differs. `answer` fills the tables that are not finished, and reads the weights once. A kill costs one part at most.
 """
 import time
 from collections.abc import Iterable, Iterator, Sequence
