@@ -3,7 +3,7 @@
 0. `copied_verdict` finds answers that repeat the question: they earn nothing, whatever their value.
 1. `quick_verdict` runs in the calling process. It compares spelling, exact rationals and structure.
 2. What it leaves open has passed `too_large`, which keeps bombs away from the parser and from sympy.
-3. `judge` runs in a worker process: the same, with `symbolic.equal` where `quick_verdict` could not tell.
+3. `judge` runs in a worker process: the same, with `algebra.equal` where `quick_verdict` could not tell.
 
 `check_gold` says beforehand whether a gold answer can be used at all.
 """
@@ -130,7 +130,7 @@ def _long_verdict(gold: str, text: str, answer: str) -> Verdict:
 
 def judge(gold: str, answer: str) -> tuple[Outcome, str]:
     """Outcome and reason where `quick_verdict` gave None. For workers: may take long or die."""
-    from nft_jax.verify.maths.symbolic import FullLeaf, equal_in_closed_form
+    from nft_jax.verify.maths.algebra import FullLeaf, equal_in_closed_form
 
     a = normalise(answer.strip())
     for form in alternatives(gold):
