@@ -255,7 +255,9 @@ def _clocks(gold, answer, leaf: Leaf) -> Truth:
             return False
         return gold.marked == answer.marked or gold.seconds >= 13 * 3600
     sides = [_as_ratio(each) for each in (gold, answer)]
-    return None not in sides and _ratios(*sides, leaf)
+    if None in sides or any(each.value == 0 for side in sides if isinstance(side, Ratio) for each in side.terms):
+        return False
+    return _ratios(*sides, leaf)
 
 
 def _as_ratio(each):
