@@ -83,9 +83,9 @@ class DecodingConfig(SamplingConfig):
     """An answer that reaches it is cut (finish_reason "length"), keeps its tokens and is judged as it is."""
     stop: tuple[str, ...] = ()
     """Strings that end an answer, beside the end-of-sequence ids. The token that completes one is
-    the last (finish_reason "stop")."""
+    the last (finish_reason "stop"). A string that is one added token (<|im_end|>) ends it as its id does."""
     stop_token_ids: tuple[int, ...] = ()
-    """Ids that end an answer, beside the model's end-of-sequence ids."""
+    """Ids that end an answer, beside the model's end-of-sequence ids. The start of a run prints all of them."""
     kv_dtype: Literal["compute", "int8"] = "compute"
     """Keys and values while decoding: in the compute dtype, or int8 with a scale for every token and head. int8
     takes half the memory of bfloat16. Its log-probs differ from the trainer's: see the metrics mismatch/*."""
@@ -151,8 +151,8 @@ class VerifierConfig(Checked, prefix="verifier."):
     memory_mb: int = 2048
     """Address space of a worker, in MiB."""
     allow_weak_sandbox: bool = False
-    """Run the model's programs (reward code) even where bubblewrap is missing, with resource limits
-    only. That is no sandbox: the programs can then read your files."""
+    """Run the model's programs (reward code) even where bubblewrap is missing, with limits and a filter of
+    system calls only. That is no sandbox: the programs can then read your files."""
 
     def __post_init__(self):
         self.require(bool(self.reward), "reward", "name a reward; the default is math.")

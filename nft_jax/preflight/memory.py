@@ -169,8 +169,7 @@ class Work:
 
     def admit(self) -> Split:
         """Rows of one layer's cache for the samples that are admitted together, a quarter of the slots."""
-        rows = 2 * self.kv_heads * self.model.head_dim * self.item * self.sampler.buckets[-1] / 4
-        return Split(0, 2 * rows)
+        return Split(0, self.kv_heads * self.model.head_dim * self.item * self.sampler.buckets[-1])
 
     def cast(self) -> Split:
         """The largest parameter, which fsdp brings together before it is divided into layers."""

@@ -1,9 +1,4 @@
-"""The report of preflight: what each program needs, whether it fits, what would, and how long a run may take.
-
-1. `estimate_of` makes the plan of the run on the devices, and weighs it by arithmetic (a `Sketch`).
-2. `preflight` compiles each kind of program in its largest variant, which gives a `Line` for each.
-3. The largest micro-batch and the most slots that fit are found from the lines and the memory model.
-"""
+"""The report of preflight: what each program needs, whether it fits, what would, and how long a run may take."""
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable

@@ -16,6 +16,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from nft_jax.config import CheckpointConfig
+from nft_jax.record.folder import saved_steps
 from nft_jax.record.rollouts import from_bytes, to_bytes
 from nft_jax.runtime.distributed import gather, is_first, process_count
 from nft_jax.runtime.files import MANIFEST, damage, read_manifest, write_manifest, write_notes
@@ -247,8 +248,8 @@ def check_room(folder: Path, shapes: Any, config: CheckpointConfig, steps: int) 
     """Raises InputError if the disk of `folder` lacks room for the checkpoints that the run will
     keep. Existing checkpoints are not counted twice."""
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-    existing = sum(path.name.isdigit() for path in (folder / "checkpoints").glob("*"))
-    number, free = max(most_kept(config, steps) - existing, 1), shutil.disk_usage(folder / "checkpoints").free
+    number = max(most_kept(config, steps) - len(saved_steps(folder)), 1)
+    free = shutil.disk_usage(folder / "checkpoints").free
     if free < number * size:
         rules = ", ".join(f"{name} = {value!r}" for name in ("keep", "keep_every", "best")
                           if (value := getattr(config, name)))
@@ -279,7 +280,7 @@ def checkpoint_step(folder: Path, config: CheckpointConfig, step: int | str = LA
 @contextmanager
 def reading(folder: Path, config: CheckpointConfig) -> Iterator[Checkpoints]:
     """The checkpoints of the run in `folder`, to be read. Raises InputError where there are none."""
-    if not (folder / "checkpoints").is_dir():
+    if not saved_steps(folder):
         raise InputError(f"{str(folder)!r} is a run without a checkpoint: its first one is written after "
                          f"checkpoint.every = {config.every} steps.")
     found = Checkpoints(folder / "checkpoints", config, read_only=True)

@@ -22,7 +22,7 @@ from nft_jax.config.differences import MAY_CHANGE, REMOVED, differences
 from nft_jax.data.benchmarks import sets_of
 from nft_jax.objectives.custom import FILE as OBJECTIVE
 from nft_jax.objectives.custom import record_of
-from nft_jax.record.folder import MARKER, RunFolder, as_read, is_run, read_marker, read_run, upgraded
+from nft_jax.record.folder import MARKER, RunFolder, as_read, is_run, read_marker, read_run, saved_steps, upgraded
 from nft_jax.runtime.files import LOCK, damage, held, is_lock, remove, replaced
 from nft_jax.types import InputError
 
@@ -83,11 +83,7 @@ def look(config: Config, inputs: Mapping[str, str] | None = None, *, fresh: bool
 
 def begun(folder: Path) -> bool:
     """Whether the run in `folder` has finished a step."""
-    return bool(_checkpoints(folder)) or any(row["step"] > 0 for row in RunFolder(folder, {}).rows)
-
-
-def _checkpoints(folder: Path) -> list[int]:
-    return sorted(int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdecimal())
+    return bool(saved_steps(folder)) or any(row["step"] > 0 for row in RunFolder(folder, {}).rows)
 
 
 def _beginning(config: Config, folder: Path, leftovers: tuple[str, ...], fork: str) -> Standing:
@@ -96,11 +92,9 @@ def _beginning(config: Config, folder: Path, leftovers: tuple[str, ...], fork: s
     if not fork:
         return Standing(leftovers, lines=tuple(lines))
     source = read_run(Path(fork).expanduser(), "--fork", "give the folder of a run")
-    whole = (step for step in reversed(_checkpoints(source.folder))
-             if not damage(source.folder / "checkpoints" / str(step)))
-    step = next(whole, 0)
+    step = max(saved_steps(source.folder), default=0)
     if not step:
-        raise InputError(f"--fork is {fork!r}, a run without a whole checkpoint: there is nothing to start from.")
+        raise InputError(f"--fork is {fork!r}, a run without a checkpoint: there is nothing to start from.")
     if config.steps <= step:
         raise InputError(f"steps is {config.steps}, and --fork starts at step {step} of {fork!r}: give more steps.")
     lines.append(f"forked from step {step} of {source.folder}")
@@ -108,7 +102,7 @@ def _beginning(config: Config, folder: Path, leftovers: tuple[str, ...], fork: s
 
 
 def _going_on(config: Config, run: RunFolder, names: tuple[str, ...], fork: str) -> Standing:
-    folder, step = run.folder, max(_checkpoints(run.folder), default=0)
+    folder, step = run.folder, max(saved_steps(run.folder), default=0)
     origin = (read_marker(folder) or {}).get("fork", {}).get("run", "")
     if fork and origin != _absolute(fork):
         raise InputError(f"--fork is {fork!r}, and the run in workdir {str(folder)!r} "
@@ -128,11 +122,11 @@ def _going_on(config: Config, run: RunFolder, names: tuple[str, ...], fork: str)
 
 def _require_place(workdir: str, folder: Path) -> None:
     """Raises InputError for a workdir that is no folder and cannot become one."""
-    def refuse(what: str) -> None:
-        raise InputError(f"workdir is {str(workdir or folder)!r}, {what}: choose another folder.")
+    def refuse(what: str, way_out: str = "choose another folder") -> None:
+        raise InputError(f"workdir is {str(workdir or folder)!r}, {what}: {way_out}.")
 
     if not on_this_machine(workdir):
-        refuse("an address, and a run writes to folders (mount the bucket, and name the folder there)")
+        refuse("an address, and a run writes to a folder", "mount the bucket, and name a folder there")
     if os.path.dirname(os.path.realpath(folder)) == os.path.realpath(folder):
         refuse("the root of the file system")
     existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
@@ -142,7 +136,7 @@ def _require_place(workdir: str, folder: Path) -> None:
         refuse(f"where {existing} cannot be written")
     for path in (folder / name for name in (*NAMES, MARKER, LOCK)):
         if path.is_symlink() and not path.exists():
-            refuse(f"where {path} is a link to nothing ({os.readlink(path)}): make its target, or remove the link, or")
+            refuse(f"where {path} is a link to nothing ({os.readlink(path)})", "make its target, or remove the link")
 
 
 def _may_be(path: Path, access: int) -> bool:
@@ -166,8 +160,10 @@ def _owned(folder: Path) -> tuple[str, ...]:
     # Runs of older versions have no marker. All names were theirs.
     names = tuple(marker["names"]) if marker is not None else NAMES if is_run(folder) else ()
     foreign = [name for name in NAMES if name not in names and _occupied(folder / name)]
-    foreign += [MARKER] * (marker is None and os.path.lexists(folder / MARKER))
-    foreign += [LOCK] * (os.path.lexists(folder / LOCK) and not is_lock(folder / LOCK))
+    if marker is None and os.path.lexists(folder / MARKER):
+        foreign.append(MARKER)
+    if os.path.lexists(folder / LOCK) and not is_lock(folder / LOCK):
+        foreign.append(LOCK)
     if foreign:
         raise InputError(f"workdir is {str(folder)!r}, where {', '.join(foreign)} "
                          f"{'is' if len(foreign) == 1 else 'are'} not of a run: a run would overwrite what is there. "
@@ -201,8 +197,9 @@ def _require_same(run: RunFolder, config: Config, inputs: Mapping[str, str]) -> 
     gone = [f"{name} is gone: {REMOVED[name][1]}." for name, *_ in rows if name in REMOVED]
     head = f"workdir {str(run.folder)!r} holds a run that differs from this one:"
     raise InputError("\n  ".join([head, *_columns([("what", "in the folder", "now"), *rows]), *gone])
-                     + f"\nPut this back to continue it, {START_OVER}. (What may change: {', '.join(MAY_CHANGE)}. "
-                     "--fork takes a run's newest checkpoint into another workdir, with any other field.)")
+                     + f"\nPut this back (files, or versions of packages) to continue it, {START_OVER}. (What may "
+                     f"change: {', '.join(MAY_CHANGE)}. --fork takes a run's newest checkpoint into another workdir, "
+                     "with any other field.)")
 
 
 def _columns(rows: list[tuple[str, ...]]) -> list[str]:
@@ -285,13 +282,16 @@ def _bound(config: Config, inputs: Mapping[str, str], objective: str, standing: 
 
 
 def _take_over(source: Path, folder: Path, step: int) -> None:
-    """Copies the checkpoint of `step`. Raises InputError if the run there deletes it meanwhile."""
-    try:
-        with replaced(folder / "checkpoints" / str(step)) as partial:
+    """Copies the checkpoint of `step`. Raises InputError if it is damaged, or the run there deletes it meanwhile."""
+    with replaced(folder / "checkpoints" / str(step)) as partial:
+        try:
             shutil.copytree(source / "checkpoints" / str(step), partial)
-    except (FileNotFoundError, shutil.Error) as error:
-        raise InputError(f"--fork is {str(source)!r}, whose checkpoint of step {step} went away while it was copied: "
-                         "start again, from its next one.") from error
+        except (FileNotFoundError, shutil.Error) as error:
+            raise InputError(f"--fork is {str(source)!r}, whose checkpoint of step {step} went away while it was "
+                             "copied: start again, from its next one.") from error
+        if fault := damage(partial):
+            raise InputError(f"--fork is {str(source)!r}, whose checkpoint of step {step} is damaged: {fault}. Remove "
+                             "it there to start from the one before.")
 
 
 def _write(path: Path, value: dict) -> None:

@@ -104,11 +104,19 @@ def is_run(folder: str | os.PathLike) -> bool:
     return read_marker(folder) is not None or not rows.exists() or rows.read_bytes()[:8] in (b"", b'{"step":')
 
 
+def saved_steps(folder: Path) -> list[int]:
+    """Steps of the run's checkpoints, whole or damaged, ascending."""
+    return sorted(int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdecimal())
+
+
 def read_marker(folder: Path) -> dict | None:
     """`names` and `inputs` of run.json, and `fork` of a run that began from another's checkpoint; None without one.
     `nft_jax.record.claim` writes it."""
     found = _read_json(folder / MARKER) or {}
-    whole = isinstance(found.get("names"), list) and isinstance(found.get("inputs"), dict)
+    names, inputs = found.get("names"), found.get("inputs")
+    # Names alone, no paths: --fresh removes them from the folder.
+    whole = isinstance(names, list) and isinstance(inputs, dict) and all(
+        isinstance(name, str) and name == os.path.basename(name) not in ("", ".", "..") for name in names)
     return found if whole else None
 
 

@@ -14,6 +14,7 @@ from nft_jax.record.trackers import Mirror, open_writers
 from nft_jax.runtime.files import replaced
 from nft_jax.runtime.writing import Writing, append
 from nft_jax.types import OUTCOMES, Group
+from nft_jax.verify.maths.judge import SECOND_OPINION
 
 
 def _mean(values: Iterable[float]) -> float | None:
@@ -38,18 +39,20 @@ def answer_metrics(groups: Sequence[Group], prefix: str = "") -> dict[str, float
     return {prefix + key: value for key, value in out.items() if value is not None}
 
 
-def mode_disagreement(groups: Sequence[Group], prefix: str = "") -> dict[str, float]:
-    """Three shares of the answers: where mode strict (the official NFT training rule) and mode equivalent
-    disagree, where only equivalent says right, and where only strict does. Empty without verdicts of mode
-    equivalent."""
-    pairs = [(verdict.outcome == "right", verdict.strict) for group in groups for verdict in group.verdicts
+def decided_by(groups: Sequence[Group], prefix: str = "") -> dict[str, float]:
+    """Four shares of the answers: where mode strict (the official NFT training rule) and mode equivalent
+    disagree, where only equivalent says right, where only strict does, and where math-verify alone says right.
+    Empty without verdicts of mode equivalent."""
+    words = [(verdict.outcome == "right", verdict.strict, verdict.reason == SECOND_OPINION)
+             for group in groups for verdict in group.verdicts
              if verdict.strict is not None and verdict.outcome != "error"]
-    if not pairs:
+    if not words:
         return {}
-    equivalent, strict = np.array(pairs).T
+    equivalent, strict, second = np.array(words).T
     return {f"{prefix}verdicts/strict_disagreement": float((equivalent != strict).mean()),
             f"{prefix}verdicts/only_equivalent": float((equivalent & ~strict).mean()),
-            f"{prefix}verdicts/only_strict": float((strict & ~equivalent).mean())}
+            f"{prefix}verdicts/only_strict": float((strict & ~equivalent).mean()),
+            f"{prefix}verdicts/second_opinion": float(second.mean())}
 
 
 def mismatch_metrics(groups: Sequence[Group]) -> dict[str, float]:
@@ -113,7 +116,6 @@ def read_metrics(path: Path) -> list[dict]:
 def draw_curves(rows: Sequence[dict], path: Path, title: str) -> None:
     """Draws curves.png: accuracy, entropy, gradient norm and lengths over the steps."""
     # Not the loss: on-policy it is 0.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     panels = {
         "accuracy": {"accuracy/all": "training answers", "evaluation/accuracy/all": "held-out questions"},
@@ -122,7 +124,6 @@ def draw_curves(rows: Sequence[dict], path: Path, title: str) -> None:
         "answer length (tokens)": {"length/all": "all", "length/right": "right", "length/wrong": "wrong"},
     }
     figure = Figure(figsize=(9, 6), layout="constrained")
-    FigureCanvasAgg(figure)
     figure.suptitle(title)
     for axes, (name, curves) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
         for key, label in curves.items():

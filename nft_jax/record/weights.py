@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from nft_jax.config import Config
@@ -48,11 +49,11 @@ class Weights(NamedTuple):
         Adapters keep their own type, and are `Adapted` parameters.
 
         They are streamed from the files to their devices. Raises InputError for files that are
-        damaged or do not fit the model."""
+        damaged or do not fit the model, and for values that are not finite."""
         if self.adapter is None:
             shapes = decoder.parameter_shapes(self.config)
             if self.run is not None:
-                return jax.tree.map(lambda array: array.astype(dtype), self._of_checkpoint(shapes, mesh))
+                return self._of_checkpoint(shapes, mesh, dtype)
             return load_params(self.folder, self.config, dtype, mesh and parameter_shardings(shapes, mesh))
         shapes = adapter_shapes(self.config, self.adapter.config)
         if self.run is not None:
@@ -68,10 +69,19 @@ class Weights(NamedTuple):
             base = load_params(self.folder, self.config, dtype, mesh and parameter_shardings(plain, mesh))
         return wrap(base, adapters, self.adapter.config)
 
-    def _of_checkpoint(self, shapes, mesh: Mesh | None) -> Any:
+    def _of_checkpoint(self, shapes, mesh: Mesh | None, dtype=None) -> Any:
+        """In `dtype`; None keeps the checkpoint's types."""
         places = SingleDeviceSharding(jax.devices()[0]) if mesh is None else parameter_shardings(shapes, mesh)
         with reading(self.home, self.run.checkpoint) as found:
-            return found.restore_params(self.step, with_shardings(shapes, places))
+            params = found.restore_params(self.step, with_shardings(shapes, places))
+        if dtype is not None:
+            params = jax.tree.map(lambda array: array.astype(dtype), params)
+        for path, array in jax.tree_util.tree_leaves_with_path(params):
+            if not jnp.isfinite(array).all():
+                name = jax.tree_util.keystr(path, simple=True, separator="/")
+                raise InputError(f"{self.home}: {name} of the checkpoint of step {self.step} has values that are not "
+                                 f"finite in {array.dtype.name}: take the checkpoint of another step.")
+        return params
 
 
 def find_weights(path: str | os.PathLike, step: int | str = LATEST, base: str | os.PathLike = "") -> Weights:

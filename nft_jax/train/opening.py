@@ -260,11 +260,11 @@ def open_run(config: Config, *, fresh: bool, fork: str = "", verifier: Verifier 
 
     Everything is closed when the block ends, except a `verifier` that was given. Raises InputError for bad input,
     SharedError where the processes do not agree, and Finished where the run has nothing left to do."""
-    config = settle(config)
     folder, asked_slots = Path(config.folder), config.rollout.slots
     # One day for all processes: they may stand in several time zones.
     today = gather(date.today().isoformat())[0]
     with together("reading its inputs"):
+        config = settle(config)
         standing = look(config, fresh=fresh, fork=fork)
         config = as_begun(config, standing)
         inputs = read_inputs(config, today)

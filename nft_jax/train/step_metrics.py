@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nft_jax.objectives.terms import summarise_terms
-from nft_jax.record.metrics import answer_metrics, mode_disagreement
+from nft_jax.record.metrics import answer_metrics, decided_by
 from nft_jax.runtime.files import replaced
 from nft_jax.runtime.writing import Writing
 from nft_jax.types import Group, TrainBatch
@@ -121,7 +121,7 @@ class Rollouts:
 
     def metrics(self, carried: int) -> dict[str, float]:
         """`carried`: how many groups are left for the next step."""
-        return answer_metrics(self.seen) | mode_disagreement(self.seen) | {
+        return answer_metrics(self.seen) | decided_by(self.seen) | {
             "groups/generated": len(self.seen), "groups/carried": carried, "tokens/generated": self.tokens,
             "groups/accepted_share": sum(group.has_signal for group in self.seen) / max(len(self.seen), 1),
             "nonfinite/logprobs": nonfinite_logprobs(self.kept)}

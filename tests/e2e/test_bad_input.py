@@ -1,5 +1,6 @@
 """A model folder that will not do is one clear error, before anything is on a device or a run folder is made."""
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -47,7 +48,33 @@ def smaller_embedding(folder):
     tensors(lambda a: a.update({"model.embed_tokens.weight": a["model.embed_tokens.weight"][:rows].copy()}))(folder)
 
 
+def instead(name, make):
+    """`make(path)` puts something else where the file was."""
+    def spoil(folder):
+        (folder / name).unlink()
+        make(folder / name)
+    return spoil
+
+
+def indexed(file):
+    """An index names this file for every tensor; the weights lie beside the folder."""
+    def spoil(folder):
+        names = list(load_file(folder / "model.safetensors"))
+        (folder / "model.safetensors").rename(folder.parent / "model.safetensors")
+        (folder / load.INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(names, file)}))
+    return spoil
+
+
 CASES = {
+    "pipe": (instead("config.json", os.mkfifo), ("config.json", "pipe")),
+    "pipe of weights": (instead("model.safetensors", os.mkfifo), ("model.safetensors", "pipe")),
+    "link": (instead("config.json", lambda path: path.symlink_to(path.name)), ("config.json",)),
+    "nested": (lambda folder: (folder / "config.json").write_text('{"a":' * 100_000), ("config.json", "nested")),
+    "outside": (indexed("../model.safetensors"), ("weight_map", "'../model.safetensors'")),
+    "no name": (indexed(None), ("weight_map", "None")),
+    "layers": (configured(num_hidden_layers=200_000_000), ("num_hidden_layers", "200000000")),
+    "template": (lambda folder: (folder / "chat_template.jinja").write_text("{{ 'a' * 10 ** 10 }}"),
+                 ("chat_template", "memory")),
     "missing": (tensors(lambda a: a.pop("model.norm.weight")), ("model.norm.weight",)),
     "extra": (tensors(lambda a: a.update(stray=np.zeros(2, np.float32))), ("stray",)),
     "shape": (tensors(lambda a: a.update({"model.norm.weight": np.zeros(3, np.float32)})),

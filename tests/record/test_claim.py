@@ -196,6 +196,17 @@ def test_what_is_not_of_a_run_is_never_touched(small_run, tmp_path, name, kind):
     assert content(tmp_path) == before
 
 
+@pytest.mark.parametrize("name", ["../mine", "/etc/passwd", "..", "", "a/b", 1, None])
+def test_a_marker_that_names_another_place_is_none(small_run, tmp_path, name):
+    folder, mine = tmp_path / "run", tmp_path / "mine"
+    mine.touch()
+    folder.mkdir()
+    (folder / MARKER).write_text(json.dumps({"names": ["model", name], "inputs": {}}))
+    with refused("workdir", folder, MARKER):
+        claim(small_run(folder), fresh=True)
+    assert mine.exists() and read_marker(folder) is None
+
+
 def test_all_that_is_in_the_way_is_listed(small_run, tmp_path):
     for name in ("metrics.jsonl", "model", "checkpoints"):
         KINDS["a folder"](tmp_path / name)

@@ -10,12 +10,13 @@ from nft_jax.config import Config
 from nft_jax.record.metrics import (
     MetricsWriter,
     answer_metrics,
+    decided_by,
     draw_curves,
     mismatch_metrics,
-    mode_disagreement,
     read_metrics,
 )
 from nft_jax.types import Verdict
+from nft_jax.verify.maths.judge import SECOND_OPINION
 
 
 @pytest.fixture
@@ -39,15 +40,17 @@ def test_answers_are_counted_once_and_averaged_over_all(groups):
     assert found["x/truncated_share"] == 0
 
 
-def test_disagreement_of_the_modes():
-    """Of three answers with a verdict, one is right in mode equivalent only."""
+def test_who_decided():
+    """Of three answers with a verdict, one is right in mode equivalent only, by math-verify's word."""
     group = make_group(0, [1.0, 1.0, 0.0, None], rng=np.random.default_rng(0))
-    assert mode_disagreement([group]) == {}                       # no verdicts of mode equivalent
+    assert decided_by([group]) == {}                       # no verdicts of mode equivalent
     words = (True, False, False, True)
-    verdicts = tuple(dataclasses.replace(v, strict=word) for v, word in zip(group.verdicts, words, strict=True))
-    assert mode_disagreement([dataclasses.replace(group, verdicts=verdicts)]) == {
+    reasons = "same string", SECOND_OPINION, "not equal", SECOND_OPINION
+    verdicts = tuple(dataclasses.replace(v, strict=word, reason=reason)
+                     for v, word, reason in zip(group.verdicts, words, reasons, strict=True))
+    assert decided_by([dataclasses.replace(group, verdicts=verdicts)]) == {
         "verdicts/strict_disagreement": pytest.approx(1 / 3), "verdicts/only_equivalent": pytest.approx(1 / 3),
-        "verdicts/only_strict": 0.0}
+        "verdicts/only_strict": 0.0, "verdicts/second_opinion": pytest.approx(1 / 3)}
 
 
 def test_means_over_nothing_are_left_out():

@@ -17,10 +17,11 @@ CASES = Path(__file__).parents[1] / "verify" / "maths" / "cases"
 
 
 class Case(NamedTuple):
-    """One row of `cases`."""
+    """One row of `cases`; `unread` says why a right spelling is refused by convention."""
     family: str
     gold: str
     response: str
+    unread: str = ""
 
 
 def box(answer: str) -> str:
@@ -32,7 +33,8 @@ def cases(name: str) -> list[Case]:
     """The rows of cases/`name`.jsonl: `right` spellings, or `hostile` answers. None was written by who wrote the
     verifier. A row has an `answer`, or a whole `response` where extraction is what it tries."""
     rows = map(json.loads, (CASES / f"{name}.jsonl").read_text().splitlines())
-    return [Case(row["family"], row["gold"], row.get("response") or box(row["answer"])) for row in rows]
+    return [Case(row["family"], row["gold"], row.get("response") or box(row["answer"]), row.get("unread", ""))
+            for row in rows]
 
 
 def is_right(gold: str, answer: str) -> bool:

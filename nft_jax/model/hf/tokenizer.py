@@ -34,7 +34,8 @@ def load_tokenizer(folder: str | os.PathLike):
 
     Raises InputError for a tokenizer or template that cannot be read or asks for too much time or memory; for
     special tokens that tokenizer.json lacks; for ids that are not those of tokenizer.json; without chat template or
-    end-of-sequence token; and for ids that the model's embedding lacks. Fewer ids than rows of it are normal."""
+    end-of-sequence token; and for ids that the model's embedding lacks. Fewer ids than rows of it are normal. An
+    added token without a row, which no prompt needs, is left out: Gemma 3's text models have one for images."""
     folder = Path(folder)
     vocab_size, file = read_config(folder).vocab_size, folder / FILE
     require_file(file, "every tokenizer is read from this file. From the older files, transformers makes it: "
@@ -45,29 +46,42 @@ def load_tokenizer(folder: str | os.PathLike):
         raise InputError(f"{folder}: the tokenizer has no eos_token, so no answer would ever end: set it in "
                          f"{SETTINGS}.")
     template = _chat_template(folder, settings)
-    expected = _tried(file, template, names)
-    from tokenizers import Tokenizer
+    tried = _tried(file, template, names)
     from transformers import PreTrainedTokenizerFast
-    plain = Tokenizer.from_file(str(file))
-    plain.no_padding()
-    plain.no_truncation()
-    _require_tokens(settings, folder / SETTINGS, plain)
-    largest = max(plain.get_vocab().values(), default=0)
-    if largest >= vocab_size:
-        raise InputError(f"{folder}: the tokenizer has ids up to {largest}, but vocab_size in config.json is "
-                         f"{vocab_size}: use the tokenizer that belongs to this model.")
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=plain, chat_template=template, clean_up_tokenization_spaces=False, **names,
-        additional_special_tokens=_other_special_tokens(settings, folder / SETTINGS))
+    plain = _plain(file, settings, (tried["largest"], *names.values()), vocab_size)
+    known = plain.get_vocab()
+    others = [text for text in _other_special_tokens(settings, folder / SETTINGS) if text in known]
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, chat_template=template, **names,
+                                        additional_special_tokens=others, clean_up_tokenization_spaces=False)
     tokenizer.name_or_path = os.path.abspath(folder)
     # Version 4 rewrites the pre-tokenizer of a file whose add_prefix_space is not its own default.
     for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
         setattr(tokenizer.backend_tokenizer, part, getattr(plain, part))
     found = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
-    if found != expected:
+    if found != tried["ids"]:
         raise InputError(f"{file}: this version of transformers makes the ids {found} of {PROBE!r}, and tokenizer.json "
-                         f"alone makes {expected}: install another version of transformers.")
+                         f"alone makes {tried['ids']}: install another version of transformers.")
     return tokenizer
+
+
+def _plain(file: Path, settings: dict, needed: Iterable[int | str], vocab_size: int):
+    """tokenizer.json as the `tokenizers` library reads it, without the added tokens that the model has no row for.
+    Raises InputError where they are `needed`, as ids or texts."""
+    from tokenizers import Tokenizer
+    plain = Tokenizer.from_file(str(file))
+    _require_tokens(settings, file.with_name(SETTINGS), plain)
+    ids = [plain.token_to_id(one) if isinstance(one, str) else one for one in needed]
+    largest = max(*ids, *plain.get_vocab(with_added_tokens=False).values())
+    if largest >= vocab_size:
+        raise InputError(f"{file.parent}: the tokenizer has ids up to {largest}, but vocab_size in config.json is "
+                         f"{vocab_size}: use the tokenizer that belongs to this model.")
+    if max(plain.get_vocab().values()) >= vocab_size:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+        raw["added_tokens"] = [one for one in raw["added_tokens"] if plain.token_to_id(one["content"]) < vocab_size]
+        plain = Tokenizer.from_str(json.dumps(raw))
+    plain.no_padding()
+    plain.no_truncation()
+    return plain
 
 
 def _settings(folder: Path) -> dict:
@@ -143,13 +157,13 @@ def _require_tokens(settings: dict, path: Path, plain) -> None:
                          "tokenizer, or remove these tokens from the settings.")
 
 
-# Digest of tokenizer.json, template and special tokens -> the ids of PROBE.
-_known: dict[str, list[int]] = {}
+# Digest of tokenizer.json, template and special tokens -> what the trial found.
+_known: dict[str, dict] = {}
 
 
-def _tried(file: Path, template: str, names: dict[str, str]) -> list[int]:
-    """The ids of PROBE by tokenizer.json alone, from a process that has tried the file and the template (`trial`).
-    Raises InputError where one of them cannot be used."""
+def _tried(file: Path, template: str, names: dict[str, str]) -> dict:
+    """What a process found that tried tokenizer.json and the template (`trial`): the `ids` of PROBE, and the `largest`
+    id that the template's texts have. Raises InputError where one of them cannot be used."""
     job = {"probe": PROBE, "template": template, "names": names}
     digest = hashlib.sha256(json.dumps(job).encode() + file.read_bytes()).hexdigest()
     if digest in _known:

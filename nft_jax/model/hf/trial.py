@@ -5,7 +5,7 @@ their own process can stop them, so this file is a program that the system ends:
 
 1. `nft_jax.model.hf.tokenizer` starts it, with the job as JSON on standard input.
 2. It limits its own CPU time and memory, and prints the name of each file before it uses the file.
-3. It prints the ids of the probe text by tokenizer.json alone.
+3. It prints the ids of the probe text by tokenizer.json alone, and the largest id that the template's texts have.
 """
 # It imports nothing of nft_jax, and starts in a moment.
 import json
@@ -14,7 +14,7 @@ import resource
 import sys
 from contextlib import suppress
 
-CPU_SECONDS, MEMORY = 30, 4 << 30
+CPU_SECONDS, MEMORY = 15, 4 << 30
 # Characters that a template may write around a short question, and the tokens of a text that was tried.
 MOST = 1_000_000
 CHATS = ([{"role": "user", "content": "1+1"}],
@@ -37,9 +37,9 @@ def main() -> None:
     print("chat_template", flush=True)
     texts = renderings(job["template"], job["names"])
     print("tokenizer.json", flush=True)
-    for size in (len(ids), *(len(tokenizer.encode(text, add_special_tokens=False).ids) for text in texts)):
-        require_short(size, "tokens")
-    print(json.dumps(ids))
+    tokens = [ids, *(tokenizer.encode(text, add_special_tokens=False).ids for text in texts)]
+    require_short(max(map(len, tokens)), "tokens")
+    print(json.dumps({"ids": ids, "largest": max((i for part in tokens[1:] for i in part), default=0)}))
 
 
 def renderings(template: str, names: dict[str, str]) -> list[str]:

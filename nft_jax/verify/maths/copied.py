@@ -23,16 +23,20 @@ Tree = str | tuple
 
 # Answers that end the search at once.
 _DONE = re.compile(r"-?[0-9]*\.?[0-9]*|[a-zA-Z]*")
+# Golds beside which an expression only explains: (C), A and D, Yes.
+_WORDS = re.compile(r"[\s($]*(?:\\(?:text|math|mbox)[a-z]*\s*\{\s*\(?[A-Za-z][^{}0-9\\$=+*/^]*\}"
+                    r"|[A-J](?:[\s,]*(?:and\s*)?[A-J])*|[A-Za-z][a-z]{2,}|[A-Za-z][a-z]+(?: [A-Za-z]+)+)[\s).$]*")
 _MATHS = re.compile(r"\$\$?(.+?)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _WORD = re.compile(r"(?<![\\A-Za-z0-9^_*/+={])[A-Za-z]{2,}(?![A-Za-z0-9^_*/+=(])")
 # What may be the unit of an answer.
 _TAIL = re.compile(r"(?<=[0-9)}\]!])\s*(?:[A-Za-z]|\\text\{[^{}]*\})(?:[A-Za-z/\s]|\^\{?[23]\}?)*$")
-_SPELLINGS = ((re.compile(r"(?<=[0-9])\s*[xX]\s*(?=[0-9])"), "*"), (re.compile(r"\{\s*([-+*/=])\s*\}"), r"\1"),
-              (re.compile(r"\\sqrt\s*\[([^\[\]]*)\]"), r"\\root{\1}"))
+_SPELLINGS = tuple((re.compile(pattern), new) for pattern, new in (
+    (r"(?<=[0-9])\s*[xX]\s*(?=[0-9])", "*"), (r"(?:\\text\s*)?\{\s*([-+*/=0-9]+)\s*\}", r"{\1}"),
+    (r"\{([-+*/=])\}", r"\1"), (r"\\sqrt\s*\[([^\[\]]*)\]", r"\\root{\1}")))
 _TOKEN = re.compile(r"\\(?:begin|end)\s*\{[a-zA-Z]*\*?\}|\\text\{[^{}]*\}|\\[a-zA-Z]+|\\."
-                    r"|[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]*\.?[0-9]+|'+|\S", re.DOTALL)
-_NAME = re.compile(r"[a-zA-Z]|\\(?!text|end)[a-zA-Z]+")
-_DIGITS = re.compile(r"[0-9,]*\.?[0-9]+")
+                    r"|[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+\.?[0-9]*|\.[0-9]+|'+|\S", re.DOTALL)
+_NAME = re.compile(r"[a-zA-Z]|\\(?!text|end|pmod)[a-zA-Z]+")
+_DIGITS = re.compile(r"[0-9][0-9,]*\.?[0-9]*|\.[0-9]+")
 _OPERAND = re.compile(rf"{_NAME.pattern}|{_DIGITS.pattern}|[\^_!]|'+")
 _SIGNS = frozenset(("+", "-", r"\pm", r"\mp"))
 _INVERSE, _MODULO = frozenset(("/", r"\div", ":")), frozenset(("%", r"\%", r"\bmod"))
@@ -43,27 +47,30 @@ _ARGUMENTS = {r"\frac": 2, r"\binom": 2, r"\root": 2, r"\sqrt": 1}
 _FUNCTION = re.compile(r"\\(?:(?:arc)?(?:sin|cos|tan)h?|sec|csc|cot|log|ln|lg|exp|max|min|gcd|lcm|det|sum|prod|lim"
                        r"|i{0,2}int|oint)")
 # These change nothing where they are not needed.
-_IDLE = frozenset(("|", r"\lfloor", r"\lceil", r"\{", r"\max", r"\min", r"\gcd", r"\lcm"))
+_IDLE = frozenset(("|", r"\lfloor", r"\lceil", r"\max", r"\min", r"\gcd", r"\lcm"))
 
 
 def copies(question: str, golds: Sequence[str], answer: str) -> bool:
     """Whether a part of an answer repeats an expression of the question. `golds` are the forms of the gold: they may
     be repeated."""
-    if not question or _DONE.fullmatch(answer) or answer in golds:
+    if not question or _DONE.fullmatch(answer) or answer in golds or any(map(_WORDS.fullmatch, golds)):
         return False
     asked = _expressions(question)
-    own = frozenset().union(*map(_expressions, golds)) if asked else asked
+    parts = _parts(answer) if asked else ()
+    own = frozenset().union(*map(_expressions, golds))
 
     def repeated(tree: Tree) -> bool:
         if _head(tree) == "=":
-            members = [member for member in tree[1::2] if not _is_name(member)]
+            copied = set(filter(repeated, tree[1::2]))
             # x = 17+25-8 adds a name only; 17+25-8 = 34 says more.
-            if set(tree[2::2]) == {"="} and members and all(map(repeated, members)):
+            if copied and not _is_inequality(tree) and all(map(_is_name, copied.symmetric_difference(tree[1::2]))):
                 return True
-            return tree in asked and own.isdisjoint((tree, *members))
+            # An inequality beside something else is its condition.
+            is_condition = _is_inequality(tree) and not all(map(_is_inequality, parts))
+            return tree in asked and own.isdisjoint((tree, *tree[1::2])) and not is_condition
         return (tree in asked and tree not in own) or (_head(tree) in _IDLE and repeated(tree[-1]))
 
-    return bool(asked) and any(map(repeated, _parts(answer)))
+    return any(map(repeated, parts))
 
 
 @lru_cache(maxsize=4096)
@@ -80,14 +87,13 @@ def _expressions(text: str) -> frozenset[Tree]:
 
 @lru_cache(maxsize=16384)
 def _parts(answer: str) -> tuple[Tree, ...]:
-    """The open expressions that an answer consists of, by every way to read it."""
+    """The expressions that an answer consists of, by every way to read it."""
     if len(answer) > LONGEST_ANSWER:
         return ()
     text = normalise(answer)
     readings = [_Reader(each) for each in dict.fromkeys((text, _TAIL.sub("", text), _WORD.sub(";", text)))]
     readings += [_Reader(reader.text, cancel=True) for reader in readings if reader.cancels]
-    parts = (part for reader in readings for tree in reader.trees for part in _members(tree))
-    return tuple(dict.fromkeys(part for part in parts if _is_open(part)))
+    return tuple(dict.fromkeys(part for reader in readings for tree in reader.trees for part in _members(tree)))
 
 
 def _members(tree: Tree) -> list[Tree]:
@@ -99,15 +105,19 @@ def _head(tree: Tree) -> str:
     return tree[0] if isinstance(tree, tuple) else ""
 
 
+def _is_inequality(tree: Tree) -> bool:
+    return _head(tree) == "=" and set(tree[2::2]) != {"="}
+
+
 def _is_number(tree: Tree) -> bool:
     return isinstance(tree, str) and tree[0].isdecimal()
 
 
 def _is_name(tree: Tree) -> bool:
-    """x, x_1, AB, f(t)."""
-    if _head(tree) == "*":
-        return _is_name(tree[1]) and not _is_open(tree)
-    return _head(tree) == "name" or (isinstance(tree, str) and not _is_number(tree))
+    """x, x_1, AB, f(2), m+n, |z|."""
+    if _head(tree) == "*" and not _is_open(tree):
+        return _is_name(tree[1])
+    return _head(tree) == "name" or not re.search("[0-9]", str(tree))
 
 
 def _is_open(tree: Tree) -> bool:
@@ -117,7 +127,7 @@ def _is_open(tree: Tree) -> bool:
         return False
     if head == "/":
         return not _is_number(tree[1])
-    if head in ("-", ",", "=", r"\{"):
+    if head in ("-", ",", "="):
         return any(map(_is_open, tree[1:]))
     if head != "*":
         return True

@@ -177,6 +177,31 @@ def test_settings_that_name_tokens_that_the_file_lacks(settings, said, tmp_path)
     assert "<|t3|>" not in str(caught.value)
 
 
+def test_an_added_token_without_a_row_is_left_out_unless_prompts_need_it(tmp_path):
+    """Gemma 3 1B has 262,144 rows, and its tokenizer has one more id, for images."""
+    made = backend("byte")
+    made.add_special_tokens(["<image_soft_token>"])
+    size = made.get_vocab_size() - 1
+    settings = {"extra_special_tokens": {"image_token": "<image_soft_token>"},
+                "added_tokens_decoder": {str(size): {"content": "<image_soft_token>"}}}
+
+    def folder(rows, **more):
+        path = folder_of(tmp_path / "folder", made, **settings, **more)
+        raw = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps({**raw, "vocab_size": rows}))
+        return path
+
+    whole, without = hf.load_tokenizer(folder(size + 1)), hf.load_tokenizer(folder(size))
+    text = "17 <|im_end|><image_soft_token> 25"
+    assert max(whole(text)["input_ids"]) == size and max(without.get_vocab().values()) == size - 1
+    assert max(without(text)["input_ids"]) < size and without.decode(without(text)["input_ids"]) == text
+    for more in ({"eos_token": "<image_soft_token>"}, {"chat_template": "{{ messages[0].content }}<image_soft_token>"}):
+        with refused("vocab_size", size):
+            hf.load_tokenizer(folder(size, **more))
+    with refused("vocab_size", size - 1):
+        hf.load_tokenizer(folder(size - 1))
+
+
 def test_of_several_templates_the_default_one_is_taken(tmp_path):
     several = [{"name": "tool_use", "template": "tools"}, {"name": "rag", "template": "rag"}]
     folder = folder_of(tmp_path / "folder", backend("byte"), chat_template=several)
