@@ -1,14 +1,9 @@
 """Terms that any objective can be trained with: a KL penalty, an entropy bonus, weights against the sampler's
-mismatch. `TermsConfig` says which are on.
+mismatch. `TermsConfig` says which are on; terms that are off add nothing to the compiled step. A token's loss is
 
-1. `answers_in_loss` leaves truncated answers out.
-2. `mismatch_weights` weighs the tokens of an answer on the host: constants, multiplied into the batch's weights.
-3. `term_losses` adds the terms inside the compiled step, where terms that are off add nothing. A token's loss is
+    mismatch weight * (the objective's token loss + kl_weight * KL estimate - entropy_weight * entropy)
 
-       mismatch weight * (the objective's token loss + kl_weight * KL estimate - entropy_weight * entropy)
-
-   and is reduced like the objective's loss (`token_weights`). `kl_ratio` multiplies the estimate (`with_ratio`).
-4. `tally_terms`, `summarise_terms` and `answer_terms` are the metrics.
+and is reduced like the objective's loss (`token_weights`). `kl_ratio` multiplies the estimate (`with_ratio`).
 """
 import math
 from collections.abc import Sequence
