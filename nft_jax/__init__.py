@@ -1,13 +1,6 @@
 """Negative-aware Fine-Tuning in JAX (H. Chen et al., arXiv 2505.18116).
 
-The public names, and the module that each lives in:
-
-    import nft_jax
-
-    policy = nft_jax.load("nano")                                  # the model that comes with the package
-    answers = nft_jax.sample(policy, ["17+25-8"], num_samples=4)
-    verdicts = nft_jax.verify([a.text for a in answers], ["34"] * 4)
-    nft_jax.train(nft_jax.Config(steps=10))
+The public names, and the module that each lives in. README.md shows them in use.
 
 Importing the package loads none of them (PEP 562): a name is loaded when it is first used. So `--help` answers
 without jax, and the verifier's workers never load jax.

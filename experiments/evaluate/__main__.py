@@ -44,7 +44,6 @@ class Which:
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(AnswerConfig):
-    """The flags of the command."""
     suite: str = "math"
     """math, paper, or names of sets with commas; NAME=FILE are questions of your own."""
     data: Files = field(default_factory=Files)

@@ -1,2 +1,1 @@
-"""What studies, sweeps and comparisons share. `study` declares a study, runs it and draws it: copy a module of
-`experiments.studies` to add one."""
+"""What studies, sweeps and comparisons share. To add a study, copy a module of `experiments.studies`."""

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from experiments.harness.results import ACCURACY, ENTROPY, Mean, Measures, at
@@ -15,7 +14,6 @@ def curve_figure(rows: int, columns: int, size: tuple[float, float], title: str 
                  sharey: bool = False) -> tuple[Figure, list[Axes]]:
     """A figure of `size` inches, drawn without a window, and its panels, row by row, each with a grid."""
     figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
     if title:
         figure.suptitle(title)
     panels = list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat)

@@ -1,10 +1,5 @@
 """The benchmark's workloads for other libraries. How to compare: `experiments/benchmark/README.md`.
 
-    common       model shapes, prompts, lengths, seeds, timing, the JSON line: the one definition (numpy only)
-    hf           transformers' `generate`, and a plain torch training loop
-    trl_grpo     TRL's GRPOTrainer, end to end
-    tunix        Tunix's sampler
-
 Each library has a virtual environment of its own, because their pins contradict each other:
 
     python3 -m venv ~/hf    && ~/hf/bin/pip install "torch==2.13.0" "transformers==5.23.0" accelerate

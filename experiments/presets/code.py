@@ -23,7 +23,6 @@ from experiments.quickstart import QUICKSTART
 from nft_jax.cli import Arguments
 from nft_jax.config import DataConfig, PolicyConfig, VerifierConfig
 
-NANO = "nano"
 BASE, DATA = Path("runs/code_nano_base"), Path("runs/code_nano_data")
 CLEAN_UPDATES, MIXED_UPDATES = 350, 150
 PRESET = replace(
@@ -50,10 +49,10 @@ def prepared(parsed: Arguments) -> Arguments:
             write_questions(DATA / f"{split}.jsonl", stack_programs.questions(split, count))
     if Path(config.policy.path) == BASE and not BASE.exists():
         if parsed.dry_run:
-            return parsed._replace(config=replace(config, policy=replace(config.policy, path=NANO)))
+            return parsed._replace(config=replace(config, policy=replace(config.policy, path="nano")))
         import nft_jax
         from experiments.nano.warm_up import warm_up
         clean, mixed = stack_programs.attempts(0, imperfect=False), stack_programs.attempts(1, imperfect=True)
-        nft_jax.save(warm_up(nft_jax.load(NANO), lambda index: clean if index < CLEAN_UPDATES else mixed,
+        nft_jax.save(warm_up(nft_jax.load("nano"), lambda index: clean if index < CLEAN_UPDATES else mixed,
                              CLEAN_UPDATES + MIXED_UPDATES, rate=2e-3), BASE)
     return parsed

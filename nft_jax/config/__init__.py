@@ -32,11 +32,6 @@ from nft_jax.config.training import (
     TermsConfig,
 )
 
-__all__ = ["MESHES", "AdapterConfig", "AnswerConfig", "BatchConfig", "CheckpointConfig", "Config", "DataConfig",
-           "DecodingConfig", "EvaluationConfig", "GuardConfig", "LossAgg", "MeshConfig", "ObjectiveConfig",
-           "OptimizerConfig", "PolicyConfig", "PromptWeight", "Ratio", "Remat", "RolloutConfig", "SamplingConfig",
-           "TermsConfig", "VerifierConfig", "WriterName", "flat"]
-
 WriterName = Literal["tensorboard", "wandb", "trackio"]
 
 

@@ -151,8 +151,8 @@ class VerifierConfig(Checked, prefix="verifier."):
     memory_mb: int = 2048
     """Address space of a worker, in MiB."""
     allow_weak_sandbox: bool = False
-    """Run the model's programs (reward code) even where bubblewrap is missing, with resource limits
-    only. That is no sandbox: the programs can then read your files."""
+    """Run the model's programs (reward code) even where bubblewrap is missing, with limits and a filter of
+    system calls only. That is no sandbox: the programs can then read your files."""
 
     def __post_init__(self):
         self.require(bool(self.reward), "reward", "name a reward; the default is math.")

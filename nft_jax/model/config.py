@@ -1,12 +1,10 @@
 """The shape of a decoder, and how its passes are computed. Families differ in data: see `model.hf.families`."""
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+from jax.sharding import Mesh
 
 from nft_jax.config import Remat
-
-if TYPE_CHECKING:
-    from jax.sharding import Mesh
-
 
 Attention = Literal["xla", "cudnn", "splash"]
 
@@ -70,7 +68,7 @@ class Compute:
     dtype: Literal["float32", "bfloat16"] = "float32"     # activations and matrix products
     remat: Remat = "none"                                 # what the backward pass recomputes: see `hidden_states`
     attention: Attention = "xla"                          # of whole sequences: see `kernels.choose_attention`
-    mesh: "Mesh | None" = None                            # places of the arrays; None: one device, or left to XLA
+    mesh: Mesh | None = None                              # places of the arrays; None: one device, or left to XLA
 
 
 FLOAT32 = Compute()

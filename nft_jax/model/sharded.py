@@ -1,10 +1,6 @@
 """A layer on a device mesh.
 
-1. `look_up` embeds the tokens without moving the table.
-2. `layer_weights` gathers one layer's weights when the scan reaches the layer.
-3. `over_mesh` gives each device its rows, heads and queries of the attention.
-
-All three are written out because XLA, left alone, gathers queries and weights that it need not.
+Its pieces are written out because XLA, left alone, gathers queries and weights that it need not.
 Without a mesh, and on one device, they do nothing.
 """
 from collections.abc import Callable

@@ -116,7 +116,6 @@ def read_metrics(path: Path) -> list[dict]:
 def draw_curves(rows: Sequence[dict], path: Path, title: str) -> None:
     """Draws curves.png: accuracy, entropy, gradient norm and lengths over the steps."""
     # Not the loss: on-policy it is 0.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     panels = {
         "accuracy": {"accuracy/all": "training answers", "evaluation/accuracy/all": "held-out questions"},
@@ -125,7 +124,6 @@ def draw_curves(rows: Sequence[dict], path: Path, title: str) -> None:
         "answer length (tokens)": {"length/all": "all", "length/right": "right", "length/wrong": "wrong"},
     }
     figure = Figure(figsize=(9, 6), layout="constrained")
-    FigureCanvasAgg(figure)
     figure.suptitle(title)
     for axes, (name, curves) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
         for key, label in curves.items():

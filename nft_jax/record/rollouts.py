@@ -21,9 +21,8 @@ SCHEMA = pa.schema([
     ("reference_logprobs", pa.list_(pa.float32())),
 ])
 # Columns that an answer has only once it is judged, or scored.
-JUDGED = ("extracted", "outcome", "reward", "reason", "group_accuracy", "kept", "old_logprobs",
-          "reference_logprobs")
 SCORED = ("old_logprobs", "reference_logprobs")
+JUDGED = ("extracted", "outcome", "reward", "reason", "group_accuracy", "kept", *SCORED)
 ANSWERS = pa.schema([field for field in SCHEMA if field.name not in JUDGED])
 
 

@@ -1,9 +1,6 @@
 """Copies of a run's metrics beside `metrics.jsonl`: TensorBoard, Weights & Biases, trackio (`config.writers`).
 
-1. `require_writers` refuses a writer whose package is not installed, before anything is read.
-2. `open_writers` opens the writers of a run; only then are their packages imported.
-3. `Mirror` hands rows to a writer in a thread, so a tracker's server may be away without costing
-   the run anything."""
+A tracker's server may be away without costing the run anything: see `Mirror`."""
 import json
 import os
 import secrets

@@ -1,9 +1,4 @@
-"""The sample of answers on the page. The numbers of an answer's tokens are packed into strings.
-
-1. `choose` draws rows of the runs' tables, spread over runs and steps;
-2. `read_answers` reads these rows, and prepares the answers that were trained on;
-3. `answer_coefficients` computes how hard each of their tokens was pushed;
-4. `row_of` packs an answer, the texts of its tokens and their numbers."""
+"""The sample of answers on the page. The numbers of an answer's tokens are packed into strings."""
 import base64
 from collections.abc import Sequence
 from dataclasses import fields, replace

@@ -103,18 +103,12 @@ def admit(state: DecodeState, entries, slots, source, token, length, stream, lim
     def put(old, new):
         return old.at[slots].set(new.astype(old.dtype), mode="drop")
 
-    return DecodeState(
-        cache=[tuple(jax.tree.map(lambda ring, new, axis=axis: lay(ring, new, axis), *pair)
-                     for axis, *pair in zip(RING_AXES, layer, new, strict=True))
-               for layer, new in zip(state.cache, entries, strict=True)],
-        write_index=state.write_index,
-        length=put(state.length, length),
-        token=put(state.token, token),
-        generated=put(state.generated, jnp.zeros_like(length)),
-        limit=put(state.limit, limit),
-        stream=put(state.stream, stream),
-        active=put(state.active, jnp.ones_like(length, bool)),
-    )
+    cache = [tuple(jax.tree.map(lambda ring, new, axis=axis: lay(ring, new, axis), *pair)
+                   for axis, *pair in zip(RING_AXES, layer, new, strict=True))
+             for layer, new in zip(state.cache, entries, strict=True)]
+    new = {"length": length, "token": token, "generated": jnp.zeros_like(length), "limit": limit, "stream": stream,
+           "active": jnp.ones_like(length, bool)}
+    return state._replace(cache=cache, **{name: put(getattr(state, name), value) for name, value in new.items()})
 
 
 def grow_layer(layer, write_index, capacity: int):

@@ -24,13 +24,13 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from nft_jax.config import DecodingConfig, SamplingConfig
 from nft_jax.model import decoder
 from nft_jax.model.adapter import is_wrapped, merge
 from nft_jax.model.config import FLOAT32, Compute, ModelConfig
-from nft_jax.model.parameters import parameter_shardings
+from nft_jax.model.parameters import ARRAYS, parameter_shardings
 from nft_jax.model.quantise import quantise_matrices
 from nft_jax.rollout.cache import (
     DecodeState,
@@ -47,7 +47,7 @@ from nft_jax.rollout.ends import Ends
 from nft_jax.rollout.sampling import Sampled, SamplingParams, sample_tokens, uniforms
 from nft_jax.rollout.schedule import INERT, Admission, Schedule
 from nft_jax.runtime.compilation import Program, with_shardings
-from nft_jax.runtime.mesh import data_parallel_size, host_mesh, hosts, sharding
+from nft_jax.runtime.mesh import RULES, data_parallel_size, host_mesh, hosts, sharding
 from nft_jax.types import InputError, Prompt, Rollout
 
 PLAIN = SamplingConfig()
@@ -72,24 +72,14 @@ def decode_weights(params, compute: Compute, weight_dtype: Stored):
 
 def decode_weight_shardings(model: ModelConfig, mesh: Mesh, weight_dtype: Stored):
     """Shardings of `decode_weights`: over `tensor` only, so that a decode step gathers no weights."""
-    def over_tensor_only(placement: NamedSharding) -> NamedSharding:
-        axes = [[axis for axis in (part if isinstance(part, tuple) else (part,)) if axis == "tensor"]
-                for part in placement.spec]
-        return NamedSharding(mesh, PartitionSpec(*(axis[0] if axis else None for axis in axes)))
+    def place(path, x):
+        name = next(key.key for key in reversed(path) if isinstance(key, jax.tree_util.DictKey))
+        # kv heads are whole where `tensor` exceeds them, and so are the axes of size 1 of a quantised matrix's scale.
+        return sharding(mesh, *(axis if RULES[axis] == ("tensor",) and size % mesh.shape["tensor"] == 0 else None
+                                for axis, size in zip(ARRAYS[name].logical_axes, x.shape, strict=True)))
 
-    placed = jax.tree.map(over_tensor_only, parameter_shardings(decoder.parameter_shapes(model), mesh))
-    # Parameters stack the layers along their first axis; decoding has every layer by itself.
-    layer = {name: NamedSharding(mesh, PartitionSpec(*place.spec[1:])) for name, place in placed["layers"].items()}
-    shapes = jax.eval_shape(partial(decode_weights, compute=FLOAT32, weight_dtype=weight_dtype),
-                            decoder.parameter_shapes(model))
-
-    def fit(shape, place: NamedSharding):
-        # The scale of a quantised matrix has axes of size 1, which cannot be split.
-        return jax.tree.map(lambda x: NamedSharding(mesh, PartitionSpec(*(
-            None if size == 1 else axis for size, axis in zip(x.shape, place.spec, strict=False)))), shape)
-
-    return placed | {"layers": [{name: fit(leaf, layer[name]) for name, leaf in weights.items()}
-                                for weights in shapes["layers"]]}
+    return jax.tree_util.tree_map_with_path(place, jax.eval_shape(
+        partial(decode_weights, compute=FLOAT32, weight_dtype=weight_dtype), decoder.parameter_shapes(model)))
 
 
 def prefill(params, model: ModelConfig, compute: Compute, length: int, quantised: bool, tokens, lengths):

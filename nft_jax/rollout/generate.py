@@ -22,7 +22,6 @@ from nft_jax.runtime.terminal import one_paragraph_errors
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(AnswerConfig):
-    """The flags of the command."""
     prompts: str
     """Questions, as data.source."""
     out: Path

@@ -1,12 +1,9 @@
 """One run, many processes: how they find each other, exchange values, and end together.
 
-1. `initialise` reads from the environment whether there are other processes: our variables, SLURM,
-   Open MPI, a TPU pod, or a Kubernetes JobSet. It meets them at the coordinator's address (`meet`)
-   and starts `jax.distributed`. It does nothing if the environment names no others.
+1. `initialise` finds the other processes that the environment names, meets them (`meet`) and starts `jax.distributed`.
 2. `together` is for work that one process may fail at alone, such as reading inputs: all succeed, or all stop.
 3. `gather` gives every process the values of all.
-4. `ends_together` is for every other error. The process that fails ends at once. The others would
-   wait for it in a collective, so they show its error and end too (`nft_jax.runtime.stops`).
+4. `ends_together` is for every other error: all show it and end (`nft_jax.runtime.stops`).
 
 With one process all of these do nothing. This module does not import jax: the command line reads it first."""
 import json
@@ -295,10 +292,7 @@ def process_count() -> int:
 
 def is_first() -> bool:
     """Whether this is process 0, which writes what only one process may write."""
-    if process_count() == 1:
-        return True
-    import jax
-    return jax.process_index() == 0
+    return process_count() == 1 or sys.modules["jax"].process_index() == 0
 
 
 def gather(value: Any) -> list:

@@ -5,8 +5,8 @@ The gold of a task is JSON:
     {"entry": "f", "tests": [{"args": [1, 2], "expected": 3}, ...]}          a function
     {"tests": [{"stdin": "1 2\\n", "expected": "3\\n"}, ...]}                 a program
 
-Optional: "seconds" of wall clock for each test (1), and "tolerance", relative and absolute, for floats (1e-9).
-verifier.deadline must leave room for all tests of a task (10 s, say).
+Optional: "seconds" of wall clock for each test (1), and "tolerance" for floats (1e-9): relative to the expected value,
+absolute where 0.0 is expected. verifier.deadline must leave room for all tests of a task (10 s, say).
 
 Expected values never enter the sandbox. Only plain JSON comes out of it, and it is compared here: nothing that
 a submission prints, overrides or exits with can pass a test.
@@ -45,7 +45,10 @@ def same(value, expected, tolerance: float = TOLERANCE) -> bool:
             return False
         if isinstance(expected, int) or value == expected:
             return value == expected
-        return math.isclose(value, expected, rel_tol=tolerance, abs_tol=tolerance)
+        try:
+            return math.isclose(value, expected, rel_tol=tolerance, abs_tol=0 if expected else tolerance)
+        except OverflowError:         # an integer beyond the floats
+            return False
     if isinstance(expected, list):
         return type(value) is list and len(value) == len(expected) and \
             all(same(each, wanted, tolerance) for each, wanted in zip(value, expected, strict=True))
@@ -54,9 +57,10 @@ def same(value, expected, tolerance: float = TOLERANCE) -> bool:
 
 
 def same_output(value, expected: str) -> bool:
-    """Whether a program printed the expected text, white space at the end of lines and of the text aside."""
+    """Whether a program printed the expected text, blanks at the end of lines and of the text aside. A line ends
+    with a line feed, or a carriage return and one; no other character ends it."""
     def lines(text: str) -> list[str]:
-        return [line.rstrip() for line in text.rstrip().splitlines()]
+        return [line.rstrip(" \t") for line in text.replace("\r\n", "\n").rstrip(" \t\n").split("\n")]
     return isinstance(value, str) and lines(value) == lines(expected)
 
 
@@ -64,7 +68,7 @@ def check_task(gold: str) -> str | None:
     """None when a gold is a usable task, else the reason."""
     try:
         task = json.loads(gold)
-    except ValueError as problem:
+    except (ValueError, RecursionError) as problem:
         return f"the tests are not JSON ({problem})"
     tests = task.get("tests") if isinstance(task, dict) else None
     if not isinstance(tests, list) or not tests:
@@ -80,8 +84,8 @@ def check_task(gold: str) -> str | None:
             return f"the expected output of a program is text: {test!r:.100}"
     for name in ("seconds", "tolerance"):
         value = task.get(name, 1)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-            return f"{name} is {value!r}, not a positive number"
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e6:
+            return f"{name} is {value!r:.50}, not a positive number below a million"
     return None
 
 
