@@ -62,7 +62,9 @@ def read_json(path: Path) -> dict:
         value = json.loads(path.read_text(encoding="utf-8"))
     except RecursionError:
         raise InputError(f"{path} is nested too deep to be read: download or copy it again.") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): see to its permissions.") from None
+    except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({error}): download or copy it again.") from None
     if not isinstance(value, dict):
         raise InputError(f"{path} holds a {type(value).__name__}: it must be a JSON object.")
