@@ -106,7 +106,7 @@ def _load_judge(home: tuple[str, str] | None, allow_weak_sandbox: bool) -> tuple
         reward.prepare(allow_weak_sandbox)
     if reward is None or reward.symbolic:
         try:
-            from nft_jax.verify.maths.symbolic import warm_up
+            from nft_jax.verify.maths.algebra import warm_up
             warm_up()
         except ImportError as problem:
             raise InputError(f"{type(problem).__name__}: {problem}. Install math-verify[antlr4-13-2] (pip install -r "
