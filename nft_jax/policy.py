@@ -54,10 +54,10 @@ def load(path: str | os.PathLike, *, dtype="float32", mesh: Mesh | None = None,
     mesh: of `nft_jax.runtime.mesh.make_mesh`; the parameters are split over it as in training.
 
     Before weights are on a device, raises InputError for: no such folder; an architecture or feature that is not
-    implemented; tensors missing or of the wrong shape; files cut short; a tokenizer without chat template or
-    end-of-sequence token, or with more ids than the embedding; sizes that the mesh does not divide; a run without
-    such a checkpoint; `step` for a folder that is no run's; an adapter with an option that is not implemented, that
-    does not fit its base, or that was trained on another one."""
+    implemented; tensors missing or of the wrong shape; files cut short; whatever `load_tokenizer` refuses; sizes that
+    the mesh does not divide; a run without such a checkpoint; `step` for a folder that is no run's; an adapter with
+    an option that is not implemented, that does not fit its base, or that was trained on another one. Values that
+    are not finite are refused as they are read."""
     weights = find_weights(path, step, base)
     tokenizer, day = load_tokenizer(weights.folder), weights.run.data.date if weights.run else ""
     return Policy(weights.config, weights.read(dtype, mesh), tokenizer, eos_token_ids(weights.folder, tokenizer), mesh,

@@ -15,6 +15,9 @@ for:
     prompts of 2,048 and answers of 14,336 tokens
     evaluation at temperature 0.6, as the paper says for this model; its scripts say 1.0 (--evaluation.temperature 1.0)
 
+    loss.constant_length 16,000: 16 x 8 H100 by the official README, of which the 8 GPUs of a node share their answers
+    (sp_size 8 in train_32B.sh) and count as one data-parallel rank. Without sequence parallelism: 128,000
+
 The official scripts suggest trying --loss.neg-weight 0.5 at this size; the paper's number is with 1.
 """
 from dataclasses import replace
@@ -36,5 +39,6 @@ def _with_32b(config: Config, name: str) -> Config:
     )
 
 
-OFFICIAL = _with_32b(seven.OFFICIAL, "qwen2_5_32b_official")
+OFFICIAL = replace(_with_32b(seven.OFFICIAL, "qwen2_5_32b_official"),
+                   loss=replace(seven.OFFICIAL.loss, constant_length=16_000.0))
 RECOMMENDED = _with_32b(seven.RECOMMENDED, "qwen2_5_32b")

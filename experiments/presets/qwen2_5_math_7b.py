@@ -20,10 +20,16 @@ average `evaluation/accuracy/all`. The temperature is 1.0 as the paper says; its
 (--evaluation.temperature 0.6). A checkpoint is measured by python -m experiments.evaluate --model
 RUN --suite paper.
 
-What the official code (https://github.com/NVlabs/NFT) does and `official` does not:
+The official code (https://github.com/NVlabs/NFT) sums the loss of a rank's answers, divides it by 1,000, and averages
+gradients over its data-parallel ranks. So a run on N of them is our loss.constant_length 1000 N, on any devices. Its
+README says 4 x 8 H100 for this model: `official` has 32,000. The paper says 64 GPUs: --loss.constant-length 64000. With
+1,000 the gradient's norm is N times as large, which clipping at 1.0 feels.
 
-    warm-up           starts at rate 0; ours at a tenth
-    loss's scale      depends on the number of GPUs and micro-batches; ours does not
+What the official code does and `official` does not:
+
+    warm-up           by steps: rate 0 for the whole first step, then k/10 of it within step k. Ours is by updates: a
+                      tenth at the first, then linear, and the full rate from update 160 on
+    loss's scale      depends on the number of GPUs; ours does not
     reference model   runs, and its KL is multiplied by 0; ours does not run
     surplus groups    are thrown away; ours are carried over with their log-probs
     sampling          10 batches of 1,536 prompts at most, then it aborts; ours 30 of 512, then it trains on
@@ -35,8 +41,8 @@ What the official code (https://github.com/NVlabs/NFT) does and `official` does 
 
 `recommended` differs from `official` in:
 
-    loss.loss_agg         token_mean for sum / 1000: the gradient's norm, and so what clipping does, then does not
-                          depend on the length of the answers
+    loss.loss_agg         token_mean for a sum over a constant (loss.constant_length): the gradient's norm, and so
+                          what clipping does, then does not depend on the length of the answers
     verifier.mode         equivalent for strict: an answer that means the same as the gold is right, and a right box
                           further than 100 characters from the end counts
     evaluation.every      10 for 2, and checkpoint.every likewise: 4,647 answers and 91 GB each time
@@ -60,7 +66,7 @@ OFFICIAL = c.Config(
                           slots=512, max_generation_batches=30),
     verifier=c.VerifierConfig(mode="strict", workers=16),
     loss=c.ObjectiveConfig(epsilon=1.0, prompt_weight="1-r", neg_weight=1.0, loss_agg="constant",
-                         constant_length=1000.0),
+                         constant_length=32_000.0),
     batch=c.BatchConfig(updates_per_step=16, rows_per_micro_batch=8),
     optimizer=c.OptimizerConfig(learning_rate=1e-6, warmup_updates=160, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.1,
                               clip_norm=1.0),
@@ -72,7 +78,7 @@ RECOMMENDED = replace(
     OFFICIAL,
     name="qwen2_5_math_7b",
     verifier=replace(OFFICIAL.verifier, mode="equivalent"),
-    loss=replace(OFFICIAL.loss, loss_agg="token_mean"),
+    loss=replace(OFFICIAL.loss, loss_agg="token_mean", constant_length=c.ObjectiveConfig().constant_length),
     checkpoint=c.CheckpointConfig(every=10, keep=4),
     evaluation=replace(OFFICIAL.evaluation, every=10),
 )

@@ -59,7 +59,7 @@ def needs(preset: str, topology, flags: str) -> Needs:
     sketch = estimate_of(config, model, topology)
     memory, e, plan, rows = sketch.memory, sketch.estimate, sketch.plan, sketch.plan.longest.rows
     config, mesh = plan.config, dict(plan.mesh.shape)
-    state = memory.parameters + memory.moments
+    state = memory.parameters + memory.moments + memory.base
     decoding = memory.weights + memory.cache + memory.entries + memory.temporaries["decode"].at(sketch.sampler.slots)
     tokens = config.groups_per_update * config.rollout.samples_per_prompt * (
         sketch.assumed.prompt_tokens + sketch.assumed.answer_tokens)

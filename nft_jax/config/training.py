@@ -111,7 +111,8 @@ class ObjectiveConfig(Checked, prefix="loss."):
     loss_agg: LossAgg | None = None
     """Reduction: mean over tokens, mean over sequences of their token means, or sum / constant_length."""
     constant_length: float = 1000.0
-    """Denominator of loss_agg "constant" (Dr. GRPO and the official NFT code use 1000)."""
+    """Denominator of loss_agg "constant": 1000 in Dr. GRPO. The official NFT code divides by 1000 and averages over
+    its data-parallel ranks, which is 1000 times their number here."""
 
     def __post_init__(self):
         self.require(0 < self.epsilon < math.inf, "epsilon",
@@ -136,6 +137,9 @@ class TermsConfig(Checked, prefix="terms."):
     """The estimate of a token's KL divergence that is the loss. k2 has the gradient of KL(policy ||
     reference). k3, GRPO's, has the gradient of KL(reference || policy). The gradient of k1 is noise of
     mean zero (for comparison)."""
+    kl_ratio: bool = False
+    """Multiplies the estimate by the token's ratio pi / pi_old, as TRL's use_bias_correction_kl does. With k3, the
+    gradient is then of KL(policy || reference), for tokens of an older policy too."""
     reference: str = ""
     """Folder or hub name of the reference, a model of the policy's architecture and vocabulary; empty =
     policy.path, the model that the run started from."""

@@ -19,8 +19,6 @@ PLACEHOLDERS = frozenset(("proof", "notfound", "not found", "n/a", "nan", "null"
 LONGEST_ANSWER = 200
 """Characters of a text without a box that can pass for an answer."""
 _TAGS = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-# \boxed 2 is read as TeX does where nothing else can be meant.
-_BARE_BOX = re.compile(r"\\boxed\s+([0-9a-zA-Z])(?![0-9a-zA-Z.,^_({])")
 
 
 class Unusable(Exception):
@@ -102,7 +100,7 @@ def read_gold(row: dict) -> str:
 
 
 def _final_answer(name: str, text: str) -> str:
-    text = _BARE_BOX.sub(r"\\boxed{\1}", (_TAGS.findall(text) or [text])[-1])
+    text = (_TAGS.findall(text) or [text])[-1]
     if text.strip() == "None" or text.strip().casefold() in PLACEHOLDERS:
         raise Unusable("placeholder", f"{name} is {text.strip()!r}, which stands for a missing answer (where it is the "
                        "answer, write it as \\text{...})")

@@ -4,9 +4,11 @@
     params = wrap(base, adapters, config)           in place of parameters, wherever a pass takes them
     params = merge(params, dtype)                   plain arrays again: W + scale * A B
 
-The decoder's product with a matrix knows `Adapted`; so does the sharding table (`parameters.part_axes`). Nothing else
-does. A matrix [in, out] has A [in, r] and B [r, out], where `in` and `out` stand for all its axes:
-query [layers, D, H, E] has A [layers, D, r] and B [layers, r, H, E].
+The decoder's product with a matrix knows `Adapted`, and so does the sharding table (`parameters.part_axes`). The head
+asks whether it is frozen, and the sampler merges.
+
+A matrix [in, out] has A [in, r] and B [r, out], where `in` and `out` stand for all its axes: query [layers, D, H, E]
+has A [layers, D, r] and B [layers, r, H, E].
 """
 from __future__ import annotations
 

@@ -3,7 +3,7 @@ mismatch. `TermsConfig` says which are on; terms that are off add nothing to the
 
     mismatch weight * (the objective's token loss + kl_weight * KL estimate - entropy_weight * entropy)
 
-and is reduced like the objective's loss (`token_weights`).
+and is reduced like the objective's loss (`token_weights`). `kl_ratio` multiplies the estimate (`with_ratio`).
 """
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from nft_jax.config import TermsConfig
 from nft_jax.types import Group
 
 OFF = TermsConfig()
-MAX_LOG_RATIO = 10.0      # beyond it k3 continues as a straight line
+MAX_LOG_RATIO = 10.0      # beyond it k3 continues as a straight line, and a ratio is constant
 
 
 def kl_estimate(kind: Literal["k1", "k2", "k3"], logprobs: Array, reference_logprobs: Array) -> Array:
@@ -95,14 +95,28 @@ def answer_terms(weights: Sequence[np.ndarray | float], judged: int, terms: Term
     return metrics
 
 
-def term_losses(terms: TermsConfig, logprobs: Array, entropy: Array, reference_logprobs: Array | None) -> dict:
+def with_ratio(estimate: Array, logprobs: Array, old_logprobs: Array) -> Array:
+    """R times an estimate of the KL divergence, any shape, with the token's ratio R = exp(logprobs - old_logprobs).
+
+    Its derivative by logprobs is R (estimate + the estimate's derivative): for k3, -R d. Tokens of the old policy
+    then give exactly grad KL(policy || reference), and R k3 is an unbiased value, given the tokens before. Beyond a
+    log-ratio of 10, R is constant.
+
+    `use_bias_correction_kl` of TRL's GRPO trainer (github.com/huggingface/trl), after DeepSeek-V3.2, arXiv
+    2512.02556."""
+    return jnp.exp(jnp.minimum(logprobs - old_logprobs, MAX_LOG_RATIO)) * estimate
+
+
+def term_losses(terms: TermsConfig, logprobs: Array, entropy: Array, old_logprobs: Array,
+                reference_logprobs: Array | None) -> dict:
     """What each term that is on adds to the loss of every token, [R, T] nats, by the name of its metric.
 
     The entropy bonus adds -H: d(-H)/dl = p (log p + H) for the logits l of a token, with probabilities p at
     rollout.temperature (`model.logprobs.head_logprobs`). Mnih et al., arXiv 1602.01783, section 4."""
     found = {}
     if terms.kl_weight:
-        found["kl"] = terms.kl_weight * kl_estimate(terms.kl_estimator, logprobs, reference_logprobs)
+        kl = kl_estimate(terms.kl_estimator, logprobs, reference_logprobs)
+        found["kl"] = terms.kl_weight * (with_ratio(kl, logprobs, old_logprobs) if terms.kl_ratio else kl)
     if terms.entropy_weight:
         found["entropy_bonus"] = -terms.entropy_weight * entropy
     return found

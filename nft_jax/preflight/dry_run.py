@@ -5,12 +5,17 @@ from dataclasses import replace
 import jax
 
 from nft_jax.config import Config, MeshConfig
+from nft_jax.model.adapter import adapter_shapes
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.decoder import count_parameters
 from nft_jax.preflight.memory import analytic
 from nft_jax.rollout.slots import useful_slots
 from nft_jax.train.batch import shapes_of
 from nft_jax.train.plan import make_plan
+
+# The best learning rate of adapters, as a multiple of full training's: 10 over many models, data sets and ranks
+# (https://thinkingmachines.ai/blog/lora; TRL's documentation repeats its experiments).
+RATES = 10.0
 
 
 def batch_arithmetic(config: Config) -> list[tuple[str, str]]:
@@ -42,8 +47,12 @@ def memory_estimate(config: Config, model: ModelConfig) -> list[tuple[str, float
     plan = make_plan(one_device, model, jax.devices("cpu")[:1],
                      slots=useful_slots(rollout.prompts_per_step * rollout.samples_per_prompt))
     memory = analytic(plan, plan.sampler(), attention)
-    gradients = 2 * memory.parameters
-    lines = [("parameters, float32", memory.parameters), ("the optimizer's moments", memory.moments)]
+    gradients, adapter = 2 * memory.parameters, config.adapter
+    trained = "adapters" if adapter.rank else "parameters"
+    lines = [(f"{trained}, float32", memory.parameters), ("the optimizer's moments", memory.moments)]
+    if adapter.rank:
+        stored = "int8" if adapter.base_dtype == "int8" else policy.compute_dtype
+        lines.insert(0, (f"the frozen model under the adapters, {stored}", memory.base))
     if memory.reference:
         lines.append(("the reference of the KL term", memory.reference))
     return [
@@ -55,11 +64,25 @@ def memory_estimate(config: Config, model: ModelConfig) -> list[tuple[str, float
     ]
 
 
+def adapter_lines(config: Config, model: ModelConfig) -> list[str]:
+    """What is trained in a run with adapters, and the learning rate that suits them."""
+    adapter, rate = config.adapter, config.optimizer.learning_rate
+    if not adapter.rank:
+        return []
+    trained = sum(leaf.size for leaf in jax.tree.leaves(adapter_shapes(model, adapter)))
+    return [
+        f"adapters: rank {adapter.rank} on {', '.join(adapter.projections)}, scale {adapter.scale:g}: {trained:,} "
+        f"trained parameters, {trained / count_parameters(model):.2%} of the model's",
+        f"optimizer.learning_rate is {rate:g}. The presets' rates are for full training, and adapters learn best at "
+        f"about {RATES:g} times that (Schulman et al., LoRA Without Regret, Thinking Machines Lab, 2025). If this is a "
+        f"preset's rate, use --optimizer.learning-rate {RATES * rate:g}", ""]
+
+
 def describe(config: Config, model: ModelConfig) -> str:
     """The text of `--dry-run` for a settled configuration: the configuration, parameters, batch arithmetic, memory."""
     memory = memory_estimate(config, model)
     lines = ["configuration", json.dumps(config.to_dict(), indent=2), "",
-             f"model: {model.family}, {count_parameters(model):,} parameters", ""]
+             f"model: {model.family}, {count_parameters(model):,} parameters", "", *adapter_lines(config, model)]
     lines += [f"{name + ':':32} {text}" for name, text in batch_arithmetic(config)]
     lines += ["", "memory over all devices (estimate)"]
     lines += [f"{name + ':':46} {size / 2**20:12,.1f} MiB" for name, size in memory]

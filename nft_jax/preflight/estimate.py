@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import jax
+
 from nft_jax.config import Config
 from nft_jax.data.benchmarks import answers_of
 from nft_jax.model.config import ModelConfig
@@ -43,15 +45,24 @@ def forward_flops(model: ModelConfig, tokens: float, seen: float) -> float:
     return tokens * (2 * weights + 4 * model.num_layers * model.num_heads * model.head_dim * seen)
 
 
+def train_flops(plan: Plan, tokens: float, seen: float) -> float:
+    """Operations of a forward and a backward pass: three times the forward's. Under adapters twice, because frozen
+    weights have no gradient, and three times the adapters' own."""
+    forward, adapter = forward_flops(plan.model, tokens, seen), plan.config.adapter
+    trained = sum(leaf.size for leaf in jax.tree.leaves(plan.state.params))
+    return 2 * forward + 3 * 2 * tokens * trained if adapter.rank else 3 * forward
+
+
 def flops(plan: Plan, sampler: Sampler) -> dict[str, float]:
     """Operations of one call of each kind of program that multiplies matrices, over all devices. A micro-batch
     has full rows; decoding is a block of steps with every slot active over the whole ring."""
     config, model, rows = plan.config, plan.model, plan.longest.rows
-    row = forward_flops(model, config.row_length, config.row_length / 2)
-    again = 0 if config.policy.remat == "none" else 1
+    sizes = config.row_length, config.row_length / 2
+    row, again = forward_flops(model, *sizes), 0 if config.policy.remat == "none" else 1
     decode = config.rollout.block_size * forward_flops(model, sampler.slots, sampler.buckets[-1])
     length = sampler.prompt_buckets[-1]
-    return {"score": rows * row, "reference score": rows * row, "train step": (3 + again) * rows * row,
+    return {"score": rows * row, "reference score": rows * row,
+            "train step": rows * (train_flops(plan, *sizes) + again * row),
             "decode": decode, "decode, truncated": decode,
             "prefill": forward_flops(model, sampler.prefills * length, length / 2)}
 
@@ -95,7 +106,8 @@ def estimate(plan: Plan, sampler: Sampler, memory: Model, device: Device, assume
     micro_batches = math.ceil(kept * length / (plan.longest.rows * config.row_length))
     passes = (rollout.old_logprobs == "trainer") + bool(config.terms.kl_weight)
     score = passes * max(forward, micro_batches * received.get("score", received.get("reference score", 0.0)) / link)
-    train = max(3 * forward, micro_batches * received.get("train step", 0.0) / link)
+    train = max(train_flops(plan, kept * length, length / 2) / compute,
+                micro_batches * received.get("train step", 0.0) / link)
     sample = sampling(kept / share, 1 if share == 1 else 2)
     step, evaluation, evaluations = sample + score + train, 0.0, 0
     if config.evaluation.source:

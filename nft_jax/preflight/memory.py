@@ -34,9 +34,10 @@ class Split(NamedTuple):
 @dataclass(frozen=True)
 class Model:
     """What stays on each device between the programs, in bytes, and the temporaries of each kind of program."""
-    parameters: int               # float32
+    parameters: int               # that are trained, float32: all, or the adapters
     moments: int                  # the optimizer's part of the train state
-    reference: int                # the parameters of a KL term's reference
+    base: int                     # the frozen parameters under adapters
+    reference: int                # the parameters of a KL term's reference, unless the base serves as one
     weights: int                  # the weights that decode
     cache: int                    # keys and values of all slots, of the longest answers
     entries: int                  # of the prompts that are prefilled together and wait for free slots
@@ -48,10 +49,10 @@ class Model:
         the last answers are being sampled. Prefilled prompts wait while others are decoded."""
         state, sampling = self.parameters + self.moments, self.weights + self.cache
         beside = {
-            "train step": 0,
-            "cast": self.moments,
-            "score": self.moments + sampling,
-            "reference score": state + sampling - self.reference,      # the reference is its argument
+            "train step": -self.base,
+            "cast": self.moments - self.base,
+            "score": self.moments + sampling - self.base,
+            "reference score": state + sampling - (self.reference or self.base),
             "rollout key": state + sampling,
             "prefill": state + self.cache,
             "admit": state + self.weights,
@@ -59,7 +60,7 @@ class Model:
             # The ring grows a layer at a time.
             "grow": state + self.weights + self.entries + self.cache * (1 - 1 / self.layers),
         }
-        return self.reference + beside.get(kind, state + self.entries)
+        return self.base + self.reference + beside.get(kind, state + self.entries)
 
 
 def analytic(plan: Plan, sampler: Sampler, attention: Attention) -> Model:
@@ -71,7 +72,8 @@ def analytic(plan: Plan, sampler: Sampler, attention: Attention) -> Model:
     return Model(
         parameters=sharded_bytes(plan.state.params),
         moments=sharded_bytes(plan.state.opt_state),
-        reference=sharded_bytes(plan.reference),
+        base=sharded_bytes(plan.base),
+        reference=0 if plan.reference is plan.base else sharded_bytes(plan.reference),
         weights=weight_bytes(model, sampler.mesh, dtype, rollout.weight_dtype),
         cache=entry_bytes(model, sampler.mesh, sampler.slots, sampler.buckets[-1], dtype, rollout.kv_dtype),
         entries=entry_bytes(model, sampler.mesh, sampler.prefills, sampler.prompt_buckets[-1], dtype,
@@ -99,16 +101,21 @@ class Work:
         # Activations of a token in a layer.
         self.width = 4 * model.hidden_size + 2 * self.qkv + 3 * self.feed
         parameters, outside = decoder.count_parameters(model), model.vocab_size * model.hidden_size
-        self.parameters, self.outside = parameters / (self.fsdp * tensor), outside / tensor
+        self.gradient, self.outside = sharded_bytes(plan.state.params), outside / tensor
         self.layer = (parameters - outside * (1 if model.tie_embeddings else 2)) / model.num_layers / tensor
         self.stack = model.num_layers * model.hidden_size * self.feed          # the largest parameter
+        self.adapter = plan.config.adapter
 
     def gathered(self, gradients: bool) -> float:
         """Weights that fsdp brings together: two layers (one in use, one on its way) and the head. The backward
-        pass also has their gradients before they are divided."""
-        if self.fsdp == 1:
-            return gradients * 4 * self.layer
-        return (2 * self.layer + self.outside) * self.item + gradients * 4 * (self.layer + self.outside)
+        pass also has their gradients before they are divided. Frozen weights have none; in int8, the layer in use has
+        a copy in the compute dtype."""
+        here, whole = 0, (2 * self.layer + self.outside) * self.item
+        if not self.adapter.rank:
+            here, whole = gradients * 4 * self.layer, whole + gradients * 4 * (self.layer + self.outside)
+        elif self.adapter.base_dtype == "int8":
+            here = self.layer * self.item
+        return here if self.fsdp == 1 else whole
 
     def row(self, gradients: bool) -> float:
         """One row, forward (and backward): what is kept of every layer, and the work of the layer in use."""
@@ -131,6 +138,7 @@ class Work:
             products += self.qkv
         elif m.qk_norm:
             products += (self.heads + self.kv_heads) * m.head_dim          # inputs of the two norms
+        products += self.adapter.rank * len(self.adapter.projections) if self.adapter.rank else 0
         block_input = 0 if remat == "offload" else m.hidden_size * self.item
         if remat == "none":
             return block_input + products * self.item + around * kernel
@@ -154,7 +162,7 @@ class Work:
     def rows_of(self, gradients: bool) -> Split:
         """A score, or a train step. That has two sets of gradients: the sum, and the gradient of the micro-batch."""
         head = self.head(gradients)
-        return Split(gradients * 8 * self.parameters + self.gathered(gradients) + head.fixed,
+        return Split(gradients * 2 * self.gradient + self.gathered(gradients) + head.fixed,
                      self.row(gradients) + head.each)
 
     def decode(self, arrays: int) -> Split:
@@ -172,5 +180,7 @@ class Work:
         return Split(0, self.kv_heads * self.model.head_dim * self.item * self.sampler.buckets[-1])
 
     def cast(self) -> Split:
-        """The largest parameter, which fsdp brings together before it is divided into layers."""
-        return Split(self.stack * self.item if self.fsdp > 1 else 0, 0)
+        """The largest parameter, which fsdp brings together before it is divided into layers. With adapters, the
+        matrix that is merged, in float32."""
+        merged = 4 * self.stack / self.model.num_layers if self.adapter.rank else 0
+        return Split(merged + (self.stack * self.item if self.fsdp > 1 else 0), 0)

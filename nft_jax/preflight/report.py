@@ -146,7 +146,8 @@ def _most_rows(sketch: Sketch, lines: list[Line]) -> int:
 
     def peak(line: Line, count: int) -> float:
         # Where the compiler refused, what it says includes the arguments.
-        included = 0 if line.arguments else memory.parameters + memory.moments * (line.kind == "train step")
+        included = 0 if line.arguments else memory.parameters + memory.base \
+            + memory.moments * (line.kind == "train step")
         split = calibrated(memory.temporaries[line.kind], line.temporaries - included, rows)
         padding = -(-sequences // count) * count - -(-sequences // rows) * rows
         return line.peak + split.each * (count - rows) + row * padding
@@ -158,7 +159,7 @@ def _most_slots(sketch: Sketch, lines: list[Line]) -> int:
     """Most slots that fit, with their caches and what sampling needs beside them; no more than a step has answers."""
     memory, sampler, parallel = sketch.memory, sketch.sampler, data_parallel_size(sketch.plan.mesh)
     slots, rollout = sampler.slots, sketch.plan.config.rollout
-    state = memory.parameters + memory.moments
+    state = memory.parameters + memory.moments + memory.base
 
     def peak(line: Line, count: int) -> float:
         more, prompts = count / slots, prefills_of(count, sampler.prompt_buckets[-1], parallel) / sampler.prefills

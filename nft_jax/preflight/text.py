@@ -24,9 +24,11 @@ def text(report: Report) -> str:
 def _head(r: Report) -> list[str]:
     config, device, mesh = r.plan.config, r.topology.device, r.plan.mesh
     axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1) or "one device"
+    adapter = config.adapter
+    adapters = f", adapters of rank {adapter.rank} on a base in {adapter.base_dtype}" if adapter.rank else ""
     lines = [
         f"{config.name}: {config.policy.path}, {count_parameters(r.plan.model):,} parameters, "
-        f"{config.policy.compute_dtype}, remat {config.policy.remat}, {r.attention} attention",
+        f"{config.policy.compute_dtype}, remat {config.policy.remat}, {r.attention} attention{adapters}",
         f"{r.topology.name}: {mesh.size} devices of {device.memory / GiB:.2f} GiB ({device.usable:.0%} usable = "
         f"{r.usable / GiB:.2f} GiB), mesh {axes}",
         f"{r.plan.longest.rows} rows of {config.row_length:,} tokens in a micro-batch, {r.sampler.slots} slots of "

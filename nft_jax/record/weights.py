@@ -126,5 +126,6 @@ def _adapter(home: Path, base: str | os.PathLike) -> Weights:
     config = peft.adapter_config(settings, model, home)
     peft.check_adapters(home, model, config)
     adapter = Adapter(config, name, peft.read_digest(home))
-    peft.require_base(adapter, folder, model, str(home), "base")
+    if adapter.digest:
+        peft.require_base(adapter, folder, model, str(home), "base")
     return Weights(folder, model, home=home, adapter=adapter)

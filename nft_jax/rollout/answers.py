@@ -23,6 +23,7 @@ from nft_jax.model.hf import eos_token_ids
 from nft_jax.model.kernels import compute_on
 from nft_jax.record.parts import Parts
 from nft_jax.record.weights import Weights
+from nft_jax.rollout.ends import Ends
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.evaluation import HeldOut, evaluation_key
 from nft_jax.rollout.judged import judged_groups
@@ -85,17 +86,19 @@ def _fill(settings: AnswerConfig, weights: Weights, tokenizer, missing: Sequence
                                                  settings.dtype)
         return {"slots": slots, "part_prompts": settings.part_prompts or -(-PART_ROUNDS * slots // samples)}
 
+    eos = eos_token_ids(weights.folder, tokenizer)
+    # Before the tables are claimed: stops that are refused bind nothing.
+    for line in Ends(tokenizer, eos, settings, weights.config.vocab_size).told():
+        say(line)
     # All sizes are chosen before the weights take memory. A table that was begun keeps its sizes.
     chosen = [parts.claim(lambda samples=held.samples: choose(samples)) for held, parts in missing]
 
     @cache
     def sampler(slots: int) -> Sampler:
-        return Sampler(weights.config, tokenizer, eos_token_ids(weights.folder, tokenizer),
-                       replace(settings, slots=slots), mesh=mesh, max_prompt_tokens=settings.max_prompt_tokens,
+        return Sampler(weights.config, tokenizer, eos, replace(settings, slots=slots), mesh=mesh,
+                       max_prompt_tokens=settings.max_prompt_tokens,
                        compute=compute_on(mesh, settings.dtype, weights.config))
 
-    for line in sampler(chosen[0]["slots"]).ends.told():
-        say(line)
     # No name holds the parameters: they are let go once the weights that decode are made.
     decoding = sampler(chosen[0]["slots"]).cast(weights.read(mesh=mesh))
     done = [parts.done(held.prompts, sizes["part_prompts"])
@@ -118,8 +121,8 @@ def _fill(settings: AnswerConfig, weights: Weights, tokenizer, missing: Sequence
 
 
 def say(text: object) -> None:
-    """Prints a line on standard error."""
-    Console(stderr=True, highlight=False).print(text, soft_wrap=True)
+    """Prints a line on standard error, as it is."""
+    Console(stderr=True, highlight=False, markup=False, emoji=False).print(text, soft_wrap=True)
 
 
 class AnswerBar(Progress):

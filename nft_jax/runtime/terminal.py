@@ -93,7 +93,8 @@ class Console:
     step elsewhere."""
 
     def __init__(self, steps: int, first: int = 0, quiet: bool = False):
-        self.rich = RichConsole(quiet=quiet, highlight=False)
+        # What is said may quote a token such as [/INST], which is no markup.
+        self.rich = RichConsole(quiet=quiet, highlight=False, markup=False, emoji=False)
         self.steps, self.first, self.started = steps, first, time.monotonic()
         self._shown: dict[str, float] = {}
         self._bar = Progress(

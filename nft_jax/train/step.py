@@ -78,7 +78,7 @@ def micro_loss(params, batch: TrainBatch, temperature, loss: Loss, whole=None, b
     params = wrap(base, params, loss.adapter)
     logprobs, entropy = token_logprobs(params, loss.model, batch.tokens, batch.positions, batch.segment_ids,
                                        wanted=batch.weight > 0, temperature=temperature, compute=loss.compute)
-    added = term_losses(loss.terms, logprobs, entropy, batch.reference_logprobs)
+    added = term_losses(loss.terms, logprobs, entropy, batch.old_logprobs, batch.reference_logprobs)
     if whole is None:
         inputs = loss_inputs(batch, loss.config, entropy)
         token_losses, metrics = token_loss(loss.objective, logprobs, *inputs)

@@ -1,8 +1,9 @@
 """Judge the answers in a file: `python -m nft_jax.verify --mode equivalent FILE`.
 
 FILE is .jsonl or .parquet with a column of responses (response, text, completion or output) and one of golds
-(gold, answer, ground_truth or solution). The tables that a run writes to rollouts/ fit. Prints the counts of
-the outcomes, and writes a parquet table of response, extracted, gold, verdict, reward and reason beside FILE.
+(gold, answer, ground_truth or solution). The tables that a run writes to rollouts/ fit. With a column of questions
+(problem, question or prompt), answers that repeat them are found. Prints the counts of the outcomes, and writes a
+parquet table of response, extracted, gold, verdict, reward and reason beside FILE.
 """
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def test_gold_layouts(row, gold):
     ({"reward_model": {"style": "rule"}}, "no_answer"), ({"answer": "#### "}, "bad_gold"),
     ({"answer": True}, "bad_gold"), ({"answer": ["1", "2"]}, "bad_gold"), ({"answer": {"value": 3}}, "bad_gold"),
     ({"solution": "We argue\nat length, without a box."}, "bad_gold"), ({"answer": "{1"}, "bad_gold"),
-    ({"solution": "not closed \\boxed{3"}, "bad_gold"), ({"solution": "so \\boxed 12"}, "bad_gold"),
+    ({"solution": "not closed \\boxed{3"}, "bad_gold"), ({"solution": "so \\boxed \\frac12"}, "bad_gold"),
     *[({"answer": value, "solution": "so \\boxed{7}"}, "placeholder") for value in (
         "proof", "Proof", "notfound", "not found", "None", "N/A", "n/a", "nan", "NaN", "null", " proof ", "<NA>",
         "<answer>None</answer>")],

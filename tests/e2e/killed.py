@@ -2,10 +2,10 @@
 
     python killed.py SPEC.json
 
-The specification is {"folder", "model", "mesh", "devices", "kills": [[event, n, torn], ...], "ends"}. The run is
-started and kills itself at the n-th file event of that name, and so on. With "ends" it is started once more and comes
-to its end. Each start is a forked process of its own: importing, which costs most, is done once. The last line printed
-is JSON: for each start, how it ended (the signal's number, or the status) and the names of its file events.
+The specification is {"folder", "model", "mesh", "devices", "rank", "kills": [[event, n, torn], ...], "ends"}. The run
+is started and kills itself at the n-th file event of that name, and so on. With "ends" it is started once more and
+comes to its end. Each start is a forked process of its own: importing, which costs most, is done once. The last line
+printed is JSON: for each start, how it ended (the signal's number, or the status) and the names of its file events.
 
 Why file events? Only the disk survives SIGKILL. So a kill at any moment leaves what a kill at the next file event
 leaves, or, in the middle of a write, a file that is not whole (`torn`). Arrays and parquet files are written by C++,
@@ -41,6 +41,7 @@ def config_of(chain: dict) -> config.Config:
         rollout=config.RolloutConfig(prompts_per_step=3, samples_per_prompt=4, max_new_tokens=24, slots=8,
                                      block_size=8),
         batch=config.BatchConfig(updates_per_step=2, row_length=64, rows_per_micro_batch=8),
+        adapter=config.AdapterConfig(chain["rank"]),
         optimizer=config.OptimizerConfig(learning_rate=1e-3, warmup_updates=4),
         evaluation=config.EvaluationConfig(questions=3, samples=2, every=2),
         checkpoint=config.CheckpointConfig(every=1, keep=1, keep_every=3, best="evaluation/accuracy/all"))

@@ -11,8 +11,8 @@ from nft_jax.record.metrics import read_metrics
 from nft_jax.record.rollouts import table_to_groups
 from runs import assert_same_run
 
-ALL = TermsConfig(kl_weight=0.1, kl_estimator="k3", entropy_weight=0.01, mismatch="token", mismatch_cap=1.0,
-                  mask_truncated=True)
+ALL = TermsConfig(kl_weight=0.1, kl_estimator="k3", kl_ratio=True, entropy_weight=0.01, mismatch="token",
+                  mismatch_cap=1.0, mask_truncated=True)
 
 
 @pytest.fixture(scope="module")

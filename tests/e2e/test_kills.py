@@ -80,10 +80,10 @@ def execute(model, tmp_path_factory):
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
                                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "PYTHONPATH": str(ROOT)}
 
-    def run(folder, kills, *, ends=True, mesh=SINGLE, devices=1):
+    def run(folder, kills, *, ends=True, mesh=SINGLE, devices=1, rank=0):
         specification = folder.with_suffix(".json")
         specification.write_text(json.dumps({"folder": str(folder), "model": str(model[1]), "mesh": mesh,
-                                             "devices": devices, "kills": kills, "ends": ends}))
+                                             "devices": devices, "rank": rank, "kills": kills, "ends": ends}))
         done = subprocess.run([sys.executable, killed.__file__, str(specification)], env=environment, cwd=ROOT,
                               capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stderr
@@ -101,9 +101,9 @@ def whole(execute, tmp_path_factory):
     return folder, execute(folder, [])
 
 
-def last_checkpoint(folder, model):
+def last_checkpoint(folder, model, rank):
     """What it holds (but for seconds), and the steps of the checkpoints that there are."""
-    config = killed.config_of({"folder": str(folder), "model": str(model[1]), "mesh": SINGLE})
+    config = killed.config_of({"folder": str(folder), "model": str(model[1]), "mesh": SINGLE, "rank": rank})
     shapes = make_plan(config, model[0], jax.devices()[:1]).state
     checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint, read_only=True)
     state, host, groups = checkpoints.restore(killed.STEPS, shapes)
@@ -112,10 +112,10 @@ def last_checkpoint(folder, model):
     return jax.device_get(state), {k: v for k, v in host.items() if k != "seconds"}, groups, steps
 
 
-def assert_same_end(folder, expected, model):
+def assert_same_end(folder, expected, model, rank=0):
     """Parameters, optimizer, counters, groups, answers, metrics and the model, bit by bit; and no leftovers."""
     (state, host, groups, (steps, best)), (wanted, wanted_host, wanted_groups, (wanted_steps, wanted_best)) = (
-        last_checkpoint(one, model) for one in (folder, expected))
+        last_checkpoint(one, model, rank) for one in (folder, expected))
     assert jax.tree.structure(state) == jax.tree.structure(wanted)
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -152,12 +152,21 @@ def test_a_run_that_is_killed_again_and_again_is_the_same_run(tmp_path, execute,
 
 
 @pytest.mark.slow
+def test_a_run_of_adapters_that_is_killed_is_the_same_run(tmp_path, execute, model):
+    """Its checkpoints hold the adapters alone, and its model/ is an adapter's folder."""
+    events = execute(tmp_path / "whole", [], rank=2)
+    kills = [("open metrics.jsonl", 2, True), *((phases(events)[part][-1], 1, True) for part in ("checkpoint", "end"))]
+    execute(tmp_path / "run", kills, rank=2)
+    assert_same_end(tmp_path / "run", tmp_path / "whole", model, rank=2)
+
+
+@pytest.mark.slow
 def test_the_run_that_is_compared_with_has_what_a_resume_could_lose(whole, model):
     """Groups carried over, accuracies that differ, a best step that is not the last, steps kept."""
     rows = read_metrics(whole[0] / "metrics.jsonl")
     assert any(row["groups/carried"] for row in rows[1:]) and any(row["groups/generated"] > 3 for row in rows[1:])
     assert len({row["evaluation/accuracy/all"] for row in rows if "evaluation/accuracy/all" in row}) > 1
-    _, host, _, (steps, best) = last_checkpoint(whole[0], model)
+    _, host, _, (steps, best) = last_checkpoint(whole[0], model, 0)
     assert best == host["best_step"] < killed.STEPS and steps == sorted({best, 3, killed.STEPS})
 
 
@@ -177,7 +186,7 @@ def test_a_run_goes_on_with_another_mesh(tmp_path, execute, whole, model):
     folder = tmp_path / "run"
     execute(folder, [("os.rename rollouts/step_N.parquet", 4, False)], ends=False)
     execute(folder, [], mesh=[2, 2, 2, 1], devices=8)
-    (state, host, *_), (wanted, wanted_host, *_) = (last_checkpoint(one, model) for one in (folder, whole[0]))
+    (state, host, *_), (wanted, wanted_host, *_) = (last_checkpoint(one, model, 0) for one in (folder, whole[0]))
     assert host == wanted_host
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)

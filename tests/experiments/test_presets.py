@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments import train
@@ -12,6 +13,7 @@ from nft_jax.config import flat
 from nft_jax.data.prompts import load_questions
 from nft_jax.model.hf import config_of
 from nft_jax.model.hf.published import PUBLISHED
+from nft_jax.objectives.registry import token_weights
 from nft_jax.preflight.dry_run import batch_arithmetic, memory_estimate
 from nft_jax.train.opening import preview
 from nft_jax.train.plan import settle
@@ -47,9 +49,27 @@ def test_the_arithmetic_is_the_papers(name):
 def test_recommended_differs_from_official_where_the_docstring_says(module):
     official, recommended = (flat(c.to_dict()) for c in (module.OFFICIAL, module.RECOMMENDED))
     different = {key for key in official if official[key] != recommended[key]} - {"name"}
-    assert different == {"loss.loss_agg", "verifier.mode", "evaluation.every", "checkpoint.every", "checkpoint.keep"}
+    assert different == {"loss.loss_agg", "loss.constant_length", "verifier.mode", "evaluation.every",
+                         "checkpoint.every", "checkpoint.keep"}
     for field in different:
         assert field in qwen2_5_math_7b.__doc__
+
+
+@pytest.mark.parametrize(("module", "ranks", "shared"), [(qwen2_5_math_7b, 4 * 8, 1), (qwen2_5_32b, 16 * 8, 8)])
+def test_official_loss_is_that_of_the_published_number_of_gpus(module, ranks, shared):
+    """The official reduction, rank by rank (dp_actor.py; verl's FSDP and its sequence parallelism): a rank sums the
+    losses of its answers' tokens, divided by 1,000. Where `shared` ranks hold a piece each of the same answers, the
+    gradient of a rank's piece is multiplied by `shared`. FSDP averages over all ranks."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 40, 512)
+    gradients = [rng.normal(size=length) for length in lengths]          # a token's, with respect to some parameter
+    groups = np.array_split(np.arange(512), ranks // shared)             # of answers
+    of_ranks = [shared * sum(np.array_split(gradients[i], shared)[piece].sum() for i in group) / 1000
+                for group in groups for piece in range(shared)]
+    assert len(of_ranks) == ranks
+    loss = module.OFFICIAL.loss
+    ours = token_weights(loss.loss_agg, lengths, loss.constant_length)
+    assert np.mean(of_ranks) == pytest.approx(sum(w * g.sum() for w, g in zip(ours, gradients, strict=True)), rel=1e-12)
 
 
 def tokenizer_of(data_folder):

@@ -92,6 +92,15 @@ def test_wrapped_and_merged_parameters_agree_in_every_layout(tiny_model, tiny_pa
     close(found, expected)
 
 
+def test_new_adapters_are_the_same_in_every_layout(tiny_model):
+    shapes = adapter.adapter_shapes(tiny_model, CONFIG)
+    one, *others = (jax.jit(partial(adapter.init, tiny_model, CONFIG),
+                            out_shardings=parameter_shardings(shapes, make_mesh(MeshConfig(*sizes))))(jax.random.key(0))
+                    for sizes in ((8, 1, 1, 1), (1, 8, 1, 1), (1, 2, 2, 2)))
+    for other in others:
+        jax.tree.map(np.testing.assert_array_equal, other, one)
+
+
 def test_parts_lie_where_their_matrix_lies(tiny_model, adapters):
     mesh = make_mesh(MeshConfig(1, 2, 2, 2))
     layers = parameter_shardings(adapters, mesh)["layers"]

@@ -24,7 +24,15 @@ from nft_jax.model.config import FLOAT32, Compute
 from nft_jax.model.hf import load_params, read_config
 from nft_jax.model.logprobs import token_logprobs
 from nft_jax.objectives.registry import find_objective, resolve, token_loss, token_weights
-from nft_jax.objectives.terms import OFF, answer_terms, answers_in_loss, kl_estimate, mismatch_weights
+from nft_jax.objectives.terms import (
+    OFF,
+    answer_terms,
+    answers_in_loss,
+    kl_estimate,
+    mismatch_weights,
+    term_losses,
+    with_ratio,
+)
 from nft_jax.runtime.compilation import largest
 from nft_jax.runtime.mesh import make_mesh
 from nft_jax.train import reference as reference_module
@@ -63,23 +71,49 @@ def test_kl_estimates_and_their_derivatives(kind):
     assert not np.asarray(kl_estimate(kind, logprobs, logprobs)).any()
 
 
+@pytest.mark.parametrize("kind", ["k1", "k2", "k3"])
+def test_kl_times_the_ratio_and_its_derivative(kind):
+    """`terms.kl_ratio` in float64, as TRL computes it; a log-ratio beyond 10 is a constant factor."""
+    rng = np.random.default_rng(2)
+    logprobs, old, reference = (rng.normal(-2, 1, 40) for _ in range(3))
+    old[:2] = logprobs[:2] - np.array([9.99, 10.5])
+    d, ratio = reference - logprobs, np.exp(np.minimum(logprobs - old, 10))
+    value = {"k1": -d, "k2": d ** 2 / 2, "k3": np.exp(d) - 1 - d}[kind]
+    slope = {"k1": np.ones(40), "k2": -d, "k3": 1 - np.exp(d)}[kind] + np.where(logprobs - old < 10, value, 0)
+    with jax.enable_x64(True):
+        def loss(x, kl_ratio):
+            terms = TermsConfig(kl_weight=0.3, kl_estimator=kind, kl_ratio=kl_ratio)
+            return term_losses(terms, x, jnp.zeros(40), jnp.asarray(old), jnp.asarray(reference))["kl"]
+        got = loss(jnp.asarray(logprobs), True)
+        derivative = jax.grad(lambda x: loss(x, True).sum())(jnp.asarray(logprobs))
+        plain = loss(jnp.asarray(logprobs), TermsConfig().kl_ratio)
+    np.testing.assert_allclose(got, 0.3 * ratio * value, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(derivative, 0.3 * ratio * slope, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(plain, 0.3 * value, rtol=1e-12, atol=1e-14)
+
+
 def test_expected_gradients_are_those_that_the_docstring_names():
     """The sum over all tokens of a vocabulary of 7, each weighted by its probability: exact, no sampling."""
     rng = np.random.default_rng(1)
     with jax.enable_x64(True):
-        logits, other = (jnp.asarray(rng.normal(size=7)) for _ in range(2))
-        reference = jax.nn.log_softmax(other)
+        logits, other, older = (jnp.asarray(rng.normal(size=7)) for _ in range(3))
+        reference, old = jax.nn.log_softmax(other), jax.nn.softmax(older)
 
         def everything(x):
             logp, p = jax.nn.log_softmax(x), jax.nn.softmax(logits)
             estimates = [(p * kl_estimate(kind, logp, reference)).sum() for kind in ("k1", "k2", "k3")]
+            # Tokens of an older policy, weighed by the ratio.
+            estimates.append((old * with_ratio(kl_estimate("k3", logp, reference), logp, jnp.log(old))).sum())
             divergences = [(jnp.exp(a) * (a - b)).sum() for a, b in ((logp, reference), (reference, logp))]
             return jnp.stack([*estimates, *divergences])
 
-        k1, k2, k3, from_reference, to_reference = jax.jit(jax.jacobian(everything))(logits)
+        k1, k2, k3, weighed, from_reference, to_reference = jax.jit(jax.jacobian(everything))(logits)
+        values = everything(logits)
     np.testing.assert_allclose(k1, 0, atol=1e-15)
     np.testing.assert_allclose(k2, from_reference, rtol=1e-12)
     np.testing.assert_allclose(k3, to_reference, rtol=1e-12)
+    np.testing.assert_allclose(weighed, from_reference, rtol=1e-12)
+    np.testing.assert_allclose(values[3], values[4], rtol=1e-12)
 
 
 def test_mismatch_weights():
@@ -174,7 +208,7 @@ def plain_loss(params, model, items, terms, groups):
         place = np.arange(len(e.prompt), len(e.prompt) + len(e.response))
         logprobs, entropy = every[row, place - 1, tokens[row, place]], entropies[row, place - 1]
         d = e.reference_logprobs - logprobs
-        kl = d ** 2 / 2 if terms.kl_estimator == "k2" else jnp.exp(d) - 1 - d
+        kl = d ** 2 / 2 if terms.kl_estimator == "k2" else (jnp.exp(d) - 1 - d) * jnp.exp(logprobs - e.old_logprobs)
         objective, _ = token_loss("nft", logprobs[None], e.old_logprobs[None], np.ones((1, len(place)), bool),
                                   np.array([e.reward]), np.array([e.group_accuracy]), LOSS)
         old, sampler = of_group[id(e.response)]
@@ -186,7 +220,7 @@ def plain_loss(params, model, items, terms, groups):
 @pytest.fixture(scope="module", params=["k2", pytest.param("k3", marks=pytest.mark.slow)])
 def plain(request, tiny_model, tiny_params, groups):
     """Terms, the examples, and the plain loss with its gradient."""
-    terms = replace(ALL, kl_estimator=request.param)
+    terms = replace(ALL, kl_estimator=request.param, kl_ratio=request.param == "k3")
     items = examples(groups, terms)
     return terms, items, jax.jit(jax.value_and_grad(partial(
         plain_loss, model=tiny_model, items=items, terms=terms, groups=groups)))(tiny_params)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from experiments.presets import PRESETS
-from nft_jax.config import MeshConfig, TermsConfig
+from nft_jax.config import AdapterConfig, MeshConfig, OptimizerConfig, TermsConfig
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.decoder import hidden_states, parameter_shapes
 from nft_jax.model.hf.published import PUBLISHED
@@ -19,14 +19,16 @@ from nft_jax.preflight import report as report_module
 from nft_jax.preflight.__main__ import main
 from nft_jax.preflight.compiled import compile_programs
 from nft_jax.preflight.devices import DEVICES, Topology
-from nft_jax.preflight.dry_run import memory_estimate
+from nft_jax.preflight.dry_run import adapter_lines, memory_estimate
+from nft_jax.preflight.estimate import flops
 from nft_jax.preflight.memory import FACTOR, Split, Work, analytic
 from nft_jax.preflight.report import calibrated, preflight
 from nft_jax.preflight.text import text
 from nft_jax.runtime.compilation import largest
 from nft_jax.runtime.mesh import sharded_bytes
 from nft_jax.train.plan import make_plan
-from nft_jax.train.programs import training_programs
+from nft_jax.train.programs import programs_of, training_programs
+from refusal import refused
 
 ROOT = Path(__file__).parents[2]
 GPUS = ("quickstart", "--topology", "gpu:8xH100")
@@ -91,6 +93,53 @@ def test_the_reference_of_a_kl_term_is_counted(planned, model, dtype, share):
     automatic = [make_plan(replace(each, rollout=replace(each.rollout, slots=0)), model, free=free).config.rollout.slots
                  for each in (plain, config)]
     assert 0 < automatic[1] < automatic[0]
+
+
+def test_adapters_and_their_base_are_counted(planned, model):
+    """The base once, though it is also the reference; gradients and moments of the adapters alone."""
+    full = planned(MeshConfig(data=2, fsdp=2, tensor=2), 32, 128, remat="block", compute_dtype="bfloat16")
+    config = replace(full, adapter=AdapterConfig(rank=4, base_dtype="int8"), terms=TermsConfig(kl_weight=0.1))
+    plan, whole = make_plan(config, model), make_plan(full, model)
+    sampler = plan.sampler()
+    memory, before = analytic(plan, sampler, "xla"), analytic(whole, whole.sampler(), "xla")
+    assert memory.reference == 0 and memory.base == sharded_bytes(plan.base) < before.parameters / 2
+    assert memory.moments == pytest.approx(2 * memory.parameters, abs=8) and memory.parameters < before.parameters / 10
+    programs = largest(programs_of(plan, sampler))
+    # What is on a device, whether beside a program or among its arguments, is the same for all that sampling is not.
+    everything = memory.base + memory.parameters + memory.moments
+    for kind, given, rest in (("train step", (0, 4), 0), ("cast", (0,), 0), ("reference score", (0,), memory.weights
+                              + memory.cache), ("score", (0,), memory.weights + memory.cache)):
+        arguments = sharded_bytes([programs[kind].arguments[index] for index in given])
+        assert memory.beside(kind) + arguments == pytest.approx(everything + rest, abs=8), kind
+    assert memory.beside("decode") == everything + memory.entries
+    kinds = ("train step", "score")
+    for kind, compiled in zip(kinds, compile_programs([programs[kind] for kind in kinds], 8), strict=True):
+        assert 1 / FACTOR < memory.temporaries[kind].at(32) / compiled.temporaries < FACTOR, kind
+    free = before.parameters + before.moments + before.weights
+    automatic = [replace(each, rollout=replace(each.rollout, slots=0)) for each in (full, config)]
+    assert make_plan(automatic[1], model, free=2 * free).config.rollout.slots > 0
+    with refused("rollout.slots", 0):
+        make_plan(automatic[0], model, free=free)
+
+
+def test_the_dry_run_says_what_is_trained_and_which_rate_suits_it(planned, model):
+    config = replace(planned(MeshConfig(data=8), 32, 128), adapter=AdapterConfig(rank=8, targets=("query", "mlp")),
+                     optimizer=OptimizerConfig(learning_rate=2e-6))
+    trained = 8 * 3 * (128 + 8 * 16 + 3 * (128 + 384))
+    shown = "\n".join(adapter_lines(config, model))
+    assert f"{trained:,}" in shown and "2e-06" in shown and "2e-05" in shown and "query, gate, up, down" in shown
+    assert adapter_lines(replace(config, adapter=AdapterConfig()), model) == []
+    sizes = dict(memory_estimate(config, model))
+    assert sizes["adapters, float32"] == 4 * trained
+    assert sizes["the frozen model under the adapters, float32"] == 4 * sum(
+        leaf.size for leaf in jax.tree.leaves(parameter_shapes(model)))
+
+
+def test_frozen_weights_are_no_work_of_the_backward_pass(planned, model):
+    full = planned(MeshConfig(data=8), 32, 128)
+    plans = [make_plan(each, model) for each in (full, replace(full, adapter=AdapterConfig(rank=1)))]
+    whole, ours = (flops(plan, plan.sampler())["train step"] for plan in plans)
+    assert 2 / 3 < ours / whole < 0.72
 
 
 def test_weights_travel_where_they_are_divided(report):

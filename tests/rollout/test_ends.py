@@ -9,10 +9,12 @@ import nft_jax
 from model_folders import NANO
 from nft_jax.config import AnswerConfig, DecodingConfig, MeshConfig, RolloutConfig
 from nft_jax.data.prompts import turn_end
+from nft_jax.rollout.answers import say
 from nft_jax.rollout.ends import Ends
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.judged import judged_groups
 from nft_jax.runtime.mesh import make_mesh
+from nft_jax.runtime.terminal import Console
 from nft_jax.types import Halted, Prompt
 from refusal import refused
 
@@ -75,6 +77,16 @@ def test_what_is_told(policy):
     assert END in remark and "--rollout.stop-token-ids 1" in remark
     _, remark = told(AnswerConfig(model="nano"), eos=())
     assert "add --stop-token-ids 1" in remark
+
+
+def test_tokens_that_look_like_markup_are_told_as_they_are(policy, capsys):
+    strings = "[/INST]", "[bold]", ":key:"
+    line, = Ends(policy.tokenizer, (1,), RolloutConfig(stop=strings), 104).told()
+    say(line)
+    with Console(1) as console:
+        console.say(line)
+    told = capsys.readouterr()
+    assert all(repr(text) in told.out and repr(text) in told.err for text in strings)
 
 
 @pytest.mark.parametrize(("template", "end"), [

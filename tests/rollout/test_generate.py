@@ -116,6 +116,13 @@ def test_a_finished_table_is_left_alone_and_another_is_refused(command, uninterr
     assert uninterrupted.stat().st_mtime_ns == before
 
 
+def test_stops_that_are_refused_bind_nothing(command, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(command(tmp_path / "answers.parquet", "--stop-token-id", "3", "--stop-token-id", "104"))
+    assert stopped.value.code == 2 and "--stop-token-ids is (3, 104)" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_too_little_memory_is_told_in_the_flags_of_this_command(command, tiny_model, monkeypatch, tmp_path):
     monkeypatch.setattr("nft_jax.rollout.slots.free_bytes", lambda mesh: 0)
     given = parse(command(tmp_path / "answers.parquet", "--slots", "0"))

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from nft_jax.config import Config
+from nft_jax.model.parameters import parameter_shardings
 from nft_jax.record.rollouts import groups_to_table
 from nft_jax.train.state import init_state, make_optimizer, state_shardings
 from nft_jax.train.step import compile_step
@@ -50,9 +51,11 @@ def make_run(folder, *, rewards=((1, 0, 0, 0), (1, 1, 1, 0), (0, 0, 0, 0)), step
     return folder
 
 
-def make_step(params, optimizer, loss, mesh):
-    """The compiled train step of a `Loss`, and the function that makes its first state, placed on the mesh."""
+def make_step(params, optimizer, loss, mesh, base=None):
+    """The compiled train step of a `Loss`, and the function that makes its first state, placed on the mesh. `base`:
+    frozen parameters, where `params` are adapters; the step takes them last."""
     optimizer = make_optimizer(optimizer)
     placements = state_shardings(params, optimizer, mesh)
     first = jax.jit(partial(init_state, optimizer=optimizer), out_shardings=placements)
-    return compile_step(mesh, placements, optimizer, loss), partial(first, params)
+    frozen = () if base is None else (parameter_shardings(base, mesh),)
+    return compile_step(mesh, placements, optimizer, loss, *frozen), partial(first, params)

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from made import make_step
-from nft_jax.config import MeshConfig, ObjectiveConfig, OptimizerConfig
+from nft_jax.config import AdapterConfig, MeshConfig, ObjectiveConfig, OptimizerConfig
 from nft_jax.model import decoder
+from nft_jax.model.adapter import adapter_shapes
 from nft_jax.model.config import Compute, ModelConfig
+from nft_jax.model.quantise import quantise_matrices
 from nft_jax.objectives.registry import resolve
 from nft_jax.preflight.hlo import collectives
 from nft_jax.runtime.mesh import make_mesh
@@ -121,6 +123,27 @@ def dpo_step(sizes) -> Any:
 @pytest.mark.parametrize("sizes", [pytest.param((2, 1, 1, 1), marks=pytest.mark.slow), (1, 2, 1, 2)])
 def test_a_loss_over_whole_groups_does_not_depend_on_the_mesh(sizes):
     assert_same_step(dpo_step(sizes), dpo_step(ONE))
+
+
+ADAPTER = AdapterConfig(rank=3, alpha=6.0)
+
+
+@cache
+def adapter_step(sizes, base_dtype) -> Any:
+    """One step of adapters that are random throughout, so that every gradient is there."""
+    mesh = make_mesh(MeshConfig(*sizes), jax.devices()[:int(np.prod(sizes))])
+    rng, shapes = np.random.default_rng(2), adapter_shapes(MODEL, ADAPTER)
+    adapters = jax.tree.map(lambda x: rng.normal(0, 0.1, x.shape).astype(np.float32), shapes)
+    base = params() if base_dtype == "compute" else params() | {"layers": quantise_matrices(params()["layers"])}
+    loss = Loss("nft", resolve("nft", ObjectiveConfig()), MODEL, Compute(), adapter=ADAPTER)
+    step, first = make_step(adapters, OPTIMIZER, loss, mesh, base)
+    return jax.device_get(step(first(), batch(), np.float32(1e-2), np.float32(0.9), base))
+
+
+@pytest.mark.parametrize(("sizes", "base_dtype"), [
+    ((1, 2, 2, 2), "int8"), pytest.param((1, 2, 4, 1), "compute", marks=pytest.mark.slow)])
+def test_a_step_of_adapters_does_not_depend_on_the_mesh(sizes, base_dtype):
+    assert_same_step(adapter_step(sizes, base_dtype), adapter_step(ONE, base_dtype))
 
 
 @cache

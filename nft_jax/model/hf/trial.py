@@ -14,7 +14,7 @@ import resource
 import sys
 from contextlib import suppress
 
-CPU_SECONDS, MEMORY = 30, 4 << 30
+CPU_SECONDS, MEMORY = 15, 4 << 30
 # Characters that a template may write around a short question, and the tokens of a text that was tried.
 MOST = 1_000_000
 CHATS = ([{"role": "user", "content": "1+1"}],

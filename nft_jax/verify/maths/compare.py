@@ -11,7 +11,6 @@ from dataclasses import replace
 from fractions import Fraction
 
 from nft_jax.verify.maths import answer as A
-from nft_jax.verify.maths import normal
 from nft_jax.verify.maths.answer import (
     Based,
     Choice,
@@ -40,19 +39,20 @@ _FUNCTION = re.compile(r"([A-Za-z]|\\[a-z]+)(_[A-Za-z0-9]+)?(\(.*\))")
 
 
 class Leaf:
-    """Compares expressions by their normal forms: proofs either way, or None."""
+    """Compares expressions by spelling and exact value: True, or False for two numbers, else None."""
 
     def equal(self, gold: Node, answer: Node) -> Truth:
-        return normal.same(gold, answer)
+        if gold == answer:
+            return True
+        return None if gold.value is None or answer.value is None else False
 
     def proportional(self, gold: Node, answer: Node, positive: bool = False) -> Truth:
         """Whether one is a constant multiple of the other; by a positive number if asked."""
-        factor = normal.ratio(gold, answer)
-        return None if factor is None else not positive or factor > 0
+        return True if gold == answer else None
 
     def same_solutions(self, gold: Node, answer: Node) -> Truth:
         """Whether gold = 0 and answer = 0 have the same solutions."""
-        return self.proportional(gold, answer)
+        return True if gold == answer else None
 
 
 def both(values: Iterable[Truth]) -> Truth:
@@ -255,7 +255,9 @@ def _clocks(gold, answer, leaf: Leaf) -> Truth:
             return False
         return gold.marked == answer.marked or gold.seconds >= 13 * 3600
     sides = [_as_ratio(each) for each in (gold, answer)]
-    return None not in sides and _ratios(*sides, leaf)
+    if None in sides or any(each.value == 0 for side in sides if isinstance(side, Ratio) for each in side.terms):
+        return False
+    return _ratios(*sides, leaf)
 
 
 def _as_ratio(each):

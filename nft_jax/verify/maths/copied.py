@@ -23,6 +23,10 @@ Tree = str | tuple
 
 # Answers that end the search at once.
 _DONE = re.compile(r"-?[0-9]*\.?[0-9]*|[a-zA-Z]*")
+# Golds beside which an expression only explains: (C), A and D, Yes.
+_CHOICE_OR_WORDS = re.compile(
+    r"[\s($]*(?:\\(?:text|math|mbox)[a-z]*\s*\{\s*\(?[A-Za-z][^{}0-9\\$=+*/^]*\}|[A-J](?:[\s,]*(?:and\s*)?[A-J])*"
+    r"|[A-Za-z][a-z]{2,}|[A-Za-z][a-z]+(?: [A-Za-z]+)+)[\s).$]*")
 _MATHS = re.compile(r"\$\$?(.+?)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _WORD = re.compile(r"(?<![\\A-Za-z0-9^_*/+={])[A-Za-z]{2,}(?![A-Za-z0-9^_*/+=(])")
 # What may be the unit of an answer.
@@ -48,23 +52,26 @@ _IDLE = frozenset(("|", r"\lfloor", r"\lceil", r"\max", r"\min", r"\gcd", r"\lcm
 
 
 def copies(question: str, golds: Sequence[str], answer: str) -> bool:
-    """Whether a part of an answer repeats an expression of the question. `golds` are the forms of the gold: they may
-    be repeated."""
-    if not question or _DONE.fullmatch(answer) or answer in golds:
+    """Whether a part of an answer repeats an expression of the question. The expressions of `golds`, the forms of the
+    gold, may be repeated."""
+    if not question or _DONE.fullmatch(answer) or answer in golds or any(map(_CHOICE_OR_WORDS.fullmatch, golds)):
         return False
     asked = _expressions(question)
-    own = frozenset().union(*map(_expressions, golds)) if asked else asked
+    parts = _parts(answer) if asked else ()
+    own = frozenset().union(*map(_expressions, golds))
 
     def repeated(tree: Tree) -> bool:
         if _head(tree) == "=":
             copied = set(filter(repeated, tree[1::2]))
             # x = 17+25-8 adds a name only; 17+25-8 = 34 says more.
-            if copied and set(tree[2::2]) == {"="} and all(map(_is_name, copied.symmetric_difference(tree[1::2]))):
+            if copied and not _is_inequality(tree) and all(map(_is_name, copied.symmetric_difference(tree[1::2]))):
                 return True
-            return tree in asked and own.isdisjoint((tree, *tree[1::2]))
+            # An inequality beside something else is its condition.
+            is_condition = _is_inequality(tree) and not all(map(_is_inequality, parts))
+            return tree in asked and own.isdisjoint((tree, *tree[1::2])) and not is_condition
         return (tree in asked and tree not in own) or (_head(tree) in _IDLE and repeated(tree[-1]))
 
-    return bool(asked) and any(map(repeated, _parts(answer)))
+    return any(map(repeated, parts))
 
 
 @lru_cache(maxsize=4096)
@@ -81,14 +88,13 @@ def _expressions(text: str) -> frozenset[Tree]:
 
 @lru_cache(maxsize=16384)
 def _parts(answer: str) -> tuple[Tree, ...]:
-    """The open expressions that an answer consists of, by every way to read it."""
+    """The expressions that an answer consists of, by every way to read it."""
     if len(answer) > LONGEST_ANSWER:
         return ()
     text = normalise(answer)
     readings = [_Reader(each) for each in dict.fromkeys((text, _TAIL.sub("", text), _WORD.sub(";", text)))]
     readings += [_Reader(reader.text, cancel=True) for reader in readings if reader.cancels]
-    parts = (part for reader in readings for tree in reader.trees for part in _members(tree))
-    return tuple(dict.fromkeys(part for part in parts if _is_open(part)))
+    return tuple(dict.fromkeys(part for reader in readings for tree in reader.trees for part in _members(tree)))
 
 
 def _members(tree: Tree) -> list[Tree]:
@@ -98,6 +104,10 @@ def _members(tree: Tree) -> list[Tree]:
 
 def _head(tree: Tree) -> str:
     return tree[0] if isinstance(tree, tuple) else ""
+
+
+def _is_inequality(tree: Tree) -> bool:
+    return _head(tree) == "=" and set(tree[2::2]) != {"="}
 
 
 def _is_number(tree: Tree) -> bool:
@@ -127,7 +137,8 @@ def _is_open(tree: Tree) -> bool:
     if len(above) > 1 or len(below) > 1 or any(map(_is_open, tree[1:])):
         return True
     numbers = [*above, *below]
-    return len(numbers) == 2 and not (all(map(str.isdecimal, numbers)) and math.gcd(*map(int, numbers)) == 1)
+    short = all(each.isdecimal() and len(each) < 100 for each in numbers)
+    return len(numbers) == 2 and not (short and math.gcd(*map(int, numbers)) == 1)
 
 
 def _negated(tree: Tree) -> Tree:

@@ -13,6 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import nft_jax
+from made import make_step
 from model_folders import FIXTURES, assert_same_bits
 from nft_jax.config import AdapterConfig, MeshConfig, ObjectiveConfig, OptimizerConfig
 from nft_jax.model import adapter, decoder
@@ -24,8 +25,7 @@ from nft_jax.objectives.registry import resolve
 from nft_jax.record.weights import find_weights
 from nft_jax.runtime.mesh import make_mesh
 from nft_jax.train.batch import BatchShape, Example, make_batch
-from nft_jax.train.state import init_state, make_optimizer, state_shardings
-from nft_jax.train.step import Loss, compile_step
+from nft_jax.train.step import Loss
 from refusal import refused
 
 ADAPTERS = FIXTURES.parent / "adapters"
@@ -83,11 +83,9 @@ def test_updates_match_torch_on_a_model_of_peft(name, tmp_path):
     loss, mesh = resolve("nft", ObjectiveConfig()), make_mesh(MeshConfig(), jax.devices()[:1])
     batch, _ = make_batch(examples, BatchShape.for_sequences(len(examples), 4, 32), loss.loss_agg)
     base = params | {"layers": {key: getattr(x, "base", x) for key, x in params["layers"].items()}}
-    optimizer, adapters = make_optimizer(OptimizerConfig()), unwrap(params)
-    places = state_shardings(adapters, optimizer, mesh)
-    step = compile_step(mesh, places, optimizer, Loss("nft", loss, weights.config, FLOAT32,
-                                                      adapter=weights.adapter.config), parameter_shardings(base, mesh))
-    state = jax.jit(partial(init_state, optimizer=optimizer), out_shardings=places)(adapters)
+    step, first = make_step(unwrap(params), OptimizerConfig(), Loss(
+        "nft", loss, weights.config, FLOAT32, adapter=weights.adapter.config), mesh, base)
+    state = first()
     for _ in range(UPDATES):
         state, _, _ = step(state, batch, RATE, 1.0, base)
     peft.save_adapters(state.params, weights.config, weights.adapter, tmp_path)

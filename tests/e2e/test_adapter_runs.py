@@ -1,0 +1,149 @@
+"""Runs that train adapters: what a run promises holds for them, and their results are read wherever a model is."""
+import json
+import shutil
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import nft_jax
+from model_folders import NANO
+from nft_jax.config import AdapterConfig, PolicyConfig, TermsConfig
+from nft_jax.model import hf
+from nft_jax.model.adapter import unwrap
+from nft_jax.record.checkpoint import Checkpoints
+from nft_jax.record.folder import read_run
+from nft_jax.record.metrics import read_metrics
+from nft_jax.record.rollouts import table_to_groups
+from nft_jax.record.weights import find_weights
+from nft_jax.train.loop import train
+from refusal import refused
+from runs import EVERY_OTHER, assert_same_run
+
+ADAPTER = AdapterConfig(rank=4, alpha=8.0)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A copy of the embedded model, to be changed."""
+    return shutil.copytree(NANO, tmp_path_factory.mktemp("base") / "model")
+
+
+@pytest.fixture(scope="module")
+def settings(small_run, base):
+    def make(folder, **changes):
+        return small_run(folder, **{"policy": PolicyConfig(path=str(base)), "adapter": ADAPTER,
+                                    "terms": TermsConfig(kl_weight=0.1, mismatch="token"), **changes})
+    return make
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, settings, compiled_once):
+    """Two steps, and the second of them again from the checkpoint of the first."""
+    folder = tmp_path_factory.mktemp("adapters")
+    straight, resumed = folder / "straight", folder / "resumed"
+    train(settings(straight), quiet=True)
+    shutil.copytree(straight, resumed)
+    shutil.rmtree(resumed / "checkpoints" / "2")
+    train(settings(resumed), quiet=True)
+    return straight, resumed
+
+
+def test_a_run_resumes_exactly_and_compiles_nothing_more(folders):
+    assert_same_run(*folders)
+    rows = read_metrics(folders[0] / "metrics.jsonl")
+    assert [row["compiles"] for row in rows[1:]] == [0, 0]
+
+
+def test_merged_weights_sample_what_unmerged_weights_score(folders):
+    for step in (1, 2):
+        groups = table_to_groups(pq.read_table(folders[0] / f"rollouts/step_00000{step}.parquet"))
+        for group in (group for group in groups if group.has_signal):
+            for rollout, old in zip(group.rollouts, group.old_logprobs, strict=True):
+                np.testing.assert_allclose(rollout.logprobs, old, rtol=0, atol=1e-5)
+    for row in read_metrics(folders[0] / "metrics.jsonl")[1:]:
+        assert row["mismatch/p95"] < 1e-5 and row["mismatch/outside_10_percent"] == 0
+
+
+def test_the_base_is_the_reference(folders):
+    """New adapters change nothing, so that the first answers have the reference's log-probs; the second have not."""
+    apart = []
+    for step in (1, 2):
+        groups = table_to_groups(pq.read_table(folders[0] / f"rollouts/step_00000{step}.parquet"))
+        apart.append(max(float(np.abs(old - reference).max()) for group in groups if group.has_signal
+                         for old, reference in zip(group.old_logprobs, group.reference_logprobs, strict=True)))
+    assert apart[0] < 1e-5 and apart[1] > 1e-4
+
+
+def test_checkpoints_hold_adapters_and_their_moments_alone(folders, base):
+    folder = folders[0]
+    checkpoints = Checkpoints(folder / "checkpoints", read_run(folder).config.checkpoint, read_only=True)
+    counters = checkpoints.restore_counters(2)
+    checkpoints.close()
+    model = hf.read_config(base)
+    assert counters["base_digest"] == hf.peft.weights_digest(base, model)
+    size = sum(path.stat().st_size for path in (folder / "checkpoints" / "2" / "state").rglob("*"))
+    assert size < (base / "model.safetensors").stat().st_size
+
+
+def test_the_run_and_its_model_folder_are_one_policy(folders, base, tmp_path):
+    run, model = nft_jax.load(folders[0]), nft_jax.load(folders[0] / "model")
+    jax.tree.map(np.testing.assert_array_equal, run.params, model.params)
+    assert run.adapter.base == model.adapter.base == str(base) and run.adapter.digest == model.adapter.digest
+    assert np.abs(unwrap(run.params)["layers"]["down"]["lora_b"]).max() > 0
+    answers = nft_jax.sample(run, ["12+34", "7*8"], num_samples=2, max_new_tokens=24)
+    unmerged = nft_jax.logprobs(run, answers)
+    nft_jax.save(model, tmp_path / "adapter")
+    nft_jax.save(model, tmp_path / "whole", merge=True)
+    for name in (hf.peft.WEIGHTS, hf.peft.SETTINGS, "tokenizer.json", "generation_config.json"):
+        assert (tmp_path / "adapter" / name).read_bytes() == (folders[0] / "model" / name).read_bytes()
+    whole = nft_jax.load(tmp_path / "whole")
+    assert whole.adapter is None and not hf.peft.is_adapter(tmp_path / "whole")
+    for rollout, scored, merged in zip(answers, unmerged, nft_jax.logprobs(whole, answers), strict=True):
+        np.testing.assert_allclose(rollout.logprobs, scored, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(merged, scored, rtol=0, atol=1e-5)
+    assert read_run(folders[0]).text is not None
+    assert find_weights(folders[0] / "model").files != find_weights(tmp_path / "adapter").files
+
+
+def test_another_base_is_refused(folders, base, settings, tmp_path):
+    folder, other = shutil.copytree(folders[0], tmp_path / "run"), shutil.copytree(base, tmp_path / "other")
+    weights = base / "model.safetensors"
+    kept = weights.read_bytes()
+    try:
+        # One bit of the last tensor.
+        weights.write_bytes(kept[:-4] + bytes([kept[-4] ^ 1]) + kept[-3:])
+        with refused("policy.path"):
+            train(replace(settings(folder), steps=3), quiet=True)
+        with refused("policy.path", base):
+            train(replace(settings(tmp_path / "fork"), steps=3), fork=folder, quiet=True)
+        with refused("policy.path", base):
+            nft_jax.load(folder)
+        with refused("base", base):
+            nft_jax.load(folder / "model")
+        # The same weights elsewhere are the same base.
+        assert nft_jax.load(folder / "model", base=other).adapter.base == str(other)
+    finally:
+        weights.write_bytes(kept)
+    with refused("policy.path"):
+        train(replace(settings(folder), policy=PolicyConfig(path=str(other))), quiet=True)
+
+
+@pytest.mark.parametrize(("objective", "adapter"), [
+    ("dpo", AdapterConfig(rank=2, targets=("attention",), rslora=True, base_dtype="int8")),
+    ("grpo", AdapterConfig(rank=1, targets=("mlp",)))])
+def test_other_families_of_objectives_and_an_int8_base(tmp_path, settings, compiled_once, objective, adapter):
+    config = settings(tmp_path, objective=objective, adapter=adapter, terms=TermsConfig(), steps=1)
+    train(config, verifier=EVERY_OTHER, quiet=True)
+    row = read_metrics(tmp_path / "metrics.jsonl")[-1]
+    assert row["groups/kept"] > 0 and row["grad_norm/mean"] > 0 and row["compiles"] == 0
+    assert row["mismatch/p95"] < 1e-5
+    run = nft_jax.load(tmp_path)
+    assert json.loads((tmp_path / "model" / hf.peft.SETTINGS).read_text())["use_rslora"] == adapter.rslora
+    # A run's policy has the rounded base, as the run had it; the folder of its adapter names the base itself.
+    plain, rounded = nft_jax.load(tmp_path / "model").params["layers"], run.params["layers"]
+    same = np.array_equal(plain["gate"] if adapter.base_dtype == "int8" else plain["query"],
+                          rounded["gate"] if adapter.base_dtype == "int8" else rounded["query"])
+    assert same == (adapter.base_dtype == "compute")
