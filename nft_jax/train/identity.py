@@ -27,7 +27,7 @@ def identity_of(config: Config, folder: Path, tokenizer, eos: Sequence[int], str
     for one in held_out:
         found[f"held-out questions {one.name}".rstrip()] = f"{len(one.prompts)}, {digest(one.prompts)}"
     found["tokenizer"] = _of_files(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)
-                                   if not path.name.startswith("chat_template"))
+                                   if path.is_file() and not path.name.startswith("chat_template"))
     found["chat template"] = _hash([str(tokenizer.chat_template).encode()])
     found["ids that end an answer"] = str(sorted(eos))
     if weights:
