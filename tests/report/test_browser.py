@@ -113,7 +113,7 @@ def test_filters_and_search_count_what_they_show(browser, page):
 
 def test_hostile_text_stays_text(browser, page):
     browser.open(page)
-    search(browser, "needle", "6 of 2,000 answers")
+    search(browser, "needle", "7 of 2,000 answers")
     assert browser.run("typeof hacked") == "undefined"
     assert browser.run("document.querySelectorAll('main img, main script, main p p').length") == 0
     assert browser.run("document.querySelector('.problem').textContent") == HOSTILE
@@ -125,7 +125,7 @@ def test_hostile_text_stays_text(browser, page):
 
 def test_tokens_are_coloured_and_tell_their_numbers(browser, page):
     browser.open(page)
-    search(browser, "needle", "6 of 2,000 answers")
+    search(browser, "needle", "7 of 2,000 answers")
     strengths = ("[...document.querySelectorAll('.tokens')].map(t => [...t.querySelectorAll('span')].map("
                  "s => s.style.getPropertyValue('--hue') + s.style.getPropertyValue('--strength')).join())")
     seen = {}

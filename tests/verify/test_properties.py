@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 pytest.importorskip("math_verify")
 
 from corpus import is_right
-from nft_jax.verify.maths.symbolic import warm_up
+from nft_jax.verify.maths.algebra import warm_up
 
 small = st.integers(1, 30)
 primes = st.sampled_from((2, 3, 5, 7, 11, 13))

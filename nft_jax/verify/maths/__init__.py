@@ -8,7 +8,5 @@
     expression.py   tokens and the grammar of expressions; numbers are exact at once
     units.py        the closed list of units
     compare.py      which typed answers mean the same
-    normal.py       the normal form of an expression: proofs without sympy
-    numeric.py      values that refute, exact zero tests that prove; loaded by workers only
-    symbolic.py     all of it, and math-verify's second opinion; loaded by workers only
+    algebra.py      whether two expressions are equal, with sympy and math-verify; loaded by workers only
 """

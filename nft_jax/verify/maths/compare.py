@@ -11,7 +11,6 @@ from dataclasses import replace
 from fractions import Fraction
 
 from nft_jax.verify.maths import answer as A
-from nft_jax.verify.maths import normal
 from nft_jax.verify.maths.answer import (
     Based,
     Choice,
@@ -40,19 +39,20 @@ _FUNCTION = re.compile(r"([A-Za-z]|\\[a-z]+)(_[A-Za-z0-9]+)?(\(.*\))")
 
 
 class Leaf:
-    """Compares expressions by their normal forms: proofs either way, or None."""
+    """Compares expressions by spelling and exact value: True, or False for two numbers, else None."""
 
     def equal(self, gold: Node, answer: Node) -> Truth:
-        return normal.same(gold, answer)
+        if gold == answer:
+            return True
+        return None if gold.value is None or answer.value is None else False
 
     def proportional(self, gold: Node, answer: Node, positive: bool = False) -> Truth:
         """Whether one is a constant multiple of the other; by a positive number if asked."""
-        factor = normal.ratio(gold, answer)
-        return None if factor is None else not positive or factor > 0
+        return True if gold == answer else None
 
     def same_solutions(self, gold: Node, answer: Node) -> Truth:
         """Whether gold = 0 and answer = 0 have the same solutions."""
-        return self.proportional(gold, answer)
+        return True if gold == answer else None
 
 
 def both(values: Iterable[Truth]) -> Truth:
@@ -249,21 +249,12 @@ def _percentages(gold: Value, answer: Value, leaf: Leaf) -> Truth:
 # The other kinds.
 
 def _clocks(gold, answer, leaf: Leaf) -> Truth:
-    """Times of day. Without a.m. and p.m., 16:30 is 4:30 p.m., and 4:30 is not."""
-    if isinstance(gold, Clock) and isinstance(answer, Clock):
-        if gold.seconds != answer.seconds:
-            return False
-        return gold.marked == answer.marked or gold.seconds >= 13 * 3600
-    sides = [_as_ratio(each) for each in (gold, answer)]
-    return None not in sides and _ratios(*sides, leaf)
-
-
-def _as_ratio(each):
-    """3:20 beside what cannot be a time is a ratio."""
-    if isinstance(each, Clock):
-        hours, minutes = divmod(each.seconds // 60, 60)
-        return None if each.marked or each.seconds % 60 else Ratio((num(hours), num(minutes)))
-    return each if isinstance(each, Ratio | Value) else None
+    """Times of day. Without a.m. and p.m., 16:30 is 4:30 p.m., and 4:30 is not. A time is no ratio, but 7:32 is one
+    beside a gold that is."""
+    if isinstance(gold, Ratio) and not answer.marked and answer.seconds % 60 == 0:
+        return _ratios(gold, Ratio(tuple(map(num, divmod(answer.seconds // 60, 60)))), leaf)
+    return isinstance(gold, Clock) and isinstance(answer, Clock) and gold.seconds == answer.seconds and (
+        gold.marked == answer.marked or gold.seconds >= 13 * 3600)
 
 
 def _ratios(gold, answer, leaf: Leaf) -> Truth:

@@ -3,7 +3,7 @@
 0. `copied_verdict` finds answers that repeat the question: they earn nothing, whatever their value.
 1. `quick_verdict` runs in the calling process. It compares spelling, exact rationals and structure.
 2. What it leaves open has passed `too_large`, which keeps bombs away from the parser and from sympy.
-3. `judge` runs in a worker process: the same, with `symbolic.equal` where `quick_verdict` could not tell.
+3. `judge` runs in a worker process: the same, with `algebra.equal` where `quick_verdict` could not tell.
 
 `check_gold` says beforehand whether a gold answer can be used at all.
 """
@@ -92,12 +92,15 @@ def _quick_verdict(gold_text: str, answer: str) -> Verdict | None:
         return verdict("no_answer", None, "the box is empty")
     if key(g) == key(a):
         return verdict("right", answer, "same spelling")
-    if large := too_large(g, a):
+    # Reading is bounded by the size of the text; what comes after is not.
+    if large := too_large(g, a, ()):
         integers = plain_integer(g), plain_integer(a)
         if None not in integers:
             return verdict("right" if integers[0] == integers[1] else "wrong", answer, "integers")
         return verdict("too_large", answer, large)
     truth = _same(g, a, Leaf())
+    if truth is not True and (large := too_large(g, a)):
+        return verdict("too_large", answer, large)
     if truth is None:
         return None
     return verdict("right" if truth else "wrong", answer, "same value" if truth else "differs from the gold")
@@ -130,7 +133,7 @@ def _long_verdict(gold: str, text: str, answer: str) -> Verdict:
 
 def judge(gold: str, answer: str) -> tuple[Outcome, str]:
     """Outcome and reason where `quick_verdict` gave None. For workers: may take long or die."""
-    from nft_jax.verify.maths.symbolic import FullLeaf, equal_in_closed_form
+    from nft_jax.verify.maths.algebra import FullLeaf, equal_in_closed_form
 
     a = normalise(answer.strip())
     for form in alternatives(gold):
@@ -168,14 +171,14 @@ def _open_form(gold: str, answer: str) -> bool:
     return bool(_CLASSES[4][1].search(gold)) and too_large(gold, answer) is None
 
 
-def too_large(gold: str, answer: str) -> str | None:
+def too_large(gold: str, answer: str, classes: tuple = _CLASSES) -> str | None:
     """Why an answer is kept from the parser and from sympy, or None. An answer may contain every construct that
     its gold contains. Where the gold exceeds a limit, the answer may be twice the gold's size."""
     for name, size, limit in _LIMITS:
         allowed = max(limit, 2 * size(gold)) if size(gold) > limit else limit
         if size(answer) > allowed:
             return f"{size(answer)} {name}, more than {allowed}"
-    for name, pattern in _CLASSES:
+    for name, pattern in classes:
         if pattern.search(answer) and not pattern.search(gold):
             return f"it contains {name}"
     return None

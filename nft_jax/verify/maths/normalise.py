@@ -27,7 +27,8 @@ _SYMBOLS = {
     "∧": r"\land ", "∨": r"\lor ", "…": r"\ldots ",
     "⋯": r"\ldots ", "′": "'", "’": "'", "″": "''", "⟨": r"\langle ", "⟩": r"\rangle ", "Ω": r"\Omega ",
     "Δ": r"\Delta ", "“": '"', "”": '"', "\u200b": "", "\u200e": "", "\u200f": "", "\ufeff": "", "\u2060": "",
-    "∛": r"\sqrt[3]", "ϕ": r"\phi ", "µ": r"\mu ", "∠": r"\angle ", "△": r"\triangle ", "⁄": "/", "∕": "/",
+    "∛": r"\sqrt[3]", "ϕ": r"\phi ", "µ": r"\mu ", "∠": r"\angle ", "△": r"\triangle ", "⁄": "/",
+    "℃": r"^{\circ}\text{C}", "℉": r"^{\circ}\text{F}", "∕": "/",
 } | {letter: f"\\{name} " for name, letter in _GREEK.items()}
 
 # One symbol or vulgar fraction, or a run of superscripts or of subscripts.
@@ -93,6 +94,10 @@ _PASSES: tuple[tuple[re.Pattern, str], ...] = tuple((re.compile(pattern), new) f
     (r"\\\\\s*\[[^\]]*\]", r"\\\\"),
     (r"\\left\s*\\\{\s*\\begin\{(array|aligned|matrix)\}(?:\{[lcr]*\})?(.*?)\\end\{\1\}\s*\\right\s*\.?",
      r"\\begin{cases}\2\\end{cases}"),
+    (r"\\(?:left|right)\s*\.", " "),
+    (r"\\(?:rm|bf|it)\s*\{", r"\\text{"),
+    (r"\\cr(?![a-zA-Z])", r"\\\\"),
+    (r"(?<![a-z])\{:\}", ":"),
     (rf"\\(?:{_SIZES}){_COMMAND_END}", " "),
     (r"\\(?:hspace|vspace|phantom|hphantom|vphantom|tag|label)\*?\s*\{[^{}]*\}", " "),
     (rf"\\(?:quad|qquad|enspace|thinspace|medspace|thickspace|negthinspace|hfill|newline){_COMMAND_END}", " "),
@@ -115,10 +120,13 @@ _PASSES: tuple[tuple[re.Pattern, str], ...] = tuple((re.compile(pattern), new) f
     *((rf"\\(?:mathbb|mathbf|bf|Bbb)\s*\{{?\s*{letter}\s*(?:\}}|{_COMMAND_END})", rf"\\{name} ") for letter, name in (
         ("R", "Reals"), ("Z", "Integers"), ("N", "Naturals"), ("Q", "Rationals"), ("C", "Complexes"))),
     (rf"\\(?:R|Reals?){_COMMAND_END}", r"\\Reals "),
+    (r"\\Reals\s*[\^_]\s*\{?\s*\+\s*\}?", r"(0,\\infty)"),
+    (r"\\Reals\s*[\^_]\s*\{?\s*-\s*\}?", r"(-\\infty,0)"),
+    (r"\\Reals\s*(?:-|\\backslash)\s*", r"\\Reals \\setminus "),
     (rf"\\(?:imath|jmath){_COMMAND_END}", "i"),
     (rf"\\operatorname\*?\s*\{{\s*({_NAMES})\s*\}}", r"\\\1 "),
     (r"\\operatorname\*?\s*\{\s*([a-zA-Z]+)\s*\}", r"\\text{\1}"),
-    (rf"\\(?:mathrm|text|rm|textrm)\s*\{{\s*({_NAMES})\s*\}}", r"\\\1 "),
+    (rf"\\(?:mathrm|text|rm|textrm)\s*\{{\s*(?!max|min)({_NAMES})\s*\}}", r"\\\1 "),
     *((rf"\\{old}{_COMMAND_END}", rf"\\{new} ") for old, new in _OTHER_NAMES.items()),
     (r"\\ce\s*\{([A-Za-z0-9]+)\}", lambda m: re.sub("([0-9]+)", r"_{\1}", m[1])),
     (r"\\mathcal\s*\{?\s*O\s*\}?", "O"),
@@ -132,7 +140,7 @@ _PASSES: tuple[tuple[re.Pattern, str], ...] = tuple((re.compile(pattern), new) f
     (r"\\(?:mathrm|textrm|rm|text|mathit|mathbf|mathsf)\s*\{\s*([eid]|\\pi|\\infty)\s*\}", r"{\1}"),
     (r"\\(?:mathrm|mbox|hbox|textrm|textnormal|textbf|textit|textsf|texttt|emph|mathsf|mathtt|textsc|unit)\s*\{",
      r"\\text{"),
-    (r"\\(?:mathbf|boldsymbol|bm|pmb|mathit|underline|underbar|fbox|framebox|ensuremath|mathnormal|boxed|fcolorbox"
+    (r"\\(?:mathbf|boldsymbol|bm|pmb|mathit|underline|uline|underbar|fbox|framebox|ensuremath|mathnormal|boxed|fcolorbox"
      r"|colorbox|mathord|mathop|mathclose|mathopen|operatorname)\s*\{", "{"),
     (r"\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![a-zA-Z]))|\\degrees?(?![a-zA-Z])", r"\\text{degrees}"),
     (r"\\(?:percent)(?![a-zA-Z])|(?<!\\)%", r"\\%"),

@@ -5,11 +5,12 @@ choice, whether 15m has a unit, which nouns are units.
 """
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import NamedTuple
 
 from nft_jax.verify.maths import answer as A
@@ -36,7 +37,7 @@ from nft_jax.verify.maths.expression import (
     without_degrees,
     word_set,
 )
-from nft_jax.verify.maths.units import CURRENCIES, DEGREE, NEVER, nouns, read_unit, times
+from nft_jax.verify.maths.units import CURRENCIES, DEGREE, NEVER, nouns, read_unit, times, unit_of
 
 MAX_ITEMS = 60
 """Longer lists are text."""
@@ -72,7 +73,7 @@ _UNIT = rf"(?:{_SIMPLE}|{_SEGMENT}|{_ACCENTED})"
 _ANGLE = r"(?:m?\\angle_?[A-Z]{1,3}'*|\\(?:triangle|Delta)[A-Z]{3}|[A-Z]|\\(?:theta|alpha|beta|gamma|phi|varphi|angle))"
 _NAME = re.compile(rf"(?:{_UNIT}|{_ANGLE}|\|{_UNIT}\||\\\|{_UNIT}\\\||\\(?:sin|cos|tan|cot|sec|csc){_ANGLE}"
                    rf"|\\(?:sin|cos|tan|cot|sec|csc)\({_ANGLE}\)"
-                   rf"|{_SIMPLE}(?:\+{_SIMPLE})+|{_SEGMENT}[:/]{_SEGMENT})")
+                   rf"|{_SIMPLE}(?:\+{_SIMPLE})+|{_UNIT}(?::{_UNIT})+|{_SEGMENT}/{_SEGMENT})")
 _ARGUMENT = rf"-?(?:{_LETTER}|[0-9]+)"
 _FUNCTION = re.compile(rf"(?P<f>{_SIMPLE})(?P<inverse>\^-1)?\((?P<args>{_ARGUMENT}(?:,{_ARGUMENT})*)\)")
 _EVENT = re.compile(r"(?:P|Pr|\\Pr|E|Var|\\mathbb\s?[EP])([(\[].+[)\]])")
@@ -112,9 +113,10 @@ def read(text: str, hint: Hint = GOLD, grouped: bool = True):
         return text_of(text)
 
 
+@lru_cache(maxsize=8192)
 def text_of(text: str) -> Text:
     """The words of a text: without case and \\text where it has words only."""
-    plain = re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", text)
+    plain = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text)
     plain = " ".join(plain.strip(" .{}").split())
     if re.fullmatch(r"[^\W\d_]+(?:[ ,.'’\-]+[^\W\d_]+)*", plain):
         words = re.sub(r"^(?:the|an|a) ", "", plain.casefold())
@@ -124,19 +126,12 @@ def text_of(text: str) -> Text:
     return Text("\0" + re.sub(r"\s+", "", text))
 
 
-@lru_cache(maxsize=8192)
-def _words(text: str) -> tuple[str, bool] | None:
-    """The words that a text is, without case, and whether they surely are words: in \\text, or with 4 letters."""
-    found = text_of(text).words
-    if found.startswith("\0"):
-        return None
-    return found, r"\text" in text or len(found) > 3
-
-
 def same_words(gold: str, answer: str) -> bool:
-    """Whether two normalised texts are the same words, with \\text around them or without."""
-    g, a = _words(gold), _words(answer)
-    return g is not None and a is not None and g[0] == a[0] and len(g[0]) > 1 and (g[1] or a[1])
+    """Whether two normalised texts are the same words, with \\text around them or without. Letters that may be a
+    product need \\text on one side, or the same case."""
+    g, a = text_of(gold).words, text_of(answer).words
+    surely = r"\text" in gold + answer or len(g) > 3 or (_is_word(gold) and _is_word(answer.title()))
+    return g == a and not g.startswith("\0") and len(g) > 1 and surely
 
 
 def hint_of(gold, text: str) -> Hint:
@@ -181,6 +176,16 @@ def encloses(found: Sequence[Token], left: str, right: str) -> bool:
         return False
 
 
+def _balanced(found: Sequence[Token]) -> bool:
+    """Whether every bracket within closes within, so that brackets around belong together."""
+    depth = 0
+    for token in found:
+        depth += (token.text in ("(", "[", "{", r"\{")) - (token.text in (")", "]", "}", r"\}"))
+        if depth < 0:
+            return False
+    return depth == 0
+
+
 class _Reader:
     def __init__(self, hint: Hint):
         self.hint, self.depth = hint, 0
@@ -190,12 +195,15 @@ class _Reader:
         if self.depth > 12 or not found:
             raise Unreadable
         found = self._without_remarks(found)
+        at = next((i for i, token in enumerate(found) if i and token.text == "(" and found[-1].text == ")"
+                   and r"\in" in [each.text for each in found[i:i + 4]]), None)
+        if at is not None:
+            # a_n = 2n (n \in N): a condition in brackets is one behind a comma.
+            found = (*found[:at], Token("sign", ","), *found[at + 1:-1])
         try:
             for special in (self._phrase, self._choice, self._clock):
                 if (answer := special(found)) is not None:
                     return answer
-            if found[0].text == "]" and found[-1].text == "[":
-                return self._interval(found)
             parts, marks = split(found, _SEPARATORS)
             if marks:
                 return self._list(parts, marks)
@@ -314,10 +322,15 @@ class _Reader:
                 isinstance(each, Value | Sides) for each in members[:-1]):
             return self._conditioned(members[0] if len(members) == 2 else self._grouped(members[:-1]),
                                      members[-1].name, r"\Naturals")
+        if marks == ["and"] and all(isinstance(each, Value) and each.unit and each.unit.powers for each in members):
+            # 2 hours and 30 minutes are one amount.
+            first, second = members
+            if first.unit.powers == second.unit.powers and first.unit.scale > second.unit.scale:
+                return replace(first, node=add(first.node, mul(second.node, num(second.unit.scale / first.unit.scale))))
         if any(isinstance(each, Region) for each in members):
-            spans = [self._region(each) for each in members]
-            if None not in spans and (any(isinstance(each, Region) and each.name for each in members)):
-                return self._combined(spans, marks)
+            names = {each.name for each in members if isinstance(each, Region | Sides) and each.name}
+            if names:
+                return self._combined(members, marks, names)
         return self._grouped(members)
 
     def _member(self, part: Sequence[Token]):
@@ -369,29 +382,17 @@ class _Reader:
             raise Unreadable
         return Conditioned(value, numbers)
 
-    def _region(self, each) -> tuple[tuple[Span, ...], str | None] | None:
-        if isinstance(each, Region):
-            return each.spans, each.name
-        if isinstance(each, Sides) and each.name and len(each.values) == 1 and isinstance(each.values[0], Value):
-            return (A.point(each.values[0].node),), each.name
-        return None
-
-    def _combined(self, spans, marks) -> Region:
+    def _combined(self, members, marks, names: set[str]) -> Region:
         """Inequalities joined by or (a union), by and (an intersection), or by commas: an intersection unless that
         is empty."""
-        names = {name for _, name in spans if name}
-        if len(names) > 1:
+        if len(names) > 1 or (set(marks) & set(_OR) and set(marks) & set(_AND)):
             raise Unreadable
-        name, parts = next(iter(names)), [each for each, _ in spans]
+        name, parts = names.pop(), [_spans(each) for each in members]
         either = A.union(tuple(span for part in parts for span in part))
-        if set(marks) & set(_OR):
-            if set(marks) & set(_AND):
-                raise Unreadable
+        both = reduce(A.intersection, parts)
+        if set(marks) & set(_OR) or not (both or set(marks) & set(_AND)):
             return Region(either, name)
-        both = parts[0]
-        for part in parts[1:]:
-            both = A.intersection(both, part)
-        return Region(A.union(both) if both or set(marks) & set(_AND) else either, name)
+        return Region(A.union(both), name)
 
     def _grouped(self, members: list):
         """Members that repeat their names in blocks, x = 1, y = 2 or x = 2, y = 1, are one tuple for each block."""
@@ -409,7 +410,7 @@ class _Reader:
             values = [value for each in members for value in _values(each.values[0])]
             return Items("list", tuple(members if names[0].endswith(")") or symbols_of(values) else values))
         # (x, y) is meant where y = 1, x = 2 is written.
-        order = sorted(blocks[0]) if all(len(name) == 1 for name in blocks[0]) else blocks[0]
+        order = _alphabetical(blocks[0])
         groups = []
         for start in range(0, len(names), size):
             found = {each.name: each.values[0] for each in members[start:start + size]}
@@ -425,6 +426,9 @@ class _Reader:
             return self.answer(found[1:-1])
         if len(found) == 1 and found[0].kind == "word" and len(found[0].text) == 1:
             return Value(Node("sym", (found[0].text,)))
+        if len(found[0].text) == 1 and found[0].text.isupper() and encloses(found[1:], "(", ")") and (
+                split(found[2:-1], (",",))[1]):
+            return self.single(found[1:])
         if found[0].text == "(" and raw(found[-5:]).endswith(")^T"):
             end = matching(found, 0)
             if raw(found[end + 1:]) == "^T" and split(found[1:end], (",", ";"))[1]:
@@ -434,92 +438,66 @@ class _Reader:
         parts, marks = split(found, _RELATIONS)
         if marks:
             return self._relation(parts, marks)
-        for wanted in ((r"\cup",), (r"\cap",), (r"\setminus", r"\backslash")):
-            parts, marks = split(found, wanted)
+        for operation in (r"\cup", r"\cap", r"\setminus"):
+            parts, marks = split(found, (operation,))
             if marks:
-                return self._set_operation(parts, wanted[0])
-        if found[0].text in NUMBER_SETS:
-            return self._number_set(found)
+                return self._set_operation(parts, operation)
+        if len(found) == 1 and found[0].text in NUMBER_SETS:
+            return A.REALS if found[0].text == r"\Reals" else Text("\0" + found[0].text)
         for special in (self._bracketed, self._environment, self._ratio, self._residue, self._based):
             if (answer := special(found)) is not None:
                 return answer
         return self.quantity(found)
 
-    def _number_set(self, found: Sequence[Token]):
-        if len(found) == 1:
-            return A.REALS if found[0].text == r"\Reals" else Text("\0" + found[0].text)
-        if found[0].text == r"\Reals" and found[1].text in ("-", "\\"):
-            return self._set_operation([found[:1], found[2:]], r"\setminus")
-        end = {"+": (False, True), "-": (True, False)}.get(raw(found[1:]).lstrip("^_"))
-        if found[0].text != r"\Reals" or end is None:
-            raise Unreadable
-        return Region((Span(num(0), True, INFINITY, True) if end[1] else Span(negative(INFINITY), True, num(0), True),))
-
     def _set_operation(self, parts, operation: str):
         members = [self.single(part) for part in parts]
         if operation == r"\cup" and all(isinstance(each, Items) and each.kind == "set" for each in members):
             return Items("set", tuple(item for each in members for item in each.items))
-        spans = [self._spans(each) for each in members]
+        first, *rest = (_spans(each) for each in members)
         if operation == r"\cup":
-            return Region(A.union(tuple(span for each in spans for span in each)))
-        both = spans[0]
-        for each in spans[1:]:
-            both = A.intersection(both, each if operation == r"\cap" else A.complement(each))
+            return Region(A.union(tuple(itertools.chain(first, *rest))))
+        both = reduce(A.intersection, [first, *(map(A.complement, rest) if operation == r"\setminus" else rest)])
         return Region(A.union(both)) if both else A.EMPTY
-
-    def _spans(self, each) -> tuple[Span, ...]:
-        if isinstance(each, Items) and each.kind in ("tuple", "[]") and len(each.items) == 2:
-            each = as_interval(each)
-        if isinstance(each, Region):
-            return each.spans
-        if isinstance(each, Items) and each.kind == "set" and all(isinstance(item, Value) for item in each.items):
-            return tuple(A.point(item.node) for item in each.items)
-        raise Unreadable
 
     def _bracketed(self, found: Sequence[Token]):
         if encloses(found, r"\{", r"\}"):
             return self._set(found[1:-1])
         if found[0].text == r"\langle" and found[-1].text == r"\rangle":
             return Items("tuple", tuple(self.single(part) for part in split(found[1:-1], (",", ";"))[0]))
-        for left, right, kind in (("(", ")", "tuple"), ("[", "]", "[]"), ("(", "]", ""), ("[", ")", "")):
-            if not encloses(found, left, right) or (found[1].text == r"\begin" and found[-5].text == r"\end"):
-                continue
-            parts, marks = split(found[1:-1], (",", ";"))
-            if not marks:
-                if kind == "tuple":
-                    inner = self.single(found[1:-1])
-                    return inner if not isinstance(inner, Value | Text) else None
-                if kind == "[]":
-                    # A bracket alone is no value: [7] is a list of one.
-                    raise Unreadable
-                return None
-            if not kind:
-                return self._interval(found)
-            if len(parts) > MAX_ITEMS or not all(parts):
+        left, right = found[0].text, found[-1].text
+        if left not in ("(", "[", "]") or right not in (")", "]", "[") or len(found) < 3 or (
+                found[1].text == r"\begin" and found[-5].text == r"\end") or not _balanced(found[1:-1]):
+            return None
+        kind = {"()": "tuple", "[]": "[]"}.get(left + right, "")
+        parts, marks = split(found[1:-1], (",", ";"))
+        if not marks:
+            if kind == "[]":
+                # A bracket alone is no value: [7] is a list of one.
                 raise Unreadable
-            if any(len(part) == 1 and part[0].text == r"\ldots" for part in parts):
-                return Items(kind, self._progression(parts))
-            items = tuple(self.single(part) for part in parts)
-            if any(isinstance(item, Value) and item.node.op == "inf" for item in items):
-                return self._interval(found)
-            if any(isinstance(item, Text) for item in items):
-                raise Unreadable
-            return Items(kind, items)
-        return None
+            inner = self.single(found[1:-1]) if kind else None
+            return None if isinstance(inner, Value | Text) else inner
+        if not kind:
+            return self._interval(found)
+        if len(parts) > MAX_ITEMS or not all(parts):
+            raise Unreadable
+        if any(len(part) == 1 and part[0].text == r"\ldots" for part in parts):
+            return Items(kind, self._progression(parts))
+        items = tuple(self.single(part) for part in parts)
+        if any(isinstance(item, Value) and item.node.op == "inf" for item in items):
+            return self._interval(found)
+        if any(isinstance(item, Text) for item in items):
+            raise Unreadable
+        return Items(kind, items)
 
     def _interval(self, found: Sequence[Token]) -> Region:
         parts, _marks = split(found[1:-1], (",", ";"))
         if len(parts) != 2:
             raise Unreadable
-        low, high = (self._bound(part) for part in parts)
+        low, high = (self.quantity(part).node for part in parts)
         span = Span(low, found[0].text in ("(", "]"), high, found[-1].text in (")", "["))
         if A.before(high, low) or (low.op == "inf" and not span.low_open) or (high.op == "inf" and not span.high_open):
             raise Unreadable
         return Region((span,))
-
-    def _bound(self, part: Sequence[Token]) -> Node:
-        value = self.quantity(part)
-        return value.node
 
     def _set(self, inner: Sequence[Token]):
         if not inner:
@@ -555,15 +533,16 @@ class _Reader:
         before = found[:at]
         if before and after and (before[-1].text, after[0].text) in (("(", ")"), ("[", "]")):
             before, after = before[:-1], after[1:]
-        if name == "cases" and not before and not after:
-            rows, _ = split(body, ("\\\\",))
-            rows = [row[:-1] if row and row[-1].text in (",", ";") else row for row in rows]
-            if any(token.text == "&" for row in rows for token in row):
-                raise Unreadable
-            return self._list([row for row in rows if row], [","] * (sum(map(bool, rows)) - 1))
+        columns = [token.text for i, token in enumerate(body) if token.text == "&" and body[i + 1].text != "="]
+        if name in ("aligned", "align", "equation", "gather", "gathered", "split", "cases", "array") and not (
+                before or after or columns) and (name != "array" or "=" in raw(body) or r"\\" not in raw(body)):
+            body = body[matching(body, 0) + 1:] if body[0].text == "{" else body
+            rows = [[token for token in row if token.text != "&"] for row in split(body, ("\\\\",))[0] if row]
+            rows = [row[:-1] if row[-1].text in (",", ";") else row for row in rows]
+            return self.answer(_joined(rows, [","] * len(rows)))
         if found[end + 2].text != name:
             raise Unreadable
-        if name not in ("pmatrix", "bmatrix", "matrix", "array", "smallmatrix", "Bmatrix", "align", "aligned"):
+        if name not in ("pmatrix", "bmatrix", "matrix", "array", "smallmatrix", "Bmatrix"):
             raise Unreadable
         if name == "array" and body and body[0].text == "{":
             body = body[matching(body, 0) + 1:]
@@ -595,8 +574,6 @@ class _Reader:
         return A.Matrix(tuple((column.get(axis, num(0)),) for axis in axes))
 
     def _ratio(self, found: Sequence[Token]):
-        found = [token for i, token in enumerate(found)
-                 if not (token.text in "{}" and ":" in (raw(found[i + 1:i + 2]), raw(found[i - 1:i] if i else ())))]
         parts, marks = split(found, (":", "to"))
         if not marks:
             return None
@@ -644,7 +621,8 @@ class _Reader:
         if words and not any(token.text == "_" for token in found) and not _EVENT.fullmatch(raw(found)):
             others = [token for token in found if token not in words and not (
                 token.kind == "letters" or token.text in (r"\triangle", r"\angle"))]
-            known = all(token.text.lower() in _QUANTITIES | _OF or token.text.isupper() for token in words)
+            known = all(token.text.lower() in _QUANTITIES | _OF or token.text.isupper() or unit_of(token.text.lower())
+                        for token in words)
             asked = any(token.text.lower() in _QUANTITIES for token in words)
             return "\\text " + raw(found) if known and asked and not others else None
         if found[0].text == r"\frac":
@@ -675,32 +653,27 @@ class _Reader:
         return node.args[0] if node.op == "sym" else None
 
     def _relation(self, parts, marks):
+        if not parts[0] and marks[0] == "=" and len(parts) == 2:
+            return self.single(parts[1])
         if not all(parts):
             if marks == [r"\approx"] and parts[1]:
                 value = self.quantity(parts[1])
                 return replace(value, about=True)
             raise Unreadable
-        if r"\equiv" in marks:
-            return self._congruence(parts, marks)
+        if marks == [r"\equiv"] and self.name(parts[0]) is not None:
+            # x \equiv 3 \pmod 7 is the class.
+            return self._residue(parts[1], True) or self.single(())
         if r"\in" in marks:
             return self._membership(parts, marks)
         if set(marks) <= {"=", r"\approx"}:
             return self._sides(parts, marks)
         return self._inequality(parts, marks)
 
-    def _congruence(self, parts, marks):
-        if marks != [r"\equiv"] or self.name(parts[0]) is None:
-            raise Unreadable
-        answer = self._residue(parts[1], True)
-        if answer is None:
-            raise Unreadable
-        return answer
-
     def _membership(self, parts, marks):
         if marks != [r"\in"]:
             raise Unreadable
         name = self.name(parts[0])
-        members = self.single(parts[1])
+        members = self.answer(parts[1])
         if name is None:
             raise Unreadable
         if isinstance(members, Items) and members.kind in ("tuple", "[]") and len(members.items) == 2:
@@ -726,9 +699,10 @@ class _Reader:
         while name is not None and len(parts) > 2 and self.name(parts[1]) is not None:
             parts = parts[1:]
         if about is not None and (not marks):
-            if name is not None and not self.quantity_is_number(parts[0]):
+            value = self.single(parts[0])
+            if name is not None and not (isinstance(value, Value) and not symbols(value.node)):
                 return Sides(name, (replace(about, about=True),))
-            return Sides(None, (self.single(parts[0]),), None, about)
+            return Sides(None, (value,), None, about)
         values = tuple(self.single(part) for part in parts[name is not None:])
         if any(isinstance(value, Text) for value in values):
             raise Unreadable
@@ -743,14 +717,10 @@ class _Reader:
             raise Unreadable
         if name is not None and _NAMES.fullmatch(name) and len(values) == 1 and isinstance(values[0], Items) and (
                 values[0].kind == "tuple" and len(values[0].items) == name.count(",") + 1):
-            return Items("named", values[0].items, tuple(name[1:-1].split(",")))
+            names = name[1:-1].split(",")
+            order = _alphabetical(names)
+            return Items("named", tuple(values[0].items[names.index(each)] for each in order), tuple(order))
         return Sides(name, values, node, about)
-
-    def quantity_is_number(self, part) -> bool:
-        try:
-            return not symbols(Parser(part).whole())
-        except Unreadable:
-            return False
 
     def _inequality(self, parts, marks):
         if "=" in marks or r"\approx" in marks:
@@ -815,6 +785,8 @@ class _Reader:
         literal = self._decimal(found[:len(found) - len(rest)])
         node, rest = self._scaled(node, rest)
         node, unit, rest = self._degrees(node, unit, rest)
+        if unit == DEGREE and (parts := re.fullmatch(r"([0-9.]+)'(?:([0-9.]+)'')?", raw(rest))):
+            node, rest = add(node, num(Fraction(parts[1]) / 60 + Fraction(parts[2] or 0) / 3600)), ()
         percent = False
         if rest and (rest[0].text == r"\%" or rest[0].text.lower() in ("percent", "pct")):
             percent, rest = True, rest[1:]
@@ -908,6 +880,18 @@ def _is_word(letters: str) -> bool:
         letters.istitle() or len(set(letters)) < 3))
 
 
+def _spans(each) -> tuple[Span, ...]:
+    """The intervals and points of what can be a part of a region. Raises Unreadable."""
+    if isinstance(each, Items) and each.kind in ("tuple", "[]"):
+        each = as_interval(each)
+    if isinstance(each, Region):
+        return each.spans
+    values = each.values if isinstance(each, Sides) and each.name else each.items if isinstance(each, Items) else ()
+    if not values or not all(isinstance(value, Value) for value in values):
+        raise Unreadable
+    return tuple(A.point(value.node) for value in values)
+
+
 def as_interval(pair: Items) -> Region:
     """(1, 2) or [1, 2] as an interval. Raises Unreadable where the ends are in the wrong order."""
     ends = [item.node if isinstance(item, Value) else None for item in pair.items]
@@ -915,6 +899,13 @@ def as_interval(pair: Items) -> Region:
         raise Unreadable
     is_open = pair.kind == "tuple"
     return Region((Span(ends[0], is_open, ends[1], is_open),))
+
+
+def _alphabetical(names: list[str]) -> list[str]:
+    """The order in which a tuple of these names is meant: x, y, z, w and the alphabet; of others the given one."""
+    if any(len(name) > 1 for name in names):
+        return names
+    return sorted(names, key=lambda name: "~" if name == "w" and "x" in names else name)
 
 
 def _counts(each) -> bool:

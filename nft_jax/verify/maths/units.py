@@ -58,7 +58,7 @@ _COUNTED = word_set("""apple orange banana pear peach plum lemon egg cookie cake
     cat cow chicken pig horse sheep goat fish duck rabbit animal insect bee ant spider leg brick tile stone block
     shirt dress hat shoe sock glove coat pant button bead necklace ring time lap mile hit shot serving meal bite cup
     spoon plate glass bowl tray row column bunch stack pile fence post board rope ribbon inhabitant dot star""")
-_FILLERS = word_set("of the a in total different distinct possible such old")
+_FILLERS = word_set("of the a total different distinct possible such old")
 # Words that change a number: nothing that a gold says makes them units.
 NEVER = word_set("""or and not no nor approximately approx about around nearly almost less more than least most if when
     where otherwise maybe possibly either except wrong base mod modulo remainder am pm a.m. p.m. a.m p.m plus minus
@@ -151,7 +151,7 @@ class _Reader:
         return self.tokens[self.at].text if self.at < len(self.tokens) else ""
 
     def read(self) -> Unit | None:
-        unit, sign, known = PURE, 1, False
+        unit, sign, known, pure = PURE, 1, False, True
         while self.at < len(self.tokens):
             word = self.peek()
             if word in ("/", "per") and known:
@@ -160,15 +160,16 @@ class _Reader:
             if word in (r"\cdot", r"\times", "."):
                 self.at += 1
                 continue
-            if word.lower() in _FILLERS and len(self.tokens) > 1:
+            total = word == "in" and self.at + 2 == len(self.tokens) and self.tokens[-1].text == "total"
+            if total or (word.lower() in _FILLERS and len(self.tokens) > 1):
                 self.at += 1
                 continue
             one = self._one()
             if one is None:
                 return None
-            unit, known = times(unit, one, sign), True
+            unit, known, pure = times(unit, one, sign), True, pure and not one.powers
         # cm/m is no unit.
-        return unit if known and (unit.powers or (unit == PURE and len(self.tokens) < 3)) else None
+        return unit if known and (unit.powers or pure) else None
 
     def _one(self) -> Unit | None:
         word, exponent = self.peek(), 1
@@ -234,6 +235,7 @@ def read_unit(found: Sequence[Token], extra: frozenset[str] = frozenset(), is_go
 
 def nouns(found: Sequence[Token]) -> frozenset[str]:
     """The words of a gold that an answer may repeat beside its number."""
-    return frozenset(form for token in found if token.kind in ("word", "letters") and len(token.text) > 1
-                     and token.text.lower() not in NEVER for form in _singular(token.text.lower())) | frozenset(
-        token.text for token in found if token.text in ("'", "M"))
+    words = [token.text.lower() for token in found if (token.kind == "word" and token.text[1:])
+             or (token.kind == "letters" and token.text[3:])]
+    marks = {token.text for token in found if token.text in ("'", "M")}
+    return frozenset(form for word in words if word not in NEVER for form in _singular(word)) | marks

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 pytest.importorskip("math_verify")
 
 from corpus import is_right
-from nft_jax.verify.maths.symbolic import warm_up
+from nft_jax.verify.maths.algebra import warm_up
 from words import NEUTRAL, THINGS, WORDS
 
 bounded = settings(max_examples=60, deadline=None, derandomize=True)

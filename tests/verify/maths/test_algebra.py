@@ -3,11 +3,11 @@ import pytest
 
 pytest.importorskip("math_verify")
 
-from nft_jax.verify.maths import normal, numeric
+from nft_jax.verify.maths import algebra
+from nft_jax.verify.maths.algebra import FullLeaf, equal_in_closed_form, generator, points, refuted, to_sympy
 from nft_jax.verify.maths.expression import Parser, tokens
 from nft_jax.verify.maths.judge import SECOND_OPINION, judge
 from nft_jax.verify.maths.normalise import normalise
-from nft_jax.verify.maths.symbolic import FullLeaf, equal_in_closed_form
 
 
 def parse(text: str):
@@ -68,17 +68,19 @@ def test_equations_have_the_same_solutions(gold, answer, expected):
 
 
 def test_points_are_the_same_everywhere_and_other_ones_for_each_pair():
-    a, b = parse("x+y"), parse("y+x+0.5")
-    first = numeric.points(a, b, ["x", "y"], numeric.generator(a, b))
-    assert first == numeric.points(a, b, ["x", "y"], numeric.generator(a, b))
-    assert first != numeric.points(a, b, ["x", "y"], numeric.generator(b, a))
-    assert {point["x"] > 0 for point in first} == {True, False}
+    names = sorted(to_sympy(parse("x+y")).free_symbols, key=str)
+    first, again, other = (points(to_sympy(parse("x+y")), names, generator(*pair)) for pair in ("ab", "ab", "ba"))
+    assert first == again != other
+    assert {x > 0 for x, _ in first} == {True, False}
 
 
-def test_a_normal_form_refutes_only_what_it_surely_may():
-    assert normal.same(parse(r"\sqrt2+\sqrt3"), parse(r"\sqrt5")) is False
-    assert normal.same(parse(r"\sqrt{3+2\sqrt{2}}"), parse(r"1+\sqrt{2}")) is None
-    assert normal.same(parse(r"\pi"), parse("e")) is None
+def test_math_verify_never_decides_about_two_numbers(monkeypatch):
+    monkeypatch.setattr(algebra, "math_verify", lambda *arguments, **options: True)
+    for gold, answer in ((r"\pi", r"\pi+10^{-3000}"), ("x", "x+10^{-3000}"),
+                         (r"\arctan\frac12+\arctan\frac13", r"\frac{\pi}{4}")):
+        assert FullLeaf().equal(parse(gold), parse(answer)) is False
+    leaf = FullLeaf()
+    assert not leaf.asked and not refuted(*map(to_sympy, (parse("x^{2}"), parse(r"x\cdot x"))))
 
 
 def test_sums_integrals_and_limits():
@@ -87,6 +89,14 @@ def test_sums_integrals_and_limits():
     assert equal_in_closed_form(normalise(r"\int_0^1 x^2dx"), normalise(r"\frac13"))
     assert not equal_in_closed_form(normalise(r"\int_0^1 x^2dx"), "0.3333333333")
     assert judge(r"\sum_{k=1}^{n} k", r"\frac{n(n+1)}{2}") == ("right", SECOND_OPINION)
+
+
+@pytest.mark.parametrize(("gold", "answer"), [
+    ("5", r"\sqrt{-1-x^2}"), ("5", r"5+\ln(-1-x^2)"), ("x", r"x+\arcsin(2+x^2)"), ("|x|", r"|x|+\sqrt{-1-x^2}"),
+    (r"\ln x", r"\ln(-x)"), (r"\sqrt{x}", r"\sqrt{x}+\sqrt{-x-1}"), (r"\sin x", r"\sin x+\sqrt{-2-\cos x}"),
+])
+def test_what_is_real_nowhere_is_equal_to_nothing(gold, answer):
+    assert FullLeaf().equal(parse(gold), parse(answer)) is False
 
 
 def test_unreadable_is_not_equal():
