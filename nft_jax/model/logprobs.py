@@ -264,10 +264,8 @@ def _local_backward(head: Head, hidden_BTD, weights, targets_BT, wanted_BT, temp
         None if head.frozen else jnp.zeros(full.shape, kind)))
     if over_tensor:
         d_states = jax.lax.psum(d_states, "tensor")
-    d_hidden = tokens.put_back(d_states, wanted).reshape(hidden_BTD.shape).astype(hidden_BTD.dtype)
-    if head.frozen:
-        return d_hidden, None
-    if head.mesh is not None:
+    if head.mesh is not None and not head.frozen:
         d_weights = jax.lax.psum_scatter(d_weights, "fsdp", scatter_dimension=1 - head.vocab_axis, tiled=True)
         d_weights = jax.lax.psum(d_weights, ("data", "context"))
-    return d_hidden, d_weights.astype(weights.dtype)
+    d_hidden = tokens.put_back(d_states, wanted).reshape(hidden_BTD.shape)
+    return d_hidden.astype(hidden_BTD.dtype), None if head.frozen else d_weights.astype(weights.dtype)

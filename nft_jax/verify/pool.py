@@ -79,10 +79,8 @@ class Verifier:
         self.restarts = 0
         self._lock = threading.Lock()
         self._known: dict[tuple[str, str | None], Verdict] = {}                 # (gold, answer) -> verdict
-        self._tasks: dict[int, _Task] = {}
-        self._pending: dict[_Key, int] = {}
-        self._queue: deque[int] = deque()
-        self._issued = 0
+        self._tasks: dict[_Key, _Task] = {}              # until their verdicts are there
+        self._queue: deque[_Task] = deque()
         self._deaths = 0                                 # since any worker last answered
         self._workers: list[Worker] = []
         self._thread: threading.Thread | None = None
@@ -189,13 +187,10 @@ class Verifier:
                     del self._known[next(iter(self._known))]
 
     def _enqueue(self, key: _Key, batch: _Batch, places: tuple[int, ...]) -> None:
-        number = self._pending.get(key)
-        if number is None:
-            self._issued += 1
-            number = self._pending[key] = self._issued
-            self._tasks[number] = _Task(key)
-            self._queue.append(number)
-        self._tasks[number].waiting.append((batch, places))
+        if key not in self._tasks:
+            self._tasks[key] = _Task(key)
+            self._queue.append(self._tasks[key])
+        self._tasks[key].waiting.append((batch, places))
 
     def _wake(self) -> None:
         try:
@@ -270,29 +265,26 @@ class Verifier:
         with self._lock:
             if not self._queue:
                 return
-            number = self._queue.popleft()
-            task = self._tasks[number]
+            task = self._queue.popleft()
         task.attempts += 1
-        worker.begin(number, self.config.deadline * len(task.key.responses))
+        worker.begin(task, self.config.deadline * len(task.key.responses))
         try:
             # ASCII JSON: half surrogates pass as escapes.
-            worker.connection.send_bytes(json.dumps([number, *task.key]).encode())
+            worker.connection.send_bytes(json.dumps(task.key).encode())
         except OSError:               # the worker has died: its connection is ready, and `_collect` sees the end
             return
 
     def _collect(self, forker: Forker, worker: Worker) -> None:
         """Take what a worker sent: its findings, or its end."""
         try:
-            number, findings, retiring = json.loads(worker.connection.recv_bytes())
+            findings, retiring = json.loads(worker.connection.recv_bytes())
         except (EOFError, OSError):
             self._deaths += 1
             self._retry(worker)
             self._replace_worker(forker, worker)
             return
-        self._deaths = 0
-        if number == worker.task:
-            worker.task = None
-            self._deliver(number, findings)
+        self._deaths, task, worker.task = 0, worker.task, None
+        self._deliver(task, findings)
         if retiring:
             self._replace_worker(forker, worker)
 
@@ -300,7 +292,7 @@ class Verifier:
         """Put the task of a dead worker first in the queue, or give it up after ATTEMPTS."""
         if worker.task is None:
             return
-        if self._tasks[worker.task].attempts >= ATTEMPTS:
+        if worker.task.attempts >= ATTEMPTS:
             self._deliver_same(worker.task, "error", f"its worker died {ATTEMPTS} times")
         else:
             with self._lock:
@@ -323,15 +315,14 @@ class Verifier:
         forker.close()
         return Forker(self.config, self.reward)
 
-    def _deliver_same(self, number: int, outcome: Outcome, reason: str) -> None:
-        self._deliver(number, [(outcome, reason, None)] * len(self._tasks[number].key.responses))
+    def _deliver_same(self, task: _Task, outcome: Outcome, reason: str) -> None:
+        self._deliver(task, [(outcome, reason, None)] * len(task.key.responses))
 
-    def _deliver(self, number: int, findings: Sequence[tuple[Outcome, str, float | None]]) -> None:
+    def _deliver(self, task: _Task, findings: Sequence[tuple[Outcome, str, float | None]]) -> None:
         """Turn the findings of a task into verdicts for every batch that waits for them. A finding is (outcome,
         reason, reward); the reward is None for maths, whose outcome decides."""
         with self._lock:
-            task = self._tasks.pop(number)
-            del self._pending[task.key]
+            del self._tasks[task.key]
         extracted = task.key.responses if self.reward is None else list(map(extract, task.key.responses))
         verdicts = [verdict(outcome, answer, reason, value)
                     for (outcome, reason, value), answer in zip(findings, extracted, strict=True)]
@@ -359,7 +350,6 @@ class Verifier:
             self._failure, self._closing = failure, True
             unfinished = {id(batch): batch for task in self._tasks.values() for batch, _ in task.waiting}
             self._tasks.clear()
-            self._pending.clear()
             self._queue.clear()
         self._wake_reader.close()
         self._wake_writer.close()

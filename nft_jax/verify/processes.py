@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from nft_jax.config import VerifierConfig
 from nft_jax.types import InputError
@@ -29,12 +30,12 @@ class Worker:
     """One worker as the pool sees it."""
     connection: Connection
     pid: int
-    task: int | None = None
+    task: Any = None                  # what it judges now
     deadline: float = 0.0             # time.monotonic() at which the task is out of time
     extensions: int = 0               # of this task's deadline so far
     cpu_before: float = 0.0           # CPU seconds of the worker when it got the task
 
-    def begin(self, task: int, seconds: float) -> None:
+    def begin(self, task: Any, seconds: float) -> None:
         self.task, self.deadline, self.extensions = task, time.monotonic() + seconds, 0
         self.cpu_before = self._cpu()[1]
 

@@ -138,13 +138,13 @@ def _resident_bytes() -> int:
 
 
 def serve(connection: Connection, judge: Judge, memory_bytes: int, cpu_seconds: float, starts_processes: bool) -> None:
-    """A worker's life: [task, prompts, responses, golds] in, [task, findings, retiring] out. `cpu_seconds` are for one
+    """A worker's life: [prompts, responses, golds] in, [findings, retiring] out. `cpu_seconds` are for one
     answer."""
     _limit(memory_bytes, starts_processes)
     judged = 0
     while True:
         try:
-            task, prompts, responses, golds = json.loads(connection.recv_bytes())
+            prompts, responses, golds = json.loads(connection.recv_bytes())
         except EOFError:
             return
         findings = _guarded(_CpuClock(cpu_seconds * len(responses)), judge, prompts, responses, golds)
@@ -153,7 +153,7 @@ def serve(connection: Connection, judge: Judge, memory_bytes: int, cpu_seconds: 
                     or any(outcome in ("timeout", "too_large") for outcome, _, _ in findings))
         findings = [(outcome, reason[:2000 if outcome == "unusable" else 300], value)
                     for outcome, reason, value in findings]
-        connection.send_bytes(json.dumps([task, findings, retiring]).encode())
+        connection.send_bytes(json.dumps([findings, retiring]).encode())
         if retiring:
             return
 

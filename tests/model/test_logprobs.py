@@ -230,7 +230,7 @@ def test_gradient_of_the_head_matches_float64(params):
     np.testing.assert_allclose(jax.jit(jax.grad(loss))(untied)["head"], expected, atol=1e-4)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(arrays.arrays(np.float32, (5, 9), elements=st.floats(-80, 80, width=32)), st.integers(0, 8))
 def test_logprob_and_entropy_of_any_logits(logits, target):
     """Weights that are the identity make any numbers logits; in three chunks of words, the last of them overlapping."""

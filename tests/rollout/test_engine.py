@@ -6,8 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nft_jax.config import DecodingConfig, MeshConfig, SamplingConfig
+from nft_jax.config import AdapterConfig, DecodingConfig, MeshConfig, SamplingConfig
+from nft_jax.model.adapter import adapter_shapes, merge, wrap
 from nft_jax.model.logprobs import token_logprobs
+from nft_jax.model.parameters import parameter_shardings
 from nft_jax.rollout.engine import Sampler
 from nft_jax.runtime.compilation import CompileCounter, compile_all, largest
 from nft_jax.runtime.mesh import make_mesh
@@ -124,6 +126,34 @@ def test_a_decode_step_gathers_no_weights(make):
         program = largest(make(mesh=mesh, weight_dtype=weight_dtype).programs())["cast"]
         placed = jax.tree.leaves(program.function.lower(*program.arguments).out_info)
         assert {axis for leaf in placed for axis in leaf.sharding.spec} == {None, "tensor"}
+
+
+@pytest.fixture(scope="module")
+def adapted(tiny_model, tiny_params):
+    """The tiny model with random adapters, wrapped and merged."""
+    config = AdapterConfig(rank=3, alpha=6.0)
+    rng, shapes = np.random.default_rng(4), adapter_shapes(tiny_model, config)
+    adapters = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), shapes)
+    wrapped = wrap(tiny_params, adapters, config)
+    return wrapped, merge(wrapped, "float32")
+
+
+@pytest.mark.parametrize("mesh", [MeshConfig(data=1), MeshConfig(data=2, fsdp=2, tensor=2)], ids=str)
+@pytest.mark.parametrize("weight_dtype", ["compute", "int8"])
+def test_adapters_are_merged_into_the_weights_that_decode(make, adapted, mesh, weight_dtype):
+    mesh = make_mesh(mesh, jax.devices()[:1] if mesh.data == 1 else None)
+    sampler = make(mesh=mesh, weight_dtype=weight_dtype)
+    found, expected = (sampler.cast(jax.device_put(params, parameter_shardings(params, mesh))) for params in adapted)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert a.sharding == b.sharding and a.dtype == b.dtype
+        # A value between two steps of int8 may be rounded to either.
+        np.testing.assert_allclose(np.asarray(a, np.float32), np.asarray(b, np.float32), rtol=1e-5,
+                                   atol=1 if a.dtype == np.int8 else 1e-5)
+
+
+def test_unmerged_adapters_score_what_merged_ones_sample(tiny_model, sampler, adapted, prompts):
+    test_logprobs_are_those_of_the_trainer(tiny_model, adapted[0], run(sampler, adapted[0], prompts))
 
 
 def test_samples_do_not_depend_on_the_order_of_admission(sampler, tiny_params, prompts, reference):

@@ -44,7 +44,7 @@ def kept(scores, params):
     return scores >= truncation_floor(scores, jnp.exp(scores), params)[:, None]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**31), st.sampled_from([0, 1, 2, 5, 17, 40]), st.sampled_from([1.0, 0.95, 0.7, 0.3, 0.01]),
        st.sampled_from([0.0, 0.02, 0.3, 0.99]))
 def test_truncation_equals_sorting(seed, top_k, top_p, min_p):
@@ -110,7 +110,7 @@ def test_frequencies_of_a_large_vocabulary_with_impossible_tokens():
     assert_follows(frequencies(logits, 1_500, params, truncate=True), probabilities / probabilities.sum())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.sampled_from([0.0, 1e-30, 1e-7, 0.3, 1.0, 7.0]), min_size=1, max_size=40).filter(any),
        st.sampled_from([0.0, 1e-7, 0.5, 1 - 2**-23]))
 def test_nothing_of_weight_zero_is_picked(weights, uniform):

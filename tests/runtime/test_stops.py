@@ -69,7 +69,7 @@ def run_all(work, count):
         return list(pool.map(work, range(count), timeout=60))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(2, 4), st.integers(0, 2**32), st.booleans())
 def test_all_stop_at_the_same_point_whoever_was_asked_and_however_far_apart_they_are(count, seed, lockstep):
     """With a barrier behind every point hosts are one point apart at most; without one, anything."""
@@ -96,7 +96,7 @@ def test_all_stop_at_the_same_point_whoever_was_asked_and_however_far_apart_they
     assert stopped[0] is not None and stopped[0] >= at and len(set(stopped)) == 1
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(2, 3), st.integers(0, 2**32))
 def test_work_done_alone_is_given_up_by_all_or_finished_by_all(count, seed):
     """Each step: any number of blocks alone, a point, then a collective. Nobody waits there for one who gave up."""

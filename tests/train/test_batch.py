@@ -33,7 +33,7 @@ def examples(seed, count):
     return items
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(1, 24), max_size=40))
 def test_packing_places_everything_once_and_fits(lengths):
     rows = pack(lengths, 24)
@@ -104,7 +104,7 @@ def test_weights_are_the_reduction(loss_agg, expected):
         np.testing.assert_allclose(values, weight, rtol=1e-6)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 30), st.integers(1, 8), st.integers(0, 100))
 def test_groups_are_dealt_whole_and_evenly(count, updates, seed):
     parts = deal(list(range(count)), updates, (seed, 3))
@@ -156,7 +156,7 @@ def test_a_row_length_that_is_given_is_the_only_one():
     assert [shape.row_length for shape in shapes_of(config(160, row_length=300))] == [300]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(1, 1024), min_size=1, max_size=40), st.randoms())
 def test_the_shape_fits_and_does_not_depend_on_order(lengths, random):
     shapes = [BatchShape(40, 1024 // length, length, 1, 500.0) for length in (128, 256, 512, 1024)]
@@ -188,7 +188,7 @@ def device_costs(rows, places, lengths, shape):
     return costs
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(1, 64), min_size=1, max_size=80), st.sampled_from([1, 2, 4, 8]))
 def test_every_row_has_one_place_in_the_micro_batches_that_are_used(lengths, devices):
     shape = BatchShape(80, 8, 64, devices, 10.0)

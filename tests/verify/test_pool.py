@@ -19,6 +19,7 @@ pytest.importorskip("math_verify")
 from nft_jax.config import VerifierConfig
 from nft_jax.types import OUTCOMES
 from nft_jax.verify import Verifier, verify
+from nft_jax.verify.processes import Worker
 
 SANE = [
     (r"2\sqrt{2}", r"\sqrt{8}", True), ("(x+1)(x-1)", "x^2-1", True),
@@ -55,6 +56,14 @@ def eventually(holds, seconds: float = 20.0) -> bool:
 def verifier():
     with Verifier(VerifierConfig(workers=2)) as pool:
         yield pool
+
+
+@pytest.fixture
+def begun(monkeypatch):
+    """The tasks that workers have begun."""
+    tasks, begin = [], Worker.begin
+    monkeypatch.setattr(Worker, "begin", lambda self, task, seconds: (tasks.append(task), begin(self, task, seconds)))
+    return tasks
 
 
 def test_labelled_corpus(verifier):
@@ -133,7 +142,7 @@ def test_a_task_that_kills_its_worker_twice_is_an_error():
         pending = pool.submit([box(SLOW), box("5"), box(r"\sqrt{4+2\sqrt{3}}")], [gold, "5", r"1+\sqrt3"])
         for _ in range(2):
             assert eventually(lambda: any(
-                worker.task is not None and pool._tasks[worker.task].key.responses == (SLOW,)
+                worker.task is not None and worker.task.key.responses == (SLOW,)
                 for worker in list(pool._workers)))
             victim = pool.worker_pids[0]
             os.kill(victim, signal.SIGKILL)
@@ -152,15 +161,14 @@ def test_all_outcomes_are_reachable():
         assert pool.counts == {**dict.fromkeys(answers, 1), "no_answer": 1}
 
 
-def test_a_copy_of_the_question_earns_nothing(verifier):
+def test_a_copy_of_the_question_earns_nothing(verifier, begun):
     """Whatever another question made of the same answer, and without a worker; mode strict compares strings only."""
     asked, other = "What is $\\sqrt{8}+1$?", "How long is it?"
-    answers, before = [box(r"\sqrt{8}+1"), box(r"1+\sqrt{8}"), box(r"2\sqrt{2}+1")], None
+    answers = [box(r"\sqrt{8}+1"), box(r"1+\sqrt{8}"), box(r"2\sqrt{2}+1")]
     for question, outcomes in ((other, ["right"] * 3), (asked, ["copied", "right", "right"]), (other, ["right"] * 3)):
         found = verifier.judge(answers, [r"2\sqrt2+1"] * 3, [question] * 3)
         assert [each.outcome for each in found] == outcomes
-        assert before is None or verifier._issued == before
-        before = verifier._issued
+    assert len(begun) <= 2                           # the first time
     found = verify([box("17+25-8"), box("34"), box("17+25-8")], ["34", "34", "17+25-8"], prompts=["17+25-8="] * 3)
     assert [(each.outcome, each.reward) for each in found] == [("copied", 0.0), ("right", 1.0), ("right", 1.0)]
     assert found[0].extracted == "17+25-8" and "question" in found[0].reason
@@ -216,11 +224,10 @@ def test_the_response_never_reaches_a_worker(verifier, monkeypatch):
     assert len(sent) == 1 and b"SECRET" not in sent[0] and rb"\\sqrt{6+" in sent[0]
 
 
-def test_repeated_answers_are_judged_once(verifier):
-    before = verifier._issued
+def test_repeated_answers_are_judged_once(verifier, begun):
     verdicts = verifier.judge([box(r"\sqrt{11+6\sqrt{2}}")] * 16, [r"3+\sqrt{2}"] * 16)
     again = verifier.judge([box(r"\sqrt{11+6\sqrt{2}}")] * 3, [r"3+\sqrt{2}"] * 3)
-    assert rewards(verdicts + again) == [1.0] * 19 and verifier._issued - before == 1
+    assert rewards(verdicts + again) == [1.0] * 19 and len(begun) == 1
 
 
 def test_close_and_start_again():

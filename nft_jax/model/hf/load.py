@@ -17,7 +17,6 @@ import json
 import math
 import os
 import re
-import stat
 from collections.abc import Callable, Iterator
 from functools import partial, reduce
 from pathlib import Path
@@ -32,6 +31,7 @@ from safetensors import SafetensorError, safe_open
 
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.hf.families import Tensor, config_from_hf, tensors_of
+from nft_jax.runtime.tables import no_file
 from nft_jax.types import InputError
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -45,14 +45,8 @@ BUFFERS = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 
 def require_file(path: Path, remedy: str = "give the folder of a model in Hugging Face layout.") -> None:
     """Raises InputError, with the remedy, unless `path` is a file. To open a named pipe would never end."""
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing: {remedy}") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): {remedy}") from None
-    if not stat.S_ISREG(mode):
-        raise InputError(f"{path} is a {'folder' if stat.S_ISDIR(mode) else 'pipe or a device'}, not a file: {remedy}")
+    if reason := no_file(path):
+        raise InputError(f"{path}: {reason}: {remedy}")
 
 
 def read_json(path: Path) -> dict:
@@ -62,8 +56,6 @@ def read_json(path: Path) -> dict:
         value = json.loads(path.read_text(encoding="utf-8"))
     except RecursionError:
         raise InputError(f"{path} is nested too deep to be read: download or copy it again.") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): see to its permissions.") from None
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({error}): download or copy it again.") from None
     if not isinstance(value, dict):
@@ -109,26 +101,7 @@ def check_weights(folder: str | os.PathLike, config: ModelConfig) -> dict[str, S
     Raises one InputError that lists every tensor that is missing, unexpected, wrongly shaped or typed, and every
     file that is missing or cut short."""
     folder = Path(folder)
-    where = _weight_map(folder)
-    problems, found = [], {}
-    for file in sorted(set(where.values())) if where else [SINGLE]:
-        if not (folder / file).exists():
-            problems.append(f"{file} is missing")
-            continue
-        require_file(folder / file)
-        try:
-            with safe_open(folder / file, "numpy") as handle:
-                views = ((name, handle.get_slice(name)) for name in handle.keys())  # noqa: SIM118
-                here = {name: (folder / file, tuple(view.get_shape()), view.get_dtype()) for name, view in views
-                        if not BUFFERS.fullmatch(name)}
-        except (SafetensorError, OSError) as error:
-            problems.append(f"{file} is damaged or cut short ({first_line(error)})")
-        else:
-            problems += [f"{name} is in {file} and in {found[name][0].name}" for name in sorted(here.keys() & found)]
-            found |= here
-    # The missing tensors of a missing file would only hide the file's name.
-    if problems:
-        raise InputError(f"{folder}: {'; '.join(problems)}. Download or copy the model again.")
+    found = _headers(folder)
     numbers = [int(match[1]) for match in map(re.compile(r"model\.layers\.(\d+)\.").match, found) if match]
     # Otherwise every tensor of every layer would be named as missing.
     if numbers and max(numbers) + 1 != config.num_layers:
@@ -137,7 +110,7 @@ def check_weights(folder: str | os.PathLike, config: ModelConfig) -> dict[str, S
     expected = {name: tensor.shapes(config)[1] for name, tensor, _ in hf_order(config)}
     # A tied model may carry a head too, equal to its embedding.
     allowed = {**expected, "lm_head.weight": (config.vocab_size, config.hidden_size)}
-    problems += [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
+    problems = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
     for name, (_, shape, kind) in sorted(found.items()):
         if name not in allowed:
             problems.append(f"{name} is not part of a {config.family} model of this config")
@@ -150,10 +123,41 @@ def check_weights(folder: str | os.PathLike, config: ModelConfig) -> dict[str, S
             found["lm_head.weight"][0], "lm_head.weight", found[EMBEDDING][0], EMBEDDING):
         problems.append("lm_head.weight differs from the embedding although tie_word_embeddings is true")
     if problems:
-        listed = "; ".join(problems[:20]) + (f"; and {len(problems) - 20} more" if len(problems) > 20 else "")
-        raise InputError(f"{folder}: the weights do not fit config.json: {listed}. Use the weights and the "
+        raise InputError(f"{folder}: the weights do not fit config.json: {_listed(problems)}. Use the weights and the "
                          "config.json of one model.")
     return {name: Stored(file, shape, FLOATS[kind]) for name, (file, shape, kind) in found.items()}
+
+
+def _headers(folder: Path) -> dict[str, tuple[Path, tuple[int, ...], str]]:
+    """{name of every tensor: its file, shape and type}. Raises one InputError that lists every file that is missing or
+    cut short, and every tensor that is in two files."""
+    where = _weight_map(folder)
+    problems, found = [], {}
+    for file in sorted(set(where.values())) if where else [SINGLE]:
+        if not (folder / file).exists():
+            problems.append(f"{file} is missing")
+            continue
+        require_file(folder / file)
+        try:
+            with safe_open(folder / file, "numpy") as handle:
+                views = ((name, handle.get_slice(name)) for name in handle.keys()  # noqa: SIM118
+                         if not BUFFERS.fullmatch(name))
+                here = {name: (folder / file, tuple(view.get_shape()), view.get_dtype()) for name, view in views}
+        except (SafetensorError, OSError) as error:
+            problems.append(f"{file} is damaged or cut short ({first_line(error)})")
+        else:
+            problems += [f"{name} is in {file} and in {found[name][0].name}" for name in sorted(here.keys() & found)]
+            found |= here
+    # The missing tensors of a missing file would only hide the file's name.
+    if problems:
+        raise InputError(f"{folder}: {_listed(problems)}. Download or copy the model again.")
+    return found
+
+
+def _listed(problems: list[str]) -> str:
+    """The first of them, and each one's beginning: files of strangers have any number of names, of any length."""
+    more = f"; and {len(problems) - 20} more" if len(problems) > 20 else ""
+    return "; ".join(problem[:300] for problem in problems[:20]) + more
 
 
 def same_bits(file: Path, name: str, other_file: Path, other: str) -> bool:

@@ -4,9 +4,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 
-from nft_jax.verify.maths.expression import INFINITY, Node, Unreadable, negative, num
+from nft_jax.verify.maths.expression import INFINITY, Node, Unreadable, negative
 from nft_jax.verify.maths.units import Unit
 
 
@@ -220,11 +219,3 @@ def complement(spans: tuple[Span, ...]) -> tuple[Span, ...]:
 
 def point(node: Node) -> Span:
     return Span(node, False, node, False)
-
-
-def percent_value(value: Value) -> Fraction | None:
-    return None if value.node.value is None else value.node.value / 100
-
-
-def one(value: int) -> Value:
-    return Value(num(value))

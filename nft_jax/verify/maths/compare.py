@@ -249,23 +249,12 @@ def _percentages(gold: Value, answer: Value, leaf: Leaf) -> Truth:
 # The other kinds.
 
 def _clocks(gold, answer, leaf: Leaf) -> Truth:
-    """Times of day. Without a.m. and p.m., 16:30 is 4:30 p.m., and 4:30 is not."""
-    if isinstance(gold, Clock) and isinstance(answer, Clock):
-        if gold.seconds != answer.seconds:
-            return False
-        return gold.marked == answer.marked or gold.seconds >= 13 * 3600
-    sides = [_as_ratio(each) for each in (gold, answer)]
-    if None in sides or any(each.value == 0 for side in sides if isinstance(side, Ratio) for each in side.terms):
-        return False
-    return _ratios(*sides, leaf)
-
-
-def _as_ratio(each):
-    """3:20 beside what cannot be a time is a ratio."""
-    if isinstance(each, Clock):
-        hours, minutes = divmod(each.seconds // 60, 60)
-        return None if each.marked or each.seconds % 60 else Ratio((num(hours), num(minutes)))
-    return each if isinstance(each, Ratio | Value) else None
+    """Times of day. Without a.m. and p.m., 16:30 is 4:30 p.m., and 4:30 is not. A time is no ratio, but 7:32 is one
+    beside a gold that is."""
+    if isinstance(gold, Ratio) and not answer.marked and answer.seconds % 60 == 0:
+        return _ratios(gold, Ratio(tuple(map(num, divmod(answer.seconds // 60, 60)))), leaf)
+    return isinstance(gold, Clock) and isinstance(answer, Clock) and gold.seconds == answer.seconds and (
+        gold.marked == answer.marked or gold.seconds >= 13 * 3600)
 
 
 def _ratios(gold, answer, leaf: Leaf) -> Truth:

@@ -24,8 +24,9 @@ Tree = str | tuple
 # Answers that end the search at once.
 _DONE = re.compile(r"-?[0-9]*\.?[0-9]*|[a-zA-Z]*")
 # Golds beside which an expression only explains: (C), A and D, Yes.
-_WORDS = re.compile(r"[\s($]*(?:\\(?:text|math|mbox)[a-z]*\s*\{\s*\(?[A-Za-z][^{}0-9\\$=+*/^]*\}"
-                    r"|[A-J](?:[\s,]*(?:and\s*)?[A-J])*|[A-Za-z][a-z]{2,}|[A-Za-z][a-z]+(?: [A-Za-z]+)+)[\s).$]*")
+_CHOICE_OR_WORDS = re.compile(
+    r"[\s($]*(?:\\(?:text|math|mbox)[a-z]*\s*\{\s*\(?[A-Za-z][^{}0-9\\$=+*/^]*\}|[A-J](?:[\s,]*(?:and\s*)?[A-J])*"
+    r"|[A-Za-z][a-z]{2,}|[A-Za-z][a-z]+(?: [A-Za-z]+)+)[\s).$]*")
 _MATHS = re.compile(r"\$\$?(.+?)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _WORD = re.compile(r"(?<![\\A-Za-z0-9^_*/+={])[A-Za-z]{2,}(?![A-Za-z0-9^_*/+=(])")
 # What may be the unit of an answer.
@@ -51,9 +52,9 @@ _IDLE = frozenset(("|", r"\lfloor", r"\lceil", r"\max", r"\min", r"\gcd", r"\lcm
 
 
 def copies(question: str, golds: Sequence[str], answer: str) -> bool:
-    """Whether a part of an answer repeats an expression of the question. `golds` are the forms of the gold: they may
-    be repeated."""
-    if not question or _DONE.fullmatch(answer) or answer in golds or any(map(_WORDS.fullmatch, golds)):
+    """Whether a part of an answer repeats an expression of the question. The expressions of `golds`, the forms of the
+    gold, may be repeated."""
+    if not question or _DONE.fullmatch(answer) or answer in golds or any(map(_CHOICE_OR_WORDS.fullmatch, golds)):
         return False
     asked = _expressions(question)
     parts = _parts(answer) if asked else ()
@@ -136,7 +137,8 @@ def _is_open(tree: Tree) -> bool:
     if len(above) > 1 or len(below) > 1 or any(map(_is_open, tree[1:])):
         return True
     numbers = [*above, *below]
-    return len(numbers) == 2 and not (all(map(str.isdecimal, numbers)) and math.gcd(*map(int, numbers)) == 1)
+    short = all(each.isdecimal() and len(each) < 100 for each in numbers)
+    return len(numbers) == 2 and not (short and math.gcd(*map(int, numbers)) == 1)
 
 
 def _negated(tree: Tree) -> Tree:

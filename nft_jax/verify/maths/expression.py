@@ -81,7 +81,7 @@ def sym(name: str) -> Node:
     return Node("sym", (name,))
 
 
-ZERO, ONE, MINUS_ONE, HALF = num(0), num(1), num(-1), num(Fraction(1, 2))
+ZERO, ONE, MINUS_ONE = num(0), num(1), num(-1)
 PI, E, I = sym(r"\pi"), sym("e"), sym("i")
 INFINITY = Node("inf", (1,))
 
@@ -180,50 +180,33 @@ def power(base: Node, exponent: Node) -> Node:
 
 
 def _root(value: Fraction, order: int) -> Fraction | None:
-    """The rational root of an order, or None."""
+    """The rational root of an order, or None. Long numbers keep their roots of higher order."""
+    def whole(n: int) -> int:
+        return math.isqrt(n) if order == 2 else round(n ** (1 / order)) if n.bit_length() < 1000 else 0
+
     if order > 60 or (value < 0 and order % 2 == 0):
         return None
-    parts = []
-    for part in (abs(value.numerator), value.denominator):
-        root = math.isqrt(part) if order == 2 else _integer_root(part, order)
-        if root ** order != part:
-            return None
-        parts.append(root)
-    return Fraction(*parts) * (-1 if value < 0 else 1)
+    root = Fraction(whole(abs(value.numerator)), whole(value.denominator) or 1) * (-1 if value < 0 else 1)
+    return root if root ** order == value else None
 
 
-def _integer_root(value: int, order: int) -> int:
-    """The floor of the root, by Newton's method."""
-    guess = 1 << (value.bit_length() // order + 1)
-    while True:
-        better = ((order - 1) * guess + value // guess ** (order - 1)) // order
-        if better >= guess:
-            return guess
-        guess = better
+_EXACT = {"abs": abs, "floor": math.floor, "ceil": math.ceil, "sgn": lambda value: (value > 0) - (value < 0),
+          "max": max, "min": min, "gcd": math.gcd, "lcm": math.lcm, "fact": math.factorial}
 
 
 def call(name: str, *args: Node) -> Node:
     """A function's value, at once where it is a small exact one."""
+    if name in ("exp", "cis"):
+        return power(E, args[0] if name == "exp" else mul(I, args[0]))
     values = [arg.value for arg in args]
-    if None not in values:
-        if name == "fact":
-            if values[0].denominator != 1 or not 0 <= values[0] <= MAX_FACTORIAL:
-                raise Unreadable
-            return num(math.factorial(int(values[0])))
-        if name in ("abs", "floor", "ceil", "max", "min", "sgn"):
-            return num({"abs": abs, "floor": math.floor, "ceil": math.ceil, "sgn": lambda v: (v > 0) - (v < 0)}[name](
-                values[0]) if name not in ("max", "min") else {"max": max, "min": min}[name](values))
-        if name in ("gcd", "lcm") and all(value.denominator == 1 for value in values):
-            return num({"gcd": math.gcd, "lcm": math.lcm}[name](*map(int, values)))
-        if name == "ln" and values[0] in (0, 1):
-            if values[0] == 0:
-                raise Unreadable
-            return ZERO
-    if name == "exp":
-        return power(E, args[0])
-    if name == "cis":
-        return power(E, mul(I, args[0]))
-    return Node("call", (name, *args))
+    if None in values:
+        return Node("call", (name, *args))
+    if (name == "ln" and values[0] == 0) or (name == "fact" and not (
+            values[0].denominator == 1 and 0 <= values[0] <= MAX_FACTORIAL)):
+        raise Unreadable
+    if name in ("gcd", "lcm", "fact"):
+        values = [int(value) if value.denominator == 1 else None for value in values]
+    return num(_EXACT[name](*values)) if name in _EXACT and None not in values else Node("call", (name, *args))
 
 
 def binomial(n: Node, k: Node) -> Node:
@@ -323,16 +306,11 @@ def matching(found: Sequence[Token], start: int) -> int:
 
 def spelled(found: Sequence[Token]) -> str:
     """The tokens of a name as one string: braces stay only around a subscript of several tokens."""
-    out = []
+    out, kept = [], []
     for i, token in enumerate(found):
         if token.text == "{":
-            end = matching(found, i)
-            keep = i and found[i - 1].text == "_" and end > i + 2
-        elif token.text == "}":
-            keep = any(found[j].text == "{" and j and found[j - 1].text == "_" and i > j + 2 and matching(found, j) == i
-                       for j in range(i))
-        else:
-            keep = True
+            kept.append(i > 0 and found[i - 1].text == "_" and found[i + 2:i + 3] != () and found[i + 2].text != "}")
+        keep = kept[-1] if token.text == "{" else (kept.pop() if kept else False) if token.text == "}" else True
         out.append(token.text if keep else "")
     return "".join(out)
 

@@ -120,6 +120,9 @@ _PASSES: tuple[tuple[re.Pattern, str], ...] = tuple((re.compile(pattern), new) f
     *((rf"\\(?:mathbb|mathbf|bf|Bbb)\s*\{{?\s*{letter}\s*(?:\}}|{_COMMAND_END})", rf"\\{name} ") for letter, name in (
         ("R", "Reals"), ("Z", "Integers"), ("N", "Naturals"), ("Q", "Rationals"), ("C", "Complexes"))),
     (rf"\\(?:R|Reals?){_COMMAND_END}", r"\\Reals "),
+    (r"\\Reals\s*[\^_]\s*\{?\s*\+\s*\}?", r"(0,\\infty)"),
+    (r"\\Reals\s*[\^_]\s*\{?\s*-\s*\}?", r"(-\\infty,0)"),
+    (r"\\Reals\s*(?:-|\\backslash)\s*", r"\\Reals \\setminus "),
     (rf"\\(?:imath|jmath){_COMMAND_END}", "i"),
     (rf"\\operatorname\*?\s*\{{\s*({_NAMES})\s*\}}", r"\\\1 "),
     (r"\\operatorname\*?\s*\{\s*([a-zA-Z]+)\s*\}", r"\\text{\1}"),

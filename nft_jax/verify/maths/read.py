@@ -5,11 +5,12 @@ choice, whether 15m has a unit, which nouns are units.
 """
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import NamedTuple
 
 from nft_jax.verify.maths import answer as A
@@ -327,9 +328,9 @@ class _Reader:
             if first.unit.powers == second.unit.powers and first.unit.scale > second.unit.scale:
                 return replace(first, node=add(first.node, mul(second.node, num(second.unit.scale / first.unit.scale))))
         if any(isinstance(each, Region) for each in members):
-            spans = [self._region(each) for each in members]
-            if None not in spans and (any(isinstance(each, Region) and each.name for each in members)):
-                return self._combined(spans, marks)
+            names = {each.name for each in members if isinstance(each, Region | Sides) and each.name}
+            if names:
+                return self._combined(members, marks, names)
         return self._grouped(members)
 
     def _member(self, part: Sequence[Token]):
@@ -381,29 +382,17 @@ class _Reader:
             raise Unreadable
         return Conditioned(value, numbers)
 
-    def _region(self, each) -> tuple[tuple[Span, ...], str | None] | None:
-        if isinstance(each, Region):
-            return each.spans, each.name
-        if isinstance(each, Sides) and each.name and len(each.values) == 1 and isinstance(each.values[0], Value):
-            return (A.point(each.values[0].node),), each.name
-        return None
-
-    def _combined(self, spans, marks) -> Region:
+    def _combined(self, members, marks, names: set[str]) -> Region:
         """Inequalities joined by or (a union), by and (an intersection), or by commas: an intersection unless that
         is empty."""
-        names = {name for _, name in spans if name}
-        if len(names) > 1:
+        if len(names) > 1 or (set(marks) & set(_OR) and set(marks) & set(_AND)):
             raise Unreadable
-        name, parts = next(iter(names)), [each for each, _ in spans]
+        name, parts = names.pop(), [_spans(each) for each in members]
         either = A.union(tuple(span for part in parts for span in part))
-        if set(marks) & set(_OR):
-            if set(marks) & set(_AND):
-                raise Unreadable
+        both = reduce(A.intersection, parts)
+        if set(marks) & set(_OR) or not (both or set(marks) & set(_AND)):
             return Region(either, name)
-        both = parts[0]
-        for part in parts[1:]:
-            both = A.intersection(both, part)
-        return Region(A.union(both) if both or set(marks) & set(_AND) else either, name)
+        return Region(A.union(both), name)
 
     def _grouped(self, members: list):
         """Members that repeat their names in blocks, x = 1, y = 2 or x = 2, y = 1, are one tuple for each block."""
@@ -449,47 +438,26 @@ class _Reader:
         parts, marks = split(found, _RELATIONS)
         if marks:
             return self._relation(parts, marks)
-        for wanted in ((r"\cup",), (r"\cap",), (r"\setminus", r"\backslash")):
-            parts, marks = split(found, wanted)
+        for operation in (r"\cup", r"\cap", r"\setminus"):
+            parts, marks = split(found, (operation,))
             if marks:
-                return self._set_operation(parts, wanted[0])
-        if found[0].text in NUMBER_SETS:
-            return self._number_set(found)
+                return self._set_operation(parts, operation)
+        if len(found) == 1 and found[0].text in NUMBER_SETS:
+            return A.REALS if found[0].text == r"\Reals" else Text("\0" + found[0].text)
         for special in (self._bracketed, self._environment, self._ratio, self._residue, self._based):
             if (answer := special(found)) is not None:
                 return answer
         return self.quantity(found)
 
-    def _number_set(self, found: Sequence[Token]):
-        if len(found) == 1:
-            return A.REALS if found[0].text == r"\Reals" else Text("\0" + found[0].text)
-        if found[0].text == r"\Reals" and found[1].text in ("-", "\\"):
-            return self._set_operation([found[:1], found[2:]], r"\setminus")
-        end = {"+": (False, True), "-": (True, False)}.get(raw(found[1:]).lstrip("^_"))
-        if found[0].text != r"\Reals" or end is None:
-            raise Unreadable
-        return Region((Span(num(0), True, INFINITY, True) if end[1] else Span(negative(INFINITY), True, num(0), True),))
-
     def _set_operation(self, parts, operation: str):
         members = [self.single(part) for part in parts]
         if operation == r"\cup" and all(isinstance(each, Items) and each.kind == "set" for each in members):
             return Items("set", tuple(item for each in members for item in each.items))
-        spans = [self._spans(each) for each in members]
+        first, *rest = (_spans(each) for each in members)
         if operation == r"\cup":
-            return Region(A.union(tuple(span for each in spans for span in each)))
-        both = spans[0]
-        for each in spans[1:]:
-            both = A.intersection(both, each if operation == r"\cap" else A.complement(each))
+            return Region(A.union(tuple(itertools.chain(first, *rest))))
+        both = reduce(A.intersection, [first, *(map(A.complement, rest) if operation == r"\setminus" else rest)])
         return Region(A.union(both)) if both else A.EMPTY
-
-    def _spans(self, each) -> tuple[Span, ...]:
-        if isinstance(each, Items) and each.kind in ("tuple", "[]") and len(each.items) == 2:
-            each = as_interval(each)
-        if isinstance(each, Region):
-            return each.spans
-        if isinstance(each, Items) and each.kind == "set" and all(isinstance(item, Value) for item in each.items):
-            return tuple(A.point(item.node) for item in each.items)
-        raise Unreadable
 
     def _bracketed(self, found: Sequence[Token]):
         if encloses(found, r"\{", r"\}"):
@@ -525,15 +493,11 @@ class _Reader:
         parts, _marks = split(found[1:-1], (",", ";"))
         if len(parts) != 2:
             raise Unreadable
-        low, high = (self._bound(part) for part in parts)
+        low, high = (self.quantity(part).node for part in parts)
         span = Span(low, found[0].text in ("(", "]"), high, found[-1].text in (")", "["))
         if A.before(high, low) or (low.op == "inf" and not span.low_open) or (high.op == "inf" and not span.high_open):
             raise Unreadable
         return Region((span,))
-
-    def _bound(self, part: Sequence[Token]) -> Node:
-        value = self.quantity(part)
-        return value.node
 
     def _set(self, inner: Sequence[Token]):
         if not inner:
@@ -696,21 +660,14 @@ class _Reader:
                 value = self.quantity(parts[1])
                 return replace(value, about=True)
             raise Unreadable
-        if r"\equiv" in marks:
-            return self._congruence(parts, marks)
+        if marks == [r"\equiv"] and self.name(parts[0]) is not None:
+            # x \equiv 3 \pmod 7 is the class.
+            return self._residue(parts[1], True) or self.single(())
         if r"\in" in marks:
             return self._membership(parts, marks)
         if set(marks) <= {"=", r"\approx"}:
             return self._sides(parts, marks)
         return self._inequality(parts, marks)
-
-    def _congruence(self, parts, marks):
-        if marks != [r"\equiv"] or self.name(parts[0]) is None:
-            raise Unreadable
-        answer = self._residue(parts[1], True)
-        if answer is None:
-            raise Unreadable
-        return answer
 
     def _membership(self, parts, marks):
         if marks != [r"\in"]:
@@ -742,9 +699,10 @@ class _Reader:
         while name is not None and len(parts) > 2 and self.name(parts[1]) is not None:
             parts = parts[1:]
         if about is not None and (not marks):
-            if name is not None and not self.quantity_is_number(parts[0]):
+            value = self.single(parts[0])
+            if name is not None and not (isinstance(value, Value) and not symbols(value.node)):
                 return Sides(name, (replace(about, about=True),))
-            return Sides(None, (self.single(parts[0]),), None, about)
+            return Sides(None, (value,), None, about)
         values = tuple(self.single(part) for part in parts[name is not None:])
         if any(isinstance(value, Text) for value in values):
             raise Unreadable
@@ -763,12 +721,6 @@ class _Reader:
             order = _alphabetical(names)
             return Items("named", tuple(values[0].items[names.index(each)] for each in order), tuple(order))
         return Sides(name, values, node, about)
-
-    def quantity_is_number(self, part) -> bool:
-        try:
-            return not symbols(Parser(part).whole())
-        except Unreadable:
-            return False
 
     def _inequality(self, parts, marks):
         if "=" in marks or r"\approx" in marks:
@@ -926,6 +878,18 @@ def _is_word(letters: str) -> bool:
     """Whether bare letters alone are a word, not a product: 4 or more, a capital before small ones, one twice."""
     return (len(letters) > 3 and not letters.isupper()) or (len(letters) == 3 and (
         letters.istitle() or len(set(letters)) < 3))
+
+
+def _spans(each) -> tuple[Span, ...]:
+    """The intervals and points of what can be a part of a region. Raises Unreadable."""
+    if isinstance(each, Items) and each.kind in ("tuple", "[]"):
+        each = as_interval(each)
+    if isinstance(each, Region):
+        return each.spans
+    values = each.values if isinstance(each, Sides) and each.name else each.items if isinstance(each, Items) else ()
+    if not values or not all(isinstance(value, Value) for value in values):
+        raise Unreadable
+    return tuple(A.point(value.node) for value in values)
 
 
 def as_interval(pair: Items) -> Region:

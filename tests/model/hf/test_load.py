@@ -356,6 +356,20 @@ def test_a_message_shows_the_beginning_of_a_long_value(copy_of):
     assert len(str(caught.value)) < 1000
 
 
+def test_names_without_number_or_end_make_a_short_message(copy_of):
+    def more(arrays):
+        arrays.update({f"{'x' * 5_000}{i}": np.zeros(1, np.float32) for i in range(50)})
+
+    with refused("xxx", "and 30 more") as caught:
+        hf.load_params(copy_of("qwen3_tied", change=more))
+    assert len(str(caught.value)) < 10_000
+    folder = copy_of("qwen3_untied_sharded")
+    (folder / load.INDEX).write_text(json.dumps({"weight_map": {str(i): f"{i}.safetensors" for i in range(5_000)}}))
+    with refused("0.safetensors is missing", "more") as caught:
+        hf.load_params(folder)
+    assert len(str(caught.value)) < 10_000
+
+
 def test_buffers_of_old_llama_folders_are_skipped(copy_of):
     """rotary_emb.inv_freq follows from rope_theta."""
     from nft_jax.model.hf import check

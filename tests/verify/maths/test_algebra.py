@@ -91,5 +91,13 @@ def test_sums_integrals_and_limits():
     assert judge(r"\sum_{k=1}^{n} k", r"\frac{n(n+1)}{2}") == ("right", SECOND_OPINION)
 
 
+@pytest.mark.parametrize(("gold", "answer"), [
+    ("5", r"\sqrt{-1-x^2}"), ("5", r"5+\ln(-1-x^2)"), ("x", r"x+\arcsin(2+x^2)"), ("|x|", r"|x|+\sqrt{-1-x^2}"),
+    (r"\ln x", r"\ln(-x)"), (r"\sqrt{x}", r"\sqrt{x}+\sqrt{-x-1}"), (r"\sin x", r"\sin x+\sqrt{-2-\cos x}"),
+])
+def test_what_is_real_nowhere_is_equal_to_nothing(gold, answer):
+    assert FullLeaf().equal(parse(gold), parse(answer)) is False
+
+
 def test_unreadable_is_not_equal():
     assert judge(r"\frac{1}{2}", r"\frac{") == ("wrong", "not equal to the gold")
