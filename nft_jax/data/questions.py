@@ -4,6 +4,7 @@ A row that cannot be used raises `Unusable`; the loader (`nft_jax.data.prompts`)
 """
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 
@@ -95,6 +96,9 @@ def read_gold(row: dict) -> str:
             continue
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             raise Unusable("bad_gold", f"{name} is of type {type(value).__name__}, not text or a number")
+        # Infinity, or a number beyond the floats, such as 1e999.
+        if isinstance(value, float) and math.isinf(value):
+            raise Unusable("bad_gold", f"{name} is no finite number")
         return _final_answer(name, str(int(value) if isinstance(value, float) and value.is_integer() else value))
     raise Unusable("no_answer", "no value in answer, final_answer, solution or reward_model.ground_truth")
 

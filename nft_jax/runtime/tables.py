@@ -119,8 +119,10 @@ def _parquet(path: Path, said: str, wanted: Callable[[str], bool]) -> Table:
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise InputError(f"{said}: it cannot be read as parquet ({_first_line(error)}). Fetch or write the file "
                          "again.") from error
-    batches = file.iter_batches(BATCH, columns=[name for name in names if wanted(name)])
-    return arrow_table(names, batches, said)
+    chosen = [name for name in names if wanted(name)]
+    if twice := {name for name in chosen if chosen.count(name) > 1}:
+        raise InputError(f"{said}: it has several columns of the name {listed(sorted(twice))}. Rename all but one.")
+    return arrow_table(names, file.iter_batches(BATCH, columns=chosen), said)
 
 
 def arrow_table(names: Iterable[str], batches: Iterable, said: str) -> Table:

@@ -57,17 +57,22 @@ def column(answers: Answers, names: tuple[str, ...], what: str, optional: bool =
         # nan, the only value that differs from itself, is what pandas writes for none.
         return [number for number, row in rows if row.get(name) is None or row[name] != row[name]]
 
-    lacks = {name: missing(name) for name in names}
-    name = min(names, key=lambda name: len(lacks[name]))
-    if optional and (lacks[name] or not rows):
+    lacks = {name: missing(name) for name in names if name in answers.columns}
+    name = min(lacks, key=lambda name: len(lacks[name]), default=None)
+    if optional and (name is None or lacks[name]):
         return [""] * len(rows)
-    if len(lacks[name]) == len(rows):
+    if not rows:
+        raise InputError("FILE has no rows: give one with answers.")
+    if name is None:
         raise InputError(f"FILE has no column of {what}: name it one of {', '.join(names)} (found: "
-                         f"{listed(answers.columns) or 'none'}).")
+                         f"{listed(answers.columns)}).")
     if lacks[name]:
         raise InputError(f"FILE has no value of {name} in {len(lacks[name])} of its {len(rows)} rows: the first is row "
                          f"{lacks[name][0]}. Give every row one (an empty text where there is none), or leave these "
                          "rows out.")
+    if names is RESPONSES and (nested := [number for number, row in rows if isinstance(row[name], (list, dict))]):
+        raise InputError(f"FILE has no text in {name} of row {nested[0]}, but a list or an object: give every answer a "
+                         "row of its own.")
     return [_text(row[name]) for _, row in rows]
 
 
@@ -119,7 +124,10 @@ def judge_file(
                          "than FILE.")
     with Verifier(config) as verifier:
         verdicts = verifier.judge(list(map(with_open_thought, rendered, responses)), golds, questions)
-    write(output, responses, golds, verdicts)
+    try:
+        write(output, responses, golds, verdicts)
+    except OSError as error:
+        raise InputError(f"--output is {str(output)!r}: it cannot be written ({error}). Name another file.") from error
     return summary(verdicts, output)
 
 

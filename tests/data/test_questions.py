@@ -31,6 +31,7 @@ def test_gold_layouts(row, gold):
 @pytest.mark.parametrize(("row", "reason"), [
     ({}, "no_answer"), ({"answer": None}, "no_answer"), ({"answer": float("nan")}, "no_answer"),
     ({"reward_model": {"style": "rule"}}, "no_answer"), ({"answer": "#### "}, "bad_gold"),
+    ({"answer": float("inf")}, "bad_gold"), ({"answer": float("-inf")}, "bad_gold"),
     ({"answer": True}, "bad_gold"), ({"answer": ["1", "2"]}, "bad_gold"), ({"answer": {"value": 3}}, "bad_gold"),
     ({"solution": "We argue\nat length, without a box."}, "bad_gold"), ({"answer": "{1"}, "bad_gold"),
     ({"solution": "not closed \\boxed{3"}, "bad_gold"), ({"solution": "so \\boxed \\frac12"}, "bad_gold"),

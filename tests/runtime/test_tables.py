@@ -152,6 +152,14 @@ def test_only_wanted_columns_are_read_and_all_are_known(tmp_path):
     assert list(table.columns) == ["problem", "image"] and dict(table.rows) == {1: {"problem": "1+1"}}
 
 
+def test_a_column_that_is_there_twice_is_named(tmp_path):
+    path = tmp_path / "q.parquet"
+    pq.write_table(pa.table([["1+1"], ["1+2"], ["x"]], names=["problem", "problem", "other"]), path)
+    with refused(repr(str(path)), "problem"):
+        read_table(path, f"FILE is {str(path)!r}")
+    assert dict(read_table(path, "FILE", {"other"}.__contains__).rows) == {1: {"other": "x"}}
+
+
 def test_ten_names_are_listed():
     assert listed(["a", "b"]) == "a, b" and listed([]) == ""
     assert listed(f"c{i}" for i in range(1_000_000)) == \

@@ -63,12 +63,14 @@ def test_strict_mode_and_output(file, tmp_path):
 
 @pytest.mark.parametrize(("content", "told"), [
     ('{"response": "x"}\n', "no column of golds"), ('{"gold": "x"}\n', "no column of responses"),
-    ("{", "row 1, not JSON"), ("", "no column of responses"), (None, "no such file"),
+    ("{", "row 1, not JSON"), ("", "no rows"), (None, "no such file"),
     ('{"response": "x", "gold": "1"}\n\n{"response": null, "gold": "1"}\n',
      "response in 1 of its 2 rows: the first is row 3"),
     ('{"response": "x", "gold": "1"}\n{"response": "x"}\n', "gold in 1 of its 2 rows: the first is row 2"),
     ('{"response": "x", "gold": "1"}\n{"response": "x", "gold": NaN}\n', "gold in 1 of its 2 rows: the first is row 2"),
     ('{"response": "x", "gold": "1"}\n[1]\n', "1 of its 2 rows cannot be read. The first: row 2"),
+    ('{"response": null, "gold": "1"}\n', "response in 1 of its 1 rows"),
+    ('{"response": "x", "gold": "1"}\n{"response": ["x", "y"], "gold": "1"}\n', "response of row 2"),
     ('{"response": "x", "gold": ' + "9" * 5000 + "}\n", "row 1"),
     ('{"response": "x", "gold": ' + "[" * 1_000_000 + "]" * 1_000_000 + "}\n", "row 1"),
     ('{"question": "x", ' + ", ".join(f'"c{i}": 1' for i in range(1000)) + "}", "991 more"),
