@@ -596,7 +596,7 @@ class Parser:
         return self._named(base + {"dot": "'", "ddot": "''"}[name] if name in ("dot", "ddot") else f"\\{name} {base}")
 
     def _derivative(self) -> Node | None:
-        """\\frac{dy}{dx} is y' where the variable is x or t, else a name of its own. None for other fractions."""
+        """\\frac{dy}{dx} is one name; `compare` knows that it may be y'. None for other fractions."""
         try:
             middle = matching(self.tokens, self.at)
             end = matching(self.tokens, middle + 1)
