@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
+from functools import cache
 from string import ascii_letters
 from typing import NamedTuple
 
@@ -37,6 +38,16 @@ REPEATED_SHARE = 0.2
 _WORD = re.compile(r"(?:\\text\{)?\s*[^\W\d_]{2,}(?:[\s'-]+[^\W\d_]+)*\s*\}?")
 DIRECTIVES = tuple(f"%{flag}{letter}" for flag in ("", *"-_0^#") for letter in ascii_letters)
 """What strftime replaces, with the flags of the C library."""
+STRFTIME = r"""
+{%- macro strftime_now(format) -%}{%- set told = TOLD -%}{%- set text -%}
+{%- for part in format.replace('%%', '\0').split('%') -%}
+{%- if loop.first -%}{{ part }}
+{%- elif part[:2] in told -%}{{ told[part[:2]] ~ part[2:] }}
+{%- elif part[:1] in told -%}{{ told[part[:1]] ~ part[1:] }}
+{%- else -%}{{ '%' ~ part }}{%- endif -%}
+{%- endfor -%}
+{%- endset -%}{{ text.replace('\0', '%') }}{%- endmacro %}
+"""
 
 
 @dataclass(frozen=True)
@@ -102,15 +113,13 @@ def dated(config: DataConfig, tokenizer, day: str) -> DataConfig:
     return replace(config, date=day) if writes and not config.date else config
 
 
+@cache
 def _telling(date: str, template: str) -> str:
     """The chat template with a `strftime_now` of its own, which tells `date` instead of today."""
-    # transformers hands a template nothing but plain data, so the function is a macro that replaces %d and the others.
+    # transformers hands a template nothing but plain data, so the function is a macro.
     day = datetime.fromisoformat(date)
-    told = {"%%": "\0"} | {name: day.strftime(name) for name in DIRECTIVES if day.strftime(name) != name} | {"\0": "%"}
-    return (f"{{%- macro strftime_now(format) -%}}{{%- set told = namespace(text=format) -%}}"
-            f"{{%- for name, value in {json.dumps(told)}.items() -%}}"
-            "{%- set told.text = told.text.replace(name, value) -%}{%- endfor -%}{{- told.text -}}{%- endmacro %}\n"
-            + template)
+    told = {name[1:]: day.strftime(name) for name in DIRECTIVES if day.strftime(name) != name}
+    return STRFTIME.replace("TOLD", json.dumps(told)) + template
 
 
 def render(tokenizer, prompt: str | Sequence[dict], *, template: str = "{problem}", system: str = "",

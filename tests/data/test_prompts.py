@@ -1,5 +1,6 @@
 """From a source to rendered questions: every kind of source, every row accounted for, every refusal by name."""
 import copy
+import datetime
 import json
 import os
 import sys
@@ -9,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
 from nft_jax.config import DataConfig, EvaluationConfig
 from nft_jax.data.arithmetic import questions
-from nft_jax.data.prompts import dated, load_questions, render
+from nft_jax.data.prompts import DIRECTIVES, dated, load_questions, render
 from nft_jax.types import InputError, Unreachable
 from refusal import refused
 
@@ -122,6 +125,20 @@ def test_a_template_writes_the_date_that_it_is_given(tokenizer, tmp_path, kind):
     assert dated(DataConfig(), tokenizer, "2026-03-02") == DataConfig()          # this one writes no date
     with refused("data.date", "March 2"):
         DataConfig(date="March 2")
+
+
+# Directives that stand alone: E and O ask for another letter behind them.
+WHOLE = [name for name in DIRECTIVES if datetime.datetime(2026, 3, 2).strftime(name) != name]
+
+
+@settings(max_examples=100, deadline=None, database=None, phases=[Phase.generate])
+@given(st.lists(st.sampled_from([*WHOLE, "%%", "d", " ", "ß", "'", "\\"]), max_size=8).map("".join), st.dates())
+def test_a_format_gives_what_strftime_gives(tokenizer, form, day):
+    one = copy.copy(tokenizer)
+    one.chat_template = "{{ strftime_now(messages[0].content) }}|"
+    day = day.replace(year=max(day.year, 1000))              # years of less digits: the C library pads or not
+    wanted = datetime.datetime(day.year, day.month, day.day).strftime(form)
+    assert render(one, form, date=day.isoformat()) == f"{wanted}|"
 
 
 @pytest.mark.parametrize(("chat_template", "said"), [

@@ -6,7 +6,6 @@ All raise InputError with the field and the value found.
 # reads the rope_theta of a folder written by version 5 (rope_parameters) as its own default.
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from nft_jax.types import InputError
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 MOST_LAYERS = 10_000      # more is a damaged file: the work that follows grows with the layers
+LARGEST = 2.0**127        # float32, in which all is computed, has no room for twice as much
 MOST_SHOWN = 200          # characters of a value in a message
 # rope_type -> its settings
 ROPE_SETTINGS: dict[str, tuple[str, ...]] = {
@@ -40,8 +40,8 @@ def integer(raw: Mapping, name: str, least: int = 1) -> int:
 
 def number(raw: Mapping, name: str, path: str = "") -> float:
     value = raw.get(name)
-    expect(isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf, path + name, value,
-           "a positive number is needed.")
+    expect(isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < LARGEST, path + name, value,
+           "a positive number is needed that float32 holds.")
     return float(value)
 
 

@@ -209,6 +209,8 @@ ALONE = {
         ({"rope_theta": 5.0}, ("rope_theta", "5.0", "1000000.0")),
         ({"rope_parameters": ...}, ("rope_theta", "None")),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": "1e6"}}, ("rope_theta", "'1e6'")),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e308}}, ("rope_theta", "1e+308", "float32")),
+        ({"rms_norm_eps": float("nan")}, ("rms_norm_eps", "nan")),
         ({"num_hidden_layers": ...}, ("num_hidden_layers", "None")),
         ({"num_key_value_heads": 4}, ("num_attention_heads", "6"))))])
 def test_what_is_not_implemented_is_refused_by_name(name, changes, said):
