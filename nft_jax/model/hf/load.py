@@ -81,9 +81,12 @@ def read_config(folder: str | os.PathLike) -> ModelConfig:
 
 
 def refuse_adapter(folder: Path) -> None:
-    """Raises InputError where the folder has an adapter of another model."""
+    """Raises InputError where the folder has an adapter of another model, alone or beside a whole model."""
     path = folder / "adapter_config.json"
     if path.exists():
+        if beside := sorted(file.name for file in folder.glob("model*.safetensors*")):
+            raise InputError(f"{folder} holds an adapter ({path.name}) beside a whole model ({beside[0]}), and it is "
+                             "not clear which is meant: put the adapter in a folder of its own.")
         base = read_json(path).get("base_model_name_or_path")
         raise InputError(f"{folder} has an adapter for the model {base!r}, and a whole model is needed here. Write one "
                          f"with nft_jax.save(nft_jax.load({str(folder)!r}), PATH, merge=True), and give its folder.")
@@ -210,7 +213,8 @@ def float_type(dtype) -> np.dtype:
 
 def _weight_map(folder: Path) -> dict[str, str]:
     """{tensor: file} of a sharded model's index; {} for one file, which goes before an index as in transformers.
-    Raises InputError for a file that does not lie in the folder."""
+    Raises InputError for a file that does not lie in the folder, and for an adapter there."""
+    refuse_adapter(folder)
     if (folder / SINGLE).exists():
         return {}
     if (folder / INDEX).exists():
@@ -222,7 +226,6 @@ def _weight_map(folder: Path) -> dict[str, str]:
                 raise InputError(f"{folder / INDEX}: weight_map.{name} is {file!r}: it must be the name of a "
                                  ".safetensors file in this folder. Download or copy the index again.")
         return weight_map
-    refuse_adapter(folder)
     raise InputError(f"{folder}: there is neither {SINGLE} nor {INDEX}; weights in another format must be "
                      "converted to safetensors first (save_pretrained of transformers does it).")
 

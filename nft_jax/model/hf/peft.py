@@ -37,6 +37,7 @@ from nft_jax.model.hf.load import (
     float_type,
     hf_order,
     read_json,
+    refuse_adapter,
     require_file,
     require_finite,
 )
@@ -63,13 +64,9 @@ ONLY: dict[str, tuple] = {"task_type": (None, "CAUSAL_LM"), "bias": (None, "none
 def is_adapter(folder: str | os.PathLike) -> bool:
     """Whether the folder holds an adapter. Raises InputError where it holds the weights of a whole model too."""
     folder = Path(folder)
-    if not (folder / SETTINGS).is_file():
-        return False
-    beside = sorted(path.name for path in folder.glob("model*.safetensors*"))
-    if beside:
-        raise InputError(f"{folder} holds an adapter ({SETTINGS}) beside a whole model ({beside[0]}), and it is not "
-                         "clear which is meant: put the adapter in a folder of its own.")
-    return True
+    if any(folder.glob("model*.safetensors*")):
+        refuse_adapter(folder)
+    return (folder / SETTINGS).is_file()
 
 
 def _refusal(folder: str | os.PathLike, name: str, value: object, remedy: str) -> InputError:

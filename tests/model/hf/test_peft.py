@@ -189,8 +189,10 @@ def test_files_that_are_missing_or_cut_short_are_refused(copy_of):
 def test_an_adapter_beside_a_model_is_refused_and_so_is_a_base_without_adapter(copy_of):
     find = copy_of("qwen2_tied")
     shutil.copy(FIXTURES / "qwen2_tied" / "model.safetensors", find.args[0])
-    with refused(find.args[0], peft.SETTINGS, "model.safetensors"):
-        find()
+    shutil.copy(FIXTURES / "qwen2_tied" / "config.json", find.args[0])
+    for use in (find, partial(nft_jax.model.hf.load_params, find.args[0])):
+        with refused(find.args[0], peft.SETTINGS, "model.safetensors"):
+            use()
     with refused("base", "elsewhere", FIXTURES / "qwen2_tied"):
         find_weights(FIXTURES / "qwen2_tied", base="elsewhere")
 
