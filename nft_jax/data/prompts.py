@@ -25,7 +25,7 @@ import numpy as np
 
 from nft_jax.config import DataConfig
 from nft_jax.data.questions import REASONS, Unusable, gold_reader, half_pair, read_question
-from nft_jax.data.sources import ANSWER_COLUMNS, QUESTION_COLUMNS, read_source, refuse_answers
+from nft_jax.data.sources import ANSWER_COLUMNS, QUESTION_COLUMNS, columns_flag, read_source, refuse_answers
 from nft_jax.runtime.tables import Rows, listed
 from nft_jax.types import InputError, Prompt
 
@@ -260,20 +260,20 @@ def load_questions(config: DataConfig, tokenizer, *, field: str = "data",
         if times > max(1, REPEATED_SHARE * len(used)) and _WORD.fullmatch(gold)}
     report.skipped.sort(key=lambda skipped: skipped.row)
     if not used:
-        raise InputError(_nothing_usable(report, table.columns, config, field))
+        raise InputError(_nothing_usable(report, table.columns, config, field, answers))
     return used, report
 
 
-def _nothing_usable(report: LoadReport, columns: Collection[str], config: DataConfig, field: str) -> str:
+def _nothing_usable(report: LoadReport, columns: Collection[str], config: DataConfig, field: str,
+                    answers: bool) -> str:
     found = f"{field}.source is {config.source!r}: "
-    for kind, names in (("problem", QUESTION_COLUMNS), ("answer", ANSWER_COLUMNS)):
+    for kind, names in (("problem", QUESTION_COLUMNS), ("answer", ANSWER_COLUMNS if answers else columns)):
         own = config.renamed.get(kind)
         if not columns or any(name in columns for name in (names if own is None else (own, own.partition(".")[0]))):
             continue
-        flag = f"--{field.partition('/')[0]}.columns" if field.startswith(("data", "evaluation")) else "--columns"
         known = ", ".join(name for name in names if name != "reward_model") if own is None else repr(own)
         return found + f"it has no column {known} for the {kind} (found: {listed(columns)}). Name yours: " \
-                       f"{flag} {kind}=NAME."
+                       f"{columns_flag(field)} {kind}=NAME."
     if not report.rows:
         return found + "the data set has no rows. Give one with a question and an answer in each row."
     first = report.skipped[0]

@@ -97,7 +97,14 @@ def refuse_answers(table: Table, config: DataConfig, field: str) -> None:
             f"{field}.source is {config.source!r}: it holds stored answers (columns {listed(responses + sampled)}), "
             "which are not read here: a model answers the questions anew. Give a file of questions. To judge stored "
             "answers, run python -m nft_jax.verify FILE. To ask their questions all the same, name the columns: "
-            f"--{field}.columns problem=NAME,answer=NAME.")
+            f"{columns_flag(field)} problem=NAME,answer=NAME.")
+
+
+def columns_flag(field: str) -> str:
+    """The flag that names the columns of `field`.source: data, evaluation, evaluation/NAME; else that of a command
+    without sections."""
+    room = field.partition("/")[0]
+    return f"--{room}.columns" if room in ("data", "evaluation") else "--columns"
 
 
 def _saved(path: Path, config: DataConfig, said: str, field: str, reward: str) -> Table:

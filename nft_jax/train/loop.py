@@ -48,7 +48,8 @@ TRAINING = 0       # which of the seed's streams of random numbers; `evaluation_
 @output_guarded()
 def train(config: Config, *, objective: Objective | TokenLoss | None = None, fresh: bool = False, fork: str = "",
           verifier: Verifier | None = None, quiet: bool = False, profile: bool = False) -> dict:
-    """Run `config` to its end, or continue it from the newest checkpoint of its folder. Returns the summary.
+    """Run `config` to its end, or continue it from the newest checkpoint of its folder. Returns the summary. A run
+    that has reached `config.steps` is left as it is.
 
     objective: a token loss of your own in place of config.objective: a function as `token_loss` takes
         it, or an `Objective` of one.

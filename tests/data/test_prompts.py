@@ -272,8 +272,17 @@ def test_missing_columns_are_named_with_the_flag(tokenizer, tmp_path, kind):
                           ("problem=instruct,answer=final", ("'instruct'", "--data.columns problem=NAME"))):
         with refused("data.source", source, *told):
             load(tokenizer, source, columns=columns)
-    with refused("--evaluation.columns"):
-        load_questions(DataConfig(source=source), tokenizer, field="evaluation/mine")
+    for field, flag in (("evaluation", "--evaluation.columns"), ("evaluation/mine", "--evaluation.columns"),
+                        ("prompts", " --columns"), ("math500", " --columns")):
+        with refused(f"{field}.source", f"{flag} problem=NAME"):
+            load_questions(DataConfig(source=source), tokenizer, field=field)
+
+
+def test_a_missing_answer_is_not_blamed_where_none_is_wanted(tokenizer, tmp_path):
+    source = write(tmp_path / "q.jsonl", {"problem": "x" * 900})
+    with refused("too long", "prompts.max_prompt_tokens = 10") as caught:
+        load_questions(DataConfig(source=source, max_prompt_tokens=10), tokenizer, field="prompts", answers=False)
+    assert "columns" not in str(caught.value)
 
 
 def test_many_columns_make_a_short_message(tokenizer, tmp_path):
@@ -292,6 +301,8 @@ def test_stored_answers_are_no_questions(tokenizer, tmp_path, kind):
     source = stored(tmp_path, kind, rows)
     with refused("data.source", source, "response, tokens, reward", "nft_jax.verify", "--data.columns"):
         load(tokenizer, source)
+    with refused("evaluation/mine.source", "--evaluation.columns problem=NAME"):
+        load_questions(DataConfig(source=source), tokenizer, field="evaluation/mine")
     assert load(tokenizer, source, columns="problem=problem,answer=answer")[1].used == 1
     # Where only questions are wanted, a table of answers has them too.
     assert load_questions(DataConfig(source=source), tokenizer, answers=False)[1].used == 1

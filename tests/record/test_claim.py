@@ -182,7 +182,7 @@ KINDS = {"a file": lambda path: path.write_text("mine"),
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", [*NAMES, MARKER, "lock"])
+@pytest.mark.parametrize("name", [*NAMES, MARKER, "lock", "model.old", "metrics.jsonl.partial"])
 def test_what_is_not_of_a_run_is_never_touched(small_run, tmp_path, name, kind):
     """Whatever it is, under whichever name of a run, with and without --fresh; and the error lists it."""
     (tmp_path / "code.py").write_text("mine")

@@ -19,6 +19,8 @@ MAX_DIGITS = 4_000
 """Longer runs of digits are compared as strings (`plain_integer`): converting them takes quadratic time."""
 MAX_DEPTH = 40
 
+OPEN_FORM = re.compile(r"\\(?:i*int|oint|sum|prod|lim|limsup|liminf|Gamma|bigcup|bigcap|det|gcd|lcm|zeta)(?![a-zA-Z])")
+"""What only math-verify's parser reads, for golds that have it."""
 _INTEGER = re.compile(r"\s*([+-]?)\s*([0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)\s*")
 _TOKEN = re.compile(r"""\s*(?:\\text\{(?P<text>[^{}]*)\}
   | (?P<recurring>[0-9]*\.[0-9]*(?:\\dot\s*\{?[0-9]\}?[0-9]*\\dot\s*\{?[0-9]\}?
@@ -594,7 +596,7 @@ class Parser:
         return self._named(base + {"dot": "'", "ddot": "''"}[name] if name in ("dot", "ddot") else f"\\{name} {base}")
 
     def _derivative(self) -> Node | None:
-        """\\frac{dy}{dx} is y' where the variable is x or t, else a name of its own. None for other fractions."""
+        """\\frac{dy}{dx} is one name; `compare` knows that it may be y'. None for other fractions."""
         try:
             middle = matching(self.tokens, self.at)
             end = matching(self.tokens, middle + 1)

@@ -17,7 +17,7 @@ from nft_jax.types import InputError, Outcome, Verdict
 from nft_jax.verify.maths.answer import Items, Text, Value
 from nft_jax.verify.maths.compare import Leaf, Truth, compare, either
 from nft_jax.verify.maths.copied import copies
-from nft_jax.verify.maths.expression import plain_integer
+from nft_jax.verify.maths.expression import OPEN_FORM, plain_integer
 from nft_jax.verify.maths.extract import STRICT_TAIL, Mode, extract
 from nft_jax.verify.maths.normalise import key, nesting, normalise
 from nft_jax.verify.maths.read import GOLD, hint_of, read, same_words
@@ -154,8 +154,7 @@ _CLASSES: tuple[tuple[str, re.Pattern], ...] = (
     ("a tower of powers or a large exponent", _TOWER),
     ("a large factorial", re.compile(r"[0-9]{3,}\s*!|!\s*[!)}]*\s*!|[0-9]\s*\}+\s*\)*\s*!|\([^()a-zA-Z]*\)\s*!")),
     ("a large binomial", re.compile(r"\\binom\s*\{[^{}]*[0-9]{4}|\\binom\s*\{[^{}]*\\|\\binom\s*\{[^{}]*\^")),
-    ("a sum, product, integral or limit", re.compile(r"\\(?:i*int|oint|sum|prod|lim|limsup|liminf|Gamma|bigcup|bigcap"
-                                                     r"|det|gcd|lcm|zeta)(?![a-zA-Z])")),
+    ("a sum, product, integral or limit", OPEN_FORM),
     ("code", re.compile(r"__|\bimport\b|\blambda\b(?<!\\lambda)|\beval\b|\bexec\b")),
     ("a control character", _CONTROL),
 )
@@ -168,7 +167,7 @@ _LIMITS = (("characters", len, 600), ("levels of brackets", nesting, 12), ("vert
 
 def _open_form(gold: str, answer: str) -> bool:
     """Whether the gold has a sum, an integral or a limit, which only math-verify reads, and the answer is no bomb."""
-    return bool(_CLASSES[4][1].search(gold)) and too_large(gold, answer) is None
+    return bool(OPEN_FORM.search(gold)) and too_large(gold, answer) is None
 
 
 def too_large(gold: str, answer: str, classes: tuple = _CLASSES) -> str | None:

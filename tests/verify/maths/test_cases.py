@@ -25,7 +25,7 @@ def accepted() -> set[Case]:
 
 
 def test_nearly_all_right_spellings_are_read():
-    assert sum(not case.unread for case in RIGHT) >= 0.96 * len(RIGHT)
+    assert sum(not case.unread for case in RIGHT) >= 0.97 * len(RIGHT)
 
 
 @pytest.mark.parametrize("family", families(RIGHT))
