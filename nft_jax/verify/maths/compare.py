@@ -242,7 +242,7 @@ def _percentages(gold: Value, answer: Value, leaf: Leaf) -> Truth:
     if gold.percent:
         return answer.unit is None and either(
             leaf.equal(node, answer.node) for node in (gold.node, mul(gold.node, hundredth)))
-    large = (A.real(gold.node) or 0) ** 2 > 1
+    large = abs(A.real(gold.node) or 0) > 1
     return either([leaf.equal(gold.node, mul(answer.node, hundredth)), large and leaf.equal(gold.node, answer.node)])
 
 

@@ -193,7 +193,8 @@ def _root(value: Fraction, order: int) -> Fraction | None:
 
 
 _EXACT = {"abs": abs, "floor": math.floor, "ceil": math.ceil, "sgn": lambda value: (value > 0) - (value < 0),
-          "max": max, "min": min, "gcd": math.gcd, "lcm": math.lcm, "fact": math.factorial}
+          "max": lambda *each: max(each), "min": lambda *each: min(each), "gcd": math.gcd, "lcm": math.lcm,
+          "fact": math.factorial}
 
 
 def call(name: str, *args: Node) -> Node:
