@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from corpus import CORPUS, box
 from hostile import HOSTILE
 from nft_jax.types import OUTCOMES
+from nft_jax.verify.maths import judge
 from nft_jax.verify.maths.extract import extract
 from nft_jax.verify.maths.judge import check_gold, quick_verdict, too_large
 from refusal import refused
@@ -110,3 +111,12 @@ def test_most_real_answers_never_need_a_worker(golds):
     random.Random(0).shuffle(numeric)
     for gold, other in pairwise(numeric):
         assert quick_verdict(gold, other).outcome == ("right" if int(gold) == int(other) else "wrong")
+
+
+def test_a_fault_of_the_comparison_goes_to_a_worker(monkeypatch):
+    """The caller's other answers have their verdicts; the worker reports the fault."""
+    def broken(gold, answer, leaf):
+        raise KeyError("an unforeseen answer")
+    monkeypatch.setattr(judge, "_same", broken)
+    assert quick_verdict("x+1", "1+x") is None
+    assert quick_verdict("7", "7").outcome == "right"
