@@ -18,6 +18,8 @@ DEEPEST = 100
 """Levels of lists and objects in a row. The JSON of Python itself ends somewhere beyond, in each version elsewhere."""
 LONGEST_LINE = 64 << 20
 """Bytes of one line of a .jsonl file."""
+LONGEST_INTEGER = 4300
+"""Digits of one integer. Python has the same limit, but a library may lift it for the whole process."""
 BATCH = 64
 """Rows that are decoded together: they fit in memory, however large a row is."""
 
@@ -86,7 +88,7 @@ def _jsonl(path: Path) -> Table:
 
 def _row(line: bytes) -> dict | str:
     try:
-        row = json.loads(line)
+        row = json.loads(line, parse_int=integer)
     except UnicodeDecodeError as error:
         return f"not UTF-8: {error.reason} at byte {error.start}"
     except RecursionError:
@@ -99,6 +101,13 @@ def _row(line: bytes) -> dict | str:
     if line.count(b"[") + line.count(b"{") > DEEPEST and _is_deep(row):
         return f"nested more than {DEEPEST} levels deep"
     return row
+
+
+def integer(digits: str) -> int:
+    """An integer of JSON. Raises ValueError for one of more than LONGEST_INTEGER digits."""
+    if len(digits) > LONGEST_INTEGER:
+        raise ValueError(f"an integer of {len(digits):,} digits, more than {LONGEST_INTEGER}")
+    return int(digits)
 
 
 def _is_deep(row: dict) -> bool:

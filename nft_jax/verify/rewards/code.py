@@ -18,6 +18,7 @@ import math
 import re
 from collections.abc import Mapping
 
+from nft_jax.runtime.tables import integer
 from nft_jax.verify.maths.extract import without_thoughts
 from nft_jax.verify.rewards.registry import plain_gold, register
 from nft_jax.verify.rewards.sandbox import Limits, find_sandbox, run_submission
@@ -67,7 +68,7 @@ def same_output(value, expected: str) -> bool:
 def check_task(gold: str) -> str | None:
     """None when a gold is a usable task, else the reason."""
     try:
-        task = json.loads(gold)
+        task = json.loads(gold, parse_int=integer)
     except (ValueError, RecursionError) as problem:
         return f"the tests are not JSON ({problem})"
     tests = task.get("tests") if isinstance(task, dict) else None

@@ -110,8 +110,8 @@ def test_a_save_replaces_an_older_one_and_what_a_killed_one_left(qwen3, tmp_path
 def test_an_interrupted_save_leaves_the_older_model(qwen3, tmp_path, monkeypatch):
     params, config = qwen3
     out = hf.save_params(params, config, tmp_path / "out")
-    writes = iter([save._write_file])
-    monkeypatch.setattr(save, "_write_file", lambda *arguments: next(writes)(*arguments))       # the second fails
+    writes = iter([save.write_file])
+    monkeypatch.setattr(save, "write_file", lambda *arguments: next(writes)(*arguments))       # the second fails
     with pytest.raises(StopIteration):
         hf.save_params(jax.tree.map(lambda w: w + 1, params), config, out, max_shard_bytes=9_000)
     jax.tree.map(np.testing.assert_array_equal, hf.load_params(out), params)
