@@ -110,7 +110,7 @@ def test_bad_input_of_one_process_ends_all(tmp_path):
     questions.write_text("".join(json.dumps({"problem": f"{i}+1", "answer": str(i + 1)}) + "\n" for i in range(9)))
     for change, named in ((lambda copy: copy.unlink(), ("reading its inputs", "data.source")),
                           (lambda copy: copy.write_text(questions.read_text().replace('"5"', '"6"')),
-                           ("what they were given", "the questions"))):
+                           ("what they were given", "questions"))):
         folders = [tmp_path / "first", tmp_path / "second"]
         for folder in folders:
             folder.mkdir(exist_ok=True)
