@@ -74,7 +74,8 @@ def _guarded(clock: _CpuClock, judge: Judge, prompts: list[str], responses: list
         # The clock may have rung while it was being switched off.
         clock.off()
         failure = "timeout", f"more than {clock.seconds:g} s of CPU time", None
-    except MemoryError:
+    except (MemoryError, SystemError):
+        # SystemError: an allocation failed inside of CPython's C code, which did not say so.
         failure = "too_large", "more memory than a worker may have", None
     except RecursionError:
         failure = "too_large", "nested too deeply", None
