@@ -92,19 +92,13 @@ def arrays_of(table: dict[str, Array], config: ModelConfig) -> Iterator[tuple[st
 # ---- on a device mesh ------------------------------------------------------------------------------------------
 
 
-def parameter_axes(name: str, shape: Sequence[int], mesh: Mesh) -> tuple[str | None, ...]:
-    """Logical axes of a parameter of this shape, which may begin with the axis of the layers.
-
-    kv heads are replicated where `tensor` exceeds them. Raises InputError for any other size that
-    its mesh axes do not divide, with both names."""
-    return _fitting(name, ARRAYS[name].logical_axes, shape, mesh)
-
-
 def part_axes(path, shape: Sequence[int], mesh: Mesh) -> tuple[str | None, ...]:
-    """`parameter_axes` of an array at this path (jax's) of a tree of parameters: a parameter, or a part of it.
+    """Logical axes of the array at this path (jax's) of a tree of parameters: a parameter, or a part of it. Its shape
+    may begin with the axis of the layers.
 
     The adapter's A [..., in, r] lies like the inputs of its matrix and B [..., r, out] like the outputs; r is whole.
-    A scale of `Quantized` has size 1 along the axes that share it."""
+    A scale of `Quantized` has size 1 along the axes that share it. kv heads are replicated where `tensor` exceeds
+    them. Raises InputError for any other size that its mesh axes do not divide, with both names."""
     keys = [getattr(key, "key", getattr(key, "name", None)) for key in path]
     name, part = next(key for key in reversed(keys) if key in ARRAYS), keys[-1]
     array, axes = ARRAYS[name], ARRAYS[name].logical_axes
@@ -114,10 +108,6 @@ def part_axes(path, shape: Sequence[int], mesh: Mesh) -> tuple[str | None, ...]:
         axes = (None, *axes[len(array.summed):])
     if part == "scale":
         axes = tuple(None if size == 1 else axis for size, axis in zip(shape[-len(axes):], axes, strict=True))
-    return _fitting(name, axes, shape, mesh)
-
-
-def _fitting(name: str, axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> tuple[str | None, ...]:
     axes = [None] * (len(shape) - len(axes)) + list(axes)
     for dimension, axis in enumerate(axes):
         shards, size = int(np.prod([mesh.shape[mesh_axis] for mesh_axis in RULES[axis]])), shape[dimension]
@@ -130,7 +120,7 @@ def _fitting(name: str, axes: Sequence[str | None], shape: Sequence[int], mesh: 
 
 
 def parameter_shardings(params, mesh: Mesh):
-    """Shardings of a tree of parameters, of arrays or of shapes. Raises the errors of `parameter_axes`."""
+    """Shardings of a tree of parameters, of arrays or of shapes. Raises the errors of `part_axes`."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: sharding(mesh, *part_axes(path, leaf.shape, mesh)), params)
 
