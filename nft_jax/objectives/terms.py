@@ -14,10 +14,11 @@ import numpy as np
 from jax import Array
 
 from nft_jax.config import TermsConfig
+from nft_jax.objectives.ratios import log_ratio
 from nft_jax.types import Group
 
 OFF = TermsConfig()
-MAX_LOG_RATIO = 10.0      # beyond it k3 continues as a straight line, and a ratio is constant
+MAX_LOG_RATIO = 10.0      # beyond it k3 continues as a straight line
 
 
 def kl_estimate(kind: Literal["k1", "k2", "k3"], logprobs: Array, reference_logprobs: Array) -> Array:
@@ -104,7 +105,7 @@ def with_ratio(estimate: Array, logprobs: Array, old_logprobs: Array) -> Array:
 
     `use_bias_correction_kl` of TRL's GRPO trainer (github.com/huggingface/trl), after DeepSeek-V3.2, arXiv
     2512.02556."""
-    return jnp.exp(jnp.minimum(logprobs - old_logprobs, MAX_LOG_RATIO)) * estimate
+    return jnp.exp(log_ratio(logprobs, old_logprobs)) * estimate
 
 
 def term_losses(terms: TermsConfig, logprobs: Array, entropy: Array, old_logprobs: Array,
