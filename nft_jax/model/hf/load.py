@@ -126,8 +126,8 @@ def check_weights(folder: str | os.PathLike, config: ModelConfig) -> dict[str, S
             found["lm_head.weight"][0], "lm_head.weight", found[EMBEDDING][0], EMBEDDING):
         problems.append("lm_head.weight differs from the embedding although tie_word_embeddings is true")
     if problems:
-        raise InputError(f"{folder}: the weights do not fit config.json: {_listed(problems)}. Use the weights and the "
-                         "config.json of one model.")
+        raise InputError(f"{folder}: the weights do not fit config.json: {listed_problems(problems)}. Use the "
+                         "weights and the config.json of one model.")
     return {name: Stored(file, shape, FLOATS[kind]) for name, (file, shape, kind) in found.items()}
 
 
@@ -142,10 +142,8 @@ def _headers(folder: Path) -> dict[str, tuple[Path, tuple[int, ...], str]]:
             continue
         require_file(folder / file)
         try:
-            with safe_open(folder / file, "numpy") as handle:
-                views = ((name, handle.get_slice(name)) for name in handle.keys()  # noqa: SIM118
-                         if not BUFFERS.fullmatch(name))
-                here = {name: (folder / file, tuple(view.get_shape()), view.get_dtype()) for name, view in views}
+            here = {name: (folder / file, *told) for name, told in header(folder / file).items()
+                    if not BUFFERS.fullmatch(name)}
         except (SafetensorError, OSError) as error:
             problems.append(f"{file} is damaged or cut short ({first_line(error)})")
         else:
@@ -153,14 +151,22 @@ def _headers(folder: Path) -> dict[str, tuple[Path, tuple[int, ...], str]]:
             found |= here
     # The missing tensors of a missing file would only hide the file's name.
     if problems:
-        raise InputError(f"{folder}: {_listed(problems)}. Download or copy the model again.")
+        raise InputError(f"{folder}: {listed_problems(problems)}. Download or copy the model again.")
     return found
 
 
-def _listed(problems: list[str]) -> str:
+def header(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """{name of every tensor of a safetensors file: its shape and type}. Raises SafetensorError or OSError for a file
+    that is damaged or cut short."""
+    with safe_open(file, "numpy") as handle:
+        views = ((name, handle.get_slice(name)) for name in handle.keys())  # noqa: SIM118
+        return {name: (tuple(view.get_shape()), view.get_dtype()) for name, view in views}
+
+
+def listed_problems(problems: list[str], most: int = 20) -> str:
     """The first of them, and each one's beginning: files of strangers have any number of names, of any length."""
-    more = f"; and {len(problems) - 20} more" if len(problems) > 20 else ""
-    return "; ".join(problem[:300] for problem in problems[:20]) + more
+    more = f"; and {len(problems) - most} more" if len(problems) > most else ""
+    return "; ".join(problem[:300] for problem in problems[:most]) + more
 
 
 def same_bits(file: Path, name: str, other_file: Path, other: str) -> bool:
@@ -240,7 +246,7 @@ def hf_order(config: ModelConfig) -> Iterator[tuple[str, Tensor, int | None]]:
 
 def _load_single(stored: dict[str, Stored], tensor: Tensor, config: ModelConfig, dtype: np.dtype,
                  sharding) -> jax.Array:
-    return _place(tensor.shapes(config)[0], sharding,
+    return placed(tensor.shapes(config)[0], sharding,
                   lambda index: _read_part(stored[tensor.name].file, tensor.name, tensor, config, dtype, index))
 
 
@@ -252,7 +258,7 @@ def _load_stacked(stored: dict[str, Stored], tensor: Tensor, config: ModelConfig
         def part(index):
             names = [tensor.name.format(layer) for layer in layers[index[0]]]
             return np.stack([_read_part(stored[name].file, name, tensor, config, dtype, index[1:]) for name in names])
-        return _place((len(layers), *shape), sharding, part)
+        return placed((len(layers), *shape), sharding, part)
 
     layers_are_split = sharding is not None and sharding.shard_shape((count, *shape))[0] < count
     if layers_are_split or count * math.prod(shape) * dtype.itemsize <= AT_ONCE:
@@ -265,7 +271,7 @@ def _load_stacked(stored: dict[str, Stored], tensor: Tensor, config: ModelConfig
     return stacked
 
 
-def _place(shape: tuple[int, ...], sharding, part: Callable[[tuple[slice, ...]], np.ndarray]) -> jax.Array:
+def placed(shape: tuple[int, ...], sharding, part: Callable[[tuple[slice, ...]], np.ndarray]) -> jax.Array:
     """An array of this shape; `part(index)` is called once for each part on this process's devices."""
     if sharding is None:
         return jnp.asarray(part((slice(None),) * len(shape)))

@@ -35,7 +35,10 @@ from nft_jax.model.hf.load import (
     check_weights,
     first_line,
     float_type,
+    header,
     hf_order,
+    listed_problems,
+    placed,
     read_json,
     refuse_adapter,
     require_file,
@@ -172,7 +175,10 @@ def check_adapters(folder: str | os.PathLike, model: ModelConfig, config: Adapte
     lists every tensor that is missing, unexpected, or of another shape or type."""
     file = Path(folder) / WEIGHTS
     require_file(file, "give the folder of an adapter that PEFT saved in safetensors.")
-    found = {name: (tuple(view.get_shape()), view.get_dtype()) for name, view in _views(file).items()}
+    try:
+        found = header(file)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file} is damaged or cut short ({first_line(error)}): download or copy it again.") from None
     expected = {name: shape for name, *_, shape in _pieces(model, config)}
     problems = []
     for name in sorted(found.keys() & expected.keys()):
@@ -184,19 +190,10 @@ def check_adapters(folder: str | os.PathLike, model: ModelConfig, config: Adapte
     problems += [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
     problems += [f"{name} is not part of this adapter" for name in sorted(found.keys() - expected.keys())]
     if problems:
-        listed = "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
         raise InputError(f"{file}: the adapter does not fit {SETTINGS} and its base, a {model.family} model of "
-                         f"{model.num_layers} layers and hidden size {model.hidden_size}: {listed}. Use the base "
-                         "that it was trained on.")
+                         f"{model.num_layers} layers and hidden size {model.hidden_size}: "
+                         f"{listed_problems(problems, 10)}. Use the base that it was trained on.")
     return {name: FLOATS[kind] for name, (_, kind) in found.items()}
-
-
-def _views(file: Path) -> dict[str, Any]:
-    try:
-        with safe_open(file, "numpy") as handle:
-            return {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{file} is damaged or cut short ({first_line(error)}): download or copy it again.") from None
 
 
 def read_digest(folder: str | os.PathLike) -> str:
@@ -222,8 +219,7 @@ def load_adapters(folder: str | os.PathLike, model: ModelConfig, config: Adapter
         kind = np.dtype(reduce(jnp.promote_types, (kinds[name] for name, _ in tensors)))
         value = np.stack([x.astype(kind) for _, x in tensors]).reshape(shapes[array][part].shape)
         where = shardings and shardings["layers"][array][part]
-        layers[array][part] = jnp.asarray(value) if where is None else jax.make_array_from_callback(
-            value.shape, where, lambda index, value=value: value[index])
+        layers[array][part] = placed(value.shape, where, value.__getitem__)
     return {"layers": layers}
 
 

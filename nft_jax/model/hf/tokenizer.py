@@ -19,7 +19,7 @@ from pathlib import Path
 
 from nft_jax.model.hf import trial
 from nft_jax.model.hf.hub import TOKENIZER_FILES
-from nft_jax.model.hf.load import read_config, read_json, require_file
+from nft_jax.model.hf.load import listed_problems, read_config, read_json, require_file
 from nft_jax.runtime.files import replaced
 from nft_jax.types import InputError
 
@@ -152,8 +152,7 @@ def _require_tokens(settings: dict, path: Path, plain) -> None:
              for name, text, i in wanted for found in [plain.token_to_id(text)]
              if found is None or i not in (None, str(found))]
     if wrong:
-        more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise InputError(f"{path} does not fit {FILE}: {'; '.join(wrong[:3])}{more}. Take both files from one "
+        raise InputError(f"{path} does not fit {FILE}: {listed_problems(wrong, 3)}. Take both files from one "
                          "tokenizer, or remove these tokens from the settings.")
 
 
