@@ -46,7 +46,7 @@ from nft_jax.model.hf.load import (
 )
 from nft_jax.model.hf.save import Piece, on_host, write_file
 from nft_jax.model.parameters import ARRAYS
-from nft_jax.runtime.files import replaced
+from nft_jax.runtime.files import make_folder, replaced
 from nft_jax.types import InputError
 
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -225,7 +225,8 @@ def load_adapters(folder: str | os.PathLike, model: ModelConfig, config: Adapter
 
 def save_adapters(adapters, model: ModelConfig, adapter: Adapter, folder: str | os.PathLike) -> None:
     """Writes both files, for PEFT. Every process that holds a part of the adapters calls this, and the first one
-    writes. Raises InputError for arrays that do not fit, or types that model files do not hold."""
+    writes. Raises InputError for arrays that do not fit, types that model files do not hold, and a place where no
+    folder can be made."""
     folder, config = Path(folder), adapter.config
     shapes, pieces = adapter_shapes(model, config)["layers"], []
     for name, array, part, layer, shape in _pieces(model, config):
@@ -240,7 +241,7 @@ def save_adapters(adapters, model: ModelConfig, adapter: Adapter, folder: str | 
             # All processes exchange the parts of each array.
             piece.array()
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, "path")
     with replaced(folder / WEIGHTS) as partial_file:
         write_file(partial_file, pieces, {DIGEST: adapter.digest} if adapter.digest else {})
     with replaced(folder / SETTINGS) as partial_file:

@@ -4,6 +4,7 @@ The folders and PEFT's numbers are of tests/model/make_adapter_fixtures.py."""
 import json
 import shutil
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -122,6 +123,17 @@ def test_an_adapter_is_split_over_a_mesh_as_it_is_read(tiny_model, tmp_path):
     found = peft.load_adapters(tmp_path, tiny_model, config, places)
     jax.tree.map(np.testing.assert_array_equal, found, made)
     assert jax.tree.map(lambda x: x.sharding, found) == places
+
+
+@pytest.mark.parametrize("place", ["file/below", "gs://bucket/adapter"])
+def test_a_place_where_no_folder_can_be_made_is_refused(place, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    config = AdapterConfig(rank=4)
+    made = adapter.init(tiny_model, config, jax.random.key(0))
+    with refused("path", str(Path(place))):
+        peft.save_adapters(made, tiny_model, adapter.Adapter(config, "somewhere"), place)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize(("asked", "left_out", "found"), [
