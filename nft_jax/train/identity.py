@@ -9,7 +9,7 @@ from pathlib import Path
 from nft_jax.config import Config
 from nft_jax.data.stream import PromptStream, digest, hash_of
 from nft_jax.model import hf
-from nft_jax.model.hf.hub import TOKENIZER_FILES
+from nft_jax.model.hf.tokenizer import tokenizer_files
 from nft_jax.objectives.custom import digest_of, record_of
 from nft_jax.record.folder import OBJECTIVE_SOURCE
 from nft_jax.rollout.evaluation import HeldOut
@@ -25,8 +25,8 @@ def identity_of(config: Config, folder: Path, tokenizer, eos: Sequence[int], str
     found = {"questions": f"{stream.size}, {stream.digest()}"}
     for one in held_out:
         found[f"held-out questions {one.name}".rstrip()] = f"{len(one.prompts)}, {digest(one.prompts)}"
-    found["tokenizer"] = _of_files(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)
-                                   if path.is_file() and not path.name.startswith("chat_template"))
+    found["tokenizer"] = _of_files(path for path in tokenizer_files(folder)
+                                   if not path.name.startswith("chat_template"))
     found["chat template"] = hash_of([str(tokenizer.chat_template).encode()])
     found["ids that end an answer"] = str(sorted(eos))
     if weights:
