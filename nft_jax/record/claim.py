@@ -38,7 +38,7 @@ START_OVER = "choose another workdir, or start over with --fresh, which deletes 
 class Standing:
     """What a workdir holds, and what a run does there.
 
-    names: those in the folder that belong to the run there
+    names: of the run there: to be removed where `run` is None, and still its own where it goes on
     run: the run that goes on there; None where one begins
     step: the newest checkpoint of `run`, or of the run that it is forked from; 0 without one
     source: the run whose checkpoint is taken over (--fork)
