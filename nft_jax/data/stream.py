@@ -10,13 +10,18 @@ from nft_jax.data.prompts import Question
 from nft_jax.types import InputError, Prompt
 
 
+def hash_of(parts: Iterable[bytes]) -> str:
+    """16 hexadecimal digits that tell sequences of parts apart."""
+    out = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        out.update(len(part).to_bytes(8, "little") + part)
+    return out.hexdigest()
+
+
 def digest(questions: Iterable[Question | Prompt]) -> str:
     """Hash of the tokens and golds of the questions, in their order."""
-    out = hashlib.blake2b(digest_size=8)
-    for question in questions:
-        for part in (question.tokens.tobytes(), question.gold.encode("utf-8", "replace")):
-            out.update(len(part).to_bytes(8, "little") + part)
-    return out.hexdigest()
+    return hash_of(part for question in questions
+                   for part in (question.tokens.tobytes(), question.gold.encode("utf-8", "replace")))
 
 
 class PromptStream:

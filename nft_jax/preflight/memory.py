@@ -138,7 +138,7 @@ class Work:
             products += self.qkv
         elif m.qk_norm:
             products += (self.heads + self.kv_heads) * m.head_dim          # inputs of the two norms
-        products += self.adapter.rank * len(self.adapter.projections) if self.adapter.rank else 0
+        products += self.adapter.rank * len(self.adapter.projections)
         block_input = 0 if remat == "offload" else m.hidden_size * self.item
         if remat == "none":
             return block_input + products * self.item + around * kernel

@@ -23,7 +23,7 @@ from nft_jax.data.benchmarks import sets_of
 from nft_jax.objectives.custom import FILE as OBJECTIVE
 from nft_jax.objectives.custom import record_of
 from nft_jax.record.folder import MARKER, RunFolder, as_read, is_run, read_marker, read_run, saved_steps, upgraded
-from nft_jax.runtime.files import LOCK, damage, held, is_lock, remove, replaced
+from nft_jax.runtime.files import LOCK, damage, held, is_lock, places, remove, replaced
 from nft_jax.types import InputError
 
 # Names that a run writes. The order is that of their removal: a kill on the way must not leave checkpoints or rows to
@@ -38,7 +38,7 @@ START_OVER = "choose another workdir, or start over with --fresh, which deletes 
 class Standing:
     """What a workdir holds, and what a run does there.
 
-    names: those in the folder that belong to the run there
+    names: of the run there: to be removed where `run` is None, and still its own where it goes on
     run: the run that goes on there; None where one begins
     step: the newest checkpoint of `run`, or of the run that it is forked from; 0 without one
     source: the run whose checkpoint is taken over (--fork)
@@ -159,7 +159,7 @@ def _owned(folder: Path) -> tuple[str, ...]:
     marker = read_marker(folder)
     # Runs of older versions have no marker. All names were theirs.
     names = tuple(marker["names"]) if marker is not None else NAMES if is_run(folder) else ()
-    foreign = [path.name for name in NAMES if name not in names for path in _places(folder / name) if _occupied(path)]
+    foreign = [path.name for name in NAMES if name not in names for path in places(folder / name) if _occupied(path)]
     if marker is None and os.path.lexists(folder / MARKER):
         foreign.append(MARKER)
     if os.path.lexists(folder / LOCK) and not is_lock(folder / LOCK):
@@ -169,11 +169,6 @@ def _owned(folder: Path) -> tuple[str, ...]:
                          f"{'is' if len(foreign) == 1 else 'are'} not of a run: a run would overwrite what is there. "
                          "Choose another workdir, or move it away.")
     return names
-
-
-def _places(path: Path) -> tuple[Path, ...]:
-    """Where `replaced` writes what goes to `path`."""
-    return path, path.with_name(f"{path.name}.partial"), path.with_name(f"{path.name}.old")
 
 
 def _occupied(path: Path) -> bool:
@@ -261,7 +256,7 @@ def _bound(config: Config, inputs: Mapping[str, str], objective: str, standing: 
     marker = {"names": list(NAMES), "inputs": dict(inputs)}
     if standing.run is None:
         for name in standing.names:
-            for path in _places(folder / name):
+            for path in places(folder / name):
                 remove(path)
     else:
         known = read_marker(folder) or {}

@@ -21,6 +21,7 @@ from nft_jax.runtime.files import make_folder, replaced
 from nft_jax.types import Group, InputError, Prompt, Rollout
 
 METADATA = b"nft_jax.rollout.generate"     # the table's key for its settings
+BEGUN = "settings.json"                    # beside the parts: the same settings, until the table is there
 
 
 class Parts:
@@ -32,15 +33,15 @@ class Parts:
         self.out, self.judged = out, judged
         # As they are read back: tuples are lists.
         self.settings = json.loads(json.dumps(settings))
-        self.folder = out.with_name(out.name + ".parts")
+        self.folder = _folder_of(out)
 
     @staticmethod
     def begun(out: Path) -> dict[str, Any]:
         """The settings of the table `out`, or of its parts; {} without either. Raises InputError for another file."""
-        begun = out.with_name(out.name + ".parts") / "settings.json"
         if out.exists():
             return _settings_of(out)
-        return json.loads(begun.read_text())["settings"] if begun.exists() else {}
+        path = _folder_of(out) / BEGUN
+        return json.loads(path.read_text())["settings"] if path.exists() else {}
 
     @property
     def finished(self) -> bool:
@@ -56,7 +57,7 @@ class Parts:
     def claim(self, choose: Callable[[], dict[str, int]]) -> dict[str, int]:
         """The sizes of the table's parts: chosen by `choose` at the first start, and kept from then on. Raises
         InputError for parts of other settings, and for a place where nothing can be written."""
-        path = self.folder / "settings.json"
+        path = self.folder / BEGUN
         if path.exists():
             found = json.loads(path.read_text())
             _require_same(found["settings"], self.settings, self.folder)
@@ -101,6 +102,10 @@ class Parts:
             for part in range(count):
                 writer.write_table(pq.read_table(self._path(part)).replace_schema_metadata(schema.metadata))
         shutil.rmtree(self.folder)
+
+
+def _folder_of(out: Path) -> Path:
+    return out.with_name(out.name + ".parts")
 
 
 def _settings_of(out: Path) -> dict[str, Any]:

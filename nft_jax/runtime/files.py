@@ -26,6 +26,12 @@ LOCK = "lock"
 CHUNK = 1 << 20
 
 
+def places(path: Path) -> tuple[Path, Path, Path]:
+    """`path`, and the two beside it where `replaced` has the new content until it is whole, and the old folder until
+    the new one is there."""
+    return path, path.with_name(f"{path.name}.partial"), path.with_name(f"{path.name}.old")
+
+
 @contextmanager
 def replaced(path: Path, *, writes: bool = True) -> Iterator[Path]:
     """Yields a path to write a file or folder to. It replaces `path` when the block ends without an error.
@@ -37,8 +43,11 @@ def replaced(path: Path, *, writes: bool = True) -> Iterator[Path]:
     content = path.is_symlink() and path.is_dir()
     if path.is_symlink():
         path = path.resolve()
-    # The partial content is on the disk of the target: nothing can be renamed from one disk to another.
-    partial = path / ".partial" if content else path.with_name(path.name + ".partial")
+    if content:
+        # On the disk of the target: nothing can be renamed from one disk to another.
+        partial = path / ".partial"
+    else:
+        _, partial, old = places(path)
     if writes:
         remove(partial)
     yield partial
@@ -50,7 +59,6 @@ def replaced(path: Path, *, writes: bool = True) -> Iterator[Path]:
             entry.rename(path / entry.name)
         partial.rmdir()
         return
-    old = path.with_name(path.name + ".old")
     if path.is_dir():
         remove(old)
         path.replace(old)

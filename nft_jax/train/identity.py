@@ -2,15 +2,14 @@
 
 `nft_jax.record.claim` keeps them in the run's folder and compares them when the run continues. Several processes
 compare theirs at the start."""
-import hashlib
 import importlib.util
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from nft_jax.config import Config
-from nft_jax.data.stream import PromptStream, digest
+from nft_jax.data.stream import PromptStream, digest, hash_of
 from nft_jax.model import hf
-from nft_jax.model.hf.hub import TOKENIZER_FILES
+from nft_jax.model.hf.tokenizer import tokenizer_files
 from nft_jax.objectives.custom import digest_of, record_of
 from nft_jax.record.folder import OBJECTIVE_SOURCE
 from nft_jax.rollout.evaluation import HeldOut
@@ -26,9 +25,9 @@ def identity_of(config: Config, folder: Path, tokenizer, eos: Sequence[int], str
     found = {"questions": f"{stream.size}, {stream.digest()}"}
     for one in held_out:
         found[f"held-out questions {one.name}".rstrip()] = f"{len(one.prompts)}, {digest(one.prompts)}"
-    found["tokenizer"] = _of_files(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)
-                                   if path.is_file() and not path.name.startswith("chat_template"))
-    found["chat template"] = _hash([str(tokenizer.chat_template).encode()])
+    found["tokenizer"] = _of_files(path for path in tokenizer_files(folder)
+                                   if not path.name.startswith("chat_template"))
+    found["chat template"] = hash_of([str(tokenizer.chat_template).encode()])
     found["ids that end an answer"] = str(sorted(eos))
     if weights:
         found["weights of policy.path"] = _of_weights(folder)
@@ -54,22 +53,15 @@ def _source_of_reward(name: str, field: str) -> Path | None:
     return Path(found.origin) if found is not None and found.origin else None
 
 
-def _hash(parts: Iterable[bytes]) -> str:
-    out = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        out.update(len(part).to_bytes(8, "little") + part)
-    return out.hexdigest()
-
-
 def _of_files(paths: Iterable[Path]) -> str:
     """Of names and contents."""
-    return _hash(part for path in sorted(paths) for part in (path.name.encode(), path.read_bytes()))
+    return hash_of(part for path in sorted(paths) for part in (path.name.encode(), path.read_bytes()))
 
 
 def _of_weights(folder: Path) -> str:
     """Of names, sizes and evenly spread pieces of the files: another training changes weights everywhere, and a large
     model takes minutes to read."""
-    return _hash(part for path in sorted(folder.glob("*.safetensors")) for part in _pieces(path))
+    return hash_of(part for path in sorted(folder.glob("*.safetensors")) for part in _pieces(path))
 
 
 def _pieces(path: Path) -> Iterator[bytes]:

@@ -42,7 +42,7 @@ from nft_jax.train.step_metrics import Rollouts, Updates
 from nft_jax.types import Group, Halted, InputError, TrainBatch
 from nft_jax.verify import Verifier
 
-TRAINING = 0       # which of the seed's streams of random numbers; `evaluation_key` is the other
+TRAINING = 0       # which of the seed's streams of random numbers; evaluation has 1, and new adapters 2
 
 
 @output_guarded()
@@ -269,8 +269,8 @@ def evaluate(run: Run, params, progress: Progress) -> dict:
 
 
 def conclude(run: Run, state: TrainState, progress: Progress) -> dict:
-    """The last checkpoint, curves.png and summary.json; at the end of the run also the trained model,
-    in Hugging Face layout. Waits for room where the disk has none."""
+    """The last checkpoint, curves.png and summary.json; at the end of the run also the trained model
+    in Hugging Face layout, or the adapters in PEFT's. Waits for room where the disk has none."""
     save_last(run, state, progress)
     finished = progress.step >= run.config.steps and not evaluation_is_due(run.config, progress)
     summary = {

@@ -135,7 +135,7 @@ def preview(config: Config, *, fresh: bool = False, fork: str = "") -> tuple[Mod
 
 def require_one_run(plan: Plan, inputs: Inputs) -> None:
     """Raises SharedError where the processes were given different configurations, models,
-    questions, objectives or versions."""
+    inputs (`identity_of`) or versions of jax."""
     if process_count() == 1:
         return
     config = plan.config

@@ -203,17 +203,18 @@ def save_tokenizer(tokenizer, eos: Sequence[int], folder: str | os.PathLike) -> 
     folder, source = Path(folder), _source_of(tokenizer)
     _write_generation_config(tokenizer, eos, source, folder)
     if source is None or not _unchanged(tokenizer, source):
-        _remove(_files(folder))
+        _remove(tokenizer_files(folder))
         _write_tokenizer(tokenizer, folder)
     elif not source.samefile(folder):
-        kept = {path.name for path in _files(source)}
+        kept = {path.name for path in tokenizer_files(source)}
         for name in sorted(kept):
             with replaced(folder / name) as partial:
                 shutil.copyfile(source / name, partial)
-        _remove(path for path in _files(folder) if path.name not in kept)
+        _remove(path for path in tokenizer_files(folder) if path.name not in kept)
 
 
-def _files(folder: Path) -> list[Path]:
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files of the tokenizer in a model's folder, its chat template among them."""
     return [path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()]
 
 
