@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from experiments.benchmark.__main__ import pin
+from experiments.benchmark.__main__ import pin, versions
+from experiments.benchmark.compare import OURS
 from experiments.harness.plots import curve_figure
 from experiments.peers.common import add_options, emit, repeat, result
 
@@ -71,7 +72,6 @@ def case_of(point: Point):
 
 
 def measure(sweep: str, task: str, point: Point, options: argparse.Namespace) -> dict:
-    from experiments.benchmark.__main__ import OURS, versions
     from experiments.benchmark.tasks import Rollouts, Training
     case = case_of(point)
     timing = argparse.Namespace(**vars(options) | {"model": "nano-like", "task": task})

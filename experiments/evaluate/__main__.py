@@ -17,6 +17,7 @@ import tyro
 
 from nft_jax.config import AnswerConfig, Config, DataConfig, EvaluationConfig, VerifierConfig
 from nft_jax.data.benchmarks import BOXED, SETS, SUITES, Asked, ask, names_of
+from nft_jax.runtime.tables import KINDS
 from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import InputError, Unreachable
 
@@ -125,7 +126,7 @@ def sets_asked(given: Arguments, config: Config) -> list[Asked]:
     data = replace(config.data, max_prompt_tokens=given.max_prompt_tokens, system=given.system, date=given.date)
     files, asked = asdict(given.data), []
     for name, own in named:
-        here = [given.data_folder / f"{name}{kind}" for kind in (".jsonl", ".parquet")] if given.data_folder else []
+        here = [given.data_folder / f"{name}{kind}" for kind in KINDS] if given.data_folder else []
         source = own or files.get(name) or next((str(path) for path in here if path.is_file()), None)
         # A set of one's own does not say how many answers it wants: one.
         samples = given.n or int(name not in SETS)

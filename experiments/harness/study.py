@@ -206,16 +206,15 @@ def stored(study: Study, scale: str) -> pd.DataFrame:
 
 def report(study: Study, scale: str, table: pd.DataFrame, folder: Path) -> None:
     """Draws and prints the results, and writes NAME_SCALE.png and NAME_SCALE.md into `folder`."""
-    path, title = folder / f"{study.name}_{scale}.png", f"{study.title} ({scale})"
-    draw(Measures.of(table), path, title)
-    text = page(study, scale, table)
+    path, measures = folder / f"{study.name}_{scale}.png", Measures.of(table)
+    draw(measures, path, f"{study.title} ({scale})")
+    text = page(study, scale, measures)
     path.with_suffix(".md").write_text(text)
     print(text, end="")
 
 
-def page(study: Study, scale: str, table: pd.DataFrame) -> str:
+def page(study: Study, scale: str, measures: Measures) -> str:
     """The table of accuracy and the table of claims, as Markdown."""
-    measures = Measures.of(table)
     hours = measures.numbers["minutes"].sum() / 60
     return "\n\n".join([
         f"# {study.title} ({scale})",

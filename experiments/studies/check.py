@@ -32,13 +32,18 @@ def all_studies() -> list[Study]:
     return [study for study in found if study is not None]
 
 
-def rows_of(scale: str) -> Iterator[tuple[Study, list[list[str]]]]:
-    """Every study with stored results, and a row of cells for each of its claims."""
+def measured(scale: str) -> Iterator[tuple[Study, Measures]]:
+    """Every study with stored results, and what they give."""
     for study in all_studies():
         path = FIGURES / f"{study.name}_{scale}.parquet"
         if path.exists():
-            measures = Measures.of(pd.read_parquet(path))
-            yield study, [row(claim, claim.of(measures)) for claim in study.claims]
+            yield study, Measures.of(pd.read_parquet(path))
+
+
+def rows_of(scale: str) -> Iterator[tuple[Study, list[list[str]]]]:
+    """Every study with stored results, and a row of cells for each of its claims."""
+    for study, measures in measured(scale):
+        yield study, [row(claim, claim.of(measures)) for claim in study.claims]
 
 
 def paper_table(scale: str) -> str:
@@ -55,8 +60,8 @@ def paper_table(scale: str) -> str:
 def differences(scale: str) -> list[str]:
     """Where a table is not what its stored results give, or a page quotes a row that no table has."""
     found, tables = [], {"claims": paper_table(scale)}
-    for study, _ in rows_of(scale):
-        tables[study.name] = page(study, scale, pd.read_parquet(FIGURES / f"{study.name}_{scale}.parquet"))
+    for study, measures in measured(scale):
+        tables[study.name] = page(study, scale, measures)
     for name, text in tables.items():
         path = FIGURES / f"{name}_{scale}.md"
         if not path.exists() or path.read_text() != text:

@@ -1,4 +1,4 @@
-"""Studies on run folders written by hand: tables, figures, claims with their ranges, and every arm."""
+"""Studies on run folders written by hand: tables, figures, claims with their verdicts, and every arm."""
 import json
 from dataclasses import replace
 from pathlib import Path
