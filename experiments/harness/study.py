@@ -141,13 +141,14 @@ def main(study: Study, documentation: str, arguments: Sequence[str] | None = Non
             all_ended = run_planned(missing, given.jobs)
         finally:
             # Also of a study that was stopped: its finished runs need not be made again.
-            done = [each for each in planned if each.finished or _digest(each.folder.name) in known]
+            kept = plan(scale.experiment, base, arms, max(given.seeds, stored_seeds(study, given.scale)), given.workdir)
+            done = [each for each in kept if each.finished or _digest(each.folder.name) in known]
             if done:
                 table = collect(done, known)
                 make_folder(folder, "--workdir")
                 table.to_parquet(folder / f"{study.name}_{given.scale}.parquet", compression="zstd")
                 report(study, given.scale, table, folder)
-                print(f"{len(done)} of {len(planned)} runs are in the table")
+                print(f"{len(done)} of {len(kept)} runs are in the table")
         return 0 if all_ended else 1
 
 
@@ -183,6 +184,12 @@ def stored_runs(scale: str) -> dict[str, pd.DataFrame]:
     """Digest of a run -> its rows, of every run of this scale in the tables of `FIGURES`."""
     tables = [pd.read_parquet(path) for path in sorted(FIGURES.glob(f"*_{scale}.parquet"))]
     return {_digest(name): rows for table in tables for name, rows in table.groupby("run")}
+
+
+def stored_seeds(study: Study, scale: str) -> int:
+    """One more than the highest seed of the study's stored table: fewer --seeds take none out of it. 0 without one."""
+    path = FIGURES / f"{study.name}_{scale}.parquet"
+    return 1 + int(pd.read_parquet(path, columns=["seed"])["seed"].max()) if path.exists() else 0
 
 
 def _digest(run: str) -> str:

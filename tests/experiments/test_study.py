@@ -201,6 +201,12 @@ def test_a_stored_run_is_not_made_again(two_arms, tmp_path, capsys, monkeypatch)
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "figures" / "two_nano.parquet"), before)
 
 
+def test_fewer_seeds_take_none_out_of_the_table(two_arms, tmp_path):
+    for seeds in ("2", "1"):
+        assert study.main(two_arms, "", ["--seeds", seeds, "--workdir", str(tmp_path / "runs")]) == 0
+        assert set(pd.read_parquet(tmp_path / "figures" / "two_nano.parquet")["seed"]) == {0, 1}
+
+
 def test_a_study_that_was_stopped_keeps_its_finished_runs(two_arms, tmp_path, monkeypatch):
     def stopped(planned, jobs):
         raise KeyboardInterrupt
