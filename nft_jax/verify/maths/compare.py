@@ -1,7 +1,7 @@
-"""Which typed answers mean the same. The conventions are in nft_jax/verify/README.md.
+"""Which typed answers mean the same. The conventions are in README.md.
 
 The result is True, False, or None where the leaf could not tell. A `Leaf` compares expressions: in the calling
-process by normal forms (`Leaf` itself), in a worker by all means (`symbolic.FullLeaf`).
+process by spelling and exact value (`Leaf` itself), in a worker by all means (`algebra.FullLeaf`).
 """
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 0. `copied_verdict` finds answers that repeat the question: they earn nothing, whatever their value.
 1. `quick_verdict` runs in the calling process. It compares spelling, exact rationals and structure.
 2. What it leaves open has passed `too_large`, which keeps bombs away from the parser and from sympy.
-3. `judge` runs in a worker process: the same, with `algebra.equal` where `quick_verdict` could not tell.
+3. `judge` runs in a worker process: the same, with `algebra.FullLeaf` where `quick_verdict` could not tell.
 
 `check_gold` says beforehand whether a gold answer can be used at all.
 """
