@@ -56,12 +56,10 @@ class FullLeaf(Leaf):
         return found
 
     def proportional(self, gold: Node, answer: Node, positive: bool = False) -> Truth:
-        """Whether one is a constant multiple of the other; by a positive number if asked."""
         return _proportional(gold, answer, positive)
 
     def same_solutions(self, gold: Node, answer: Node) -> Truth:
-        """Whether gold = 0 and answer = 0 have the same solutions."""
-        return _proportional(gold, answer, False) or _same_factors(gold, answer)
+        return super().same_solutions(gold, answer) or _same_factors(gold, answer)
 
 
 @lru_cache(maxsize=8192)

@@ -52,25 +52,25 @@ class Leaf:
 
     def same_solutions(self, gold: Node, answer: Node) -> Truth:
         """Whether gold = 0 and answer = 0 have the same solutions."""
-        return True if gold == answer else None
+        return self.proportional(gold, answer)
 
 
 def both(values: Iterable[Truth]) -> Truth:
     """Three-valued and: False if any value is False, else None if any is None, else True."""
-    result: Truth = True
-    for value in values:
-        if value is False:
-            return False
-        result = None if value is None else result
-    return result
+    return _combined(values, False)
 
 
 def either(values: Iterable[Truth]) -> Truth:
-    """Three-valued or."""
-    result: Truth = False
+    """Three-valued or: True if any value is True, else None if any is None, else False."""
+    return _combined(values, True)
+
+
+def _combined(values: Iterable[Truth], decisive: bool) -> Truth:
+    """The first decisive value ends it."""
+    result: Truth = not decisive
     for value in values:
-        if value is True:
-            return True
+        if value is decisive:
+            return decisive
         result = None if value is None else result
     return result
 
@@ -182,8 +182,6 @@ def _rounds(value, about: Value) -> bool:
 
 def _values(gold: Value, answer: Value, leaf: Leaf) -> Truth:
     """Expressions with their units, percent signs and signs of approximation."""
-    if not (isinstance(gold, Value) and isinstance(answer, Value)):
-        return False
     lone = [each for each in (gold, answer) if each.unit == DEGREE and each.node.op == "sym"]
     if len(lone) == 1:
         return False
