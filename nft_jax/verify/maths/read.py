@@ -28,6 +28,7 @@ from nft_jax.verify.maths.expression import (
     matching,
     mul,
     negative,
+    nests,
     num,
     power,
     raw,
@@ -153,12 +154,8 @@ def split(found: Sequence[Token], wanted) -> tuple[list[tuple[Token, ...]], list
     parts, marks, start, depth = [], [], 0, 0
     for i, token in enumerate(found):
         text = token.text
-        if token.kind in ("sign", "command"):
-            if text in ("(", "[", "{", r"\{", r"\begin", r"\langle"):
-                depth += 1
-            elif text in (")", "]", "}", r"\}", r"\end", r"\rangle"):
-                depth -= 1
-        if depth == 0 and text in wanted and not (token.kind == "word" and text in ("=",)):
+        depth += nests(token) + (text in (r"\begin", r"\langle")) - (text in (r"\end", r"\rangle"))
+        if depth == 0 and text in wanted:
             parts.append(tuple(found[start:i]))
             marks.append(text)
             start = i + 1
@@ -180,7 +177,7 @@ def _balanced(found: Sequence[Token]) -> bool:
     """Whether every bracket within closes within, so that brackets around belong together."""
     depth = 0
     for token in found:
-        depth += (token.text in ("(", "[", "{", r"\{")) - (token.text in (")", "]", "}", r"\}"))
+        depth += nests(token)
         if depth < 0:
             return False
     return depth == 0
@@ -934,7 +931,7 @@ def _in_list(found: Sequence[Token]) -> bool:
     """Whether brackets with several members, or of a set, are open behind these tokens."""
     depth = 0
     for token in reversed(found):
-        depth += (token.text in (")", "]", "}", r"\}")) - (token.text in ("(", "[", "{", r"\{"))
+        depth -= nests(token)
         if (depth < 0 and token.text == r"\{") or (depth == 0 and token.text == "," and "(" in [t.text for t in found]):
             return True
     return False
