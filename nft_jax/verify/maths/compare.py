@@ -27,14 +27,14 @@ from nft_jax.verify.maths.answer import (
     Text,
     Value,
 )
-from nft_jax.verify.maths.expression import PI, Node, Unreadable, add, mul, negative, num, symbols
-from nft_jax.verify.maths.read import as_interval
+from nft_jax.verify.maths.expression import PI, Node, Unreadable, add, mul, negative, num, sym, symbols
+from nft_jax.verify.maths.read import as_interval, has_names
 from nft_jax.verify.maths.units import DEGREE, RADIAN
 
 Truth = bool | None
 """None: it cannot be told."""
 _DERIVATIVE = re.compile("d([1-4]) (.+)/[xt]")
-_CONSTANTS = [Node("sym", (name,)) for name in ("C", "c", "K", "k", "C_1", "c_1")]
+_CONSTANTS = [sym(name) for name in ("C", "c", "K", "k", "C_1", "c_1")]
 _FUNCTION = re.compile(r"([A-Za-z]|\\[a-z]+)(_[A-Za-z0-9]+)?(\(.*\))")
 
 
@@ -161,7 +161,7 @@ def _stated(gold, answer: Sides, leaf: Leaf) -> Truth:
 
 def _gold_stated(gold: Sides, answer, leaf: Leaf) -> Truth:
     """A gold `name = value` is its value."""
-    if gold.name or not any(isinstance(value, Value) and symbols(value.node) for value in gold.values):
+    if gold.name or not has_names(gold.values):
         return compare(gold.values[-1], answer, leaf)
     return False
 
@@ -313,7 +313,7 @@ def _as_inequality(each):
     """y <= 4 - x as an inequality in x and y."""
     if not isinstance(each, Region) or len(each.spans) != 1 or not each.name:
         return each
-    span, name = each.spans[0], Node("sym", (each.name,))
+    span, name = each.spans[0], sym(each.name)
     if "inf" in (span.low.op, span.high.op) and span.low.op != span.high.op:
         if span.low.op == "inf":
             return Inequality("<" if span.high_open else "<=", add(name, negative(span.high)))
