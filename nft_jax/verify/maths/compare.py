@@ -27,7 +27,7 @@ from nft_jax.verify.maths.answer import (
     Text,
     Value,
 )
-from nft_jax.verify.maths.expression import PI, Node, Unreadable, add, mul, negative, num, sym, symbols
+from nft_jax.verify.maths.expression import PI, Node, Unreadable, add, in_radians, mul, negative, num, sym, symbols
 from nft_jax.verify.maths.read import as_interval, has_names
 from nft_jax.verify.maths.units import DEGREE, RADIAN
 
@@ -226,7 +226,7 @@ def _has_pi(node: Node) -> bool:
 
 
 def _in_radians(value: Value) -> Node:
-    return mul(value.node, PI, num(Fraction(1, 180))) if value.unit == DEGREE else value.node
+    return in_radians(value.node) if value.unit == DEGREE else value.node
 
 
 def _percentages(gold: Value, answer: Value, leaf: Leaf) -> Truth:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
@@ -633,7 +633,8 @@ class Parser:
             if base is not None or not self.natural:
                 node = divide(node, call("ln", base or num(10)))
         else:
-            node = call(name, _radians(argument) if name in TRIGONOMETRIC or name == "cis" else argument)
+            is_angle = name in TRIGONOMETRIC or name == "cis"
+            node = call(name, _degrees_as(in_radians, argument) if is_angle else argument)
         return power(node, exponent) if exponent is not None else node
 
     def _argument(self) -> Node:
@@ -656,22 +657,21 @@ class Parser:
         return mul(*factors)
 
 
-def _radians(node: Node) -> Node:
-    """The argument of a trigonometric function, with its degrees as radians."""
-    if node.op == "call" and node.args[0] == "degrees":
-        return mul(node.args[1], PI, num(Fraction(1, 180)))
-    if node.op in ("add", "mul"):
-        parts = tuple(map(_radians, node.args))
-        return add(*parts) if node.op == "add" else mul(*parts)
-    return node
+def in_radians(degrees: Node) -> Node:
+    return mul(degrees, PI, num(Fraction(1, 180)))
 
 
 def without_degrees(node: Node) -> Node:
     """The expression with its degree marks dropped."""
+    return _degrees_as(without_degrees, node)
+
+
+def _degrees_as(other: Callable[[Node], Node], node: Node) -> Node:
+    """The expression with something else for what has a degree mark."""
     if node.op == "call" and node.args[0] == "degrees":
-        return without_degrees(node.args[1])
+        return other(node.args[1])
     if node.op in ("add", "mul"):
-        parts = tuple(map(without_degrees, node.args))
+        parts = [_degrees_as(other, arg) for arg in node.args]
         return add(*parts) if node.op == "add" else mul(*parts)
     return node
 
