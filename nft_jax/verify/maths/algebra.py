@@ -56,12 +56,10 @@ class FullLeaf(Leaf):
         return found
 
     def proportional(self, gold: Node, answer: Node, positive: bool = False) -> Truth:
-        """Whether one is a constant multiple of the other; by a positive number if asked."""
         return _proportional(gold, answer, positive)
 
     def same_solutions(self, gold: Node, answer: Node) -> Truth:
-        """Whether gold = 0 and answer = 0 have the same solutions."""
-        return _proportional(gold, answer, False) or _same_factors(gold, answer)
+        return super().same_solutions(gold, answer) or _same_factors(gold, answer)
 
 
 @lru_cache(maxsize=8192)
@@ -144,13 +142,15 @@ def _factorial(x):
 
 def refuted(a: sympy.Expr, b: sympy.Expr) -> bool:
     """Whether the values differ for sure, at a point where both are real or have an i in them."""
-    names = sorted((a - b).free_symbols | a.free_symbols | b.free_symbols, key=str)
-    unknown = sorted((a + sympy.Dummy() * b).atoms(sympy.core.function.AppliedUndef), key=str)
+    # Nothing of the two cancels.
+    beside = a + sympy.Dummy() * b
+    names = sorted(a.free_symbols | b.free_symbols, key=str)
+    unknown = sorted(beside.atoms(sympy.core.function.AppliedUndef), key=str)
     stand_in = {function: sympy.Dummy(real=True) for function in unknown}
     names += stand_in.values()
     sides = [sympy.lambdify(names, side.xreplace(stand_in), [{"factorial": _factorial}, "mpmath"]) for side in (a, b)]
     is_complex = (a + b).has(sympy.I)
-    for i, point in enumerate(points(a + sympy.Dummy() * b, names, generator(a, b)) if names else [()]):
+    for i, point in enumerate(points(beside, names, generator(a, b)) if names else [()]):
         # At the first two, integers, more digits are looked at: a tiny difference is one.
         for digits in (DIGITS, 5 * DIGITS, 20 * DIGITS)[:1 if i > 1 else 3]:
             gaps = []

@@ -1,7 +1,7 @@
-"""Which typed answers mean the same. The conventions are in nft_jax/verify/README.md.
+"""Which typed answers mean the same. The conventions are in README.md.
 
 The result is True, False, or None where the leaf could not tell. A `Leaf` compares expressions: in the calling
-process by normal forms (`Leaf` itself), in a worker by all means (`symbolic.FullLeaf`).
+process by spelling and exact value (`Leaf` itself), in a worker by all means (`algebra.FullLeaf`).
 """
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from nft_jax.verify.maths.answer import (
     Text,
     Value,
 )
-from nft_jax.verify.maths.expression import PI, Node, Unreadable, add, mul, negative, num, symbols
-from nft_jax.verify.maths.read import as_interval
+from nft_jax.verify.maths.expression import PI, Node, Unreadable, add, in_radians, mul, negative, num, sym, symbols
+from nft_jax.verify.maths.read import as_interval, has_names
 from nft_jax.verify.maths.units import DEGREE, RADIAN
 
 Truth = bool | None
 """None: it cannot be told."""
 _DERIVATIVE = re.compile("d([1-4]) (.+)/[xt]")
-_CONSTANTS = [Node("sym", (name,)) for name in ("C", "c", "K", "k", "C_1", "c_1")]
+_CONSTANTS = [sym(name) for name in ("C", "c", "K", "k", "C_1", "c_1")]
 _FUNCTION = re.compile(r"([A-Za-z]|\\[a-z]+)(_[A-Za-z0-9]+)?(\(.*\))")
 
 
@@ -52,25 +52,25 @@ class Leaf:
 
     def same_solutions(self, gold: Node, answer: Node) -> Truth:
         """Whether gold = 0 and answer = 0 have the same solutions."""
-        return True if gold == answer else None
+        return self.proportional(gold, answer)
 
 
 def both(values: Iterable[Truth]) -> Truth:
     """Three-valued and: False if any value is False, else None if any is None, else True."""
-    result: Truth = True
-    for value in values:
-        if value is False:
-            return False
-        result = None if value is None else result
-    return result
+    return _combined(values, False)
 
 
 def either(values: Iterable[Truth]) -> Truth:
-    """Three-valued or."""
-    result: Truth = False
+    """Three-valued or: True if any value is True, else None if any is None, else False."""
+    return _combined(values, True)
+
+
+def _combined(values: Iterable[Truth], decisive: bool) -> Truth:
+    """The first decisive value ends it."""
+    result: Truth = not decisive
     for value in values:
-        if value is True:
-            return True
+        if value is decisive:
+            return decisive
         result = None if value is None else result
     return result
 
@@ -161,7 +161,7 @@ def _stated(gold, answer: Sides, leaf: Leaf) -> Truth:
 
 def _gold_stated(gold: Sides, answer, leaf: Leaf) -> Truth:
     """A gold `name = value` is its value."""
-    if gold.name or not any(isinstance(value, Value) and symbols(value.node) for value in gold.values):
+    if gold.name or not has_names(gold.values):
         return compare(gold.values[-1], answer, leaf)
     return False
 
@@ -182,8 +182,6 @@ def _rounds(value, about: Value) -> bool:
 
 def _values(gold: Value, answer: Value, leaf: Leaf) -> Truth:
     """Expressions with their units, percent signs and signs of approximation."""
-    if not (isinstance(gold, Value) and isinstance(answer, Value)):
-        return False
     lone = [each for each in (gold, answer) if each.unit == DEGREE and each.node.op == "sym"]
     if len(lone) == 1:
         return False
@@ -228,7 +226,7 @@ def _has_pi(node: Node) -> bool:
 
 
 def _in_radians(value: Value) -> Node:
-    return mul(value.node, PI, num(Fraction(1, 180))) if value.unit == DEGREE else value.node
+    return in_radians(value.node) if value.unit == DEGREE else value.node
 
 
 def _percentages(gold: Value, answer: Value, leaf: Leaf) -> Truth:
@@ -315,7 +313,7 @@ def _as_inequality(each):
     """y <= 4 - x as an inequality in x and y."""
     if not isinstance(each, Region) or len(each.spans) != 1 or not each.name:
         return each
-    span, name = each.spans[0], Node("sym", (each.name,))
+    span, name = each.spans[0], sym(each.name)
     if "inf" in (span.low.op, span.high.op) and span.low.op != span.high.op:
         if span.low.op == "inf":
             return Inequality("<" if span.high_open else "<=", add(name, negative(span.high)))

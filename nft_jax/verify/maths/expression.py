@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
@@ -50,7 +50,8 @@ HYPERBOLIC = ("sinh", "cosh", "tanh", "coth")
 FUNCTIONS = frozenset((*TRIGONOMETRIC, *HYPERBOLIC, *("arc" + name for name in TRIGONOMETRIC + HYPERBOLIC[:3]), "ln",
                        "log", "exp", "cis", "sgn"))
 ACCENTS = word_set("overline bar vec hat tilde widehat overrightarrow dot ddot mathcal mathbb")
-_GROUPS = {"(": ")", "{": "}", "[": "]", r"\lfloor": r"\rfloor", r"\lceil": r"\rceil", r"\{": r"\}"}
+_GROUPS = {"(": ")", "{": "}", "[": "]", r"\lfloor": r"\rfloor", r"\lceil": r"\rceil"}
+_NESTS = {"(": 1, "[": 1, "{": 1, r"\{": 1, ")": -1, "]": -1, "}": -1, r"\}": -1}
 
 
 class Unreadable(Exception):
@@ -295,13 +296,16 @@ def _text_tokens(text: str, spaced: bool) -> list[Token]:
     return found
 
 
+def nests(token: Token) -> int:
+    """1 for a bracket that opens, -1 for one that closes, whatever its kind; else 0."""
+    return _NESTS.get(token.text, 0)
+
+
 def matching(found: Sequence[Token], start: int) -> int:
     """Index of the token that closes the bracket at `start`. Raises Unreadable."""
     depth = 0
     for at in range(start, len(found)):
-        text = found[at].text
-        if found[at].kind in ("sign", "command"):
-            depth += (text in ("(", "[", "{", r"\{")) - (text in (")", "]", "}", r"\}"))
+        depth += nests(found[at])
         if depth == 0:
             return at
     raise Unreadable
@@ -431,7 +435,7 @@ class Parser:
                 raise Unreadable
         if self.kind() == "sign" and self.peek() == "^":
             self.at += 1
-            exponent = self.group() if self.peek() == "{" else self.atom()
+            exponent = self.atom()
             if self.peek() in ("^", "!"):
                 raise Unreadable
             node = power(node, exponent)
@@ -520,11 +524,12 @@ class Parser:
             self.at += 1
             name += "'"
         inverse = [token.text for token in self.tokens[self.at:self.at + 5]] == ["^", "{", "-", "1", "}"]
-        if plain in ("f", "g", "h", "F", "G", "H") and inverse and self.peek(5) == "(":
+        is_function = plain in ("f", "g", "h", "F", "G", "H")
+        if is_function and inverse and self.peek(5) == "(":
             self.at += 5
             name += "^-1"
         # x(t), I(0): one letter or number in brackets is an argument; f, g and h take any.
-        takes_any = plain in ("f", "g", "h", "F", "G", "H", r"\delta", "O") or name.endswith("'")
+        takes_any = is_function or plain in (r"\delta", "O") or name.endswith("'")
         one = self.peek(2) == ")" and (self.kind(1) in ("number", "command") or len(self.peek(1)) == 1)
         if self.peek() == "(" and self.kind() == "sign" and (takes_any or one):
             return Node("call", ("." + name, *self._arguments()))
@@ -616,10 +621,10 @@ class Parser:
         base = exponent = None
         if name == "log" and self.peek() == "_":
             self.at += 1
-            base = self.group() if self.peek() == "{" else self.atom()
+            base = self.atom()
         if self.peek() == "^" and self.kind() == "sign":
             self.at += 1
-            exponent = self.group() if self.peek() == "{" else self.atom()
+            exponent = self.atom()
         if exponent == MINUS_ONE and name in TRIGONOMETRIC:
             name, exponent = "arc" + name, None
         argument = self._argument()
@@ -628,16 +633,15 @@ class Parser:
             if base is not None or not self.natural:
                 node = divide(node, call("ln", base or num(10)))
         else:
-            node = call(name, _radians(argument) if name in TRIGONOMETRIC or name == "cis" else argument)
+            is_angle = name in TRIGONOMETRIC or name == "cis"
+            node = call(name, _degrees_as(in_radians, argument) if is_angle else argument)
         return power(node, exponent) if exponent is not None else node
 
     def _argument(self) -> Node:
         """What a function is taken of: what stands in brackets, else the factors up to the next function."""
-        if self.peek() in ("(", "|") or self.peek() == "{":
+        if self.peek() in ("(", "|", "{"):
             node = self.atom()
-            if self.peek() == "^":
-                return node
-            return node if self.kind() != "word" else self._postfix(node)
+            return self._postfix(node) if self.kind() == "word" else node
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise Unreadable
@@ -653,22 +657,21 @@ class Parser:
         return mul(*factors)
 
 
-def _radians(node: Node) -> Node:
-    """The argument of a trigonometric function, with its degrees as radians."""
-    if node.op == "call" and node.args[0] == "degrees":
-        return mul(node.args[1], PI, num(Fraction(1, 180)))
-    if node.op in ("add", "mul"):
-        parts = tuple(map(_radians, node.args))
-        return add(*parts) if node.op == "add" else mul(*parts)
-    return node
+def in_radians(degrees: Node) -> Node:
+    return mul(degrees, PI, num(Fraction(1, 180)))
 
 
 def without_degrees(node: Node) -> Node:
     """The expression with its degree marks dropped."""
+    return _degrees_as(without_degrees, node)
+
+
+def _degrees_as(other: Callable[[Node], Node], node: Node) -> Node:
+    """The expression with something else for what has a degree mark."""
     if node.op == "call" and node.args[0] == "degrees":
-        return without_degrees(node.args[1])
+        return other(node.args[1])
     if node.op in ("add", "mul"):
-        parts = tuple(map(without_degrees, node.args))
+        parts = [_degrees_as(other, arg) for arg in node.args]
         return add(*parts) if node.op == "add" else mul(*parts)
     return node
 

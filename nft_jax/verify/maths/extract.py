@@ -1,7 +1,7 @@
 """Where the final answer stands in a response: the content of the complete \\boxed{...} that starts last.
 
-\\fbox{...} is a box too, and \\boxed 42 one of a number. LaTeX comments are no text. Boxes in a row, as in
-\\boxed{1} and \\boxed{-2}, are one list where the gold is a list.
+\\fbox{...} is a box too, and \\boxed 42 one of a number or a letter. LaTeX comments are no text. Boxes in a row, as
+in \\boxed{1} and \\boxed{-2}, are one list where the gold is a list.
 """
 from __future__ import annotations
 

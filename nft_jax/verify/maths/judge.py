@@ -3,7 +3,7 @@
 0. `copied_verdict` finds answers that repeat the question: they earn nothing, whatever their value.
 1. `quick_verdict` runs in the calling process. It compares spelling, exact rationals and structure.
 2. What it leaves open has passed `too_large`, which keeps bombs away from the parser and from sympy.
-3. `judge` runs in a worker process: the same, with `algebra.equal` where `quick_verdict` could not tell.
+3. `judge` runs in a worker process: the same, with `algebra.FullLeaf` where `quick_verdict` could not tell.
 
 `check_gold` says beforehand whether a gold answer can be used at all.
 """
@@ -77,7 +77,7 @@ def quick_verdict(gold: str, answer: str | None, mode: Mode = "equivalent") -> V
     right = [each for each in found if each is not None and each.outcome == "right"]
     if right:
         return right[0]
-    return None if None in found or _open_form(normalise(gold), normalise(answer)) else found[0]
+    return None if None in found or _open_form(gold, answer) else found[0]
 
 
 def _quick_verdict(gold_text: str, answer: str) -> Verdict | None:
@@ -86,7 +86,8 @@ def _quick_verdict(gold_text: str, answer: str) -> Verdict | None:
     if _INTEGER.fullmatch(gold_text) and _INTEGER.fullmatch(text):
         return verdict("right" if int(gold_text) == int(text) else "wrong", answer, "integers")
     if len(text) > READABLE_CHARACTERS:
-        return _long_verdict(gold_text, text, answer)
+        long = f"{len(text)} characters, more than {READABLE_CHARACTERS}"
+        return _large_verdict(gold_text, text, answer, long)
     g, a = normalise(gold_text), normalise(text)
     if not a:
         return verdict("no_answer", None, "the box is empty")
@@ -94,10 +95,7 @@ def _quick_verdict(gold_text: str, answer: str) -> Verdict | None:
         return verdict("right", answer, "same spelling")
     # Reading is bounded by the size of the text; what comes after is not.
     if large := too_large(g, a, ()):
-        integers = plain_integer(g), plain_integer(a)
-        if None not in integers:
-            return verdict("right" if integers[0] == integers[1] else "wrong", answer, "integers")
-        return verdict("too_large", answer, large)
+        return _large_verdict(g, a, answer, large)
     try:
         truth = _same(g, a, Leaf())
     except Exception:
@@ -128,23 +126,25 @@ def _same(g: str, a: str, leaf: Leaf) -> Truth:
     return either([told, compare(gold, read(a, hint_of(gold, g), False), leaf)])
 
 
-def _long_verdict(gold: str, text: str, answer: str) -> Verdict:
+def _large_verdict(gold: str, text: str, answer: str, reason: str) -> Verdict:
+    """The verdict on what is too large to read: it may still be a plain integer."""
     integers = plain_integer(gold), plain_integer(text)
-    if None not in integers:
-        return verdict("right" if integers[0] == integers[1] else "wrong", answer, "integers")
-    return verdict("too_large", answer, f"{len(text)} characters, more than {READABLE_CHARACTERS}")
+    if None in integers:
+        return verdict("too_large", answer, reason)
+    return verdict("right" if integers[0] == integers[1] else "wrong", answer, "integers")
 
 
 def judge(gold: str, answer: str) -> tuple[Outcome, str]:
     """Outcome and reason where `quick_verdict` gave None. For workers: may take long or die."""
     from nft_jax.verify.maths.algebra import FullLeaf, equal_in_closed_form
 
-    a = normalise(answer.strip())
-    for form in alternatives(gold):
-        g, leaf = normalise(form.strip()), FullLeaf()
+    text = answer.strip()
+    a = normalise(text)
+    for form in map(str.strip, alternatives(gold)):
+        g, leaf = normalise(form), FullLeaf()
         if _same(g, a, leaf):
             return "right", SECOND_OPINION if leaf.asked else "proved equal"
-        if _open_form(g, a) and equal_in_closed_form(g, a):
+        if _open_form(form, text) and equal_in_closed_form(g, a):
             return "right", SECOND_OPINION
     return "wrong", "not equal to the gold"
 
@@ -171,7 +171,9 @@ _LIMITS = (("characters", len, 600), ("levels of brackets", nesting, 12), ("vert
 
 def _open_form(gold: str, answer: str) -> bool:
     """Whether the gold has a sum, an integral or a limit, which only math-verify reads, and the answer is no bomb."""
-    return bool(OPEN_FORM.search(gold)) and too_large(gold, answer) is None
+    g = normalise(gold)
+    # A long answer is not normalised for a gold without one.
+    return bool(OPEN_FORM.search(g)) and too_large(g, normalise(answer)) is None
 
 
 def too_large(gold: str, answer: str, classes: tuple = _CLASSES) -> str | None:

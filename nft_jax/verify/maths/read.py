@@ -5,6 +5,7 @@ choice, whether 15m has a unit, which nouns are units.
 """
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 from collections.abc import Sequence
@@ -28,10 +29,12 @@ from nft_jax.verify.maths.expression import (
     matching,
     mul,
     negative,
+    nests,
     num,
     power,
     raw,
     spelled,
+    sym,
     symbols,
     tokens,
     without_degrees,
@@ -139,13 +142,10 @@ def hint_of(gold, text: str) -> Hint:
     members = gold.items if isinstance(gold, Items) else (gold,)
     found = frozenset()
     if any(isinstance(each, Value | Sides) for each in members):
-        try:
+        with contextlib.suppress(Unreadable):
             found = nouns(tokens(text))
-        except Unreadable:
-            found = frozenset()
     return Hint(nouns=found, choice=all(isinstance(each, Choice) for each in members),
-                number=isinstance(gold, Value) and gold.node.value is not None,
-                natural=False)
+                number=isinstance(gold, Value) and gold.node.value is not None)
 
 
 def split(found: Sequence[Token], wanted) -> tuple[list[tuple[Token, ...]], list[str]]:
@@ -153,12 +153,8 @@ def split(found: Sequence[Token], wanted) -> tuple[list[tuple[Token, ...]], list
     parts, marks, start, depth = [], [], 0, 0
     for i, token in enumerate(found):
         text = token.text
-        if token.kind in ("sign", "command"):
-            if text in ("(", "[", "{", r"\{", r"\begin", r"\langle"):
-                depth += 1
-            elif text in (")", "]", "}", r"\}", r"\end", r"\rangle"):
-                depth -= 1
-        if depth == 0 and text in wanted and not (token.kind == "word" and text in ("=",)):
+        depth += nests(token) + (text in (r"\begin", r"\langle")) - (text in (r"\end", r"\rangle"))
+        if depth == 0 and text in wanted:
             parts.append(tuple(found[start:i]))
             marks.append(text)
             start = i + 1
@@ -180,7 +176,7 @@ def _balanced(found: Sequence[Token]) -> bool:
     """Whether every bracket within closes within, so that brackets around belong together."""
     depth = 0
     for token in found:
-        depth += (token.text in ("(", "[", "{", r"\{")) - (token.text in (")", "]", "}", r"\}"))
+        depth += nests(token)
         if depth < 0:
             return False
     return depth == 0
@@ -266,7 +262,7 @@ class _Reader:
         if bracket and not closed:
             return None
         marked = named or closed or token.kind == "word"
-        if token.text.islower() and not self.hint.choice and not (marked and token.kind == "word"):
+        if token.text.islower() and not self.hint.choice and token.kind != "word":
             return None
         if not (marked or (self.hint.choice and not rest)):
             return None
@@ -303,10 +299,7 @@ class _Reader:
                 raise Unreadable
             parts = [part for part in parts if part]
             marks = [mark for i, mark in enumerate(marks) if i + 1 not in empty]
-        if len(parts) == 1:
-            return self.answer(parts[0])
-        dots = [part for part in parts if len(part) == 1 and part[0].text == r"\ldots"]
-        if dots:
+        if _has_dots(parts):
             return Items("list", self._progression(parts))
         condition = self._condition(parts[-1]) if set(marks) <= {",", ";"} else None
         if condition is not None:
@@ -408,7 +401,7 @@ class _Reader:
             return Items("list", tuple(members))
         if size == 1:
             values = [value for each in members for value in _values(each.values[0])]
-            return Items("list", tuple(members if names[0].endswith(")") or symbols_of(values) else values))
+            return Items("list", tuple(members if names[0].endswith(")") or has_names(values) else values))
         # (x, y) is meant where y = 1, x = 2 is written.
         order = _alphabetical(blocks[0])
         groups = []
@@ -425,7 +418,7 @@ class _Reader:
         if encloses(found, "{", "}"):
             return self.answer(found[1:-1])
         if len(found) == 1 and found[0].kind == "word" and len(found[0].text) == 1:
-            return Value(Node("sym", (found[0].text,)))
+            return Value(sym(found[0].text))
         if len(found[0].text) == 1 and found[0].text.isupper() and encloses(found[1:], "(", ")") and (
                 split(found[2:-1], (",",))[1]):
             return self.single(found[1:])
@@ -480,7 +473,7 @@ class _Reader:
             return self._interval(found)
         if len(parts) > MAX_ITEMS or not all(parts):
             raise Unreadable
-        if any(len(part) == 1 and part[0].text == r"\ldots" for part in parts):
+        if _has_dots(parts):
             return Items(kind, self._progression(parts))
         items = tuple(self.single(part) for part in parts)
         if any(isinstance(item, Value) and item.node.op == "inf" for item in items):
@@ -508,7 +501,8 @@ class _Reader:
             if isinstance(body, Region) and body.name == head:
                 return replace(body, name=None)
             raise Unreadable
-        answer = self._list(*split(inner, (",", ";"))) if split(inner, (",", ";"))[1] else self.single(inner)
+        parts, marks = split(inner, (",", ";"))
+        answer = self._list(parts, marks) if marks else self.single(inner)
         if isinstance(answer, Items) and answer.kind == "list":
             return Items("set", answer.items)
         if isinstance(answer, Text | Sides | Region | Conditioned):
@@ -637,10 +631,8 @@ class _Reader:
         # NOT and WRONG are no segments, ABCD is one.
         if said.isalpha() and said.isupper() and (said.lower() in NEVER or (said[3:] and list(said) != sorted(said))):
             return None
-        if (_NAME.fullmatch(said) and len({*said.split("+")}) == said.count("+") + 1) or function or _EVENT.fullmatch(
-                said) or _NAMES.fullmatch(said):
-            return said
-        return None
+        known = _NAME.fullmatch(said) and len({*said.split("+")}) == said.count("+") + 1
+        return said if known or function or event or _NAMES.fullmatch(said) else None
 
     def _fraction_name(self, found: Sequence[Token]) -> str | None:
         middle = matching(found, 1)
@@ -662,7 +654,9 @@ class _Reader:
             raise Unreadable
         if marks == [r"\equiv"] and self.name(parts[0]) is not None:
             # x \equiv 3 \pmod 7 is the class.
-            return self._residue(parts[1], True) or self.single(())
+            if (residue := self._residue(parts[1], True)) is None:
+                raise Unreadable
+            return residue
         if r"\in" in marks:
             return self._membership(parts, marks)
         if set(marks) <= {"=", r"\approx"}:
@@ -725,9 +719,9 @@ class _Reader:
     def _inequality(self, parts, marks):
         if "=" in marks or r"\approx" in marks:
             raise Unreadable
-        nodes = [without_degrees(Parser(part, self.hint.natural).whole()) if not self._named_side(part)
-                 else None for part in parts]
         names = [self._named_side(part) for part in parts]
+        nodes = [None if name else without_degrees(Parser(part, self.hint.natural).whole())
+                 for part, name in zip(parts, names, strict=True)]
         if len(parts) == 3 and names[1] and r"\ne" not in marks:
             ups = {mark in ("<", r"\le") for mark in marks}
             if len(ups) != 1:
@@ -775,16 +769,18 @@ class _Reader:
     def quantity(self, found: Sequence[Token]) -> Value:
         """An expression with what may stand beside it: a currency, a unit, a percent sign, words that multiply."""
         found, unit = self._currency(found)
-        parser = Parser(found, self.hint.natural)
         loose = self._loose_unit(found)
         if loose is not None:
             node, rest = loose
         else:
+            parser = Parser(found, self.hint.natural)
             node = parser.sum()
             rest = found[parser.at:]
         literal = self._decimal(found[:len(found) - len(rest)])
         node, rest = self._scaled(node, rest)
-        node, unit, rest = self._degrees(node, unit, rest)
+        plain = without_degrees(node)
+        if plain != node:
+            node, unit = plain, unit or DEGREE
         if unit == DEGREE and (parts := re.fullmatch(r"([0-9.]+)'(?:([0-9.]+)'')?", raw(rest))):
             node, rest = add(node, num(Fraction(parts[1]) / 60 + Fraction(parts[2] or 0) / 3600)), ()
         percent = False
@@ -850,12 +846,6 @@ class _Reader:
                 break
         return node, rest
 
-    def _degrees(self, node: Node, unit, rest):
-        plain = without_degrees(node)
-        if plain != node:
-            return plain, unit or DEGREE, rest
-        return node, unit, rest
-
     def _with_unit(self, node: Node, unit, rest):
         """The unit behind a value; several quantities, 2 hours 30 minutes, are added up."""
         at = next((i for i, token in enumerate(rest) if token.kind == "number" and i and rest[i - 1].text not in (
@@ -867,10 +857,10 @@ class _Reader:
                 raise Unreadable
             return add(node, mul(second.node, num(second.unit.scale / first.scale))), first
         found = read_unit(rest, self.hint.nouns, self.hint.is_gold)
-        if found is None or (unit is not None and unit.powers != found.powers):
-            if found is not None and unit is not None:
-                return node, times(unit, found)
+        if found is None:
             raise Unreadable
+        if unit is not None and unit.powers != found.powers:
+            return node, times(unit, found)
         return node, found
 
 
@@ -919,8 +909,13 @@ def _values(answer) -> tuple:
     return answer.items if isinstance(answer, Items) and answer.kind == "list" else (answer,)
 
 
-def symbols_of(values) -> bool:
+def has_names(values) -> bool:
+    """Whether a value is an expression with names."""
     return any(isinstance(value, Value) and symbols(value.node) for value in values)
+
+
+def _has_dots(parts: Sequence[Sequence[Token]]) -> bool:
+    return any(len(part) == 1 and part[0].text == r"\ldots" for part in parts)
 
 
 def _joined(parts, marks) -> tuple[Token, ...]:
@@ -934,7 +929,7 @@ def _in_list(found: Sequence[Token]) -> bool:
     """Whether brackets with several members, or of a set, are open behind these tokens."""
     depth = 0
     for token in reversed(found):
-        depth += (token.text in (")", "]", "}", r"\}")) - (token.text in ("(", "[", "{", r"\{"))
+        depth -= nests(token)
         if (depth < 0 and token.text == r"\{") or (depth == 0 and token.text == "," and "(" in [t.text for t in found]):
             return True
     return False
@@ -947,10 +942,8 @@ def _signed(found: Sequence[Token], sign: str) -> tuple[Token, ...]:
                  for token in found)
 
 
-def _node(name: str | None) -> Node:
-    if name is None:
-        raise Unreadable
-    return Parser(tokens(name)).whole() if name != "i" else Node("sym", ("i",))
+def _node(name: str) -> Node:
+    return Parser(tokens(name)).whole()
 
 
 def _ray(mark: str, bound: Node) -> tuple[Span, ...]:
@@ -968,9 +961,9 @@ def _shifted(node: Node) -> tuple[str, Node] | None:
         return None
     name = next(iter(names))
     terms = node.args if node.op == "add" else (node,)
-    if Node("sym", (name,)) not in terms:
+    if sym(name) not in terms:
         return None
-    rest = [term for term in terms if term != Node("sym", (name,))]
+    rest = [term for term in terms if term != sym(name)]
     if any(symbols(term) for term in rest):
         return None
     return name, negative(add(*rest)) if rest else num(0)
@@ -998,7 +991,7 @@ def number_in_words(found: Sequence[Token]) -> Fraction | None:
             continue
         elif i == len(words) - 1 and (seen or word in ("half", "quarter")) and (_PARTS.get(word) or _PARTS.get(single)):
             return Fraction(total + current if seen else 1, _PARTS.get(word) or _PARTS[single])
-        elif i == 0 and word in ("a", "one") and len(words) == 2:
+        elif i == 0 and word == "a" and len(words) == 2:
             current, seen = 1, True
         else:
             return None

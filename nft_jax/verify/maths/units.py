@@ -89,7 +89,6 @@ def _table() -> dict[str, Unit]:
         for word in (name, *spellings.split()):
             out[word] = Unit(Fraction(scale), powers)
     out["cc"] = Unit(Fraction(1, 10**6), (("m", 3),))
-    out["kcal"] = Unit(Fraction(1000), (("cal", 1),))
     return out
 
 
@@ -97,7 +96,7 @@ UNITS = _table()
 DEGREE, RADIAN, DOLLAR = UNITS["deg"], UNITS["rad"], UNITS["dollar"]
 CURRENCIES = {"$": DOLLAR, r"\$": DOLLAR, "€": UNITS["euro"], r"\euro": UNITS["euro"], "£": UNITS["£"],
               r"\pounds": UNITS["£"], r"\pound": UNITS["£"], "¥": UNITS["yen"], "₹": UNITS["rupee"],
-              "USD": DOLLAR, r"US\$": DOLLAR}
+              "USD": DOLLAR}
 
 
 def _singular(word: str) -> list[str]:
@@ -190,8 +189,7 @@ class _Reader:
             return self._group()
         if not word or word.lower() in NEVER:
             return None
-        unit = unit_of(word.lstrip("\\") if word == r"\Omega" else word, self.extra)
-        unit = UNITS["ohm"] if word == r"\Omega" else unit
+        unit = UNITS["ohm"] if word == r"\Omega" else unit_of(word, self.extra)
         if unit is None:
             return None
         if self.peek() == "^":
