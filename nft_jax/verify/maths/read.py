@@ -540,8 +540,6 @@ class _Reader:
             raise Unreadable
         if name == "array" and body and body[0].text == "{":
             body = body[matching(body, 0) + 1:]
-        if name == "smallmatrix" and before and after:
-            before, after = before[:-1], after[1:]
         turned = raw(after) in ("^T", r"^\top", r"^\intercal", "^t", r"^\mathsfT", r"^\mathrmT")
         if after and not turned:
             raise Unreadable
