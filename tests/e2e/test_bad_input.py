@@ -93,7 +93,7 @@ class TooLate(Exception):
 def nothing_placed(monkeypatch):
     def too_late(*arguments, **options):
         raise TooLate
-    monkeypatch.setattr(load, "_place", too_late)
+    monkeypatch.setattr(load, "placed", too_late)
     return lambda: monkeypatch.setattr(plan, "make_mesh", too_late)
 
 
