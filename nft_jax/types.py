@@ -122,3 +122,5 @@ class TrainBatch(NamedTuple):
     num_micro: Any                    # [] int32
     group_ids: Any = None             # [M, R, T] int32, one number a group, 0 outside; None unless the loss uses it
     reference_logprobs: Any = None    # [M, R, T] float32; None without a KL term
+    fresh: Any = None                 # [M, R, T] int32: 1 where the parameters that are trained sampled the token and
+                                      # its old log-prob is left to the update; None where every one is given

@@ -7,6 +7,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,7 +25,7 @@ from nft_jax.train.batch import BatchShape, Example, make_batch, pack, unpack
 from nft_jax.train.state import init_state, make_optimizer, state_shardings
 from nft_jax.train.step import Loss, compile_score, compile_step, micro_batch, micro_loss
 from nft_jax.train.step_metrics import summarise
-from nft_jax.types import Prompt, Rollout
+from nft_jax.types import Prompt, Rollout, TrainBatch
 
 OBJECTIVE = "nft"
 LEARNING_RATE = 1e-5
@@ -199,19 +200,28 @@ class Training:
 
     def update(self, examples: Sequence[Example]) -> float:
         """The loss of one optimizer update, whose work is done on return."""
-        batch, _ = self.batch(examples)
-        self.state, tally, _ = self.step(self.state, batch, LEARNING_RATE, 1.0)
+        return self.take(self.batch(examples)[0])[0]
+
+    def take(self, batch: TrainBatch) -> tuple[float, Any]:
+        """The loss of the update on `batch`, and the old log-probs of a fresh one."""
+        self.state, tally, _, old = self.step(self.state, batch, LEARNING_RATE, 1.0)
         loss = summarise(jax.device_get(tally), 1)["loss/total"]
         jax.block_until_ready(self.state)
         if not np.isfinite(loss):
             raise WrongResult(f"the loss is {loss}")
-        return loss
+        return loss, old
 
     def learn(self, examples: Sequence[Example]) -> list[np.ndarray]:
         """Old log-probs by the present parameters, then the optimizer update with them. Returns the old log-probs."""
         old = self.old_logprobs(examples)
         self.update([replace(example, old_logprobs=values) for example, values in zip(examples, old, strict=True)])
         return old
+
+    def learn_fresh(self, examples: Sequence[Example]) -> list[np.ndarray]:
+        """The optimizer update of the policy that sampled the answers, as a run with one update a step takes it.
+        Returns the update's own log-probs, which are the old ones."""
+        batch, places = make_batch(examples, self.shape, self.loss.loss_agg, self.loss.constant_length, fresh=True)
+        return unpack(np.asarray(self.take(batch)[1]), places)
 
     def check(self) -> dict[str, float]:
         """Checks one packed micro-batch against a forward pass over each sequence alone.
@@ -243,7 +253,7 @@ def unpacked_loss(params, case: Case, examples: Sequence[Example], loss: Objecti
 
 
 class EndToEnd:
-    """A rollout, a reward in Python, old log-probs, and one optimizer update."""
+    """A rollout, a reward in Python, and one optimizer update, which computes its old log-probs itself."""
 
     def __init__(self, case: Case):
         self.case, self.rollouts, self.training = case, Rollouts(case, own_params=False), Training(case)
@@ -259,7 +269,7 @@ class EndToEnd:
         rewards = np.array([common.even_share(rollout.text.split()) for rollout in self.rollouts.rollouts])
         groups = rewards.reshape(self.case.limits.shape)
         mean, std = (np.repeat(f(groups, axis=1), groups.shape[1]) for f in (np.mean, np.std))
-        self.old = self.training.learn([
+        self.old = self.training.learn_fresh([
             Example(rollout.prompt.tokens, rollout.tokens, *numbers)
             for rollout, *numbers in zip(self.rollouts.rollouts, rewards, mean, std, strict=True)])
 

@@ -137,6 +137,13 @@ class Config(Checked):
         return -(-self.rollout.prompts_per_step // self.batch.updates_per_step)
 
     @property
+    def on_policy(self) -> bool:
+        """Whether a step's only update computes the old log-probs itself: its policy is pi_old. Weights against the
+        sampler's mismatch need them before."""
+        return (self.batch.updates_per_step == 1 and self.rollout.old_logprobs == "trainer"
+                and self.terms.mismatch == "off")
+
+    @property
     def folder(self) -> str:
         """Folder of the run."""
         return os.path.expanduser(self.workdir) or f"runs/{self.name}"

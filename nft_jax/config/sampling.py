@@ -117,7 +117,8 @@ class RolloutConfig(DecodingConfig, prefix="rollout."):
     """While it collects groups with unequal rewards, a step samples at most so many batches of prompts_per_step
     prompts. Then it trains on the groups it has. Without any, the step is skipped and counted."""
     old_logprobs: Literal["trainer", "sampler", "truncated"] = "trainer"
-    """Which log-probs are pi_old in the ratio. trainer: recomputed by the trainer's own graph.
+    """Which log-probs are pi_old in the ratio. trainer: recomputed by the trainer's own graph; with one update a
+    step (batch.updates_per_step 1) by that update, without a pass of their own.
     sampler: the sampler's before truncation; with int8, of the quantised policy. truncated: the
     sampler's after truncation. With top_k, top_p or min_p, only truncated is of the distribution
     that was sampled; a run with trainer prints a remark. The metrics mismatch/* compare the

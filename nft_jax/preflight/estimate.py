@@ -104,7 +104,7 @@ def estimate(plan: Plan, sampler: Sampler, memory: Model, device: Device, assume
     length = assumed.prompt_tokens + assumed.answer_tokens
     forward = forward_flops(model, kept * length, length / 2) / compute
     micro_batches = math.ceil(kept * length / (plan.longest.rows * config.row_length))
-    passes = (rollout.old_logprobs == "trainer") + bool(config.terms.kl_weight)
+    passes = (rollout.old_logprobs == "trainer" and not config.on_policy) + bool(config.terms.kl_weight)
     score = passes * max(forward, micro_batches * received.get("score", received.get("reference score", 0.0)) / link)
     train = max(train_flops(plan, kept * length, length / 2) / compute,
                 micro_batches * received.get("train step", 0.0) / link)

@@ -177,11 +177,12 @@ def balance(rows: Sequence[Sequence[int]], lengths: Sequence[int], shape: BatchS
 
 def make_batch(examples: Sequence[Example], shape: BatchShape, loss_agg: LossAgg = "token_mean",
                constant_length: float = 1.0, group_ids: bool = False,
-               rows: Sequence[Sequence[int]] | None = None) -> tuple[TrainBatch, list[Place]]:
+               rows: Sequence[Sequence[int]] | None = None, fresh: bool = False) -> tuple[TrainBatch, list[Place]]:
     """The examples packed into a TrainBatch of numpy arrays, and the places of their responses (for `unpack`).
 
-    group_ids: whether the batch has them, for an objective that compares the answers of a group. rows: the examples
-    of each row, if they are packed already (`choose_shape`). Raises ValueError for more rows than the shape has."""
+    group_ids: whether the batch has them, for an objective that compares the answers of a group. fresh: whether the
+    update computes the old log-probs of examples without any. rows: the examples of each row, if they are packed
+    already (`choose_shape`). Raises ValueError for more rows than the shape has."""
     sizes = [len(e.prompt) + len(e.response) for e in examples]
     rows = pack(sizes, shape.row_length) if rows is None else rows
     total = shape.micro_batches * shape.rows
@@ -190,6 +191,8 @@ def make_batch(examples: Sequence[Example], shape: BatchShape, loss_agg: LossAgg
     names = ["tokens", "segment_ids", "positions"]
     if group_ids:
         names.append("group_ids")
+    if fresh:
+        names.append("fresh")
     ints = {name: np.zeros((total, shape.row_length), np.int32) for name in names}
     names = ["weight", "rewards", "group_accuracy", "group_std", "old_logprobs"]
     if any(e.reference_logprobs is not None for e in examples):
@@ -208,6 +211,8 @@ def make_batch(examples: Sequence[Example], shape: BatchShape, loss_agg: LossAgg
             ints["positions"][row, start:end] = np.arange(end - start)
             if group_ids:
                 ints["group_ids"][row, answer] = groups[index]
+            if fresh:
+                ints["fresh"][row, answer] = e.old_logprobs is None
             values = {"weight": weights[index] * e.importance, "rewards": e.reward,
                       "group_accuracy": e.group_accuracy, "group_std": e.group_std,
                       "old_logprobs": 0.0 if e.old_logprobs is None else e.old_logprobs,

@@ -3,7 +3,8 @@
 A step is one rollout phase and the optimizer updates on its answers:
 1. `collect`   samples K answers to every prompt with the current policy, pi_old, judges them, and keeps
                the groups with right and wrong answers;
-2. `score`     computes the log-probs of their answers under pi_old, by the trainer's own graph;
+2. `score`     computes the log-probs of their answers under pi_old, by the trainer's own graph, unless the only
+               update of the step does (`Config.on_policy`);
 3. `update`    deals the groups to optimizer updates, packs them and hands them to the devices;
 4. `finish`    writes the answers while the devices train, then waits for the metrics;
 5. `evaluate`  measures accuracy on held-out questions, now and then;
@@ -22,7 +23,7 @@ import numpy as np
 from nft_jax.config import Config
 from nft_jax.objectives.custom import adopt
 from nft_jax.objectives.registry import Objective, TokenLoss, find_objective
-from nft_jax.objectives.terms import answer_terms
+from nft_jax.objectives.terms import answer_terms, answers_in_loss
 from nft_jax.policy import save
 from nft_jax.record.metrics import draw_curves, mismatch_metrics, read_metrics
 from nft_jax.rollout.evaluation import evaluation_key, evaluation_metrics
@@ -38,7 +39,7 @@ from nft_jax.train.run import Run
 from nft_jax.train.saving import count_updates, finish_writing, save_if_due, save_last, write_rollouts, write_row
 from nft_jax.train.state import Progress, TrainState, learning_rate
 from nft_jax.train.step import place_batch
-from nft_jax.train.step_metrics import Rollouts, Updates
+from nft_jax.train.step_metrics import Rollouts, Update, Updates
 from nft_jax.types import Group, Halted, InputError, TrainBatch
 from nft_jax.verify import Verifier
 
@@ -99,11 +100,13 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
 
     First come the groups carried over. Then batches of new prompts follow until the groups are enough, or
     max_generation_batches have been sampled. A further batch has as many prompts as the share accepted so far calls
-    for. Every new group is scored by the parameters that sampled it; surplus groups are carried to the next step.
+    for. Surplus groups are carried to the next step. Every group's old log-probs are of the parameters that sampled
+    it: scored here, or, where the only update of the step is about to compute them, left to it.
 
     Raises StopRun, with `progress` as it was, where the run is to stop."""
     rollout = run.config.rollout
     key = jax.random.fold_in(jax.random.key(run.config.seed), TRAINING)
+    own = run.config.on_policy
     accepted, seen, share = list(progress.carried), [], 1.0
     weights = None
     run.watchdog.feed("collect", progress.step + 1)
@@ -122,24 +125,31 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
         judged = judged_groups(run.sampler, run.verifier, weights, prompts, rollout.samples_per_prompt, key,
                                progress.step, rollout, progress=run.alive, settled=run.stop.check,
                                phase=run.clock.phase)
-        groups = score(run, params, judged)
+        groups = score(run, params, judged, old=not own)
         seen += groups
         accepted += [group for group in groups if group.has_signal]
         share = max(sum(group.has_signal for group in seen) / len(seen), 1 / 16)
     run.stop.check()
     progress.cursor = run.stream.state()["index"]
-    progress.carried = accepted[rollout.prompts_per_step:]
-    return Rollouts(accepted[:rollout.prompts_per_step], seen)
+    kept, carried = accepted[:rollout.prompts_per_step], accepted[rollout.prompts_per_step:]
+    if own:
+        # The next step has other parameters, and an update has no log-probs of answers outside its loss.
+        partial_loss = [group for group in kept if len(answers_in_loss(group, run.config.terms)) < len(group.rollouts)]
+        scored = {group.prompt.index: group for group in score(run, params, iter([*partial_loss, *carried]))}
+        kept, carried = ([scored.get(group.prompt.index, group) for group in part] for part in (kept, carried))
+    progress.carried = carried
+    return Rollouts(kept, seen)
 
 
-def score(run: Run, params, judged: Iterator[Group]) -> list[Group]:
-    """All groups in their order; groups with unequal rewards get log-probs.
+def score(run: Run, params, judged: Iterator[Group], old: bool = True) -> list[Group]:
+    """All groups in their order; groups with unequal rewards get the log-probs that they lack.
 
-    `old_logprobs` are by the trainer's own graph or the sampler's, as rollout.old_logprobs says;
-    `reference_logprobs` are by the reference, in a run that has one. The first groups are packed and handed to the
-    devices while the last ones are still sampled and judged; decoding waits for them within seconds/rollout."""
+    `old_logprobs` are by the trainer's own graph or the sampler's, as rollout.old_logprobs says; without `old`, none
+    by the trainer's. `reference_logprobs` are by the reference, in a run that has one. The first groups are packed
+    and handed to the devices while the last ones are still sampled and judged; decoding waits for them within
+    seconds/rollout."""
     choice = run.config.rollout.old_logprobs
-    scorers = {"old_logprobs": (run.score, params)} if choice == "trainer" else {}
+    scorers = {"old_logprobs": (run.score, params)} if choice == "trainer" and old else {}
     if run.reference is not None:
         scorers["reference_logprobs"] = run.score_reference, run.reference
     groups, waiting, parts = [], [], []
@@ -157,7 +167,7 @@ def score(run: Run, params, judged: Iterator[Group]) -> list[Group]:
             name = "logprobs" if choice == "sampler" else "truncated_logprobs"
             group = replace(group, old_logprobs=tuple(getattr(r, name) for r in group.rollouts))
         groups.append(group)
-        if group.has_signal:
+        if group.has_signal and any(getattr(group, name) is None for name in scorers):
             waiting.append(len(groups) - 1)
         if scorers and len(waiting) == run.config.groups_per_update:
             dispatch(waiting)
@@ -173,11 +183,12 @@ def score(run: Run, params, judged: Iterator[Group]) -> list[Group]:
     return groups
 
 
-def packed(run: Run, examples: list[Example], group_ids: bool = False) -> tuple[TrainBatch, list[Place]]:
+def packed(run: Run, examples: list[Example], group_ids: bool = False,
+           fresh: bool = False) -> tuple[TrainBatch, list[Place]]:
     """`make_batch` in the shape that costs least for these examples."""
     shape, rows = choose_shape([len(e.prompt) + len(e.response) for e in examples], run.plan.shapes)
     loss = run.config.loss
-    return make_batch(examples, shape, loss.loss_agg, loss.constant_length, group_ids, rows)
+    return make_batch(examples, shape, loss.loss_agg, loss.constant_length, group_ids, rows, fresh)
 
 
 def update(run: Run, state: TrainState, groups: list[Group], progress: Progress) -> tuple[TrainState, Updates]:
@@ -194,16 +205,16 @@ def update(run: Run, state: TrainState, groups: list[Group], progress: Progress)
     for part in deal(groups, config.batch.updates_per_step, (config.seed, progress.step)):
         with run.clock.phase("pack"):
             chosen = [e for group in part for e in examples[group.prompt.index]]
-            batch, _ = packed(run, chosen, whole_groups)
+            batch, places = packed(run, chosen, whole_groups, config.on_policy)
         with run.clock.phase("train"):
             rate = learning_rate(config.optimizer, progress.updates)
             placed = place_batch(batch, run.plan.mesh)
-            state, tally, norm = run.train_step(state, placed, rate, config.rollout.temperature, *run.frozen)
+            state, *given = run.train_step(state, placed, rate, config.rollout.temperature, *run.frozen)
         progress.updates += 1
         kept += sum(len(e.response) for e in chosen)
-        updates.batches.append((batch, [group.prompt.index for group in part]))
-        updates.tallies.append(tally)
-        updates.norms.append(norm)
+        places = iter(places)
+        updates.made.append(Update(
+            batch, part, [[next(places) for _ in examples[group.prompt.index]] for group in part], *given))
         updates.metrics["learning_rate"] = rate
     progress.step += 1
     progress.tokens_kept += kept
@@ -211,18 +222,22 @@ def update(run: Run, state: TrainState, groups: list[Group], progress: Progress)
     updates.metrics |= {"groups/kept": len(groups), "tokens/kept": kept, "steps_skipped": progress.skipped_steps}
     if groups:
         updates.metrics["accuracy/kept"] = float(np.mean(np.concatenate([group.rewards for group in groups])))
-        if config.rollout.old_logprobs == "trainer":
-            updates.metrics |= mismatch_metrics(groups)
     return state, updates
 
 
 def finish(run: Run, rollouts: Rollouts, updates: Updates, progress: Progress) -> dict:
-    """Writes the answers of the step while the devices train, then waits for the updates. Returns the metrics."""
+    """Writes the answers of the step while the devices train, then waits for the updates. Returns the metrics. Where
+    the update computes the old log-probs of its answers, the answers wait for it."""
     progress.tokens_generated += rollouts.tokens
+    trained = updates.groups()
+    known = {group.prompt.index: group for group in trained}
+    rollouts = replace(rollouts, kept=[known.get(group.prompt.index, group) for group in rollouts.kept])
     metrics = updates.metrics | rollouts.metrics(len(progress.carried))
+    if run.config.rollout.old_logprobs == "trainer":
+        metrics |= mismatch_metrics(trained)
     with run.clock.phase("write"):
         write_rollouts(run, progress.step, rollouts)
-    if updates.batches:
+    if updates.made:
         found, skipped = updates.finish()
         run.clock.span("train")
         metrics |= found

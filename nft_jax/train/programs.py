@@ -48,7 +48,7 @@ def training_programs(plan: Plan) -> list[Program]:
     programs = []
     for shape in plan.shapes:
         size = (shape.row_length,)
-        trained = _batch(plan, shape, group_ids=whole_groups, reference=reference is not None)
+        trained = _batch(plan, shape, group_ids=whole_groups, reference=reference is not None, fresh=config.on_policy)
         scored = _batch(plan, shape)
         programs.append(Program("train step", size, step, (state, trained, 1e-6, 1.0, *frozen)))
         if scores:
@@ -58,12 +58,14 @@ def training_programs(plan: Plan) -> list[Program]:
     return programs
 
 
-def _batch(plan: Plan, shape: BatchShape, group_ids: bool = False, reference: bool = False) -> TrainBatch:
+def _batch(plan: Plan, shape: BatchShape, group_ids: bool = False, reference: bool = False,
+           fresh: bool = False) -> TrainBatch:
     """The arrays of a batch, abstract, each [M, R, T]."""
     size = shape.micro_batches, shape.rows, shape.row_length
     ints, floats = (jax.ShapeDtypeStruct(size, dtype) for dtype in (jnp.int32, jnp.float32))
     batch = TrainBatch(ints, ints, ints, *(floats,) * 5, jax.ShapeDtypeStruct((), jnp.int32),
-                       group_ids=ints if group_ids else None, reference_logprobs=floats if reference else None)
+                       group_ids=ints if group_ids else None, reference_logprobs=floats if reference else None,
+                       fresh=ints if fresh else None)
     # Without shardings in a single process: the run calls the programs with host arrays, and jax
     # would take arguments with shardings for other programs.
     return place_batch(batch, plan.mesh)

@@ -32,7 +32,8 @@ def write_rollouts(run: Run, step: int, rollouts: Rollouts) -> None:
     """Writes `rollouts/step_NNNNNN.parquet`: every answer that the step generated or trained on."""
     if not is_first():
         return
-    groups = {group.prompt.index: group for group in [*rollouts.kept, *rollouts.seen]}
+    # Kept groups last: the update that trained on them may have computed their old log-probs.
+    groups = {group.prompt.index: group for group in [*rollouts.seen, *rollouts.kept]}
     kept = frozenset(group.prompt.index for group in rollouts.kept)
     table = groups_to_table([groups[index] for index in sorted(groups)], kept)
     path = run.folder / "rollouts" / f"step_{step:06d}.parquet"
@@ -48,11 +49,11 @@ def count_updates(run: Run, updates: Updates, skipped: list[int], progress: Prog
     """Counts the updates that were not finite and writes their batches. With guard.max_nonfinite of
     them in a row, the run is to end."""
     progress.skipped_updates += len(skipped)
-    progress.skipped_in_a_row, most = count_skipped(skipped, len(updates.batches), progress.skipped_in_a_row)
+    progress.skipped_in_a_row, most = count_skipped(skipped, len(updates.made), progress.skipped_in_a_row)
     if skipped:
         folder = run.folder / "nonfinite"
         paths = write_batches(updates, skipped, progress.step, folder, run.writing) if is_first() else []
-        run.console.say(f"step {progress.step}: {len(skipped)} of {len(updates.batches)} updates were skipped, because "
+        run.console.say(f"step {progress.step}: {len(skipped)} of {len(updates.made)} updates were skipped, because "
                         "their loss or gradient is not finite. Their batches: "
                         f"{', '.join(map(str, paths)) or 'not written, there are enough'}")
     if most >= run.config.guard.max_nonfinite:

@@ -7,6 +7,9 @@ An update goes, on the devices:
 3. The gradients of the micro-batches are added. The denominators are in the token weights already.
 4. The optimizer takes its step, unless the loss or the gradient's norm is not finite.
 
+With one update a rollout the policy is pi_old: the update's own log-probs, as constants, are the old ones of fresh
+answers, and nothing scores them before (`with_own_logprobs`).
+
 An answer's loss may depend on other answers of its group, which may lie in other micro-batches. Then the whole
 batch is scored first, and the loss is differentiated in the log-probs (`whole_loss`). The micro-batches only pull
 that derivative back to the parameters. This costs one more forward pass, and is exact in every layout."""
@@ -71,13 +74,15 @@ def loss_inputs(batch: TrainBatch, loss_config: ObjectiveConfig, entropies=None)
 
 
 def micro_loss(params, batch: TrainBatch, temperature, loss: Loss, whole=None, base=None):
-    """The weighted loss of one micro-batch, and its tally. `whole` is this micro-batch's part of `whole_loss`,
-    for a loss over whole groups. The batch has `reference_logprobs` where the terms have a KL.
+    """The weighted loss of one micro-batch, its tally, and its old log-probs [R, T] where the batch is `fresh`.
+    `whole` is this micro-batch's part of `whole_loss`, for a loss over whole groups. The batch has
+    `reference_logprobs` where the terms have a KL.
 
     params: what is trained; with `loss.adapter` the adapters, beside the frozen parameters `base`."""
     params = wrap(base, params, loss.adapter)
     logprobs, entropy = token_logprobs(params, loss.model, batch.tokens, batch.positions, batch.segment_ids,
                                        wanted=batch.weight > 0, temperature=temperature, compute=loss.compute)
+    batch = with_own_logprobs(batch, logprobs)
     added = term_losses(loss.terms, logprobs, entropy, batch.old_logprobs, batch.reference_logprobs)
     if whole is None:
         inputs = loss_inputs(batch, loss.config, entropy)
@@ -89,9 +94,17 @@ def micro_loss(params, batch: TrainBatch, temperature, loss: Loss, whole=None, b
     value = (batch.weight * token_losses).sum()
     if whole is not None:
         value += (slope * (logprobs - jax.lax.stop_gradient(logprobs))).sum()
-    return value, jax.lax.stop_gradient(
-        tally(token_losses, metrics, coefficient, entropy, batch.weight, batch.rewards)
-        | tally_terms(loss.terms, added, logprobs, batch.reference_logprobs, batch.weight))
+    counts = (tally(token_losses, metrics, coefficient, entropy, batch.weight, batch.rewards)
+              | tally_terms(loss.terms, added, logprobs, batch.reference_logprobs, batch.weight))
+    return value, jax.lax.stop_gradient((counts, None if batch.fresh is None else batch.old_logprobs))
+
+
+def with_own_logprobs(batch: TrainBatch, logprobs) -> TrainBatch:
+    """The batch with its fresh tokens' old log-probs: `logprobs`, of the batch's shape, as constants. The update's
+    policy sampled these tokens, so their ratio is 1 exactly, in value and gradient."""
+    if batch.fresh is None:
+        return batch
+    return batch._replace(old_logprobs=jnp.where(batch.fresh > 0, jax.lax.stop_gradient(logprobs), batch.old_logprobs))
 
 
 def whole_loss(logprobs, batch: TrainBatch, loss: Loss):
@@ -114,33 +127,37 @@ def whole_loss(logprobs, batch: TrainBatch, loss: Loss):
 
 def train_step(state: TrainState, batch: TrainBatch, learning_rate, temperature, base=None, *, loss: Loss,
                optimizer: optax.GradientTransformation):
-    """One optimizer update -> the new state, the tally of the batch, and the gradient's norm before clipping.
+    """One optimizer update -> the new state, the tally of the batch, the gradient's norm before clipping, and the old
+    log-probs [M, R, T] of a batch that is `fresh`, otherwise None.
 
     base: the frozen parameters under adapters. The summed gradient lies where the trained parameters lie. Where the
     loss or the norm is not finite, the state stays as it was, and the tally says so (`count/nonfinite`)."""
     def gradient_of(index):
-        gradient, counts = jax.grad(micro_loss, has_aux=True)(
+        gradient, (counts, old) = jax.grad(micro_loss, has_aux=True)(
             state.params, micro_batch(batch, index), temperature, loss, micro_batch(whole, index), base)
-        return constrain_parameters(gradient, loss.compute.mesh), counts
+        return constrain_parameters(gradient, loss.compute.mesh), counts, old
 
     whole = None
     if find_objective(loss.objective).whole_groups:
         params = wrap(base, state.params, loss.adapter)
         logprobs = score(params, batch, temperature, model=loss.model, compute=loss.compute)
-        whole = whole_loss(logprobs, batch, loss)
+        whole = whole_loss(logprobs, with_own_logprobs(batch, logprobs), loss)
 
     def add(index, carry):
-        gradient, total = carry
-        more, counts = gradient_of(index)
-        return jax.tree.map(jnp.add, gradient, more), combine(total, counts)
+        gradient, total, old = carry
+        more, counts, own = gradient_of(index)
+        return (jax.tree.map(jnp.add, gradient, more), combine(total, counts),
+                jax.tree.map(lambda rows, row: rows.at[index].set(row), old, own))
 
     # With one micro-batch there is no sum to keep beside the gradient, which is as large as the parameters.
     if batch.tokens.shape[0] == 1:
-        gradient, total = gradient_of(0)
+        gradient, total, old = gradient_of(0)
+        old = jax.tree.map(lambda x: x[None], old)
     else:
         shapes = jax.eval_shape(gradient_of, 0)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        gradient, total = jax.lax.fori_loop(0, batch.num_micro, add, zeros)
+        gradient, total, _ = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        old = None if batch.fresh is None else jnp.zeros(batch.tokens.shape, jnp.float32)
+        gradient, total, old = jax.lax.fori_loop(0, batch.num_micro, add, (gradient, total, old))
     norm = optax.tree.norm(gradient)
     finite = jnp.isfinite(norm) & jnp.isfinite(total["sum/loss"])
 
@@ -151,7 +168,7 @@ def train_step(state: TrainState, batch: TrainBatch, learning_rate, temperature,
 
     # A branch works in place; `where` would keep the old state beside the new one.
     after = jax.lax.cond(finite, step, lambda state: state, state)
-    return after, total | {"count/nonfinite": (~finite).astype(jnp.float32)}, norm
+    return after, total | {"count/nonfinite": (~finite).astype(jnp.float32)}, norm, old
 
 
 def score(params, batch: TrainBatch, temperature, *, model: ModelConfig, compute: Compute):
@@ -172,13 +189,17 @@ def compile_step(mesh: Mesh, placements: TrainState, optimizer: optax.GradientTr
     loss = replace(loss, compute=replace(loss.compute, mesh=mesh))
     return jax.jit(partial(train_step, loss=loss, optimizer=optimizer), donate_argnums=0,
                    in_shardings=(placements, batch_shardings(mesh), sharding(mesh), sharding(mesh), *base),
-                   out_shardings=(placements, sharding(mesh), sharding(mesh)))
+                   out_shardings=(placements, sharding(mesh), sharding(mesh), logprob_sharding(mesh)))
 
 
 def compile_score(mesh: Mesh, placements, *, model: ModelConfig, compute: Compute):
     """`score` jitted over the mesh. `placements`: the shardings of the parameters."""
-    # Each of several processes is given all log-probs, because each goes on with all groups.
-    out = sharding(mesh) if hosts(mesh) > 1 else sharding(mesh, None, "batch", "context")
     return jax.jit(partial(score, model=model, compute=replace(compute, mesh=mesh)),
                    in_shardings=(placements, batch_shardings(mesh), sharding(mesh)),
-                   out_shardings=out)
+                   out_shardings=logprob_sharding(mesh))
+
+
+def logprob_sharding(mesh: Mesh):
+    """Where log-probs [M, R, T] lie that the host reads."""
+    # Each of several processes is given all of them, because each goes on with all groups.
+    return sharding(mesh) if hosts(mesh) > 1 else sharding(mesh, None, "batch", "context")

@@ -6,9 +6,10 @@ The life of an update's numbers:
 3. `summarise`: only then do sums become means, so no reported mean is a mean of means.
 4. `Updates.finish`: an update whose loss or gradient is not finite is left out and counted. Its batch
    is kept for a look (`write_batches`)."""
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from nft_jax.objectives.terms import summarise_terms
 from nft_jax.record.metrics import answer_metrics, decided_by
 from nft_jax.runtime.files import replaced
 from nft_jax.runtime.writing import Writing
+from nft_jax.train.batch import Place, unpack
 from nft_jax.types import Group, TrainBatch
 
 SIGNS = ("positive", "negative")
@@ -90,18 +92,26 @@ def summarise(total: dict[str, np.ndarray], updates: int) -> dict[str, float]:
     return out | summarise_terms(total, updates)
 
 
+class Update(NamedTuple):
+    """One optimizer update: what was handed to the devices, and, on the devices, what it gives."""
+    batch: TrainBatch                  # numpy arrays
+    groups: list[Group]
+    places: list[list[Place]]          # of each group's answers in the loss
+    tally: dict
+    norm: jax.Array                    # of the gradient, before clipping
+    old: jax.Array | None              # [M, R, T]: the old log-probs of a fresh batch
+
+
 @dataclass
 class Updates:
-    """The optimizer updates of one step, as they were handed to the devices."""
-    batches: list[tuple[TrainBatch, list[int]]] = field(default_factory=list)   # numpy arrays, prompt indices
-    tallies: list[dict] = field(default_factory=list)                           # on the devices
-    norms: list[jax.Array] = field(default_factory=list)                        # on the devices: gradient norms
-    metrics: dict = field(default_factory=dict)                                 # what the host knew before
+    """The optimizer updates of one step."""
+    made: list[Update] = field(default_factory=list)
+    metrics: dict = field(default_factory=dict)            # what the host knew before
 
     def finish(self) -> tuple[dict, list[int]]:
         """Waits for the updates: their metrics, and the numbers (from 0) of those that were not finite. The
         metrics are over the updates that were taken; the skipped ones are only counted."""
-        tallies, norms = jax.device_get((self.tallies, self.norms))
+        tallies, norms = jax.device_get(([each.tally for each in self.made], [each.norm for each in self.made]))
         skipped = [i for i, each in enumerate(tallies) if each["count/nonfinite"]]
         taken = [i for i in range(len(tallies)) if i not in skipped]
         metrics = {"nonfinite/skipped": len(skipped)}
@@ -111,6 +121,17 @@ class Updates:
             metrics |= summarise(total, len(taken))
             metrics |= {"grad_norm/mean": float(np.mean(norms)), "grad_norm/max": float(np.max(norms))}
         return metrics, skipped
+
+    def groups(self) -> list[Group]:
+        """The groups of the updates, in the order of the prompt stream, all with their old log-probs. Waits for
+        updates that compute them."""
+        found = []
+        for update in self.made:
+            for group, places in zip(update.groups, update.places, strict=True):
+                if update.old is not None and group.old_logprobs is None:
+                    group = replace(group, old_logprobs=tuple(unpack(np.asarray(update.old), places)))
+                found.append(group)
+        return sorted(found, key=lambda group: group.prompt.index)
 
 
 @dataclass(frozen=True)
@@ -159,7 +180,8 @@ def write_batches(updates: Updates, skipped: list[int], step: int, folder: Path,
     for number in skipped:
         path = folder / f"step_{step:06d}_update_{number + 1:02d}.npz"
         if len(list(folder.glob("*.npz"))) + len(paths) < MOST_FILES or path.exists():
-            save = partial(_save, path, *updates.batches[number])
+            update = updates.made[number]
+            save = partial(_save, path, update.batch, [group.prompt.index for group in update.groups])
             writing("nonfinite", path.name, save, most=MOST_FILES)
             paths.append(path)
     return paths

@@ -10,14 +10,16 @@ from nft_jax.types import Verdict
 
 
 class Judge:
-    """Gives the i-th answer of a group the reward `reward(i, text, gold)`, whatever the model says."""
+    """Gives the i-th answer of a group the reward `reward(i, text, gold)`, whatever the model says. None: the
+    verifier failed."""
 
     def __init__(self, reward):
         self.reward = reward
 
     def submit(self, responses, golds, prompts=None):
         future, rewards = Future(), map(self.reward, range(len(responses)), responses, golds)
-        future.set_result([Verdict("right" if reward > 0.5 else "wrong", reward) for reward in rewards])
+        future.set_result([Verdict("error" if reward is None else "right" if reward > 0.5 else "wrong", reward)
+                           for reward in rewards])
         return future
 
 
