@@ -110,12 +110,13 @@ class DecodingConfig(SamplingConfig):
 class RolloutConfig(DecodingConfig, prefix="rollout."):
     """Sampling answers to train on."""
     prompts_per_step: int = 64
-    """Groups with unequal rewards that one step trains on, and prompts of one generation batch."""
+    """Groups with unequal rewards that one step trains on."""
     samples_per_prompt: int = 16
     """K: answers per prompt."""
     max_generation_batches: int = 10
-    """While it collects groups with unequal rewards, a step samples at most so many batches of prompts_per_step
-    prompts. Then it trains on the groups it has. Without any, the step is skipped and counted."""
+    """To collect groups with unequal rewards, a step samples at most so many times prompts_per_step prompts. Then it
+    trains on the groups it has. Without any, the step is skipped and counted. A batch is as large as the share of
+    groups accepted in earlier steps calls for."""
     old_logprobs: Literal["trainer", "sampler", "truncated"] = "trainer"
     """Which log-probs are pi_old in the ratio. trainer: recomputed by the trainer's own graph; with one update a
     step (batch.updates_per_step 1) by that update, without a pass of their own.
@@ -131,6 +132,11 @@ class RolloutConfig(DecodingConfig, prefix="rollout."):
                      "a group needs at least 2 answers to have a right and a wrong one.")
         self.require(self.temperature > 0, "temperature",
                      "use a positive number (for greedy text, nft_jax.sample takes temperature=0).")
+
+    @property
+    def max_prompts(self) -> int:
+        """The most prompts that one step samples."""
+        return self.max_generation_batches * self.prompts_per_step
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ from nft_jax.rollout.cache import (
 )
 from nft_jax.rollout.ends import Ends
 from nft_jax.rollout.sampling import Sampled, SamplingParams, sample_tokens, uniforms
-from nft_jax.rollout.schedule import INERT, Admission, Schedule
+from nft_jax.rollout.schedule import INERT, Admission, Schedule, SlotUse
 from nft_jax.runtime.compilation import Program, with_shardings
 from nft_jax.runtime.mesh import RULES, data_parallel_size, host_mesh, hosts, sharding
 from nft_jax.types import InputError, Prompt, Rollout
@@ -204,13 +204,15 @@ class Sampler:
 
     def sample(self, params, prompts: Sequence[Prompt], samples: int, base_key, rollout_index: int,
                sampling: SamplingConfig = PLAIN, *, limits: np.ndarray | None = None,
-               progress: Callable[[int], None] | None = None) -> Iterator[tuple[int, tuple[Rollout, ...]]]:
+               progress: Callable[[int], None] | None = None,
+               use: SlotUse | None = None) -> Iterator[tuple[int, tuple[Rollout, ...]]]:
         """Yields (position in `prompts`, its K = `samples` rollouts) as groups finish.
 
         params: the weights of `cast`. limits [len(prompts), K]: the most tokens of each answer, instead of
-        max_new_tokens. `progress` is called with the number of tokens of every block. Raises InputError, before
-        anything runs, for prompts that are empty or too long and for limits out of range; Halted for a log-prob that
-        is not finite."""
+        max_new_tokens. `progress` is called with the number of tokens of every block. `use` counts what the slots
+        did. Raises InputError, before anything runs, for prompts that are empty or too long and for limits out of
+        range; Halted for a log-prob that is not finite."""
+        use = SlotUse() if use is None else use
         limits = self._checked(prompts, samples, limits)
         decode = self._decode[sampling.truncates]
         key = self._rollout_key(base_key, rollout_index)
@@ -239,11 +241,14 @@ class Sampler:
                 state, outputs = decode(params, state, np.int32(steps), key, values)
                 jax.tree.map(lambda x: x.copy_to_host_async(), outputs)
                 unread.append((schedule.ask(steps), outputs))
+                use.slot_steps += steps * self.slots
+                use.drained_steps += steps * schedule.drains
             # A block is read once `delay` more are asked for, or when there is nothing left to ask for.
             if len(unread) > self.delay or not steps:
                 block, outputs = unread.popleft()
                 tokens, *numbers = jax.device_get(outputs)
                 count, groups = schedule.collect(block, tokens, numbers)
+                use.tokens += count
                 if progress is not None:
                     progress(count)
                 yield from groups

@@ -9,6 +9,7 @@ import jax
 
 from nft_jax.config import SamplingConfig
 from nft_jax.rollout.engine import Sampler
+from nft_jax.rollout.schedule import SlotUse
 from nft_jax.runtime.distributed import gather, process_count
 from nft_jax.types import Group, Prompt, Rollout
 from nft_jax.verify import Verifier
@@ -18,7 +19,8 @@ from nft_jax.verify.maths.extract import with_open_thought
 def judged_groups(sampler: Sampler, verifier: Verifier, params, prompts: Sequence[Prompt], samples: int, base_key,
                   rollout_index: int, sampling: SamplingConfig, *, progress: Callable[[int], None] | None = None,
                   settled: Callable[[], None] = lambda: None,
-                  phase: Callable[[str], AbstractContextManager] = nullcontext) -> Iterator[Group]:
+                  phase: Callable[[str], AbstractContextManager] = nullcontext,
+                  use: SlotUse | None = None) -> Iterator[Group]:
     """Yields K = `samples` judged answers to every prompt, in the order of the prompts.
 
     A group is yielded as soon as it and all groups before it are judged. `params` are the weights of `Sampler.cast`.
@@ -28,10 +30,13 @@ def judged_groups(sampler: Sampler, verifier: Verifier, params, prompts: Sequenc
     processes exchange their groups and yield all of them. Waiting for the slowest process counts as "rollout".
 
     `progress` may raise to give up a process's own work. `settled` is called after that work and
-    before the exchange, as the last chance to raise (see `nft_jax.runtime.stops.Stop`)."""
+    before the exchange, as the last chance to raise (see `nft_jax.runtime.stops.Stop`). `use` counts what the slots
+    of all processes did."""
     count = process_count()
     here = prompts[jax.process_index()::count]
-    answers = sampler.sample(params, here, samples, base_key, rollout_index, sampling, progress=progress)
+    use = SlotUse() if use is None else use
+    own_use = use if count == 1 else SlotUse()
+    answers = sampler.sample(params, here, samples, base_key, rollout_index, sampling, progress=progress, use=own_use)
     judged = _judged(answers, verifier, here, phase)
     if count == 1:
         yield from judged
@@ -39,7 +44,9 @@ def judged_groups(sampler: Sampler, verifier: Verifier, params, prompts: Sequenc
     own = list(judged)
     settled()
     with phase("rollout"):
-        parts = gather(own)
+        parts, uses = zip(*gather((own, own_use)), strict=True)
+    for each in uses:
+        use.add(each)
     yield from (parts[place % count][place // count] for place in range(len(prompts)))
 
 

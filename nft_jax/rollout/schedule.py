@@ -10,6 +10,7 @@ Its decisions move samples between slots and in time. They change no sample.
 """
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,27 @@ class Admission(NamedTuple):
     length: np.ndarray
     stream: np.ndarray
     limit: np.ndarray
+
+
+@dataclass
+class SlotUse:
+    """What the slots did, over some batches of prompts and some processes."""
+    batches: int = 0
+    tokens: int = 0          # decoded, of answers
+    slot_steps: int = 0      # decode steps, times the slots
+    drained_steps: int = 0   # decode steps with an empty slot and no answer left to fill it; of several processes the
+                             # most, which the others wait for
+
+    def add(self, other: "SlotUse") -> None:
+        """The counts of another process, of the same batches."""
+        self.tokens += other.tokens
+        self.slot_steps += other.slot_steps
+        self.drained_steps = max(self.drained_steps, other.drained_steps)
+
+    def metrics(self) -> dict[str, float]:
+        """Share of the slots' steps that decoded a token, and the counts."""
+        return {"rollout/batches": self.batches, "rollout/drained_steps": self.drained_steps,
+                "rollout/occupancy": self.tokens / max(self.slot_steps, 1)}
 
 
 class Schedule:
@@ -59,6 +81,11 @@ class Schedule:
     @property
     def finished(self) -> bool:
         return not (self.waiting or self.ready or self.owner)
+
+    @property
+    def drains(self) -> bool:
+        """Whether a slot is empty for good."""
+        return bool(self.free) and not (self.waiting or self.ready)
 
     @property
     def remaining(self) -> int:

@@ -10,7 +10,6 @@ A step is one rollout phase and the optimizer updates on its answers:
 5. `evaluate`  measures accuracy on held-out questions, now and then;
 6. the row of metrics is written, and then, now and then, a checkpoint (`nft_jax.train.saving`)."""
 import json
-import math
 import shlex
 import sys
 from collections.abc import Iterator
@@ -28,11 +27,13 @@ from nft_jax.policy import save
 from nft_jax.record.metrics import draw_curves, mismatch_metrics, read_metrics
 from nft_jax.rollout.evaluation import evaluation_key, evaluation_metrics
 from nft_jax.rollout.judged import judged_groups
+from nft_jax.rollout.schedule import SlotUse
 from nft_jax.runtime.compilation import use_compilation_cache
 from nft_jax.runtime.distributed import gather, initialise, is_first
 from nft_jax.runtime.files import replaced
 from nft_jax.runtime.stops import StopRun
 from nft_jax.runtime.terminal import output_guarded
+from nft_jax.train.acceptance import DECAY, MOST, prompts_to_ask
 from nft_jax.train.batch import Example, Place, choose_shape, deal, examples_of, make_batch, unpack
 from nft_jax.train.opening import Finished, open_run
 from nft_jax.train.run import Run
@@ -98,38 +99,40 @@ def train(config: Config, *, objective: Objective | TokenLoss | None = None, fre
 def collect(run: Run, params, progress: Progress) -> Rollouts:
     """The first prompts_per_step groups with unequal rewards, in the order of the prompt stream.
 
-    First come the groups carried over. Then batches of new prompts follow until the groups are enough, or
-    max_generation_batches have been sampled. A further batch has as many prompts as the share accepted so far calls
-    for. Surplus groups are carried to the next step. Every group's old log-probs are of the parameters that sampled
-    it: scored here, or, where the only update of the step is about to compute them, left to it.
+    First come the groups carried over. Then a batch of new prompts follows, as large as the share of groups accepted
+    so far calls for (`prompts_to_ask`); more follow if it falls short. A step asks at most max_generation_batches *
+    prompts_per_step prompts. Surplus groups are carried to the next step. Every group's old log-probs are of the
+    parameters that sampled it: scored here, or left to the only update of the step, if there is only one.
 
     Raises StopRun, with `progress` as it was, where the run is to stop."""
     rollout = run.config.rollout
     key = jax.random.fold_in(jax.random.key(run.config.seed), TRAINING)
     own = run.config.on_policy
-    accepted, seen, share = list(progress.carried), [], 1.0
-    weights = None
+    accepted, seen, use, weights = list(progress.carried), [], SlotUse(), None
+    # The share of earlier steps, as it stands in the progress, and of this one.
+    share = progress.accepted, progress.asked
     run.watchdog.feed("collect", progress.step + 1)
-    for _ in range(rollout.max_generation_batches):
-        missing = rollout.prompts_per_step - len(accepted)
-        if missing <= 0:
-            break
+    while len(accepted) < rollout.prompts_per_step and len(seen) < rollout.max_prompts:
         # Cast once for all batches, and not at all where the carried groups are enough.
         if weights is None:
             with run.clock.phase("rollout"):
                 weights = run.sampler.cast(params)
         run.stop.check()
-        prompts = run.stream.take(min(rollout.prompts_per_step, math.ceil(missing / share)))
-        # The next batch is sized only after this one is judged, so slots idle while the longest answers finish. To
+        wanted = prompts_to_ask(rollout.prompts_per_step - len(accepted), *share)
+        prompts = run.stream.take(min(wanted, MOST * rollout.prompts_per_step, rollout.max_prompts - len(seen)))
+        # A further batch is sized only after this one is judged, so slots idle while the longest answers finish. To
         # fill them with prompts that may not be needed would make the rollouts depend on which answer ended first.
         judged = judged_groups(run.sampler, run.verifier, weights, prompts, rollout.samples_per_prompt, key,
                                progress.step, rollout, progress=run.alive, settled=run.stop.check,
-                               phase=run.clock.phase)
+                               phase=run.clock.phase, use=use)
         groups = score(run, params, judged, old=not own)
         seen += groups
         accepted += [group for group in groups if group.has_signal]
-        share = max(sum(group.has_signal for group in seen) / len(seen), 1 / 16)
+        share = (share[0] + sum(group.has_signal for group in groups), share[1] + len(groups))
+        use.batches += 1
     run.stop.check()
+    if seen:
+        progress.accepted, progress.asked = (DECAY * count for count in share)
     progress.cursor = run.stream.state()["index"]
     kept, carried = accepted[:rollout.prompts_per_step], accepted[rollout.prompts_per_step:]
     if own:
@@ -138,7 +141,7 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
         scored = {group.prompt.index: group for group in score(run, params, iter([*partial_loss, *carried]))}
         kept, carried = ([scored.get(group.prompt.index, group) for group in part] for part in (kept, carried))
     progress.carried = carried
-    return Rollouts(kept, seen)
+    return Rollouts(kept, seen, use)
 
 
 def score(run: Run, params, judged: Iterator[Group], old: bool = True) -> list[Group]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from nft_jax.objectives.terms import summarise_terms
 from nft_jax.record.metrics import answer_metrics, decided_by
+from nft_jax.rollout.schedule import SlotUse
 from nft_jax.runtime.files import replaced
 from nft_jax.runtime.writing import Writing
 from nft_jax.train.batch import Place, unpack
@@ -139,10 +140,11 @@ class Rollouts:
     """The groups of one step."""
     kept: list[Group]                  # the groups it trains on, in the order of the prompt stream
     seen: list[Group]                  # all groups it generated
+    use: SlotUse                       # what the slots did for them
 
     def metrics(self, carried: int) -> dict[str, float]:
         """`carried`: how many groups are left for the next step."""
-        return answer_metrics(self.seen) | decided_by(self.seen) | {
+        return answer_metrics(self.seen) | decided_by(self.seen) | self.use.metrics() | {
             "groups/generated": len(self.seen), "groups/carried": carried, "tokens/generated": self.tokens,
             "groups/accepted_share": sum(group.has_signal for group in self.seen) / max(len(self.seen), 1),
             "nonfinite/logprobs": nonfinite_logprobs(self.kept)}

@@ -11,6 +11,7 @@ from nft_jax.model.adapter import adapter_shapes, merge, wrap
 from nft_jax.model.logprobs import token_logprobs
 from nft_jax.model.parameters import parameter_shardings
 from nft_jax.rollout.engine import Sampler
+from nft_jax.rollout.schedule import SlotUse
 from nft_jax.runtime.compilation import CompileCounter, compile_all, largest
 from nft_jax.runtime.mesh import make_mesh
 from nft_jax.types import Prompt
@@ -253,6 +254,22 @@ def test_every_token_is_reported_to_progress(sampler, tiny_params, prompts):
     counts = []
     groups = run(sampler, tiny_params, prompts, progress=counts.append)
     assert sum(counts) == sum(len(r.tokens) for group in groups for r in group)
+
+
+def test_the_use_of_the_slots_is_counted(sampler, tiny_params, prompts):
+    """16 slots in blocks of 4, admitted 4 or more at a time: a first answer of 20 tokens beside others of 4. The long
+    one alone drains; its last 4 blocks of 5 leave the slots of 15 ended answers empty."""
+    limits = np.full((4, SAMPLES), 4)
+    limits[0, 0] = LONGEST
+    use = SlotUse()
+    groups = run(sampler, tiny_params, prompts[:4], limits=limits, use=use)
+    tokens = [len(rollout.tokens) for group in groups for rollout in group]
+    assert use.tokens == sum(tokens) and tokens[0] == LONGEST
+    assert use.slot_steps == 16 * LONGEST and use.drained_steps == LONGEST - 4
+    other = SlotUse(1, 10, 32, 3)
+    use.add(other)
+    assert use.metrics() == {"rollout/batches": 0, "rollout/drained_steps": LONGEST - 4,
+                             "rollout/occupancy": (sum(tokens) + 10) / (16 * LONGEST + 32)}
 
 
 def test_bad_input_is_refused_before_anything_runs(make, sampler, tiny_params, prompts):

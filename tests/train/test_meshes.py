@@ -85,7 +85,7 @@ def assert_close(result, expected):
 
 def assert_same_step(result, one):
     """Adam's first moment is a tenth of the gradient."""
-    (state, tally, norm), (expected, expected_tally, expected_norm) = result, one
+    (state, tally, norm, _), (expected, expected_tally, expected_norm, _) = result, one
     adam, expected_adam = (next(s for s in x.opt_state if hasattr(s, "mu")) for x in (state, expected))
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(expected_adam.mu))
     assert_close(adam.mu, expected_adam.mu)

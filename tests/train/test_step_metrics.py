@@ -14,7 +14,7 @@ from nft_jax.runtime.writing import Writing
 from nft_jax.train import step_metrics
 from nft_jax.train.batch import BatchShape, examples_of, make_batch
 from nft_jax.train.step import Loss
-from nft_jax.train.step_metrics import Updates, combine, quantile, summarise, tally, write_batches
+from nft_jax.train.step_metrics import Update, Updates, combine, quantile, summarise, tally, write_batches
 
 LOSS = resolve("nft", ObjectiveConfig())
 SHAPE = BatchShape.for_sequences(16, 4, 32)
@@ -106,35 +106,40 @@ def bits(state):
 def test_the_state_stays_bit_by_bit_and_the_next_batch_trains_as_if_nothing_had_been(step, batch, name, value):
     compiled, first = step
     # One update first, so that the moments are not 0.
-    taken, _, norm = compiled(first(), batch, 1e-2, 1.0)
+    taken, _, norm, _ = compiled(first(), batch, 1e-2, 1.0)
     before = bits(taken)
-    skipped, counts, bad = compiled(taken, spoiled(batch, name, value), 1e-2, 1.0)
+    skipped, counts, bad, _ = compiled(taken, spoiled(batch, name, value), 1e-2, 1.0)
     assert counts["count/nonfinite"] == 1 and np.isfinite(norm)
     assert not np.isfinite(bad) or not np.isfinite(counts["sum/loss"])
     assert bits(skipped) == before
-    after, counts, _ = compiled(skipped, batch, 1e-2, 1.0)
+    after, counts, *_ = compiled(skipped, batch, 1e-2, 1.0)
     assert counts["count/nonfinite"] == 0
-    straight, _, _ = compiled(compiled(first(), batch, 1e-2, 1.0)[0], batch, 1e-2, 1.0)
+    straight, *_ = compiled(compiled(first(), batch, 1e-2, 1.0)[0], batch, 1e-2, 1.0)
     assert bits(after) == bits(straight) != before
+
+
+def made(*results):
+    """Updates of these tallies and norms."""
+    return Updates([Update(None, [], [], tally, norm, None) for tally, norm in results])
 
 
 def test_metrics_are_those_of_the_updates_that_were_taken(step, batch):
     compiled, first = step
-    state, good, norm = compiled(first(), batch, 0.0, 1.0)
-    _, bad, nan = compiled(state, spoiled(batch, "old_logprobs", np.nan), 0.0, 1.0)
-    with_bad, skipped = Updates(tallies=[good, bad, good], norms=[norm, nan, norm]).finish()
-    without, none = Updates(tallies=[good, good], norms=[norm, norm]).finish()
+    state, good, norm, _ = compiled(first(), batch, 0.0, 1.0)
+    _, bad, nan, _ = compiled(state, spoiled(batch, "old_logprobs", np.nan), 0.0, 1.0)
+    with_bad, skipped = made((good, norm), (bad, nan), (good, norm)).finish()
+    without, none = made((good, norm), (good, norm)).finish()
     assert skipped == [1] and none == []
     assert (with_bad.pop("nonfinite/skipped"), without.pop("nonfinite/skipped")) == (1, 0)
     assert with_bad == without and all(np.isfinite(value) for value in with_bad.values())
-    assert Updates(tallies=[bad], norms=[nan]).finish() == ({"nonfinite/skipped": 1}, [0])
+    assert made((bad, nan)).finish() == ({"nonfinite/skipped": 1}, [0])
 
 
 def test_tallies_and_norms_of_the_updates_of_a_step(tokens):
     """Losses are means over the updates, and gradient norms their mean and maximum."""
     parts = [of_rows(tokens, slice(0, 5)), of_rows(tokens, slice(5, None))]
-    found, _ = Updates(tallies=[part | {"count/nonfinite": 0.0} for part in parts],
-                       norms=[np.float32(1), np.float32(3)]).finish()
+    tallies = [part | {"count/nonfinite": 0.0} for part in parts]
+    found, _ = made(*zip(tallies, np.float32([1, 3]), strict=True)).finish()
     assert (found["grad_norm/mean"], found["grad_norm/max"]) == (2, 3)
     assert found["loss/total"] == pytest.approx((tokens["weight"] * tokens["loss"]).sum() / 2, rel=1e-4)
 
@@ -146,7 +151,9 @@ def test_skipped_updates_in_a_row_are_counted_over_the_ends_of_steps(before, ski
 
 
 def test_the_batches_are_written_as_they_were_trained_on(batch, tmp_path, monkeypatch):
-    said, updates = [], Updates([(batch, [i, i + 1]) for i in range(4)])
+    said, rng = [], np.random.default_rng(0)
+    updates = Updates([Update(batch, [make_group(j, [1, 0], rng=rng) for j in (i, i + 1)], [], {}, None, None)
+                       for i in range(4)])
     paths = write_batches(updates, [1, 3], 12, tmp_path / "nonfinite", Writing(said.append))
     assert [path.name for path in paths] == ["step_000012_update_02.npz", "step_000012_update_04.npz"] and not said
     found = np.load(paths[1])
