@@ -221,7 +221,7 @@ ALONE = {
     ("qwen3_tied", {"head_dim": ...}, ("head_dim", None)),
     *(("qwen2_untied", changes, said) for changes, said in (
         ({"architectures": ["Gemma3ForConditionalGeneration"]}, ("architectures", "text_config", "Gemma3ForCausalLM")),
-        ({"architectures": ["Mistral3ForConditionalGeneration"]}, ("architectures", "text_config", "MistralForCausalLM")),
+        ({"architectures": ["Mistral3ForConditionalGeneration"]}, ("text_config", "MistralForCausalLM")),
         ({"architectures": ["Mistral3ForConditionalGeneration"], "text_config": {"model_type": "ministral3"}},
          ("architectures", "'ministral3'")),
         ({"architectures": ["Qwen3ForCausalLM"]}, ("model_type", "'qwen2'")),
