@@ -101,9 +101,9 @@ def test_the_run_its_model_and_the_command_line_continue_a_text_alike(folder, in
         assert policy.tokenizer.chat_template is None
         found += nft_jax.sample(policy, ["3*3 = 9.\n1+1 ="], max_new_tokens=8, temperature=0)
     (tmp_path / "one.jsonl").write_text('{"problem": "1+1"}\n')
-    generate.main(["--model", str(folder), "--prompts", str(tmp_path / "one.jsonl"), "--out",
-                   str(tmp_path / "a.parquet"), "--template", WHOLE, "--max-new-tokens", "8", "--max-prompt-tokens", "32", "--temperature", "0",
-                   "--slots", "2"])
+    generate.main(["--model", str(folder), "--prompts", str(tmp_path / "one.jsonl"), "--template", WHOLE,
+                   "--out", str(tmp_path / "a.parquet"), "--max-new-tokens", "8", "--max-prompt-tokens", "32",
+                   "--temperature", "0", "--slots", "2"])
     row, = pq.read_table(tmp_path / "a.parquet").to_pylist()
     for rollout in found:
         assert rollout.prompt.tokens[0] == BOS and rollout.prompt.tokens.tolist() == row["prompt_tokens"]
