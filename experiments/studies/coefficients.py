@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from experiments.harness.plots import curve_figure
-from experiments.harness.results import markdown
 from nft_jax.objectives.registry import OBJECTIVES, coefficients
+from nft_jax.runtime.terminal import markdown
 
 K = 8
 ACCURACIES = (1 / 8, 1 / 2, 7 / 8)

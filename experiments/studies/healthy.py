@@ -10,7 +10,8 @@ from pathlib import Path
 import pandas as pd
 
 from experiments.harness.plots import curve_figure, draw_bands
-from experiments.harness.results import Measures, markdown
+from experiments.harness.results import Measures
+from nft_jax.runtime.terminal import markdown
 
 FIGURES = Path(__file__).parents[1] / "figures"
 ARMS = ("nft", "rft", "grpo")
