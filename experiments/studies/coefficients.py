@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.harness.results import markdown
 from nft_jax.objectives.registry import OBJECTIVES, coefficients
 from nft_jax.record.pictures import canvas, describe, label_ends, looks
 from nft_jax.record.pictures import curve as draw_curve
+from nft_jax.runtime.terminal import markdown
+
 
 K = 8
 ACCURACIES = (1 / 8, 1 / 2, 7 / 8)

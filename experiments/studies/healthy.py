@@ -10,8 +10,10 @@ from pathlib import Path
 import pandas as pd
 
 from experiments.harness.plots import draw_bands
-from experiments.harness.results import Measures, markdown
+from experiments.harness.results import Measures
 from nft_jax.record.pictures import canvas, describe, label_ends, scale
+from nft_jax.runtime.terminal import markdown
+
 
 FIGURES = Path(__file__).parents[1] / "figures"
 ARMS = ("nft", "rft", "grpo")
