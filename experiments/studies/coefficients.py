@@ -17,7 +17,6 @@ from nft_jax.record.pictures import canvas, describe, label_ends, looks
 from nft_jax.record.pictures import curve as draw_curve
 from nft_jax.runtime.terminal import markdown
 
-
 K = 8
 ACCURACIES = (1 / 8, 1 / 2, 7 / 8)
 RIGHT, WRONG = (0.5, 1.0, 2.0), (0.1, 0.5, 0.9, 1.0, 1.5, 4.0)

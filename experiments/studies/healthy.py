@@ -14,7 +14,6 @@ from experiments.harness.results import Measures
 from nft_jax.record.pictures import canvas, describe, label_ends, scale
 from nft_jax.runtime.terminal import markdown
 
-
 FIGURES = Path(__file__).parents[1] / "figures"
 ARMS = ("nft", "rft", "grpo")
 SHOWN = {"evaluation/accuracy/all": "held-out accuracy", "accuracy/all": "accuracy of the training answers",
