@@ -58,11 +58,17 @@ def local_layers(raw: Mapping, rule: str) -> tuple[int, tuple[int, ...]]:
 
         "last"       Qwen: the layers from max_window_layers on are local
         "pattern"    Gemma: all layers are local but every sliding_window_pattern-th
+        "if_set"     Mistral: all layers are local, or none where sliding_window is null
         ""           no layer is local
+
+    A window as long as the longest sequence hides nothing.
     """
     count, kinds = integer(raw, "num_hidden_layers"), raw.get("layer_types")
     expect(count <= MOST_LAYERS, "num_hidden_layers", count, f"at most {MOST_LAYERS:,} layers are read.")
-    if kinds is not None:
+    if rule == "if_set":
+        expect(kinds is None, "layer_types", kinds, "transformers does not read it in this family: leave it out.")
+        local = tuple(range(count)) if raw.get("sliding_window") is not None else ()
+    elif kinds is not None:
         expect(isinstance(kinds, list) and len(kinds) == count and set(kinds) <= {FULL, SLIDING}, "layer_types", kinds,
                f"it must say {FULL!r} or {SLIDING!r} for each of the {count} layers; no other kind is implemented.")
         local = tuple(i for i, kind in enumerate(kinds) if kind == SLIDING)
@@ -76,7 +82,8 @@ def local_layers(raw: Mapping, rule: str) -> tuple[int, tuple[int, ...]]:
         local = ()
     expect(not local or rule != "last" or raw.get("use_sliding_window") is True, "use_sliding_window",
            raw.get("use_sliding_window"), f"layer_types names {SLIDING!r} layers, which need true and a window.")
-    return (integer(raw, "sliding_window"), local) if local else (0, ())
+    window = integer(raw, "sliding_window") if local else 0
+    return (window, local) if 0 < window < integer(raw, "max_position_embeddings") else (0, ())
 
 
 def ropes(raw: Mapping, theta: float | None, local_theta: float | None) -> dict[str, Any]:
