@@ -11,7 +11,7 @@ from nft_jax.preflight.compiled import Compiled, compile_programs, demanded
 from nft_jax.preflight.devices import Topology
 from nft_jax.preflight.estimate import Assumptions, Estimate, estimate, flops
 from nft_jax.preflight.memory import Model, Split, analytic
-from nft_jax.rollout.engine import Sampler, prefills_of
+from nft_jax.rollout.engine import TAIL_KINDS, Sampler, prefills_of
 from nft_jax.runtime.compilation import largest
 from nft_jax.runtime.mesh import data_parallel_size
 from nft_jax.train.plan import Plan, make_plan
@@ -100,7 +100,8 @@ def preflight(config: Config, model: ModelConfig, topology: Topology, assumed: A
     """
     sketch = estimate_of(config, model, topology, assumed)
     plan, sampler = sketch.plan, sketch.sampler
-    programs = programs_of(plan, sampler)
+    # A tail's programs are those of all slots, with fewer.
+    programs = [program for program in programs_of(plan, sampler) if program.kind not in TAIL_KINDS]
     kinds, variants, work = largest(programs), Counter(program.kind for program in programs), flops(plan, sampler)
     compiled = compile_programs(list(kinds.values()), plan.mesh.size, progress)
     lines = [_line(sketch, kind, variants[kind], work.get(kind, 0.0) / plan.mesh.size, one)

@@ -111,15 +111,22 @@ def admit(state: DecodeState, entries, slots, source, token, length, stream, lim
     return state._replace(cache=cache, **{name: put(getattr(state, name), value) for name, value in new.items()})
 
 
-def grow_layer(layer, write_index, capacity: int):
-    """One layer's keys and values in a longer ring, of `capacity` entries.
+def grow_layer(layer, write_index, rows=None, *, capacity: int):
+    """One layer's keys and values in a longer ring, of `capacity` entries; of the slots `rows` alone, if given.
 
     The old ring of C entries is unrolled: its newest entry comes to stand at C - 1, and the new write index is
-    C. One layer at a time grows, so that only one layer's old and new rings are in memory together."""
+    C % capacity. One layer at a time grows, so that only one layer's old and new rings are in memory together."""
     def grow(ring, axis):
+        ring = ring if rows is None else ring[rows]
         pad = [(0, 0)] * ring.ndim
         pad[axis] = (0, capacity - ring.shape[axis])
         return jnp.pad(jnp.roll(ring, -write_index, axis=axis), pad)
 
     return tuple(jax.tree.map(lambda ring, axis=axis: grow(ring, axis), part)
                  for axis, part in zip(RING_AXES, layer, strict=True))
+
+
+def keep_slots(state: DecodeState, rows) -> DecodeState:
+    """The slots `rows` [S'] of a state whose cache is left out; a row of -1 becomes a free slot."""
+    kept = jax.tree.map(lambda x: x[rows] if x.ndim else x, state)
+    return kept._replace(active=kept.active & (rows >= 0))

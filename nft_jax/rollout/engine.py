@@ -8,6 +8,8 @@ The life of a sample; the loop is `Sampler.sample`:
 3. Blocks of decode steps run on the device (`decode_block`). The ring grows when a slot needs more of it.
 4. The host reads the block, appends its tokens and frees the slots of ended answers (`Schedule.collect`).
 5. When the last sample of a group has ended, the group is yielded while other groups are still decoded.
+6. When no sample waits and half of the slots are free for good, the live ones move to a state with fewer slots and the
+   longest ring (`Sampler.tails`).
 
 On an accelerator the next block is asked for before the last one is read. The device then never waits for the host,
 and the host decides with knowledge that is one block old.
@@ -41,6 +43,7 @@ from nft_jax.rollout.cache import (
     empty_state,
     entry_sharding,
     grow_layer,
+    keep_slots,
     state_shardings,
 )
 from nft_jax.rollout.ends import Ends
@@ -52,6 +55,9 @@ from nft_jax.types import InputError, Prompt, Rollout
 
 PLAIN = SamplingConfig()
 Stored = Literal["compute", "int8"]
+HALVINGS = 3                  # a draining batch moves to half, a quarter, an eighth of the slots,
+SMALLEST_TAIL = 8             # but to no fewer than these: a step of fewer costs as much
+TAIL_KINDS = ("shrink", "keep slots", "decode a tail")
 PREFILL_TOKENS = 16_384       # most tokens, padding included, of the prompts that are prefilled together
 
 
@@ -166,6 +172,8 @@ class Sampler:
         self.prefills = prefills_of(self.slots, self.prompt_buckets[-1], data_parallel)
         longest = max_prompt_tokens - 1 + self.max_new_tokens
         self.buckets = buckets or buckets_up_to(longest, max(128, longest // 16))
+        self.tails = tuple(size for size in (self.slots >> halvings for halvings in range(1, HALVINGS + 1))
+                           if size >= SMALLEST_TAIL and size % data_parallel == 0)
         self.delay = delay if delay is not None else int(self.mesh.devices.flat[0].platform != "cpu")
         self._stored = self.compute.dtype, decoding.kv_dtype == "int8"
         self._compile(decoding.weight_dtype)
@@ -186,6 +194,7 @@ class Sampler:
         self._admit = jax.jit(admit, donate_argnums=0, out_shardings=state)
         self._grow = {capacity: jax.jit(partial(grow_layer, capacity=capacity),
                                         out_shardings=entry_sharding(model, mesh)) for capacity in self.buckets}
+        self._keep = jax.jit(keep_slots, out_shardings=state)
         # Two programs: one computes top-k, top-p and min-p, the other has nothing of them.
         self._decode = {truncate: jax.jit(
             lambda params, *arrays, truncate=truncate: decode_block(
@@ -222,12 +231,18 @@ class Sampler:
             block_size=self.block_size, ends=self.ends)
         capacity, state, entries, unread = 0, None, None, deque()
         while not schedule.finished:
+            tail = self._tail(schedule)
+            if tail and not unread:
+                state = self._moved(state, capacity, self.buckets[-1], schedule.shrink(tail))
+                capacity = self.buckets[-1]
+                continue
             admissions = list(schedule.admissions())
-            steps = min(self.block_size, schedule.remaining)
+            # Before a move, the blocks that were asked for are read.
+            steps = 0 if tail else min(self.block_size, schedule.remaining)
             # The ring must hold the longest slot's entries at the end of the block.
             wanted = next(size for size in self.buckets if size >= schedule.entries_after(steps))
             if wanted > capacity:
-                state = self._empty[wanted]() if state is None else self._grown(state, capacity, wanted)
+                state = self._empty[wanted]() if state is None else self._moved(state, capacity, wanted)
                 capacity = wanted
             for new_prompts, admission in admissions:
                 if new_prompts is not None:
@@ -241,7 +256,7 @@ class Sampler:
                 state, outputs = decode(params, state, np.int32(steps), key, values)
                 jax.tree.map(lambda x: x.copy_to_host_async(), outputs)
                 unread.append((schedule.ask(steps), outputs))
-                use.slot_steps += steps * self.slots
+                use.slot_steps += steps * schedule.slots
                 use.drained_steps += steps * schedule.drains
             # A block is read once `delay` more are asked for, or when there is nothing left to ask for.
             if len(unread) > self.delay or not steps:
@@ -272,13 +287,21 @@ class Sampler:
         size = next(size for size in self.prompt_buckets if size >= tokens.shape[1])
         return self._prefill(params, np.pad(tokens, ((0, 0), (size - tokens.shape[1], 0))), lengths)
 
-    def _grown(self, state: DecodeState, capacity: int, wanted: int) -> DecodeState:
-        """The state with a ring of `wanted` entries. Empties the list `state.cache`."""
+    def _tail(self, schedule: Schedule) -> int:
+        """The fewest slots of `tails`, fewer than there are, that hold the live samples of a batch that drains; 0 for
+        none."""
+        fitting = [size for size in self.tails if len(schedule.owner) <= size < schedule.slots]
+        return min(fitting, default=0) if schedule.drains else 0
+
+    def _moved(self, state: DecodeState, capacity: int, wanted: int, rows: np.ndarray | None = None) -> DecodeState:
+        """The state, or its slots `rows`, with a ring of `wanted` entries. Empties the list `state.cache`."""
         # A layer at a time, and popped: no other holder of the state keeps an old layer in memory.
         old, cache = state.cache, []
         while old:
-            cache.append(self._grow[wanted](old.pop(0), state.write_index))
-        write_index = jax.device_put(np.int32(capacity), state.write_index.sharding)
+            cache.append(self._grow[wanted](old.pop(0), state.write_index, rows))
+        write_index = jax.device_put(np.int32(capacity % wanted), state.write_index.sharding)
+        if rows is not None:
+            state = self._keep(state._replace(cache=[]), rows)
         return state._replace(cache=cache, write_index=write_index)
 
     def programs(self, truncations: Sequence[bool] = (False,), params=None) -> list[Program]:
@@ -286,7 +309,8 @@ class Sampler:
         `params`: what `cast` takes, as jax.ShapeDtypeStruct with shardings; None: plain float32 parameters.
 
         The size of a program is the tokens of its prompts ("prefill"), the entries of its ring ("empty cache",
-        "admit", "decode", "decode, truncated"), or of the new ring and the old ("grow")."""
+        "admit", "decode", "decode, truncated"), or of the new ring and the old ("grow"). Of a tail's programs it starts
+        with the slots."""
         if params is None:
             shapes = decoder.parameter_shapes(self.model)
             params = with_shardings(shapes, parameter_shardings(shapes, self.params_mesh))
@@ -316,4 +340,18 @@ class Sampler:
             for old in self.buckets[:self.buckets.index(ring)]:
                 out.append(Program("grow", (ring, old), self._grow[ring],
                                    (state_of[old].cache[0], state.write_index)))
+        # A tail has the longest ring, and moves there from any ring of all slots, or from a larger tail.
+        longest, sources = self.buckets[-1], [(self.slots, ring, state) for ring, state in state_of.items()]
+        for tail in self.tails:
+            rows = np.zeros(tail, np.int32)
+            for slots, ring, state in sources:
+                out.append(Program(TAIL_KINDS[0], (tail, slots, ring), self._grow[longest],
+                                   (state.cache[0], state.write_index, rows)))
+            for slots in dict.fromkeys(slots for slots, *_ in sources):
+                state = next(state for of, _, state in sources if of == slots)
+                out.append(Program(TAIL_KINDS[1], (tail, slots), self._keep, (state._replace(cache=[]), rows)))
+            state = abstract_decode_state(self.model, self.mesh, tail, longest, *self._stored)
+            out += [Program(TAIL_KINDS[2], (tail, truncate), self._decode[truncate],
+                            (weights, state, np.int32(0), key, SamplingParams.of(PLAIN))) for truncate in truncations]
+            sources.append((tail, longest, state))
         return out

@@ -93,6 +93,19 @@ class Schedule:
         owned = list(self.owner)
         return int((self.limit - self.steps)[owned].max(initial=0))
 
+    def shrink(self, slots: int) -> np.ndarray:
+        """Moves the live samples to the first of `slots` slots. Returns the slot that each had, -1 for none. Every
+        block asked for must have been read, and no sample may wait."""
+        live = sorted(self.owner)
+        rows = np.full(slots, -1, np.int32)
+        rows[:len(live)] = live
+        self.owner = {slot: self.owner[old] for slot, old in enumerate(live)}
+        self.free = list(range(len(live), slots))
+        for name in ("since", "prompt_entries", "limit", "steps", "count", "tokens"):
+            setattr(self, name, getattr(self, name)[rows])
+        self.numbers, self.slots = self.numbers[:, rows], slots
+        return rows
+
     def entries_after(self, steps: int) -> int:
         """Ring entries that the longest sample takes up once `steps` more steps are done."""
         owned = list(self.owner)
