@@ -339,7 +339,7 @@ class Sampler:
                                    (weights, state, np.int32(0), key, SamplingParams.of(PLAIN))))
             for old in self.buckets[:self.buckets.index(ring)]:
                 out.append(Program("grow", (ring, old), self._grow[ring],
-                                   (state_of[old].cache[0], state.write_index)))
+                                   (state_of[old].cache[0], state.write_index, None)))
         # A tail has the longest ring, and moves there from any ring of all slots, or from a larger tail.
         longest, sources = self.buckets[-1], [(self.slots, ring, state) for ring, state in state_of.items()]
         for tail in self.tails:
