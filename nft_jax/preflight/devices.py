@@ -43,6 +43,7 @@ DEVICES: Mapping[str, Device] = MappingProxyType({
     "RTX4090": Device(24 * GB, 165e12, 1008e9, 32e9, 0.9),
 })
 TPUS = ("v4", "v5e", "v5p", "v6e", "tpu7x")
+SINGLE = ("v5e:1x1", "v6e:1x1", "tpu7x:1x1x1")      # machines with one chip
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,10 @@ class Topology:
         import jax
         if self.platform == "tpu":
             from jax.experimental.topologies import get_topology_desc
+            # libtpu takes machines of 2x2 chips for granted, which do not divide a slice of one chip.
+            host = {"chips_per_host_bounds": (1, 1, 1)} if self.name in SINGLE else {}
             try:
-                return list(get_topology_desc(platform="tpu", topology_name=self.name).devices)
+                return list(get_topology_desc(platform="tpu", topology_name=self.name, **host).devices)
             except jax.errors.JaxRuntimeError as error:
                 raise InputError(f"topology is {self.name!r}, which libtpu refuses: choose the shape of a slice that "
                                  f"exists. ({str(error).splitlines()[0][:200]})") from error
