@@ -34,6 +34,7 @@ from nft_jax.model.config import ModelConfig
 from nft_jax.model.hf.config_json import (
     FULL,
     SLIDING,
+    SWITCHED,
     boolean,
     expect,
     integer,
@@ -41,6 +42,7 @@ from nft_jax.model.hf.config_json import (
     number,
     rope_to_json,
     ropes,
+    unrotated_layers,
 )
 from nft_jax.model.parameters import ARRAYS, sizes_of
 from nft_jax.types import InputError
@@ -120,7 +122,9 @@ class Family:
     defaults: Mapping[str, Any] = field(default_factory=dict)      # fields of config.json that may be absent
     integers: Mapping[str, str] = field(default_factory=dict)      # fields of its own -> fields of ModelConfig
     numbers: Mapping[str, str] = field(default_factory=dict)       # the same; null stands for 0, which is off
-    windows: Literal["", "last", "pattern"] = ""       # which layers are local: see `config_json.local_layers`
+    windows: Literal["", "last", "unrotated", "pattern", "if_set"] = ""      # see `config_json.local_layers`
+    unrotated: bool = False            # some layers have no rotary positions: see `config_json.unrotated_layers`
+    ignored: tuple[str, ...] = ()      # fields that its code in transformers does not read, though others do
     rope_theta: float | None = None                    # where config.json has none; None: it must have one
     local_rope_theta: float | None = None              # the same for local layers that have their own
     split_head_dim: bool = True        # an absent head_dim means hidden_size / num_attention_heads
@@ -135,6 +139,11 @@ FAMILIES = {family.model_type: family for family in (
            split_head_dim=False),
     Family("llama", "LlamaForCausalLM", traits={}, only={**LLAMA_ONLY, "mlp_bias": False, "pretraining_tp": 1},
            defaults={"rms_norm_eps": 1e-6}, rope_theta=10_000.0),
+    Family("mistral", "MistralForCausalLM", traits={}, only=LLAMA_ONLY,
+           defaults={"rms_norm_eps": 1e-6, "sliding_window": 4096}, windows="if_set", rope_theta=10_000.0),
+    Family("smollm3", "SmolLM3ForCausalLM", traits={}, only={**LLAMA_ONLY, "mlp_bias": False},
+           defaults={"rms_norm_eps": 1e-6, "tie_word_embeddings": True}, windows="unrotated", unrotated=True,
+           ignored=("pretraining_tp", "max_window_layers"), rope_theta=2_000_000.0),
     Family("gemma3_text", "Gemma3ForCausalLM", tensors=GEMMA3_NAMES,
            traits={"qk_norm": True, "sandwich_norms": True, "norm_offset": 1.0, "activation": "gelu_tanh",
                    "scale_embeddings": True},
@@ -162,7 +171,8 @@ NUMBERS = {"rms_norm_eps": "norm_eps", "initializer_range": "initializer_range"}
 READ = frozenset([*INTEGERS, *NUMBERS, "tie_word_embeddings", "layer_types", "attention_dropout", "mlp_bias",
                   "rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor"])
 READ_FOR_WINDOWS = {"": (), "last": ("use_sliding_window", "sliding_window", "max_window_layers"),
-                    "pattern": ("sliding_window", "sliding_window_pattern")}
+                    "unrotated": ("use_sliding_window", "sliding_window"),
+                    "pattern": ("sliding_window", "sliding_window_pattern"), "if_set": ("sliding_window",)}
 # Fields of config.json that change nothing we compute. Any other field that is set and not read is
 # refused, because it may stand for a part that the decoder lacks.
 WITHOUT_EFFECT = frozenset("""
@@ -173,10 +183,8 @@ WITHOUT_EFFECT = frozenset("""
     max_length min_length diversity_penalty problem_type unsloth_fixed unsloth_version cache_implementation
     _sliding_window_pattern
 """.split())   # noqa: SIM905
-INSTEAD = {"['Gemma3ForConditionalGeneration']":
-           "that is Gemma 3 with its image encoder, and the text model alone is needed: load this folder with "
-           "transformers as `full`; text = Gemma3ForCausalLM(full.config.text_config); "
-           "text.model.load_state_dict(full.model.language_model.state_dict()); text.save_pretrained(another folder)."}
+# Checkpoints with an image encoder, and the model_type of the text model inside, where that is a family here.
+WITH_IMAGES = {"Gemma3ForConditionalGeneration": "gemma3_text", "Mistral3ForConditionalGeneration": "mistral"}
 
 
 def config_from_hf(raw: dict) -> ModelConfig:
@@ -195,6 +203,7 @@ def config_from_hf(raw: dict) -> ModelConfig:
         **{ours: number(raw, name) for name, ours in NUMBERS.items()},
         **{ours: number(raw, name) for name, ours in family.numbers.items() if raw.get(name) is not None},
         tie_embeddings=boolean(raw, "tie_word_embeddings"), window=window, local_layers=local,
+        unrotated_layers=unrotated_layers(raw) if family.unrotated else (),
         **ropes(raw, family.rope_theta, family.local_rope_theta), **family.traits)
     expect(config.num_heads % config.num_kv_heads == 0, "num_attention_heads", config.num_heads,
            f"it must be a multiple of {config.num_kv_heads} kv heads.")
@@ -218,10 +227,13 @@ def config_to_hf(config: ModelConfig) -> dict:
         **family.only,
     }
     if family.windows:
-        raw["layer_types"] = [SLIDING if i in config.local_layers else FULL for i in range(config.num_layers)]
         raw["sliding_window"] = config.window or None
-    if family.windows == "last":
+    if family.windows not in ("", "if_set"):
+        raw["layer_types"] = [SLIDING if kind.local else FULL for kind in config.kinds]
+    if family.windows in SWITCHED:
         raw["use_sliding_window"] = bool(config.local_layers)
+    if family.unrotated:
+        raw["no_rope_layers"] = [int(kind.rotated) for kind in config.kinds]
     if family.local_rope_theta is not None:
         raw["rope_local_base_freq"] = config.local_rope_theta
         raw["rope_parameters"] = {FULL: rope, SLIDING: rope_to_json(config.local_rope_theta, None)}
@@ -239,15 +251,28 @@ def _family(raw: dict) -> Family:
     architectures = raw.get("architectures")
     by_name = {family.architecture: family for family in FAMILIES.values()}
     if architectures:
-        expect(isinstance(architectures, list) and architectures[0] in by_name, "architectures", architectures,
-               INSTEAD.get(str(architectures), f"use a model that is one of {known}."))
-        family = by_name[architectures[0]]
+        name = str(architectures[0]) if isinstance(architectures, list) else ""
+        expect(name in by_name, "architectures", architectures,
+               _text_part(name, raw) if name in WITH_IMAGES else f"use a model that is one of {known}.")
+        family = by_name[name]
         expect(raw.get("model_type", family.model_type) == family.model_type, "model_type", raw.get("model_type"),
                f"{family.architecture} goes with {family.model_type!r}.")
         return family
     model_type = raw.get("model_type")
     expect(model_type in FAMILIES, "model_type", model_type, f"use a model that is one of {known}.")
     return FAMILIES[model_type]
+
+
+def _text_part(architecture: str, raw: dict) -> str:
+    """The way out of a checkpoint with an image encoder."""
+    family = FAMILIES[WITH_IMAGES[architecture]]
+    inside = (raw.get("text_config") or {}).get("model_type", family.model_type)
+    if inside != family.model_type:
+        return f"its text model is a {inside!r}, which is not implemented: use another model."
+    return (f"it has an image encoder, and the text model alone is needed. Load this folder with transformers: full = "
+            f"{architecture}.from_pretrained(folder); text = {family.architecture}(full.config.text_config); "
+            "text.model.load_state_dict(full.model.language_model.state_dict()); "
+            "text.lm_head.load_state_dict(full.lm_head.state_dict()); text.save_pretrained(another folder).")
 
 
 def _refuse_other_features(raw: dict, family: Family) -> None:
@@ -257,6 +282,9 @@ def _refuse_other_features(raw: dict, family: Family) -> None:
                f"only {value!r} is implemented for {family.model_type}.")
     read = READ | set(READ_FOR_WINDOWS[family.windows]) | family.only.keys() | family.integers.keys() \
         | family.numbers.keys()
+    read |= {*family.ignored}
+    if family.unrotated:
+        read |= {"no_rope_layers", "no_rope_layer_interval"}
     if family.local_rope_theta is not None:
         read |= {"rope_local_base_freq"}
     for name in sorted(raw.keys() - read - WITHOUT_EFFECT):
