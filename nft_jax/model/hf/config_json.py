@@ -58,6 +58,7 @@ def local_layers(raw: Mapping, rule: str) -> tuple[int, tuple[int, ...]]:
 
         "last"       Qwen: the layers from max_window_layers on are local
         "pattern"    Gemma: all layers are local but every sliding_window_pattern-th
+        "all"        Qwen3-MoE: all layers are local, if use_sliding_window is true and there is a window
         ""           no layer is local
     """
     count, kinds = integer(raw, "num_hidden_layers"), raw.get("layer_types")
@@ -67,14 +68,14 @@ def local_layers(raw: Mapping, rule: str) -> tuple[int, tuple[int, ...]]:
                f"it must say {FULL!r} or {SLIDING!r} for each of the {count} layers; no other kind is implemented.")
         local = tuple(i for i, kind in enumerate(kinds) if kind == SLIDING)
         expect(not local or rule != "", "layer_types", kinds, "this family has no local layers.")
-    elif rule == "last" and raw.get("use_sliding_window") and raw.get("sliding_window") is not None:
-        local = tuple(range(integer(raw, "max_window_layers", least=0), count))
+    elif rule in ("last", "all") and raw.get("use_sliding_window") and raw.get("sliding_window") is not None:
+        local = tuple(range(integer(raw, "max_window_layers", least=0) if rule == "last" else 0, count))
     elif rule == "pattern":
         every = integer({"sliding_window_pattern": 6, **raw}, "sliding_window_pattern")
         local = tuple(i for i in range(count) if (i + 1) % every)
     else:
         local = ()
-    expect(not local or rule != "last" or raw.get("use_sliding_window") is True, "use_sliding_window",
+    expect(not local or rule not in ("last", "all") or raw.get("use_sliding_window") is True, "use_sliding_window",
            raw.get("use_sliding_window"), f"layer_types names {SLIDING!r} layers, which need true and a window.")
     return (integer(raw, "sliding_window"), local) if local else (0, ())
 
