@@ -17,7 +17,8 @@ class DataConfig(Checked, prefix="data."):
     """Where questions come from, and how a question becomes a prompt."""
     source: str = "arithmetic"
     """"arithmetic" or "arithmetic-hard" (our generators), "reasoning-gym:TASK", a .jsonl or .parquet file, a
-    folder saved by datasets, or a data set on the hub: NAME, NAME:SUBSET or NAME:FILE.parquet."""
+    folder saved by datasets, or a data set on the hub: NAME, NAME:SUBSET or NAME:FILE.parquet. Empty: to be
+    given."""
     split: str = "train"
     """Split of a hub data set, or of the generator: base, train or heldout (disjoint by construction)."""
     columns: str = ""

@@ -22,7 +22,8 @@ class PolicyConfig:
     """The model to train."""
     path: str = "nano"
     """Folder in Hugging Face layout (config.json, *.safetensors, tokenizer files), the name of a hub
-    model, or nano: the model that comes with the package. (A folder of that name is ./nano.)"""
+    model, or nano: the model that comes with the package. (A folder of that name is ./nano.) Empty: to be
+    given."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations and matrix products. Parameters, logits, log-probs and reductions are float32."""
     remat: Remat = "none"

@@ -136,7 +136,7 @@ class Block(nn.Module):
         return q.reshape(batch, c.num_kv_heads, c.queries_per_kv, length, c.head_dim), k, v
 
     def finish(self, x, attended):
-        """x [B, T, D] and attended [B, K, G, T, E] -> the layer's output [B, T, D], and what its router said (`mlp`)."""
+        """x [B, T, D], attended [B, K, G, T, E] -> the layer's output [B, T, D], and what its router said (`mlp`)."""
         c, (batch, length, _) = self.config, x.shape
         heads = jnp.swapaxes(attended.reshape(batch, c.num_heads, length, c.head_dim), 1, 2)
         y = matmul(heads.reshape(batch, length, -1), self.out.reshape(-1, c.hidden_size))

@@ -33,6 +33,7 @@ from nft_jax.model.adapter import init as init_adapters
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.hf.peft import require_base
 from nft_jax.model.hf.published import PUBLISHED
+from nft_jax.model.hf.tokenizer import shown
 from nft_jax.record.checkpoint import Checkpoints, check_room
 from nft_jax.record.claim import Standing, claimed, look, refusals_named
 from nft_jax.record.metrics import MetricsWriter
@@ -105,6 +106,24 @@ def read_inputs(config: Config, today: str = "", *, weights: bool = True) -> Inp
     return Inputs(config.data.date, model, tokenizer, eos, stream, held_out, {"data": report} | evaluated, identity)
 
 
+def require_chosen(config: Config) -> None:
+    """Raises InputError, naming every one, where the model or the questions are left to the user and not given."""
+    needed = {
+        "policy.path": (config.policy.path, "--policy.path FOLDER (a model in Hugging Face layout, or a hub name)"),
+        "data.source": (config.data.source, "--data.source FILE (questions, .jsonl or .parquet, or a hub name)")}
+    missing = {name: flag for name, (value, flag) in needed.items() if not value}
+    if missing:
+        raise InputError(f"{' and '.join(f'{name} is {str()!r}' for name in missing)}: this configuration trains what "
+                         f"you name. Add {' and '.join(missing.values())}. To look around first, `python -m "
+                         "experiments.quickstart` needs neither.")
+
+
+def first_prompt(inputs: Inputs) -> str:
+    """The first prompt of the run, as the model reads it: a wrong template or tokenizer shows here."""
+    tokens = inputs.stream.first.tokens
+    return f"the first prompt, {len(tokens)} tokens:\n{shown(tokens, inputs.tokenizer)}"
+
+
 def as_begun(config: Config, standing: Standing) -> Config:
     """With the date that the run which goes on here, or its source, began with."""
     day = config.data.date or standing.remembered("data.date", "")
@@ -116,6 +135,7 @@ def preview(config: Config, *, fresh: bool = False, fork: str = "") -> tuple[Mod
 
     No weights are downloaded. Where the hub cannot be reached the lines say what was not read, and the model is
     `config_of` its name. Raises InputError for everything else that `read_inputs` and `look` refuse."""
+    require_chosen(config)
     standing = look(config, fresh=fresh, fork=fork)
     try:
         inputs = read_inputs(as_begun(config, standing), date.today().isoformat(), weights=False)
@@ -127,7 +147,7 @@ def preview(config: Config, *, fresh: bool = False, fork: str = "") -> tuple[Mod
                      f"{error}")
     else:
         model, lines = inputs.model, [f"{name}: {report}" for name, report in inputs.reports.items()]
-        lines += Ends(inputs.tokenizer, inputs.eos, config.rollout, model.vocab_size).told()
+        lines += [first_prompt(inputs), *Ends(inputs.tokenizer, inputs.eos, config.rollout, model.vocab_size).told()]
         config = replace(config, data=replace(config.data, date=inputs.date))
         standing = look(config, inputs.identity, fresh=fresh, fork=fork)
     return model, [*lines, *truncation_remark(config), *standing.lines]
@@ -264,6 +284,7 @@ def open_run(config: Config, *, fresh: bool, fork: str = "", verifier: Verifier 
     # One day for all processes: they may stand in several time zones.
     today = gather(date.today().isoformat())[0]
     with together("reading its inputs"):
+        require_chosen(config)
         config = settle(config)
         standing = look(config, fresh=fresh, fork=fork)
         config = as_begun(config, standing)
@@ -307,8 +328,9 @@ def open_run(config: Config, *, fresh: bool, fork: str = "", verifier: Verifier 
             if is_first():
                 writer = MetricsWriter(folder, progress.step or -1, config, writing)
                 closing.callback(writer.close)
-            for line in (*(f"{name}: {report}" for name, report in inputs.reports.items()), *found,
-                         *checkpoints.set_aside, *remarks(plan, sampler, held_out, asked_slots, remembered)):
+            for line in (*(f"{name}: {report}" for name, report in inputs.reports.items()),
+                         first_prompt(inputs), *found, *checkpoints.set_aside,
+                         *remarks(plan, sampler, held_out, asked_slots, remembered)):
                 if line:
                     console.say(line)
             compile_programs(programs, console, watchdog)

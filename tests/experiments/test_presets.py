@@ -125,6 +125,19 @@ def test_a_dry_run_needs_no_network(name, no_hub, capsys, tmp_path, monkeypatch)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("given", "missing"), [
+    ([], ["policy.path", "data.source"]), (["--policy.path", "nano"], ["data.source"]),
+    (["--data.source", "arithmetic"], ["policy.path"])])
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_local_trains_nothing_that_was_not_named(given, missing, dry, capsys, tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        train.main(["local", "--workdir", str(tmp_path / "run"), *given, *dry])
+    told = capsys.readouterr()
+    assert stopped.value.code == 2 and not told.out and not (tmp_path / "run").exists()
+    for name in ("policy.path", "data.source"):
+        assert (f"{name} is ''" in told.err) == (f"--{name}" in told.err) == (name in missing)
+
+
 def test_a_run_needs_the_model(no_hub, capsys, tmp_path):
     with pytest.raises(SystemExit) as stopped:
         train.main(["gsm8k", "--workdir", str(tmp_path / "run")])

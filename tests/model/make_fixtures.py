@@ -66,6 +66,12 @@ CASES = {       # name: (family, settings, largest file)
         "vocab_size": 43, "num_hidden_layers": 2, "head_dim": 6, "tie_word_embeddings": True, "rms_norm_eps": 1e-5,
         "use_sliding_window": True, "sliding_window": 3, "max_window_layers": 0,
         "rope_parameters": default(100.0)}, "1MB"),
+    "mistral_tied_local": ("Mistral", {
+        "vocab_size": 59, "num_hidden_layers": 2, "head_dim": 10, "hidden_size": 18, "tie_word_embeddings": True,
+        "rms_norm_eps": 1e-3, "sliding_window": 5, "rope_parameters": default(300.0)}, "1MB"),
+    "mistral_untied": ("Mistral", {
+        "vocab_size": 47, "num_hidden_layers": 2, "hidden_size": 36, "tie_word_embeddings": False,
+        "rms_norm_eps": 1e-5, "sliding_window": None, "rope_parameters": default(1e4)}, "1MB"),
     "qwen3_moe_untied": ("Qwen3Moe", {
         "vocab_size": 53, "num_hidden_layers": 3, "head_dim": 6, "tie_word_embeddings": False, "rms_norm_eps": 1e-5,
         "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 9, "norm_topk_prob": True,

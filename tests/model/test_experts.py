@@ -78,7 +78,7 @@ def test_a_token_does_not_depend_on_the_tokens_beside_it(x, weights):
 
 def densely(x, weights):
     """The same function without sorting: every expert for every token, most of them times 0."""
-    probability, weight, expert = route(x.reshape(-1, D), weights["router"], CONFIG)
+    _, weight, expert = route(x.reshape(-1, D), weights["router"], CONFIG)
     share = (jax.nn.one_hot(expert, X) * weight[..., None]).sum(1)
     inner = nn.silu(jnp.einsum("btd,xdm->btxm", x, weights["expert_gate"])) \
         * jnp.einsum("btd,xdm->btxm", x, weights["expert_up"])

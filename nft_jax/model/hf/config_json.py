@@ -58,26 +58,34 @@ def local_layers(raw: Mapping, rule: str) -> tuple[int, tuple[int, ...]]:
 
         "last"       Qwen: the layers from max_window_layers on are local
         "pattern"    Gemma: all layers are local but every sliding_window_pattern-th
-        "all"        Qwen3-MoE: all layers are local, if use_sliding_window is true and there is a window
+        "if_set"     Mistral: all layers are local, or none where sliding_window is null
+        "if_used"    Qwen3-MoE: the same, where use_sliding_window is true
         ""           no layer is local
+
+    A window as long as the longest sequence hides nothing.
     """
     count, kinds = integer(raw, "num_hidden_layers"), raw.get("layer_types")
     expect(count <= MOST_LAYERS, "num_hidden_layers", count, f"at most {MOST_LAYERS:,} layers are read.")
-    if kinds is not None:
+    if rule in ("if_set", "if_used"):
+        expect(kinds is None, "layer_types", kinds, "transformers does not read it in this family: leave it out.")
+        used = rule == "if_set" or boolean(raw, "use_sliding_window")
+        local = tuple(range(count)) if used and raw.get("sliding_window") is not None else ()
+    elif kinds is not None:
         expect(isinstance(kinds, list) and len(kinds) == count and set(kinds) <= {FULL, SLIDING}, "layer_types", kinds,
                f"it must say {FULL!r} or {SLIDING!r} for each of the {count} layers; no other kind is implemented.")
         local = tuple(i for i, kind in enumerate(kinds) if kind == SLIDING)
         expect(not local or rule != "", "layer_types", kinds, "this family has no local layers.")
-    elif rule in ("last", "all") and raw.get("use_sliding_window") and raw.get("sliding_window") is not None:
-        local = tuple(range(integer(raw, "max_window_layers", least=0) if rule == "last" else 0, count))
+    elif rule == "last" and raw.get("use_sliding_window") and raw.get("sliding_window") is not None:
+        local = tuple(range(integer(raw, "max_window_layers", least=0), count))
     elif rule == "pattern":
         every = integer({"sliding_window_pattern": 6, **raw}, "sliding_window_pattern")
         local = tuple(i for i in range(count) if (i + 1) % every)
     else:
         local = ()
-    expect(not local or rule not in ("last", "all") or raw.get("use_sliding_window") is True, "use_sliding_window",
+    expect(not local or rule != "last" or raw.get("use_sliding_window") is True, "use_sliding_window",
            raw.get("use_sliding_window"), f"layer_types names {SLIDING!r} layers, which need true and a window.")
-    return (integer(raw, "sliding_window"), local) if local else (0, ())
+    window = integer(raw, "sliding_window") if local else 0
+    return (window, local) if 0 < window < integer(raw, "max_position_embeddings") else (0, ())
 
 
 def ropes(raw: Mapping, theta: float | None, local_theta: float | None) -> dict[str, Any]:

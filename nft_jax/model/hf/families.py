@@ -137,7 +137,7 @@ class Family:
     numbers: Mapping[str, str] = field(default_factory=dict)       # the same; null stands for 0, which is off
     booleans: Mapping[str, str] = field(default_factory=dict)      # the same; false where they are absent
     spellings: Mapping[str, str] = field(default_factory=dict)     # another name of a field -> its name here
-    windows: Literal["", "last", "pattern", "all"] = ""    # which layers are local: see `config_json.local_layers`
+    windows: Literal["", "last", "pattern", "if_set", "if_used"] = ""     # local layers: `config_json.local_layers`
     rope_theta: float | None = None                    # where config.json has none; None: it must have one
     local_rope_theta: float | None = None              # the same for local layers that have their own
     split_head_dim: bool = True        # an absent head_dim means hidden_size / num_attention_heads
@@ -155,9 +155,11 @@ FAMILIES = {family.model_type: family for family in (
            integers={"num_experts": "num_experts", "num_experts_per_tok": "experts_per_token",
                      "moe_intermediate_size": "expert_size"},
            booleans={"norm_topk_prob": "norm_topk_prob"}, spellings={"num_local_experts": "num_experts"},
-           windows="all"),
+           windows="if_used"),
     Family("llama", "LlamaForCausalLM", traits={}, only={**LLAMA_ONLY, "mlp_bias": False, "pretraining_tp": 1},
            defaults={"rms_norm_eps": 1e-6}, rope_theta=10_000.0),
+    Family("mistral", "MistralForCausalLM", traits={}, only=LLAMA_ONLY,
+           defaults={"rms_norm_eps": 1e-6, "sliding_window": 4096}, windows="if_set", rope_theta=10_000.0),
     Family("gemma3_text", "Gemma3ForCausalLM", tensors=GEMMA3_NAMES,
            traits={"qk_norm": True, "sandwich_norms": True, "norm_offset": 1.0, "activation": "gelu_tanh",
                    "scale_embeddings": True},
@@ -185,10 +187,10 @@ NUMBERS = {"rms_norm_eps": "norm_eps", "initializer_range": "initializer_range"}
 READ = frozenset([*INTEGERS, *NUMBERS, "tie_word_embeddings", "layer_types", "attention_dropout", "mlp_bias",
                   "rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor"])
 READ_FOR_WINDOWS = {"": (), "last": ("use_sliding_window", "sliding_window", "max_window_layers"),
-                    "pattern": ("sliding_window", "sliding_window_pattern"),
-                    "all": ("use_sliding_window", "sliding_window", "max_window_layers")}
+                    "pattern": ("sliding_window", "sliding_window_pattern"), "if_set": ("sliding_window",),
+                    "if_used": ("use_sliding_window", "sliding_window", "max_window_layers")}
 # Fields of config.json that change nothing we compute. Any other field that is set and not read is
-# refused, because it may stand for a part that the decoder lacks. (The auxiliary loss of routers is `terms.balance_weight`.)
+# refused, because it may stand for a part that the decoder lacks. (Routers are balanced by `terms.balance_weight`.)
 WITHOUT_EFFECT = frozenset("""
     architectures model_type dtype torch_dtype transformers_version use_cache bos_token_id eos_token_id pad_token_id
     unk_token_id _name_or_path name_or_path _attn_implementation _attn_implementation_autoset _commit_hash return_dict
@@ -197,10 +199,8 @@ WITHOUT_EFFECT = frozenset("""
     max_length min_length diversity_penalty problem_type unsloth_fixed unsloth_version cache_implementation
     _sliding_window_pattern output_router_logits router_aux_loss_coef
 """.split())   # noqa: SIM905
-INSTEAD = {"['Gemma3ForConditionalGeneration']":
-           "that is Gemma 3 with its image encoder, and the text model alone is needed: load this folder with "
-           "transformers as `full`; text = Gemma3ForCausalLM(full.config.text_config); "
-           "text.model.load_state_dict(full.model.language_model.state_dict()); text.save_pretrained(another folder)."}
+# Checkpoints with an image encoder, and the model_type of the text model inside, where that is a family here.
+WITH_IMAGES = {"Gemma3ForConditionalGeneration": "gemma3_text", "Mistral3ForConditionalGeneration": "mistral"}
 
 
 def config_from_hf(raw: dict) -> ModelConfig:
@@ -253,7 +253,7 @@ def config_to_hf(config: ModelConfig) -> dict:
         raw["sliding_window"] = config.window or None
     if family.windows in ("last", "pattern"):
         raw["layer_types"] = [SLIDING if i in config.local_layers else FULL for i in range(config.num_layers)]
-    if family.windows in ("last", "all"):
+    if family.windows in ("last", "if_used"):
         raw["use_sliding_window"] = bool(config.local_layers)
     if family.local_rope_theta is not None:
         raw["rope_local_base_freq"] = config.local_rope_theta
@@ -272,15 +272,28 @@ def _family(raw: dict) -> Family:
     architectures = raw.get("architectures")
     by_name = {family.architecture: family for family in FAMILIES.values()}
     if architectures:
-        expect(isinstance(architectures, list) and architectures[0] in by_name, "architectures", architectures,
-               INSTEAD.get(str(architectures), f"use a model that is one of {known}."))
-        family = by_name[architectures[0]]
+        name = str(architectures[0]) if isinstance(architectures, list) else ""
+        expect(name in by_name, "architectures", architectures,
+               _text_part(name, raw) if name in WITH_IMAGES else f"use a model that is one of {known}.")
+        family = by_name[name]
         expect(raw.get("model_type", family.model_type) == family.model_type, "model_type", raw.get("model_type"),
                f"{family.architecture} goes with {family.model_type!r}.")
         return family
     model_type = raw.get("model_type")
     expect(model_type in FAMILIES, "model_type", model_type, f"use a model that is one of {known}.")
     return FAMILIES[model_type]
+
+
+def _text_part(architecture: str, raw: dict) -> str:
+    """The way out of a checkpoint with an image encoder."""
+    family = FAMILIES[WITH_IMAGES[architecture]]
+    inside = (raw.get("text_config") or {}).get("model_type", family.model_type)
+    if inside != family.model_type:
+        return f"its text model is a {inside!r}, which is not implemented: use another model."
+    return (f"it has an image encoder, and the text model alone is needed. Load this folder with transformers: full = "
+            f"{architecture}.from_pretrained(folder); text = {family.architecture}(full.config.text_config); "
+            "text.model.load_state_dict(full.model.language_model.state_dict()); "
+            "text.lm_head.load_state_dict(full.lm_head.state_dict()); text.save_pretrained(another folder).")
 
 
 def _refuse_other_features(raw: dict, family: Family) -> None:

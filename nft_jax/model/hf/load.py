@@ -259,10 +259,10 @@ def _load_stacked(stored: dict[str, Stored], tensor: Tensor, config: ModelConfig
 
     def piece(layers: range) -> jax.Array:
         def part(index):
-            cut, inner = [range(size)[each] for size, each in zip(experts, index[1:], strict=False)], index[1 + len(experts):]
-            chosen = layers[index[0]], *cut
-            read = np.stack([_read_part(stored[name].file, name, tensor, config, dtype, inner)
-                             for name in (tensor.named(*place) for place in itertools.product(*chosen))])
+            stacked, inner = index[:-len(one)], index[-len(one):]
+            chosen = [places[cut] for places, cut in zip((layers, *map(range, experts)), stacked, strict=True)]
+            names = [tensor.named(*place) for place in itertools.product(*chosen)]
+            read = np.stack([_read_part(stored[name].file, name, tensor, config, dtype, inner) for name in names])
             return read.reshape(*map(len, chosen), *read.shape[1:])
         return placed((len(layers), *shape), sharding, part)
 

@@ -317,6 +317,20 @@ def pieces(tokens: Sequence[int], text: Callable[[Sequence[int]], str]) -> list[
     return out
 
 
+def shown(tokens: Sequence[int], tokenizer, most: int = 64) -> str:
+    """Tokens to read: their text with special tokens, then each token and its id. Of more than `most`, the middle is
+    left out."""
+    tokens, text = list(map(int, tokens)), Text(tokenizer)
+    named = [f"{piece!r} {token}" for piece, token in zip(pieces(tokens, text), tokens, strict=True)]
+    whole = text(tokens)
+    if len(tokens) > most:
+        half = most // 2
+        between = f"[{len(tokens) - 2 * half:,} tokens left out]"
+        named[half:-half] = [between]
+        whole = f"{text(tokens[:half])} {between} {text(tokens[-half:])}"
+    return f"{whole}\n{', '.join(named)}"
+
+
 @contextmanager
 def _no_advisory():
     """Silence what transformers prints at its import without torch: that models won't be available.

@@ -11,6 +11,7 @@ from model_folders import CASES, FIXTURES
 from nft_jax.model import decoder
 from nft_jax.model.hf import load_params, read_config, save_params
 from nft_jax.model.hf.families import FAMILIES, config_from_hf, config_to_hf, tensors_of
+from nft_jax.model.hf.published import PUBLISHED
 from refusal import refused
 
 LLAMA3 = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -48,6 +49,16 @@ def test_a_window_that_no_layer_uses_is_no_obstacle():
         assert config_from_hf(raw_config(use_sliding_window=True, layer_types=..., **changes)) == plain
     last = config_from_hf(raw_config(use_sliding_window=True, sliding_window=8, max_window_layers=1, layer_types=...))
     assert (last.window, last.local_layers) == (8, (1,))
+
+
+def test_mistral_has_one_window_for_all_layers_or_none():
+    local = config_from_hf(raw_config("mistral_tied_local"))
+    assert (local.window, local.local_layers) == (5, (0, 1))
+    for window in (None, 128, 4096):                  # these hide nothing of 128 positions
+        found = config_from_hf(raw_config("mistral_tied_local", sliding_window=window))
+        assert found == replace(local, window=0, local_layers=())
+    unsaid = config_from_hf(raw_config("mistral_tied_local", sliding_window=..., max_position_embeddings=8192))
+    assert unsaid.window == 4096                      # the default of transformers
 
 
 def test_gemma3_in_both_spellings_and_with_nothing_said():
@@ -88,7 +99,7 @@ def qwen(family, **sizes):
 
 
 # The sizes that config.json of each published model says, and the number of its parameters.
-PUBLISHED = {
+CONFIGS = {
     "Llama-3.2-1B": (1_235_814_400, llama3(
         head_dim=64, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, tie_word_embeddings=True)),
     "Llama-3.2-3B": (3_212_749_824, llama3(
@@ -121,9 +132,9 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_published_configs_have_the_published_number_of_parameters(name):
-    parameters, raw = PUBLISHED[name]
+    parameters, raw = CONFIGS[name]
     config = config_from_hf(raw)
     assert decoder.count_parameters(config) == parameters
     assert config_from_hf(config_to_hf(config)) == config
@@ -132,6 +143,22 @@ def test_published_configs_have_the_published_number_of_parameters(name):
             5, 11, 17, 23][:config.num_layers // 6]
     else:
         assert config.local_layers == ()
+
+
+# Parameters of the model that transformers makes of each config.json.
+PARAMETERS = {
+    "Qwen/Qwen2.5-0.5B-Instruct": 494_032_768, "Qwen/Qwen2.5-1.5B-Instruct": 1_543_714_304,
+    "Qwen/Qwen2.5-Math-1.5B": 1_543_714_304, "Qwen/Qwen2.5-Math-7B": 7_615_616_512,
+    "Qwen/Qwen2.5-32B": 32_763_876_352,
+    "mistralai/Mistral-7B-Instruct-v0.3": 7_248_023_552, "mistralai/Mistral-Nemo-Instruct-2407": 12_247_782_400,
+    "mistralai/Mistral-Small-24B-Instruct-2501": 23_572_403_200,
+}
+
+
+def test_shapes_to_plan_with_are_those_of_the_published_models():
+    assert {name: decoder.count_parameters(config) for name, config in PUBLISHED.items()} == PARAMETERS
+    for config in PUBLISHED.values():
+        assert config_from_hf(config_to_hf(config)) == config
 
 
 def test_a_family_is_data(tmp_path, monkeypatch):
@@ -171,13 +198,15 @@ ALONE = {
     "llama_tied": [("attention_bias", True), ("mlp_bias", True), ("pretraining_tp", 2), ("sliding_window", 4096),
                    ("layer_types", ["full_attention", "sliding_attention"]), ("query_pre_attn_scalar", 256)],
     "qwen2_untied": [
-        ("architectures", ["MistralForCausalLM"]), ("architectures", ["Qwen2ForSequenceClassification"]),
+        ("architectures", ["MambaForCausalLM"]), ("architectures", ["Qwen2ForSequenceClassification"]),
         ("hidden_act", "gelu"), ("attention_bias", False), ("mlp_bias", True), ("attention_dropout", 0.1),
         ("layer_types", ["full_attention", "chunked_attention"]), ("layer_types", ["full_attention"]),
         ("partial_rotary_factor", 0.5), ("quantization_config", {"bits": 4}), ("num_local_experts", 8),
         ("tie_word_embeddings", "false"), ("vocab_size", 0), ("hidden_size", True), ("rms_norm_eps", None),
         ("head_dim", 7), ("hidden_size", 37)],
     "qwen3_tied": [("attention_bias", True)],
+    "mistral_tied_local": [("sliding_window", 0), ("layer_types", ["full_attention", "sliding_attention"]),
+                           ("hidden_act", "gelu"), ("llama_4_scaling_beta", 0.1)],
 }
 
 
@@ -191,7 +220,10 @@ ALONE = {
     ("llama_tied", {"rope_parameters": {**LLAMA3, "factor": None}}, ("rope_parameters.factor", "None")),
     ("qwen3_tied", {"head_dim": ...}, ("head_dim", None)),
     *(("qwen2_untied", changes, said) for changes, said in (
-        ({"architectures": ["Gemma3ForConditionalGeneration"]}, ("architectures", "text_config")),
+        ({"architectures": ["Gemma3ForConditionalGeneration"]}, ("architectures", "text_config", "Gemma3ForCausalLM")),
+        ({"architectures": ["Mistral3ForConditionalGeneration"]}, ("text_config", "MistralForCausalLM")),
+        ({"architectures": ["Mistral3ForConditionalGeneration"], "text_config": {"model_type": "ministral3"}},
+         ("architectures", "'ministral3'")),
         ({"architectures": ["Qwen3ForCausalLM"]}, ("model_type", "'qwen2'")),
         ({"architectures": None, "model_type": "mamba"}, ("model_type", "'mamba'")),
         (SLIDING_LAST, ("use_sliding_window", "False")),
