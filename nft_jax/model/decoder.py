@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 
 from nft_jax.model.adapter import Adapted
 from nft_jax.model.attention import align, attend, attend_cache, rotary_angles, rotate
-from nft_jax.model.config import FLOAT32, Compute, ModelConfig
+from nft_jax.model.config import FLOAT32, Compute, LayerKind, ModelConfig
 from nft_jax.model.experts import Load, load_of, mixture
 from nft_jax.model.parameters import ARRAYS, IN_LAYERS, OUTSIDE_LAYERS, arrays_of
 from nft_jax.model.quantise import Quantized, quantise
@@ -154,15 +154,18 @@ class Block(nn.Module):
             return y, tuple(routed)
         return matmul(activation(matmul(h, self.gate)) * matmul(h, self.up), self.down), ()
 
-    def enter(self, x, angles, local):
-        """`project` with the angles of the layer's kind. local: bool, or [] bool where the layers differ."""
-        if isinstance(local, bool):
-            return self.project(x, *angles[local])
-        return self.project(x, *(jnp.where(local, near, far) for far, near in zip(*angles, strict=True)))
+    def enter(self, x, angles, kind: LayerKind):
+        """`project` with the angles of the layer's kind."""
+        cos, sin = angles[kind.local] if isinstance(kind.local, bool) else (
+            jnp.where(kind.local, near, far) for far, near in zip(*angles, strict=True))
+        if kind.rotated is not True:
+            # By the angle 0, which changes nothing.
+            cos, sin = jnp.where(kind.rotated, cos, 1), jnp.where(kind.rotated, sin, 0)
+        return self.project(x, cos, sin)
 
-    def attend(self, q, k, v, segment_ids, local):
-        """q [B, K, G, T, E], k and v [B, K, T, E] -> like q, by full or by local attention. local: as `enter`."""
-        c = self.config
+    def attend(self, q, k, v, segment_ids, kind: LayerKind):
+        """q [B, K, G, T, E], k and v [B, K, T, E] -> like q, by full or by local attention."""
+        c, local = self.config, kind.local
         # Each kind is compiled with its own window, because kernels need it as a constant.
         windowed, full = (
             over_mesh(partial(attend, scale=c.attention_scale, window=window,
@@ -172,21 +175,22 @@ class Block(nn.Module):
             return (windowed if local else full)(q, k, v, segment_ids)
         return jax.lax.cond(local, windowed, full, q, k, v, segment_ids)
 
-    def __call__(self, x, angles, segment_ids, local):
+    def __call__(self, x, angles, segment_ids, kind: LayerKind):
         """x [B, T, D], angles of `angles_by_kind` -> the layer's output and what its router said (`finish`), and its
         keys and values."""
-        q, k, v = self.enter(x, angles, local)
-        return *self.finish(x, self.attend(q, k, v, segment_ids, local)), (k, v)
+        q, k, v = self.enter(x, angles, kind)
+        return *self.finish(x, self.attend(q, k, v, segment_ids, kind)), (k, v)
 
 
 def scan_layers(layer, x, params, config: ModelConfig, transform=lambda body: body):
-    """jax.lax.scan of `layer(x, weights, local)`, transformed, over the stacked layers.
+    """jax.lax.scan of `layer(x, weights, kind)`, transformed, over the stacked layers.
 
-    local: a Python bool if all layers are of one kind, else a traced bool, scanned beside the weights."""
-    local = [index in config.local_layers for index in range(config.num_layers)]
-    if len(set(local)) == 1:
-        return jax.lax.scan(transform(lambda x, weights: layer(x, weights, local[0])), x, params["layers"])
-    return jax.lax.scan(transform(lambda x, scanned: layer(x, *scanned)), x, (params["layers"], jnp.array(local)))
+    What all layers have in common is a Python bool of the kind. What differs is scanned beside the weights."""
+    values = LayerKind(*zip(*config.kinds, strict=True))
+    shared = LayerKind(*(value[0] for value in values))
+    differing = {name: jnp.array(value) for name, value in values._asdict().items() if len(set(value)) > 1}
+    return jax.lax.scan(transform(lambda x, scanned: layer(x, scanned[0], shared._replace(**scanned[1]))), x,
+                        (params["layers"], differing))
 
 
 def parameter_shapes(config: ModelConfig) -> dict:
@@ -252,15 +256,15 @@ def states_and_load(params, config: ModelConfig, tokens, positions, segment_ids,
         load = load_of(*routed, segment_ids > 0) if routed else None
         return constrain(x, mesh, "batch", "context", None), load
 
-    def layer(x, weights, local):
+    def layer(x, weights, kind):
         x, weights = checkpoint_name(x, "layer_input"), layer_weights(weights, compute)
-        x, routed, _ = part("__call__", weights, x, angles, segment_ids, local)
+        x, routed, _ = part("__call__", weights, x, angles, segment_ids, kind)
         return left(x, routed)
 
-    def layer_around_kernel(x, weights, local):
+    def layer_around_kernel(x, weights, kind):
         # What a kernel's backward pass needs has no name for `kept` to keep, so the kernel stays outside.
-        q, k, v = kept(lambda x, weights: part("enter", layer_weights(weights, compute), x, angles, local))(x, weights)
-        attended = part("attend", weights, q, k, v, segment_ids, local)
+        q, k, v = kept(lambda x, weights: part("enter", layer_weights(weights, compute), x, angles, kind))(x, weights)
+        attended = part("attend", weights, q, k, v, segment_ids, kind)
         return left(*kept(lambda weights, *xs: part("finish", layer_weights(weights, compute), *xs))(
             weights, x, attended))
 
@@ -299,9 +303,8 @@ def prefill(params, config: ModelConfig, tokens, positions, segment_ids, compute
         compute = replace(anywhere, attention="xla")
 
     cache = []
-    for index, weights in enumerate(params["layers"]):
-        x, _, entries = Block(config, compute, mesh).apply({"params": weights}, x, angles, segment_ids,
-                                                           index in config.local_layers)
+    for weights, kind in zip(params["layers"], config.kinds, strict=True):
+        x, _, entries = Block(config, compute, mesh).apply({"params": weights}, x, angles, segment_ids, kind)
         cache.append(entries)
     return tuple(list(part) for part in zip(*cache, strict=True))
 
@@ -336,13 +339,13 @@ def decode(params, config: ModelConfig, tokens, positions, cache, write_index, v
         return jax.tree.map(
             lambda r, e: jax.lax.dynamic_update_slice_in_dim(r, e.astype(r.dtype), write_index, axis), ring, entry)
 
-    for index, (keys, values) in enumerate(cache):
-        local = index in config.local_layers
-        block = partial(Block(config, mesh=mesh).apply, {"params": params["layers"][index]})
-        q, k, v = block(x, *angles[local], method="project")
+    for weights, kind, (keys, values) in zip(params["layers"], config.kinds, cache, strict=True):
+        block = partial(Block(config, mesh=mesh).apply, {"params": weights})
+        q, k, v = block(x, angles, kind, method="enter")
         k, v = cache_entries(k, v, isinstance(keys, Quantized))
         keys, values = write(keys, k, 3), write(values, v, 2)
-        attended = attend_cache(q[:, :, :, 0], keys, values, near if local else valid, scale=config.attention_scale)
+        seen = near if kind.local else valid
+        attended = attend_cache(q[:, :, :, 0], keys, values, seen, scale=config.attention_scale)
         x, _ = block(x, attended[:, :, :, None], method="finish")
         new_cache.append((keys, values))
     return logits(params, config, rms_norm(x[:, 0], params["final_norm"], config)), new_cache

@@ -18,6 +18,7 @@ import transformers
 FOLDER = Path(__file__).parent / "fixtures"
 COMMON = {"hidden_size": 20, "num_attention_heads": 6, "num_key_value_heads": 2, "intermediate_size": 26,
           "max_position_embeddings": 128, "attention_dropout": 0.0}
+NO_IDS = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}        # their defaults have no rows here
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 64}      # of five frequencies it keeps one, blends one, divides three
 
@@ -28,6 +29,10 @@ def default(theta: float) -> dict:
 
 def linear(theta: float, factor: float) -> dict:
     return {"rope_type": "linear", "rope_theta": theta, "factor": factor}
+
+
+def yarn(theta: float, **settings) -> dict:
+    return {"rope_type": "yarn", "rope_theta": theta, **settings}
 
 
 def pattern(layers: int, every: int) -> list[str]:
@@ -72,6 +77,15 @@ CASES = {       # name: (family, settings, largest file)
     "mistral_untied": ("Mistral", {
         "vocab_size": 47, "num_hidden_layers": 2, "hidden_size": 36, "tie_word_embeddings": False,
         "rms_norm_eps": 1e-5, "sliding_window": None, "rope_parameters": default(1e4)}, "1MB"),
+    "smollm3_tied_local": ("SmolLM3", {
+        **NO_IDS, "vocab_size": 61, "num_hidden_layers": 4, "head_dim": 14, "tie_word_embeddings": True,
+        "rms_norm_eps": 1e-5, "no_rope_layers": [1, 0, 1, 0], "use_sliding_window": True, "sliding_window": 4,
+        "rope_parameters": yarn(600.0, factor=4.0, original_max_position_embeddings=32, beta_fast=3.0, beta_slow=0.5,
+                                attention_factor=0.9, truncate=False)}, "1MB"),
+    "smollm3_untied": ("SmolLM3", {
+        **NO_IDS, "vocab_size": 53, "num_hidden_layers": 3, "hidden_size": 36, "tie_word_embeddings": False,
+        "rms_norm_eps": 3e-3, "no_rope_layer_interval": 3,
+        "rope_parameters": yarn(100.0, factor=3.0, original_max_position_embeddings=40)}, "1MB"),
     "qwen3_moe_untied": ("Qwen3Moe", {
         "vocab_size": 53, "num_hidden_layers": 3, "head_dim": 6, "tie_word_embeddings": False, "rms_norm_eps": 1e-5,
         "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 9, "norm_topk_prob": True,

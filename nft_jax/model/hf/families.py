@@ -34,6 +34,7 @@ from nft_jax.model.config import ModelConfig
 from nft_jax.model.hf.config_json import (
     FULL,
     SLIDING,
+    SWITCHED,
     boolean,
     expect,
     integer,
@@ -41,6 +42,7 @@ from nft_jax.model.hf.config_json import (
     number,
     rope_to_json,
     ropes,
+    unrotated_layers,
 )
 from nft_jax.model.parameters import ARRAYS, sizes_of
 from nft_jax.types import InputError
@@ -137,7 +139,9 @@ class Family:
     numbers: Mapping[str, str] = field(default_factory=dict)       # the same; null stands for 0, which is off
     booleans: Mapping[str, str] = field(default_factory=dict)      # the same; false where they are absent
     spellings: Mapping[str, str] = field(default_factory=dict)     # another name of a field -> its name here
-    windows: Literal["", "last", "pattern", "if_set", "if_used"] = ""     # local layers: `config_json.local_layers`
+    windows: Literal["", "last", "unrotated", "pattern", "if_set", "if_used"] = ""      # see `config_json.local_layers`
+    unrotated: bool = False            # some layers have no rotary positions: see `config_json.unrotated_layers`
+    ignored: tuple[str, ...] = ()      # fields that its code in transformers does not read, though others do
     rope_theta: float | None = None                    # where config.json has none; None: it must have one
     local_rope_theta: float | None = None              # the same for local layers that have their own
     split_head_dim: bool = True        # an absent head_dim means hidden_size / num_attention_heads
@@ -155,11 +159,14 @@ FAMILIES = {family.model_type: family for family in (
            integers={"num_experts": "num_experts", "num_experts_per_tok": "experts_per_token",
                      "moe_intermediate_size": "expert_size"},
            booleans={"norm_topk_prob": "norm_topk_prob"}, spellings={"num_local_experts": "num_experts"},
-           windows="if_used"),
+           windows="if_used", ignored=("max_window_layers",)),
     Family("llama", "LlamaForCausalLM", traits={}, only={**LLAMA_ONLY, "mlp_bias": False, "pretraining_tp": 1},
            defaults={"rms_norm_eps": 1e-6}, rope_theta=10_000.0),
     Family("mistral", "MistralForCausalLM", traits={}, only=LLAMA_ONLY,
            defaults={"rms_norm_eps": 1e-6, "sliding_window": 4096}, windows="if_set", rope_theta=10_000.0),
+    Family("smollm3", "SmolLM3ForCausalLM", traits={}, only={**LLAMA_ONLY, "mlp_bias": False},
+           defaults={"rms_norm_eps": 1e-6, "tie_word_embeddings": True}, windows="unrotated", unrotated=True,
+           ignored=("pretraining_tp", "max_window_layers"), rope_theta=2_000_000.0),
     Family("gemma3_text", "Gemma3ForCausalLM", tensors=GEMMA3_NAMES,
            traits={"qk_norm": True, "sandwich_norms": True, "norm_offset": 1.0, "activation": "gelu_tanh",
                    "scale_embeddings": True},
@@ -187,8 +194,9 @@ NUMBERS = {"rms_norm_eps": "norm_eps", "initializer_range": "initializer_range"}
 READ = frozenset([*INTEGERS, *NUMBERS, "tie_word_embeddings", "layer_types", "attention_dropout", "mlp_bias",
                   "rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor"])
 READ_FOR_WINDOWS = {"": (), "last": ("use_sliding_window", "sliding_window", "max_window_layers"),
+                    "unrotated": ("use_sliding_window", "sliding_window"),
                     "pattern": ("sliding_window", "sliding_window_pattern"), "if_set": ("sliding_window",),
-                    "if_used": ("use_sliding_window", "sliding_window", "max_window_layers")}
+                    "if_used": ("use_sliding_window", "sliding_window")}
 # Fields of config.json that change nothing we compute. Any other field that is set and not read is
 # refused, because it may stand for a part that the decoder lacks. (Routers are balanced by `terms.balance_weight`.)
 WITHOUT_EFFECT = frozenset("""
@@ -224,6 +232,7 @@ def config_from_hf(raw: dict) -> ModelConfig:
         **{ours: number(raw, name) for name, ours in family.numbers.items() if raw.get(name) is not None},
         **{ours: boolean(raw, name) for name, ours in family.booleans.items()},
         tie_embeddings=boolean(raw, "tie_word_embeddings"), window=window, local_layers=local,
+        unrotated_layers=unrotated_layers(raw) if family.unrotated else (),
         **ropes(raw, family.rope_theta, family.local_rope_theta), **family.traits)
     expect(config.num_heads % config.num_kv_heads == 0, "num_attention_heads", config.num_heads,
            f"it must be a multiple of {config.num_kv_heads} kv heads.")
@@ -251,10 +260,12 @@ def config_to_hf(config: ModelConfig) -> dict:
     }
     if family.windows:
         raw["sliding_window"] = config.window or None
-    if family.windows in ("last", "pattern"):
-        raw["layer_types"] = [SLIDING if i in config.local_layers else FULL for i in range(config.num_layers)]
-    if family.windows in ("last", "if_used"):
+    if family.windows not in ("", "if_set", "if_used"):
+        raw["layer_types"] = [SLIDING if kind.local else FULL for kind in config.kinds]
+    if family.windows in SWITCHED:
         raw["use_sliding_window"] = bool(config.local_layers)
+    if family.unrotated:
+        raw["no_rope_layers"] = [int(kind.rotated) for kind in config.kinds]
     if family.local_rope_theta is not None:
         raw["rope_local_base_freq"] = config.local_rope_theta
         raw["rope_parameters"] = {FULL: rope, SLIDING: rope_to_json(config.local_rope_theta, None)}
@@ -302,7 +313,9 @@ def _refuse_other_features(raw: dict, family: Family) -> None:
         expect(found == value or not (found or value), name, found,
                f"only {value!r} is implemented for {family.model_type}.")
     read = READ | set(READ_FOR_WINDOWS[family.windows]) | family.only.keys() | family.integers.keys() \
-        | family.numbers.keys() | family.booleans.keys() | family.spellings.keys()
+        | family.numbers.keys() | family.booleans.keys() | family.spellings.keys() | {*family.ignored}
+    if family.unrotated:
+        read |= {"no_rope_layers", "no_rope_layer_interval"}
     if family.local_rope_theta is not None:
         read |= {"rope_local_base_freq"}
     for name in sorted(raw.keys() - read - WITHOUT_EFFECT):

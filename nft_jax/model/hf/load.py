@@ -112,8 +112,8 @@ def check_weights(folder: str | os.PathLike, config: ModelConfig) -> dict[str, S
         raise InputError(f"{folder}: config.json: num_hidden_layers is {config.num_layers}, and the weights have "
                          f"{max(numbers) + 1} layers. Use the weights and the config.json of one model.")
     if joined := next((name for name in sorted(found) if name.endswith(".experts.gate_up_proj")), None):
-        raise InputError(f"{folder}: {joined} holds the experts of a layer in one tensor, as transformers keeps them in "
-                         "memory: save the model with save_pretrained(FOLDER, save_original_format=True), the default.")
+        raise InputError(f"{folder}: {joined} holds all experts of a layer, as transformers keeps them in memory: save "
+                         "the model with save_pretrained(FOLDER, save_original_format=True), the default.")
     expected = {name: tensor.shapes(config)[1] for name, tensor, _ in hf_order(config)}
     # A tied model may carry a head too, equal to its embedding.
     allowed = {**expected, "lm_head.weight": (config.vocab_size, config.hidden_size)}
