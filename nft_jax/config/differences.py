@@ -52,6 +52,11 @@ def differences(*settings: Mapping, ignore: Collection[str] = ()) -> dict[str, t
     return {name: values for name, values in found.items() if any(value != values[0] for value in values)}
 
 
+def objective_label(objective: str) -> str:
+    """An objective's name in tables and figures: of one's own, "my_losses.py:forks", the function's, "forks"."""
+    return objective.rpartition(":")[2] or objective
+
+
 def experiments_of(settings: Sequence[Mapping]) -> list[tuple[str, list[int]]]:
     """The experiments among flat settings: the name of each and the indices of its seeds, in the order of the first.
 
