@@ -6,13 +6,13 @@ import tempfile
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Compiling is most of the suite's time, and tests run each program once or twice.
-_quick_to_compile = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
-if importlib.metadata.version("jaxlib").startswith("0.10."):
-    # The older code generator compiles a train step in a third of the time. XLA stops at a flag that it lacks,
-    # and later versions lack this one.
-    _quick_to_compile += " --xla_cpu_use_fusion_emitters=false"
-os.environ.setdefault("XLA_FLAGS", _quick_to_compile)
+if "XLA_FLAGS" not in os.environ:
+    # Compiling is most of the suite's time, and tests run each program once or twice.
+    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+    if importlib.metadata.version("jaxlib").startswith("0.10."):
+        # The older code generator compiles a train step in a third of the time. Later versions lack it, and XLA
+        # stops at a flag that it does not know.
+        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
 if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):      # or training would write to the user's cache
     _compiled = tempfile.TemporaryDirectory(prefix="nft_jax_compiled_")
