@@ -12,7 +12,7 @@ Expected: accuracy/all rises within some tens of steps, if the model is right no
 from experiments.presets import code, gsm8k, qwen2_5_32b, qwen2_5_math_7b
 from experiments.quickstart import QUICKSTART
 from nft_jax import config as c
-from nft_jax.data.benchmarks import BOXED
+from nft_jax.data.templates import BOXED
 
 LOCAL = c.Config(
     name="local",
