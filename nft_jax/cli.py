@@ -13,6 +13,7 @@ from typing import Annotated, NamedTuple
 import tyro
 
 from nft_jax.config import Config
+from nft_jax.objectives.flags import command_line
 from nft_jax.runtime.distributed import ends_together, is_first
 from nft_jax.runtime.names import experiment
 from nft_jax.runtime.terminal import one_paragraph_errors
@@ -40,10 +41,12 @@ class Arguments(NamedTuple):
     """Record a timeline of two steps (after the first) into the run's folder profile/, for xprof or Perfetto."""
 
 
-def parse(preset: Config, description: str, arguments: Sequence[str] | None = None) -> Arguments:
-    """The command line: every field of `preset` as a flag. A mistake says what to write, and exits with status 2."""
+def parse(preset: Config, description: str, arguments: Sequence[str] | None = None,
+          prog: str | None = None) -> Arguments:
+    """The command line: every field of `preset` as a flag, and every setting of an objective of one's own. A mistake
+    says what to write, and exits with status 2. `prog`: the command, as messages name it."""
     with one_paragraph_errors():
-        return tyro.cli(Arguments, default=Arguments(preset), description=description, args=arguments)
+        return command_line(Arguments(preset), arguments, prog=prog, description=description)
 
 
 def print_summary(config: Config, summary: dict) -> None:

@@ -13,6 +13,7 @@ from typing import Annotated, NamedTuple
 import tyro
 
 from nft_jax.config import Config
+from nft_jax.objectives.flags import command_line
 from nft_jax.preflight.devices import Topology
 from nft_jax.runtime.names import experiment
 from nft_jax.runtime.terminal import one_paragraph_errors
@@ -31,7 +32,8 @@ class Arguments(NamedTuple):
 
 def parse(preset: Config, description: str, arguments: Sequence[str]) -> Arguments:
     """Every field of `preset` as a flag, and the flags of preflight. Raises InputError for values out of range."""
-    asked = tyro.cli(Arguments, default=Arguments(preset), description=description, args=arguments)
+    asked = command_line(Arguments(preset), arguments, prog="python -m nft_jax.preflight EXPERIMENT",
+                         description=description)
     if not 0 < asked.accepted_share <= 1:
         raise InputError(f"accepted_share is {asked.accepted_share}: use a number in (0, 1].")
     if not 0 <= asked.answer_tokens <= asked.config.rollout.max_new_tokens:
