@@ -43,9 +43,9 @@ def command_line(default: Any, arguments: Sequence[str] | None = None, **options
 def _named(arguments: Sequence[str]) -> str:
     """The value of the last --objective; "" without one."""
     found = ""
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for place, word in enumerate(arguments):
         if word == "--objective":
-            found = following
+            found = " ".join(arguments[place + 1:place + 2])
         elif word.startswith("--objective="):
             found = word.partition("=")[2]
     return found
