@@ -55,11 +55,12 @@ _PACKAGES = ("verify", "train")
 __all__ = sorted(_HOME)
 
 
-def __getattr__(name: str):
-    if name not in _HOME:
-        raise AttributeError(f"module 'nft_jax' has no attribute {name!r}")
-    home = import_module(f"nft_jax.{_HOME[name]}")
-    return home if name in _PACKAGES else getattr(home, name)
+if not TYPE_CHECKING:           # or type checkers would find every name
+    def __getattr__(name: str):
+        if name not in _HOME:
+            raise AttributeError(f"module 'nft_jax' has no attribute {name!r}")
+        home = import_module(f"nft_jax.{_HOME[name]}")
+        return home if name in _PACKAGES else getattr(home, name)
 
 
 def __dir__():

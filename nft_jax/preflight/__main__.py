@@ -44,7 +44,7 @@ def parse(preset: Config, description: str, arguments: Sequence[str], prog: str)
 def main(arguments: list[str] | None = None, prog: str = "python -m nft_jax.preflight") -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(__doc__, file=sys.stdout if arguments else sys.stderr)
+        print(f"usage: {prog} EXPERIMENT [--field value]\n\n{__doc__}", file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
     with one_paragraph_errors():
         name, flags = arguments[0], arguments[1:]
