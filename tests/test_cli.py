@@ -11,7 +11,8 @@ import pytest
 import nft_jax
 from nft_jax.cli import COMMANDS, main, parse, print_summary
 from nft_jax.config import Config, flat
-from nft_jax.config.foreign import FOREIGN, NAMES
+from nft_jax.config.foreign import FOREIGN, NAMES, refuse_foreign
+from refusal import refused
 
 ROOT = Path(__file__).parents[1]
 
@@ -132,7 +133,9 @@ def test_our_names_are_flags_that_there_are():
     for answer in FOREIGN:
         assert set(re.findall(r"--[a-z0-9.-]+", answer)) <= ours
     assert not {f"--{name}" for name in NAMES} & ours
-    parse(Config(), "", ["--seed", "3", "--steps", "4"])
+    parse(Config(), "", ["--seed", "3", "--data.columns", "problem=x.y,answer=z", "--rollout.temperature=0.5"])
+    with refused("actor_rollout_ref.rollout.n", "--rollout.samples-per-prompt", "data.train_batch_size"):
+        refuse_foreign(["actor_rollout_ref.rollout.n=8", "data.train_batch_size=512", "trainer.project_name=x"])
 
 
 def test_type_checkers_see_the_public_face():

@@ -1,4 +1,5 @@
 """Flags of TRL, verl, Tunix and others, and what they are called here. `experiments/coming_from.md` is the page."""
+import re
 from collections.abc import Sequence
 
 from nft_jax.types import InputError
@@ -13,14 +14,15 @@ FOREIGN: dict[str, str] = {
     "--verifier.reward": "reward reward-funcs reward-fn",
     "--evaluation.source": "eval-dataset val-files eval-data",
     "--evaluation.every": "eval-steps eval-every eval-freq test-freq",
-    "--workdir": "output-dir save-dir run-dir out-dir",
+    "--workdir": "output-dir save-dir run-dir out-dir default-local-dir",
     "--steps": "max-steps num-steps total-steps total-training-steps",
     "--steps (steps of rollout.prompts_per_step questions; the dry run counts them)":
         "epochs num-epochs num-train-epochs total-epochs",
     "--rollout.prompts-per-step (questions of a step) and --batch.updates-per-step (updates made of their answers)":
         "batch-size train-batch-size per-device-train-batch-size ppo-mini-batch-size generation-batch-size",
     "--batch.rows-per-micro-batch (what fits in memory; the number of micro-batches follows)":
-        "micro-batch-size gradient-accumulation-steps grad-accum mini-batch-size",
+        "micro-batch-size train-micro-batch-size ppo-micro-batch-size-per-gpu gradient-accumulation-steps grad-accum "
+        "mini-batch-size",
     "--batch.updates-per-step (every answer is trained on once)": "num-iterations ppo-epochs mu",
     "--rollout.samples-per-prompt": "num-generations group-size n num-samples rollouts-per-prompt",
     "--rollout.max-new-tokens": "max-completion-length max-response-length max-new-tokens max-tokens "
@@ -61,9 +63,15 @@ NAMES = {name: ours for ours, names in FOREIGN.items() for name in names.split()
 
 
 def refuse_foreign(arguments: Sequence[str]) -> None:
-    """Raises InputError, with our name of each, for flags of other libraries."""
-    flags = dict.fromkeys(word.partition("=")[0] for word in arguments if word.startswith("--"))
-    found = {flag: NAMES[name] for flag in flags if (name := flag[2:].replace("_", "-").lower()) in NAMES}
+    """Raises InputError, with our name of each, for flags of other libraries, and for Hydra's words (data.x=3)."""
+    words = dict.fromkeys(word.partition("=")[0] for word in arguments
+                          if word.startswith("--") or re.match(r"\+?[a-z_]+(\.[a-z_]+)+=", word))
+    found = {}
+    for word in words:
+        name = word[2:] if word.startswith("--") else word.rpartition(".")[2]
+        name = name.replace("_", "-").lower()
+        if name in NAMES:
+            found[word] = NAMES[name]
     if found:
         told = "; ".join(f"{flag} is {ours}" for flag, ours in found.items())
         raise InputError(f"flags of other libraries: {told}. The page experiments/coming_from.md has more names, and "
