@@ -133,8 +133,8 @@ def page() -> str:
     lines = ["# Metrics", "",
              "Made by `python -m nft_jax.record.glossary`. Each is a column of `metrics.jsonl`, of TensorBoard and of",
              "the report. [What you should see](../../experiments/what_you_should_see.md) shows healthy curves.",
-             "A set with a name has `evaluation/SET/...` for each `evaluation/...`. `evaluation/accuracy/all` is then the",
-             "mean over the sets. \"only with\" names what a run needs to have the metric."]
+             "A set with a name has `evaluation/SET/...` for each `evaluation/...`, and `evaluation/accuracy/all` is",
+             "the mean over the sets. \"only with\" names what a run needs to have the metric."]
     for section, terms in SECTIONS.items():
         lines += ["", f"## {section}", "", "| metric | meaning | only with |", "|---|---|---|"]
         lines += [f"| `{term.names}` | {term.meaning} | {term.when} |" for term in terms]
