@@ -29,7 +29,7 @@ from nft_jax.config import (
     RolloutConfig,
 )
 from nft_jax.config.foreign import refuse_foreign
-from nft_jax.data.benchmarks import BOXED
+from nft_jax.data.templates import BOXED
 from nft_jax.objectives.flags import command_line
 from nft_jax.runtime.distributed import ends_together, is_first
 from nft_jax.runtime.names import experiment, load

@@ -25,7 +25,11 @@ class DataConfig(Checked, prefix="data."):
     """Columns with names of their own: problem=NAME,answer=NAME, or one of the two. A point leads into a column of
     objects (extra_info.answer). Empty = the names that the README gives."""
     template: str = "{problem}"
-    """User message; {problem} is replaced by the question. Chat messages in the data are taken as they are."""
+    """User message; {problem} is replaced by the question. Chat messages in the data are taken as they are. For a
+    model without a chat template (a base model), this is the whole prompt."""
+    chat_template: str = ""
+    """In place of the model's own chat template: a .jinja file, the folder of another model (the instruct version), or
+    none, which makes data.template the whole prompt. Empty = the model's own, if it has one."""
     system: str = ""
     """System message put before the question when not empty."""
     thinking: bool | None = None
@@ -201,6 +205,8 @@ class AnswerConfig(DecodingConfig, prefix="--"):
     """Of a run: the checkpoint, latest, best or its step."""
     seed: int = 0
     """Seed of sampling."""
+    chat_template: str = ""
+    """As data.chat_template. Empty: as in the run whose model answers, else the model's own."""
     date: str = ""
     """As data.date. Empty: as in the run whose model answers, else the day of the first start."""
     max_prompt_tokens: int = 2048

@@ -12,6 +12,7 @@ Notation: s = reward of the answer, r = group accuracy, R = exp(logprobs - old_l
 c = -dloss/dlogprob, the coefficient on grad log pi in the direction of ascent.
 """
 import inspect
+import re
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -195,6 +196,20 @@ def _unpacked(found: object, label: str) -> tuple[Array, Mapping[str, Array]]:
         shown = f"a tuple of {', '.join(type(each).__name__ for each in found)}"
     raise InputError(f"objective is {label}, which returned {shown}: return (loss [B, T], metrics), with a dict of "
                      "metrics [B, T] by name, {} for none.")
+
+
+def settings_read(name: str, source: str = "") -> frozenset[str]:
+    """The fields of `ObjectiveConfig` that an objective looks at, by its name alone: nothing is imported or run.
+
+    source: of an objective of one's own, the text that its run keeps (objective.py). It may read every field that its
+        text names, or any field where it hands `config` on. Without a text, and of an objective that this version
+        does not know: every field."""
+    every = frozenset(field.name for field in fields(ObjectiveConfig))
+    if name in OBJECTIVES:
+        return frozenset((*OBJECTIVES[name].reads, "loss_agg", "constant_length"))
+    if not source or re.search(r"[(,]\s*config\s*[,)]", re.sub(r"def \w+\([^)]*\)", "", source)):
+        return every
+    return (every & set(re.findall(r"\w+", source))) | {"loss_agg", "constant_length"}
 
 
 def token_loss(name: str | Objective | TokenLoss, logprobs: Array, old_logprobs: Array, mask: Array, rewards: Array,

@@ -18,6 +18,7 @@ class Term(NamedTuple):
 
 KINDS = "{all,right,wrong}"
 SIGNS = "{positive,negative}"
+EXPERTS = "a model with experts"
 SOMETIMES = "answers of this kind"
 ANSWERS = (
     Term("accuracy/all", "mean reward of the answers that were judged"),
@@ -75,6 +76,13 @@ SECTIONS: dict[str, tuple[Term, ...]] = {
              "rollout.old_logprobs trainer"),
         Term("objective/NAME", "mean over the trained tokens of a metric of an objective of your own",
              "an objective of your own"),
+    ),
+    "Experts": (
+        Term("router/entropy", "mean entropy of the router, in nats per token; log(experts) if all are alike", EXPERTS),
+        Term("router/fullest_share", "mean over the layers of the share of rows of the fullest expert", EXPERTS),
+        Term("router/fullest_max", "the largest of these shares", EXPERTS),
+        Term("router/balance", "the load-balancing loss, unweighted; experts per token if all are alike", EXPERTS),
+        Term("loss/balance", "what it adds to the loss", "terms.balance_weight"),
     ),
     "Terms": (
         Term("loss/kl", "what the KL term adds to the loss", "terms.kl_weight"),

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from nft_jax.config import AnswerConfig, Config, DataConfig, EvaluationConfig, VerifierConfig
-from nft_jax.data.benchmarks import BOXED, SETS, SUITES, Asked, ask, names_of
+from nft_jax.data.benchmarks import SETS, SUITES, Asked, ask, names_of
+from nft_jax.data.templates import BOXED
 from nft_jax.runtime.tables import KINDS
 from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import InputError, Unreachable
@@ -77,7 +78,8 @@ class Arguments(AnswerConfig):
     """Temperature, top-p and lengths of the paper (7B: 1.0, 32B: 0.6) or of its scripts (7B: 0.6,
     32B: 1.0). Without it, a run is sampled as in its configuration, a model as in paper_7b."""
     template: str = ""
-    """User message for all sets; {problem} is replaced by the question. Empty: as each set says."""
+    """User message for all sets; {problem} is replaced by the question. Empty: as each set says. For a model
+    without a chat template, the whole prompt; empty: as in the run."""
     system: str = ""
     """System message."""
     mode: Literal["equivalent", "strict", "lenient"] = "equivalent"
@@ -122,7 +124,8 @@ def defaults(config: Config, sampling: Sampling | None = None, suite: str = "") 
     return Arguments(
         **values, model=tyro.MISSING, seed=config.seed, dtype=config.policy.compute_dtype, kv_dtype=rollout.kv_dtype,
         weight_dtype=rollout.weight_dtype, stop=rollout.stop, stop_token_ids=rollout.stop_token_ids,
-        system=config.data.system, date=config.data.date, mode=config.verifier.mode)
+        system=config.data.system, chat_template=config.data.chat_template, date=config.data.date,
+        mode=config.verifier.mode)
 
 
 def verifier_of(given: Arguments, config: Config) -> VerifierConfig:
@@ -162,7 +165,7 @@ def evaluate(given: Arguments) -> str:
     from nft_jax.record.parts import Parts
     from nft_jax.record.weights import find_weights
     from nft_jax.rollout.answers import answer, dated_as_begun, identity, questions_of, say
-    from nft_jax.rollout.evaluation import read_set, summarise_table
+    from nft_jax.rollout.evaluation import asked_by, read_set, summarise_table
     from nft_jax.rollout.slots import require_positions
     from nft_jax.rollout.table import markdown
     from nft_jax.runtime.compilation import use_compilation_cache
@@ -177,11 +180,12 @@ def evaluate(given: Arguments) -> str:
                       fields=("--max-prompt-tokens", "--max-new-tokens"))
     out = given.out or (Path("runs/evaluations") / (weights.home or weights.folder).name if weights.run is None else
                         weights.home / "evaluations" / f"step_{weights.step:06d}")
-    tokenizer, tables, skipped = load_tokenizer(weights.folder), [], {}
+    tokenizer, tables, skipped = load_tokenizer(weights.folder, given.chat_template or weights.chat_template), [], {}
     common = identity(given, weights, mode=verifier.mode, reward=verifier.reward)
     for one in asked:
         name = one.name or HELD_OUT
         table = out / f"{name}.parquet"
+        one = asked_by(one, tokenizer, given.template or config.data.template)
         one = one._replace(data=dated_as_begun(one.data, tokenizer, table))
         try:
             held, report = read_set(one, tokenizer, one.name or "evaluation", verifier.reward)

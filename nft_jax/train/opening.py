@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import jax
 
 from nft_jax.config import Config, flat
-from nft_jax.data.prompts import LoadReport, dated, load_questions
+from nft_jax.data.prompts import LoadReport, dated, load_questions, prompt_lines
 from nft_jax.data.stream import PromptStream
 from nft_jax.model import hf
 from nft_jax.model.adapter import Adapter
@@ -94,7 +94,7 @@ def read_inputs(config: Config, today: str = "", *, weights: bool = True) -> Inp
     model = hf.read_config(folder)
     # `make_plan` checks it as well. Here it is told before the questions are read.
     require_positions(model, config.data.max_prompt_tokens, config.rollout.max_new_tokens)
-    tokenizer = hf.load_tokenizer(folder)
+    tokenizer = hf.load_tokenizer(folder, config.data.chat_template)
     if weights or hf.is_local(config.policy.path):
         hf.check_weights(folder, model)
     check_reference(config, model, weights=weights)
@@ -147,7 +147,8 @@ def preview(config: Config, *, fresh: bool = False, fork: str = "") -> tuple[Mod
                      f"{error}")
     else:
         model, lines = inputs.model, [f"{name}: {report}" for name, report in inputs.reports.items()]
-        lines += [first_prompt(inputs), *Ends(inputs.tokenizer, inputs.eos, config.rollout, model.vocab_size).told()]
+        lines += [*prompt_lines(inputs.tokenizer), first_prompt(inputs),
+                  *Ends(inputs.tokenizer, inputs.eos, config.rollout, model.vocab_size).told()]
         config = replace(config, data=replace(config.data, date=inputs.date))
         standing = look(config, inputs.identity, fresh=fresh, fork=fork)
     return model, [*lines, *truncation_remark(config), *standing.lines]
@@ -264,6 +265,7 @@ def remarks(plan: Plan, sampler: Sampler, held_out: Sequence[HeldOut], asked_slo
     yield f"attention: {plan.compute.attention} ({plan.attention_reason})"
     chosen = " (as the run began)" if remembered else " (chosen from the free memory)"
     yield f"rollout.slots: {slots}{'' if asked_slots else chosen}"
+    yield from prompt_lines(sampler.ends.tokenizer)
     yield from sampler.ends.told()
     yield from truncation_remark(plan.config)
     if processes > 1:

@@ -37,7 +37,7 @@ def test_metrics_of_the_terms(folders):
     first, second = read_metrics(folders[0] / "metrics.jsonl")[1:]
     assert [key for key in second if key != "step" and meaning(key) is None] == []
     named = {name for name, term in MEANINGS.items() if term.when.startswith("terms.")}
-    assert named - {"kl/mean_k1", "kl/mean_k2"} <= set(first)
+    assert named - {"kl/mean_k1", "kl/mean_k2", "loss/balance"} <= set(first)
     for row in (first, second):
         assert row["loss/entropy_bonus"] < 0 < row["loss/kl"]
         assert row["loss/total"] == pytest.approx(sum(row[f"loss/{name}"] for name in (

@@ -1,5 +1,6 @@
 """The presets: the paper's arithmetic, sources whose columns are understood, and a dry run without network."""
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,13 @@ import pytest
 from experiments import train
 from experiments.presets import PRESETS, gsm8k, qwen2_5_32b, qwen2_5_math_7b
 from nft_jax.config import flat
+from nft_jax.data import templates
 from nft_jax.data.prompts import load_questions
 from nft_jax.model.hf import config_of
 from nft_jax.model.hf.published import PUBLISHED
 from nft_jax.objectives.registry import token_weights
 from nft_jax.preflight.dry_run import batch_arithmetic, memory_estimate
+from nft_jax.runtime.names import experiment
 from nft_jax.train.opening import preview
 from nft_jax.train.plan import settle
 from refusal import refused
@@ -70,6 +73,14 @@ def test_official_loss_is_that_of_the_published_number_of_gpus(module, ranks, sh
     loss = module.OFFICIAL.loss
     ours = token_weights(loss.loss_agg, lengths, loss.constant_length)
     assert np.mean(of_ranks) == pytest.approx(sum(w * g.sum() for w, g in zip(ours, gradients, strict=True)), rel=1e-12)
+
+
+def test_the_preset_of_the_page_on_prompts(tmp_path):
+    page = (ROOT / "nft_jax" / "data" / "README.md").read_text()
+    (tmp_path / "zero.py").write_text(re.search(r"```python\n(from dataclasses.*?)```", page, re.DOTALL).group(1))
+    config = settle(experiment(f"{tmp_path / 'zero.py'}:CONFIG"))
+    assert config.data.template == templates.R1_ZERO and config.data.chat_template == "none"
+    assert config.rollout.stop == ("</answer>",)
 
 
 def tokenizer_of(data_folder):
