@@ -31,7 +31,7 @@ WAYS = {
     "LoRA, int8 base": replace(SETTING, adapter=replace(LORA, base_dtype="int8"),
                                rollout=replace(SETTING.rollout, weight_dtype="int8")),
 }
-NOTE = """GiB of one device in its fullest moment, and the smallest device in whose usable memory (90%; TPUs 97%) that fits.
+NOTE = """GiB of one device in its fullest moment, and the smallest device that holds it (usable: 90%, of TPUs 97%).
 Setting: rows of 1,024 tokens, one in a micro-batch, 32 slots of 256 + 768 tokens, bfloat16, `--policy.remat block`.
 LoRA: rank 16, all projections. int8 base: `--adapter.base-dtype int8 --rollout.weight-dtype int8`.
 v5p: its smallest slice, 4 chips that share the model (`--mesh.fsdp 4`), each with a row of its own.

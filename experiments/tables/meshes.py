@@ -71,7 +71,8 @@ def needs(preset: str, topology, flags: str) -> Needs:
     idle = max(1.0, rows / filled)
     score, train = max(e.score * idle, 2 * sending), max(e.train * idle, 8 * sending)
     evaluations = e.device_hours * 3600 / plan.mesh.size - config.steps * e.step
-    return Needs(mesh, state, sketch.fullest, sketch.usable, rows, filled, e.rollout, score, train, (config.steps * (e.rollout + score + train) + evaluations) / 3600)
+    return Needs(mesh, state, sketch.fullest, sketch.usable, rows, filled, e.rollout, score, train,
+                 (config.steps * (e.rollout + score + train) + evaluations) / 3600)
 
 
 def hours(value: float) -> str:
