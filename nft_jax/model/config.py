@@ -44,7 +44,19 @@ class YarnRope:
     truncate: bool = True                      # the ends of the blend are whole numbers of frequencies
 
 
-RopeScaling = LinearRope | Llama3Rope | YarnRope
+@dataclass(frozen=True)
+class LongRope:
+    """LongRoPE (Ding et al., arXiv 2402.13753) of sequences within the original context: each frequency is divided by
+    its own number, and queries and keys grow by `attention_factor`. The numbers of longer sequences are not
+    implemented: transformers changes to them for a whole batch, by its longest row."""
+    short_factor: tuple[float, ...]
+    long_factor: tuple[float, ...]             # of longer sequences; kept for the files alone
+    original_max_position_embeddings: int
+    max_position_embeddings: int               # with the long factors
+    attention_factor: float | None = None      # None: follows from both lengths
+
+
+RopeScaling = LinearRope | Llama3Rope | YarnRope | LongRope
 
 
 class LayerKind(NamedTuple):
@@ -72,6 +84,8 @@ class ModelConfig:
     qk_norm: bool = False              # Qwen3, Gemma 3
     initializer_range: float = 0.02
     rope_scaling: RopeScaling | None = None
+    partial_rotary_factor: float = 1.0         # share of a head's numbers that rotate, the first ones (Phi-4-mini)
+    fused_projections: bool = False    # query, key, value are one matrix in the files, gate and up another (Phi-3)
     local_layers: tuple[int, ...] = ()     # a token of these layers sees itself and the `window` - 1 tokens before it
     window: int = 0                        # 0 when no layer is local
     unrotated_layers: tuple[int, ...] = () # without rotary positions (SmolLM3)
@@ -92,6 +106,11 @@ class ModelConfig:
         """Of each layer."""
         return tuple(LayerKind(layer in self.local_layers, layer not in self.unrotated_layers)
                      for layer in range(self.num_layers))
+
+    @property
+    def rotary_dim(self) -> int:
+        """Numbers of a head that rotate."""
+        return int(self.head_dim * self.partial_rotary_factor)
 
     @property
     def attention_scale(self) -> float:

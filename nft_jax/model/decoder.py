@@ -62,11 +62,11 @@ def soft_cap(logits, cap: float):
 
 
 def angles_by_kind(config: ModelConfig, positions):
-    """Rotary angles (cos, sin), [..., E/2] each, of the layers that see everything and of the local layers."""
-    everywhere = rotary_angles(positions, config.head_dim, config.rope_theta, config.rope_scaling)
+    """Rotary angles (cos, sin), [..., rotary_dim/2] each, of the layers that see everything and of the local layers."""
+    everywhere = rotary_angles(positions, config.rotary_dim, config.rope_theta, config.rope_scaling)
     if config.local_rope_theta is None or not config.local_layers:
         return everywhere, everywhere
-    return everywhere, rotary_angles(positions, config.head_dim, config.local_rope_theta)
+    return everywhere, rotary_angles(positions, config.rotary_dim, config.local_rope_theta)
 
 
 def matmul(x, weights):

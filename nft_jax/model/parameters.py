@@ -82,6 +82,8 @@ IN_LAYERS = {
     "post_mlp_norm": Array("D", "norm", lambda config: config.sandwich_norms),
 }
 ARRAYS = OUTSIDE_LAYERS | IN_LAYERS
+# The matrices that are one in a model of `fused_projections`.
+FUSED = (("query", "key", "value"), ("gate", "up"))
 
 
 def arrays_of(table: dict[str, Array], config: ModelConfig) -> Iterator[tuple[str, Array, tuple[int, ...]]]:

@@ -86,6 +86,14 @@ CASES = {       # name: (family, settings, largest file)
         **NO_IDS, "vocab_size": 53, "num_hidden_layers": 3, "hidden_size": 36, "tie_word_embeddings": False,
         "rms_norm_eps": 3e-3, "no_rope_layer_interval": 3,
         "rope_parameters": yarn(100.0, factor=3.0, original_max_position_embeddings=40)}, "1MB"),
+    "phi3_tied_longrope": ("Phi3", {
+        **NO_IDS, "vocab_size": 47, "num_hidden_layers": 3, "hidden_size": 48, "tie_word_embeddings": True,
+        "rms_norm_eps": 1e-3, "sliding_window": 5, "original_max_position_embeddings": 32,
+        "rope_parameters": {"rope_type": "longrope", "rope_theta": 700.0, "partial_rotary_factor": 0.75,
+                            "short_factor": [1.0, 1.5, 2.25], "long_factor": [1.25, 4.0, 9.5]}}, "1MB"),
+    "phi3_untied_sharded": ("Phi3", {
+        **NO_IDS, "vocab_size": 53, "num_hidden_layers": 2, "head_dim": 10, "tie_word_embeddings": False,
+        "rms_norm_eps": 1e-5, "sliding_window": None, "rope_parameters": default(50.0)}, "20KB"),
 }
 LENGTHS = (17, 1, 9, 16)
 

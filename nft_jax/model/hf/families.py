@@ -24,13 +24,13 @@ To add a family:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from nft_jax.model.config import ModelConfig
+from nft_jax.model.config import LongRope, ModelConfig
 from nft_jax.model.hf.config_json import (
     FULL,
     SLIDING,
@@ -40,6 +40,7 @@ from nft_jax.model.hf.config_json import (
     integer,
     local_layers,
     number,
+    partial_rotary_factor,
     rope_to_json,
     ropes,
     unrotated_layers,
@@ -47,10 +48,13 @@ from nft_jax.model.hf.config_json import (
 from nft_jax.model.parameters import ARRAYS, sizes_of
 from nft_jax.types import InputError
 
+ORIGINAL = "original_max_position_embeddings"
+
 
 @dataclass(frozen=True)
 class Tensor:
-    """One array of ours as a tensor of Hugging Face.
+    """One array of ours as a tensor of Hugging Face. Where several arrays of a family have one name, their rows stand
+    in this tensor one after the other, in the order of the table (Phi-3).
 
     layout: the tensor's axes, in the letters of `nft_jax.model.parameters`; letters side by side form one merged
         axis. `nn.Linear` stores our query [D, H, E] as [out, in], which is "HE D"."""
@@ -71,7 +75,7 @@ class Tensor:
         return ARRAYS[self.array].axes
 
     def shapes(self, config: ModelConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """(our shape, Hugging Face shape) of one layer's array."""
+        """(our shape, shape in Hugging Face's layout) of one layer's array."""
         return sizes_of(self.ours, config), tuple(math.prod(sizes_of(axes, config)) for axes in self.layout.split())
 
     def to_hf(self, array: np.ndarray, config: ModelConfig) -> np.ndarray:
@@ -103,6 +107,11 @@ NAMES = (
     Tensor("query_norm", LAYER + "self_attn.q_norm.weight", "E"),
     Tensor("key_norm", LAYER + "self_attn.k_norm.weight", "E"),
 )
+# Phi-3 has the rows of several arrays in one tensor.
+PHI3_NAMES = tuple(
+    replace(tensor, name=LAYER + "self_attn.qkv_proj.weight") if tensor.array in ("query", "key", "value") else
+    replace(tensor, name=LAYER + "mlp.gate_up_proj.weight") if tensor.array in ("gate", "up") else tensor
+    for tensor in NAMES)
 # Gemma 3 calls the norm after attention what the other families call the norm before the MLP.
 GEMMA3_NAMES = (
     *(tensor for tensor in NAMES if tensor.array != "mlp_norm"),
@@ -123,6 +132,9 @@ class Family:
     integers: Mapping[str, str] = field(default_factory=dict)      # fields of its own -> fields of ModelConfig
     numbers: Mapping[str, str] = field(default_factory=dict)       # the same; null stands for 0, which is off
     windows: Literal["", "last", "unrotated", "pattern", "if_set"] = ""      # see `config_json.local_layers`
+    ropes: tuple[str, ...] = ("default", "linear", "llama3", "yarn")         # rope_types
+    partial_rotary: bool = False       # partial_rotary_factor is read
+    all_kv_heads: bool = False         # an absent num_key_value_heads means num_attention_heads
     unrotated: bool = False            # some layers have no rotary positions: see `config_json.unrotated_layers`
     ignored: tuple[str, ...] = ()      # fields that its code in transformers does not read, though others do
     rope_theta: float | None = None                    # where config.json has none; None: it must have one
@@ -138,12 +150,17 @@ FAMILIES = {family.model_type: family for family in (
     Family("qwen3", "Qwen3ForCausalLM", traits={"qk_norm": True}, only=LLAMA_ONLY, windows="last",
            split_head_dim=False),
     Family("llama", "LlamaForCausalLM", traits={}, only={**LLAMA_ONLY, "mlp_bias": False, "pretraining_tp": 1},
-           defaults={"rms_norm_eps": 1e-6}, rope_theta=10_000.0),
+           defaults={"rms_norm_eps": 1e-6}, rope_theta=10_000.0, all_kv_heads=True),
     Family("mistral", "MistralForCausalLM", traits={}, only=LLAMA_ONLY,
            defaults={"rms_norm_eps": 1e-6, "sliding_window": 4096}, windows="if_set", rope_theta=10_000.0),
     Family("smollm3", "SmolLM3ForCausalLM", traits={}, only={**LLAMA_ONLY, "mlp_bias": False},
            defaults={"rms_norm_eps": 1e-6, "tie_word_embeddings": True}, windows="unrotated", unrotated=True,
            ignored=("pretraining_tp", "max_window_layers"), rope_theta=2_000_000.0),
+    Family("phi3", "Phi3ForCausalLM", tensors=PHI3_NAMES, traits={"fused_projections": True},
+           only={**LLAMA_ONLY, "mlp_bias": False, "lm_head_bias": False, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
+           defaults={"rms_norm_eps": 1e-5, "original_max_position_embeddings": 4096},
+           windows="if_set", ropes=("default", "longrope"), partial_rotary=True, all_kv_heads=True,
+           ignored=("auto_map", "full_attn_mod", "interpolate_factor"), rope_theta=10_000.0),
     Family("gemma3_text", "Gemma3ForCausalLM", tensors=GEMMA3_NAMES,
            traits={"qk_norm": True, "sandwich_norms": True, "norm_offset": 1.0, "activation": "gelu_tanh",
                    "scale_embeddings": True},
@@ -160,8 +177,22 @@ FAMILIES = {family.model_type: family for family in (
 
 
 def tensors_of(config: ModelConfig) -> Iterator[Tensor]:
-    """The tensors of a model of this config; a tied model has no head of its own."""
+    """The arrays of a model of this config as tensors; a tied model has no head of its own."""
     return (tensor for tensor in FAMILIES[config.family].tensors if ARRAYS[tensor.array].present(config))
+
+
+def joined_tensors(config: ModelConfig) -> list[tuple[Tensor, ...]]:
+    """`tensors_of`, with those of one name together: most often one."""
+    found: dict[str, tuple[Tensor, ...]] = {}
+    for tensor in tensors_of(config):
+        found[tensor.name] = (*found.get(tensor.name, ()), tensor)
+    return list(found.values())
+
+
+def joined_shape(tensors: Sequence[Tensor], config: ModelConfig) -> tuple[int, ...]:
+    """The shape of the tensor of Hugging Face that holds these."""
+    shapes = [tensor.shapes(config)[1] for tensor in tensors]
+    return sum(shape[0] for shape in shapes), *shapes[0][1:]
 
 
 INTEGERS = {"vocab_size": "vocab_size", "hidden_size": "hidden_size", "intermediate_size": "intermediate_size",
@@ -197,17 +228,29 @@ def config_from_hf(raw: dict) -> ModelConfig:
         hidden, heads = integer(raw, "hidden_size"), integer(raw, "num_attention_heads")
         expect(hidden % heads == 0, "hidden_size", hidden, f"without head_dim it must be a multiple of {heads} heads.")
         raw["head_dim"] = hidden // heads
+    if raw.get("num_key_value_heads") is None and family.all_kv_heads:
+        raw["num_key_value_heads"] = raw.get("num_attention_heads")
     window, local = local_layers(raw, family.windows)
+    rope = ropes(raw, family.ropes, family.rope_theta, family.local_rope_theta)
     config = ModelConfig(
         family=family.model_type, **{ours: integer(raw, name) for name, ours in (INTEGERS | family.integers).items()},
         **{ours: number(raw, name) for name, ours in NUMBERS.items()},
         **{ours: number(raw, name) for name, ours in family.numbers.items() if raw.get(name) is not None},
         tie_embeddings=boolean(raw, "tie_word_embeddings"), window=window, local_layers=local,
         unrotated_layers=unrotated_layers(raw) if family.unrotated else (),
-        **ropes(raw, family.rope_theta, family.local_rope_theta), **family.traits)
+        partial_rotary_factor=partial_rotary_factor(raw, family.partial_rotary), **rope, **family.traits)
+    if isinstance(config.rope_scaling, LongRope):
+        original = config.rope_scaling.original_max_position_embeddings
+        config = replace(config, max_positions=min(config.max_positions, original))
     expect(config.num_heads % config.num_kv_heads == 0, "num_attention_heads", config.num_heads,
            f"it must be a multiple of {config.num_kv_heads} kv heads.")
-    expect(config.head_dim % 2 == 0, "head_dim", config.head_dim, "rotary positions need an even number.")
+    expect(config.rotary_dim % 2 == 0 and config.rotary_dim > 0, "head_dim", config.head_dim,
+           f"rotary positions need an even number, and with partial_rotary_factor {config.partial_rotary_factor:g} "
+           f"there are {config.rotary_dim} to rotate.")
+    for name in ("short_factor", "long_factor"):
+        count = len(getattr(config.rope_scaling, name, ())) or config.rotary_dim // 2
+        expect(count == config.rotary_dim // 2, name, f"a list of {count}",
+               f"{config.rotary_dim // 2} numbers are needed, one for each frequency.")
     return config
 
 
@@ -232,6 +275,14 @@ def config_to_hf(config: ModelConfig) -> dict:
         raw["layer_types"] = [SLIDING if kind.local else FULL for kind in config.kinds]
     if family.windows in SWITCHED:
         raw["use_sliding_window"] = bool(config.local_layers)
+    if family.partial_rotary:
+        raw["partial_rotary_factor"] = config.partial_rotary_factor
+    if isinstance(config.rope_scaling, LongRope):
+        # transformers 4 allows three entries, of these names.
+        raw["rope_scaling"] = {"type": "longrope", **{
+            name: value for name, value in scaling.items() if name not in ("rope_type", ORIGINAL)}}
+        raw[ORIGINAL] = config.rope_scaling.original_max_position_embeddings
+        raw["max_position_embeddings"] = config.rope_scaling.max_position_embeddings
     if family.unrotated:
         raw["no_rope_layers"] = [int(kind.rotated) for kind in config.kinds]
     if family.local_rope_theta is not None:
@@ -282,7 +333,7 @@ def _refuse_other_features(raw: dict, family: Family) -> None:
                f"only {value!r} is implemented for {family.model_type}.")
     read = READ | set(READ_FOR_WINDOWS[family.windows]) | family.only.keys() | family.integers.keys() \
         | family.numbers.keys()
-    read |= {*family.ignored}
+    read |= {*family.ignored, *((ORIGINAL,) if "longrope" in family.ropes else ())}
     if family.unrotated:
         read |= {"no_rope_layers", "no_rope_layer_interval"}
     if family.local_rope_theta is not None:
