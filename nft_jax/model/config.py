@@ -96,6 +96,10 @@ class ModelConfig:
     scale_embeddings: bool = False     # times sqrt(hidden_size) (Gemma 3)
     query_pre_attn_scalar: int | None = None       # scores are divided by its root; None: head_dim
     final_softcap: float = 0.0         # logits become cap * tanh(logits / cap); 0 is off
+    num_experts: int = 0               # MLPs of every layer, of which a token passes a few; 0: one MLP for all tokens
+    experts_per_token: int = 0
+    expert_size: int = 0               # feed-forward size of one expert; `intermediate_size` is then not used
+    norm_topk_prob: bool = False       # the probabilities of a token's experts are divided by their sum
 
     @property
     def queries_per_kv(self) -> int:

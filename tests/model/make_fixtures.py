@@ -94,16 +94,27 @@ CASES = {       # name: (family, settings, largest file)
     "phi3_untied_sharded": ("Phi3", {
         **NO_IDS, "vocab_size": 53, "num_hidden_layers": 2, "head_dim": 10, "tie_word_embeddings": False,
         "rms_norm_eps": 1e-5, "sliding_window": None, "rope_parameters": default(50.0)}, "20KB"),
+    "qwen3_moe_untied": ("Qwen3Moe", {
+        "vocab_size": 53, "num_hidden_layers": 3, "head_dim": 6, "tie_word_embeddings": False, "rms_norm_eps": 1e-5,
+        "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 9, "norm_topk_prob": True,
+        "rope_parameters": default(500.0)}, "20KB"),
+    "qwen3_moe_tied_local": ("Qwen3Moe", {
+        "vocab_size": 59, "num_hidden_layers": 2, "head_dim": 10, "tie_word_embeddings": True, "rms_norm_eps": 1e-3,
+        "num_experts": 7, "num_experts_per_tok": 3, "moe_intermediate_size": 5, "norm_topk_prob": False,
+        "use_sliding_window": True, "sliding_window": 5, "rope_parameters": default(50.0)}, "1MB"),
 }
 LENGTHS = (17, 1, 9, 16)
 
 
 def make(name: str, family: str, settings: dict, largest_file: str, seed: int) -> None:
-    """Write one folder: config.json, weights, and reference.npz (tokens, lengths, logits; rows padded on the right)."""
+    """Write one folder: config.json, weights, and reference.npz (tokens, lengths, logits; rows padded on the right;
+    with experts also the load-balancing loss over all tokens but padding)."""
     torch.manual_seed(seed)
     make_config = getattr(transformers, f"{family}TextConfig" if family == "Gemma3" else f"{family}Config")
     config = make_config(**{**COMMON, **settings}, attn_implementation="eager")
     model = getattr(transformers, f"{family}ForCausalLM")(config).float().eval()
+    if "Moe" in family:
+        model.set_experts_implementation("eager")      # torch's grouped products refuse odd sizes
     middle = 0.0 if family == "Gemma3" else 1.0        # Gemma's norms multiply by 1 + weight
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
@@ -116,10 +127,12 @@ def make(name: str, family: str, settings: dict, largest_file: str, seed: int) -
     tokens = torch.randint(0, config.vocab_size, mask.shape)
     with torch.no_grad():
         logits = model(tokens, attention_mask=mask).logits
+        more = {} if "Moe" not in family else {
+            "balance_loss": model(tokens, attention_mask=mask, output_router_logits=True).aux_loss.numpy()}
     model.save_pretrained(FOLDER / name, max_shard_size=largest_file)
     (FOLDER / name / "generation_config.json").unlink(missing_ok=True)
     np.savez_compressed(FOLDER / name / "reference.npz", tokens=tokens.numpy().astype(np.int32),
-                        lengths=lengths.numpy(), logits=logits.numpy())
+                        lengths=lengths.numpy(), logits=logits.numpy(), **more)
 
 
 if __name__ == "__main__":

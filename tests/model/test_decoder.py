@@ -56,7 +56,8 @@ def test_fixtures_cover_every_family_and_what_sets_it_apart():
                         ("smollm3", YarnRope), ("phi3", LongRope)}
     kinds = {(c.family, len(c.local_layers) == c.num_layers) for c in configs if c.local_layers}
     assert kinds == {("gemma3_text", False), ("qwen2", False), ("qwen3", True), ("mistral", True),
-                     ("smollm3", False), ("phi3", True)}
+                     ("smollm3", False), ("qwen3_moe", True), ("phi3", True)}
+    assert {c.norm_topk_prob for c in configs if c.num_experts} == {True, False}
     assert any(c.final_softcap for c in configs)
 
 

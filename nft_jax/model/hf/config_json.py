@@ -14,7 +14,7 @@ from nft_jax.model.config import LinearRope, Llama3Rope, LongRope, RopeScaling, 
 from nft_jax.types import InputError
 
 FULL, SLIDING = "full_attention", "sliding_attention"
-SWITCHED = ("last", "unrotated")        # rules of families whose windows use_sliding_window turns on
+SWITCHED = ("last", "unrotated", "if_used")        # rules of families whose windows use_sliding_window turns on
 MOST_LAYERS = 10_000      # more is a damaged file: the work that follows grows with the layers
 LARGEST = 2.0**127        # float32, in which all is computed, has no room for twice as much
 MOST_SHOWN = 200          # characters of a value in a message
@@ -67,15 +67,17 @@ def local_layers(raw: Mapping, rule: str) -> tuple[int, tuple[int, ...]]:
         "unrotated"  SmolLM3: the layers without rotary positions are local
         "pattern"    Gemma: all layers are local but every sliding_window_pattern-th
         "if_set"     Mistral: all layers are local, or none where sliding_window is null
+        "if_used"    Qwen3-MoE: the same, where use_sliding_window is true
         ""           no layer is local
 
     A window as long as the longest sequence hides nothing.
     """
     count, kinds = integer(raw, "num_hidden_layers"), raw.get("layer_types")
     expect(count <= MOST_LAYERS, "num_hidden_layers", count, f"at most {MOST_LAYERS:,} layers are read.")
-    if rule == "if_set":
+    if rule in ("if_set", "if_used"):
         expect(kinds is None, "layer_types", kinds, "transformers does not read it in this family: leave it out.")
-        local = tuple(range(count)) if raw.get("sliding_window") is not None else ()
+        used = rule not in SWITCHED or boolean(raw, "use_sliding_window")
+        local = tuple(range(count)) if used and raw.get("sliding_window") is not None else ()
     elif kinds is not None:
         expect(isinstance(kinds, list) and len(kinds) == count and set(kinds) <= {FULL, SLIDING}, "layer_types", kinds,
                f"it must say {FULL!r} or {SLIDING!r} for each of the {count} layers; no other kind is implemented.")

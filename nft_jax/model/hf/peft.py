@@ -108,8 +108,7 @@ def adapter_config(settings: dict[str, Any], model: ModelConfig, folder: str | o
     for tensor in tensors_of(model):
         if ARRAYS[tensor.array].kind != "matrix":
             continue
-        module = tensor.name.removesuffix(".weight")
-        modules = [module.format(layer) for layer in range(model.num_layers if tensor.layered else 1)]
+        modules = [tensor.named(*place).removesuffix(".weight") for place in np.ndindex(tensor.stacked(model))]
         hits = [one for one in modules if _targeted(settings, one, tensor.layered, folder)]
         if hits and tensor.array not in TARGETS["all"]:
             raise _refusal(folder, "target_modules", asked,
@@ -181,10 +180,11 @@ class AdapterPiece(NamedTuple):
 def _pieces(model: ModelConfig, config: AdapterConfig) -> Iterator[AdapterPiece]:
     """Of every tensor of an adapter's file."""
     shapes = adapter_shapes(model, config)["layers"]
-    for name, tensors, layer in hf_order(model):
+    for name, tensors, place in hf_order(model):
         arrays = tuple(tensor.array for tensor in tensors)
-        if layer is None or arrays[0] not in shapes:
+        if arrays[0] not in shapes:
             continue
+        layer, = place
         sizes = [tensor.shapes(model)[1] for tensor in tensors]
         outs, inputs, module = tuple(out for out, _ in sizes), sizes[0][1], PREFIX + name.removesuffix(".weight")
         yield AdapterPiece(f"{module}.lora_A.weight", "lora_a", arrays[:1], (config.rank,), inputs, layer)

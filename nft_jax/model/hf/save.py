@@ -87,16 +87,15 @@ class Piece(NamedTuple):
 
 def _plan_shards(params: dict, config: ModelConfig, dtype, max_shard_bytes: int) -> list[list[Piece]]:
     flat, shards, room = flatten_dict(params, sep="/"), [[]], max_shard_bytes
-    for name, tensors, layer in hf_order(config):
+    for name, tensors, place in hf_order(config):
         leaves = [flat[tensor.path] for tensor in tensors]
         for tensor, leaf in zip(tensors, leaves, strict=True):
-            ours = tensor.shapes(config)[0]
-            expected = ours if layer is None else (config.num_layers, *ours)
+            expected = (*tensor.stacked(config), *tensor.shapes(config)[0])
             if tuple(leaf.shape) != expected:
                 raise InputError(f"params {tensor.path} has shape {tuple(leaf.shape)}: the config asks for {expected}.")
         kind = float_type(reduce(jnp.promote_types, (leaf.dtype for leaf in leaves)) if dtype is None else dtype)
         piece = Piece(name, kind, joined_shape(tensors, config),
-                      partial(_hf_array, leaves, tensors, layer, config, kind))
+                      partial(_hf_array, leaves, tensors, place, config, kind))
         if shards[-1] and piece.size > room:
             shards.append([])
             room = max_shard_bytes
@@ -106,9 +105,9 @@ def _plan_shards(params: dict, config: ModelConfig, dtype, max_shard_bytes: int)
     return [sorted(shard, key=lambda piece: (-piece.dtype.itemsize, piece.name)) for shard in shards]
 
 
-def _hf_array(leaves: Sequence, tensors: Sequence[Tensor], layer: int | None, config: ModelConfig,
+def _hf_array(leaves: Sequence, tensors: Sequence[Tensor], place: tuple[int, ...], config: ModelConfig,
               dtype: np.dtype) -> np.ndarray:
-    arrays = [tensor.to_hf(on_host(leaf if layer is None else leaf[layer]).astype(dtype, copy=False), config)
+    arrays = [tensor.to_hf(on_host(leaf[place] if place else leaf).astype(dtype, copy=False), config)
               for tensor, leaf in zip(tensors, leaves, strict=True)]
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 

@@ -190,6 +190,8 @@ PARAMETERS = {
     "Qwen/Qwen2.5-0.5B-Instruct": 494_032_768, "Qwen/Qwen2.5-1.5B-Instruct": 1_543_714_304,
     "Qwen/Qwen2.5-Math-1.5B": 1_543_714_304, "Qwen/Qwen2.5-Math-7B": 7_615_616_512,
     "Qwen/Qwen2.5-32B": 32_763_876_352,
+    "Qwen/Qwen3-30B-A3B": 30_532_122_624, "Qwen/Qwen3-30B-A3B-Base": 30_532_122_624,
+    "Qwen/Qwen3-235B-A22B": 235_093_634_560,
     "mistralai/Mistral-7B-Instruct-v0.3": 7_248_023_552, "mistralai/Mistral-Nemo-Instruct-2407": 12_247_782_400,
     "mistralai/Mistral-Small-24B-Instruct-2501": 23_572_403_200, "HuggingFaceTB/SmolLM3-3B": 3_075_098_624,
     "microsoft/phi-4": 14_659_507_200, "microsoft/Phi-4-mini-instruct": 3_836_021_760,
@@ -200,6 +202,22 @@ def test_shapes_to_plan_with_are_those_of_the_published_models():
     assert {name: decoder.count_parameters(config) for name, config in PUBLISHED.items()} == PARAMETERS
     for config in PUBLISHED.values():
         assert config_from_hf(config_to_hf(config)) == config
+    # "30B-A3B": by the model's card 3.3 billion are active, of which 0.6 are the embedding and the head.
+    assert decoder.count_active_parameters(PUBLISHED["Qwen/Qwen3-30B-A3B"]) == 3_353_032_704
+    assert decoder.count_active_parameters(PUBLISHED["Qwen/Qwen2.5-32B"]) == PARAMETERS["Qwen/Qwen2.5-32B"]
+
+
+def test_the_number_of_experts_in_the_spellings_of_transformers_4_and_5():
+    five = raw_config("qwen3_moe_untied")
+    four = {**five, "num_experts": five["num_local_experts"]}
+    assert config_from_hf(four) == config_from_hf(five)
+    del four["num_local_experts"]
+    assert config_from_hf(four) == config_from_hf(five) and config_from_hf(five).num_experts == 5
+    with refused("num_local_experts", 5, "num_experts", 6):
+        config_from_hf({**five, "num_experts": 6})
+    bare = config_from_hf(raw_config("qwen3_moe_untied", norm_topk_prob=..., mlp_only_layers=None, head_dim=...,
+                                     hidden_size=36, use_sliding_window=..., sliding_window=4096))
+    assert (bare.norm_topk_prob, bare.head_dim, bare.window) == (False, 6, 0)
 
 
 def test_a_family_is_data(tmp_path, monkeypatch):
@@ -248,6 +266,9 @@ ALONE = {
         ("tie_word_embeddings", "false"), ("vocab_size", 0), ("hidden_size", True), ("rms_norm_eps", None),
         ("head_dim", 7), ("hidden_size", 37)],
     "qwen3_tied": [("attention_bias", True)],
+    "qwen3_moe_untied": [("mlp_only_layers", [1]), ("decoder_sparse_step", 2),
+                         ("num_experts_per_tok", 6), ("moe_intermediate_size", None), ("norm_topk_prob", "yes"),
+                         ("shared_expert_intermediate_size", 8), ("layer_types", ["full_attention"] * 3)],
     "mistral_tied_local": [("sliding_window", 0), ("layer_types", ["full_attention", "sliding_attention"]),
                            ("hidden_act", "gelu"), ("llama_4_scaling_beta", 0.1)],
     "phi3_tied_longrope": [("embd_pdrop", 0.1), ("resid_pdrop", 0.1), ("lm_head_bias", True), ("attention_bias", True),
@@ -275,6 +296,7 @@ ALONE = {
     ("gemma3_untied", {"rope_local_base_freq": 5.0}, ("rope_theta", "5.0", "20.0")),
     ("llama_tied", {"rope_parameters": {**LLAMA3, "factor": None}}, ("rope_parameters.factor", "None")),
     ("qwen3_tied", {"head_dim": ...}, ("head_dim", None)),
+    ("qwen3_moe_untied", {"num_local_experts": 0}, ("num_experts", 0)),
     *(("qwen2_untied", changes, said) for changes, said in (
         ({"architectures": ["Gemma3ForConditionalGeneration"]}, ("architectures", "text_config", "Gemma3ForCausalLM")),
         ({"architectures": ["Mistral3ForConditionalGeneration"]}, ("text_config", "MistralForCausalLM")),
@@ -343,7 +365,8 @@ def test_transformers_reads_a_saved_config(name, tmp_path):
     for field in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
                   "num_key_value_heads", "rms_norm_eps", "tie_word_embeddings", "max_position_embeddings", "hidden_act",
                   "layer_types", "use_sliding_window", "architectures", "hidden_activation",
-                  "query_pre_attn_scalar", "final_logit_softcapping", "no_rope_layers",
+                  "query_pre_attn_scalar", "final_logit_softcapping", "no_rope_layers", "num_experts",
+                  "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob", "decoder_sparse_step",
                   "original_max_position_embeddings"):
         assert getattr(theirs, field, None) == getattr(original, field, None), field
     # transformers 4 reads the old name "type".
