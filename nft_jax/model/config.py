@@ -81,7 +81,8 @@ class ModelConfig:
     norm_eps: float = 1e-6
     tie_embeddings: bool = False
     qkv_bias: bool = False             # Qwen2
-    qk_norm: bool = False              # Qwen3, Gemma 3
+    qk_norm: bool = False              # a norm of each head's query and key (Qwen3, Gemma 3)
+    qk_norm_all_heads: bool = False    # one norm over the queries of all heads, and one over all keys (OLMo 2)
     initializer_range: float = 0.02
     rope_scaling: RopeScaling | None = None
     partial_rotary_factor: float = 1.0         # share of a head's numbers that rotate, the first ones (Phi-4-mini)
@@ -92,7 +93,8 @@ class ModelConfig:
     local_rope_theta: float | None = None  # of the local layers, unscaled; None: they rotate like the others
     activation: Literal["silu", "gelu_tanh"] = "silu"
     norm_offset: float = 0.0           # added to every norm's weight; 1 for Gemma
-    sandwich_norms: bool = False       # also a norm after attention and MLP, before the sum (Gemma 3)
+    norms_before: bool = True          # a norm before attention, and one before the MLP; not in OLMo 2
+    norms_after: bool = False          # a norm after attention and one after the MLP, before the sum (Gemma 3, OLMo 2)
     scale_embeddings: bool = False     # times sqrt(hidden_size) (Gemma 3)
     query_pre_attn_scalar: int | None = None       # scores are divided by its root; None: head_dim
     final_softcap: float = 0.0         # logits become cap * tanh(logits / cap); 0 is off

@@ -19,7 +19,7 @@ TINY = ModelConfig("qwen3", vocab_size=31, hidden_size=12, intermediate_size=20,
 # Everything that some family has, together: no family is this, the decoder can be.
 MIXED = replace(TINY, qkv_bias=True, local_layers=(0,), window=3, unrotated_layers=(1,), local_rope_theta=10.0,
                 partial_rotary_factor=0.67, activation="gelu_tanh",
-                rope_scaling=Llama3Rope(4.0, 1.0, 4.0, 16), norm_offset=1.0, sandwich_norms=True,
+                rope_scaling=Llama3Rope(4.0, 1.0, 4.0, 16), norm_offset=1.0, norms_after=True,
                 scale_embeddings=True, query_pre_attn_scalar=5, final_softcap=9.0)
 
 
@@ -53,10 +53,11 @@ def test_fixtures_cover_every_family_and_what_sets_it_apart():
     assert {(c.family, c.tie_embeddings) for c in configs} == {(f, t) for f in FAMILIES for t in (False, True)}
     scalings = {(c.family, type(c.rope_scaling)) for c in configs if c.rope_scaling}
     assert scalings == {("llama", Llama3Rope), ("llama", LinearRope), ("gemma3_text", LinearRope),
-                        ("smollm3", YarnRope), ("phi3", LongRope)}
+                        ("smollm3", YarnRope), ("phi3", LongRope), ("olmo2", LinearRope),
+                        ("olmo3", YarnRope)}
     kinds = {(c.family, len(c.local_layers) == c.num_layers) for c in configs if c.local_layers}
     assert kinds == {("gemma3_text", False), ("qwen2", False), ("qwen3", True), ("mistral", True),
-                     ("smollm3", False), ("qwen3_moe", True), ("phi3", True)}
+                     ("smollm3", False), ("qwen3_moe", True), ("phi3", True), ("olmo3", False)}
     assert {c.norm_topk_prob for c in configs if c.num_experts} == {True, False}
     assert any(c.final_softcap for c in configs)
 

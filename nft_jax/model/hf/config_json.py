@@ -97,29 +97,30 @@ def local_layers(raw: Mapping, rule: str) -> tuple[int, tuple[int, ...]]:
     return (window, local) if 0 < window < integer(raw, "max_position_embeddings") else (0, ())
 
 
-def ropes(raw: Mapping, kinds: Sequence[str], theta: float | None, local_theta: float | None) -> dict[str, Any]:
+def ropes(raw: Mapping, kinds: Sequence[str], theta: float | None, local: str,
+          local_theta: float | None) -> dict[str, Any]:
     """The fields of ModelConfig for rotary positions, but the share of a head that rotates.
 
     kinds: the rope_types of the family.
-    theta, local_theta: the family's values where config.json has none. Without local_theta the
-    family's local layers rotate like the others."""
+    theta, local_theta: the family's values where config.json has none.
+    local: the field at the top with the base of local layers; "": they rotate like the others."""
     parameters, top = raw.get("rope_parameters") or {}, {"rope_theta": raw.get("rope_theta")}
     expect(isinstance(parameters, dict), "rope_parameters", parameters, "it must be an object or null.")
-    if local_theta is None:
+    if not local:
         found = _rope(raw, kinds, {"": top, "rope_parameters": parameters, "rope_scaling": raw.get("rope_scaling")},
                       theta)
         return {"rope_theta": found[0], "rope_scaling": found[1]}
     expect(set(parameters) <= {FULL, SLIDING}, "rope_parameters", parameters, f"it must hold {FULL!r} and {SLIDING!r}.")
     found = _rope(raw, kinds, {"": top, f"rope_parameters.{FULL}": parameters.get(FULL),
                                "rope_scaling": raw.get("rope_scaling")}, theta)
-    local = _rope(raw, kinds, {"": {"rope_theta": raw.get("rope_local_base_freq")},
-                               f"rope_parameters.{SLIDING}": parameters.get(SLIDING)}, local_theta)
-    expect(local[1] is None, f"rope_parameters.{SLIDING}", parameters.get(SLIDING),
+    near = _rope(raw, kinds, {"": {"rope_theta": raw.get(local)},
+                              f"rope_parameters.{SLIDING}": parameters.get(SLIDING)}, local_theta)
+    expect(near[1] is None, f"rope_parameters.{SLIDING}", parameters.get(SLIDING),
            "a scaling of the local layers' rotary positions is not implemented.")
     # transformers looks for it beside the two entries, and so never sees it.
     expect(getattr(found[1], "truncate", True), f"rope_parameters.{FULL}.truncate", False, "only true is implemented "
            "where local layers rotate in their own way.")
-    return {"rope_theta": found[0], "rope_scaling": found[1], "local_rope_theta": local[0]}
+    return {"rope_theta": found[0], "rope_scaling": found[1], "local_rope_theta": near[0]}
 
 
 def unrotated_layers(raw: Mapping) -> tuple[int, ...]:

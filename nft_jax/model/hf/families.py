@@ -4,8 +4,8 @@ To add a family:
 
 1. Open modeling_NAME.py of transformers beside `nft_jax.model.decoder`. Each part that the decoder
    lacks becomes a field of `ModelConfig` that is off by default. Each array it lacks becomes a row
-   of `nft_jax.model.parameters.ARRAYS`. Gemma 3 brought `sandwich_norms` and two arrays this way.
-2. Compare the tensor names with `NAMES`. Where they differ, give the family a table of its own, as Gemma 3 has.
+   of `nft_jax.model.parameters.ARRAYS`. Gemma 3 brought `norms_after` and two arrays this way.
+2. Compare the tensor names with `NAMES`. Where they differ, give the family a table of its own, as Phi-3 has.
 3. Go through configuration_NAME.py field by field and write one `Family` into `FAMILIES`. Llama's says it all:
 
        Family("llama", "LlamaForCausalLM",                  model_type and architecture of config.json
@@ -121,14 +121,16 @@ NAMES = (
     Tensor("value_bias", LAYER + "self_attn.v_proj.bias", "KE"),
     Tensor("query_norm", LAYER + "self_attn.q_norm.weight", "E"),
     Tensor("key_norm", LAYER + "self_attn.k_norm.weight", "E"),
+    Tensor("query_heads_norm", LAYER + "self_attn.q_norm.weight", "HE"),
+    Tensor("key_heads_norm", LAYER + "self_attn.k_norm.weight", "KE"),
 )
 # Phi-3 has the rows of several arrays in one tensor.
 PHI3_NAMES = tuple(
     replace(tensor, name=LAYER + "self_attn.qkv_proj.weight") if tensor.array in ("query", "key", "value") else
     replace(tensor, name=LAYER + "mlp.gate_up_proj.weight") if tensor.array in ("gate", "up") else tensor
     for tensor in NAMES)
-# Gemma 3 calls the norm after attention what the other families call the norm before the MLP.
-GEMMA3_NAMES = (
+# Gemma 3 and OLMo call the norm after attention what the other families call the norm before the MLP.
+NORMS_AFTER_NAMES = (
     *(tensor for tensor in NAMES if tensor.array != "mlp_norm"),
     Tensor("post_attention_norm", LAYER + "post_attention_layernorm.weight", "D"),
     Tensor("mlp_norm", LAYER + "pre_feedforward_layernorm.weight", "D"),
@@ -155,12 +157,16 @@ class Family:
     unrotated: bool = False            # some layers have no rotary positions: see `config_json.unrotated_layers`
     ignored: tuple[str, ...] = ()      # fields that its code in transformers does not read, though others do
     rope_theta: float | None = None                    # where config.json has none; None: it must have one
-    local_rope_theta: float | None = None              # the same for local layers that have their own
+    # The field at the top of config.json with the rotary base of the local layers, which are never scaled; "": local
+    # layers rotate like the others.
+    local_rope: str = ""
+    local_rope_theta: float | None = None              # where config.json has none
     split_head_dim: bool = True        # an absent head_dim means hidden_size / num_attention_heads
     tensors: tuple[Tensor, ...] = NAMES
 
 
 LLAMA_ONLY = {"hidden_act": "silu", "attention_bias": False}
+OLMO = {"norms_before": False, "norms_after": True, "qk_norm_all_heads": True}
 FAMILIES = {family.model_type: family for family in (
     Family("qwen2", "Qwen2ForCausalLM", traits={"qkv_bias": True},
            only={"hidden_act": "silu", "attention_bias": True}, windows="last"),
@@ -184,8 +190,8 @@ FAMILIES = {family.model_type: family for family in (
            defaults={"rms_norm_eps": 1e-5, "original_max_position_embeddings": 4096},
            windows="if_set", ropes=("default", "longrope"), partial_rotary=True, all_kv_heads=True,
            ignored=("auto_map", "full_attn_mod", "interpolate_factor"), rope_theta=10_000.0),
-    Family("gemma3_text", "Gemma3ForCausalLM", tensors=GEMMA3_NAMES,
-           traits={"qk_norm": True, "sandwich_norms": True, "norm_offset": 1.0, "activation": "gelu_tanh",
+    Family("gemma3_text", "Gemma3ForCausalLM", tensors=NORMS_AFTER_NAMES,
+           traits={"qk_norm": True, "norms_after": True, "norm_offset": 1.0, "activation": "gelu_tanh",
                    "scale_embeddings": True},
            only={"hidden_activation": "gelu_pytorch_tanh", "attention_bias": False, "attn_logit_softcapping": None,
                  "use_bidirectional_attention": False},
@@ -195,7 +201,12 @@ FAMILIES = {family.model_type: family for family in (
                      "query_pre_attn_scalar": 256, "sliding_window": 4096},
            integers={"query_pre_attn_scalar": "query_pre_attn_scalar"},
            numbers={"final_logit_softcapping": "final_softcap"},
-           windows="pattern", rope_theta=1e6, local_rope_theta=1e4),
+           windows="pattern", rope_theta=1e6, local_rope="rope_local_base_freq", local_rope_theta=1e4),
+    Family("olmo2", "Olmo2ForCausalLM", tensors=NORMS_AFTER_NAMES, traits=OLMO, only=LLAMA_ONLY,
+           defaults={"rms_norm_eps": 1e-5}, rope_theta=10_000.0, all_kv_heads=True),
+    Family("olmo3", "Olmo3ForCausalLM", tensors=NORMS_AFTER_NAMES, traits=OLMO, only=LLAMA_ONLY,
+           defaults={"rms_norm_eps": 1e-5, "sliding_window": 4096, "sliding_window_pattern": 4},
+           windows="pattern", local_rope="rope_theta", all_kv_heads=True),
 )}
 
 
@@ -259,7 +270,7 @@ def config_from_hf(raw: dict) -> ModelConfig:
     if raw.get("num_key_value_heads") is None and family.all_kv_heads:
         raw["num_key_value_heads"] = raw.get("num_attention_heads")
     window, local = local_layers(raw, family.windows)
-    rope = ropes(raw, family.ropes, family.rope_theta, family.local_rope_theta)
+    rope = ropes(raw, family.ropes, family.rope_theta, family.local_rope, family.local_rope_theta)
     config = ModelConfig(
         family=family.model_type, **{ours: integer(raw, name) for name, ours in (INTEGERS | family.integers).items()},
         **{ours: number(raw, name) for name, ours in NUMBERS.items()},
@@ -317,8 +328,8 @@ def config_to_hf(config: ModelConfig) -> dict:
         raw["max_position_embeddings"] = config.rope_scaling.max_position_embeddings
     if family.unrotated:
         raw["no_rope_layers"] = [int(kind.rotated) for kind in config.kinds]
-    if family.local_rope_theta is not None:
-        raw["rope_local_base_freq"] = config.local_rope_theta
+    if family.local_rope:
+        raw[family.local_rope] = config.local_rope_theta
         raw["rope_parameters"] = {FULL: rope, SLIDING: rope_to_json(config.local_rope_theta, None)}
     read = config_from_hf(raw)
     lost = {f.name: getattr(config, f.name) for f in fields(config)
@@ -369,8 +380,8 @@ def _refuse_other_features(raw: dict, family: Family) -> None:
         read |= {ORIGINAL}
     if family.unrotated:
         read |= {"no_rope_layers", "no_rope_layer_interval"}
-    if family.local_rope_theta is not None:
-        read |= {"rope_local_base_freq"}
+    if family.local_rope:
+        read |= {family.local_rope}
     for name in sorted(raw.keys() - read - WITHOUT_EFFECT):
         expect(not raw[name], name, raw[name], "this field is not known here, and may stand for a part of the model "
                "that is not implemented; remove it from config.json if it changes nothing in the forward pass.")

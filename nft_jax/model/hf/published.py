@@ -32,6 +32,23 @@ def _qwen3_moe(hidden, layers, heads, expert, *, intermediate, positions=40_960)
         "use_sliding_window": False, "max_window_layers": layers})
 
 
+# https://huggingface.co/allenai. Olmo 3 extends 8,192 tokens to 65,536 in its full layers.
+def _olmo2(hidden, intermediate, layers, heads, kv_heads=None) -> ModelConfig:
+    return config_from_hf({
+        "model_type": "olmo2", "vocab_size": 100_352, "hidden_size": hidden, "intermediate_size": intermediate,
+        "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
+        "max_position_embeddings": 4096, "rms_norm_eps": 1e-6, "rope_theta": 500_000.0})
+
+
+def _olmo3(hidden, intermediate, layers, heads, kv_heads=None) -> ModelConfig:
+    return config_from_hf({
+        "model_type": "olmo3", "vocab_size": 100_278, "hidden_size": hidden, "intermediate_size": intermediate,
+        "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
+        "max_position_embeddings": 65_536, "rms_norm_eps": 1e-6, "sliding_window": 4096, "rope_theta": 500_000.0,
+        "rope_scaling": {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 8192,
+                         "beta_fast": 32.0, "beta_slow": 1.0, "attention_factor": 1.2079441541679836}})
+
+
 PUBLISHED: dict[str, ModelConfig] = {
     "Qwen/Qwen2.5-0.5B-Instruct": _qwen2_5(896, 4864, 24, 14, 2, tied=True),
     "Qwen/Qwen2.5-1.5B-Instruct": _qwen2_5(1536, 8960, 28, 12, 2, tied=True),
@@ -48,6 +65,12 @@ PUBLISHED: dict[str, ModelConfig] = {
         "model_type": "smollm3", "vocab_size": 128_256, "hidden_size": 2048, "intermediate_size": 11_008,
         "num_hidden_layers": 36, "num_attention_heads": 16, "num_key_value_heads": 4,
         "max_position_embeddings": 65_536, "rope_theta": 5e6, "no_rope_layer_interval": 4}),
+    "allenai/OLMo-2-0425-1B": _olmo2(2048, 8192, 16, 16),
+    "allenai/OLMo-2-1124-7B": _olmo2(4096, 11_008, 32, 32),
+    "allenai/OLMo-2-1124-13B": _olmo2(5120, 13_824, 40, 40),
+    "allenai/OLMo-2-0325-32B": _olmo2(5120, 27_648, 64, 40, 8),
+    "allenai/Olmo-3-1025-7B": _olmo3(4096, 11_008, 32, 32),
+    "allenai/Olmo-3-1125-32B": _olmo3(5120, 27_648, 64, 40, 8),
     "microsoft/phi-4": config_from_hf({
         "model_type": "phi3", "vocab_size": 100_352, "hidden_size": 5120, "intermediate_size": 17_920,
         "num_hidden_layers": 40, "num_attention_heads": 40, "num_key_value_heads": 10,

@@ -76,6 +76,17 @@ def test_smollm3_rotates_no_position_in_every_fourth_layer_or_where_it_says():
     assert published == config_from_hf(raw_config("smollm3_untied"))
 
 
+def test_olmo3_scales_the_positions_of_its_full_layers_alone():
+    five = raw_config("olmo3_tied")
+    config = config_from_hf(five)
+    assert config.local_layers == (0, 1, 2, 4) and config.rope_theta == config.local_rope_theta == 700.0
+    yarn = {name: value for name, value in five["rope_parameters"]["full_attention"].items() if name != "rope_theta"}
+    four = raw_config("olmo3_tied", rope_parameters=..., layer_types=..., rope_theta=700.0, rope_scaling=yarn)
+    assert config_from_hf(four) == config
+    unsaid = config_from_hf(raw_config("olmo3_tied", layer_types=..., num_hidden_layers=9, num_key_value_heads=...))
+    assert unsaid.local_layers == (0, 1, 2, 4, 5, 6, 8) and unsaid.num_kv_heads == 6
+
+
 def test_longrope_is_for_sequences_of_the_original_context():
     five = raw_config("phi3_tied_longrope")
     config = config_from_hf(five)
@@ -195,6 +206,9 @@ PARAMETERS = {
     "mistralai/Mistral-7B-Instruct-v0.3": 7_248_023_552, "mistralai/Mistral-Nemo-Instruct-2407": 12_247_782_400,
     "mistralai/Mistral-Small-24B-Instruct-2501": 23_572_403_200, "HuggingFaceTB/SmolLM3-3B": 3_075_098_624,
     "microsoft/phi-4": 14_659_507_200, "microsoft/Phi-4-mini-instruct": 3_836_021_760,
+    "allenai/OLMo-2-0425-1B": 1_484_916_736, "allenai/OLMo-2-1124-7B": 7_298_617_344,
+    "allenai/OLMo-2-1124-13B": 13_716_198_400, "allenai/OLMo-2-0325-32B": 32_234_279_936,
+    "allenai/Olmo-3-1025-7B": 7_298_011_136, "allenai/Olmo-3-1125-32B": 32_233_522_176,
 }
 
 
@@ -275,6 +289,9 @@ ALONE = {
                            ("partial_rotary_factor", 0.5), ("partial_rotary_factor", 1.5), ("head_dim", 10),
                            ("original_max_position_embeddings", 64), ("max_position_embeddings", "128")],
     "phi3_untied_sharded": [("partial_rotary_factor", 0.5)],
+    "olmo2_tied": [("attention_bias", True), ("clip_qkv", 8.0), ("hidden_act", "gelu")],
+    "olmo3_tied": [("attention_bias", True), ("sliding_window", None), ("rope_theta", 5.0),
+                   ("rope_parameters", {"rope_type": "default", "rope_theta": 700.0})],
     "smollm3_untied": [("attention_bias", True), ("mlp_bias", True), ("no_rope_layers", [1, 0]),
                        ("no_rope_layers", [1, 0, 2]), ("no_rope_layers", "1,0,1")],
 }
