@@ -112,9 +112,9 @@ def test_the_run_and_its_model_folder_are_one_policy(folders, base, tmp_path):
     assert find_weights(folders[0] / "model").files != find_weights(tmp_path / "adapter").files
 
 
-def going_on(settings, folder, path, **adapter):
+def going_on(settings, folder, start, **adapter):
     """A run that starts from an adapter's folder."""
-    return settings(folder, policy=PolicyConfig(path=str(path)), adapter=AdapterConfig(**adapter), steps=1)
+    return settings(folder, policy=PolicyConfig(path=str(start)), adapter=AdapterConfig(**adapter), steps=1)
 
 
 def test_a_run_goes_on_from_an_adapter(folders, base, settings, tmp_path, compiled_once, capsys):
