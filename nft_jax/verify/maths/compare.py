@@ -23,7 +23,6 @@ from nft_jax.verify.maths.answer import (
     Region,
     Residue,
     Sides,
-    Span,
     Text,
     Value,
 )
@@ -311,14 +310,10 @@ def _inequalities(gold, answer, leaf: Leaf) -> Truth:
 
 def _as_inequality(each):
     """y <= 4 - x as an inequality in x and y."""
-    if not isinstance(each, Region) or len(each.spans) != 1 or not each.name:
+    if not isinstance(each, Region) or len(each.ends) != 1 or not each.name or each.held[0] == each.held[2]:
         return each
-    span, name = each.spans[0], sym(each.name)
-    if "inf" in (span.low.op, span.high.op) and span.low.op != span.high.op:
-        if span.low.op == "inf":
-            return Inequality("<" if span.high_open else "<=", add(name, negative(span.high)))
-        return Inequality("<" if span.low_open else "<=", add(span.low, negative(name)))
-    return each
+    node = add(sym(each.name), negative(each.ends[0]))
+    return Inequality("<=" if each.held[1] else "<", node if each.held[0] else negative(node))
 
 
 def _regions(gold, answer, leaf: Leaf) -> Truth:
@@ -327,9 +322,9 @@ def _regions(gold, answer, leaf: Leaf) -> Truth:
         g, a = (_as_region(each) for each in (gold, answer))
     except Unreadable:
         return False
-    if (g.name and a.name and g.name != a.name) or len(g.spans) != len(a.spans):
+    if (g.name and a.name and g.name != a.name) or g.held != a.held:
         return False
-    return unordered(g.spans, a.spans, lambda p, q: _same_span(p, q, leaf))
+    return both(map(leaf.equal, g.ends, a.ends))
 
 
 def _as_region(each) -> Region:
@@ -339,15 +334,8 @@ def _as_region(each) -> Region:
     if isinstance(each, Items) and each.kind in ("tuple", "[]"):
         return as_interval(each)
     if isinstance(each, Value):
-        return Region((A.point(each.node),))
+        return A.ray("=", each.node)
     raise Unreadable
-
-
-def _same_span(gold: Span, answer: Span, leaf: Leaf) -> Truth:
-    if (gold.low_open, gold.high_open) != (answer.low_open, answer.high_open):
-        return False
-    return both(g == a if "inf" in (g.op, a.op) else leaf.equal(g, a)
-                for g, a in ((gold.low, answer.low), (gold.high, answer.high)))
 
 
 def _items(gold, answer, leaf: Leaf) -> Truth:

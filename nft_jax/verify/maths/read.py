@@ -6,19 +6,17 @@ choice, whether 15m has a unit, which nouns are units.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
-from functools import lru_cache, reduce
+from functools import lru_cache
 from typing import NamedTuple
 
 from nft_jax.verify.maths import answer as A
-from nft_jax.verify.maths.answer import Choice, Conditioned, Items, Region, Residue, Sides, Span, Text, Value
+from nft_jax.verify.maths.answer import Choice, Conditioned, Items, Region, Residue, Sides, Text, Value
 from nft_jax.verify.maths.expression import (
     GREEK,
-    INFINITY,
     ONE,
     Node,
     Parser,
@@ -47,6 +45,7 @@ MAX_ITEMS = 60
 NUMBER_SETS = (r"\Reals", r"\Integers", r"\Naturals", r"\Rationals", r"\Complexes")
 _SEPARATORS = frozenset((",", ";", "and", "or", r"\lor", r"\land", r"\&"))
 _RELATIONS = frozenset(("=", "<", ">", r"\le", r"\ge", r"\ne", r"\approx", r"\in", r"\equiv"))
+_TURNED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
 _OR = ("or", r"\lor")
 _AND = ("and", r"\land", r"\&")
 
@@ -226,9 +225,7 @@ class _Reader:
         at = next((i for i, token in enumerate(found) if token.text.lower() == "except"), None)
         if at and (self._phrase(found[:at]) == A.REALS or (found[0].text == r"\Reals" and at == 1)):
             rest = found[at + 1 + (found[at + 1].text == "for"):]
-            points = _values(self.answer(rest))
-            nodes = [each.node if isinstance(each, Value) else each.values[0].node for each in points]
-            return Region(A.complement(tuple(map(A.point, nodes))))
+            return A.combined(_first_only, A.REALS, _region(Items("list", _bare(self.answer(rest)))))
         kinds = {token.kind for token in found}
         if len(found) == 1 and found[0].text == r"\emptyset":
             return A.EMPTY
@@ -368,8 +365,7 @@ class _Reader:
         """A value under a condition on a name that it has; for all reals it says nothing."""
         if isinstance(value, Region):
             return value if numbers == r"\Reals" and value.name in (name, None) else Conditioned(value, numbers)
-        members = [side for each in _values(value) for side in (each.values if isinstance(each, Sides) else (each,))]
-        nodes = [each.node for each in members if isinstance(each, Value)]
+        nodes = [each.node for each in _bare(value) if isinstance(each, Value)]
         if not nodes or not any(name in symbols(node) for node in nodes) or (
                 numbers in (r"\Reals", r"\Complexes") and name in "ijklmnpq"):
             raise Unreadable
@@ -380,12 +376,11 @@ class _Reader:
         is empty."""
         if len(names) > 1 or (set(marks) & set(_OR) and set(marks) & set(_AND)):
             raise Unreadable
-        name, parts = names.pop(), [_spans(each) for each in members]
-        either = A.union(tuple(span for part in parts for span in part))
-        both = reduce(A.intersection, parts)
-        if set(marks) & set(_OR) or not (both or set(marks) & set(_AND)):
-            return Region(either, name)
-        return Region(A.union(both), name)
+        parts = list(map(_region, members))
+        both = A.combined(all, *parts)
+        if set(marks) & set(_OR) or (both == A.NO_REALS and not set(marks) & set(_AND)):
+            both = A.combined(any, *parts)
+        return replace(both, name=names.pop())
 
     def _grouped(self, members: list):
         """Members that repeat their names in blocks, x = 1, y = 2 or x = 2, y = 1, are one tuple for each block."""
@@ -446,11 +441,8 @@ class _Reader:
         members = [self.single(part) for part in parts]
         if operation == r"\cup" and all(isinstance(each, Items) and each.kind == "set" for each in members):
             return Items("set", tuple(item for each in members for item in each.items))
-        first, *rest = (_spans(each) for each in members)
-        if operation == r"\cup":
-            return Region(A.union(tuple(itertools.chain(first, *rest))))
-        both = reduce(A.intersection, [first, *(map(A.complement, rest) if operation == r"\setminus" else rest)])
-        return Region(A.union(both)) if both else A.EMPTY
+        region = A.combined({r"\cup": any, r"\cap": all, r"\setminus": _first_only}[operation], *map(_region, members))
+        return A.EMPTY if region == A.NO_REALS else region
 
     def _bracketed(self, found: Sequence[Token]):
         if encloses(found, r"\{", r"\}"):
@@ -487,10 +479,7 @@ class _Reader:
         if len(parts) != 2:
             raise Unreadable
         low, high = (self.quantity(part).node for part in parts)
-        span = Span(low, found[0].text in ("(", "]"), high, found[-1].text in (")", "["))
-        if A.before(high, low) or (low.op == "inf" and not span.low_open) or (high.op == "inf" and not span.high_open):
-            raise Unreadable
-        return Region((span,))
+        return A.interval(low, found[0].text in ("(", "]"), high, found[-1].text in (")", "["))
 
     def _set(self, inner: Sequence[Token]):
         if not inner:
@@ -728,18 +717,17 @@ class _Reader:
             strict = [mark in "<>" for mark in marks]
             if ups == {False}:
                 first, last, strict = last, first, strict[::-1]
-            if A.before(last, first):
-                raise Unreadable
-            return Region((Span(first, strict[0] or first.op == "inf", last, strict[1] or last.op == "inf"),), names[1])
+            return replace(A.interval(first, strict[0] or first.op == "inf", last, strict[1] or last.op == "inf"),
+                           name=names[1])
         if len(parts) != 2:
             raise Unreadable
         left, right = (node or _node(name) for node, name in zip(nodes, names, strict=True))
         mark = marks[0]
         if not names[0] and names[1]:
             names, left, right = names[::-1], right, left
-            mark = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}.get(mark, mark)
+            mark = _TURNED.get(mark, mark)
         if names[0] and names[0] not in symbols(right):
-            return Region(_ray(mark, right), names[0])
+            return replace(A.ray(mark, right), name=names[0])
         if left.op == "call" and left.args[0] == "abs" and not symbols(right) and (middle := _shifted(left.args[1])):
             return self._around(mark, *middle, right)
         sign = {"<": "<", ">": "<", r"\le": "<=", r"\ge": "<="}.get(mark, "!=")
@@ -755,12 +743,12 @@ class _Reader:
         """|x - middle| < bound, and its like."""
         if (A.real(bound) or 0) <= 0:
             raise Unreadable
-        low, high, strict = add(middle, negative(bound)), add(middle, bound), mark in "<>"
-        if mark in ("<", r"\le"):
-            return Region((Span(low, strict, high, strict),), name)
         if mark == r"\ne":
             raise Unreadable
-        return Region((Span(negative(INFINITY), True, low, strict), Span(high, strict, INFINITY, True)), name)
+        inner = mark in ("<", r"\le")
+        ends = add(middle, negative(bound)), add(middle, bound)
+        sides = A.ray(_TURNED[mark], ends[0]), A.ray(mark, ends[1])
+        return replace(A.combined(all if inner else any, *sides), name=name)
 
     # Quantities.
 
@@ -868,25 +856,28 @@ def _is_word(letters: str) -> bool:
         letters.istitle() or len(set(letters)) < 3))
 
 
-def _spans(each) -> tuple[Span, ...]:
-    """The intervals and points of what can be a part of a region. Raises Unreadable."""
+def _first_only(has: Sequence[bool]) -> bool:
+    return has[0] and not any(has[1:])
+
+
+def _region(each) -> Region:
+    """What can be a part of a region: an interval, points, a value under a name. Raises Unreadable."""
     if isinstance(each, Items) and each.kind in ("tuple", "[]"):
-        each = as_interval(each)
+        return as_interval(each)
     if isinstance(each, Region):
-        return each.spans
+        return each
     values = each.values if isinstance(each, Sides) and each.name else each.items if isinstance(each, Items) else ()
     if not values or not all(isinstance(value, Value) for value in values):
         raise Unreadable
-    return tuple(A.point(value.node) for value in values)
+    return A.combined(any, *(A.ray("=", value.node) for value in values))
 
 
 def as_interval(pair: Items) -> Region:
     """(1, 2) or [1, 2] as an interval. Raises Unreadable where the ends are in the wrong order."""
     ends = [item.node if isinstance(item, Value) else None for item in pair.items]
-    if len(ends) != 2 or None in ends or A.before(ends[1], ends[0]) or (ends[0] == ends[1] and pair.kind == "tuple"):
+    if len(ends) != 2 or None in ends:
         raise Unreadable
-    is_open = pair.kind == "tuple"
-    return Region((Span(ends[0], is_open, ends[1], is_open),))
+    return A.interval(ends[0], pair.kind == "tuple", ends[1], pair.kind == "tuple")
 
 
 def _alphabetical(names: list[str]) -> list[str]:
@@ -898,13 +889,17 @@ def _alphabetical(names: list[str]) -> list[str]:
 
 def _counts(each) -> bool:
     """Whether it says n >= 1 or n >= 0, of what counts the terms of a sequence."""
-    return isinstance(each, Region) and each.name in ("n", "k", "m", "i", "j") and len(each.spans) == 1 and (
-        each.spans[0].high.op == "inf" and each.spans[0].low.value in (0, 1))
+    return each in [Region((num(least),), (False, True, True), name) for name in "nkmij" for least in (0, 1)]
 
 
 def _values(answer) -> tuple:
     """The members of a bare list, else the answer alone."""
     return answer.items if isinstance(answer, Items) and answer.kind == "list" else (answer,)
+
+
+def _bare(answer) -> tuple:
+    """The members of a list without their names."""
+    return tuple(value for each in _values(answer) for value in (each.values if isinstance(each, Sides) else (each,)))
 
 
 def has_names(values) -> bool:
@@ -942,14 +937,6 @@ def _signed(found: Sequence[Token], sign: str) -> tuple[Token, ...]:
 
 def _node(name: str) -> Node:
     return Parser(tokens(name)).whole()
-
-
-def _ray(mark: str, bound: Node) -> tuple[Span, ...]:
-    below, above = Span(negative(INFINITY), True, bound, True), Span(bound, True, INFINITY, True)
-    if mark == r"\ne":
-        return below, above
-    strict = mark in "<>" or bound.op == "inf"
-    return (replace(below, high_open=strict),) if mark in ("<", r"\le") else (replace(above, low_open=strict),)
 
 
 def _shifted(node: Node) -> tuple[str, Node] | None:
