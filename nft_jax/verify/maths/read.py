@@ -24,6 +24,7 @@ from nft_jax.verify.maths.expression import (
     Unreadable,
     add,
     divide,
+    exact,
     matching,
     mul,
     negative,
@@ -32,6 +33,7 @@ from nft_jax.verify.maths.expression import (
     power,
     raw,
     spelled,
+    split,
     sym,
     symbols,
     tokens,
@@ -111,7 +113,7 @@ def read(text: str, hint: Hint = GOLD, grouped: bool = True):
     """The typed answer of a normalised text: one of the classes of answer.py."""
     try:
         return _Reader(hint).answer(tokens(text, grouped))
-    except (Unreadable, IndexError, ArithmeticError):
+    except (Unreadable, IndexError, ArithmeticError, RecursionError):
         return text_of(text)
 
 
@@ -145,20 +147,6 @@ def hint_of(gold, text: str) -> Hint:
             found = nouns(tokens(text))
     return Hint(nouns=found, choice=all(isinstance(each, Choice) for each in members),
                 number=isinstance(gold, Value) and gold.node.value is not None)
-
-
-def split(found: Sequence[Token], wanted) -> tuple[list[tuple[Token, ...]], list[str]]:
-    """The tokens cut at those that are wanted and stand outside every bracket, and what stood at the cuts."""
-    parts, marks, start, depth = [], [], 0, 0
-    for i, token in enumerate(found):
-        text = token.text
-        depth += nests(token) + (text in (r"\begin", r"\langle")) - (text in (r"\end", r"\rangle"))
-        if depth == 0 and text in wanted:
-            parts.append(tuple(found[start:i]))
-            marks.append(text)
-            start = i + 1
-    parts.append(tuple(found[start:]))
-    return parts, marks
 
 
 def encloses(found: Sequence[Token], left: str, right: str) -> bool:
@@ -570,10 +558,7 @@ class _Reader:
             return None
         start, end = at, len(found)
         if text[at] == r"\bmod" and not congruent:
-            values = Parser(found[:start]).whole().value, Parser(found[at + 1:end]).whole().value
-            if None in values or any(value.denominator != 1 for value in values) or values[1] <= 0:
-                raise Unreadable
-            return Value(num(values[0] % values[1]))
+            return None
         if text[at] == "mod":
             if at == 0 or text[at - 1] != "(" or text[-1] != ")":
                 raise Unreadable
@@ -760,7 +745,7 @@ class _Reader:
             node, rest = loose
         else:
             parser = Parser(found, self.hint.natural)
-            node = parser.sum()
+            node = exact(parser.sum())
             rest = found[parser.at:]
         literal = self._decimal(found[:len(found) - len(rest)])
         node, rest = self._scaled(node, rest)

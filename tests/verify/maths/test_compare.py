@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 
 from nft_jax.verify.maths import answer as A
 from nft_jax.verify.maths.compare import Leaf, both, compare, either, unordered
-from nft_jax.verify.maths.expression import tokens
+from nft_jax.verify.maths.expression import split, tokens
 from nft_jax.verify.maths.normalise import closing, key, nesting, normalise
-from nft_jax.verify.maths.read import hint_of, read, split
+from nft_jax.verify.maths.read import hint_of, read
 from nft_jax.verify.maths.units import UNITS, read_unit
 
 NUMBERS = st.lists(st.integers(-50, 50), min_size=2, max_size=6)
