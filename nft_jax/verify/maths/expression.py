@@ -60,8 +60,9 @@ OF_SEVERAL = ("max", "min", "gcd", "lcm")
 ACCENTS = word_set("overline bar vec hat tilde widehat overrightarrow dot ddot mathcal mathbb")
 _GROUPS = {"(": ")", "{": "}", "[": "]", r"\lfloor": r"\rfloor", r"\lceil": r"\rceil"}
 _OTHERS = ("frac", "sqrt", "binom", "pi", "infty", "lfloor", "lceil", "unitvector")
-_FACTORS = frozenset("\\" + name for name in (*GREEK, *FUNCTIONS, *OF_SEVERAL, *ACCENTS, *_OTHERS))
+FACTORS = frozenset("\\" + name for name in (*GREEK, *FUNCTIONS, *OF_SEVERAL, *ACCENTS, *_OTHERS))
 """Commands that begin a factor."""
+RELATIONS = frozenset(("=", "<", ">", r"\le", r"\ge", r"\ne", r"\approx", r"\in", r"\equiv"))
 _NESTS = {"(": 1, "[": 1, "{": 1, r"\{": 1, ")": -1, "]": -1, "}": -1, r"\}": -1}
 
 
@@ -436,7 +437,7 @@ class Parser:
             return self.kind(1) != "word"
         if text == "|":
             return not self.bars
-        return kind == "letters" or (text in _FACTORS and (text != r"\frac" or self.kind(2) != "word"))
+        return kind == "letters" or (text in FACTORS and (text != r"\frac" or self.kind(2) != "word"))
 
     def signed(self) -> Node:
         sign = 1

@@ -18,6 +18,7 @@ from nft_jax.verify.maths.answer import Choice, Conditioned, Items, Region, Resi
 from nft_jax.verify.maths.expression import (
     GREEK,
     ONE,
+    RELATIONS,
     Node,
     Parser,
     Token,
@@ -46,7 +47,6 @@ MAX_ITEMS = 60
 """Longer lists are text."""
 NUMBER_SETS = (r"\Reals", r"\Integers", r"\Naturals", r"\Rationals", r"\Complexes")
 _SEPARATORS = frozenset((",", ";", "and", "or", r"\lor", r"\land", r"\&"))
-_RELATIONS = frozenset(("=", "<", ">", r"\le", r"\ge", r"\ne", r"\approx", r"\in", r"\equiv"))
 _TURNED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
 _OR = ("or", r"\lor")
 _AND = ("and", r"\land", r"\&")
@@ -255,7 +255,7 @@ class _Reader:
         rest = rest[1:] if rest and rest[0].text in (".", ":") else rest
         if not rest:
             return Choice(token.text.upper())
-        if not closed or split(rest, _SEPARATORS | _RELATIONS)[1] or not any(each.kind == "number" for each in rest):
+        if not closed or split(rest, _SEPARATORS | RELATIONS)[1] or not any(each.kind == "number" for each in rest):
             return None
         value = self.single(rest)
         return Choice(token.text.upper(), value) if isinstance(value, Value) else None
@@ -411,7 +411,7 @@ class _Reader:
                 found = found[:end + 1]
         if any(token.text in (r"\pm", r"\mp") and not _in_list(found[:i]) for i, token in enumerate(found)):
             return Items("list", tuple(self.single(_signed(found, sign)) for sign in "+-"))
-        parts, marks = split(found, _RELATIONS)
+        parts, marks = split(found, RELATIONS)
         if marks:
             return self._relation(parts, marks)
         for operation in (r"\cup", r"\cap", r"\setminus"):
