@@ -22,7 +22,8 @@ class Value:
 
 @dataclass(frozen=True)
 class Items:
-    """`kind`: list (no brackets), set, tuple, [] (square brackets), named (x = 1, y = 2: `names` has x and y)."""
+    """`kind`: list (no brackets), set, tuple, column, row, matrix (of rows), [] (square brackets), named (x = 1, y = 2:
+    `names` has x and y)."""
     kind: str
     items: tuple
     names: tuple[str, ...] = ()
@@ -74,28 +75,15 @@ class Ratio:
 
 
 @dataclass(frozen=True)
-class Clock:
-    """A time of day; `marked` with a.m. or p.m."""
-    seconds: int
-    marked: bool
-
-
-@dataclass(frozen=True)
 class Residue:
     node: Node
     modulus: Node
 
 
 @dataclass(frozen=True)
-class Based:
-    """Digits to a base other than ten."""
-    digits: str
-    base: int
-
-
-@dataclass(frozen=True)
-class Matrix:
-    rows: tuple[tuple[Node, ...], ...]
+class Literal:
+    """A time of day, or digits to a base other than ten."""
+    written: str
 
 
 @dataclass(frozen=True)

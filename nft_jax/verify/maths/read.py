@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from nft_jax.verify.maths import answer as A
-from nft_jax.verify.maths.answer import Choice, Conditioned, Items, Region, Residue, Sides, Text, Value
+from nft_jax.verify.maths.answer import Choice, Conditioned, Items, Literal, Ratio, Region, Residue, Sides, Text, Value
 from nft_jax.verify.maths.expression import (
     GREEK,
     ONE,
@@ -103,6 +103,7 @@ class Hint(NamedTuple):
     number: bool = False
     is_gold: bool = False
     natural: bool = False
+    ratio: bool = False
 
 
 GOLD = Hint(is_gold=True)
@@ -146,7 +147,7 @@ def hint_of(gold, text: str) -> Hint:
         with contextlib.suppress(Unreadable):
             found = nouns(tokens(text))
     return Hint(nouns=found, choice=all(isinstance(each, Choice) for each in members),
-                number=isinstance(gold, Value) and gold.node.value is not None)
+                number=isinstance(gold, Value) and gold.node.value is not None, ratio=any(isinstance(each, Ratio) for each in _bare(gold)))
 
 
 def encloses(found: Sequence[Token], left: str, right: str) -> bool:
@@ -261,7 +262,8 @@ class _Reader:
         return Choice(token.text.upper(), value) if isinstance(value, Value) else None
 
     def _clock(self, found: Sequence[Token]):
-        if len(found) > 8 or (found[0].value is None and found[0].text != "{"):
+        """A time of day. Without a.m. and p.m., 16:30 is 4:30 p.m., and 4:30 is not. 7:32 beside a ratio is one."""
+        if len(found) > 8 or (found[0].value is None and found[0].text != "{") or self.hint.ratio:
             return None
         match = _CLOCK.fullmatch(raw(found).lower())
         if not match or not (match[2] or match[4]):
@@ -270,7 +272,7 @@ class _Reader:
         if hours > 23 or (half and not 1 <= hours <= 12):
             return None
         hours = hours % 12 + 12 * (half == "p") if half else hours
-        return A.Clock(hours * 3600 + int(match[2] or 0) * 60 + int(match[3] or 0), half is not None)
+        return Literal(f"{hours}:{match[2] or '00'}:{match[3] or '00'}{' marked' if half and hours < 13 else ''}")
 
     # Lists.
 
@@ -525,7 +527,7 @@ class _Reader:
                 for row in split(body, ("\\\\",))[0] if row]
         if not rows or any(len(row) != len(rows[0]) for row in rows):
             raise Unreadable
-        return A.Matrix(tuple(zip(*rows, strict=True)) if turned else tuple(map(tuple, rows)))
+        return _matrix(list(zip(*rows, strict=True)) if turned else rows)
 
     def _unit_vectors(self, found: Sequence[Token]):
         """2i + 3j - k with unit vectors is the column of 2, 3 and -1."""
@@ -540,7 +542,7 @@ class _Reader:
                 raise Unreadable
             column[axes[0].args[0][-1]] = mul(*(each for each in factors if each is not axes[0]))
         axes = "ijk" if "k" in column else "ij"
-        return A.Matrix(tuple((column.get(axis, num(0)),) for axis in axes))
+        return _matrix([[column.get(axis, num(0))] for axis in axes])
 
     def _ratio(self, found: Sequence[Token]):
         parts, marks = split(found, (":", "to"))
@@ -548,7 +550,7 @@ class _Reader:
             return None
         if len(parts) > 6:
             raise Unreadable
-        return A.Ratio(tuple(Parser(part, self.hint.natural).whole() for part in parts))
+        return Ratio(tuple(Parser(part, self.hint.natural).whole() for part in parts))
 
     def _residue(self, found: Sequence[Token], congruent: bool = False):
         """3 \\pmod 7 is a class; 10 \\bmod 7 is the number 3."""
@@ -574,7 +576,7 @@ class _Reader:
         base = int(match[2]) if match[2].isdigit() else _ONES.get(match[2], 0)
         if not 2 <= base <= 16 or any(int(digit, 16) >= base for digit in match[1]):
             raise Unreadable
-        return Value(num(int(match[1]))) if base == 10 else A.Based(match[1].lstrip("0") or "0", base)
+        return Value(num(int(match[1]))) if base == 10 else Literal(f"{match[1].lstrip('0') or '0'} to base {base}")
 
     # Relations.
 
@@ -833,6 +835,12 @@ class _Reader:
         if unit is not None and unit.powers != found.powers:
             return node, times(unit, found)
         return node, found
+
+
+def _matrix(rows: Sequence[Sequence[Node]]) -> Items:
+    if all(len(row) == 1 for row in rows):
+        return Items("column", tuple(Value(row[0]) for row in rows))
+    return Items("matrix", tuple(Items("row", tuple(map(Value, row))) for row in rows))
 
 
 def _is_word(letters: str) -> bool:
