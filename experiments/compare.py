@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.harness.plots import draw
-from experiments.harness.results import Measures, accuracy_table, markdown, read_run, tidy
+from experiments.harness.results import Measures, accuracy_table, read_run, tidy
 from nft_jax.config.differences import SAME, differences, experiments_of
 from nft_jax.runtime.files import make_folder
-from nft_jax.runtime.terminal import one_paragraph_errors
+from nft_jax.runtime.terminal import markdown, one_paragraph_errors
 from nft_jax.types import InputError
 
 

@@ -4,7 +4,7 @@
 # finished.) Any status but 0 is passed through.
 #
 #   bash launch/to_the_end.sh WORKDIR COMMAND ...
-#   bash launch/to_the_end.sh runs/first python -m experiments.train local --workdir runs/first
+#   bash launch/to_the_end.sh runs/first python -m experiments.train gsm8k --workdir runs/first
 #
 # What to change: nothing. gke_jobset.yaml uses it.
 set -u

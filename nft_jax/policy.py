@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from nft_jax.config import DecodingConfig, MeshConfig, SamplingConfig
 from nft_jax.config.checks import require
-from nft_jax.data.prompts import render
+from nft_jax.data.prompts import render, token_ids
 from nft_jax.model import decoder
 from nft_jax.model.adapter import Adapter, unwrap
 from nft_jax.model.adapter import merge as merged
@@ -59,9 +59,9 @@ def load(path: str | os.PathLike, *, dtype="float32", mesh: Mesh | None = None,
     an option that is not implemented, that does not fit its base, or that was trained on another one. Values that
     are not finite are refused as they are read."""
     weights = find_weights(path, step, base)
-    tokenizer, day = load_tokenizer(weights.folder), weights.run.data.date if weights.run else ""
+    tokenizer = load_tokenizer(weights.folder, weights.chat_template)
     return Policy(weights.config, weights.read(dtype, mesh), tokenizer, eos_token_ids(weights.folder, tokenizer), mesh,
-                  day, weights.adapter)
+                  weights.date, weights.adapter)
 
 
 def save(policy: Policy, path: str | os.PathLike, *, merge: bool = False) -> None:
@@ -85,8 +85,11 @@ def save(policy: Policy, path: str | os.PathLike, *, merge: bool = False) -> Non
 def sample(policy: Policy, prompts: Sequence[str | list[dict]], *, num_samples: int = 1, max_new_tokens: int = 256,
            temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0,
            stop: Sequence[str] = (), stop_token_ids: Sequence[int] = (), seed: int = 0,
-           slots: int = 64) -> list[Rollout]:
+           slots: int = 64, raw: bool = False) -> list[Rollout]:
     """`num_samples` answers to every prompt: a question, or chat messages, rendered by the chat template.
+
+    A model without a chat template, and any model with `raw`, continues strings as they are, after the ids that its
+    tokenizer begins texts with (BOS).
 
     Returns len(prompts) * num_samples rollouts, prompt by prompt. An answer depends on the policy, its prompt, the
     prompt's position, the seed and the sample number, not on `slots`, the answers decoded at a time. temperature 0
@@ -99,14 +102,15 @@ def sample(policy: Policy, prompts: Sequence[str | list[dict]], *, num_samples: 
     sampling = SamplingConfig(temperature, top_k, top_p, min_p)
     decoding = DecodingConfig(max_new_tokens=max_new_tokens, slots=slots, stop=tuple(stop),
                               stop_token_ids=tuple(stop_token_ids))
-    made = []
-    for index, prompt in enumerate(prompts):
-        text = render(policy.tokenizer, prompt, date=policy.date)
-        tokens = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
-        problem = prompt if isinstance(prompt, str) else prompt[-1]["content"]
-        made.append(Prompt(index, problem, "", text, np.asarray(tokens, np.int32)))
-    if not made:
+    for prompt in prompts if raw else ():
+        require(isinstance(prompt, str), "prompts", prompt, "with raw, give strings: chat messages need the template.")
+    if not prompts:
         return []
+    texts = [prompt if raw else render(policy.tokenizer, prompt, date=policy.date) for prompt in prompts]
+    ids = token_ids(policy.tokenizer, texts, raw=raw or policy.tokenizer.chat_template is None)
+    problems = [prompt if isinstance(prompt, str) else prompt[-1]["content"] for prompt in prompts]
+    made = [Prompt(index, problem, "", text, np.asarray(tokens, np.int32))
+            for index, (problem, text, tokens) in enumerate(zip(problems, texts, ids, strict=True))]
     longest = max(len(prompt.tokens) for prompt in made)
     require_positions(policy.config, longest, max_new_tokens, fields=("tokens of the longest prompt", "max_new_tokens"))
     # A power of two, so that calls with other prompts compile nothing.

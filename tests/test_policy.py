@@ -1,4 +1,5 @@
 """The public face, on the embedded model: load, sample, verify, score, loss, save."""
+import copy
 import json
 import re
 import shutil
@@ -58,6 +59,23 @@ def test_chat_messages_and_nothing(policy):
             nft_jax.sample(policy, ["1+1"], **{name: value})
     with refused("prompts", "1+1"):
         nft_jax.sample(policy, "1+1")
+
+
+def test_strings_are_continued_as_they_are(policy):
+    """By any model with `raw`, and by a model without a chat template."""
+    base = replace(policy, tokenizer=copy.copy(policy.tokenizer))
+    base.tokenizer.chat_template = None
+    text = "<|user|>12+34-5<|end|><|assistant|>"
+    expected, = nft_jax.sample(policy, ["12+34-5"], max_new_tokens=40, seed=1)
+    for found in (*nft_jax.sample(policy, [text], max_new_tokens=40, seed=1, raw=True),
+                  *nft_jax.sample(base, [text], max_new_tokens=40, seed=1)):
+        assert found.prompt.text == found.prompt.problem == expected.prompt.text
+        assert found.prompt.tokens.tolist() == expected.prompt.tokens.tolist() and found.text == expected.text
+    chat = [{"role": "user", "content": "1+1"}]
+    with refused("prompts", chat, "raw"):
+        nft_jax.sample(policy, [chat], raw=True)
+    with refused("chat template", "data.chat_template"):
+        nft_jax.sample(base, [[{"role": "system", "content": "Add."}, *chat]])
 
 
 def test_logprobs_are_those_of_sampling_and_of_the_logits(policy, rollouts):

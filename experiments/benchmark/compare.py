@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.harness.results import markdown
+from nft_jax.runtime.terminal import markdown
 
 OURS = "nft_jax"
 

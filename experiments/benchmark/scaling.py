@@ -13,8 +13,8 @@ from pathlib import Path
 
 from experiments.benchmark.__main__ import pin, versions
 from experiments.benchmark.compare import OURS
-from experiments.harness.plots import curve_figure
 from experiments.peers.common import add_options, emit, repeat, result
+from nft_jax.record.pictures import HUES, QUIET, Look, canvas, curve, describe, label_ends
 
 FIGURES = Path(__file__).parents[1] / "figures"
 TRAIN_TOKENS = 8192                    # of an optimizer step, at least one sequence
@@ -36,8 +36,7 @@ SWEEPS = {
     "answer": ("answer length (tokens)", (64, 256, 1024, 4096)),
     "vocabulary": ("vocabulary", (512, 4096, 32_768, 151_936)),
 }
-CURVES = {"rollout": ("sampling, new tokens", "o-", "tab:blue"),
-          "train": ("training, all tokens", "s--", "tab:orange")}
+CURVES = {"rollout": ("sampling", Look(*HUES[0])), "train": ("training", Look(*HUES[1], 1, 1))}
 
 
 def points() -> Iterator[tuple[str, str, Point]]:
@@ -84,23 +83,27 @@ def measure(sweep: str, task: str, point: Point, options: argparse.Namespace) ->
 
 
 def draw(lines: list[dict], path: Path) -> None:
-    """Four panels with logarithmic axes, a curve for sampling and one for training."""
+    """Four panels with logarithmic axes, a curve for sampling and one for training. CPU-seconds are counted."""
     base, first = Point(), lines[0]
-    title = (f"4 layers of width 128, float32, {first['machine']}, {first['date'][:10]}; where not varied: "
-             f"{base.slots} slots, prompts and answers of {base.prompt} tokens, vocabulary {base.vocabulary}")
-    figure, panels = curve_figure(1, len(SWEEPS), (15, 3.8), title, sharey=True)
+    figure, panels = canvas(1, len(SWEEPS), (15, 4.2), sharey=True,
+                            title="Tokens per second of one core (sampling: new ones; training: all)")
     for panel, (sweep, (label, sizes)) in zip(panels, SWEEPS.items(), strict=True):
-        for task, (name, style, colour) in CURVES.items():
+        panel.loglog()
+        for task, (name, look) in CURVES.items():
             pairs = sorted((line["sizes"][sweep], line["value_cpu"]) for line in lines
                            if (line["sweep"], line["task"]) == (sweep, task))
             if pairs:                                                # training has no slots
-                panel.loglog(*zip(*pairs, strict=True), style, color=colour, label=name)
+                curve(panel, *zip(*pairs, strict=True), look, name)
         panel.set_xticks(sizes, [f"{size:,}" for size in sizes])
         panel.minorticks_off()
-        panel.set_xlabel(label)
-    panels[0].set_ylabel("tokens per CPU-second, one core")
-    panels[1].legend()
-    figure.savefig(path, dpi=110)
+        panel.yaxis.set_major_formatter("{x:,.0f}")
+        panel.margins(x=0.06)
+        describe(panel, label[0].upper() + label[1:])
+        label_ends(panel)
+    told = (f"4 layers of width 128, float32, {first['machine']}, {first['date'][:10]}; where not varied: "
+            f"{base.slots} slots, prompts and answers of {base.prompt} tokens, vocabulary {base.vocabulary}")
+    figure.supxlabel(told, x=0.01, ha="left", fontsize=9, color=QUIET)
+    figure.save(path)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -5,21 +5,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from experiments.harness.results import ACCURACY, ENTROPY, Mean, Measures, at
+from nft_jax.record.pictures import GRID, MARKERS, TEXT, Look, canvas, curve, describe, label_ends, looks, scale
 
-
-def curve_figure(rows: int, columns: int, size: tuple[float, float], title: str = "",
-                 sharey: bool = False) -> tuple[Figure, list[Axes]]:
-    """A figure of `size` inches, drawn without a window, and its panels, row by row, each with a grid."""
-    figure = Figure(figsize=size, layout="constrained")
-    if title:
-        figure.suptitle(title)
-    panels = list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat)
-    for axes in panels:
-        axes.grid(alpha=0.3)
-    return figure, panels
+MOST_BANDS = 3           # bands of more arms hide each other; the panel of intervals has them
 
 
 def band(runs: Sequence[pd.DataFrame], metric: str, axis: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -37,34 +27,53 @@ def band(runs: Sequence[pd.DataFrame], metric: str, axis: str) -> tuple[np.ndarr
     return where, np.array([mean.value for mean in means]), np.nan_to_num([mean.half for mean in means])
 
 
-def draw_bands(axes: Axes, arms: Mapping[str, Sequence[pd.DataFrame]], metric: str, axis: str = "step") -> None:
-    """A line with its band for every arm (name -> runs); tokens in millions."""
-    for index, (arm, runs) in enumerate(arms.items()):
+def looks_of(arms: Mapping[str, Sequence[pd.DataFrame]]) -> dict[str, Look]:
+    """The look of every arm, by the objective of its runs."""
+    return dict(zip(arms, looks([str(runs[0]["objective"].iloc[0]) for runs in arms.values()]), strict=True))
+
+
+def draw_bands(axes: Axes, arms: Mapping[str, Sequence[pd.DataFrame]], metric: str, axis: str = "step",
+               bands: bool = True) -> None:
+    """A line for every arm (name -> runs), with its band; tokens in millions."""
+    styles = looks_of(arms)
+    for arm, runs in arms.items():
         where, mean, half = band(runs, metric, axis)
-        where = where / 1e6 if axis == "tokens" else where
-        axes.plot(where, mean, label=arm, color=f"C{index}", lw=1.6)
-        axes.fill_between(where, mean - half, mean + half, color=f"C{index}", alpha=0.18, lw=0)
+        if len(where):
+            curve(axes, where / 1e6 if axis == "tokens" else where, mean, styles[arm], arm,
+                  half=half if bands else None, marked=axis == "step")
 
 
 def draw(measures: Measures, path: Path, title: str) -> None:
-    """Accuracy over steps and over generated tokens, entropy over steps, and every arm's accuracy at equal tokens."""
-    figure, panels = curve_figure(2, 2, (11, 7.5), title)
-    shown = (("held-out accuracy", ACCURACY, "step", "step"),
-             ("held-out accuracy", ACCURACY, "tokens", "million tokens generated for training"),
-             ("entropy of the training answers (nats per token)", ENTROPY, "step", "step"))
-    for axes, (name, metric, axis, label) in zip(panels, shown, strict=False):
-        draw_bands(axes, measures.runs, metric, axis)
-        axes.set_title(name, fontsize=10)
-        axes.set_xlabel(label)
-    axes = panels[3]
-    for index, arm in enumerate(measures.runs):
-        for place, measure, marker in ((-0.12, "steps", "o"), (0.12, "tokens", "s")):
-            mean = measures.of_arm(measure, arm)
-            axes.errorbar(index + place, mean.value, np.nan_to_num(mean.half), fmt=marker, ms=5,
-                          color=f"C{index}", capsize=3, mfc=f"C{index}" if measure == "steps" else "white")
-    axes.set_xticks(range(len(measures.runs)), list(measures.runs), rotation=30, ha="right", fontsize=8)
-    axes.set_title(f"accuracy at step {measures.step:.0f} (full) and at {measures.tokens / 1e6:.2f} M tokens (open)",
-                   fontsize=10)
-    panels[0].legend(fontsize=8)
+    """Accuracy over steps and over generated tokens, entropy over steps, and every arm's accuracy at equal steps and
+    at equal tokens, with its interval. Bands are drawn for up to `MOST_BANDS` arms."""
+    bands, arms = len(measures.runs) <= MOST_BANDS, len(measures.runs)
+    figure, panels = canvas(2, 2, (11, max(7.0, 4.6 + 0.3 * arms)), title)
+    shown = (("Held-out accuracy", "", ACCURACY, "step", "step"),
+             ("Held-out accuracy", "", ACCURACY, "tokens", "million tokens generated for training"),
+             ("Entropy of the training answers", "nats per token", ENTROPY, "step", "step"))
+    for axes, (name, unit, metric, axis, label) in zip(panels, shown, strict=False):
+        draw_bands(axes, measures.runs, metric, axis, bands)
+        describe(axes, name, unit, label)
+        scale(axes, share=metric == ACCURACY, steps=axis == "step")
+        label_ends(axes)
+    draw_intervals(panels[3], measures)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.save(path)
+
+
+def draw_intervals(axes: Axes, measures: Measures) -> None:
+    """A row for every arm, the first at the top: accuracy at equal steps (full) and at equal tokens (open)."""
+    styles = looks_of(measures.runs)
+    for index, (arm, look) in enumerate(styles.items()):
+        for shift, measure, fill in ((-0.14, "steps", look.light), (0.14, "tokens", "white")):
+            mean = measures.of_arm(measure, arm)
+            axes.errorbar(100 * mean.value, index + shift, xerr=100 * np.nan_to_num(mean.half), color=look.light,
+                          fmt=MARKERS[look.marker], ms=5.5, mfc=fill, mew=1.4, elinewidth=1.4, capsize=0)
+    axes.set_yticks(range(len(styles)), list(styles), color=TEXT)
+    axes.set_ylim(len(styles) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
+    axes.grid(axis="x", color=GRID, lw=0.9)
+    axes.xaxis.set_major_formatter("{x:.0f}%")
+    axes.margins(x=0.08)
+    describe(axes, "Held-out accuracy", f"full: at step {measures.step:.0f} · open: at {measures.tokens / 1e6:.2f} M "
+                                        "tokens")

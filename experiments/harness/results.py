@@ -12,6 +12,7 @@ import scipy.stats
 
 from nft_jax.record import folder as record
 from nft_jax.record.folder import RunFolder
+from nft_jax.runtime.terminal import markdown
 from nft_jax.types import InputError
 
 ACCURACY = "evaluation/accuracy/all"
@@ -154,11 +155,6 @@ def _numbers(run: pd.DataFrame, step: float, tokens: float) -> dict[str, float]:
             "tokens": at(run, ACCURACY, tokens, "tokens"), "area": area, "entropy": at(run, ENTROPY, step),
             "entropy start": at(run, ENTROPY, 0), "made": measured["tokens"].iloc[-1],
             "minutes": run["seconds/step"].sum() / 60}
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; all columns but the first are numbers."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---", *["---:"] * (len(head) - 1)], *rows))
 
 
 def accuracy_table(measures: Measures, first: str = "arm") -> str:

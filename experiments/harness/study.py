@@ -20,7 +20,7 @@ import pandas as pd
 import tyro
 
 from experiments.harness.plots import draw
-from experiments.harness.results import Mean, Measures, accuracy_table, kept, markdown, read_run, tidy
+from experiments.harness.results import Mean, Measures, accuracy_table, kept, read_run, tidy
 from experiments.harness.scales import SCALES
 from experiments.harness.variants import described, resolved
 from experiments.sweep import Planned, plan, run_planned
@@ -28,7 +28,7 @@ from nft_jax.config import Config
 from nft_jax.config.differences import SEEDS, differences
 from nft_jax.preflight.devices import Topology
 from nft_jax.runtime.files import make_folder
-from nft_jax.runtime.terminal import one_paragraph_errors
+from nft_jax.runtime.terminal import markdown, one_paragraph_errors
 from nft_jax.types import InputError
 
 FIGURES = Path(__file__).parents[1] / "figures"

@@ -12,12 +12,14 @@ Expected: accuracy/all rises within some tens of steps, if the model is right no
 from experiments.presets import code, gsm8k, qwen2_5_32b, qwen2_5_math_7b
 from experiments.quickstart import QUICKSTART
 from nft_jax import config as c
-from nft_jax.data.benchmarks import BOXED
+from nft_jax.data.templates import BOXED
 
 LOCAL = c.Config(
     name="local",
     steps=100,
-    data=c.DataConfig(template=BOXED, max_prompt_tokens=512),
+    # Both are left to the user: a run that trained something else in silence would be a trap.
+    policy=c.PolicyConfig(path=""),
+    data=c.DataConfig(source="", template=BOXED, max_prompt_tokens=512),
     rollout=c.RolloutConfig(prompts_per_step=32, samples_per_prompt=8, max_new_tokens=512, slots=64, block_size=16),
     batch=c.BatchConfig(updates_per_step=4, rows_per_micro_batch=4),
     optimizer=c.OptimizerConfig(learning_rate=1e-6, warmup_updates=40),

@@ -18,7 +18,7 @@ answers of up to 512 tokens a step, and 8 optimizer updates, because the model, 
 machine are smaller.
 """
 from nft_jax import config as c
-from nft_jax.data.benchmarks import BOXED
+from nft_jax.data.templates import BOXED
 
 PRESET = c.Config(
     name="gsm8k",

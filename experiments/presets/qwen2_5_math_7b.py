@@ -51,7 +51,7 @@ What the official code does and `official` does not:
 from dataclasses import replace
 
 from nft_jax import config as c
-from nft_jax.data.benchmarks import BOXED
+from nft_jax.data.templates import BOXED
 
 OFFICIAL = c.Config(
     name="qwen2_5_math_7b_official",

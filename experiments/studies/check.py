@@ -18,9 +18,10 @@ from pkgutil import iter_modules
 import pandas as pd
 
 from experiments import studies
-from experiments.harness.results import Measures, markdown
+from experiments.harness.results import Measures
 from experiments.harness.scales import SCALES
 from experiments.harness.study import COLUMNS, FIGURES, Study, page, row
+from nft_jax.runtime.terminal import markdown
 
 PAGES = Path(studies.__file__).parents[1]
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.harness.plots import curve_figure
-from experiments.harness.results import markdown
 from nft_jax.objectives.registry import OBJECTIVES, coefficients
+from nft_jax.record.pictures import canvas, describe, label_ends, looks
+from nft_jax.record.pictures import curve as draw_curve
+from nft_jax.runtime.terminal import markdown
 
 K = 8
 ACCURACIES = (1 / 8, 1 / 2, 7 / 8)
@@ -55,17 +56,17 @@ def tables() -> str:
 def draw(path: Path) -> None:
     """Coefficients over their size at R = 1, for wrong and for right answers of a group with r = 3/4."""
     ratios = np.linspace(0.02, 4, 400)
-    figure, panels = curve_figure(1, 2, (9, 3.4))
-    for axes, reward, title in zip(panels, (0.0, 1.0), ("wrong answers", "right answers"), strict=True):
-        for place, name in enumerate(DRAWN):
+    figure, panels = canvas(1, 2, (11, 4.4))
+    for axes, reward, title in zip(panels, (0.0, 1.0), ("Wrong answers", "Right answers"), strict=True):
+        for place, (name, look) in enumerate(zip(DRAWN, looks(DRAWN), strict=True)):
             size = abs(curve(name, reward, 0.75, np.ones(1))[0])
-            axes.plot(ratios, curve(name, reward, 0.75, ratios) / size, label=name, lw=4 - 0.45 * place,
-                      ls="--" if place % 2 else "-")
-        axes.set(title=f"{title}, r = 3/4", xlabel="R = π / π_old")
+            # Curves that coincide stay visible: the later, the thinner.
+            draw_curve(axes, ratios, curve(name, reward, 0.75, ratios) / size, look, name, marked=False,
+                       width=3.6 - 0.35 * place)
         axes.set_ylim(*((-4.2, 0.2) if reward == 0 else (-0.2, 2.6)))
-    panels[0].set_ylabel("coefficient / |coefficient at R = 1|")
-    panels[0].legend(fontsize=7, loc="lower left")
-    figure.savefig(path, dpi=90)
+        describe(axes, title, "coefficient / |coefficient at R = 1|, r = 3/4", "R = π / π_old")
+        label_ends(axes)
+    figure.save(path)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -5,11 +5,11 @@
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.harness.results import markdown
 from experiments.nano import constraints, write_questions
 from experiments.presets import QUICKSTART
 from nft_jax.cli import parse, print_summary, run
 from nft_jax.config import Config, DataConfig, VerifierConfig
+from nft_jax.runtime.terminal import markdown
 
 DATA = Path("runs/constraints_nano_data")
 PRESET = replace(

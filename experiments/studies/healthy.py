@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.harness.plots import curve_figure, draw_bands
-from experiments.harness.results import Measures, markdown
+from experiments.harness.plots import draw_bands
+from experiments.harness.results import Measures
+from nft_jax.record.pictures import canvas, describe, label_ends, scale
+from nft_jax.runtime.terminal import markdown
 
 FIGURES = Path(__file__).parents[1] / "figures"
 ARMS = ("nft", "rft", "grpo")
@@ -19,8 +21,10 @@ SHOWN = {"evaluation/accuracy/all": "held-out accuracy", "accuracy/all": "accura
          "grad_norm/mean": "gradient norm", "length/all": "answer length (tokens)",
          "truncated_share": "share of answers cut", "share/clamped": "wrong tokens at NFT's clamp",
          "ratio/p95_positive": "95% of the ratios, right answers", "ratio/p95_negative": "the same, wrong answers"}
-PANELS = ("evaluation/accuracy/all", "entropy/all", "grad_norm/mean", "length/all", "groups/accepted_share",
-          "share/clamped")
+PANELS = {"evaluation/accuracy/all": "Held-out accuracy", "entropy/all": "Entropy", "grad_norm/mean": "Gradient norm",
+          "length/all": "Answer length", "groups/accepted_share": "Groups that teach",
+          "share/clamped": "Wrong tokens clamped"}
+SHARES = ("evaluation/accuracy/all", "groups/accepted_share", "share/clamped")
 
 
 def ranges(frame: pd.DataFrame, arm: str, metric: str) -> list[str]:
@@ -34,13 +38,13 @@ def ranges(frame: pd.DataFrame, arm: str, metric: str) -> list[str]:
 
 def draw(frame: pd.DataFrame, path: Path) -> None:
     runs = Measures.of(frame).runs
-    figure, panels = curve_figure(2, 3, (11, 5.6))
+    figure, panels = canvas(2, 3, (13, 6.4))
     for axes, metric in zip(panels, PANELS, strict=True):
         draw_bands(axes, {arm: runs[arm] for arm in ARMS}, metric)
-        axes.set_title(f"{SHOWN[metric]}\n{metric}", fontsize=9)
-        axes.set_ylim(bottom=0)
-    panels[0].legend(fontsize=8)
-    figure.savefig(path, dpi=100)
+        describe(axes, PANELS[metric], metric, "step")
+        scale(axes, share=metric in SHARES)
+        label_ends(axes)
+    figure.save(path)
 
 
 def main() -> None:

@@ -97,7 +97,7 @@ def main() -> None:
     # One process serves all topologies if it starts with the TPUs' variables and the largest number of CPU devices.
     for topology in sorted(topologies, key=lambda topology: topology.count or 0):
         topology.prepare()
-    from experiments.harness.results import markdown
+    from nft_jax.runtime.terminal import markdown
     rows = [line(case, needs(case[0], topology, case[2])) for case, topology in zip(CASES, topologies, strict=True)]
     text = markdown(HEAD, rows)
     print(text)

@@ -78,7 +78,7 @@ def share(accepted: Iterable[bool]) -> str:
 
 
 def main() -> None:
-    from experiments.harness.results import markdown
+    from nft_jax.runtime.terminal import markdown
     tried, lines = corpora(), []
     for name, grade in graders().items():
         cells = []

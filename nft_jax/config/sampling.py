@@ -17,14 +17,19 @@ class DataConfig(Checked, prefix="data."):
     """Where questions come from, and how a question becomes a prompt."""
     source: str = "arithmetic"
     """"arithmetic" or "arithmetic-hard" (our generators), "reasoning-gym:TASK", a .jsonl or .parquet file, a
-    folder saved by datasets, or a data set on the hub: NAME, NAME:SUBSET or NAME:FILE.parquet."""
+    folder saved by datasets, or a data set on the hub: NAME, NAME:SUBSET or NAME:FILE.parquet. Empty: to be
+    given."""
     split: str = "train"
     """Split of a hub data set, or of the generator: base, train or heldout (disjoint by construction)."""
     columns: str = ""
     """Columns with names of their own: problem=NAME,answer=NAME, or one of the two. A point leads into a column of
     objects (extra_info.answer). Empty = the names that the README gives."""
     template: str = "{problem}"
-    """User message; {problem} is replaced by the question. Chat messages in the data are taken as they are."""
+    """User message; {problem} is replaced by the question. Chat messages in the data are taken as they are. For a
+    model without a chat template (a base model), this is the whole prompt."""
+    chat_template: str = ""
+    """In place of the model's own chat template: a .jinja file, the folder of another model (the instruct version), or
+    none, which makes data.template the whole prompt. Empty = the model's own, if it has one."""
     system: str = ""
     """System message put before the question when not empty."""
     thinking: bool | None = None
@@ -200,6 +205,8 @@ class AnswerConfig(DecodingConfig, prefix="--"):
     """Of a run: the checkpoint, latest, best or its step."""
     seed: int = 0
     """Seed of sampling."""
+    chat_template: str = ""
+    """As data.chat_template. Empty: as in the run whose model answers, else the model's own."""
     date: str = ""
     """As data.date. Empty: as in the run whose model answers, else the day of the first start."""
     max_prompt_tokens: int = 2048

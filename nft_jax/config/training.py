@@ -22,7 +22,8 @@ class PolicyConfig:
     """The model to train."""
     path: str = "nano"
     """Folder in Hugging Face layout (config.json, *.safetensors, tokenizer files), the name of a hub
-    model, or nano: the model that comes with the package. (A folder of that name is ./nano.)"""
+    model, or nano: the model that comes with the package. (A folder of that name is ./nano.) Empty: to be
+    given."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations and matrix products. Parameters, logits, log-probs and reductions are float32."""
     remat: Remat = "none"
@@ -145,6 +146,10 @@ class TermsConfig(Checked, prefix="terms."):
     policy.path, the model that the run started from."""
     entropy_weight: float = 0.0
     """Subtracts this times the entropy (nats) of the policy at every trained token from the loss; 0 = off."""
+    balance_weight: float = 0.0
+    """Adds this times the load-balancing loss of the experts to the loss of an update, whatever loss.loss_agg; 0 =
+    off. It counts all tokens of the update, prompts included, which costs a forward pass more. Qwen3-MoE was
+    pretrained with 0.001."""
     mismatch: Literal["off", "token", "sequence"] = "off"
     """Multiplies the loss of every token by min(trainer's probability / sampler's probability,
     mismatch_cap), of the token or of its whole answer. This corrects for a sampler with other log-probs
@@ -156,7 +161,7 @@ class TermsConfig(Checked, prefix="terms."):
     filtering). They still count in the group accuracy."""
 
     def __post_init__(self):
-        for name in ("kl_weight", "entropy_weight"):
+        for name in ("kl_weight", "entropy_weight", "balance_weight"):
             self.require(0 <= getattr(self, name) < math.inf, name, "use 0 (off) or more.")
         self.require(self.mismatch_cap >= 1, "mismatch_cap",
                      "a cap below 1 scales tokens on which sampler and trainer agree; use 1 or more (2 is usual).")

@@ -17,14 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nft_jax.config import DataConfig, EvaluationConfig
+from nft_jax.data.templates import BOXED, DAPO
 from nft_jax.types import InputError
-
-BOXED = "{problem}\n\nPlease reason step by step, and put your final answer within \\boxed{}."
-DAPO = ("Solve the following math problem step by step. The last line of your response should be of the form Answer: "
-        "\\boxed{$Answer} where $Answer is the answer to the problem.\n\n{problem}\n\nRemember to put your answer on "
-        "its own line after \"Answer:\".")
-"""The prompt of DAPO-Math-17k (Q. Yu et al., arXiv 2503.14476) in the boxed form of
-zhuzilin/dapo-math-17k. The paper trains with it, and asks AIME and AMC with it."""
 
 
 @dataclass(frozen=True)

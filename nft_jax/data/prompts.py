@@ -4,8 +4,10 @@ The life of a question:
 1. `nft_jax.data.sources` reads the rows.
 2. A row becomes a question and its gold answer, or is skipped with a reason (`nft_jax.data.questions`).
 3. Repeats of a question are dropped; the first one's gold counts.
-4. The chat template renders the question. A text of too many characters is skipped before it costs more.
-5. The tokenizer turns it into ids, and too long ones are skipped.
+4. The chat template renders the question; without one, data.template is the whole prompt. A text of too many
+   characters is skipped before it costs more.
+5. The tokenizer turns it into ids, and too long ones are skipped. What it puts before a text, such as BOS, a chat
+   template writes itself; before a whole prompt it is put here.
 6. `nft_jax.data.stream` hands the questions out as prompts, in a seeded order.
 """
 from __future__ import annotations
@@ -18,12 +20,15 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import cache
+from itertools import takewhile
+from operator import itemgetter
 from string import ascii_letters
 from typing import NamedTuple
 
 import numpy as np
 
 from nft_jax.config import DataConfig
+from nft_jax.config.checks import require
 from nft_jax.data.questions import REASONS, Unusable, gold_reader, half_pair, read_question
 from nft_jax.data.sources import ANSWER_COLUMNS, QUESTION_COLUMNS, columns_flag, read_source, refuse_answers
 from nft_jax.runtime.tables import Rows, listed
@@ -109,7 +114,7 @@ class LoadReport:
 def dated(config: DataConfig, tokenizer, day: str) -> DataConfig:
     """The settings with the day that the chat template writes into every prompt: `config.date`, else `day`. For a
     template that writes none they stay as they are."""
-    writes = "strftime_now" in str(tokenizer.chat_template)
+    writes = "strftime_now" in (tokenizer.chat_template or "")
     return replace(config, date=day) if writes and not config.date else config
 
 
@@ -130,7 +135,12 @@ def render(tokenizer, prompt: str | Sequence[dict], *, template: str = "{problem
     messages (dicts with role and content) are rendered unchanged. `thinking` is passed as enable_thinking
     unless it is None. A template that writes the date writes `date` (YYYY-MM-DD; empty: today). Raises InputError
     when the template does not accept the messages.
+
+    Without a chat template the text is `template` with the question, and nothing else. Of chat messages, a single one
+    of the user is a question.
     """
+    if tokenizer.chat_template is None:
+        return _whole(prompt, template, system, thinking)
     if isinstance(prompt, str):
         messages = [{"role": "system", "content": system}] if system else []
         messages.append({"role": "user", "content": template.replace("{problem}", prompt)})
@@ -151,9 +161,48 @@ def render(tokenizer, prompt: str | Sequence[dict], *, template: str = "{problem
                          "roles it knows, leave data.system empty, or give the model another chat template.") from error
 
 
+def _whole(prompt: str | Sequence[dict], template: str, system: str, thinking: bool | None) -> str:
+    """The prompt of a model without a chat template. Raises InputError for what only such a template could render."""
+    for name, value, unset in (("data.system", system, ""), ("data.thinking", thinking, None)):
+        require(value == unset, name, value, f"there is no chat template that would take it. Leave it at {unset!r} "
+                "and write data.template, the whole prompt, or name a data.chat_template.")
+    if not isinstance(prompt, str):
+        roles = [message.get("role") for message in prompt]
+        if roles != ["user"]:
+            raise InputError(f"the question is chat messages with the roles {roles}, and there is no chat template "
+                             "that would render them: name one as data.chat_template.")
+        prompt = prompt[0]["content"]
+    return template.replace("{problem}", prompt)
+
+
+def opening(tokenizer) -> list[int]:
+    """The ids that the tokenizer puts before a text: BOS, or none. tokenizer.json decides, as in transformers 5."""
+    encoded = tokenizer.backend_tokenizer.encode("a")
+    return [i for i, _ in takewhile(itemgetter(1), zip(encoded.ids, encoded.special_tokens_mask, strict=True))]
+
+
+def token_ids(tokenizer, texts: Sequence[str], *, raw: bool) -> list[list[int]]:
+    """The ids of prompts. A `raw` text did not come from a chat template: the tokenizer's opening is put before it,
+    unless it begins so. What tokenizers put behind a text, such as EOS, never is."""
+    ids = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    first = opening(tokenizer) if raw else []
+    return [each if each[:len(first)] == first else first + each for each in ids]
+
+
+def prompt_lines(tokenizer) -> list[str]:
+    """A line for the user where questions do not go through a chat template."""
+    if tokenizer.chat_template is not None:
+        return []
+    first = opening(tokenizer)
+    begins = f"begins with {tokenizer.decode(first)!r} ({', '.join(map(str, first))})" if first else "begins with it"
+    return [f"prompts: there is no chat template, so data.template is the whole prompt, which {begins}"]
+
+
 def turn_end(tokenizer) -> int | None:
     """The added token with which the chat template ends an answer; None where it ends answers otherwise, or refuses
-    the messages."""
+    the messages, and without a template."""
+    if tokenizer.chat_template is None:
+        return None
     answer = "forty-two"
     messages = [{"role": "user", "content": "6*7"}, {"role": "assistant", "content": answer}]
     try:
@@ -233,7 +282,7 @@ def _tokenized(usable: Iterator, config: DataConfig, tokenizer, report: LoadRepo
     made: list[Question] = []
     rendered = _rendered(usable, config, tokenizer, report)
     while chunk := _chunk(rendered, min(config.limit - len(made), CHUNK) if config.limit else CHUNK):
-        ids = tokenizer([one.text for one in chunk], add_special_tokens=False)["input_ids"]
+        ids = token_ids(tokenizer, [one.text for one in chunk], raw=tokenizer.chat_template is None)
         for one, tokens in zip(chunk, ids, strict=True):
             if len(tokens) > config.max_prompt_tokens:
                 report.skip(one.number, Unusable("too_long", f"{len(tokens)} tokens"))
@@ -250,6 +299,9 @@ def load_questions(config: DataConfig, tokenizer, *, field: str = "data",
     `config.limit` = n, only the first n usable questions are kept, and no row after them is read. Raises
     InputError, naming `field`.source: nothing there, no rows, unknown columns, nothing usable.
     """
+    if tokenizer.chat_template is None:
+        # Every question would be skipped for it.
+        _whole("", config.template, config.system, config.thinking)
     table, report = read_source(config, field, reward), LoadReport(config.source)
     if answers:
         refuse_answers(table, config, field)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nft_jax.config import DataConfig
 from nft_jax.data import arithmetic
+from nft_jax.runtime.network import hub_without_retries
 from nft_jax.runtime.tables import BATCH, KINDS, Table, arrow_table, listed, no_file, read_table
 from nft_jax.types import InputError, Unreachable
 from nft_jax.verify.rewards.gym import refuse_task
@@ -138,17 +139,19 @@ def _dataset(data, said: str, wanted: Callable[[str], bool]) -> Table:
 def _hub(config: DataConfig, said: str, reward: str) -> Table:
     name, _, part = config.source.partition(":")
     options = {"data_files": part} if part.endswith(KINDS) else {"name": part or None}
-    try:
-        from datasets import load_dataset
-        data = load_dataset(name, split=config.split, **options)
-    except (OSError, ValueError, RuntimeError) as error:
-        # Not found, no network, or no such split or subset: datasets' own words say which.
-        reason = str(error).strip().splitlines()
-        raise Unreachable(
-            f"{said} (split {config.split!r}): there is no such file or folder, and the "
-            f"hub gave no data set ({reason[0] if reason else type(error).__name__}). Check the spelling and the "
-            "split. A subset is written NAME:SUBSET (openai/gsm8k:main), one file of a data set NAME:FILE.parquet. "
-            "Without network, give a local .jsonl or .parquet file.") from error
+    from datasets import load_dataset
+    with hub_without_retries() as unreachable:
+        try:
+            data = load_dataset(name, split=config.split, **options)
+        except (OSError, ValueError, RuntimeError) as error:
+            # Not found, no network, or no such split or subset: datasets' own words say which.
+            lines = str(error).strip().splitlines()
+            reason = unreachable or (lines[0] if lines else type(error).__name__)
+            raise Unreachable(
+                f"{said} (split {config.split!r}): there is no such file or folder, and the hub gave no data set "
+                f"({reason}). Check the spelling and the split. A subset is written NAME:SUBSET (openai/gsm8k:main), "
+                "one file of a data set NAME:FILE.parquet. Without network, give a local .jsonl or .parquet file."
+                ) from error
     return _dataset(data, said, _wanted(config, reward))
 
 

@@ -48,6 +48,11 @@ class PromptStream:
         return [self._question(index).prompt(index) for index in range(start, self._index)]
 
     @property
+    def first(self) -> Prompt:
+        """The prompt at index 0, wherever the stream stands."""
+        return self._question(0).prompt(0)
+
+    @property
     def size(self) -> int:
         """The number of questions."""
         return len(self._questions)

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nft_jax.config import AdapterConfig
+from nft_jax.config.training import TARGETS
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.parameters import IN_LAYERS, sizes_of
 from nft_jax.model.quantise import Quantized, dequantise
@@ -57,8 +58,10 @@ def adapter_shapes(model: ModelConfig, config: AdapterConfig) -> dict:
     for name in config.projections:
         array = IN_LAYERS[name]
         if not array.present(model):
+            others = ", ".join(each for each in TARGETS["all"] if IN_LAYERS[each].present(model))
+            why = " Adapters of experts are not implemented: PEFT names them in two ways." if model.num_experts else ""
             raise InputError(f"adapter.targets is {config.targets!r}, and a {model.family} model of this config has no "
-                             f"{name}: name others.")
+                             f"{name}: use any of {others}.{why}")
         sizes, cut = sizes_of(array.axes, model), len(array.summed)
         found[name] = {part: jax.ShapeDtypeStruct((model.num_layers, *shape), jnp.float32) for part, shape in (
             ("lora_a", (*sizes[:cut], config.rank)), ("lora_b", (config.rank, *sizes[cut:])))}

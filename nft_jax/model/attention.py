@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from nft_jax.model.config import Attention, RopeScaling
+from nft_jax.model.config import Attention, LinearRope, Llama3Rope, RopeScaling, YarnRope
 from nft_jax.model.kernels import cudnn, splash
 from nft_jax.model.quantise import Quantized
 
@@ -28,21 +28,52 @@ def rotary_angles(positions, head_dim: int, theta: float, scaling: RopeScaling |
     Su et al., arXiv 2104.09864, in the half-split layout of the Hugging Face Llama and Qwen models."""
     frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
     if scaling is not None:
-        frequencies = scaled_frequencies(frequencies, scaling)
+        frequencies = scaled_frequencies(frequencies, theta, scaling)
     angles = positions[..., None].astype(jnp.float32) * align(frequencies, positions[..., None])
-    return jnp.cos(angles), jnp.sin(angles)
+    grown = attention_factor(scaling) if isinstance(scaling, YarnRope) else 1.0
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    return (cos, sin) if grown == 1 else (grown * cos, grown * sin)
 
 
-def scaled_frequencies(frequencies, scaling: RopeScaling):
-    """frequencies [head_dim/2], radians per token -> the frequencies stretched as `RopeScaling` describes."""
+def scaled_frequencies(frequencies, theta: float, scaling: RopeScaling):
+    """frequencies [head_dim/2], radians per token, of the base `theta` -> the frequencies stretched as the class of
+    `scaling` describes."""
     slow = frequencies / scaling.factor
-    if scaling.kind == "linear":
+    if isinstance(scaling, LinearRope):
         return slow
-    # Turns of each frequency in the original context.
-    turns = scaling.original_max_position_embeddings * frequencies / (2 * math.pi)
-    kept = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    if isinstance(scaling, Llama3Rope):
+        # Turns of each frequency in the original context.
+        turns = scaling.original_max_position_embeddings * frequencies / (2 * math.pi)
+        kept = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    else:
+        first, last = yarn_range(2 * len(frequencies), theta, scaling)
+        kept = 1 - (jnp.arange(len(frequencies), dtype=jnp.float32) - first) / (last - first)
     kept = jnp.clip(kept, 0.0, 1.0)
     return kept * frequencies + (1 - kept) * slow
+
+
+def yarn_range(head_dim: int, theta: float, scaling: YarnRope) -> tuple[float, float]:
+    """Numbers of the frequencies between which YaRN blends: where it begins to stretch, and from where it does so
+    wholly."""
+    # The frequency that turns so many times in the original context has this number.
+    first, last = (head_dim * math.log(scaling.original_max_position_embeddings / (turns * 2 * math.pi))
+                   / (2 * math.log(theta)) for turns in (scaling.beta_fast, scaling.beta_slow))
+    if scaling.truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, head_dim - 1)
+    return first, last if first != last else last + 0.001
+
+
+def attention_factor(scaling: YarnRope) -> float:
+    """By which the cosines and sines of YaRN grow, and so the scores by its square."""
+    def grown(mscale: float) -> float:
+        return 1.0 if scaling.factor <= 1 else 0.1 * mscale * math.log(scaling.factor) + 1.0
+
+    if scaling.attention_factor is not None:
+        return scaling.attention_factor
+    if scaling.mscale and scaling.mscale_all_dim:
+        return grown(scaling.mscale) / grown(scaling.mscale_all_dim)
+    return grown(1.0)
 
 
 def rotate(x, cos, sin):

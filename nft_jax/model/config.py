@@ -1,6 +1,6 @@
 """The shape of a decoder, and how its passes are computed. Families differ in data: see `model.hf.families`."""
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from jax.sharding import Mesh
 
@@ -9,19 +9,48 @@ from nft_jax.config import Remat
 Attention = Literal["xla", "cudnn", "splash"]
 
 
-@dataclass(frozen=True)
-class RopeScaling:
-    """How rotary positions are stretched beyond the lengths of pretraining. Fields are named as in config.json.
+# How rotary positions are stretched beyond the lengths of pretraining. Fields are named as in config.json.
 
-    "linear" divides every frequency by `factor` (Chen et al., arXiv 2306.15595). "llama3" divides
-    the frequencies that turn less than `low_freq_factor` times in the original context, keeps the
-    frequencies that turn more than `high_freq_factor` times, and blends in between (Llama 3.1;
-    `ROPE_INIT_FUNCTIONS` of transformers)."""
-    kind: Literal["linear", "llama3"]
+
+@dataclass(frozen=True)
+class LinearRope:
+    """Divides every frequency by `factor` (Chen et al., arXiv 2306.15595)."""
     factor: float
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_position_embeddings: int = 8192
+
+
+@dataclass(frozen=True)
+class Llama3Rope:
+    """Divides the frequencies that turn less than `low_freq_factor` times in the original context by `factor`, keeps
+    those that turn more than `high_freq_factor` times, and blends in between (Llama 3.1; `ROPE_INIT_FUNCTIONS` of
+    transformers)."""
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
+
+
+@dataclass(frozen=True)
+class YarnRope:
+    """YaRN (Peng et al., arXiv 2309.00071; `ROPE_INIT_FUNCTIONS` of transformers): keeps the frequencies that turn more
+    than `beta_fast` times in the original context, divides by `factor` those that turn less than `beta_slow` times,
+    and blends in between, linearly in the frequency's number. Queries and keys grow by `attention_factor`."""
+    factor: float
+    original_max_position_embeddings: int
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float | None = None      # None: follows from `factor`, and from both mscale where they are set
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    truncate: bool = True                      # the ends of the blend are whole numbers of frequencies
+
+
+RopeScaling = LinearRope | Llama3Rope | YarnRope
+
+
+class LayerKind(NamedTuple):
+    """What sets a layer apart from the others. Each is a bool, or [] bool in a scan over layers that differ in it."""
+    local: bool            # it sees a window
+    rotated: bool          # its queries and keys have rotary positions
 
 
 @dataclass(frozen=True)
@@ -45,6 +74,7 @@ class ModelConfig:
     rope_scaling: RopeScaling | None = None
     local_layers: tuple[int, ...] = ()     # a token of these layers sees itself and the `window` - 1 tokens before it
     window: int = 0                        # 0 when no layer is local
+    unrotated_layers: tuple[int, ...] = () # without rotary positions (SmolLM3)
     local_rope_theta: float | None = None  # of the local layers, unscaled; None: they rotate like the others
     activation: Literal["silu", "gelu_tanh"] = "silu"
     norm_offset: float = 0.0           # added to every norm's weight; 1 for Gemma
@@ -52,10 +82,20 @@ class ModelConfig:
     scale_embeddings: bool = False     # times sqrt(hidden_size) (Gemma 3)
     query_pre_attn_scalar: int | None = None       # scores are divided by its root; None: head_dim
     final_softcap: float = 0.0         # logits become cap * tanh(logits / cap); 0 is off
+    num_experts: int = 0               # MLPs of every layer, of which a token passes a few; 0: one MLP for all tokens
+    experts_per_token: int = 0
+    expert_size: int = 0               # feed-forward size of one expert; `intermediate_size` is then not used
+    norm_topk_prob: bool = False       # the probabilities of a token's experts are divided by their sum
 
     @property
     def queries_per_kv(self) -> int:
         return self.num_heads // self.num_kv_heads
+
+    @property
+    def kinds(self) -> tuple[LayerKind, ...]:
+        """Of each layer."""
+        return tuple(LayerKind(layer in self.local_layers, layer not in self.unrotated_layers)
+                     for layer in range(self.num_layers))
 
     @property
     def attention_scale(self) -> float:

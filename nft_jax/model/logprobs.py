@@ -47,6 +47,12 @@ def token_logprobs(params, config: ModelConfig, tokens, positions, segment_ids, 
     Returns two of [B, T] float32 (float64 if the pass is). A row's first token has 0. The value at
     the first token of any other segment has no meaning and must be masked."""
     hidden = hidden_states(params, config, tokens, positions, segment_ids, compute)
+    return logprobs_of(hidden, params, config, tokens, wanted=wanted, temperature=temperature, compute=compute)
+
+
+def logprobs_of(hidden, params, config: ModelConfig, tokens, *, wanted=None, temperature=1.0,
+                compute: Compute = FLOAT32):
+    """`token_logprobs` from the states [B, T, D] before the head."""
     wanted = jnp.ones(tokens.shape, bool) if wanted is None else wanted
     # The state before a token predicts it.
     before = jnp.pad(wanted[:, 1:], ((0, 0), (0, 1)))

@@ -11,6 +11,7 @@
 Notation: s = reward of the answer, r = group accuracy, R = exp(logprobs - old_logprobs),
 c = -dloss/dlogprob, the coefficient on grad log pi in the direction of ascent.
 """
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import get_args
@@ -145,6 +146,20 @@ def resolve(name: str | Objective | TokenLoss, config: ObjectiveConfig) -> Objec
         raise InputError(f"loss.constant_length is {length!r}: loss_agg {resolved.loss_agg!r} does not use it. Write "
                          f"loss_agg='constant', or leave it at {default_length!r}.")
     return resolved
+
+
+def settings_read(name: str, source: str = "") -> frozenset[str]:
+    """The fields of `ObjectiveConfig` that an objective looks at, by its name alone: nothing is imported or run.
+
+    source: of an objective of one's own, the text that its run keeps (objective.py). It may read every field that its
+        text names, or any field where it hands `config` on. Without a text, and of an objective that this version
+        does not know: every field."""
+    every = frozenset(field.name for field in fields(ObjectiveConfig))
+    if name in OBJECTIVES:
+        return frozenset((*OBJECTIVES[name].reads, "loss_agg", "constant_length"))
+    if not source or re.search(r"[(,]\s*config\s*[,)]", re.sub(r"def \w+\([^)]*\)", "", source)):
+        return every
+    return (every & set(re.findall(r"\w+", source))) | {"loss_agg", "constant_length"}
 
 
 def token_loss(name: str | Objective | TokenLoss, logprobs: Array, old_logprobs: Array, mask: Array, rewards: Array,

@@ -146,6 +146,7 @@ def _may_be(path: Path, access: int) -> bool:
 
 def _require_inputs_elsewhere(config: Config, folder: Path, fork: str) -> None:
     inputs = [("policy.path", config.policy.path), ("data.source", config.data.source),
+              ("data.chat_template", config.data.chat_template),
               ("terms.reference", config.terms.reference), ("--fork", fork),
               *(("evaluation.source", one.data.source) for one in sets_of(config.evaluation, config.data))]
     for name, source in inputs:

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from nft_jax.config import Config, flat
+from nft_jax.config import Config, ObjectiveConfig, flat
 from nft_jax.config.differences import MISSING, REMOVED
 from nft_jax.objectives.custom import FILE as OBJECTIVE
 from nft_jax.objectives.custom import digest_of
@@ -47,6 +47,19 @@ class RunFolder:
     def fields(self) -> dict[str, Any]:
         """Dotted name -> value. A field that the run did not know yet has today's default."""
         return flat(upgraded(as_read(Config()))) | flat(self.settings)
+
+    @cached_property
+    def told(self) -> dict[str, Any]:
+        """`fields` that decide what the run computes, to compare it with others: without the settings of the loss that
+        its objective does not read. Of an objective of one's own, with the digest of its source."""
+        from nft_jax.objectives.registry import settings_read
+        objective, kept = str(self.fields["objective"]), self.folder / OBJECTIVE
+        read = settings_read(objective, kept.read_text(errors="replace") if kept.is_file() else "")
+        unread = {f"loss.{field.name}" for field in dataclasses.fields(ObjectiveConfig) if field.name not in read}
+        if self.fields.get("loss.loss_agg") not in (None, "constant"):
+            unread.add("loss.constant_length")
+        return {name: value for name, value in self.fields.items() if name not in unread} | (
+            {OBJECTIVE_SOURCE: self.inputs.get(OBJECTIVE_SOURCE)} if ":" in objective else {})
 
     @cached_property
     def inputs(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Metrics: what groups of judged answers say, and how the rows of a run are written, read and drawn.
+"""Metrics: what groups of judged answers say, and how the rows of a run are written and read.
 
 A row is the metrics of one step. It goes to metrics.jsonl, the record, and to the trackers of `config.writers`."""
 import json
@@ -111,28 +111,3 @@ def read_metrics(path: Path) -> list[dict]:
         else:
             rows.append(row)
     return rows
-
-
-def draw_curves(rows: Sequence[dict], path: Path, title: str) -> None:
-    """Draws curves.png: accuracy, entropy, gradient norm and lengths over the steps."""
-    # Not the loss: on-policy it is 0.
-    from matplotlib.figure import Figure
-    panels = {
-        "accuracy": {"accuracy/all": "training answers", "evaluation/accuracy/all": "held-out questions"},
-        "entropy (nats per token)": {"entropy/all": "all", "entropy/right": "right", "entropy/wrong": "wrong"},
-        "gradient norm": {"grad_norm/mean": "mean of the step's updates", "grad_norm/max": "largest"},
-        "answer length (tokens)": {"length/all": "all", "length/right": "right", "length/wrong": "wrong"},
-    }
-    figure = Figure(figsize=(9, 6), layout="constrained")
-    figure.suptitle(title)
-    for axes, (name, curves) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
-        for key, label in curves.items():
-            points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
-            if points:
-                axes.plot(*zip(*points, strict=True), label=label, marker="o" if len(points) < 25 else None, ms=3)
-        axes.set_title(name, fontsize=10)
-        axes.set_xlabel("step")
-        axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend(fontsize=8)
-    figure.savefig(path, dpi=120, format="png")

@@ -14,6 +14,7 @@ from nft_jax.model.adapter import Adapter, adapter_shapes, merge, wrap
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.hf import load_params, peft, read_config, resolve_folder
 from nft_jax.model.hf.frozen import abstract_frozen, load_frozen
+from nft_jax.model.hf.tokenizer import own_chat_template
 from nft_jax.model.parameters import parameter_shardings
 from nft_jax.record.checkpoint import LATEST, checkpoint_step, reading
 from nft_jax.record.folder import is_run, read_run
@@ -29,6 +30,18 @@ class Weights(NamedTuple):
     home: Path | None = None         # of that run, or of an adapter
     step: int | None = None          # of that checkpoint
     adapter: Adapter | None = None   # beside the model in `folder`
+
+    @property
+    def date(self) -> str:
+        """The day that the chat template wrote in training; "" where that is not known."""
+        return self.run.data.date if self.run else ""
+
+    @property
+    def chat_template(self) -> str:
+        """For `load_tokenizer`: the template that was trained with."""
+        if self.run is not None:
+            return self.run.data.chat_template
+        return own_chat_template(self.home) if self.home is not None else ""
 
     @property
     def files(self) -> list[list]:

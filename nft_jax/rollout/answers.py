@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from nft_jax.config import AnswerConfig, DataConfig, MeshConfig, VerifierConfig
-from nft_jax.data.prompts import dated
+from nft_jax.data.prompts import dated, prompt_lines
 from nft_jax.data.stream import digest
 from nft_jax.model.hf import eos_token_ids
 from nft_jax.model.kernels import compute_on
@@ -88,7 +88,7 @@ def _fill(settings: AnswerConfig, weights: Weights, tokenizer, missing: Sequence
 
     eos = eos_token_ids(weights.folder, tokenizer)
     # Before the tables are claimed: stops that are refused bind nothing.
-    for line in Ends(tokenizer, eos, settings, weights.config.vocab_size).told():
+    for line in (*prompt_lines(tokenizer), *Ends(tokenizer, eos, settings, weights.config.vocab_size).told()):
         say(line)
     # All sizes are chosen before the weights take memory. A table that was begun keeps its sizes.
     chosen = [parts.claim(lambda samples=held.samples: choose(samples)) for held, parts in missing]

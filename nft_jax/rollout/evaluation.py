@@ -31,6 +31,12 @@ class HeldOut(NamedTuple):
     stream: int                # the rollout index of its answers
 
 
+def asked_by(one: Asked, tokenizer, template: str) -> Asked:
+    """The set with its prompt for this model. Sets name user messages: where no chat template puts a frame around
+    them, `template`, the whole prompt of the model's own questions, asks every set."""
+    return one if tokenizer.chat_template else one._replace(data=replace(one.data, template=template))
+
+
 def read_set(one: Asked, tokenizer, field: str, reward: str) -> tuple[HeldOut, LoadReport]:
     """The questions of a set as prompts, and a report on its rows. Raises the InputErrors of `load_questions`."""
     questions, report = load_questions(one.data, tokenizer, field=field, reward=reward)
@@ -47,7 +53,7 @@ def read_held_out(config: Config, tokenizer) -> tuple[list[HeldOut], dict[str, L
     reward = lookup(own, "evaluation.reward").name if own else config.verifier.reward
     for one in sets_of(config.evaluation, config.data):
         field = f"evaluation/{one.name}" if one.name else "evaluation"
-        held, reports[field] = read_set(one, tokenizer, field, reward)
+        held, reports[field] = read_set(asked_by(one, tokenizer, config.data.template), tokenizer, field, reward)
         held_out.append(held)
     return held_out, reports
 

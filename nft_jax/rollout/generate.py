@@ -33,7 +33,7 @@ class Arguments(AnswerConfig):
     columns: str = ""
     """As data.columns."""
     template: str = DataConfig().template
-    """User message; {problem} is replaced by the question."""
+    """As data.template: user message, or whole prompt of a base model; {problem} is replaced by the question."""
     system: str = ""
     """System message."""
     limit: int = 0
@@ -68,7 +68,7 @@ def generate(given: Arguments) -> Path:
     from nft_jax.runtime.compilation import use_compilation_cache
     use_compilation_cache()
     weights = find_weights(given.model, given.step)
-    tokenizer = load_tokenizer(weights.folder)
+    tokenizer = load_tokenizer(weights.folder, given.chat_template or weights.chat_template)
     # A prompt that leaves no positions for an answer is skipped, like a prompt that is too long.
     positions = weights.config.max_positions - given.max_new_tokens
     longest = min(given.max_prompt_tokens, max(positions, 1))
@@ -76,7 +76,7 @@ def generate(given: Arguments) -> Path:
                       fields=("--max-prompt-tokens", "--max-new-tokens"))
     data = DataConfig(source=given.prompts, split=given.split, columns=given.columns, template=given.template,
                       system=given.system, max_prompt_tokens=longest, limit=given.limit,
-                      date=given.date or (weights.run.data.date if weights.run else ""))
+                      date=given.date or weights.date)
     data = dated_as_begun(data, tokenizer, given.out)
     questions, report = load_questions(data, tokenizer, field="prompts", answers=False)
     say(f"prompts: {report}")

@@ -6,19 +6,26 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.text import Text
 
 from nft_jax.types import Halted, InputError
 
-# The metrics shown beside a step, and their form. A metric that has not been measured yet is left out.
+# The metrics shown beside a step, and their form. A metric that the step did not measure is left out.
 SHOWN = {"accuracy/all": "train {:.1%}", "evaluation/accuracy/all": "held-out {:.1%}", "entropy/all": "entropy {:.3f}",
          "tokens_per_second/rollout": "rollout {:,.0f} tok/s", "tokens_per_second/train": "train {:,.0f} tok/s"}
+RECENT = 10            # steps whose time tells the time that is left
+PULSE = 60.0           # seconds of silence after which a run that is no terminal's prints what it does
+FEW = 0.1              # share of groups with right and wrong answers below which the console points to the page
+PAGE = "experiments/what_you_should_see.md"
 
 
 class _Guarded:
@@ -89,44 +96,111 @@ def one_paragraph_errors(advice: str = "") -> Iterator[None]:
 
 
 class Console:
-    """Shows a run of `steps` steps, starting at step `first`: a rich bar on a terminal, one line a
-    step elsewhere."""
+    """Shows a run of `steps` steps that goes on after step `first`: a line for every row of metrics.
+
+    Below, a terminal shows what the run does now, in a line that moves. Elsewhere such a line is printed after every
+    PULSE seconds of silence."""
 
     def __init__(self, steps: int, first: int = 0, quiet: bool = False):
         # What is said may quote a token such as [/INST], which is no markup.
         self.rich = RichConsole(quiet=quiet, highlight=False, markup=False, emoji=False)
-        self.steps, self.first, self.started = steps, first, time.monotonic()
-        self._shown: dict[str, float] = {}
+        self.steps, self._done, self._doing, self._tokens = steps, first, "", 0
+        self._seconds: deque[float] = deque(maxlen=RECENT)
+        self._begun = self._spoken = time.monotonic()
+        self._advised = False
         self._bar = Progress(
-            TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=None), TextColumn("{task.fields[numbers]}"),
-            TextColumn("left"), TimeRemainingColumn(), console=self.rich, transient=True,
-            disable=not self.rich.is_terminal)
-        self._task = self._bar.add_task("run", total=steps, completed=first, numbers="")
+            SpinnerColumn(), TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=None), _Now(self),
+            console=self.rich, transient=True, disable=not self.rich.is_terminal)
+        self._task = self._bar.add_task("run", total=steps, completed=first)
+        self._ended = threading.Event()
+        self._pulse = threading.Thread(target=self._beat, name="nft-console", daemon=True)
 
     def __enter__(self) -> Console:
         self._bar.start()
+        if not self.rich.is_terminal and not self.rich.quiet:
+            self._pulse.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if self._pulse.is_alive():
+            self._pulse.join()
         self._bar.stop()
 
     def say(self, text: object) -> None:
         """Prints a line, at any time."""
+        self._spoken = time.monotonic()
         self.rich.print(text, soft_wrap=True)
 
     def phase(self, name: str) -> None:
-        """Shows what the run is doing now, beside the numbers."""
-        self._bar.update(self._task, numbers=f"{self._numbers()} [dim]{name}[/dim]")
+        """Notes what the run is doing now."""
+        self._doing = name
+
+    def decoded(self, tokens: int) -> None:
+        """Notes that so many more tokens were decoded."""
+        self._tokens += tokens
 
     def step(self, step: int, metrics: dict[str, float]) -> None:
-        """Shows the numbers of a finished step. Numbers that it lacks keep their last value."""
-        self._shown |= metrics
-        self._bar.update(self._task, completed=step, numbers=self._numbers())
-        if not self.rich.is_terminal:
-            done = step - self.first
-            left = (time.monotonic() - self.started) / max(done, 1) * (self.steps - step)
-            self.say(f"step {step}/{self.steps}  {self._numbers()}  left {left:.0f} s")
+        """Prints the numbers that this step measured, and the time left if the next steps take as long as the last."""
+        if step > self._done and "seconds/step" in metrics:
+            self._seconds.append(metrics["seconds/step"])
+        self._done, self._tokens, self._begun = step, 0, time.monotonic()
+        self._bar.update(self._task, completed=step)
+        self.say("  ".join(filter(None, (f"step {step}/{self.steps}", *self._numbers(metrics), self._left()))))
+        self._advise(metrics)
 
-    def _numbers(self) -> str:
-        return "  ".join(form.format(self._shown[key]) for key, form in SHOWN.items()
-                         if self._shown.get(key) is not None)
+    def now(self) -> str:
+        """What the run does: the phase, tokens decoded and time since the last row of metrics, the time left."""
+        tokens = f"{self._tokens:,} tokens" if self._tokens else ""
+        return "  ".join(filter(None, (self._doing, tokens, duration(time.monotonic() - self._begun), self._left())))
+
+    def _beat(self) -> None:
+        """Prints `now` whenever nothing was printed for PULSE seconds."""
+        while not self._ended.wait(max(self._spoken + PULSE - time.monotonic(), 1.0)):
+            if time.monotonic() - self._spoken >= PULSE:
+                self.say(f"step {min(self._done + 1, self.steps)}/{self.steps}  {self.now()}")
+
+    def _left(self) -> str:
+        """"" while no step tells it."""
+        remaining = self.steps - self._done
+        if not self._seconds or not remaining:
+            return ""
+        return f"left {duration(remaining * sum(self._seconds) / len(self._seconds))}"
+
+    @staticmethod
+    def _numbers(metrics: dict[str, float]) -> Iterator[str]:
+        yield from (form.format(metrics[key]) for key, form in SHOWN.items() if metrics.get(key) is not None)
+        if groups := metrics.get("groups/generated"):
+            yield f"{round(metrics['groups/accepted_share'] * groups)} of {groups} groups mixed"
+
+    def _advise(self, metrics: dict[str, float]) -> None:
+        """Says once what too few groups with right and wrong answers mean, and where the remedies stand."""
+        if self._advised or metrics.get("groups/accepted_share", 1.0) >= FEW:
+            return
+        self._advised = True
+        self.say("Fewer than a tenth of the groups have right and wrong answers (\"mixed\"). The others teach nothing. "
+                 f"{PAGE}, \"The reward is flat\", says what to look at and which field to turn.")
+
+
+class _Now(ProgressColumn):
+    """The end of the moving line, made anew at every refresh."""
+
+    def __init__(self, console: Console):
+        self._console = console
+        super().__init__()
+
+    def render(self, task: Task) -> Text:
+        return Text(self._console.now())
+
+
+def duration(seconds: float) -> str:
+    """A time to read: 45 s, 12 min, 3 h 20 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours:,} h {minutes:02} min" if hours >= 2 else f"{60 * hours + minutes} min"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; all columns but the first are numbers."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---", *["---:"] * (len(head) - 1)], *rows))

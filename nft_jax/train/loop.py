@@ -24,7 +24,7 @@ from nft_jax.objectives.custom import adopt
 from nft_jax.objectives.registry import Objective, TokenLoss, find_objective
 from nft_jax.objectives.terms import answer_terms
 from nft_jax.policy import save
-from nft_jax.record.metrics import draw_curves, mismatch_metrics, read_metrics
+from nft_jax.record.metrics import mismatch_metrics, read_metrics
 from nft_jax.rollout.evaluation import evaluation_key, evaluation_metrics
 from nft_jax.rollout.judged import judged_groups
 from nft_jax.runtime.compilation import use_compilation_cache
@@ -285,9 +285,11 @@ def conclude(run: Run, state: TrainState, progress: Progress) -> dict:
 
     def write_results() -> None:
         if is_first():
+            # matplotlib takes half a second to import.
+            from nft_jax.record.pictures import draw_curves
             with replaced(run.folder / "curves.png") as temporary:
-                draw_curves(read_metrics(run.folder / "metrics.jsonl"), temporary,
-                            f"{run.config.name}: {run.config.objective}")
+                draw_curves(read_metrics(run.folder / "metrics.jsonl"), temporary, run.config.name,
+                            run.config.objective)
         if finished:
             with replaced(run.folder / "model", writes=is_first()) as temporary:
                 save(run.policy(state.params, progress.base_digest), temporary)

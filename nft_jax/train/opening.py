@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import jax
 
 from nft_jax.config import Config, flat
-from nft_jax.data.prompts import LoadReport, dated, load_questions
+from nft_jax.data.prompts import LoadReport, dated, load_questions, prompt_lines
 from nft_jax.data.stream import PromptStream
 from nft_jax.model import hf
 from nft_jax.model.adapter import Adapter
@@ -33,6 +33,7 @@ from nft_jax.model.adapter import init as init_adapters
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.hf.peft import require_base
 from nft_jax.model.hf.published import PUBLISHED
+from nft_jax.model.hf.tokenizer import shown
 from nft_jax.record.checkpoint import Checkpoints, check_room
 from nft_jax.record.claim import Standing, claimed, look, refusals_named
 from nft_jax.record.metrics import MetricsWriter
@@ -93,7 +94,7 @@ def read_inputs(config: Config, today: str = "", *, weights: bool = True) -> Inp
     model = hf.read_config(folder)
     # `make_plan` checks it as well. Here it is told before the questions are read.
     require_positions(model, config.data.max_prompt_tokens, config.rollout.max_new_tokens)
-    tokenizer = hf.load_tokenizer(folder)
+    tokenizer = hf.load_tokenizer(folder, config.data.chat_template)
     if weights or hf.is_local(config.policy.path):
         hf.check_weights(folder, model)
     check_reference(config, model, weights=weights)
@@ -103,6 +104,24 @@ def read_inputs(config: Config, today: str = "", *, weights: bool = True) -> Inp
     stream, eos = PromptStream(questions, config.data.seed), hf.eos_token_ids(folder, tokenizer)
     identity = identity_of(config, folder, tokenizer, eos, stream, held_out, weights=weights)
     return Inputs(config.data.date, model, tokenizer, eos, stream, held_out, {"data": report} | evaluated, identity)
+
+
+def require_chosen(config: Config) -> None:
+    """Raises InputError, naming every one, where the model or the questions are left to the user and not given."""
+    needed = {
+        "policy.path": (config.policy.path, "--policy.path FOLDER (a model in Hugging Face layout, or a hub name)"),
+        "data.source": (config.data.source, "--data.source FILE (questions, .jsonl or .parquet, or a hub name)")}
+    missing = {name: flag for name, (value, flag) in needed.items() if not value}
+    if missing:
+        raise InputError(f"{' and '.join(f'{name} is {str()!r}' for name in missing)}: this configuration trains what "
+                         f"you name. Add {' and '.join(missing.values())}. To look around first, `python -m "
+                         "experiments.quickstart` needs neither.")
+
+
+def first_prompt(inputs: Inputs) -> str:
+    """The first prompt of the run, as the model reads it: a wrong template or tokenizer shows here."""
+    tokens = inputs.stream.first.tokens
+    return f"the first prompt, {len(tokens)} tokens:\n{shown(tokens, inputs.tokenizer)}"
 
 
 def as_begun(config: Config, standing: Standing) -> Config:
@@ -116,6 +135,7 @@ def preview(config: Config, *, fresh: bool = False, fork: str = "") -> tuple[Mod
 
     No weights are downloaded. Where the hub cannot be reached the lines say what was not read, and the model is
     `config_of` its name. Raises InputError for everything else that `read_inputs` and `look` refuse."""
+    require_chosen(config)
     standing = look(config, fresh=fresh, fork=fork)
     try:
         inputs = read_inputs(as_begun(config, standing), date.today().isoformat(), weights=False)
@@ -127,7 +147,8 @@ def preview(config: Config, *, fresh: bool = False, fork: str = "") -> tuple[Mod
                      f"{error}")
     else:
         model, lines = inputs.model, [f"{name}: {report}" for name, report in inputs.reports.items()]
-        lines += Ends(inputs.tokenizer, inputs.eos, config.rollout, model.vocab_size).told()
+        lines += [*prompt_lines(inputs.tokenizer), first_prompt(inputs),
+                  *Ends(inputs.tokenizer, inputs.eos, config.rollout, model.vocab_size).told()]
         config = replace(config, data=replace(config.data, date=inputs.date))
         standing = look(config, inputs.identity, fresh=fresh, fork=fork)
     return model, [*lines, *truncation_remark(config), *standing.lines]
@@ -244,6 +265,7 @@ def remarks(plan: Plan, sampler: Sampler, held_out: Sequence[HeldOut], asked_slo
     yield f"attention: {plan.compute.attention} ({plan.attention_reason})"
     chosen = " (as the run began)" if remembered else " (chosen from the free memory)"
     yield f"rollout.slots: {slots}{'' if asked_slots else chosen}"
+    yield from prompt_lines(sampler.ends.tokenizer)
     yield from sampler.ends.told()
     yield from truncation_remark(plan.config)
     if processes > 1:
@@ -264,6 +286,7 @@ def open_run(config: Config, *, fresh: bool, fork: str = "", verifier: Verifier 
     # One day for all processes: they may stand in several time zones.
     today = gather(date.today().isoformat())[0]
     with together("reading its inputs"):
+        require_chosen(config)
         config = settle(config)
         standing = look(config, fresh=fresh, fork=fork)
         config = as_begun(config, standing)
@@ -307,8 +330,9 @@ def open_run(config: Config, *, fresh: bool, fork: str = "", verifier: Verifier 
             if is_first():
                 writer = MetricsWriter(folder, progress.step or -1, config, writing)
                 closing.callback(writer.close)
-            for line in (*(f"{name}: {report}" for name, report in inputs.reports.items()), *found,
-                         *checkpoints.set_aside, *remarks(plan, sampler, held_out, asked_slots, remembered)):
+            for line in (*(f"{name}: {report}" for name, report in inputs.reports.items()),
+                         first_prompt(inputs), *found, *checkpoints.set_aside,
+                         *remarks(plan, sampler, held_out, asked_slots, remembered)):
                 if line:
                     console.say(line)
             compile_programs(programs, console, watchdog)

@@ -103,10 +103,13 @@ def make_plan(config: Config, model: ModelConfig, devices: Sequence[jax.Device] 
     Where rollout.slots is 0 (automatic), the plan has `slots` of them, or, if that is 0 too, as many as fit in
     memory. `free`: bytes of each device that the whole run may take (None: ask the devices).
 
-    Raises InputError, naming the field: the model has too few positions, the mesh does not fit the devices or the
-    model, rows do not divide over mesh.context, the attention kernel cannot run, or not one slot fits."""
+    Raises InputError, naming the field: the model has too few positions, or no experts for their loss; the mesh does
+    not fit the devices or the model, rows do not divide over mesh.context, the attention kernel cannot run, or not
+    one slot fits."""
     config = settle(config)
     rollout, policy = config.rollout, config.policy
+    config.terms.require(model.num_experts > 0 or not config.terms.balance_weight, "balance_weight",
+                         f"a {model.family} model has no experts to balance; leave it at 0.")
     require_positions(model, config.data.max_prompt_tokens, rollout.max_new_tokens)
     mesh = make_mesh(config.mesh, devices)
     config = replace(config, mesh=MeshConfig(**mesh.shape))

@@ -80,4 +80,5 @@ class Run:
     def alive(self, tokens: int = 0) -> None:
         """Notes progress; called with every block of decoded tokens. Raises StopRun where the run is to stop."""
         self.watchdog.feed()
+        self.console.decoded(tokens)
         self.stop.check(alone=not self.sampler.mesh.is_multi_process)

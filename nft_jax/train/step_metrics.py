@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nft_jax.model.experts import Load, balance_loss
 from nft_jax.objectives.terms import summarise_terms
 from nft_jax.record.metrics import answer_metrics, decided_by
 from nft_jax.runtime.files import replaced
@@ -47,6 +48,31 @@ def tally(loss, metrics, coefficient, entropy, weight, rewards) -> dict[str, jax
     for name in ("clamped", "saturated", "clipped"):
         out[f"sum/{name}"] = jnp.where(inside, metrics[name], 0).sum().astype(jnp.float32)
     return out
+
+
+def tally_load(load: Load) -> dict[str, jax.Array]:
+    """Sums of a micro-batch for each layer: the tokens of each expert [L, X], probabilities [L, X], entropies [L]."""
+    return {"sum/expert_tokens": load.chosen, "sum/expert_probability": load.probability,
+            "sum/router_entropy": load.entropy, "count/routed": load.tokens}
+
+
+def summarise_load(total: dict[str, np.ndarray]) -> dict[str, float]:
+    """Metrics of the experts over all trained prompts and answers; empty for a model without experts.
+
+        router/entropy         nats per token, mean over the layers; the logarithm of num_experts where all are alike
+        router/fullest_share   of a layer's rows, the share of its fullest expert, mean over the layers; 1 / num_experts
+                               where all are alike
+        router/fullest_max     the largest of these shares
+        router/balance         the load-balancing loss before its weight; experts_per_token where all are alike
+    """
+    if "count/routed" not in total:
+        return {}
+    chosen, routed = np.asarray(total["sum/expert_tokens"], np.float64), np.asarray(total["count/routed"], np.float64)
+    fullest = chosen.max(axis=1) / chosen.sum(axis=1)
+    load = Load(chosen, total["sum/expert_probability"], total["sum/router_entropy"], routed)
+    return {"router/entropy": float((total["sum/router_entropy"] / routed).mean()),
+            "router/fullest_share": float(fullest.mean()), "router/fullest_max": float(fullest.max()),
+            "router/balance": float(balance_loss(load, chosen.sum(axis=0), routed.sum()))}
 
 
 def combine(a: dict, b: dict, maximum=jnp.maximum) -> dict:
@@ -87,7 +113,7 @@ def summarise(total: dict[str, np.ndarray], updates: int) -> dict[str, float]:
             out[f"ratio/mean_{sign}"] = float(total[f"sum/ratio_{sign}"]) / count
             out[f"ratio/p95_{sign}"] = quantile(np.asarray(total[f"hist/ratio_{sign}"]), 0.95)
             out[f"ratio/max_{sign}"] = float(total[f"max/ratio_{sign}"])
-    return out | summarise_terms(total, updates)
+    return out | summarise_terms(total, updates) | summarise_load(total)
 
 
 @dataclass

@@ -4,8 +4,9 @@ import json
 import pytest
 
 from nft_jax.config import Config, DataConfig, EvaluationConfig
-from nft_jax.data.benchmarks import BOXED, DAPO, PAPER, SETS, SUITES, answers_of, names_of, sets_of
+from nft_jax.data.benchmarks import PAPER, SETS, SUITES, answers_of, names_of, sets_of
 from nft_jax.data.prompts import load_questions
+from nft_jax.data.templates import BOXED, DAPO
 from nft_jax.rollout.evaluation import read_held_out, read_set
 from nft_jax.verify import Verifier
 from refusal import refused
@@ -30,6 +31,7 @@ LOCAL = {"aime24": "aime24", "amc23": "amc", "math500": "math500", "minerva": "m
 
 class Plain:
     """Enough of a tokenizer to load questions."""
+    chat_template = "of its own"
 
     def apply_chat_template(self, messages, tokenize, add_generation_prompt):
         return "".join(message["content"] for message in messages)

@@ -14,8 +14,9 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from nft_jax.config import DataConfig, EvaluationConfig
+from nft_jax.data import templates
 from nft_jax.data.arithmetic import questions
-from nft_jax.data.prompts import DIRECTIVES, dated, load_questions, render
+from nft_jax.data.prompts import DIRECTIVES, dated, load_questions, opening, prompt_lines, render, token_ids
 from nft_jax.types import InputError, Unreachable
 from refusal import refused
 
@@ -94,6 +95,57 @@ def test_the_text_is_the_rendered_template_and_gets_no_second_special_token(toke
     assert render(tokenizer, "3*3") == "[user]3*3[assistant]"
     with refused("chat template", "critic", "data.system"):
         render(tokenizer, [{"role": "critic", "content": "?"}])
+
+
+@pytest.fixture(scope="module")
+def plain(tokenizer):
+    """Without a chat template; it ends texts with a special token too."""
+    from tokenizers import processors
+    one = copy.deepcopy(tokenizer)
+    one.chat_template = None
+    one.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        "<s> $A <end>", special_tokens=[("<s>", 0), ("<end>", 1)])
+    return one
+
+
+def test_without_a_chat_template_the_template_is_the_whole_prompt(tokenizer, plain, tmp_path):
+    source = write(tmp_path / "q.jsonl", {"problem": "1+1", "answer": "2"},
+                   {"prompt": [{"role": "user", "content": "2+2"}], "answer": "4"},
+                   {"prompt": [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}], "answer": "4"})
+    template = "Q: 3*3\nA: 9\n\nQ: {problem}\nA:"
+    found, report = load(plain, source, template=template)
+    assert [q.text for q in found] == [template.replace("{problem}", asked) for asked in ("1+1", "2+2")]
+    assert [(row.row, row.reason) for row in report.skipped] == [(3, "bad_chat")]
+    for question in found:
+        # transformers' own ids, by a tokenizer that ends nothing.
+        assert question.tokens.tolist() == tokenizer(question.text)["input_ids"] and question.tokens[0] == 0
+    assert [q.problem for q in found] == ["1+1", "2+2"]
+    line, = prompt_lines(plain)
+    assert "data.template" in line and "'<s>' (0)" in line and prompt_lines(tokenizer) == []
+    for field, value in (("system", "Be brief."), ("thinking", False)):
+        with refused(f"data.{field}", repr(value), "data.template"):
+            load(plain, source, **{field: value})
+
+
+@pytest.mark.parametrize(("opens", "expected"), [("<s> $A", [0]), ("<s> $A <end>", [0]), ("$A <end>", []), (None, [])])
+def test_what_a_tokenizer_puts_before_a_text_begins_a_whole_prompt_once(opens, expected, tokenizer):
+    from tokenizers import processors
+    one = copy.deepcopy(tokenizer)
+    one.add_special_tokens({"bos_token": "<s>"})
+    one.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        opens or "$A", special_tokens=[("<s>", 0), ("<end>", 1)])
+    ids = one("12", add_special_tokens=False)["input_ids"]
+    assert opening(one) == expected
+    assert token_ids(one, ["12", "<s>12"], raw=True) == [expected + ids, [0, *ids]]
+    assert token_ids(one, ["12"], raw=False) == [ids]
+
+
+def test_a_template_without_the_question_is_refused():
+    for template in ("Solve it.", "{ problem }", ""):
+        with refused("data.template", repr(template), "{problem}"):
+            DataConfig(template=template, chat_template="none")
+    for template in (templates.BOXED, templates.DAPO, templates.R1_ZERO, templates.FEW_SHOT):
+        assert DataConfig(template=template) and "\\boxed{" in template
 
 
 DATES = {

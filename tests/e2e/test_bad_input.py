@@ -131,8 +131,7 @@ def test_not_enough_devices(tmp_path, nothing_placed, small_run):
 @pytest.mark.parametrize("command", ["load", "generate", "evaluate", "train"])
 def test_weights_that_are_not_finite_end_every_command(command, tmp_path, small_run, capsys):
     """0.0 ± 0.0 and status 0 would look like a result."""
-    from experiments.evaluate import __main__ as evaluate
-    from nft_jax.rollout import generate
+    from nft_jax.rollout import evaluate, generate
     folder = tmp_path / "model"
     shutil.copytree(NANO, folder)
     tensors(broken)(folder)

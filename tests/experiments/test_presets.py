@@ -1,5 +1,6 @@
 """The presets: the paper's arithmetic, sources whose columns are understood, and a dry run without network."""
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,13 @@ import pytest
 from experiments import train
 from experiments.presets import PRESETS, gsm8k, qwen2_5_32b, qwen2_5_math_7b
 from nft_jax.config import flat
+from nft_jax.data import templates
 from nft_jax.data.prompts import load_questions
 from nft_jax.model.hf import config_of
 from nft_jax.model.hf.published import PUBLISHED
 from nft_jax.objectives.registry import token_weights
 from nft_jax.preflight.dry_run import batch_arithmetic, memory_estimate
+from nft_jax.runtime.names import experiment
 from nft_jax.train.opening import preview
 from nft_jax.train.plan import settle
 from refusal import refused
@@ -72,6 +75,14 @@ def test_official_loss_is_that_of_the_published_number_of_gpus(module, ranks, sh
     assert np.mean(of_ranks) == pytest.approx(sum(w * g.sum() for w, g in zip(ours, gradients, strict=True)), rel=1e-12)
 
 
+def test_the_preset_of_the_page_on_prompts(tmp_path):
+    page = (ROOT / "nft_jax" / "data" / "README.md").read_text()
+    (tmp_path / "zero.py").write_text(re.search(r"```python\n(from dataclasses.*?)```", page, re.DOTALL).group(1))
+    config = settle(experiment(f"{tmp_path / 'zero.py'}:CONFIG"))
+    assert config.data.template == templates.R1_ZERO and config.data.chat_template == "none"
+    assert config.rollout.stop == ("</answer>",)
+
+
 def tokenizer_of(data_folder):
     from transformers import AutoTokenizer
     return AutoTokenizer.from_pretrained(data_folder / "tokenizers" / "qwen3")
@@ -123,6 +134,19 @@ def test_a_dry_run_needs_no_network(name, no_hub, capsys, tmp_path, monkeypatch)
                  "Tokenizer and data were not read", "no network", "updates in all", "memory over all devices"):
         assert text in output
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("given", "missing"), [
+    ([], ["policy.path", "data.source"]), (["--policy.path", "nano"], ["data.source"]),
+    (["--data.source", "arithmetic"], ["policy.path"])])
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_local_trains_nothing_that_was_not_named(given, missing, dry, capsys, tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        train.main(["local", "--workdir", str(tmp_path / "run"), *given, *dry])
+    told = capsys.readouterr()
+    assert stopped.value.code == 2 and not told.out and not (tmp_path / "run").exists()
+    for name in ("policy.path", "data.source"):
+        assert (f"{name} is ''" in told.err) == (f"--{name}" in told.err) == (name in missing)
 
 
 def test_a_run_needs_the_model(no_hub, capsys, tmp_path):

@@ -18,6 +18,7 @@ import transformers
 FOLDER = Path(__file__).parent / "fixtures"
 COMMON = {"hidden_size": 20, "num_attention_heads": 6, "num_key_value_heads": 2, "intermediate_size": 26,
           "max_position_embeddings": 128, "attention_dropout": 0.0}
+NO_IDS = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}        # their defaults have no rows here
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 64}      # of five frequencies it keeps one, blends one, divides three
 
@@ -28,6 +29,10 @@ def default(theta: float) -> dict:
 
 def linear(theta: float, factor: float) -> dict:
     return {"rope_type": "linear", "rope_theta": theta, "factor": factor}
+
+
+def yarn(theta: float, **settings) -> dict:
+    return {"rope_type": "yarn", "rope_theta": theta, **settings}
 
 
 def pattern(layers: int, every: int) -> list[str]:
@@ -66,16 +71,42 @@ CASES = {       # name: (family, settings, largest file)
         "vocab_size": 43, "num_hidden_layers": 2, "head_dim": 6, "tie_word_embeddings": True, "rms_norm_eps": 1e-5,
         "use_sliding_window": True, "sliding_window": 3, "max_window_layers": 0,
         "rope_parameters": default(100.0)}, "1MB"),
+    "mistral_tied_local": ("Mistral", {
+        "vocab_size": 59, "num_hidden_layers": 2, "head_dim": 10, "hidden_size": 18, "tie_word_embeddings": True,
+        "rms_norm_eps": 1e-3, "sliding_window": 5, "rope_parameters": default(300.0)}, "1MB"),
+    "mistral_untied": ("Mistral", {
+        "vocab_size": 47, "num_hidden_layers": 2, "hidden_size": 36, "tie_word_embeddings": False,
+        "rms_norm_eps": 1e-5, "sliding_window": None, "rope_parameters": default(1e4)}, "1MB"),
+    "smollm3_tied_local": ("SmolLM3", {
+        **NO_IDS, "vocab_size": 61, "num_hidden_layers": 4, "head_dim": 14, "tie_word_embeddings": True,
+        "rms_norm_eps": 1e-5, "no_rope_layers": [1, 0, 1, 0], "use_sliding_window": True, "sliding_window": 4,
+        "rope_parameters": yarn(600.0, factor=4.0, original_max_position_embeddings=32, beta_fast=3.0, beta_slow=0.5,
+                                attention_factor=0.9, truncate=False)}, "1MB"),
+    "smollm3_untied": ("SmolLM3", {
+        **NO_IDS, "vocab_size": 53, "num_hidden_layers": 3, "hidden_size": 36, "tie_word_embeddings": False,
+        "rms_norm_eps": 3e-3, "no_rope_layer_interval": 3,
+        "rope_parameters": yarn(100.0, factor=3.0, original_max_position_embeddings=40)}, "1MB"),
+    "qwen3_moe_untied": ("Qwen3Moe", {
+        "vocab_size": 53, "num_hidden_layers": 3, "head_dim": 6, "tie_word_embeddings": False, "rms_norm_eps": 1e-5,
+        "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 9, "norm_topk_prob": True,
+        "rope_parameters": default(500.0)}, "20KB"),
+    "qwen3_moe_tied_local": ("Qwen3Moe", {
+        "vocab_size": 59, "num_hidden_layers": 2, "head_dim": 10, "tie_word_embeddings": True, "rms_norm_eps": 1e-3,
+        "num_experts": 7, "num_experts_per_tok": 3, "moe_intermediate_size": 5, "norm_topk_prob": False,
+        "use_sliding_window": True, "sliding_window": 5, "rope_parameters": default(50.0)}, "1MB"),
 }
 LENGTHS = (17, 1, 9, 16)
 
 
 def make(name: str, family: str, settings: dict, largest_file: str, seed: int) -> None:
-    """Write one folder: config.json, weights, and reference.npz (tokens, lengths, logits; rows padded on the right)."""
+    """Write one folder: config.json, weights, and reference.npz (tokens, lengths, logits; rows padded on the right;
+    with experts also the load-balancing loss over all tokens but padding)."""
     torch.manual_seed(seed)
     make_config = getattr(transformers, f"{family}TextConfig" if family == "Gemma3" else f"{family}Config")
     config = make_config(**{**COMMON, **settings}, attn_implementation="eager")
     model = getattr(transformers, f"{family}ForCausalLM")(config).float().eval()
+    if "Moe" in family:
+        model.set_experts_implementation("eager")      # torch's grouped products refuse odd sizes
     middle = 0.0 if family == "Gemma3" else 1.0        # Gemma's norms multiply by 1 + weight
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
@@ -88,10 +119,12 @@ def make(name: str, family: str, settings: dict, largest_file: str, seed: int) -
     tokens = torch.randint(0, config.vocab_size, mask.shape)
     with torch.no_grad():
         logits = model(tokens, attention_mask=mask).logits
+        more = {} if "Moe" not in family else {
+            "balance_loss": model(tokens, attention_mask=mask, output_router_logits=True).aux_loss.numpy()}
     model.save_pretrained(FOLDER / name, max_shard_size=largest_file)
     (FOLDER / name / "generation_config.json").unlink(missing_ok=True)
     np.savez_compressed(FOLDER / name / "reference.npz", tokens=tokens.numpy().astype(np.int32),
-                        lengths=lengths.numpy(), logits=logits.numpy())
+                        lengths=lengths.numpy(), logits=logits.numpy(), **more)
 
 
 if __name__ == "__main__":

@@ -10,15 +10,16 @@ import pytest
 from model_folders import CASES, FIXTURES
 from nft_jax.model import decoder
 from nft_jax.model.attention import attend
-from nft_jax.model.config import FLOAT32, Compute, ModelConfig, RopeScaling
+from nft_jax.model.config import FLOAT32, Compute, LinearRope, Llama3Rope, ModelConfig, YarnRope
 from nft_jax.model.hf import load_params, read_config
 from nft_jax.model.hf.families import FAMILIES
 
 TINY = ModelConfig("qwen3", vocab_size=31, hidden_size=12, intermediate_size=20, num_layers=2, num_heads=6,
                    num_kv_heads=2, head_dim=6, max_positions=64, rope_theta=100.0, qk_norm=True, initializer_range=0.3)
 # Everything that some family has, together: no family is this, the decoder can be.
-MIXED = replace(TINY, qkv_bias=True, local_layers=(0,), window=3, local_rope_theta=10.0, activation="gelu_tanh",
-                rope_scaling=RopeScaling("llama3", 4.0, 1.0, 4.0, 16), norm_offset=1.0, sandwich_norms=True,
+MIXED = replace(TINY, qkv_bias=True, local_layers=(0,), window=3, unrotated_layers=(1,), local_rope_theta=10.0,
+                activation="gelu_tanh",
+                rope_scaling=Llama3Rope(4.0, 1.0, 4.0, 16), norm_offset=1.0, sandwich_norms=True,
                 scale_embeddings=True, query_pre_attn_scalar=5, final_softcap=9.0)
 
 
@@ -50,33 +51,40 @@ def tiny():
 def test_fixtures_cover_every_family_and_what_sets_it_apart():
     configs = [read_config(FIXTURES / name) for name in CASES]
     assert {(c.family, c.tie_embeddings) for c in configs} == {(f, t) for f in FAMILIES for t in (False, True)}
-    scalings = {(c.family, c.rope_scaling.kind) for c in configs if c.rope_scaling}
-    assert scalings == {("llama", "llama3"), ("llama", "linear"), ("gemma3_text", "linear")}
+    scalings = {(c.family, type(c.rope_scaling)) for c in configs if c.rope_scaling}
+    assert scalings == {("llama", Llama3Rope), ("llama", LinearRope), ("gemma3_text", LinearRope),
+                        ("smollm3", YarnRope)}
     kinds = {(c.family, len(c.local_layers) == c.num_layers) for c in configs if c.local_layers}
-    assert kinds == {("gemma3_text", False), ("qwen2", False), ("qwen3", True)}
+    assert kinds == {("gemma3_text", False), ("qwen2", False), ("qwen3", True), ("mistral", True),
+                     ("smollm3", False), ("qwen3_moe", True)}
+    assert {c.norm_topk_prob for c in configs if c.num_experts} == {True, False}
     assert any(c.final_softcap for c in configs)
 
 
-def test_logits_match_transformers(case):
+def one_forward(case):
+    """Logits [4, 17, V] of the reference's tokens. Tests of a case share its shape, and so its compiled program."""
     config, params, reference = case
-    tokens, lengths = reference["tokens"], reference["lengths"]
-    ours = np.asarray(all_logits(params, config, tokens, *rows(lengths, tokens.shape[1])))
-    for row, length in enumerate(lengths):
+    return all_logits(params, config, reference["tokens"], *rows(reference["lengths"], reference["tokens"].shape[1]))
+
+
+def test_logits_match_transformers(case):
+    reference, ours = case[-1], np.asarray(one_forward(case))
+    for row, length in enumerate(reference["lengths"]):
         np.testing.assert_allclose(ours[row, :length], reference["logits"][row, :length], atol=1e-4, rtol=0)
     assert np.isfinite(ours).all()
 
 
 def test_prefill_and_decode_steps_match_one_forward(case):
     config, params, reference = case
-    tokens = reference["tokens"][[0, 3]]
+    expected = np.asarray(one_forward(case))[[0, 3]]
     length, prompt, capacity = 16, 7, 20
-    tokens = tokens[:, :length]
+    tokens = reference["tokens"][[0, 3], :length]
     positions, segment_ids = rows([length, length], length)
-    expected = np.asarray(all_logits(params, config, tokens, positions, segment_ids))
     split = decoder.split_layers(params)
-    keys, values = decoder.prefill(split, config, tokens[:, :prompt], positions[:, :prompt], segment_ids[:, :prompt])
-    empty = jnp.zeros((2, config.num_kv_heads, capacity, config.head_dim))
-    cache = [decoder.cache_entries(*(empty.at[:, :, :prompt].set(part[i]) for part in (keys, values)), False)
+    keys, values = jax.jit(decoder.prefill, static_argnums=1)(
+        split, config, tokens[:, :prompt], positions[:, :prompt], segment_ids[:, :prompt])
+    empty = np.zeros((2, config.num_kv_heads, capacity - prompt, config.head_dim), np.float32)
+    cache = [decoder.cache_entries(*(np.concatenate([part[i], empty], axis=2) for part in (keys, values)), False)
              for i in range(config.num_layers)]
     step = jax.jit(partial(decoder.decode, split, config))
     for t in range(prompt, length):
@@ -101,18 +109,28 @@ def test_decode_ignores_what_is_not_valid_and_where_it_is_written(tiny):
     np.testing.assert_allclose(logits[0], expected, atol=2e-5, rtol=0)
 
 
+# The packed rows: the reference's rows, and how many tokens of each one.
+PACKED = (((0, 9), (2, 5)), ((3, 7), (0, 7), (1, 1)), ((2, 9), (3, 8)), ((3, 16),))
+
+
 def test_packed_rows_equal_separate_rows(case):
     config, params, reference = case
-    tokens = reference["tokens"]
-    lengths = [9, 5, 7]
-    separate = all_logits(params, config, tokens[:3, :9], *rows(lengths, 9))
-    packed = np.concatenate([tokens[i, :n] for i, n in enumerate(lengths)] + [np.zeros(4, np.int32)])[None]
-    positions = np.concatenate([np.arange(n) for n in [*lengths, 4]]).astype(np.int32)[None]
-    segment_ids = np.repeat([1, 2, 3, 0], [*lengths, 4]).astype(np.int32)[None]
-    together = all_logits(params, config, packed, positions, segment_ids)[0]
-    for i, n in enumerate(lengths):
-        start = sum(lengths[:i])
-        np.testing.assert_allclose(together[start:start + n], separate[i, :n], atol=2e-5, rtol=0)
+    expected = np.asarray(one_forward(case))
+    tokens, positions, segment_ids = np.zeros((3, *reference["tokens"].shape), np.int32)
+    for row, pieces in enumerate(PACKED):
+        start = 0
+        for number, (source, length) in enumerate(pieces, start=1):
+            place = row, slice(start, start + length)
+            tokens[place], positions[place] = reference["tokens"][source, :length], np.arange(length)
+            segment_ids[place] = number
+            start += length
+    together = np.asarray(all_logits(params, config, tokens, positions, segment_ids))
+    for row, pieces in enumerate(PACKED):
+        start = 0
+        for source, length in pieces:
+            np.testing.assert_allclose(together[row, start:start + length], expected[source, :length],
+                                       atol=2e-5, rtol=0)
+            start += length
 
 
 def test_padding_on_the_right_changes_nothing(tiny):

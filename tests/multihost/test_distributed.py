@@ -180,13 +180,13 @@ def test_who_fails_on_the_way_tells_the_others(gathering, address, monkeypatch):
     assert "process 1 " in told[0] and "no such reward" in told[0]
 
 
-@pytest.mark.parametrize(("module", "command"), [("experiments.evaluate.__main__", "experiments.evaluate"),
+@pytest.mark.parametrize(("module", "command"), [("nft_jax.rollout.evaluate", "nft-jax evaluate"),
                                                  ("nft_jax.rollout.generate", "nft_jax.rollout.generate")])
 def test_work_for_one_process_is_refused_to_one_of_several(module, command, monkeypatch, tmp_path, capsys):
     """All of them would write the same files."""
     monkeypatch.setattr("os.environ", os.environ | EXPLICIT)
     arguments = ["--model", "nothing", "--out", str(tmp_path / "out.parquet")]
-    if command.startswith("nft_jax"):
+    if module.endswith("generate"):
         arguments += ["--prompts", "p"]
     with pytest.raises(SystemExit) as ended:
         importlib.import_module(module).main(arguments)

@@ -11,7 +11,6 @@ from nft_jax.record.metrics import (
     MetricsWriter,
     answer_metrics,
     decided_by,
-    draw_curves,
     mismatch_metrics,
     read_metrics,
 )
@@ -96,8 +95,3 @@ def test_a_second_row_of_a_step_adds_to_the_first(tmp_path):
         writer.write(step, metrics)
     assert read_metrics(tmp_path / "metrics.jsonl") == [
         {"step": 1, "loss/total": 0.5, "evaluation/accuracy/all": 0.25, "compiles": 1}, {"step": 2, "loss/total": 0.75}]
-
-
-def test_curves_are_drawn(tmp_path):
-    draw_curves([{"step": s, "accuracy/all": s / 9, "entropy/all": None} for s in range(9)], tmp_path / "c.png", "t")
-    assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"

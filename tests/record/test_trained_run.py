@@ -81,16 +81,18 @@ def test_the_rows_tell_of_every_set_and_their_mean(run):
 
 def test_the_command_finds_the_run_s_own_numbers_again(run, capsys, monkeypatch):
     """Same sampler, verifier, settings and random numbers, from the checkpoint, whatever is evaluated beside it."""
-    from experiments.evaluate.__main__ import main
+    from nft_jax.rollout.evaluate import main
     folder, _ = run
     monkeypatch.setattr("nft_jax.rollout.answers.make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
-    main(["--model", str(folder), "--step", "1", "--suite", f"mine={folder.parent / 'q.jsonl'}", "--n", "4", "--limit",
-          "3", "--slots", "8", "--block-size", "8"])
-    out = folder / "evaluations" / "step_000001"
+    main(["--model", str(folder), "--step", "1", "--slots", "8", "--block-size", "8"])
+    out, told = folder / "evaluations" / "step_000001", capsys.readouterr().out
     found = json.loads((out / "summary.json").read_text())
     row = read_metrics(folder / "metrics.jsonl")[1]
-    assert found["settings"]["temperature"] == 0.9 and found["settings"]["step"] == 1
-    assert "T 0.9, top-p 1" in capsys.readouterr().out
-    for name, key in (("accuracy", "accuracy/all"), ("pass@4", "pass@4"), ("maj@4", "maj@4")):
-        assert found["sets"]["mine"]["estimates"][name]["value"] == row[f"evaluation/mine/{key}"]
-    assert found["sets"]["mine"]["length"] == row["evaluation/mine/length/all"]
+    assert found["settings"]["temperature"] == 0.9 and found["settings"]["step"] == 1 and "T 0.9, top-p 1" in told
+    number = row["evaluation/accuracy/all"]
+    assert f"the run measured {number}, and here it is {number}" in told
+    assert list(found["sets"]) == ["mine", "more"]
+    for one in found["sets"]:
+        for name, key in (("accuracy", "accuracy/all"), ("pass@4", "pass@4"), ("maj@4", "maj@4")):
+            assert found["sets"][one]["estimates"][name]["value"] == row[f"evaluation/{one}/{key}"]
+        assert found["sets"][one]["length"] == row[f"evaluation/{one}/length/all"]

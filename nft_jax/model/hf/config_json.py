@@ -7,21 +7,19 @@ All raise InputError with the field and the value found.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import MISSING, Field, fields
 from typing import Any
 
-from nft_jax.model.config import RopeScaling
+from nft_jax.model.config import LinearRope, Llama3Rope, RopeScaling, YarnRope
 from nft_jax.types import InputError
 
 FULL, SLIDING = "full_attention", "sliding_attention"
+SWITCHED = ("last", "unrotated", "if_used")        # rules of families whose windows use_sliding_window turns on
 MOST_LAYERS = 10_000      # more is a damaged file: the work that follows grows with the layers
 LARGEST = 2.0**127        # float32, in which all is computed, has no room for twice as much
 MOST_SHOWN = 200          # characters of a value in a message
-# rope_type -> its settings
-ROPE_SETTINGS: dict[str, tuple[str, ...]] = {
-    "default": (),
-    "linear": ("factor",),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
-}
+# rope_type -> the class with its settings
+ROPES: dict[str, type | None] = {"default": None, "linear": LinearRope, "llama3": Llama3Rope, "yarn": YarnRope}
 
 
 def expect(holds: bool, name: str, value: object, remedy: str) -> None:
@@ -45,9 +43,9 @@ def number(raw: Mapping, name: str, path: str = "") -> float:
     return float(value)
 
 
-def boolean(raw: Mapping, name: str) -> bool:
+def boolean(raw: Mapping, name: str, path: str = "") -> bool:
     value = raw.get(name, False)
-    expect(isinstance(value, bool), name, value, "true or false is needed.")
+    expect(isinstance(value, bool), path + name, value, "true or false is needed.")
     return value
 
 
@@ -57,26 +55,37 @@ def local_layers(raw: Mapping, rule: str) -> tuple[int, tuple[int, ...]]:
     transformers 5 lists `layer_types`. Without the list the family's rule decides:
 
         "last"       Qwen: the layers from max_window_layers on are local
+        "unrotated"  SmolLM3: the layers without rotary positions are local
         "pattern"    Gemma: all layers are local but every sliding_window_pattern-th
+        "if_set"     Mistral: all layers are local, or none where sliding_window is null
+        "if_used"    Qwen3-MoE: the same, where use_sliding_window is true
         ""           no layer is local
+
+    A window as long as the longest sequence hides nothing.
     """
     count, kinds = integer(raw, "num_hidden_layers"), raw.get("layer_types")
     expect(count <= MOST_LAYERS, "num_hidden_layers", count, f"at most {MOST_LAYERS:,} layers are read.")
-    if kinds is not None:
+    if rule in ("if_set", "if_used"):
+        expect(kinds is None, "layer_types", kinds, "transformers does not read it in this family: leave it out.")
+        used = rule not in SWITCHED or boolean(raw, "use_sliding_window")
+        local = tuple(range(count)) if used and raw.get("sliding_window") is not None else ()
+    elif kinds is not None:
         expect(isinstance(kinds, list) and len(kinds) == count and set(kinds) <= {FULL, SLIDING}, "layer_types", kinds,
                f"it must say {FULL!r} or {SLIDING!r} for each of the {count} layers; no other kind is implemented.")
         local = tuple(i for i, kind in enumerate(kinds) if kind == SLIDING)
         expect(not local or rule != "", "layer_types", kinds, "this family has no local layers.")
-    elif rule == "last" and raw.get("use_sliding_window") and raw.get("sliding_window") is not None:
-        local = tuple(range(integer(raw, "max_window_layers", least=0), count))
+    elif rule in SWITCHED and raw.get("use_sliding_window") and raw.get("sliding_window") is not None:
+        local = unrotated_layers(raw) if rule == "unrotated" else \
+            tuple(range(integer(raw, "max_window_layers", least=0), count))
     elif rule == "pattern":
         every = integer({"sliding_window_pattern": 6, **raw}, "sliding_window_pattern")
         local = tuple(i for i in range(count) if (i + 1) % every)
     else:
         local = ()
-    expect(not local or rule != "last" or raw.get("use_sliding_window") is True, "use_sliding_window",
+    expect(not local or rule not in SWITCHED or raw.get("use_sliding_window") is True, "use_sliding_window",
            raw.get("use_sliding_window"), f"layer_types names {SLIDING!r} layers, which need true and a window.")
-    return (integer(raw, "sliding_window"), local) if local else (0, ())
+    window = integer(raw, "sliding_window") if local else 0
+    return (window, local) if 0 < window < integer(raw, "max_position_embeddings") else (0, ())
 
 
 def ropes(raw: Mapping, theta: float | None, local_theta: float | None) -> dict[str, Any]:
@@ -98,7 +107,21 @@ def ropes(raw: Mapping, theta: float | None, local_theta: float | None) -> dict[
                    f"rope_parameters.{SLIDING}": parameters.get(SLIDING)}, local_theta)
     expect(local[1] is None, f"rope_parameters.{SLIDING}", parameters.get(SLIDING),
            "a scaling of the local layers' rotary positions is not implemented.")
+    # transformers looks for it beside the two entries, and so never sees it.
+    expect(getattr(found[1], "truncate", True), f"rope_parameters.{FULL}.truncate", False, "only true is implemented "
+           "where local layers rotate in their own way.")
     return {"rope_theta": found[0], "rope_scaling": found[1], "local_rope_theta": local[0]}
+
+
+def unrotated_layers(raw: Mapping) -> tuple[int, ...]:
+    """The layers without rotary positions: those with 0 in no_rope_layers, or every no_rope_layer_interval-th."""
+    count, rotated = integer(raw, "num_hidden_layers"), raw.get("no_rope_layers")
+    if rotated is None:
+        every = integer({"no_rope_layer_interval": 4, **raw}, "no_rope_layer_interval")
+        return tuple(range(every - 1, count, every))
+    expect(isinstance(rotated, list) and len(rotated) == count and set(rotated) <= {0, 1}, "no_rope_layers", rotated,
+           f"it must say 1 (rotary positions) or 0 (none) for each of the {count} layers.")
+    return tuple(layer for layer in range(count) if not rotated[layer])
 
 
 def _rope(places: dict[str, Any], default: float | None) -> tuple[float, RopeScaling | None]:
@@ -109,11 +132,11 @@ def _rope(places: dict[str, Any], default: float | None) -> tuple[float, RopeSca
         expect(isinstance(rope, dict), place, rope, "it must be an object or null.")
         prefix = place + "." if place else ""
         kind = rope.get("rope_type", rope.get("type", "default"))
-        expect(kind in ROPE_SETTINGS, f"{prefix}rope_type", kind, f"only {', '.join(ROPE_SETTINGS)} are implemented; "
+        expect(kind in ROPES, f"{prefix}rope_type", kind, f"only {', '.join(ROPES)} are implemented; "
                "remove the scaling if the sequences are no longer than the model was trained for.")
         factor = rope.get("partial_rotary_factor")
         expect(factor in (None, 1), f"{prefix}partial_rotary_factor", factor, "only 1 is implemented.")
-        known = ("rope_type", "type", "rope_theta", "partial_rotary_factor", *ROPE_SETTINGS[kind])
+        known = ("rope_type", "type", "rope_theta", "partial_rotary_factor", *_settings(ROPES[kind]))
         unknown = {key: value for key, value in rope.items() if value is not None and key not in known}
         expect(not unknown, place, unknown, f"with rope_type {kind!r} these settings are not implemented.")
         if rope.get("rope_theta") is not None:
@@ -129,18 +152,34 @@ def _rope(places: dict[str, Any], default: float | None) -> tuple[float, RopeSca
     return next(iter(thetas.values())), next(iter(scalings.values()), None)
 
 
+def _settings(scaling: type | RopeScaling | None) -> dict[str, Field]:
+    """Names of the settings of a scaling -> their fields."""
+    return {} if scaling is None else {field.name: field for field in fields(scaling)}
+
+
 def _scaling(rope: dict, kind: str, prefix: str) -> RopeScaling | None:
-    if kind == "default":
-        return None
-    settings: dict[str, Any] = {name: number(rope, name, prefix) for name in ROPE_SETTINGS[kind]}
-    if kind == "llama3":
-        settings["original_max_position_embeddings"] = int(settings["original_max_position_embeddings"])
-        expect(settings["low_freq_factor"] < settings["high_freq_factor"], f"{prefix}low_freq_factor",
-               settings["low_freq_factor"], f"it must be less than high_freq_factor {settings['high_freq_factor']}.")
-    return RopeScaling(kind, **settings)
+    found: dict[str, Any] = {}
+    for name, field in _settings(ROPES[kind]).items():
+        # A setting without a default must be there. null means the default.
+        if rope.get(name) is None and field.default is not MISSING:
+            continue
+        if isinstance(field.default, bool):
+            found[name] = boolean(rope, name, prefix)
+        else:
+            found[name] = number(rope, name, prefix)
+    if "original_max_position_embeddings" in found:
+        found["original_max_position_embeddings"] = int(found["original_max_position_embeddings"])
+    scaling = ROPES[kind](**found) if ROPES[kind] else None
+    for low, high in (("low_freq_factor", "high_freq_factor"), ("beta_slow", "beta_fast")):
+        if hasattr(scaling, high):
+            expect(getattr(scaling, low) < getattr(scaling, high), f"{prefix}{low}", getattr(scaling, low),
+                   f"it must be less than {high} {getattr(scaling, high)}.")
+    return scaling
 
 
 def rope_to_json(theta: float, scaling: RopeScaling | None) -> dict[str, Any]:
     """One entry of rope_parameters. Without its rope_theta it is the rope_scaling of transformers 4."""
-    kind = "default" if scaling is None else scaling.kind
-    return {"rope_type": kind, "rope_theta": theta, **{name: getattr(scaling, name) for name in ROPE_SETTINGS[kind]}}
+    kind = next(kind for kind, settings in ROPES.items() if settings is (scaling and type(scaling)))
+    return {"rope_type": kind, "rope_theta": theta,
+            **{name: getattr(scaling, name) for name, field in _settings(scaling).items()
+               if getattr(scaling, name) != field.default}}

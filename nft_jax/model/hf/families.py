@@ -34,6 +34,7 @@ from nft_jax.model.config import ModelConfig
 from nft_jax.model.hf.config_json import (
     FULL,
     SLIDING,
+    SWITCHED,
     boolean,
     expect,
     integer,
@@ -41,6 +42,7 @@ from nft_jax.model.hf.config_json import (
     number,
     rope_to_json,
     ropes,
+    unrotated_layers,
 )
 from nft_jax.model.parameters import ARRAYS, sizes_of
 from nft_jax.types import InputError
@@ -51,13 +53,15 @@ class Tensor:
     """One array of ours as a tensor of Hugging Face.
 
     layout: the tensor's axes, in the letters of `nft_jax.model.parameters`; letters side by side form one merged
-        axis. `nn.Linear` stores our query [D, H, E] as [out, in], which is "HE D"."""
+        axis. `nn.Linear` stores our query [D, H, E] as [out, in], which is "HE D".
+
+    Our arrays stack the tensors of all layers, and of all experts, on leading axes."""
     array: str                         # key of `nft_jax.model.parameters.ARRAYS`
-    name: str                          # {} stands for the number of the layer
+    name: str                          # {} stands for the number of the layer, {expert} for the number of the expert
     layout: str
 
     @property
-    def layered(self) -> bool:         # our array stacks one tensor per layer on a leading axis
+    def layered(self) -> bool:
         return "{}" in self.name
 
     @property
@@ -65,15 +69,24 @@ class Tensor:
         return f"layers/{self.array}" if self.layered else self.array
 
     @property
-    def ours(self) -> str:             # axes of our array, without the axis of the layers
-        return ARRAYS[self.array].axes
+    def ours(self) -> str:             # axes of our array, without the stacked ones
+        axes = ARRAYS[self.array].axes
+        return axes.removeprefix("X") if "{expert}" in self.name else axes
+
+    def stacked(self, config: ModelConfig) -> tuple[int, ...]:
+        """Sizes of the axes on which our array stacks tensors: of the layers, and of the experts."""
+        return (config.num_layers,) * self.layered + (config.num_experts,) * ("{expert}" in self.name)
+
+    def named(self, *place: int) -> str:
+        """The name of the tensor at this place of the stacked axes."""
+        return self.name.format(*place[:1], expert=place[1:] and place[1])
 
     def shapes(self, config: ModelConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """(our shape, Hugging Face shape) of one layer's array."""
+        """(our shape, Hugging Face shape) of one tensor."""
         return sizes_of(self.ours, config), tuple(math.prod(sizes_of(axes, config)) for axes in self.layout.split())
 
     def to_hf(self, array: np.ndarray, config: ModelConfig) -> np.ndarray:
-        """Our array in the Hugging Face layout."""
+        """Our array, at one place of the stacked axes, in the Hugging Face layout."""
         order = self.layout.replace(" ", "")
         moved = array.transpose([self.ours.index(axis) for axis in order])
         # The safetensors writer ignores strides, so the result must be contiguous.
@@ -93,6 +106,10 @@ NAMES = (
     Tensor("gate", LAYER + "mlp.gate_proj.weight", "F D"),
     Tensor("up", LAYER + "mlp.up_proj.weight", "F D"),
     Tensor("down", LAYER + "mlp.down_proj.weight", "D F"),
+    Tensor("router", LAYER + "mlp.gate.weight", "X D"),
+    Tensor("expert_gate", LAYER + "mlp.experts.{expert}.gate_proj.weight", "M D"),
+    Tensor("expert_up", LAYER + "mlp.experts.{expert}.up_proj.weight", "M D"),
+    Tensor("expert_down", LAYER + "mlp.experts.{expert}.down_proj.weight", "D M"),
     Tensor("final_norm", "model.norm.weight", "D"),
     Tensor("head", "lm_head.weight", "V D"),
     Tensor("query_bias", LAYER + "self_attn.q_proj.bias", "HE"),
@@ -120,7 +137,11 @@ class Family:
     defaults: Mapping[str, Any] = field(default_factory=dict)      # fields of config.json that may be absent
     integers: Mapping[str, str] = field(default_factory=dict)      # fields of its own -> fields of ModelConfig
     numbers: Mapping[str, str] = field(default_factory=dict)       # the same; null stands for 0, which is off
-    windows: Literal["", "last", "pattern"] = ""       # which layers are local: see `config_json.local_layers`
+    booleans: Mapping[str, str] = field(default_factory=dict)      # the same; false where they are absent
+    spellings: Mapping[str, str] = field(default_factory=dict)     # another name of a field -> its name here
+    windows: Literal["", "last", "unrotated", "pattern", "if_set", "if_used"] = ""      # see `config_json.local_layers`
+    unrotated: bool = False            # some layers have no rotary positions: see `config_json.unrotated_layers`
+    ignored: tuple[str, ...] = ()      # fields that its code in transformers does not read, though others do
     rope_theta: float | None = None                    # where config.json has none; None: it must have one
     local_rope_theta: float | None = None              # the same for local layers that have their own
     split_head_dim: bool = True        # an absent head_dim means hidden_size / num_attention_heads
@@ -133,8 +154,19 @@ FAMILIES = {family.model_type: family for family in (
            only={"hidden_act": "silu", "attention_bias": True}, windows="last"),
     Family("qwen3", "Qwen3ForCausalLM", traits={"qk_norm": True}, only=LLAMA_ONLY, windows="last",
            split_head_dim=False),
+    Family("qwen3_moe", "Qwen3MoeForCausalLM", traits={"qk_norm": True},
+           only={**LLAMA_ONLY, "decoder_sparse_step": 1, "mlp_only_layers": []},
+           integers={"num_experts": "num_experts", "num_experts_per_tok": "experts_per_token",
+                     "moe_intermediate_size": "expert_size"},
+           booleans={"norm_topk_prob": "norm_topk_prob"}, spellings={"num_local_experts": "num_experts"},
+           windows="if_used", ignored=("max_window_layers",)),
     Family("llama", "LlamaForCausalLM", traits={}, only={**LLAMA_ONLY, "mlp_bias": False, "pretraining_tp": 1},
            defaults={"rms_norm_eps": 1e-6}, rope_theta=10_000.0),
+    Family("mistral", "MistralForCausalLM", traits={}, only=LLAMA_ONLY,
+           defaults={"rms_norm_eps": 1e-6, "sliding_window": 4096}, windows="if_set", rope_theta=10_000.0),
+    Family("smollm3", "SmolLM3ForCausalLM", traits={}, only={**LLAMA_ONLY, "mlp_bias": False},
+           defaults={"rms_norm_eps": 1e-6, "tie_word_embeddings": True}, windows="unrotated", unrotated=True,
+           ignored=("pretraining_tp", "max_window_layers"), rope_theta=2_000_000.0),
     Family("gemma3_text", "Gemma3ForCausalLM", tensors=GEMMA3_NAMES,
            traits={"qk_norm": True, "sandwich_norms": True, "norm_offset": 1.0, "activation": "gelu_tanh",
                    "scale_embeddings": True},
@@ -162,21 +194,21 @@ NUMBERS = {"rms_norm_eps": "norm_eps", "initializer_range": "initializer_range"}
 READ = frozenset([*INTEGERS, *NUMBERS, "tie_word_embeddings", "layer_types", "attention_dropout", "mlp_bias",
                   "rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor"])
 READ_FOR_WINDOWS = {"": (), "last": ("use_sliding_window", "sliding_window", "max_window_layers"),
-                    "pattern": ("sliding_window", "sliding_window_pattern")}
+                    "unrotated": ("use_sliding_window", "sliding_window"),
+                    "pattern": ("sliding_window", "sliding_window_pattern"), "if_set": ("sliding_window",),
+                    "if_used": ("use_sliding_window", "sliding_window")}
 # Fields of config.json that change nothing we compute. Any other field that is set and not read is
-# refused, because it may stand for a part that the decoder lacks.
+# refused, because it may stand for a part that the decoder lacks. (Routers are balanced by `terms.balance_weight`.)
 WITHOUT_EFFECT = frozenset("""
     architectures model_type dtype torch_dtype transformers_version use_cache bos_token_id eos_token_id pad_token_id
     unk_token_id _name_or_path name_or_path _attn_implementation _attn_implementation_autoset _commit_hash return_dict
     output_attentions output_hidden_states torchscript is_decoder id2label label2id chunk_size_feed_forward
     temperature top_k top_p typical_p repetition_penalty length_penalty num_beams num_beam_groups num_return_sequences
     max_length min_length diversity_penalty problem_type unsloth_fixed unsloth_version cache_implementation
-    _sliding_window_pattern
+    _sliding_window_pattern output_router_logits router_aux_loss_coef
 """.split())   # noqa: SIM905
-INSTEAD = {"['Gemma3ForConditionalGeneration']":
-           "that is Gemma 3 with its image encoder, and the text model alone is needed: load this folder with "
-           "transformers as `full`; text = Gemma3ForCausalLM(full.config.text_config); "
-           "text.model.load_state_dict(full.model.language_model.state_dict()); text.save_pretrained(another folder)."}
+# Checkpoints with an image encoder, and the model_type of the text model inside, where that is a family here.
+WITH_IMAGES = {"Gemma3ForConditionalGeneration": "gemma3_text", "Mistral3ForConditionalGeneration": "mistral"}
 
 
 def config_from_hf(raw: dict) -> ModelConfig:
@@ -184,7 +216,11 @@ def config_from_hf(raw: dict) -> ModelConfig:
     that is missing, is not a sensible number, or needs a part that the decoder lacks."""
     family = _family(raw)
     _refuse_other_features(raw, family)
-    raw = {"initializer_range": 0.02, **family.defaults, **raw}
+    for other, name in family.spellings.items():
+        expect(other not in raw or raw.get(name, raw[other]) == raw[other], other, raw.get(other),
+               f"it is the same as {name}, which is {raw.get(name)!r}; these must agree.")
+    raw = {"initializer_range": 0.02, **family.defaults,
+           **{name: raw[other] for other, name in family.spellings.items() if other in raw}, **raw}
     if raw.get("head_dim") is None and family.split_head_dim:
         hidden, heads = integer(raw, "hidden_size"), integer(raw, "num_attention_heads")
         expect(hidden % heads == 0, "hidden_size", hidden, f"without head_dim it must be a multiple of {heads} heads.")
@@ -194,11 +230,15 @@ def config_from_hf(raw: dict) -> ModelConfig:
         family=family.model_type, **{ours: integer(raw, name) for name, ours in (INTEGERS | family.integers).items()},
         **{ours: number(raw, name) for name, ours in NUMBERS.items()},
         **{ours: number(raw, name) for name, ours in family.numbers.items() if raw.get(name) is not None},
+        **{ours: boolean(raw, name) for name, ours in family.booleans.items()},
         tie_embeddings=boolean(raw, "tie_word_embeddings"), window=window, local_layers=local,
+        unrotated_layers=unrotated_layers(raw) if family.unrotated else (),
         **ropes(raw, family.rope_theta, family.local_rope_theta), **family.traits)
     expect(config.num_heads % config.num_kv_heads == 0, "num_attention_heads", config.num_heads,
            f"it must be a multiple of {config.num_kv_heads} kv heads.")
     expect(config.head_dim % 2 == 0, "head_dim", config.head_dim, "rotary positions need an even number.")
+    expect(config.experts_per_token <= config.num_experts, "num_experts_per_tok", config.experts_per_token,
+           f"it must be at most num_experts, {config.num_experts}.")
     return config
 
 
@@ -213,15 +253,19 @@ def config_to_hf(config: ModelConfig) -> dict:
         "architectures": [family.architecture], "model_type": family.model_type,
         **{name: getattr(config, ours) for name, ours in (INTEGERS | NUMBERS | family.integers).items()},
         **{name: getattr(config, ours) or None for name, ours in family.numbers.items()},
+        **{name: getattr(config, ours) for name, ours in family.booleans.items()},
         "tie_word_embeddings": config.tie_embeddings, "rope_theta": config.rope_theta, "rope_parameters": rope,
         "rope_scaling": scaling if config.rope_scaling else None, "attention_dropout": 0.0, "use_cache": True,
         **family.only,
     }
     if family.windows:
-        raw["layer_types"] = [SLIDING if i in config.local_layers else FULL for i in range(config.num_layers)]
         raw["sliding_window"] = config.window or None
-    if family.windows == "last":
+    if family.windows not in ("", "if_set", "if_used"):
+        raw["layer_types"] = [SLIDING if kind.local else FULL for kind in config.kinds]
+    if family.windows in SWITCHED:
         raw["use_sliding_window"] = bool(config.local_layers)
+    if family.unrotated:
+        raw["no_rope_layers"] = [int(kind.rotated) for kind in config.kinds]
     if family.local_rope_theta is not None:
         raw["rope_local_base_freq"] = config.local_rope_theta
         raw["rope_parameters"] = {FULL: rope, SLIDING: rope_to_json(config.local_rope_theta, None)}
@@ -239,9 +283,10 @@ def _family(raw: dict) -> Family:
     architectures = raw.get("architectures")
     by_name = {family.architecture: family for family in FAMILIES.values()}
     if architectures:
-        expect(isinstance(architectures, list) and architectures[0] in by_name, "architectures", architectures,
-               INSTEAD.get(str(architectures), f"use a model that is one of {known}."))
-        family = by_name[architectures[0]]
+        name = str(architectures[0]) if isinstance(architectures, list) else ""
+        expect(name in by_name, "architectures", architectures,
+               _text_part(name, raw) if name in WITH_IMAGES else f"use a model that is one of {known}.")
+        family = by_name[name]
         expect(raw.get("model_type", family.model_type) == family.model_type, "model_type", raw.get("model_type"),
                f"{family.architecture} goes with {family.model_type!r}.")
         return family
@@ -250,13 +295,27 @@ def _family(raw: dict) -> Family:
     return FAMILIES[model_type]
 
 
+def _text_part(architecture: str, raw: dict) -> str:
+    """The way out of a checkpoint with an image encoder."""
+    family = FAMILIES[WITH_IMAGES[architecture]]
+    inside = (raw.get("text_config") or {}).get("model_type", family.model_type)
+    if inside != family.model_type:
+        return f"its text model is a {inside!r}, which is not implemented: use another model."
+    return (f"it has an image encoder, and the text model alone is needed. Load this folder with transformers: full = "
+            f"{architecture}.from_pretrained(folder); text = {family.architecture}(full.config.text_config); "
+            "text.model.load_state_dict(full.model.language_model.state_dict()); "
+            "text.lm_head.load_state_dict(full.lm_head.state_dict()); text.save_pretrained(another folder).")
+
+
 def _refuse_other_features(raw: dict, family: Family) -> None:
     for name, value in {"mlp_bias": False, "attention_dropout": 0.0, **family.only}.items():
         found = raw.get(name, value)
         expect(found == value or not (found or value), name, found,
                f"only {value!r} is implemented for {family.model_type}.")
     read = READ | set(READ_FOR_WINDOWS[family.windows]) | family.only.keys() | family.integers.keys() \
-        | family.numbers.keys()
+        | family.numbers.keys() | family.booleans.keys() | family.spellings.keys() | {*family.ignored}
+    if family.unrotated:
+        read |= {"no_rope_layers", "no_rope_layer_interval"}
     if family.local_rope_theta is not None:
         read |= {"rope_local_base_freq"}
     for name in sorted(raw.keys() - read - WITHOUT_EFFECT):

@@ -8,7 +8,8 @@ from pathlib import Path
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.hf.load import INDEX, first_line, read_config
 from nft_jax.model.hf.published import PUBLISHED
-from nft_jax.types import Unreachable
+from nft_jax.runtime.network import hub_without_retries
+from nft_jax.types import InputError, Unreachable
 
 TOKENIZER_FILES = ("tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
                    "chat_template*")
@@ -33,14 +34,17 @@ def resolve_folder(path_or_hub_name: str | os.PathLike, *, weights: bool = True,
 def _folder(path_or_hub_name: str | os.PathLike, files: Sequence[str], field: str = "policy.path") -> Path:
     if is_local(path_or_hub_name):
         return EMBEDDED.get(path_or_hub_name) or Path(path_or_hub_name).expanduser()
+    if not path_or_hub_name:
+        raise InputError(f"{field} is '': name a folder in Hugging Face layout, or a model of the hub.")
     from huggingface_hub import snapshot_download
-    try:
-        return Path(snapshot_download(str(path_or_hub_name), allow_patterns=list(files)))
-    # Not found, no access, no network, or not a name.
-    except (OSError, ValueError) as error:
-        raise Unreachable(f"{field} is {str(path_or_hub_name)!r}: there is no such folder, and the Hugging Face "
-                          "hub gave no such model. Check the spelling. Without network, download the model elsewhere "
-                          f"and give its folder. ({first_line(error)})") from error
+    with hub_without_retries() as reason:
+        try:
+            return Path(snapshot_download(str(path_or_hub_name), allow_patterns=list(files)))
+        # Not found, no access, no network, or not a name.
+        except (OSError, ValueError) as error:
+            raise Unreachable(f"{field} is {str(path_or_hub_name)!r}: there is no such folder, and the Hugging Face "
+                              "hub gave no such model. Check the spelling. Without network, download the model "
+                              f"elsewhere and give its folder. ({reason or first_line(error)})") from error
 
 
 def config_of(path_or_hub_name: str) -> ModelConfig:

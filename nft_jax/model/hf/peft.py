@@ -108,8 +108,7 @@ def adapter_config(settings: dict[str, Any], model: ModelConfig, folder: str | o
     for tensor in tensors_of(model):
         if ARRAYS[tensor.array].kind != "matrix":
             continue
-        module = tensor.name.removesuffix(".weight")
-        modules = [module.format(layer) for layer in range(model.num_layers if tensor.layered else 1)]
+        modules = [tensor.named(*place).removesuffix(".weight") for place in np.ndindex(tensor.stacked(model))]
         hits = [one for one in modules if _targeted(settings, one, tensor.layered, folder)]
         if hits and tensor.array not in TARGETS["all"]:
             raise _refusal(folder, "target_modules", asked,
@@ -157,9 +156,10 @@ def _matches(asked: str | list[str], module: str, folder: str | os.PathLike) -> 
 def _pieces(model: ModelConfig, config: AdapterConfig) -> Iterator[tuple[str, str, str, int, tuple[int, ...]]]:
     """(PEFT's name, array, part, layer, PEFT's shape) of every tensor. PEFT has A as [r, in] and B as [out, r]."""
     shapes = adapter_shapes(model, config)["layers"]
-    for name, tensor, layer in hf_order(model):
-        if layer is None or tensor.array not in shapes:
+    for name, tensor, place in hf_order(model):
+        if tensor.array not in shapes:
             continue
+        layer, = place
         _, (out, inputs) = tensor.shapes(model)
         array = ARRAYS[tensor.array]
         if tensor.layout.replace(" ", "") != array.axes[len(array.summed):] + array.axes[:len(array.summed)]:

@@ -1,4 +1,4 @@
-"""Shapes of the published models that our presets name.
+"""Shapes of published models: of every model that a preset names, and of each family.
 
 With them a run can be planned (`--dry-run`, preflight) where the hub cannot be reached. They are
 copied from each model's config.json on the Hugging Face hub. Weights are never assumed.
@@ -6,6 +6,7 @@ copied from each model's config.json on the Hugging Face hub. Weights are never 
 from __future__ import annotations
 
 from nft_jax.model.config import ModelConfig
+from nft_jax.model.hf.families import config_from_hf
 
 
 def _qwen2_5(hidden, intermediate, layers, heads, kv_heads, *, vocab=151_936, positions=32_768, theta=1e6, eps=1e-6,
@@ -14,10 +15,37 @@ def _qwen2_5(hidden, intermediate, layers, heads, kv_heads, *, vocab=151_936, po
                        rope_theta=theta, norm_eps=eps, tie_embeddings=tied, qkv_bias=True)
 
 
+def _mistral(hidden, intermediate, layers, *, vocab, positions, theta) -> ModelConfig:
+    return config_from_hf({
+        "model_type": "mistral", "vocab_size": vocab, "hidden_size": hidden, "intermediate_size": intermediate,
+        "num_hidden_layers": layers, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128,
+        "max_position_embeddings": positions, "rms_norm_eps": 1e-5, "rope_theta": theta, "sliding_window": None,
+        "tie_word_embeddings": False})
+
+
+def _qwen3_moe(hidden, layers, heads, expert, *, intermediate, positions=40_960) -> ModelConfig:
+    return config_from_hf({
+        "model_type": "qwen3_moe", "vocab_size": 151_936, "hidden_size": hidden, "intermediate_size": intermediate,
+        "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": 4, "head_dim": 128,
+        "max_position_embeddings": positions, "rms_norm_eps": 1e-6, "rope_theta": 1e6, "num_experts": 128,
+        "num_experts_per_tok": 8, "moe_intermediate_size": expert, "norm_topk_prob": True, "tie_word_embeddings": False,
+        "use_sliding_window": False, "max_window_layers": layers})
+
+
 PUBLISHED: dict[str, ModelConfig] = {
     "Qwen/Qwen2.5-0.5B-Instruct": _qwen2_5(896, 4864, 24, 14, 2, tied=True),
     "Qwen/Qwen2.5-1.5B-Instruct": _qwen2_5(1536, 8960, 28, 12, 2, tied=True),
     "Qwen/Qwen2.5-Math-1.5B": _qwen2_5(1536, 8960, 28, 12, 2, positions=4096, theta=1e4, tied=True),
     "Qwen/Qwen2.5-Math-7B": _qwen2_5(3584, 18_944, 28, 28, 4, vocab=152_064, positions=4096, theta=1e4),
     "Qwen/Qwen2.5-32B": _qwen2_5(5120, 27_648, 64, 40, 8, vocab=152_064, positions=131_072, eps=1e-5),
+    "Qwen/Qwen3-30B-A3B": _qwen3_moe(2048, 48, 32, 768, intermediate=6144),
+    "Qwen/Qwen3-30B-A3B-Base": _qwen3_moe(2048, 48, 32, 768, intermediate=6144, positions=32_768),
+    "Qwen/Qwen3-235B-A22B": _qwen3_moe(4096, 94, 64, 1536, intermediate=12_288),
+    "mistralai/Mistral-7B-Instruct-v0.3": _mistral(4096, 14_336, 32, vocab=32_768, positions=32_768, theta=1e6),
+    "mistralai/Mistral-Nemo-Instruct-2407": _mistral(5120, 14_336, 40, vocab=131_072, positions=131_072, theta=1e6),
+    "mistralai/Mistral-Small-24B-Instruct-2501": _mistral(5120, 32_768, 40, vocab=131_072, positions=32_768, theta=1e8),
+    "HuggingFaceTB/SmolLM3-3B": config_from_hf({
+        "model_type": "smollm3", "vocab_size": 128_256, "hidden_size": 2048, "intermediate_size": 11_008,
+        "num_hidden_layers": 36, "num_attention_heads": 16, "num_key_value_heads": 4,
+        "max_position_embeddings": 65_536, "rope_theta": 5e6, "no_rope_layer_interval": 4}),
 }

@@ -86,13 +86,13 @@ class Piece(NamedTuple):
 
 def _plan_shards(params: dict, config: ModelConfig, dtype, max_shard_bytes: int) -> list[list[Piece]]:
     flat, shards, room = flatten_dict(params, sep="/"), [[]], max_shard_bytes
-    for name, tensor, layer in hf_order(config):
+    for name, tensor, place in hf_order(config):
         leaf, (ours, theirs) = flat[tensor.path], tensor.shapes(config)
-        expected = ours if layer is None else (config.num_layers, *ours)
+        expected = (*tensor.stacked(config), *ours)
         if tuple(leaf.shape) != expected:
             raise InputError(f"params {tensor.path} has shape {tuple(leaf.shape)}: the config asks for {expected}.")
         kind = float_type(leaf.dtype if dtype is None else dtype)
-        piece = Piece(name, kind, theirs, partial(_hf_array, leaf, tensor, layer, config, kind))
+        piece = Piece(name, kind, theirs, partial(_hf_array, leaf, tensor, place, config, kind))
         if shards[-1] and piece.size > room:
             shards.append([])
             room = max_shard_bytes
@@ -102,8 +102,8 @@ def _plan_shards(params: dict, config: ModelConfig, dtype, max_shard_bytes: int)
     return [sorted(shard, key=lambda piece: (-piece.dtype.itemsize, piece.name)) for shard in shards]
 
 
-def _hf_array(leaf, tensor: Tensor, layer: int | None, config: ModelConfig, dtype: np.dtype) -> np.ndarray:
-    return tensor.to_hf(on_host(leaf if layer is None else leaf[layer]).astype(dtype, copy=False), config)
+def _hf_array(leaf, tensor: Tensor, place: tuple[int, ...], config: ModelConfig, dtype: np.dtype) -> np.ndarray:
+    return tensor.to_hf(on_host(leaf[place] if place else leaf).astype(dtype, copy=False), config)
 
 
 def on_host(array) -> np.ndarray:

@@ -29,11 +29,13 @@ NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_t
 PROBE = "What is 2023+48 - 17?\n\n  \tx_1 = 3.14, \\boxed{1/2}. Café cafe\u0301, ¿qué? 数学 🙂 it's  ."
 
 
-def load_tokenizer(folder: str | os.PathLike):
+def load_tokenizer(folder: str | os.PathLike, chat_template: str | os.PathLike = ""):
     """The folder's tokenizer, a PreTrainedTokenizerFast of transformers. Its ids are those of tokenizer.json.
 
+    chat_template: of `data.chat_template`. The tokenizer's is None for "none", and for a folder without one.
+
     Raises InputError for a tokenizer or template that cannot be read or asks for too much time or memory; for
-    special tokens that tokenizer.json lacks; for ids that are not those of tokenizer.json; without chat template or
+    special tokens that tokenizer.json lacks; for ids that are not those of tokenizer.json; without an
     end-of-sequence token; and for ids that the model's embedding lacks. Fewer ids than rows of it are normal. An
     added token without a row, which no prompt needs, is left out: Gemma 3's text models have one for images."""
     folder = Path(folder)
@@ -45,7 +47,7 @@ def load_tokenizer(folder: str | os.PathLike):
     if "eos_token" not in names:
         raise InputError(f"{folder}: the tokenizer has no eos_token, so no answer would ever end: set it in "
                          f"{SETTINGS}.")
-    template = _chat_template(folder, settings)
+    template = _template_asked(chat_template) if chat_template else _chat_template(folder, settings)
     tried = _tried(file, template, names)
     from transformers import PreTrainedTokenizerFast
     plain = _plain(file, settings, (tried["largest"], *names.values()), vocab_size)
@@ -99,8 +101,33 @@ def _optional(path: Path) -> dict:
     return read_json(path) if os.path.lexists(path) else {}
 
 
-def _chat_template(folder: Path, settings: dict) -> str:
-    """The template in chat_template.jinja, else in tokenizer_config.json: of several, the one called default."""
+def _template_asked(asked: str | os.PathLike) -> str | None:
+    """The chat template that `data.chat_template` means. Raises InputError for a file or folder that has none."""
+    if asked == "none":
+        return None
+    path = Path(asked).expanduser()
+    remedy = "name a .jinja file, the folder of a model with a chat template, or none."
+    if path.is_dir():
+        found = _chat_template(path, _settings(path))
+    else:
+        require_file(path, f"it is data.chat_template: {remedy}")
+        found = path.read_text(encoding="utf-8", errors="replace") if path.suffix == ".jinja" else None
+    if not found:
+        raise InputError(f"data.chat_template is {str(asked)!r}, where there is no chat template: {remedy}")
+    return found
+
+
+def own_chat_template(folder: Path) -> str:
+    """What `load_tokenizer` takes for the chat template that an adapter was saved with: its folder, "none" for a
+    tokenizer without one, and "" for a folder without a tokenizer, which leaves it to the base."""
+    if not tokenizer_files(folder):
+        return ""
+    return str(folder) if _chat_template(folder, _settings(folder)) else "none"
+
+
+def _chat_template(folder: Path, settings: dict) -> str | None:
+    """The template in chat_template.jinja, else in tokenizer_config.json: of several, the one called default. None
+    where there is none, as beside most base models."""
     path, found = folder / TEMPLATE, settings.get("chat_template")
     if os.path.lexists(path):
         require_file(path)
@@ -111,10 +138,9 @@ def _chat_template(folder: Path, settings: dict) -> str:
             raise InputError(f"{folder / SETTINGS}: chat_template has the templates {', '.join(several)}, and none is "
                              f"called default: write the one to use into a file {TEMPLATE} in this folder.")
         found = several["default"]
-    if not found or not isinstance(found, str):
-        raise InputError(f"{folder}: the tokenizer has no chat_template, so a question cannot be made a prompt: put a "
-                         f"{TEMPLATE} there (the instruct version of the model has one).")
-    return found
+    if found is not None and not isinstance(found, str):
+        raise InputError(f"{folder / SETTINGS}: chat_template is {found!r}: it must be the text of a template.")
+    return found or None
 
 
 def _text(token: object, name: str, path: Path) -> str:
@@ -160,7 +186,7 @@ def _require_tokens(settings: dict, path: Path, plain) -> None:
 _known: dict[str, dict] = {}
 
 
-def _tried(file: Path, template: str, names: dict[str, str]) -> dict:
+def _tried(file: Path, template: str | None, names: dict[str, str]) -> dict:
     """What a process found that tried tokenizer.json and the template (`trial`): the `ids` of PROBE, and the `largest`
     id that the template's texts have. Raises InputError where one of them cannot be used."""
     job = {"probe": PROBE, "template": template, "names": names}
@@ -270,9 +296,12 @@ def _write_generation_config(tokenizer, eos: Sequence[int], source: Path | None,
 
 
 def eos_token_ids(folder: str | os.PathLike, tokenizer) -> tuple[int, ...]:
-    """Ids that end an answer, ascending: eos_token_id of generation_config.json, where there is one, and the
-    tokenizer's own. Raises InputError for an id that the model lacks, by which no answer would ever end."""
+    """Ids that end an answer, ascending: eos_token_id of generation_config.json, without such a file that of
+    config.json, and the tokenizer's own. Raises InputError for an id that the model lacks, by which no answer would
+    ever end."""
     path = Path(folder) / "generation_config.json"
+    # As transformers generates.
+    path = path if os.path.lexists(path) else path.with_name("config.json")
     value = _optional(path).get("eos_token_id")
     ids = value if isinstance(value, list) else [] if value is None else [value]
     if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
@@ -280,7 +309,7 @@ def eos_token_ids(folder: str | os.PathLike, tokenizer) -> tuple[int, ...]:
     size = read_config(folder).vocab_size
     if not all(0 <= i < size for i in ids):
         raise InputError(f"{path}: eos_token_id is {value!r}, but the model has the ids 0 to {size - 1}: use the "
-                         "generation_config.json of this model.")
+                         f"{path.name} of this model.")
     return tuple(sorted({*ids, tokenizer.eos_token_id}))
 
 
@@ -315,6 +344,20 @@ def pieces(tokens: Sequence[int], text: Callable[[Sequence[int]], str]) -> list[
     if waiting:
         out[-1] = text(waiting)
     return out
+
+
+def shown(tokens: Sequence[int], tokenizer, most: int = 64) -> str:
+    """Tokens to read: their text with special tokens, then each token and its id. Of more than `most`, the middle is
+    left out."""
+    tokens, text = list(map(int, tokens)), Text(tokenizer)
+    named = [f"{piece!r} {token}" for piece, token in zip(pieces(tokens, text), tokens, strict=True)]
+    whole = text(tokens)
+    if len(tokens) > most:
+        half = most // 2
+        between = f"[{len(tokens) - 2 * half:,} tokens left out]"
+        named[half:-half] = [between]
+        whole = f"{text(tokens[:half])} {between} {text(tokens[-half:])}"
+    return f"{whole}\n{', '.join(named)}"
 
 
 @contextmanager

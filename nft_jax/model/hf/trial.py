@@ -6,6 +6,7 @@ their own process can stop them, so this file is a program that the system ends:
 1. `nft_jax.model.hf.tokenizer` starts it, with the job as JSON on standard input.
 2. It limits its own CPU time and memory, and prints the name of each file before it uses the file.
 3. It prints the ids of the probe text by tokenizer.json alone, and the largest id that the template's texts have.
+   Without a template, the probe text stands for them.
 """
 # It imports nothing of nft_jax, and starts in a moment.
 import json
@@ -35,7 +36,7 @@ def main() -> None:
     tokenizer.no_truncation()
     ids = tokenizer.encode(job["probe"], add_special_tokens=False).ids
     print("chat_template", flush=True)
-    texts = renderings(job["template"], job["names"])
+    texts = [job["probe"]] if job["template"] is None else renderings(job["template"], job["names"])
     print("tokenizer.json", flush=True)
     tokens = [ids, *(tokenizer.encode(text, add_special_tokens=False).ids for text in texts)]
     require_short(max(map(len, tokens)), "tokens")

@@ -11,6 +11,7 @@ from model_folders import CASES, FIXTURES
 from nft_jax.model import decoder
 from nft_jax.model.hf import load_params, read_config, save_params
 from nft_jax.model.hf.families import FAMILIES, config_from_hf, config_to_hf, tensors_of
+from nft_jax.model.hf.published import PUBLISHED
 from refusal import refused
 
 LLAMA3 = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -48,6 +49,40 @@ def test_a_window_that_no_layer_uses_is_no_obstacle():
         assert config_from_hf(raw_config(use_sliding_window=True, layer_types=..., **changes)) == plain
     last = config_from_hf(raw_config(use_sliding_window=True, sliding_window=8, max_window_layers=1, layer_types=...))
     assert (last.window, last.local_layers) == (8, (1,))
+
+
+def test_mistral_has_one_window_for_all_layers_or_none():
+    local = config_from_hf(raw_config("mistral_tied_local"))
+    assert (local.window, local.local_layers) == (5, (0, 1))
+    for window in (None, 128, 4096):                  # these hide nothing of 128 positions
+        found = config_from_hf(raw_config("mistral_tied_local", sliding_window=window))
+        assert found == replace(local, window=0, local_layers=())
+    unsaid = config_from_hf(raw_config("mistral_tied_local", sliding_window=..., max_position_embeddings=8192))
+    assert unsaid.window == 4096                      # the default of transformers
+
+
+def test_smollm3_rotates_no_position_in_every_fourth_layer_or_where_it_says():
+    four = {"num_hidden_layers": 9, "no_rope_layers": ..., "no_rope_layer_interval": ..., "layer_types": ...}
+    assert config_from_hf(raw_config("smollm3_untied", **four)).unrotated_layers == (3, 7)
+    assert config_from_hf(raw_config("smollm3_untied", **four | {"no_rope_layer_interval": 2})
+                          ).unrotated_layers == (1, 3, 5, 7)
+    said = config_from_hf(raw_config("smollm3_untied", no_rope_layers=[0, 1, 0]))
+    assert said.unrotated_layers == (0, 2)
+    # Without a list of kinds the local layers are those that have no rotary positions.
+    local = config_from_hf(raw_config("smollm3_tied_local", layer_types=...))
+    assert local == config_from_hf(raw_config("smollm3_tied_local")) and local.local_layers == (1, 3)
+    published = config_from_hf(raw_config("smollm3_untied", pretraining_tp=2, max_window_layers=28))
+    assert published == config_from_hf(raw_config("smollm3_untied"))
+
+
+@pytest.mark.parametrize("name", ["smollm3_tied_local", "smollm3_untied"])
+def test_yarn_is_read_in_both_spellings(name):
+    five = raw_config(name)
+    ropes = five["rope_parameters"]
+    settings = {key: value for key, value in ropes.items() if key not in ("rope_theta", "rope_type")}
+    four = raw_config(name, rope_parameters=..., rope_theta=ropes["rope_theta"],
+                      rope_scaling={"type": "yarn", **settings})
+    assert config_from_hf(four) == config_from_hf(five)
 
 
 def test_gemma3_in_both_spellings_and_with_nothing_said():
@@ -88,7 +123,7 @@ def qwen(family, **sizes):
 
 
 # The sizes that config.json of each published model says, and the number of its parameters.
-PUBLISHED = {
+CONFIGS = {
     "Llama-3.2-1B": (1_235_814_400, llama3(
         head_dim=64, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, tie_word_embeddings=True)),
     "Llama-3.2-3B": (3_212_749_824, llama3(
@@ -121,9 +156,9 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_published_configs_have_the_published_number_of_parameters(name):
-    parameters, raw = PUBLISHED[name]
+    parameters, raw = CONFIGS[name]
     config = config_from_hf(raw)
     assert decoder.count_parameters(config) == parameters
     assert config_from_hf(config_to_hf(config)) == config
@@ -132,6 +167,40 @@ def test_published_configs_have_the_published_number_of_parameters(name):
             5, 11, 17, 23][:config.num_layers // 6]
     else:
         assert config.local_layers == ()
+
+
+# Parameters of the model that transformers makes of each config.json.
+PARAMETERS = {
+    "Qwen/Qwen2.5-0.5B-Instruct": 494_032_768, "Qwen/Qwen2.5-1.5B-Instruct": 1_543_714_304,
+    "Qwen/Qwen2.5-Math-1.5B": 1_543_714_304, "Qwen/Qwen2.5-Math-7B": 7_615_616_512,
+    "Qwen/Qwen2.5-32B": 32_763_876_352,
+    "Qwen/Qwen3-30B-A3B": 30_532_122_624, "Qwen/Qwen3-30B-A3B-Base": 30_532_122_624,
+    "Qwen/Qwen3-235B-A22B": 235_093_634_560,
+    "mistralai/Mistral-7B-Instruct-v0.3": 7_248_023_552, "mistralai/Mistral-Nemo-Instruct-2407": 12_247_782_400,
+    "mistralai/Mistral-Small-24B-Instruct-2501": 23_572_403_200, "HuggingFaceTB/SmolLM3-3B": 3_075_098_624,
+}
+
+
+def test_shapes_to_plan_with_are_those_of_the_published_models():
+    assert {name: decoder.count_parameters(config) for name, config in PUBLISHED.items()} == PARAMETERS
+    for config in PUBLISHED.values():
+        assert config_from_hf(config_to_hf(config)) == config
+    # "30B-A3B": by the model's card 3.3 billion are active, of which 0.6 are the embedding and the head.
+    assert decoder.count_active_parameters(PUBLISHED["Qwen/Qwen3-30B-A3B"]) == 3_353_032_704
+    assert decoder.count_active_parameters(PUBLISHED["Qwen/Qwen2.5-32B"]) == PARAMETERS["Qwen/Qwen2.5-32B"]
+
+
+def test_the_number_of_experts_in_the_spellings_of_transformers_4_and_5():
+    five = raw_config("qwen3_moe_untied")
+    four = {**five, "num_experts": five["num_local_experts"]}
+    assert config_from_hf(four) == config_from_hf(five)
+    del four["num_local_experts"]
+    assert config_from_hf(four) == config_from_hf(five) and config_from_hf(five).num_experts == 5
+    with refused("num_local_experts", 5, "num_experts", 6):
+        config_from_hf({**five, "num_experts": 6})
+    bare = config_from_hf(raw_config("qwen3_moe_untied", norm_topk_prob=..., mlp_only_layers=None, head_dim=...,
+                                     hidden_size=36, use_sliding_window=..., sliding_window=4096))
+    assert (bare.norm_topk_prob, bare.head_dim, bare.window) == (False, 6, 0)
 
 
 def test_a_family_is_data(tmp_path, monkeypatch):
@@ -162,7 +231,7 @@ def test_a_family_is_data(tmp_path, monkeypatch):
         config_from_hf({**raw, "clip_qkv": 8})
 
 
-YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6}
+YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6, "original_max_position_embeddings": 64}
 # A field of config.json and its value, each refused by both.
 ALONE = {
     "gemma3_untied": [("hidden_activation", "gelu"), ("attn_logit_softcapping", 50.0), ("attention_bias", True),
@@ -171,13 +240,20 @@ ALONE = {
     "llama_tied": [("attention_bias", True), ("mlp_bias", True), ("pretraining_tp", 2), ("sliding_window", 4096),
                    ("layer_types", ["full_attention", "sliding_attention"]), ("query_pre_attn_scalar", 256)],
     "qwen2_untied": [
-        ("architectures", ["MistralForCausalLM"]), ("architectures", ["Qwen2ForSequenceClassification"]),
+        ("architectures", ["MambaForCausalLM"]), ("architectures", ["Qwen2ForSequenceClassification"]),
         ("hidden_act", "gelu"), ("attention_bias", False), ("mlp_bias", True), ("attention_dropout", 0.1),
         ("layer_types", ["full_attention", "chunked_attention"]), ("layer_types", ["full_attention"]),
         ("partial_rotary_factor", 0.5), ("quantization_config", {"bits": 4}), ("num_local_experts", 8),
         ("tie_word_embeddings", "false"), ("vocab_size", 0), ("hidden_size", True), ("rms_norm_eps", None),
         ("head_dim", 7), ("hidden_size", 37)],
     "qwen3_tied": [("attention_bias", True)],
+    "qwen3_moe_untied": [("mlp_only_layers", [1]), ("decoder_sparse_step", 2),
+                         ("num_experts_per_tok", 6), ("moe_intermediate_size", None), ("norm_topk_prob", "yes"),
+                         ("shared_expert_intermediate_size", 8), ("layer_types", ["full_attention"] * 3)],
+    "mistral_tied_local": [("sliding_window", 0), ("layer_types", ["full_attention", "sliding_attention"]),
+                           ("hidden_act", "gelu"), ("llama_4_scaling_beta", 0.1)],
+    "smollm3_untied": [("attention_bias", True), ("mlp_bias", True), ("no_rope_layers", [1, 0]),
+                       ("no_rope_layers", [1, 0, 2]), ("no_rope_layers", "1,0,1")],
 }
 
 
@@ -187,18 +263,27 @@ ALONE = {
      ("rope_parameters", "full_attention", "sliding_attention")),
     ("gemma3_untied", {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
      ("rope_parameters.sliding_attention", "linear")),
+    ("gemma3_untied", {"rope_parameters": {"full_attention": {**YARN, "truncate": False}}},
+     ("rope_parameters.full_attention.truncate", "False")),
     ("gemma3_untied", {"rope_local_base_freq": 5.0}, ("rope_theta", "5.0", "20.0")),
     ("llama_tied", {"rope_parameters": {**LLAMA3, "factor": None}}, ("rope_parameters.factor", "None")),
     ("qwen3_tied", {"head_dim": ...}, ("head_dim", None)),
+    ("qwen3_moe_untied", {"num_local_experts": 0}, ("num_experts", 0)),
     *(("qwen2_untied", changes, said) for changes, said in (
-        ({"architectures": ["Gemma3ForConditionalGeneration"]}, ("architectures", "text_config")),
+        ({"architectures": ["Gemma3ForConditionalGeneration"]}, ("architectures", "text_config", "Gemma3ForCausalLM")),
+        ({"architectures": ["Mistral3ForConditionalGeneration"]}, ("text_config", "MistralForCausalLM")),
+        ({"architectures": ["Mistral3ForConditionalGeneration"], "text_config": {"model_type": "ministral3"}},
+         ("architectures", "'ministral3'")),
         ({"architectures": ["Qwen3ForCausalLM"]}, ("model_type", "'qwen2'")),
         ({"architectures": None, "model_type": "mamba"}, ("model_type", "'mamba'")),
         (SLIDING_LAST, ("use_sliding_window", "False")),
         ({**SLIDING_LAST, "use_sliding_window": True, "sliding_window": None}, ("sliding_window", "None")),
         ({"use_sliding_window": True, "sliding_window": 8, "max_window_layers": -1, "layer_types": ...},
          ("max_window_layers", -1)),
-        ({"rope_parameters": YARN}, ("rope_parameters.rope_type", "'yarn'")),
+        ({"rope_parameters": {**YARN, "original_max_position_embeddings": None}},
+         ("rope_parameters.original_max_position_embeddings", "None")),
+        ({"rope_parameters": {**YARN, "beta_slow": 40.0}}, ("rope_parameters.beta_slow", "40.0")),
+        ({"rope_parameters": {**YARN, "truncate": 0}}, ("rope_parameters.truncate", "0")),
         ({"rope_parameters": {**YARN, "rope_type": "longrope"}}, ("rope_parameters.rope_type", "'longrope'")),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, ("rope_scaling.rope_type", "'dynamic'")),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, ("rope_scaling", "2.0", "default")),
@@ -252,7 +337,8 @@ def test_transformers_reads_a_saved_config(name, tmp_path):
     for field in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
                   "num_key_value_heads", "rms_norm_eps", "tie_word_embeddings", "max_position_embeddings", "hidden_act",
                   "layer_types", "use_sliding_window", "architectures", "hidden_activation",
-                  "query_pre_attn_scalar", "final_logit_softcapping", "rope_parameters"):
+                  "query_pre_attn_scalar", "final_logit_softcapping", "rope_parameters", "num_experts",
+                  "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob", "decoder_sparse_step"):
         assert getattr(theirs, field, None) == getattr(original, field, None), field
     assert theirs.head_dim == config.head_dim
     if config.local_layers:

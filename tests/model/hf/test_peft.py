@@ -162,6 +162,12 @@ def test_options_that_are_not_implemented_are_refused_by_name(copy_of, name, val
         copy_of(case, {name: value})()
 
 
+@pytest.mark.parametrize("asked", [["q_proj", "gate_proj"], "all-linear", r".*experts\.0\.up_proj"])
+def test_adapters_of_experts_are_refused_by_name(copy_of, asked):
+    with refused(peft.SETTINGS, "target_modules", "experts.0"):
+        copy_of("qwen3_moe_untied", {"target_modules": asked})()
+
+
 def test_an_adapter_that_does_not_fit_its_base_is_refused(copy_of):
     def spoil(arrays):
         key = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"

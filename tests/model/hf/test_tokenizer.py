@@ -232,6 +232,42 @@ def test_code_in_a_folder_never_runs(place, trusted, tmp_path):
     assert not (tmp_path / "ran").exists() and "planted" not in sys.modules
 
 
+# ---- with another chat template, or none ---------------------------------------------------------------------------
+
+
+def test_the_chat_template_that_is_asked_for(tokenizer_folder, tmp_path):
+    folder, other, mine = tokenizer_folder(chat_template=None), tmp_path / "other", tmp_path / "mine.jinja"
+    shutil.copytree(folder, other)
+    (other / "chat_template.jinja").write_text("of the other")
+    mine.write_text("mine")
+    found = {asked: hf.load_tokenizer(folder, asked).chat_template for asked in ("", "none", str(mine), str(other))}
+    assert list(found.values()) == [None, None, "mine", "of the other"]
+    assert hf.load_tokenizer(other).chat_template == "of the other"
+    assert hf.load_tokenizer(other, "none").chat_template is None
+    (tmp_path / "mine.txt").write_text("mine")
+    for asked in ("mine", tmp_path / "mine.txt", folder):
+        with refused("data.chat_template", asked, ".jinja", "none"):
+            hf.load_tokenizer(folder, asked)
+    mine.write_text("{{ 'a' * 10 ** 10 }}")
+    with refused("chat_template", "memory"):
+        hf.load_tokenizer(folder, mine)
+
+
+def test_a_tokenizer_is_saved_with_the_chat_template_that_it_has(tmp_path):
+    from tokenizers.processors import TemplateProcessing
+    made, text = backend("byte"), "17 + 25"
+    made.post_processor = TemplateProcessing(single="<|im_start|> $A", special_tokens=[("<|im_start|>", 305)])
+    folder = folder_of(tmp_path / "folder", made, bos_token="<|im_start|>")
+    (tmp_path / "mine.jinja").write_text("mine")
+    for asked, expected in (("none", None), (str(tmp_path / "mine.jinja"), "mine")):
+        tokenizer = hf.load_tokenizer(folder, asked)
+        saved = shutil.copytree(folder, tmp_path / f"saved_{expected}")
+        hf.save_tokenizer(tokenizer, (306,), saved)
+        again = hf.load_tokenizer(saved)
+        assert again.chat_template == expected and again(text)["input_ids"] == tokenizer(text)["input_ids"]
+        assert again(text)["input_ids"][0] == made.token_to_id("<|im_start|>")
+
+
 # ---- the ids that end an answer, and what will not do --------------------------------------------------------------
 
 
@@ -243,16 +279,28 @@ def test_eos_token_ids(value, ids, tokenizer_folder):
     assert hf.eos_token_ids(folder, hf.load_tokenizer(folder)) == ids
 
 
-@pytest.mark.parametrize(("value", "said"), [([3, 151645], "0 to 60"), ("<|end|>", "a list of integers")])
-def test_eos_token_ids_of_another_model_or_type(value, said, tokenizer_folder):
+def test_config_json_says_what_ends_an_answer_where_there_is_no_generation_config(tokenizer_folder):
     folder = tokenizer_folder()
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": value}))
-    with refused("eos_token_id", value, said):
+    raw = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(raw | {"eos_token_id": [3, 7]}))
+    tokenizer = hf.load_tokenizer(folder)
+    assert hf.eos_token_ids(folder, tokenizer) == (3, 7, 20)
+    (folder / "generation_config.json").write_text("{}")
+    assert hf.eos_token_ids(folder, tokenizer) == (20,)
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+@pytest.mark.parametrize(("value", "said"), [([3, 151645], "0 to 60"), ("<|end|>", "a list of integers")])
+def test_eos_token_ids_of_another_model_or_type(name, value, said, tokenizer_folder):
+    folder = tokenizer_folder()
+    raw = json.loads((folder / "config.json").read_text()) if name == "config.json" else {}
+    (folder / name).write_text(json.dumps(raw | {"eos_token_id": value}))
+    with refused(folder / name, "eos_token_id", value, said):
         hf.eos_token_ids(folder, hf.load_tokenizer(folder))
 
 
 @pytest.mark.parametrize(("words", "settings", "said"), [
-    (20, {"chat_template": None}, ["chat_template"]),
+    (20, {"chat_template": 7}, ["chat_template", 7]),
     (20, {"eos_token": None}, ["eos_token"]),
     (61, {}, ["vocab_size", "61"]),
 ])

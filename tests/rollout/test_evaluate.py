@@ -1,4 +1,4 @@
-"""`experiments.evaluate`: its settings, its table, going on after a kill, and what it refuses."""
+"""`nft-jax evaluate`: its settings, its table, going on after a kill, and what it refuses."""
 import json
 import os
 import signal
@@ -10,13 +10,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from experiments.evaluate.__main__ import NO_RUN, main, parse, sets_asked, verifier_of
-from experiments.evaluate.table import markdown
-from nft_jax.config import Config, EvaluationConfig, RolloutConfig, VerifierConfig
-from nft_jax.data.benchmarks import SETS
+from nft_jax.config import Config, DataConfig, EvaluationConfig, RolloutConfig, VerifierConfig
+from nft_jax.data.benchmarks import SETS, sets_of
 from nft_jax.record.rollouts import SCHEMA
 from nft_jax.rollout.estimators import Estimate
+from nft_jax.rollout.evaluate import NO_RUN, main, parse, sets_asked, verifier_of
 from nft_jax.rollout.evaluation import Summary
+from nft_jax.rollout.table import FIGURES, markdown
 from tests.support.refusal import refused
 
 ROOT = Path(__file__).parents[2]
@@ -133,7 +133,7 @@ def test_what_a_flag_is_when_it_is_not_given(monkeypatch):
     names = "temperature", "top_p", "max_new_tokens", "mode", "seed", "stop"
 
     def found(of, *flags):
-        monkeypatch.setattr("experiments.evaluate.__main__.run_config", lambda model: of)
+        monkeypatch.setattr("nft_jax.rollout.evaluate.run_config", lambda model: of)
         given = parse(["--model", "m", *flags])
         return [getattr(given, name) for name in names]
 
@@ -144,6 +144,25 @@ def test_what_a_flag_is_when_it_is_not_given(monkeypatch):
     assert found(run, "--sampling", "paper_32b", "--top-p", "0.5") == [0.6, 0.5, 14_336, "strict", 5, ("!",)]
     verifier = verifier_of(parse(["--model", "m", "--mode", "lenient"]), run)
     assert (verifier.mode, verifier.reward, verifier.deadline) == ("lenient", "code", 9.0)
+
+
+@pytest.mark.parametrize("evaluation", [
+    EvaluationConfig(source="arithmetic", questions=16),
+    EvaluationConfig(source="q.jsonl", samples=3, columns="answer=x"),
+    EvaluationConfig(source="aime24,mine=q.jsonl", samples=4), EvaluationConfig(source="aime24,math500", samples=0)])
+def test_a_run_is_asked_what_it_asks_itself(evaluation, monkeypatch):
+    """The same questions, prompts, numbers of answers and random numbers. Another suite is asked as the paper asks."""
+    run = Config(seed=3, data=DataConfig(source="q", template="Q: {problem}", system="s", seed=7, max_prompt_tokens=99),
+                 evaluation=evaluation)
+    monkeypatch.setattr("nft_jax.rollout.evaluate.run_config", lambda model: run)
+    own = sets_of(run.evaluation, run.data)
+    asked = sets_asked(parse(["--model", "m"]), run)
+    assert [(one.name, one.data, one.samples, one.stream) for one in asked] == [
+        (one.name, one.data, one.samples, one.stream) for one in own]
+    one, = sets_asked(parse(["--model", "m", "--suite", "aime24"]), run)
+    assert (one.samples, one.data.limit, one.data.split) == (32, 0, "train")
+    one, = sets_asked(parse(["--model", "m", "--suite", "other=q.jsonl"]), run)
+    assert (one.samples, one.data.limit, one.data.split) == (1, 0, "test")
 
 
 def test_where_each_set_is_read_from(tmp_path):
@@ -175,6 +194,8 @@ other | Qwen2.5-Math-7B | NFT-7B | Qwen2.5-32B | NFT-32B |
 | mine | 30 of 32 | T 0.6, top-p 0.7 | 1 | 50.0 | - | - | - | 1,234 | 2.5% | 8 / 20 / 1 / 1 | - | - | - | - |
 | average of all 2 |  | T 0.6, top-p 0.7 |  | 37.5 |  |  |  |  |  |  | - | - | - | - |
 """
+    others = markdown({"mine": sets["mine"]}, "T 1, top-p 1")
+    assert not any(name in others for name in FIGURES) and others.count("\n") == 3
     six = {name: summary(1, 0.06, accuracy=0.1 * i) for i, name in enumerate(
         ("aime24", "aime25", "amc23", "math500", "olympiadbench", "minerva"))}
     last = markdown(six, "T 1, top-p 0.7").splitlines()[-1]
@@ -183,6 +204,6 @@ other | Qwen2.5-Math-7B | NFT-7B | Qwen2.5-32B | NFT-32B |
 
 
 def test_help_answers_without_jax():
-    code = ("import sys\nfrom experiments.evaluate.__main__ import parse\ntry: parse(['--help'])\n"
+    code = ("import sys\nfrom nft_jax.rollout.evaluate import parse\ntry: parse(['--help'])\n"
             "except SystemExit: assert 'jax' not in sys.modules\nelse: raise SystemExit(1)")
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)

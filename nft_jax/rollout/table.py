@@ -1,9 +1,9 @@
 """The table of an evaluation, beside the figures of the paper."""
 from collections.abc import Mapping
 
-from experiments.harness import results
 from nft_jax.data.benchmarks import PAPER
 from nft_jax.rollout.evaluation import Summary, mean_of
+from nft_jax.runtime import terminal
 
 # H. Chen et al., arXiv 2505.18116, table 1 (percent). Of the base models only the average over the six sets is given.
 AVERAGE = "average of the six"
@@ -26,17 +26,19 @@ def percent(estimate) -> str:
 
 
 def markdown(summaries: Mapping[str, Summary], sampling: str) -> str:
-    """One table: a row for each set, then averages in which every set counts once.
+    """One table: a row for each set, then averages in which every set counts once. The columns of the paper's models
+    are there if one of the paper's sets is.
 
     `sampling`: temperature and top-p in words, for the column "sampled".
     """
     passes = sorted({name for one in summaries.values() for name in one.estimates if name.startswith("pass@")},
                     key=lambda name: int(name.removeprefix("pass@")))
+    models = FIGURES if set(PAPER) & summaries.keys() else {}
     head = ["set", "questions", "sampled", "n", "avg@n", *passes, "maj@n", "tokens", "truncated",
-            "right / wrong / no answer / other", *FIGURES]
+            "right / wrong / no answer / other", *models]
 
     def figures(name: str) -> list[str]:
-        return [f"{known[name]:.1f}" if name in known else "-" for known in FIGURES.values()]
+        return [f"{known[name]:.1f}" if name in known else "-" for known in models.values()]
 
     rows = []
     for name, one in summaries.items():
@@ -54,4 +56,4 @@ def markdown(summaries: Mapping[str, Summary], sampling: str) -> str:
         found = [summaries[name].estimates["accuracy"] for name in names if "accuracy" in summaries[name].estimates]
         if found:
             rows.append([label, "", sampling, "", percent(mean_of(found)), *[""] * (len(passes) + 4), *figures(label)])
-    return results.markdown(head, rows) + "\n"
+    return terminal.markdown(head, rows) + "\n"
