@@ -4,6 +4,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from nft_jax.verify.maths.expression import Node, Unreadable
 from nft_jax.verify.maths.units import Unit
@@ -93,6 +94,16 @@ class Text:
 
 
 EMPTY = Items("set", ())
+
+
+class Hint(NamedTuple):
+    """What the gold says about ambiguous answers."""
+    nouns: frozenset[str] = frozenset()
+    choice: bool = False
+    number: bool = False
+    is_gold: bool = False
+    natural: bool = False
+    ratio: bool = False
 
 
 # Regions.
