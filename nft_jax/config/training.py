@@ -1,5 +1,6 @@
 """Settings of the updates: the model, the loss and its terms, batches, the optimizer, the device mesh."""
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -94,6 +95,32 @@ class AdapterConfig(Checked, prefix="adapter."):
         return [name for name, (mine, theirs) in pairs.items() if mine != theirs]
 
 
+Setting = bool | int | float | str
+
+
+class Own(Mapping):
+    """Settings of an objective of one's own: name -> value, never changed. As flags they are `--objective.NAME`."""
+
+    # Without annotations, tyro makes no flags of it.
+    def __init__(self, settings=()):
+        self._settings = dict(settings)
+
+    def __getitem__(self, name: str) -> Setting:
+        return self._settings[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._settings)
+
+    def __len__(self) -> int:
+        return len(self._settings)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._settings.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._settings)
+
+
 @dataclass(frozen=True)
 class ObjectiveConfig(Checked, prefix="loss."):
     """Parameters of the token loss. None = the objective's own default (see `nft_jax.objectives.registry`)."""
@@ -132,8 +159,11 @@ class ObjectiveConfig(Checked, prefix="loss."):
     constant_length: float = 1000.0
     """Denominator of loss_agg "constant": 1000 in Dr. GRPO. The official NFT code divides by 1000 and averages over
     its data-parallel ranks, which is 1000 times their number here."""
+    own: Own = Own()  # noqa: RUF009 (never changed)
+    """Settings of an objective of your own, a mapping. As flags: --objective.NAME VALUE."""
 
     def __post_init__(self):
+        object.__setattr__(self, "own", Own(self.own))
         self.require(0 < self.epsilon < math.inf, "epsilon",
                      "the clamp of the negative ratio must be positive; the paper uses 1 and tries 0.1 to 4.")
         for name in ("beta", "tau_positive", "tau_negative", "constant_length"):

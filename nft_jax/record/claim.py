@@ -20,8 +20,8 @@ from nft_jax.config import AdapterConfig, Config
 from nft_jax.config.checks import on_this_machine
 from nft_jax.config.differences import MAY_CHANGE, REMOVED, differences
 from nft_jax.data.benchmarks import sets_of
-from nft_jax.objectives.custom import FILE as OBJECTIVE
-from nft_jax.objectives.custom import record_of
+from nft_jax.objectives.source import FILE as OBJECTIVE
+from nft_jax.objectives.source import record_of
 from nft_jax.record.folder import MARKER, RunFolder, as_read, is_run, read_marker, read_run, saved_steps, upgraded
 from nft_jax.runtime.files import LOCK, damage, held, is_lock, places, remove, replaced
 from nft_jax.types import InputError

@@ -10,7 +10,7 @@ from nft_jax.config import Config
 from nft_jax.data.stream import PromptStream, digest, hash_of
 from nft_jax.model import hf
 from nft_jax.model.hf.tokenizer import tokenizer_files
-from nft_jax.objectives.custom import digest_of, record_of
+from nft_jax.objectives.source import digest_of, record_of
 from nft_jax.record.folder import OBJECTIVE_SOURCE
 from nft_jax.rollout.evaluation import HeldOut
 from nft_jax.verify.rewards.registry import lookup

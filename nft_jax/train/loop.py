@@ -89,8 +89,8 @@ def train(config: Config, *, objective: Objective | TokenLoss | None = None, fre
         summary = conclude(run, state, progress)
     if run.halted:
         raise Halted(f"{run.halted} None of them changed the parameters, and the run is saved as of step "
-                     f"{progress.step}; the same command goes on from there. Look at the batches in "
-                     f"{run.folder / 'nonfinite'}; lower optimizer.learning_rate, or start from an earlier checkpoint.")
+                     f"{progress.step}; the same command goes on from there. Their batches are in "
+                     f"{run.folder / 'nonfinite'}.")
     return summary
 
 

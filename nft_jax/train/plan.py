@@ -21,7 +21,7 @@ from nft_jax.model.adapter import adapter_shapes, wrap
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.hf.hub import EMBEDDED
 from nft_jax.model.kernels import choose_attention
-from nft_jax.objectives.registry import find_objective, resolve
+from nft_jax.objectives.registry import find_objective, resolve, try_objective
 from nft_jax.record.folder import is_run
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.slots import require_positions, slots_that_fit
@@ -106,10 +106,11 @@ def make_plan(config: Config, model: ModelConfig, devices: Sequence[jax.Device] 
     Where rollout.slots is 0 (automatic), the plan has `slots` of them, or, if that is 0 too, as many as fit in
     memory. `free`: bytes of each device that the whole run may take (None: ask the devices).
 
-    Raises InputError, naming the field: the model has too few positions, or no experts for their loss; the mesh does
-    not fit the devices or the model, rows do not divide over mesh.context, the attention kernel cannot run, or not
-    one slot fits."""
+    Raises InputError, naming the field: an objective of one's own fails, the model has too few positions, or no experts
+    for their loss; the mesh does not fit the devices or the model, rows do not divide over mesh.context, the attention
+    kernel cannot run, or not one slot fits."""
     config = settle(config)
+    try_objective(config.objective, config.loss, reference=bool(config.terms.kl_weight))
     rollout, policy = config.rollout, config.policy
     config.terms.require(model.num_experts > 0 or not config.terms.balance_weight, "balance_weight",
                          f"a {model.family} model has no experts to balance; leave it at 0.")
