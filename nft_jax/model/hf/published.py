@@ -43,7 +43,6 @@ PUBLISHED: dict[str, ModelConfig] = {
     "Qwen/Qwen2.5-3B-Instruct": _qwen2_5(2048, 11_008, 36, 16, 2, tied=True),
     "Qwen/Qwen2.5-Math-1.5B": _qwen2_5(1536, 8960, 28, 12, 2, positions=4096, theta=1e4, tied=True),
     "Qwen/Qwen2.5-Math-7B": _qwen2_5(3584, 18_944, 28, 28, 4, vocab=152_064, positions=4096, theta=1e4),
-    "Qwen/Qwen2.5-3B-Instruct": _qwen2_5(2048, 11_008, 36, 16, 2, tied=True),
     "Qwen/Qwen2.5-32B": _qwen2_5(5120, 27_648, 64, 40, 8, vocab=152_064, positions=131_072, eps=1e-5),
     "Qwen/Qwen3-0.6B": _qwen3(1024, 3072, 28, 16, tied=True),
     "Qwen/Qwen3-1.7B": _qwen3(2048, 6144, 28, 16, tied=True),
