@@ -69,7 +69,8 @@ def arms_of(base: Config, grid: Mapping[str, Sequence[str]]) -> dict[str, dict[s
         texts = dict(zip(grid, values, strict=True))
         words = [word for name, text in texts.items() for word in flag(name, text, before.get(name))]
         start = with_objective(base, texts.get("objective", base.objective))
-        config = flat(parse(start, f"A sweep of {base.name}.", words).config.to_dict())
+        parsed = parse(start, f"A sweep of {base.name}.", words, f"python -m experiments.train {base.name}")
+        config = flat(parsed.config.to_dict())
         changes = {name: config[name] for name in grid}
         found[described(changes)] = changes
     return found
