@@ -67,6 +67,11 @@ def grid_of(texts: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
+def asked_for(base: Config, words: Sequence[str]) -> Arguments:
+    """What the flags of a run make of `base`."""
+    return parse(base, f"A sweep of {base.name}.", words, f"python -m experiments.train {base.name}")
+
+
 def arms_of(base: Config, grid: Mapping[str, Sequence[str]],
             given: Sequence[str] = ()) -> dict[str, tuple[dict[str, object], Config]]:
     """Every combination, by what sets it apart: the fields with their values, and the configuration. `given` are
@@ -76,12 +81,12 @@ def arms_of(base: Config, grid: Mapping[str, Sequence[str]],
     ends the program.
     """
     before, found = flat(base.to_dict()), {}
-    asked = parse(base, f"A sweep of {base.name}.", given).config.objective
+    asked = asked_for(base, given).config.objective
     for values in itertools.product(*grid.values()):
         texts = dict(zip(grid, values, strict=True))
         words = [word for name, text in texts.items() for word in flag(name, text, before.get(name))]
         start = with_objective(base, texts.get("objective", asked))
-        config = parse(start, f"A sweep of {base.name}.", [*given, *words]).config
+        config = asked_for(start, [*given, *words]).config
         fields = flat(config.to_dict())
         changes = {name: fields[name] for name in grid}
         apart = {name: objective_label(value) if name == "objective" else value for name, value in changes.items()
@@ -155,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                                 return_unknown_args=True)
         base = experiment(given.experiment)
         root = given.workdir or Path("runs/sweep") / base.name
-        asked = parse(base, f"A sweep of {base.name}.", flags)
+        asked = asked_for(base, flags)
         refuse_flags(flags, asked)
         names = Names(root)
         planned = seeded(given.experiment, base, arms_of(base, grid_of(given.grid), [

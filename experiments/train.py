@@ -27,7 +27,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(0 if arguments and arguments[0] in ("-h", "--help") else 2)
     with one_paragraph_errors():
         preset = experiment(arguments[0])
-    parsed = parse(preset, f"Preset {arguments[0]!r}.", arguments[1:])
+    parsed = parse(preset, f"Preset {arguments[0]!r}.", arguments[1:],
+                   f"python -m experiments.train {arguments[0]}")
     run(code.prepared(parsed) if arguments[0] == "code" else parsed)
 
 

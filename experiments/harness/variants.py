@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from nft_jax.config import Config, ObjectiveConfig, flat
-from nft_jax.config.differences import NO_EXPERIMENT, without
+from nft_jax.config import Config, ObjectiveConfig, Own, flat
+from nft_jax.config.differences import MISSING, NO_EXPERIMENT, without
 from nft_jax.runtime.files import make_folder, replaced
 
 NAMES = "sweep.json"            # in a sweep's folder: hash of what a run computes -> name of its folder
@@ -21,6 +21,9 @@ def vary(base: Config, changes: Mapping[str, object]) -> Config:
     for name, value in changes.items():
         part, _, field = name.rpartition(".")
         parts.setdefault(part, {})[field] = value
+    # Settings of an objective of one's own are kept with the loss.
+    if own := parts.pop("objective", {}):
+        parts.setdefault("loss", {})["own"] = Own({**base.loss.own, **own})
     whole = parts.pop("", {})
     return replace(base, **whole, **{part: replace(getattr(base, part), **values) for part, values in parts.items()})
 
@@ -33,14 +36,15 @@ def with_objective(base: Config, objective: str) -> Config:
 def flags(base: Config, config: Config) -> list[str]:
     """The flags by which the command line of `base` makes `config`."""
     before = flat(base.to_dict())
-    return [word for name, value in flat(config.to_dict()).items() if value != before[name]
-            for word in flag(name, value, before[name])]
+    return [word for name, value in flat(config.to_dict()).items() if value != before.get(name, MISSING)
+            for word in flag(name, value, before.get(name))]
 
 
 def flag(name: str, value: object, before: object) -> list[str]:
-    """The words that set a field whose value is `before`. A field that is on or off has --field and --no-field."""
+    """The words that set a field whose value is `before`. A field that is on or off has --field and --no-field.
+    A setting of an objective of one's own takes a value."""
     part, dot, last = name.replace("_", "-").rpartition(".")
-    if isinstance(before, bool) and str(value).lower() in ("true", "false"):
+    if not name.startswith("objective.") and isinstance(before, bool) and str(value).lower() in ("true", "false"):
         return [f"--{part}{dot}{'' if str(value).lower() == 'true' else 'no-'}{last}"]
     if isinstance(value, tuple):
         return [f"--{part}{dot}{last}", *map(str, value)]
@@ -61,7 +65,7 @@ def resolved(config: Config) -> dict[str, object]:
 def digest(config: Config) -> str:
     """Eight hex digits of what a run computes. Defaults do not count, so a new field leaves older names alone."""
     default = without(Config().to_dict(), ())
-    told = {name: value for name, value in resolved(config).items() if value != default[name]}
+    told = {name: value for name, value in resolved(config).items() if value != default.get(name, MISSING)}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from nft_jax.config import Config, ObjectiveConfig, flat
 from nft_jax.config.differences import MISSING, REMOVED
-from nft_jax.objectives.custom import FILE as OBJECTIVE
-from nft_jax.objectives.custom import digest_of
+from nft_jax.objectives.source import FILE as OBJECTIVE
+from nft_jax.objectives.source import digest_of
 from nft_jax.record.metrics import read_metrics
 from nft_jax.types import InputError
 
@@ -61,7 +61,11 @@ class RunFolder:
     @cached_property
     def config(self) -> Config:
         """The configuration. Raises InputError for settings that this version does not know, or refuses."""
-        return _of_json(Config, self.settings, str(self.folder / "config.json"))
+        own, settings = Config.own_settings(self.settings), dict(self.settings)
+        for name in own:
+            del settings[f"objective.{name}"]
+        config = _of_json(Config, settings, str(self.folder / "config.json"))
+        return dataclasses.replace(config, loss=dataclasses.replace(config.loss, own=own)) if own else config
 
     @cached_property
     def fields(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from nft_jax.model.hf.tokenizer import Text, pieces
 from nft_jax.model.logprobs import token_logprobs
 from nft_jax.objectives.nft import implicit_negative
 from nft_jax.objectives.ratios import MAX_LOG_RATIO
-from nft_jax.objectives.registry import METRICS, Objective, coefficients, find_objective, resolve, token_loss
+from nft_jax.objectives.registry import Objective, coefficients, find_objective, resolve, token_loss
 from nft_jax.objectives.terms import answers_in_loss
 from nft_jax.record.folder import RunFolder, is_run, read_run
 from nft_jax.record.rollouts import SCHEMA, table_to_groups
@@ -207,7 +207,8 @@ def replay_update(update: int, groups: Sequence[Group], run: Config, policy: "Po
     if policy is not None:
         logprobs, entropies = score(policy, rows, temperature, run.batch.rows_per_micro_batch)
     values = row_losses(rows, logprobs, entropies, run.objective, run.loss)
-    counts = tally(values["loss"], values, values["coefficient"], entropies, rows.weight, rows.rewards)
+    metrics = {name: value for name, value in values.items() if name not in ("loss", "coefficient")}
+    counts = tally(values["loss"], metrics, values["coefficient"], entropies, rows.weight, rows.rewards)
     log_ratio = np.minimum(logprobs - rows.old_logprobs, MAX_LOG_RATIO)
     values |= {"logprobs": logprobs, "weight": rows.weight, "entropies": entropies, "ratio": np.exp(log_ratio),
                "x": np.asarray(implicit_negative(log_ratio, np.zeros_like(log_ratio), rows.group_accuracy))}
@@ -311,9 +312,8 @@ def row_losses(rows: TrainBatch, logprobs: np.ndarray, entropies: np.ndarray,
                              None if objective.whole_groups else entropies[start:start + count])
         found, metrics = token_loss(objective, logprobs[start:start + count], *inputs)
         pushed = coefficients(objective, logprobs[start:start + count], *inputs)
-        parts.append({"loss": found, "coefficient": pushed} | metrics)
-    return {name: np.concatenate([np.asarray(part[name]) for part in parts])
-            for name in ("loss", "coefficient", *METRICS)}
+        parts.append(metrics | {"loss": found, "coefficient": pushed})
+    return {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0]}
 
 
 @functools.cache

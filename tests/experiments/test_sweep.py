@@ -45,7 +45,7 @@ def test_a_grid_is_read_by_the_types_of_its_fields():
     assert list(arms) == ["neg_weight None, nft", "neg_weight None, rft", "neg_weight 0.5, nft", "neg_weight 0.5, rft"]
 
 
-def test_flags_of_a_run_are_for_all_runs_whatever_their_objective():
+def test_flags_of_a_run_are_for_all_runs_whatever_their_objective(tmp_path):
     arms = sweep.arms_of(PRESETS["qwen2_5_math_7b_official"], {"objective": ["grpo", "dapo"]},
                          ["--loss.clip-high", "0.3", "--steps=3", "--data.thinking", "True"])
     assert list(arms) == ["grpo", "dapo"]
@@ -54,8 +54,11 @@ def test_flags_of_a_run_are_for_all_runs_whatever_their_objective():
         assert config.loss == ObjectiveConfig(clip_high=0.3) and (config.steps, config.data.thinking) == (3, True)
     (config,) = (config for _, config in sweep.arms_of(QUICKSTART, {}, ["--objective", "rft"]).values())
     assert config.objective == "rft"
-    own = sweep.arms_of(QUICKSTART, {"objective": ["a.py:forks", "b.py:forks"]})
-    assert list(own) == ["forks", "b.py:forks"]
+    names = [f"{tmp_path / name}:forks" for name in ("a.py", "b.py")]
+    for name in names:
+        Path(name.removesuffix(":forks")).write_text(
+            "def forks(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):\n    return -logprobs, {}\n")
+    assert list(sweep.arms_of(QUICKSTART, {"objective": names})) == ["forks", names[1]]
 
 
 def test_folders_are_named_by_what_sets_a_run_apart_and_found_again(tmp_path):
