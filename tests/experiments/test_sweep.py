@@ -57,7 +57,8 @@ def test_flags_of_a_run_are_for_all_runs_whatever_their_objective(tmp_path):
     names = [f"{tmp_path / name}:forks" for name in ("a.py", "b.py")]
     for name in names:
         Path(name.removesuffix(":forks")).write_text(
-            "def forks(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):\n    return -logprobs, {}\n")
+            "def forks(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):\n"
+            "    return -logprobs, {}\n")
     assert list(sweep.arms_of(QUICKSTART, {"objective": names})) == ["forks", names[1]]
 
 
