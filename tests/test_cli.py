@@ -91,9 +91,9 @@ def test_the_console_command_says_what_there_is(capsys):
     (["train"], "policy.path is '' and data.source is ''"),
     (["train", "local", "--policy.path", "nano"], "data.source is ''"),
     (["train", "--steps"], "run nft-jax train --help"), (["train", "nowhere.py:RUN"], "experiment names 'nowhere.py'"),
-    (["evaluate", "--nothing", "3"], "run nft-jax evaluate --help"),
-    (["sample", "--nothing", "3"], "run nft-jax sample --help"),
-    (["verify", "--nothing", "3"], "run nft-jax verify --help")])
+    (["evaluate", "--nothing", "3"], "nft-jax evaluate --help"),
+    (["sample", "--nothing", "3"], "nft-jax sample --help"),
+    (["verify", "--nothing", "3"], "nft-jax verify --help")])
 def test_a_mistake_names_the_command(line, told, capsys):
     with pytest.raises(SystemExit) as ended:
         main(line)
