@@ -60,7 +60,6 @@ def needs(preset: str, topology, flags: str) -> Needs:
     memory, e, plan, rows = sketch.memory, sketch.estimate, sketch.plan, sketch.plan.longest.rows
     config, mesh = plan.config, dict(plan.mesh.shape)
     state = memory.parameters + memory.moments + memory.base
-    decoding = memory.weights + memory.cache + memory.entries + memory.temporaries["decode"].at(sketch.sampler.slots)
     tokens = config.groups_per_update * config.rollout.samples_per_prompt * (
         sketch.assumed.prompt_tokens + sketch.assumed.answer_tokens)
     filled = tokens / config.row_length
@@ -72,8 +71,8 @@ def needs(preset: str, topology, flags: str) -> Needs:
     idle = max(1.0, rows / filled)
     score, train = max(e.score * idle, 2 * sending), max(e.train * idle, 8 * sending)
     evaluations = e.device_hours * 3600 / plan.mesh.size - config.steps * e.step
-    return Needs(mesh, state, state + max(memory.temporaries["train step"].at(rows), decoding), sketch.usable, rows,
-                 filled, e.rollout, score, train, (config.steps * (e.rollout + score + train) + evaluations) / 3600)
+    return Needs(mesh, state, sketch.fullest, sketch.usable, rows, filled, e.rollout, score, train,
+                 (config.steps * (e.rollout + score + train) + evaluations) / 3600)
 
 
 def hours(value: float) -> str:

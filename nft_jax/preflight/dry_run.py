@@ -81,9 +81,10 @@ def adapter_lines(config: Config, model: ModelConfig) -> list[str]:
     if not adapter.rank:
         return []
     trained = sum(leaf.size for leaf in jax.tree.leaves(adapter_shapes(model, adapter)))
+    begun = f"; they go on from {adapter.path}" if adapter.path else ""
     return [
         f"adapters: rank {adapter.rank} on {', '.join(adapter.projections)}, scale {adapter.scale:g}: {trained:,} "
-        f"trained parameters, {trained / count_parameters(model):.2%} of the model's",
+        f"trained parameters, {trained / count_parameters(model):.2%} of the model's{begun}",
         f"optimizer.learning_rate is {rate:g}. The presets' rates are for full training, and adapters learn best at "
         f"about {RATES:g} times that (Schulman et al., LoRA Without Regret, Thinking Machines Lab, 2025). If this is a "
         f"preset's rate, use --optimizer.learning-rate {RATES * rate:g}", ""]

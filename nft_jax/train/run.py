@@ -67,11 +67,6 @@ class Run:
         adapter = Adapter(config.adapter, config.policy.path, base_digest) if config.adapter.rank else None
         return Policy(self.plan.model, self.whole(trained), self.tokenizer, self.sampler.eos, adapter=adapter)
 
-    @property
-    def frozen(self) -> tuple:
-        """What `train_step` takes last: the base under the adapters, or nothing."""
-        return () if self.base is None else (self.base,)
-
     def phase(self, name: str) -> None:
         """Tells the user and the watchdog what the host does now."""
         self.console.phase(name)

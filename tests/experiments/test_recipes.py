@@ -14,7 +14,7 @@ import pytest
 from experiments import presets, quickstart, train
 from experiments.presets import PRESETS, code, gsm8k, qwen2_5_32b, qwen2_5_math_7b
 from experiments.studies import healthy
-from experiments.tables import meshes
+from experiments.tables import hardware, meshes
 from nft_jax.cli import parse
 from nft_jax.config import Config, flat
 from nft_jax.preflight.devices import Topology
@@ -109,6 +109,29 @@ def test_the_stored_ranges_are_of_the_main_table(tmp_path, monkeypatch):
     healthy.main()
     assert (tmp_path / "healthy.md").read_text() == stored
     assert (tmp_path / "healthy.png").stat().st_size > 10_000
+
+
+# --- hardware
+
+
+def test_the_table_of_hardware_is_what_preflight_counts():
+    """The three ways of one model on GPUs, again: the cells, and the order of their sizes."""
+    name = "Qwen/Qwen3-4B"
+    row = next(line for line in hardware.TABLE.read_text().splitlines() if line.startswith("| Qwen3-4B |"))
+    cells = [hardware.smallest(config, name, hardware.GPUS) for config in hardware.WAYS.values()]
+    assert row.strip("| ").split(" | ")[1::2] == cells
+    full, lora, int8 = (hardware.needed(config, name, Topology.parse("gpu:H100"))[0]
+                        for config in hardware.WAYS.values())
+    # 20 bytes a parameter are the state and two gradients; a bfloat16 model in memory twice is 4.
+    assert full > 20 * 4_022_468_096 and 4 * 4_022_468_096 < lora < full / 2 and int8 < lora
+
+
+def test_every_model_and_way_stands_in_the_table():
+    lines = hardware.TABLE.read_text().splitlines()
+    assert [line.split(" | ")[0].strip("| ") for line in lines[2:2 + len(hardware.MODELS)]] == [
+        name.partition("/")[2] for name in hardware.MODELS]
+    assert all(f"{way}: GPU | {way}: TPU" in lines[0] for way in hardware.WAYS)
+    assert hardware.NOTE in hardware.TABLE.read_text()
 
 
 # --- meshes

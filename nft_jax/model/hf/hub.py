@@ -47,14 +47,14 @@ def _folder(path_or_hub_name: str | os.PathLike, files: Sequence[str], field: st
                               f"elsewhere and give its folder. ({reason or first_line(error)})") from error
 
 
-def config_of(path_or_hub_name: str) -> ModelConfig:
+def config_of(path_or_hub_name: str, field: str = "policy.path") -> ModelConfig:
     """The shape of a model, to plan with, without its weights.
 
     It is read from config.json of a local folder, else from config.json of the hub model
     (only this file is fetched), else taken from `nft_jax.model.hf.published`. Raises Unreachable when there is
     none of these, and InputError for a config.json that needs a part the decoder lacks."""
     try:
-        folder = _folder(path_or_hub_name, ["config.json"])
+        folder = _folder(path_or_hub_name, ["config.json"], field)
     except Unreachable:
         if path_or_hub_name in PUBLISHED:
             return PUBLISHED[path_or_hub_name]

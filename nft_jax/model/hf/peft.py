@@ -101,6 +101,20 @@ def read_settings(folder: str | os.PathLike) -> dict[str, Any]:
     return raw
 
 
+def base_field(folder: str | os.PathLike) -> str:
+    """How a message names the base of an adapter's folder."""
+    return f"base_model_name_or_path in {Path(folder) / SETTINGS}"
+
+
+def base_of(settings: dict[str, Any], folder: str | os.PathLike) -> str:
+    """Folder or hub name of the model that the adapter was trained on. Raises InputError where none is named."""
+    name = settings.get("base_model_name_or_path")
+    if not name or not isinstance(name, str):
+        raise _refusal(folder, "base_model_name_or_path", name, "name the model that the adapter was trained on, here "
+                       "or as base= of nft_jax.load; a run takes it as policy.path beside adapter.path.")
+    return name
+
+
 def adapter_config(settings: dict[str, Any], model: ModelConfig, folder: str | os.PathLike) -> AdapterConfig:
     """What `read_settings` of this folder means for a model. Raises InputError for targets that match nothing, that
     are no projections of a layer, or that are others in some of the layers."""

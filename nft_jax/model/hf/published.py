@@ -15,6 +15,11 @@ def _qwen2_5(hidden, intermediate, layers, heads, kv_heads, *, vocab=151_936, po
                        rope_theta=theta, norm_eps=eps, tie_embeddings=tied, qkv_bias=True)
 
 
+def _qwen3(hidden, intermediate, layers, heads, *, tied=False) -> ModelConfig:
+    return ModelConfig("qwen3", 151_936, hidden, intermediate, layers, heads, 8, 128, 40_960, rope_theta=1e6,
+                       tie_embeddings=tied, qk_norm=True)
+
+
 def _mistral(hidden, intermediate, layers, *, vocab, positions, theta) -> ModelConfig:
     return config_from_hf({
         "model_type": "mistral", "vocab_size": vocab, "hidden_size": hidden, "intermediate_size": intermediate,
@@ -35,9 +40,16 @@ def _qwen3_moe(hidden, layers, heads, expert, *, intermediate, positions=40_960)
 PUBLISHED: dict[str, ModelConfig] = {
     "Qwen/Qwen2.5-0.5B-Instruct": _qwen2_5(896, 4864, 24, 14, 2, tied=True),
     "Qwen/Qwen2.5-1.5B-Instruct": _qwen2_5(1536, 8960, 28, 12, 2, tied=True),
+    "Qwen/Qwen2.5-3B-Instruct": _qwen2_5(2048, 11_008, 36, 16, 2, tied=True),
     "Qwen/Qwen2.5-Math-1.5B": _qwen2_5(1536, 8960, 28, 12, 2, positions=4096, theta=1e4, tied=True),
     "Qwen/Qwen2.5-Math-7B": _qwen2_5(3584, 18_944, 28, 28, 4, vocab=152_064, positions=4096, theta=1e4),
     "Qwen/Qwen2.5-32B": _qwen2_5(5120, 27_648, 64, 40, 8, vocab=152_064, positions=131_072, eps=1e-5),
+    "Qwen/Qwen3-0.6B": _qwen3(1024, 3072, 28, 16, tied=True),
+    "Qwen/Qwen3-1.7B": _qwen3(2048, 6144, 28, 16, tied=True),
+    "Qwen/Qwen3-4B": _qwen3(2560, 9728, 36, 32, tied=True),
+    "Qwen/Qwen3-8B": _qwen3(4096, 12_288, 36, 32),
+    "Qwen/Qwen3-14B": _qwen3(5120, 17_408, 40, 40),
+    "Qwen/Qwen3-32B": _qwen3(5120, 25_600, 64, 64),
     "Qwen/Qwen3-30B-A3B": _qwen3_moe(2048, 48, 32, 768, intermediate=6144),
     "Qwen/Qwen3-30B-A3B-Base": _qwen3_moe(2048, 48, 32, 768, intermediate=6144, positions=32_768),
     "Qwen/Qwen3-235B-A22B": _qwen3_moe(4096, 94, 64, 1536, intermediate=12_288),
