@@ -28,7 +28,7 @@ from nft_jax.config import Config
 from nft_jax.config.differences import SEEDS, differences
 from nft_jax.preflight.devices import Topology
 from nft_jax.runtime.files import make_folder
-from nft_jax.runtime.terminal import markdown, one_paragraph_errors
+from nft_jax.runtime.terminal import duration, markdown, one_paragraph_errors
 from nft_jax.types import InputError
 
 FIGURES = Path(__file__).parents[1] / "figures"
@@ -174,7 +174,7 @@ def dry_run(scale: str, topology: Topology, base: Config, planned: Sequence[Plan
         f"estimate for {topology.name}, no measurement: nothing compiled, the devices' exchange not counted,",
         f"  answers of {assumed.answer_tokens:,.0f} tokens on average, {assumed.accepted_share:.0%} of the prompts "
         "with right and wrong answers",
-        f"estimate: a run of the base {found.device_hours / sketch.plan.mesh.size:,.1f} hours = "
+        f"estimate: a run of the base {duration(3600 * found.device_hours / sketch.plan.mesh.size)} = "
         f"{found.device_hours:,.1f} device-hours; "
         f"a step = rollout {found.rollout:,.0f} + score {found.score:,.0f} + train {found.train:,.0f} s",
         f"estimate: {len(planned)} runs = {sum(hours[each.arm] for each in planned):,.1f} device-hours"])
