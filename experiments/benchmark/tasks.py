@@ -204,7 +204,7 @@ class Training:
 
     def take(self, batch: TrainBatch) -> tuple[float, Any]:
         """The loss of the update on `batch`, and the old log-probs of a fresh one."""
-        self.state, tally, _, old = self.step(self.state, batch, LEARNING_RATE, 1.0)
+        self.state, tally, _, old = self.step(self.state, batch, LEARNING_RATE, 1.0, None)
         loss = summarise(jax.device_get(tally), 1)["loss/total"]
         jax.block_until_ready(self.state)
         if not np.isfinite(loss):

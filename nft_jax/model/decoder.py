@@ -7,7 +7,7 @@
     logits, cache = decode(split, config, token, position, cache, ...)         one token of every slot
 
 Shape suffixes: B batch, S slots, T tokens, C cache, D hidden, F feed-forward, H heads, K kv heads,
-G queries per kv head, V vocabulary, E head dimension.
+G queries per kv head, V vocabulary, E head dimension, X experts.
 """
 from dataclasses import replace
 from functools import partial
@@ -17,10 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import Mesh
 
 from nft_jax.model.adapter import Adapted
 from nft_jax.model.attention import align, attend, attend_cache, rotary_angles, rotate
 from nft_jax.model.config import FLOAT32, Compute, LayerKind, ModelConfig
+from nft_jax.model.experts import Load, load_of, mixture
 from nft_jax.model.parameters import ARRAYS, IN_LAYERS, OUTSIDE_LAYERS, arrays_of
 from nft_jax.model.quantise import Quantized, quantise
 from nft_jax.model.sharded import layer_weights, look_up, over_mesh
@@ -62,11 +64,11 @@ def soft_cap(logits, cap: float):
 
 
 def angles_by_kind(config: ModelConfig, positions):
-    """Rotary angles (cos, sin), [..., E/2] each, of the layers that see everything and of the local layers."""
-    everywhere = rotary_angles(positions, config.head_dim, config.rope_theta, config.rope_scaling)
+    """Rotary angles (cos, sin), [..., rotary_dim/2] each, of the layers that see everything and of the local layers."""
+    everywhere = rotary_angles(positions, config.rotary_dim, config.rope_theta, config.rope_scaling)
     if config.local_rope_theta is None or not config.local_layers:
         return everywhere, everywhere
-    return everywhere, rotary_angles(positions, config.head_dim, config.local_rope_theta)
+    return everywhere, rotary_angles(positions, config.rotary_dim, config.local_rope_theta)
 
 
 def matmul(x, weights):
@@ -107,9 +109,11 @@ _product.defvjp(_product_forward, _product_backward, symbolic_zeros=True)
 class Block(nn.Module):
     """One layer, in two halves: `project` before the attention, `finish` after it.
 
-    Between them stands `attend` of whole sequences, or `attend_cache` of a decode step."""
+    Between them stands `attend` of whole sequences, or `attend_cache` of a decode step. mesh: that the experts lie on,
+    also where `compute` leaves the places of other arrays to XLA."""
     config: ModelConfig
     compute: Compute = FLOAT32
+    mesh: Mesh | None = None
 
     def setup(self):
         # Linen only looks the arrays up, by the names of the table; `init` makes their values.
@@ -119,7 +123,7 @@ class Block(nn.Module):
     def project(self, x, cos, sin):
         """x [B, T, D] -> q [B, K, G, T, E] and k, v [B, K, T, E], rotated."""
         c, (batch, length, _) = self.config, x.shape
-        h = rms_norm(x, self.attention_norm, c)
+        h = rms_norm(x, self.attention_norm, c) if c.norms_before else x
         q, k, v = (matmul(h, w.reshape(c.hidden_size, -1)).reshape(batch, length, -1, c.head_dim)
                    for w in (self.query, self.key, self.value))
         if c.qkv_bias:
@@ -127,19 +131,31 @@ class Block(nn.Module):
                        ((q, self.query_bias), (k, self.key_bias), (v, self.value_bias)))
         if c.qk_norm:
             q, k = rms_norm(q, self.query_norm, c), rms_norm(k, self.key_norm, c)
+        if c.qk_norm_all_heads:
+            q, k = (rms_norm(y.reshape(batch, length, -1), w.reshape(-1), c).reshape(y.shape)
+                    for y, w in ((q, self.query_heads_norm), (k, self.key_heads_norm)))
         q, k = rotate(q, cos[:, :, None], sin[:, :, None]), rotate(k, cos[:, :, None], sin[:, :, None])
         q, k, v = (jnp.swapaxes(y, 1, 2) for y in (q, k, v))
         return q.reshape(batch, c.num_kv_heads, c.queries_per_kv, length, c.head_dim), k, v
 
     def finish(self, x, attended):
-        """x [B, T, D] and attended [B, K, G, T, E] -> the layer's output [B, T, D]."""
+        """x [B, T, D], attended [B, K, G, T, E] -> the layer's output [B, T, D], and what its router said (`mlp`)."""
         c, (batch, length, _) = self.config, x.shape
         heads = jnp.swapaxes(attended.reshape(batch, c.num_heads, length, c.head_dim), 1, 2)
         y = matmul(heads.reshape(batch, length, -1), self.out.reshape(-1, c.hidden_size))
-        x = x + (rms_norm(y, self.post_attention_norm, c) if c.sandwich_norms else y)
-        h = rms_norm(x, self.mlp_norm, c)
-        y = matmul(ACTIVATIONS[c.activation](matmul(h, self.gate)) * matmul(h, self.up), self.down)
-        return x + (rms_norm(y, self.post_mlp_norm, c) if c.sandwich_norms else y)
+        x = x + (rms_norm(y, self.post_attention_norm, c) if c.norms_after else y)
+        y, routed = self.mlp(rms_norm(x, self.mlp_norm, c) if c.norms_before else x)
+        return x + (rms_norm(y, self.post_mlp_norm, c) if c.norms_after else y), routed
+
+    def mlp(self, h):
+        """h [B, T, D] -> the MLP's output [B, T, D], and () or, with experts, their probabilities [B, T, X] and those
+        chosen for each token [B, T, experts_per_token]."""
+        c, activation = self.config, ACTIVATIONS[self.config.activation]
+        if c.num_experts:
+            weights = {name: getattr(self, name) for name in ("router", "expert_gate", "expert_up", "expert_down")}
+            y, *routed = mixture(h, weights, c, activation, self.mesh)
+            return y, tuple(routed)
+        return matmul(activation(matmul(h, self.gate)) * matmul(h, self.up), self.down), ()
 
     def enter(self, x, angles, kind: LayerKind):
         """`project` with the angles of the layer's kind."""
@@ -163,9 +179,10 @@ class Block(nn.Module):
         return jax.lax.cond(local, windowed, full, q, k, v, segment_ids)
 
     def __call__(self, x, angles, segment_ids, kind: LayerKind):
-        """x [B, T, D], angles of `angles_by_kind` -> the layer's output [B, T, D], and its keys and values."""
+        """x [B, T, D], angles of `angles_by_kind` -> the layer's output and what its router said (`finish`), and its
+        keys and values."""
         q, k, v = self.enter(x, angles, kind)
-        return self.finish(x, self.attend(q, k, v, segment_ids, kind)), (k, v)
+        return *self.finish(x, self.attend(q, k, v, segment_ids, kind)), (k, v)
 
 
 def scan_layers(layer, x, params, config: ModelConfig, transform=lambda body: body):
@@ -192,7 +209,7 @@ def parameter_shapes(config: ModelConfig) -> dict:
 def init(config: ModelConfig, key) -> dict:
     """Random float32 parameters: matrices normal with `initializer_range`, norms that multiply by 1, biases 0."""
     leaves, tree = jax.tree.flatten_with_path(parameter_shapes(config))
-    constants = [{"matrix": None, "norm": 1.0 - config.norm_offset, "bias": 0.0}[ARRAYS[path[-1].key].kind]
+    constants = [{"norm": 1.0 - config.norm_offset, "bias": 0.0}.get(ARRAYS[path[-1].key].kind)
                  for path, _ in leaves]
     # One draw for all matrices: XLA takes about half a second to compile each random generator.
     sizes = [leaf.size if constant is None else 0 for (_, leaf), constant in zip(leaves, constants, strict=True)]
@@ -206,6 +223,12 @@ def count_parameters(config: ModelConfig) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(parameter_shapes(config)))
 
 
+def count_active_parameters(config: ModelConfig) -> int:
+    """The parameters that one token meets: all, without the experts that it does not pass."""
+    idle = config.num_layers * 3 * config.hidden_size * config.expert_size
+    return count_parameters(config) - idle * (config.num_experts - config.experts_per_token)
+
+
 def hidden_states(params, config: ModelConfig, tokens, positions, segment_ids, compute: Compute = FLOAT32):
     """States before the head: tokens, positions, segment_ids [B, T] int32 -> [B, T, D] of type `compute.dtype`.
 
@@ -216,6 +239,13 @@ def hidden_states(params, config: ModelConfig, tokens, positions, segment_ids, c
     layers. Each layer's weights are gathered when the scan reaches the layer.
 
     Matrices of the layers may be `Adapted` or `Quantized`."""
+    return states_and_load(params, config, tokens, positions, segment_ids, compute)[0]
+
+
+def states_and_load(params, config: ModelConfig, tokens, positions, segment_ids,
+                    compute: Compute = FLOAT32) -> tuple[jax.Array, Load | None]:
+    """`hidden_states`, and the load of the experts in each layer over all tokens but padding: a `Load` of arrays with
+    a leading axis of the layers. None for a model without experts."""
     mesh = compute.mesh
     segment_ids = constrain(segment_ids, mesh, "batch", None)
     angles = angles_by_kind(config, positions)
@@ -223,28 +253,32 @@ def hidden_states(params, config: ModelConfig, tokens, positions, segment_ids, c
     kept = partial(jax.checkpoint, prevent_cse=False, policy=KEPT[compute.remat])
 
     def part(method, weights, *arguments):
-        return Block(config, compute).apply({"params": weights}, *arguments, method=method)
+        return Block(config, compute, mesh).apply({"params": weights}, *arguments, method=method)
+
+    def left(x, routed):
+        load = load_of(*routed, segment_ids > 0) if routed else None
+        return constrain(x, mesh, "batch", "context", None), load
 
     def layer(x, weights, kind):
         x, weights = checkpoint_name(x, "layer_input"), layer_weights(weights, compute)
-        x, _ = part("__call__", weights, x, angles, segment_ids, kind)
-        return constrain(x, mesh, "batch", "context", None), None
+        x, routed, _ = part("__call__", weights, x, angles, segment_ids, kind)
+        return left(x, routed)
 
     def layer_around_kernel(x, weights, kind):
         # What a kernel's backward pass needs has no name for `kept` to keep, so the kernel stays outside.
         q, k, v = kept(lambda x, weights: part("enter", layer_weights(weights, compute), x, angles, kind))(x, weights)
         attended = part("attend", weights, q, k, v, segment_ids, kind)
-        x = kept(lambda weights, *xs: part("finish", layer_weights(weights, compute), *xs))(weights, x, attended)
-        return constrain(x, mesh, "batch", "context", None), None
+        return left(*kept(lambda weights, *xs: part("finish", layer_weights(weights, compute), *xs))(
+            weights, x, attended))
 
     x = embed(params, config, tokens, compute)
     # Where layers differ, cuDNN's mask would be kept once for each layer.
     differ = 0 < len(config.local_layers) < config.num_layers
     if compute.remat in ("none", "attention") and compute.attention in (("splash",) if differ else ("splash", "cudnn")):
-        x, _ = scan_layers(layer_around_kernel, x, params, config)
+        x, load = scan_layers(layer_around_kernel, x, params, config)
     else:
-        x, _ = scan_layers(layer, x, params, config, kept)
-    return rms_norm(x, params["final_norm"], config)
+        x, load = scan_layers(layer, x, params, config, kept)
+    return rms_norm(x, params["final_norm"], config), load
 
 
 def logits(params, config: ModelConfig, hidden):
@@ -273,7 +307,7 @@ def prefill(params, config: ModelConfig, tokens, positions, segment_ids, compute
 
     cache = []
     for weights, kind in zip(params["layers"], config.kinds, strict=True):
-        x, entries = Block(config, compute).apply({"params": weights}, x, angles, segment_ids, kind)
+        x, _, entries = Block(config, compute, mesh).apply({"params": weights}, x, angles, segment_ids, kind)
         cache.append(entries)
     return tuple(list(part) for part in zip(*cache, strict=True))
 
@@ -288,7 +322,7 @@ def cache_entries(keys, values, quantised: bool):
     return jax.tree.map(lambda x: jnp.swapaxes(x, 2, 3), keys), values
 
 
-def decode(params, config: ModelConfig, tokens, positions, cache, write_index, valid):
+def decode(params, config: ModelConfig, tokens, positions, cache, write_index, valid, mesh: Mesh | None = None):
     """Feed one token to every slot. Returns logits [S, V] float32 and the new cache.
 
     params: of `split_layers`. Activations have the type of the embedding.
@@ -296,7 +330,8 @@ def decode(params, config: ModelConfig, tokens, positions, cache, write_index, v
     cache: a pair (keys [S, K, E, C], values [S, K, C, E]) per layer, made by `cache_entries`.
     write_index: the cache index of this token's entries, the same for all slots, so that writing is one slice.
     valid: [S, C] bool, the entries that each slot attends to, the token itself included. Local layers attend to
-        those written in the last `window` steps, so a slot's entries must lie side by side."""
+        those written in the last `window` steps, so a slot's entries must lie side by side.
+    mesh: that the experts lie on."""
     # The layers are unrolled: a scan that carries the cache in and out would copy all of it at every step.
     angles = angles_by_kind(config, positions[:, None])
     x = embed(params, config, tokens[:, None], Compute(params["embed"].dtype.name))
@@ -308,12 +343,12 @@ def decode(params, config: ModelConfig, tokens, positions, cache, write_index, v
             lambda r, e: jax.lax.dynamic_update_slice_in_dim(r, e.astype(r.dtype), write_index, axis), ring, entry)
 
     for weights, kind, (keys, values) in zip(params["layers"], config.kinds, cache, strict=True):
-        block = partial(Block(config).apply, {"params": weights})
+        block = partial(Block(config, mesh=mesh).apply, {"params": weights})
         q, k, v = block(x, angles, kind, method="enter")
         k, v = cache_entries(k, v, isinstance(keys, Quantized))
         keys, values = write(keys, k, 3), write(values, v, 2)
         seen = near if kind.local else valid
         attended = attend_cache(q[:, :, :, 0], keys, values, seen, scale=config.attention_scale)
-        x = block(x, attended[:, :, :, None], method="finish")
+        x, _ = block(x, attended[:, :, :, None], method="finish")
         new_cache.append((keys, values))
     return logits(params, config, rms_norm(x[:, 0], params["final_norm"], config)), new_cache

@@ -27,6 +27,8 @@ AXES: dict[str, tuple[str, str | None]] = {
     "K": ("num_kv_heads", "kv_heads"),
     "E": ("head_dim", None),
     "V": ("vocab_size", "vocab"),
+    "X": ("num_experts", "experts"),
+    "M": ("expert_size", None),
 }
 
 
@@ -39,23 +41,29 @@ def sizes_of(axes: str, config: ModelConfig) -> tuple[int, ...]:
 class Array:
     """One array, of one layer where it belongs to the layers.
 
-    A norm is small and lies whole on every device; matrices and biases are sharded by their axes."""
-    layout: str                        # its axes; a product with a matrix sums over those before ">"
-    kind: Literal["matrix", "norm", "bias"]
+    Matrices and biases are sharded by their axes. Norms and routers are small: they lie whole on every device, and
+    every pass reads them in float32."""
+    layout: str                        # its axes; a product with a matrix sums over those before ">"; "X|" are several
+    kind: Literal["matrix", "router", "norm", "bias"]
     present: Callable[[ModelConfig], bool] = lambda config: True       # whether a model has the array
 
     @property
     def axes(self) -> str:
-        return self.layout.replace(" > ", "")
+        return self.layout.replace(" > ", "").replace("|", "")
 
     @property
     def summed(self) -> tuple[int, ...]:
         """Numbers of the axes that a product sums over."""
-        return tuple(range(self.layout.index(" > ")))
+        return tuple(range(max(self.layout.find("|"), 0), self.layout.replace("|", "").index(" > ")))
+
+    @property
+    def exact(self) -> bool:
+        """Whether passes of all types read it in float32."""
+        return self.kind in ("router", "norm")
 
     @property
     def logical_axes(self) -> tuple[str | None, ...]:
-        return tuple(None if self.kind == "norm" else AXES[axis][1] for axis in self.axes)
+        return tuple(None if self.exact else AXES[axis][1] for axis in self.axes)
 
 
 OUTSIDE_LAYERS = {
@@ -64,7 +72,7 @@ OUTSIDE_LAYERS = {
     "head": Array("D > V", "matrix", lambda config: not config.tie_embeddings),
 }
 IN_LAYERS = {
-    "attention_norm": Array("D", "norm"),
+    "attention_norm": Array("D", "norm", lambda config: config.norms_before),
     "query": Array("D > HE", "matrix"),
     "key": Array("D > KE", "matrix"),
     "value": Array("D > KE", "matrix"),
@@ -73,15 +81,23 @@ IN_LAYERS = {
     "value_bias": Array("KE", "bias", lambda config: config.qkv_bias),
     "query_norm": Array("E", "norm", lambda config: config.qk_norm),
     "key_norm": Array("E", "norm", lambda config: config.qk_norm),
+    "query_heads_norm": Array("HE", "norm", lambda config: config.qk_norm_all_heads),
+    "key_heads_norm": Array("KE", "norm", lambda config: config.qk_norm_all_heads),
     "out": Array("HE > D", "matrix"),
-    "post_attention_norm": Array("D", "norm", lambda config: config.sandwich_norms),
-    "mlp_norm": Array("D", "norm"),
-    "gate": Array("D > F", "matrix"),
-    "up": Array("D > F", "matrix"),
-    "down": Array("F > D", "matrix"),
-    "post_mlp_norm": Array("D", "norm", lambda config: config.sandwich_norms),
+    "post_attention_norm": Array("D", "norm", lambda config: config.norms_after),
+    "mlp_norm": Array("D", "norm", lambda config: config.norms_before),
+    "gate": Array("D > F", "matrix", lambda config: not config.num_experts),
+    "up": Array("D > F", "matrix", lambda config: not config.num_experts),
+    "down": Array("F > D", "matrix", lambda config: not config.num_experts),
+    "router": Array("D > X", "router", lambda config: config.num_experts > 0),
+    "expert_gate": Array("X|D > M", "matrix", lambda config: config.num_experts > 0),
+    "expert_up": Array("X|D > M", "matrix", lambda config: config.num_experts > 0),
+    "expert_down": Array("X|M > D", "matrix", lambda config: config.num_experts > 0),
+    "post_mlp_norm": Array("D", "norm", lambda config: config.norms_after),
 }
 ARRAYS = OUTSIDE_LAYERS | IN_LAYERS
+# The matrices that are one in a model of `fused_projections`.
+FUSED = (("query", "key", "value"), ("gate", "up"))
 
 
 def arrays_of(table: dict[str, Array], config: ModelConfig) -> Iterator[tuple[str, Array, tuple[int, ...]]]:

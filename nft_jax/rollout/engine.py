@@ -64,10 +64,10 @@ PREFILL_TOKENS = 16_384       # most tokens, padding included, of the prompts th
 def decode_weights(params, compute: Compute, weight_dtype: Stored):
     """The parameters as decoding reads them: a dict of arrays for every layer, in the compute dtype.
 
-    Adapters are merged into their matrices in float32, a layer at a time. The scales of norms stay in float32, as in
+    Adapters are merged into their matrices in float32, a layer at a time. Norms and routers stay in float32, as in
     the trainer. With "int8" the layers' matrices are quantised."""
     def cast(path, x):
-        return x if path[-1].key.endswith("norm") or is_wrapped(x) else x.astype(compute.dtype)
+        return x if ARRAYS[path[-1].key].exact or is_wrapped(x) else x.astype(compute.dtype)
 
     weights = decoder.split_layers(jax.tree_util.tree_map_with_path(cast, params, is_leaf=is_wrapped))
     weights["layers"] = [merge(layer, compute.dtype) for layer in weights["layers"]]
@@ -101,7 +101,7 @@ def prefill(params, model: ModelConfig, compute: Compute, length: int, quantised
             for k, v in zip(keys, values, strict=True)]
 
 
-def decode_block(params, model: ModelConfig, eos: tuple[int, ...], block_size: int, truncate: bool,
+def decode_block(params, model: ModelConfig, mesh: Mesh, eos: tuple[int, ...], block_size: int, truncate: bool,
                  state: DecodeState, steps, rollout_key, sampling: SamplingParams):
     """Step 3: `steps` <= `block_size` decode steps; the new state and a `Sampled` of arrays [block_size, S].
 
@@ -118,7 +118,7 @@ def decode_block(params, model: ModelConfig, eos: tuple[int, ...], block_size: i
         state, out = carry
         valid = attended(state.write_index, state.length, capacity)
         logits, cache = decoder.decode(params, model, state.token, state.length, state.cache,
-                                       state.write_index, valid)
+                                       state.write_index, valid, mesh)
         sampled = sample_tokens(logits, uniform[step], sampling, truncate=truncate)
         generated = state.generated + 1
         ended = (sampled.token[:, None] == eos_ids[None]).any(-1) | (generated >= state.limit)
@@ -198,7 +198,7 @@ class Sampler:
         # Two programs: one computes top-k, top-p and min-p, the other has nothing of them.
         self._decode = {truncate: jax.jit(
             lambda params, *arrays, truncate=truncate: decode_block(
-                params, model, self.ends.ids, self.block_size, truncate, *arrays),
+                params, model, mesh, self.ends.ids, self.block_size, truncate, *arrays),
             donate_argnums=1, out_shardings=(state, outputs)) for truncate in (False, True)}
         self._rollout_key = jax.jit(jax.random.fold_in, out_shardings=replicated)
 

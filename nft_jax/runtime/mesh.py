@@ -29,6 +29,7 @@ RULES: dict[str | None, tuple[str, ...]] = {
     "heads": ("tensor",),             # query heads
     "kv_heads": ("tensor",),          # whole on every device where tensor exceeds their number
     "mlp": ("tensor",),               # feed-forward size
+    "experts": ("tensor",),           # whole experts, because an expert's own feed-forward size is small
     None: (),                         # whole on every device
 }
 

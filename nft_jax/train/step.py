@@ -12,7 +12,8 @@ answers, and nothing scores them before (`with_own_logprobs`).
 
 An answer's loss may depend on other answers of its group, which may lie in other micro-batches. Then the whole
 batch is scored first, and the loss is differentiated in the log-probs (`whole_loss`). The micro-batches only pull
-that derivative back to the parameters. This costs one more forward pass, and is exact in every layout."""
+that derivative back to the parameters. This costs one more forward pass, and is exact in every layout. The
+load-balancing loss of experts also needs counts of the whole batch (`whole_load`), for the same price."""
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -24,13 +25,15 @@ from jax.sharding import Mesh
 from nft_jax.config import AdapterConfig, ObjectiveConfig, TermsConfig
 from nft_jax.model.adapter import wrap
 from nft_jax.model.config import Compute, ModelConfig
-from nft_jax.model.logprobs import token_logprobs
+from nft_jax.model.decoder import states_and_load
+from nft_jax.model.experts import balance_loss
+from nft_jax.model.logprobs import logprobs_of, token_logprobs
 from nft_jax.model.parameters import constrain_parameters
 from nft_jax.objectives.registry import Objective, coefficients, find_objective, token_loss
 from nft_jax.objectives.terms import OFF, tally_terms, term_losses
 from nft_jax.runtime.mesh import hosts, place, sharding
 from nft_jax.train.state import TrainState
-from nft_jax.train.step_metrics import combine, tally
+from nft_jax.train.step_metrics import combine, tally, tally_load
 from nft_jax.types import TrainBatch
 
 NO_ADAPTER = AdapterConfig()
@@ -73,15 +76,17 @@ def loss_inputs(batch: TrainBatch, loss_config: ObjectiveConfig, entropies=None)
     return batch.old_logprobs, batch.weight > 0, batch.rewards, batch.group_accuracy, loss_config, extras
 
 
-def micro_loss(params, batch: TrainBatch, temperature, loss: Loss, whole=None, base=None):
+def micro_loss(params, batch: TrainBatch, temperature, loss: Loss, whole=None, base=None, counts=None):
     """The weighted loss of one micro-batch, its tally, and its old log-probs [R, T] where the batch is `fresh`.
     `whole` is this micro-batch's part of `whole_loss`, for a loss over whole groups. The batch has
     `reference_logprobs` where the terms have a KL.
 
-    params: what is trained; with `loss.adapter` the adapters, beside the frozen parameters `base`."""
+    params: what is trained; with `loss.adapter` the adapters, beside the frozen parameters `base`.
+    counts: of `whole_load`, for `terms.balance_weight`."""
     params = wrap(base, params, loss.adapter)
-    logprobs, entropy = token_logprobs(params, loss.model, batch.tokens, batch.positions, batch.segment_ids,
-                                       wanted=batch.weight > 0, temperature=temperature, compute=loss.compute)
+    hidden, load = states_and_load(params, loss.model, batch.tokens, batch.positions, batch.segment_ids, loss.compute)
+    logprobs, entropy = logprobs_of(hidden, params, loss.model, batch.tokens, wanted=batch.weight > 0,
+                                    temperature=temperature, compute=loss.compute)
     batch = with_own_logprobs(batch, logprobs)
     added = term_losses(loss.terms, logprobs, entropy, batch.old_logprobs, batch.reference_logprobs)
     if whole is None:
@@ -94,9 +99,15 @@ def micro_loss(params, batch: TrainBatch, temperature, loss: Loss, whole=None, b
     value = (batch.weight * token_losses).sum()
     if whole is not None:
         value += (slope * (logprobs - jax.lax.stop_gradient(logprobs))).sum()
-    counts = (tally(token_losses, metrics, coefficient, entropy, batch.weight, batch.rewards)
-              | tally_terms(loss.terms, added, logprobs, batch.reference_logprobs, batch.weight))
-    return value, jax.lax.stop_gradient((counts, None if batch.fresh is None else batch.old_logprobs))
+    found = tally(token_losses, metrics, coefficient, entropy, batch.weight, batch.rewards) \
+        | tally_terms(loss.terms, added, logprobs, batch.reference_logprobs, batch.weight)
+    if load is not None:
+        found |= tally_load(load)
+    if counts is not None:
+        balance = loss.terms.balance_weight * balance_loss(load, *counts)
+        value += balance
+        found |= {"sum/loss": found["sum/loss"] + balance, "sum/term_balance": balance}
+    return value, jax.lax.stop_gradient((found, None if batch.fresh is None else batch.old_logprobs))
 
 
 def with_own_logprobs(batch: TrainBatch, logprobs) -> TrainBatch:
@@ -125,21 +136,33 @@ def whole_loss(logprobs, batch: TrainBatch, loss: Loss):
     return jax.tree.map(lambda x: x.reshape(logprobs.shape), found)
 
 
-def train_step(state: TrainState, batch: TrainBatch, learning_rate, temperature, base=None, *, loss: Loss,
+def whole_load(params, batch: TrainBatch, loss: Loss) -> tuple[jax.Array, jax.Array]:
+    """Of a whole batch, over all layers: how many tokens each expert has [X], and how many tokens there are."""
+    def add(index, total):
+        m = micro_batch(batch, index)
+        _, load = states_and_load(params, loss.model, m.tokens, m.positions, m.segment_ids, loss.compute)
+        return total[0] + load.chosen.sum(0), total[1] + load.tokens.sum()
+
+    return jax.lax.fori_loop(0, batch.num_micro, add, (jnp.zeros(loss.model.num_experts), jnp.float32(0)))
+
+
+def train_step(state: TrainState, batch: TrainBatch, learning_rate, temperature, base, *, loss: Loss,
                optimizer: optax.GradientTransformation):
     """One optimizer update -> the new state, the tally of the batch, the gradient's norm before clipping, and the old
     log-probs [M, R, T] of a batch that is `fresh`, otherwise None.
 
-    base: the frozen parameters under adapters. The summed gradient lies where the trained parameters lie. Where the
-    loss or the norm is not finite, the state stays as it was, and the tally says so (`count/nonfinite`)."""
+    base: the frozen parameters under adapters; None without. The summed gradient lies where the trained parameters
+    lie. Where the loss or the norm is not finite, the state stays as it was, and the tally says so
+    (`count/nonfinite`)."""
     def gradient_of(index):
         gradient, (counts, old) = jax.grad(micro_loss, has_aux=True)(
-            state.params, micro_batch(batch, index), temperature, loss, micro_batch(whole, index), base)
+            state.params, micro_batch(batch, index), temperature, loss, micro_batch(whole, index), base, load)
         return constrain_parameters(gradient, loss.compute.mesh), counts, old
 
-    whole = None
+    whole, load, params = None, None, wrap(base, state.params, loss.adapter)
+    if loss.terms.balance_weight:
+        load = whole_load(params, batch, loss)
     if find_objective(loss.objective).whole_groups:
-        params = wrap(base, state.params, loss.adapter)
         logprobs = score(params, batch, temperature, model=loss.model, compute=loss.compute)
         whole = whole_loss(logprobs, with_own_logprobs(batch, logprobs), loss)
 
@@ -182,13 +205,12 @@ def score(params, batch: TrainBatch, temperature, *, model: ModelConfig, compute
     return jax.lax.fori_loop(0, batch.num_micro, one, jnp.zeros(batch.tokens.shape, jnp.float32))
 
 
-def compile_step(mesh: Mesh, placements: TrainState, optimizer: optax.GradientTransformation, loss: Loss,
-                 *base):
+def compile_step(mesh: Mesh, placements: TrainState, optimizer: optax.GradientTransformation, loss: Loss, base=None):
     """`train_step` jitted over the mesh, its state donated. `placements`: the shardings of the state. `base`: the
-    shardings of the frozen parameters, where the step takes them."""
+    shardings of the frozen parameters; None without adapters."""
     loss = replace(loss, compute=replace(loss.compute, mesh=mesh))
     return jax.jit(partial(train_step, loss=loss, optimizer=optimizer), donate_argnums=0,
-                   in_shardings=(placements, batch_shardings(mesh), sharding(mesh), sharding(mesh), *base),
+                   in_shardings=(placements, batch_shardings(mesh), sharding(mesh), sharding(mesh), base),
                    out_shardings=(placements, sharding(mesh), sharding(mesh), logprob_sharding(mesh)))
 
 

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nft_jax.model.experts import Load, balance_loss
+from nft_jax.objectives.registry import METRICS
 from nft_jax.objectives.terms import summarise_terms
 from nft_jax.record.metrics import answer_metrics, decided_by
 from nft_jax.rollout.schedule import SlotUse
@@ -24,6 +26,7 @@ from nft_jax.train.batch import Place, unpack
 from nft_jax.types import Group, TrainBatch
 
 SIGNS = ("positive", "negative")
+OWN = "objective/"   # begins the names of the metrics of an objective of one's own
 HISTOGRAM_BINS = 1024
 MOST_FILES = 20      # skipped batches kept for one run: the first ones are the ones to look at
 
@@ -33,7 +36,8 @@ _STEEPNESS, _LIMIT = 100.0, 20.0
 
 def tally(loss, metrics, coefficient, entropy, weight, rewards) -> dict[str, jax.Array]:
     """Values per token [R, T] -> sums (keys `sum/...`, `count/...`), maxima (`max/...`), histograms (`hist/...`).
-    A token counts as positive where the reward of its answer is at least one half."""
+    A token counts as positive where the reward of its answer is at least one half. `metrics` are those of
+    `token_loss`."""
     inside = weight > 0
     out = {"sum/loss": (weight * loss).sum(), "count/tokens": inside.sum().astype(jnp.float32),
            "sum/entropy": jnp.where(inside, entropy, 0).sum()}
@@ -49,7 +53,34 @@ def tally(loss, metrics, coefficient, entropy, weight, rewards) -> dict[str, jax
         out[f"hist/ratio_{sign}"] = jnp.zeros(HISTOGRAM_BINS).at[bins.ravel()].add(chosen.ravel().astype(jnp.float32))
     for name in ("clamped", "saturated", "clipped"):
         out[f"sum/{name}"] = jnp.where(inside, metrics[name], 0).sum().astype(jnp.float32)
+    for name in metrics.keys() - set(METRICS):
+        out[f"sum/{OWN}{name}"] = jnp.where(inside, metrics[name], 0).sum().astype(jnp.float32)
     return out
+
+
+def tally_load(load: Load) -> dict[str, jax.Array]:
+    """Sums of a micro-batch for each layer: the tokens of each expert [L, X], probabilities [L, X], entropies [L]."""
+    return {"sum/expert_tokens": load.chosen, "sum/expert_probability": load.probability,
+            "sum/router_entropy": load.entropy, "count/routed": load.tokens}
+
+
+def summarise_load(total: dict[str, np.ndarray]) -> dict[str, float]:
+    """Metrics of the experts over all trained prompts and answers; empty for a model without experts.
+
+        router/entropy         nats per token, mean over the layers; the logarithm of num_experts where all are alike
+        router/fullest_share   of a layer's rows, the share of its fullest expert, mean over the layers; 1 / num_experts
+                               where all are alike
+        router/fullest_max     the largest of these shares
+        router/balance         the load-balancing loss before its weight; experts_per_token where all are alike
+    """
+    if "count/routed" not in total:
+        return {}
+    chosen, routed = np.asarray(total["sum/expert_tokens"], np.float64), np.asarray(total["count/routed"], np.float64)
+    fullest = chosen.max(axis=1) / chosen.sum(axis=1)
+    load = Load(chosen, total["sum/expert_probability"], total["sum/router_entropy"], routed)
+    return {"router/entropy": float((total["sum/router_entropy"] / routed).mean()),
+            "router/fullest_share": float(fullest.mean()), "router/fullest_max": float(fullest.max()),
+            "router/balance": float(balance_loss(load, chosen.sum(axis=0), routed.sum()))}
 
 
 def combine(a: dict, b: dict, maximum=jnp.maximum) -> dict:
@@ -90,7 +121,9 @@ def summarise(total: dict[str, np.ndarray], updates: int) -> dict[str, float]:
             out[f"ratio/mean_{sign}"] = float(total[f"sum/ratio_{sign}"]) / count
             out[f"ratio/p95_{sign}"] = quantile(np.asarray(total[f"hist/ratio_{sign}"]), 0.95)
             out[f"ratio/max_{sign}"] = float(total[f"max/ratio_{sign}"])
-    return out | summarise_terms(total, updates)
+    out |= {key.removeprefix("sum/"): float(value) / tokens for key, value in sorted(total.items())
+            if key.startswith(f"sum/{OWN}")}
+    return out | summarise_terms(total, updates) | summarise_load(total)
 
 
 class Update(NamedTuple):
@@ -108,12 +141,14 @@ class Updates:
     """The optimizer updates of one step."""
     made: list[Update] = field(default_factory=list)
     metrics: dict = field(default_factory=dict)            # what the host knew before
+    causes: list[str] = field(default_factory=list)        # of skipped ones: "loss", "gradient"
 
     def finish(self) -> tuple[dict, list[int]]:
         """Waits for the updates: their metrics, and the numbers (from 0) of those that were not finite. The
         metrics are over the updates that were taken; the skipped ones are only counted."""
         tallies, norms = jax.device_get(([each.tally for each in self.made], [each.norm for each in self.made]))
         skipped = [i for i, each in enumerate(tallies) if each["count/nonfinite"]]
+        self.causes = ["gradient" if np.isfinite(tallies[i]["sum/loss"]) else "loss" for i in skipped]
         taken = [i for i in range(len(tallies)) if i not in skipped]
         metrics = {"nonfinite/skipped": len(skipped)}
         if taken:
@@ -171,6 +206,24 @@ def count_skipped(skipped: list[int], updates: int, in_a_row: int) -> tuple[int,
         in_a_row = in_a_row + 1 if number in skipped else 0
         most = max(most, in_a_row)
     return in_a_row, most
+
+
+def nonfinite_advice(cause: str, trained: int, objective: str) -> str:
+    """What to do about updates that were not finite. cause: of the first of them, "loss" or "gradient". trained: how
+    many updates of the run were finite."""
+    if trained:
+        return ("Lower optimizer.learning_rate, or start from an earlier checkpoint: "
+                f"{trained:,} updates before them were finite.")
+    told = "No update of this run was finite, so it is not the learning rate. "
+    if ":" not in objective:
+        return told + (f"The {cause} itself is not finite: look at nonfinite/logprobs, and compare the model with "
+                       "`python -m nft_jax.model.hf --check FOLDER`.")
+    if cause == "loss":
+        return told + (f"The loss of {objective} itself is not finite: a log, a division or an exp meets a value "
+                       "outside its range. nft_jax.token_loss gives it token by token.")
+    return told + (f"The loss of {objective} is finite, and its derivative is not. jnp.where(c, f(x), 0) "
+                   "differentiates f also where c is false: write f(jnp.where(c, x, 1)) inside it. "
+                   "nft_jax.coefficients gives the derivative token by token.")
 
 
 def write_batches(updates: Updates, skipped: list[int], step: int, folder: Path, writing: Writing) -> list[Path]:

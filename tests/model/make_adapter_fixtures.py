@@ -29,7 +29,9 @@ CASES = {       # base: options of LoraConfig
     "qwen3_untied_sharded": {"r": 2, "lora_alpha": 3, "target_modules": "all-linear"},
     "gemma3_tied_softcap": {"r": 3, "lora_alpha": 2.5, "target_modules": r".*self_attn\.(q|o)_proj",
                             "use_rslora": True},
+    "qwen3_moe_untied": {"r": 3, "lora_alpha": 5, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]},
     "llama_untied_linear": {"r": 5, "lora_alpha": 10, "target_modules": EVERY, "exclude_modules": ["self_attn.v_proj"]},
+    "phi3_tied_longrope": {"r": 3, "lora_alpha": 4, "target_modules": ["qkv_proj", "gate_up_proj", "down_proj"]},
 }
 RATE, DECAY, CLIP, EPSILON, UPDATES = 1e-3, 0.1, 1.0, 1.0, 3
 REWARDS = ((1, 0, 0, 0), (1, 1, 0, 1), (0, 1, 0, 1))
@@ -93,6 +95,8 @@ def make(base: str, options: dict, seed: int) -> None:
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     whole = AutoModelForCausalLM.from_pretrained(FOLDER / base, dtype=torch.float32, attn_implementation="eager")
+    if "moe" in base:
+        whole.set_experts_implementation("eager")       # torch's grouped products refuse odd sizes
     vocabulary = whole.config.vocab_size
     model = get_peft_model(whole, LoraConfig(task_type="CAUSAL_LM", **options)).eval()
     with torch.no_grad():

@@ -1,4 +1,5 @@
 """Adapters as a wrapper of the parameters: what they add, where they lie, and what their training does not compute."""
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -46,9 +47,18 @@ def close(found, expected, rtol=1e-5):
 
 
 def test_targets_are_the_matrices_of_a_layer():
-    assert set(TARGETS["all"]) == {name for name, array in IN_LAYERS.items() if array.kind == "matrix"}
+    assert set(TARGETS["all"]) == {name for name, array in IN_LAYERS.items()
+                                   if array.kind == "matrix" and not name.startswith("expert_")}
     assert AdapterConfig(rank=1, targets=("down", "attention", "key")).projections == (
         "query", "key", "value", "out", "down")
+
+
+def test_experts_have_no_adapters_and_the_error_says_what_has(tiny_model):
+    model = replace(tiny_model, num_experts=4, experts_per_token=2, expert_size=8)
+    with refused("adapter.targets", "('all',)", "gate", "query, key, value, out"):
+        adapter.adapter_shapes(model, AdapterConfig(rank=2))
+    assert set(adapter.adapter_shapes(model, AdapterConfig(rank=2, targets=("attention",)))["layers"]) == set(
+        TARGETS["attention"])
 
 
 def test_the_scale_is_alpha_over_the_rank_or_its_root():

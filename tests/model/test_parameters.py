@@ -16,9 +16,13 @@ def test_no_array_puts_two_dimensions_on_one_mesh_axis():
 
 
 def test_a_model_with_everything_has_every_array(tiny_model):
-    shapes = parameter_shapes(replace(tiny_model, qkv_bias=True, sandwich_norms=True, tie_embeddings=False))
-    assert {path[-1].key for path, _ in jax.tree.leaves_with_path(shapes)} == set(ARRAYS)
+    everything = replace(tiny_model, qkv_bias=True, norms_after=True, tie_embeddings=False)
+    shapes = parameter_shapes(everything)
+    experts = parameter_shapes(replace(everything, num_experts=6, experts_per_token=2, expert_size=5))
+    names = [{path[-1].key for path, _ in jax.tree.leaves_with_path(tree)} for tree in (shapes, experts)]
+    assert names[0] | names[1] == set(ARRAYS) and names[0] - names[1] == {"gate", "up", "down"}
     assert shapes["layers"]["out"].shape == (2, 4, 8, 16) and shapes["head"].shape == (16, 32)
+    assert experts["layers"]["expert_down"].shape == (2, 6, 5, 16)
     assert "head" not in parameter_shapes(tiny_model)
 
 
@@ -28,6 +32,16 @@ def test_kv_heads_are_replicated_where_tensor_exceeds_them(tiny_model):
     assert placed["layers"]["key"].spec == jax.P(None, "fsdp", None, None)
     assert placed["embed"].spec == jax.P("tensor", "fsdp")
     assert placed["final_norm"].is_fully_replicated and placed["layers"]["mlp_norm"].is_fully_replicated
+
+
+def test_experts_lie_over_tensor_and_their_router_on_every_device(tiny_model):
+    shapes = parameter_shapes(replace(tiny_model, num_experts=6, experts_per_token=2, expert_size=5))
+    placed = parameter_shardings(shapes, make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))["layers"]
+    assert placed["expert_up"].spec == jax.P(None, "tensor", "fsdp", None)
+    assert placed["expert_down"].spec == jax.P(None, "tensor", None, "fsdp")
+    assert placed["router"].is_fully_replicated
+    with refused("mesh.tensor", 4, "'expert_down'", 6):
+        parameter_shardings(shapes, make_mesh(MeshConfig(data=2, tensor=4)))
 
 
 def test_a_size_that_does_not_divide_is_refused_with_both_names(tiny_model):

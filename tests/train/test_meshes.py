@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from made import make_step
-from nft_jax.config import AdapterConfig, MeshConfig, ObjectiveConfig, OptimizerConfig
+from nft_jax.config import AdapterConfig, MeshConfig, ObjectiveConfig, OptimizerConfig, TermsConfig
 from nft_jax.model import decoder
 from nft_jax.model.adapter import adapter_shapes
 from nft_jax.model.config import Compute, ModelConfig
@@ -21,6 +21,7 @@ from nft_jax.preflight.hlo import collectives
 from nft_jax.runtime.mesh import make_mesh
 from nft_jax.train.state import make_optimizer, state_shardings
 from nft_jax.train.step import Loss, compile_score
+from nft_jax.train.step_metrics import summarise_load
 from nft_jax.types import TrainBatch
 
 VOCAB, HIDDEN, FEED, LAYERS, HEADS, KV_HEADS, HEAD = 352, 48, 88, 3, 16, 2, 8
@@ -28,7 +29,9 @@ MODEL = ModelConfig("qwen3", VOCAB, HIDDEN, FEED, LAYERS, HEADS, KV_HEADS, HEAD,
                     qk_norm=True, qkv_bias=True, initializer_range=0.1)
 GEMMA = ModelConfig("gemma3_text", VOCAB, HIDDEN, FEED, LAYERS, HEADS, KV_HEADS, HEAD, max_positions=64, qk_norm=True,
                     initializer_range=0.1, local_layers=(0, 2), window=7, local_rope_theta=100.0, norm_offset=1.0,
-                    activation="gelu_tanh", sandwich_norms=True, scale_embeddings=True, final_softcap=3.0)
+                    activation="gelu_tanh", norms_after=True, scale_embeddings=True, final_softcap=3.0)
+EXPERTS = ModelConfig("qwen3_moe", VOCAB, HIDDEN, FEED, LAYERS, HEADS, KV_HEADS, HEAD, max_positions=64, qk_norm=True,
+                      initializer_range=0.1, num_experts=8, experts_per_token=3, expert_size=20, norm_topk_prob=True)
 MICRO, ROWS, LENGTH = 2, 8, 40
 ONE = (1, 1, 1, 1)
 MESHES = [(8, 1, 1, 1), (1, 8, 1, 1), (1, 2, 4, 1), (2, 2, 2, 1), (1, 2, 2, 2)]
@@ -70,9 +73,10 @@ def params(model=MODEL):
 @cache
 def built(sizes, model=MODEL, remat="none") -> Built:
     mesh = make_mesh(MeshConfig(*sizes), jax.devices()[:int(np.prod(sizes))])
-    loss = Loss("nft", resolve("nft", ObjectiveConfig()), model, Compute(remat=remat))
+    loss = Loss("nft", resolve("nft", ObjectiveConfig()), model, Compute(remat=remat),
+                TermsConfig(balance_weight=0.5 if model.num_experts else 0.0))
     step, first = make_step(params(model), OPTIMIZER, loss, mesh)
-    arguments = first(), batch(), np.float32(1e-2), np.float32(0.9)
+    arguments = first(), batch(), np.float32(1e-2), np.float32(0.9), None
     step = step.lower(*arguments).compile()
     return Built(mesh, step, jax.device_get(step(*arguments)))
 
@@ -105,6 +109,19 @@ def test_local_layers_soft_cap_and_a_head_of_its_own_on_meshes(sizes):
     assert_same_step(built(sizes, GEMMA, "block").result, built(ONE, GEMMA).result)
 
 
+@pytest.mark.parametrize("sizes", [pytest.param((2, 2, 2, 1), marks=pytest.mark.slow), (1, 2, 2, 2)])
+def test_a_step_with_experts_does_not_depend_on_the_mesh(sizes):
+    """Their load-balancing loss included: its micro-batches' parts sum to the loss of the whole batch."""
+    assert_same_step(built(sizes, EXPERTS).result, built(ONE, EXPERTS).result)
+    _, tally, _ = built(ONE, EXPERTS).result
+    rows = (batch().segment_ids > 0).sum()
+    np.testing.assert_array_equal(tally["count/routed"], [rows] * LAYERS)
+    np.testing.assert_array_equal(tally["sum/expert_tokens"].sum(axis=1), [rows * EXPERTS.experts_per_token] * LAYERS)
+    balance = summarise_load(tally)["router/balance"]
+    np.testing.assert_allclose(tally["sum/term_balance"], 0.5 * balance, rtol=1e-5)
+    assert EXPERTS.experts_per_token < balance < EXPERTS.num_experts
+
+
 GROUPS = np.random.default_rng(1).integers(1, 5, (MICRO, ROWS, 3))     # over rows, micro-batches and devices
 
 
@@ -117,7 +134,7 @@ def dpo_step(sizes) -> Any:
     given = batch()._replace(group_ids=ids.astype(np.int32))
     loss = Loss("dpo", resolve("dpo", ObjectiveConfig(beta=0.5, nll_weight=0.1)), MODEL, Compute())
     step, first = make_step(params(), OPTIMIZER, loss, mesh)
-    return jax.device_get(step(first(), given, np.float32(1e-2), np.float32(0.9)))
+    return jax.device_get(step(first(), given, np.float32(1e-2), np.float32(0.9), None))
 
 
 @pytest.mark.parametrize("sizes", [pytest.param((2, 1, 1, 1), marks=pytest.mark.slow), (1, 2, 1, 2)])

@@ -39,8 +39,8 @@ def test_the_update_equals_one_with_scored_log_probs(tiny_model, tiny_params, gr
     today, _ = make_batch([replace(e, old_logprobs=old) for e, old in zip(items, expected, strict=True)], SHAPE,
                           loss.loss_agg, group_ids=whole)
 
-    state, tally, norm, none = jax.device_get(step(first(), today, 1e-3, 1.0))
-    own_state, own_tally, own_norm, old = jax.device_get(step(first(), batch, 1e-3, 1.0))
+    state, tally, norm, none = jax.device_get(step(first(), today, 1e-3, 1.0, None))
+    own_state, own_tally, own_norm, old = jax.device_get(step(first(), batch, 1e-3, 1.0, None))
     assert none is None and norm > 0
     for own, given in zip(unpack(old, places), expected, strict=True):
         np.testing.assert_allclose(own, given, atol=1e-6)

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from nft_jax.model import decoder
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.hf.load import load_params
-from nft_jax.model.parameters import parameter_shardings
+from nft_jax.model.parameters import ARRAYS, parameter_shardings
 from nft_jax.model.quantise import Quantized, quantise_matrices, quantise_matrix
 from nft_jax.runtime.compilation import with_shardings
 
@@ -19,9 +19,9 @@ def abstract_frozen(model: ModelConfig, mesh: Mesh | None, dtype: str,
                     stored: Literal["compute", "int8"] = "compute") -> dict:
     """The parameters as jax.ShapeDtypeStruct with shardings: each lies where a trained one would; without a mesh, all
     on the default device. With `stored` "int8" the layers' matrices are `Quantized`."""
-    # In the types in which a pass reads them, norms in float32: the log-probs equal float32's bit for bit.
+    # In the types in which a pass reads them: the log-probs equal float32's bit for bit.
     shapes = jax.tree_util.tree_map_with_path(lambda path, x: jax.ShapeDtypeStruct(
-        x.shape, x.dtype if path[-1].key.endswith("norm") else dtype), decoder.parameter_shapes(model))
+        x.shape, x.dtype if ARRAYS[path[-1].key].exact else dtype), decoder.parameter_shapes(model))
     if stored == "int8":
         shapes["layers"] = jax.eval_shape(quantise_matrices, shapes["layers"])
     return with_shardings(shapes, parameter_shardings(shapes, mesh) if mesh else SingleDeviceSharding(jax.devices()[0]))

@@ -18,8 +18,8 @@ from model_folders import FIXTURES, NANO, SINGLE, tensors
 from nft_jax.config import MeshConfig
 from nft_jax.model import decoder, hf
 from nft_jax.model.hf import load
-from nft_jax.model.parameters import parameter_shardings
-from nft_jax.runtime.mesh import make_mesh
+from nft_jax.model.parameters import ARRAYS, parameter_shardings
+from nft_jax.runtime.mesh import make_mesh, sharding
 from refusal import refused
 
 ROOT = Path(__file__).parents[3]
@@ -126,6 +126,20 @@ def test_parts_of_merged_axes(splittable, tiny_model):
             part = load._read_part(stored[name].file, name, tensor, tiny_model, np.dtype(np.float32), index)
             np.testing.assert_array_equal(part, whole[index].astype(np.float32))
             assert part.flags.c_contiguous
+
+
+def test_experts_are_read_each_from_its_own_tensor_and_by_its_own_device(in_pieces):
+    """Layer by layer, four of eight experts on each of two devices; and a tensor that is missing is named."""
+    source = FIXTURES / "qwen3_moe_untied"
+    config, plain = hf.read_config(source), hf.load_params(source)
+    up = tensors(source)["model.layers.1.mlp.experts.3.up_proj.weight"]
+    np.testing.assert_array_equal(plain["layers"]["expert_up"][1, 3], up.T)
+    mesh = make_mesh(MeshConfig(1, 1, config.num_experts, 1), jax.devices()[:config.num_experts])
+    places = {name: sharding(mesh, None, *ARRAYS[name].logical_axes) if name.startswith("expert_") else sharding(mesh)
+              for name in plain["layers"]}
+    split = hf.load_params(source, shardings={**dict.fromkeys(plain, sharding(mesh)), "layers": places})
+    assert split["layers"]["expert_up"].addressable_shards[3].index[1] == slice(3, 4)
+    same(split, plain)
 
 
 def test_layers_of_different_types_lose_nothing(copy_of):
@@ -268,6 +282,17 @@ def test_every_wrong_tensor_is_named_in_one_error(copy_of):
                  "model.layers.1.input_layernorm.weight", "I8") as caught:
         hf.load_params(copy_of("qwen2_untied", change=spoil))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (lambda arrays: arrays.pop("model.layers.1.mlp.experts.4.down_proj.weight"),
+     ["model.layers.1.mlp.experts.4.down_proj.weight is missing"]),
+    (lambda arrays: arrays.update({"model.layers.0.mlp.experts.gate_up_proj": np.zeros((7, 10, 20), np.float32)}),
+     ["model.layers.0.mlp.experts.gate_up_proj", "save_original_format"])])
+def test_a_missing_expert_is_named_and_so_are_experts_in_one_tensor(change, said, copy_of, monkeypatch):
+    monkeypatch.setattr(load, "placed", None)         # nothing is put on a device
+    with refused(*said):
+        hf.load_params(copy_of("qwen3_moe_tied_local", change=change))
 
 
 @pytest.mark.parametrize(("config", "said"), [

@@ -71,7 +71,7 @@ def test_logits_match_peft(name):
         assert np.abs(base["logits"] - reference["logits"])[0].max() > 0.1
 
 
-@pytest.mark.parametrize("name", ["gemma3_tied_softcap", "llama_untied_linear"])
+@pytest.mark.parametrize("name", ["gemma3_tied_softcap", "llama_untied_linear", "phi3_tied_longrope"])
 def test_updates_match_torch_on_a_model_of_peft(name, tmp_path):
     """NFT's loss on fixed answers, packed into rows, by the compiled step."""
     weights, params, reference = load_case(name)
@@ -136,6 +136,16 @@ def test_a_place_where_no_folder_can_be_made_is_refused(place, tiny_model, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_the_parts_of_a_fused_matrix_share_one_a():
+    """As in PEFT, whose adapter of qkv_proj has one A: some of its parts alone are refused by name."""
+    config = read_config(FIXTURES / "phi3_tied_longrope")
+    for targets in (("query", "value"), ("up",)):
+        with refused("adapter.targets", targets, "phi3"):
+            adapter.adapter_shapes(config, AdapterConfig(rank=2, targets=targets))
+    made = adapter.init(config, AdapterConfig(rank=2), jax.random.key(0))
+    assert {name for name, parts in made["layers"].items() if "lora_a" in parts} == {"query", "out", "gate", "down"}
+
+
 @pytest.mark.parametrize(("asked", "left_out", "found"), [
     (["q_proj", "down_proj", "c_attn"], None, ("query", "down")),
     ("all-linear", ["mlp.up_proj"], ("query", "key", "value", "out", "gate", "down")),
@@ -160,6 +170,12 @@ def test_options_that_are_not_implemented_are_refused_by_name(copy_of, name, val
     case = "qwen3_untied_sharded"
     with refused(peft.SETTINGS, name, value):
         copy_of(case, {name: value})()
+
+
+@pytest.mark.parametrize("asked", [["q_proj", "gate_proj"], "all-linear", r".*experts\.0\.up_proj"])
+def test_adapters_of_experts_are_refused_by_name(copy_of, asked):
+    with refused(peft.SETTINGS, "target_modules", "experts.0"):
+        copy_of("qwen3_moe_untied", {"target_modules": asked})()
 
 
 def test_an_adapter_that_does_not_fit_its_base_is_refused(copy_of):
