@@ -23,8 +23,8 @@ class Value:
 
 @dataclass(frozen=True)
 class Items:
-    """`kind`: list (no brackets), set, tuple, column, row, matrix (of rows), [] (square brackets), named (x = 1, y = 2:
-    `names` has x and y)."""
+    """`kind`: list (no brackets), set, tuple, column, row, matrix and cases (both of rows), [] (square brackets),
+    \\land and \\lor (propositions), named (x = 1, y = 2: `names` has x and y)."""
     kind: str
     items: tuple
     names: tuple[str, ...] = ()
@@ -175,8 +175,13 @@ def interval(low: Node, low_open: bool, high: Node, high_open: bool) -> Region:
 
 
 def combined(rule: Callable[[Sequence[bool]], bool], *regions: Region) -> Region:
-    """The numbers of which `rule` holds, given for each region whether it has the number. Ends with names keep the
-    order in which they are given."""
+    """The numbers of which `rule` holds, given for each region whether it has the number. Ends with names stand in the
+    order that they are given in, or in the other where nothing were left: x < a and x > 2 is (2, a)."""
+    found = _combined(rule, regions)
+    return found if found.ends or rule not in (any, all) else _combined(rule, regions[::-1])
+
+
+def _combined(rule: Callable[[Sequence[bool]], bool], regions: Sequence[Region]) -> Region:
     ends: list[Node] = []
     for end in (end for region in regions for end in region.ends):
         if end not in ends:

@@ -427,8 +427,8 @@ class Parser:
     def _starts_factor(self) -> bool:
         kind, text, before = self.kind(), self.peek(), self.tokens[self.at - 1]
         if kind == "number":
-            # 3!7! is a product; no other number follows what it is multiplied with.
-            return before.text == "!" and self.peek(1) == "!"
+            # 3!7! and i4 are products; no other number follows what it is multiplied with.
+            return before.text == "i" or (before.text == "!" and self.peek(1) == "!")
         if text == "{" and self.kind(1) == "number" and (before.kind == "number" or (
                 before.text == "}" and self.tokens[self.at - 2].kind == "number")):
             # 5{7} and 2 3 are no products: nobody can tell them from 57 and 23.

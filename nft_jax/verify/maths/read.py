@@ -7,6 +7,7 @@ is ambiguous by itself: whether C is a choice, whether 15m has a unit, which nou
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -181,7 +182,9 @@ class _Reader:
         members = [each for part in parts for each in _values(self._member(part))]
         if marks <= {r"\land", r"\lor"} and all(isinstance(each, Value) and symbols(each.node) for each in members):
             # p \land q is a proposition.
-            raise Unreadable
+            if len(marks) > 1:
+                raise Unreadable
+            return Items(marks.pop(), tuple(members))
         if plain and _counts(members[-1]) and any(isinstance(each, Value | Sides) for each in members[:-1]):
             return _conditioned(members[0] if len(members) == 2 else _grouped(members[:-1]),
                                 members[-1].name, r"\Naturals")
@@ -294,9 +297,9 @@ class _Reader:
         if at is not None and (head := _condition(inner[:at]) or (raw(inner[:at]), r"\Reals")) and (
                 SIMPLE.fullmatch(head[0])):
             body = self.answer(inner[at + 1:])
-            if isinstance(body, Region) and head == (body.name, r"\Reals"):
-                return replace(body, name=None)
-            raise Unreadable
+            if not isinstance(body, Region) or body.name != head[0] or head[1] not in (r"\Reals", r"\Integers"):
+                raise Unreadable
+            return replace(body, name=None) if head[1] == r"\Reals" else _integers(body)
         parts, marks = split(inner, (",", ";"))
         answer = self._list(inner, parts, set(marks)) if marks else self.single(inner)
         if isinstance(answer, A.Text | Sides | Region | Conditioned):
@@ -321,6 +324,9 @@ class _Reader:
             rows = [[token for token in row if token.text != "&"] for row in split(body, ("\\\\",))[0] if row]
             rows = [row[:-1] if row[-1].text in (",", ";") else row for row in rows]
             return self.answer([token for row in rows for token in (Token("sign", ","), *row)][1:])
+        if name == "cases" and not (before or after):
+            rows = [split(row, ("&",))[0] for row in split(body, ("\\\\",))[0] if row]
+            return Items("cases", tuple(Items("row", tuple(map(self.single, row))) for row in rows))
         turned = raw(after) in _TRANSPOSED
         if found[end + 2].text != name or name not in _MATRICES or (after and not turned):
             raise Unreadable
@@ -548,6 +554,16 @@ def _region(each) -> Region:
     if not values or not all(isinstance(value, Value) for value in values):
         raise Unreadable
     return A.combined(any, *(A.ray("=", value.node) for value in values))
+
+
+def _integers(region: Region) -> Items:
+    """The set of the integers in a bounded region. Raises Unreadable for other regions."""
+    low, high = region.ends[0].value, region.ends[-1].value
+    if None in (low, high) or region.held[0] or region.held[-1] or high - low > MAX_ITEMS:
+        raise Unreadable
+    inside = [num(n) for n in range(math.ceil(low), math.floor(high) + 1)
+              if A.combined(all, region, A.ray("=", num(n))) != A.NO_REALS]
+    return Items("set", tuple(map(Value, inside)))
 
 
 def as_interval(pair: Items) -> Region:
