@@ -6,6 +6,7 @@
     normalise.py    one spelling for what means the same in LaTeX
     read.py         from a text to one typed answer (answer.py) that consumed all of it
     quantity.py     an expression with its unit · words.py  numbers and phrases · names.py  what stands before =
+    regions.py      sets of real numbers
     expression.py   tokens and the grammar of expressions; numbers are exact at once
     units.py        the closed list of units
     compare.py      which typed answers mean the same

@@ -25,7 +25,8 @@ from nft_jax.verify.maths.expression import (
     sym,
     symbols,
 )
-from nft_jax.verify.maths.read import as_interval, has_names
+from nft_jax.verify.maths.read import has_names
+from nft_jax.verify.maths.regions import as_interval, ray, real
 from nft_jax.verify.maths.units import DEGREE, RADIAN
 
 Truth = bool | None
@@ -155,7 +156,7 @@ def _stated(gold, answer: A.Sides, leaf: Leaf) -> Truth:
 
 def _rounds(value, about: A.Value) -> bool:
     """Whether a decimal is the value, rounded or cut to its digits."""
-    exact = A.real(value.node) if isinstance(value, A.Value) else None
+    exact = real(value.node) if isinstance(value, A.Value) else None
     shown = about.node.value
     if exact is None or shown is None or (value.unit and about.unit not in (None, value.unit)):
         return False
@@ -227,7 +228,7 @@ def _percentages(gold: A.Value, answer: A.Value, leaf: Leaf) -> Truth:
     if gold.percent:
         return answer.unit is None and either(
             leaf.equal(node, answer.node) for node in (gold.node, mul(gold.node, hundredth)))
-    large = abs(A.real(gold.node) or 0) > 1
+    large = abs(real(gold.node) or 0) > 1
     return either([leaf.equal(gold.node, mul(answer.node, hundredth)), large and leaf.equal(gold.node, answer.node)])
 
 
@@ -289,7 +290,7 @@ def _as_region(each) -> A.Region:
     if isinstance(each, A.Items) and each.kind in ("tuple", "[]"):
         return as_interval(each)
     if isinstance(each, A.Value):
-        return A.ray("=", each.node)
+        return ray("=", each.node)
     raise Unreadable
 
 
