@@ -31,8 +31,8 @@ def _real(node: Node) -> float:
         return {r"\pi": math.pi, "e": math.e}[args[0]]
     parts = [_real(arg) for arg in args if isinstance(arg, Node)]
     if op == "call":
-        function = EXACT.get(args[0]) or getattr(math, {"ln": "log", "degrees": ""}.get(args[0], args[0].replace("arc", "a")))
-        return float(function(*parts))
+        name = {"ln": "log", "degrees": ""}.get(args[0], args[0].replace("arc", "a"))
+        return float((EXACT.get(name) or getattr(math, name))(*parts))
     if op != "pow":
         return math.fsum(parts) if op == "add" else math.prod(parts)
     base, exponent = parts
