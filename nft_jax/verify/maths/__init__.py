@@ -7,7 +7,8 @@
     read.py         from a text to one typed answer (answer.py) that consumed all of it
     quantity.py     an expression with its unit · words.py  numbers and phrases · names.py  what stands before =
     regions.py      sets of real numbers
-    expression.py   tokens and the grammar of expressions; numbers are exact at once
+    expression.py   tokens and the grammar of expressions
+    nodes.py        expressions, and their exact arithmetic
     units.py        the closed list of units
     compare.py      which typed answers mean the same
     algebra.py      whether two expressions are equal, with sympy and math-verify; loaded by workers only

@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from nft_jax.verify.maths.expression import Node
+from nft_jax.verify.maths.nodes import Node
 from nft_jax.verify.maths.units import Unit
 
 

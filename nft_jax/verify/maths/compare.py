@@ -11,7 +11,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from nft_jax.verify.maths import answer as A
-from nft_jax.verify.maths.expression import (
+from nft_jax.verify.maths.nodes import (
     ONE,
     PI,
     ZERO,

@@ -11,19 +11,8 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
-from nft_jax.verify.maths.expression import (
-    FACTORS,
-    MINUS_ONE,
-    ONE,
-    RELATIONS,
-    ZERO,
-    Node,
-    Parser,
-    Token,
-    Unreadable,
-    num,
-    tokens,
-)
+from nft_jax.verify.maths.expression import FACTORS, RELATIONS, Parser, Token, tokens
+from nft_jax.verify.maths.nodes import MINUS_ONE, ONE, ZERO, Node, Unreadable, num
 from nft_jax.verify.maths.normalise import normalise
 
 LONGEST_QUESTION, LONGEST_ANSWER = 20_000, 2_000

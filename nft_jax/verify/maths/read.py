@@ -16,28 +16,19 @@ from itertools import accumulate, pairwise
 from nft_jax.verify.maths import answer as A
 from nft_jax.verify.maths.answer import Choice, Conditioned, Hint, Items, Literal, Ratio, Region, Residue, Sides, Value
 from nft_jax.verify.maths.expression import (
-    ONE,
     RELATIONS,
-    Node,
     Parser,
     Token,
-    Unreadable,
-    add,
     matching,
-    mul,
-    negative,
     nests,
-    num,
     raw,
     spelled,
     split,
-    sym,
-    symbols,
     tokens,
-    without_degrees,
     word_set,
 )
 from nft_jax.verify.maths.names import NAMES, SIMPLE, name_of
+from nft_jax.verify.maths.nodes import ONE, Node, Unreadable, add, mul, negative, num, sym, symbols, without_degrees
 from nft_jax.verify.maths.quantity import read_quantity
 from nft_jax.verify.maths.regions import (
     AND,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from nft_jax.verify.maths.answer import EMPTY, NO_REALS, Items, Region, Sides, Value
-from nft_jax.verify.maths.expression import EXACT, Node, Unreadable, add, negative, num, symbols
+from nft_jax.verify.maths.nodes import EXACT, Node, Unreadable, add, negative, num, symbols
 
 LONGEST = 60
 """Integers of a region that are written out."""

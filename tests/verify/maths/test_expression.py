@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nft_jax.verify.maths.expression import MAX_BITS, Parser, Unreadable, plain_integer, recurring, tokens
+from nft_jax.verify.maths.expression import Parser, plain_integer, recurring, tokens
+from nft_jax.verify.maths.nodes import MAX_BITS, Unreadable
 from nft_jax.verify.maths.normalise import normalise
 
 FRACTIONS = st.fractions(max_denominator=10**6)
