@@ -24,6 +24,7 @@ from nft_jax.verify.maths.nodes import (
     num,
     sym,
     symbols,
+    walk,
 )
 from nft_jax.verify.maths.read import has_names
 from nft_jax.verify.maths.regions import as_interval, ray, real
@@ -187,10 +188,10 @@ def _values(gold: A.Value, answer: A.Value, leaf: Leaf) -> Truth:
             return False
         if g.scale != a.scale:
             return leaf.equal(mul(gold.node, num(g.scale)), mul(answer.node, num(a.scale)))
-    elif DEGREE in (g, a) and (_has_pi(gold.node) or _has_pi(answer.node)):
+    elif DEGREE in (g, a) and (PI in walk(gold.node) or PI in walk(answer.node)):
         # Without a unit, a value with pi is in radians.
         return leaf.equal(_in_radians(gold), _in_radians(answer))
-    elif RADIAN in (g, a) and not _has_pi(gold.node):
+    elif RADIAN in (g, a) and PI not in walk(gold.node):
         return False
     told = leaf.equal(gold.node, answer.node)
     if told is not True and (other := _with_constant(gold.node, answer.node)) is not None:
@@ -207,10 +208,6 @@ def _with_constant(gold: Node, answer: Node) -> Node | None:
         return None
     rest = add(*(term for term in answer.args if term != other[0]))
     return None if other[0].args[0] in symbols(rest) else add(rest, mine[0])
-
-
-def _has_pi(node: Node) -> bool:
-    return node == PI or any(_has_pi(arg) for arg in node.args if isinstance(arg, Node))
 
 
 def _in_radians(value: A.Value) -> Node:

@@ -6,7 +6,7 @@ arguments), `inf`. `exact` does the arithmetic of one as it is written; there ar
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -210,10 +210,14 @@ def _degrees_as(other: Callable[[Node], Node], node: Node) -> Node:
     return node
 
 
+def walk(node: Node) -> Iterator[Node]:
+    """An expression and all within it."""
+    yield node
+    for arg in node.args:
+        if isinstance(arg, Node):
+            yield from walk(arg)
+
+
 def symbols(node: Node) -> frozenset[str]:
     """The names in an expression, without e, i and pi."""
-    if node.op == "sym":
-        return frozenset() if node in (E, I, PI) else frozenset(node.args)
-    if node.op in ("num", "inf"):
-        return frozenset()
-    return frozenset().union(*(symbols(arg) for arg in node.args if isinstance(arg, Node)))
+    return frozenset(each.args[0] for each in walk(node) if each.op == "sym" and each not in (E, I, PI))
