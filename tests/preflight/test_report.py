@@ -145,8 +145,9 @@ def test_the_peak_of_a_process_is_what_was_measured(parts, measured):
 
 
 def test_the_dry_run_adds_up(planned, model):
-    lines = [line for line in describe(settle(planned(MeshConfig(), 8, 64)), model).splitlines() if line.endswith(" MiB")]
-    sizes = {line.rpartition(":")[0]: float(line.split()[-2].replace(",", "")) for line in lines}
+    told = describe(settle(planned(MeshConfig(), 8, 64)), model).splitlines()
+    sizes = {line.rpartition(":")[0]: float(line.split()[-2].replace(",", "")) for line in told
+             if line.endswith(" MiB")}
     total = sizes.pop("total")
     peak = sizes.pop("peak of the process, where it runs on CPUs")
     assert total == pytest.approx(sum(sizes.values()), abs=0.5) and peak > total
