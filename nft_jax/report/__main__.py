@@ -11,8 +11,8 @@ from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import InputError
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("python -m nft_jax.report", description=__doc__,
+def main(arguments: list[str] | None = None, prog: str = "python -m nft_jax.report") -> None:
+    parser = argparse.ArgumentParser(prog, description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", metavar="RUN", type=Path, nargs="+")
     parser.add_argument("-o", "--out", metavar="FILE", type=Path, default=Path("report.html"))
