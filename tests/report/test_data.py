@@ -13,7 +13,7 @@ from nft_jax.objectives.registry import resolve
 from nft_jax.record.folder import read_run
 from nft_jax.report import rollouts
 from nft_jax.report.__main__ import main
-from nft_jax.report.data import heading, histogram, page_data, phases, series, status
+from nft_jax.report.data import heading, histogram, page_data, phases, series
 
 LOSS, NATS = Config().loss, rollouts.NATS
 
@@ -61,7 +61,7 @@ def test_a_run_tells_how_far_it_is(tmp_path, summary, told):
     folder = make_run(tmp_path / "a")
     if summary is not None:
         (folder / "summary.json").write_text(summary)
-    assert status(read_run(folder)) == told
+    assert read_run(folder).state == told
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"model_type": "qwen3"}'])
