@@ -51,6 +51,9 @@ class AdapterConfig(Checked, prefix="adapter."):
     """Projections with an adapter: attention, mlp, all, or any of query, key, value, out, gate, up, down."""
     rslora: bool = False
     """The scale is alpha / sqrt(rank) instead, which suits large ranks (rsLoRA, arXiv 2312.03732)."""
+    path: str = ""
+    """Folder of an adapter to go on from (of PEFT, or a run's model/), with its rank, alpha and targets. Its folder as
+    policy.path sets it, and the model that it names as policy.path."""
     base_dtype: Literal["compute", "int8"] = "compute"
     """How the frozen projections are kept: in policy.compute_dtype, or in int8 with a scale for each output
     (half the memory of bfloat16, as in QLoRA; the answers are those of the rounded model)."""
@@ -60,8 +63,10 @@ class AdapterConfig(Checked, prefix="adapter."):
         self.require(0 < self.alpha < math.inf, "alpha", "use a positive number.")
         self.require(len(self.targets) > 0 and set(self.targets) <= {*TARGETS, *TARGETS["all"]}, "targets",
                      f"nothing of a layer has such a name; use any of {', '.join([*TARGETS, *TARGETS['all']])}.")
+        # The folder of `path` has the rank, alpha and targets.
+        free = ("path", "base_dtype") if self.path else ()
         for each in fields(self):
-            self.require(self.rank > 0 or getattr(self, each.name) == each.default, each.name,
+            self.require(self.rank > 0 or each.name in free or getattr(self, each.name) == each.default, each.name,
                          "there is no adapter with adapter.rank 0; set adapter.rank (8 to 64 is usual), or leave "
                          f"it at {each.default!r}.")
 
@@ -75,6 +80,19 @@ class AdapterConfig(Checked, prefix="adapter."):
     def scale(self) -> float:
         """The factor of A B."""
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    @property
+    def flags(self) -> str:
+        """The flags that ask for an adapter with these arrays."""
+        parts = [f"--adapter.rank {self.rank} --adapter.alpha {self.alpha:g}",
+                 f"--adapter.targets {' '.join(self.targets)}"]
+        return " ".join([*parts, "--adapter.rslora"] if self.rslora else parts)
+
+    def differs(self, other: "AdapterConfig") -> list[str]:
+        """The fields in which the two say another adapter: other arrays, or another meaning of theirs."""
+        pairs = {"rank": (self.rank, other.rank), "targets": (self.projections, other.projections),
+                 "alpha": (self.alpha, other.alpha), "rslora": (self.rslora, other.rslora)}
+        return [name for name, (mine, theirs) in pairs.items() if mine != theirs]
 
 
 Setting = bool | int | float | str

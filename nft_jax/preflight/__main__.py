@@ -55,8 +55,10 @@ def main(arguments: list[str] | None = None, prog: str = "python -m nft_jax.pref
         from nft_jax.preflight.estimate import Assumptions
         from nft_jax.preflight.report import preflight
         from nft_jax.preflight.text import text
-        assumed = Assumptions.of(asked.config, asked.answer_tokens, asked.accepted_share)
-        report = preflight(asked.config, config_of(asked.config.policy.path), topology, assumed,
+        from nft_jax.train.plan import settle
+        config = settle(asked.config)
+        assumed = Assumptions.of(config, asked.answer_tokens, asked.accepted_share)
+        report = preflight(config, config_of(config.policy.path), topology, assumed,
                            lambda line: print(line, file=sys.stderr))
         print(text(report))
         return 0 if report.fits else 2

@@ -31,6 +31,8 @@ def identity_of(config: Config, folder: Path, tokenizer, eos: Sequence[int], str
     found["ids that end an answer"] = str(sorted(eos))
     if weights:
         found["weights of policy.path"] = _of_weights(folder)
+        if config.adapter.path:
+            found["weights of adapter.path"] = _of_weights(Path(config.adapter.path).expanduser())
         if config.terms.kl_weight and config.terms.reference:
             reference = hf.resolve_folder(config.terms.reference, field="terms.reference")
             found["weights of terms.reference"] = _of_weights(reference)

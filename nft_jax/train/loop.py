@@ -198,7 +198,7 @@ def update(run: Run, state: TrainState, groups: list[Group], progress: Progress)
         with run.clock.phase("train"):
             rate = learning_rate(config.optimizer, progress.updates)
             placed = place_batch(batch, run.plan.mesh)
-            state, tally, norm = run.train_step(state, placed, rate, config.rollout.temperature, *run.frozen)
+            state, tally, norm = run.train_step(state, placed, rate, config.rollout.temperature, run.base)
         progress.updates += 1
         kept += sum(len(e.response) for e in chosen)
         updates.batches.append((batch, [group.prompt.index for group in part]))

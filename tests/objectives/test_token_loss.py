@@ -19,6 +19,7 @@ from nft_jax.objectives.registry import (
     coefficients,
     overlong_penalty,
     resolve,
+    settings_read,
     token_loss,
     token_weights,
 )
@@ -209,11 +210,11 @@ EXTREMES = {"nft": {"epsilon": [1e-6, 0.1, 1.0, 4.0], "prompt_weight": list(OMEG
             "cispo": {"clip_high": [0.0, 4.0, 1e9]}, "naive_contrast": {"prompt_weight": list(OMEGAS)}}
 
 
-@settings(max_examples=80)
+@settings(max_examples=60)
 @given(st.data())
 def test_finite_inputs_stay_finite(data):
     """Whatever the masks (empty ones too), the groups (all right, all wrong) and the log-probs."""
-    B, T = data.draw(st.sampled_from([(1, 1), (1, 3), (2, 2)]))
+    B, T = data.draw(st.sampled_from([(1, 3), (2, 2)]))
 
     def array(elements, *shape):
         size = math.prod(shape)
@@ -386,3 +387,15 @@ def test_every_named_extra_reaches_a_function_of_yours():
     loss, _ = token_loss(mine, values, values, values, values[:, 0], values[:, 0], extras=extras)
     assert set(extras) <= set(seen)
     np.testing.assert_allclose(loss, -4.0)
+
+
+def test_settings_that_an_objective_reads_are_known_without_running_it():
+    head = "def f(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):\n    "
+    every = {field.name for field in fields(ObjectiveConfig)}
+    always = {"loss_agg", "constant_length"}
+    assert settings_read("grpo") == {"clip_low", "clip_high", "std_ddof", "overlong_buffer"} | always
+    assert settings_read("a.py:f", head + "return config.beta * logprobs, {}") == {"beta"} | always
+    assert settings_read("a.py:f", head + "return -rewards * logprobs, {}") == always
+    # Handed on, or not known: any.
+    assert settings_read("a.py:f", head + "return nft(logprobs, config)") == every == settings_read("a.py:f")
+    assert settings_read("an older one") == every

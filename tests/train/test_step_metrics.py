@@ -108,22 +108,22 @@ def bits(state):
 def test_the_state_stays_bit_by_bit_and_the_next_batch_trains_as_if_nothing_had_been(step, batch, name, value):
     compiled, first = step
     # One update first, so that the moments are not 0.
-    taken, _, norm = compiled(first(), batch, 1e-2, 1.0)
+    taken, _, norm = compiled(first(), batch, 1e-2, 1.0, None)
     before = bits(taken)
-    skipped, counts, bad = compiled(taken, spoiled(batch, name, value), 1e-2, 1.0)
+    skipped, counts, bad = compiled(taken, spoiled(batch, name, value), 1e-2, 1.0, None)
     assert counts["count/nonfinite"] == 1 and np.isfinite(norm)
     assert not np.isfinite(bad) or not np.isfinite(counts["sum/loss"])
     assert bits(skipped) == before
-    after, counts, _ = compiled(skipped, batch, 1e-2, 1.0)
+    after, counts, _ = compiled(skipped, batch, 1e-2, 1.0, None)
     assert counts["count/nonfinite"] == 0
-    straight, _, _ = compiled(compiled(first(), batch, 1e-2, 1.0)[0], batch, 1e-2, 1.0)
+    straight, _, _ = compiled(compiled(first(), batch, 1e-2, 1.0, None)[0], batch, 1e-2, 1.0, None)
     assert bits(after) == bits(straight) != before
 
 
 def test_metrics_are_those_of_the_updates_that_were_taken(step, batch):
     compiled, first = step
-    state, good, norm = compiled(first(), batch, 0.0, 1.0)
-    _, bad, nan = compiled(state, spoiled(batch, "old_logprobs", np.nan), 0.0, 1.0)
+    state, good, norm = compiled(first(), batch, 0.0, 1.0, None)
+    _, bad, nan = compiled(state, spoiled(batch, "old_logprobs", np.nan), 0.0, 1.0, None)
     with_bad, skipped = Updates(tallies=[good, bad, good], norms=[norm, nan, norm]).finish()
     without, none = Updates(tallies=[good, good], norms=[norm, norm]).finish()
     assert skipped == [1] and none == []
