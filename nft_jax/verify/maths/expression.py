@@ -265,7 +265,8 @@ class Parser:
         kind, text, before = self.kind(), self.peek(), self.tokens[self.at - 1]
         if kind == "number":
             # 3!7! and i4 are products; no other number follows what it is multiplied with.
-            return before.text == "i" or (before.text == "!" and self.peek(1) == "!")
+            spaced = self.tokens[self.at].spaced
+            return (before.text == "i" and not spaced) or (before.text == "!" and self.peek(1) == "!")
         if text == "{" and self.kind(1) == "number" and (before.kind == "number" or (
                 before.text == "}" and self.tokens[self.at - 2].kind == "number")):
             # 5{7} and 2 3 are no products: nobody can tell them from 57 and 23.
