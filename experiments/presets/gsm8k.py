@@ -10,7 +10,7 @@ compares):
     Qwen/Qwen2.5-1.5B-Instruct     40 GB: A100-40 32.1   16 GB: T4 12.4
     Qwen/Qwen2.5-3B-Instruct       80 GB: A100-80 62.2   24 GB: RTX4090 17.9, with --rollout.slots 192
 
-Hours: 0.2 on one H100 for 0.5B in full, preflight's estimate, compiling and verifying not counted
+Hours: 0.3 on one H100 (18 minutes) for 0.5B in full, preflight's estimate, compiling and verifying not counted
 (python -m nft_jax.preflight gsm8k --topology gpu:1xH100).
 Expected: evaluation/accuracy/all above its start. No paper has a figure for NFT here. The models start near 49.6%
 (0.5B), 73.2% (1.5B) and 86.7% (3B) of the test questions (Qwen2.5 technical report, arXiv 2412.15115, own prompt and

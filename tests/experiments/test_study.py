@@ -351,25 +351,42 @@ def test_a_run_on_another_reward_is_measured_by_its_own(tmp_path, small_run):
 # ---- compare -------------------------------------------------------------------------------------------------------
 
 
-def test_compare_takes_seeds_together_and_tells_what_differs(tmp_path, capsys):
-    folders = [write_run(tmp_path / f"{name}{seed}", [0.1, value + 0.02 * seed], seed=seed, objective=name,
-                         loss={"epsilon": epsilon}, rollout={"slots": 8 + seed})
-               for name, value, epsilon in (("nft", 0.5, 1.0), ("nft2", 0.4, 0.5)) for seed in (0, 1)]
-    compare.main([*map(str, folders), "-o", str(tmp_path / "out")])
-    text = capsys.readouterr().out
-    assert "| nft | 2 | 10.0 ± 0.0 | 51.0 ± 12.7 |" in text and "| `loss.epsilon` | 1.0 | 0.5 |" in text
-    assert "slots" not in text and "seed" not in text.replace("| seeds |", "")
-    assert (tmp_path / "out" / "compare.png").exists() and (tmp_path / "out" / "compare.md").read_text() == text
-    assert pq.read_table(tmp_path / "out" / "compare.parquet").num_rows == 12
+@pytest.fixture
+def four(tmp_path):
+    """Two configurations, two seeds each; and in the same folder a run without an evaluation."""
+    root = tmp_path / "sweep"
+    write_run(root / "just begun", [], seed=5)
+    return [write_run(root / f"{name}{seed}", [0.1, value + 0.02 * seed], seed=seed,
+                      loss={"epsilon": epsilon, "beta": 7.0 * seed}, rollout={"slots": 8 + seed})
+            for name, value, epsilon in (("a", 0.5, 1.0), ("b", 0.4, 0.5)) for seed in (0, 1)]
+
+
+def test_compare_takes_seeds_together_and_tells_what_differs(four, tmp_path, capsys):
+    """As run folders, as a pattern, and as the folder of a sweep: the same table, figure and report."""
+    root, texts = tmp_path / "sweep", []
+    for words, out in ((map(str, four), tmp_path / "out"), ([str(root / "[ab]*"), str(four[0])], tmp_path / "two")):
+        compare.main([*words, "-o", str(out)])
+        texts.append((out / "compare.md").read_text())
+        assert capsys.readouterr().out.startswith(texts[-1])
+    compare.main([str(root)])
+    told = capsys.readouterr().out
+    assert "left out: " in told and "just begun" in told
+    assert texts[0] == texts[1] == (root / "compare.md").read_text()
+    assert "| epsilon 1 | 2 | 10.0 ± 0.0 | 51.0 ± 12.7 |" in texts[0] and "| `loss.epsilon` | 1.0 | 0.5 |" in texts[0]
+    # Neither what makes no other experiment, nor what NFT does not read.
+    assert all(word not in texts[0].replace("| seeds |", "") for word in ("slots", "seed", "beta"))
+    assert {path.suffix for path in root.glob("compare.*")} == {".md", ".png", ".parquet", ".html"}
+    assert pq.read_table(root / "compare.parquet").num_rows == 12
+    assert "<h1>epsilon 1, epsilon 0.5</h1>" in (root / "compare.html").read_text()
 
 
 @pytest.mark.parametrize(("make", "told"), [
-    (lambda path: path / "nothing", "no config.json"),
+    (lambda path: path / "nothing", "no config.json"), (lambda path: path / "no*pattern", "no config.json"),
     (lambda path: write_run(path / "a", []), "metrics.jsonl"),
-    (lambda path: write_run(path / "b", [0.1]), "given twice"),
+    (lambda path: write_run(path / "c" / "d", []).parent, "metrics.jsonl"),
 ])
 def test_compare_refuses_what_is_no_run(make, told, tmp_path, capsys):
     folder = make(tmp_path)
     with pytest.raises(SystemExit) as ended:
-        compare.main([str(folder), *([str(folder)] if told == "given twice" else [])])
-    assert ended.value.code == 2 and told in capsys.readouterr().err
+        compare.main([str(folder), "-o", str(tmp_path / "out")])
+    assert ended.value.code == 2 and told in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -29,7 +29,7 @@ MODEL = ModelConfig("qwen3", VOCAB, HIDDEN, FEED, LAYERS, HEADS, KV_HEADS, HEAD,
                     qk_norm=True, qkv_bias=True, initializer_range=0.1)
 GEMMA = ModelConfig("gemma3_text", VOCAB, HIDDEN, FEED, LAYERS, HEADS, KV_HEADS, HEAD, max_positions=64, qk_norm=True,
                     initializer_range=0.1, local_layers=(0, 2), window=7, local_rope_theta=100.0, norm_offset=1.0,
-                    activation="gelu_tanh", sandwich_norms=True, scale_embeddings=True, final_softcap=3.0)
+                    activation="gelu_tanh", norms_after=True, scale_embeddings=True, final_softcap=3.0)
 EXPERTS = ModelConfig("qwen3_moe", VOCAB, HIDDEN, FEED, LAYERS, HEADS, KV_HEADS, HEAD, max_positions=64, qk_norm=True,
                       initializer_range=0.1, num_experts=8, experts_per_token=3, expert_size=20, norm_topk_prob=True)
 MICRO, ROWS, LENGTH = 2, 8, 40
