@@ -39,7 +39,7 @@ def test_it_runs(tmp_path):
     client.execute(env={name: value for name, value in os.environ.items()
                         if name not in ("NFT_RUN", "JAX_NUM_CPU_DEVICES")} | {
         "NFT_RUNS": str(tmp_path), "NFT_MODEL": str(tmp_path / "model"), "NFT_QUESTIONS": str(tmp_path / "q.jsonl"),
-        "NFT_MAX_NEW_TOKENS": "32"})
+        "NFT_MAX_NEW_TOKENS": "32", "NFT_TEMPLATE": "{problem}"})
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     kinds = [set(output.get("data", {})) for output in outputs]
     assert sum("image/png" in kind for kind in kinds) == 3 and sum("text/html" in kind for kind in kinds) >= 8
