@@ -157,6 +157,11 @@ def _numbers(run: pd.DataFrame, step: float, tokens: float) -> dict[str, float]:
             "minutes": run["seconds/step"].sum() / 60}
 
 
+def tokens_text(count: float) -> str:
+    """A number of generated tokens: 4,608, or 0.43 M."""
+    return f"{count / 1e6:.2f} M" if count >= 1e4 else f"{count:,.0f}"
+
+
 def accuracy_table(measures: Measures, first: str = "arm") -> str:
     """Accuracy in per cent: before, at equal steps, at equal generated tokens. Mean over seeds ± half of its 95%
     interval."""
@@ -166,5 +171,5 @@ def accuracy_table(measures: Measures, first: str = "arm") -> str:
         shares = [measures.of_arm(name, arm).text() for name in ("start", "steps", "tokens", "best", "area")]
         rows.append([arm, str(len(runs)), *shares, measures.of_arm("entropy", arm).text(3, 1),
                      f"{means['made'] / 1e6:.2f}", f"{means['minutes']:.1f}"])
-    return markdown([first, "seeds", "before", f"step {measures.step:.0f}", f"{measures.tokens / 1e6:.2f} M tokens",
+    return markdown([first, "seeds", "before", f"step {measures.step:.0f}", f"{tokens_text(measures.tokens)} tokens",
                      "best", "mean of the curve", "entropy", "M tokens in all", "minutes"], rows)
