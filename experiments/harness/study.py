@@ -75,6 +75,7 @@ class Study:
     paper: str
     arms: Mapping[str, Mapping[str, object]]
     claims: tuple[Claim, ...]
+    scale: str = "nano"            # of its command, unless --scale says another
 
     def arms_of(self, base: Config, names: str = "") -> dict[str, dict[str, object]]:
         """The arms of `names` ("a,b"; "" is all) with their values for `base`. Raises InputError for an unknown arm."""
@@ -97,7 +98,7 @@ def updates(count: int) -> dict[str, object]:
 @dataclass(frozen=True)
 class Options:
     """The command line of a study."""
-    scale: Literal["nano", "gsm8k", "7b"] = "nano"
+    scale: Literal["nano", "gemma", "gsm8k", "7b"]
     """The base configuration: experiments/harness/scales.py."""
     seeds: int = 3
     """Seeds 0 .. SEEDS-1 of every arm."""
@@ -116,7 +117,8 @@ class Options:
 def main(study: Study, documentation: str, arguments: Sequence[str] | None = None) -> int:
     """The command line of a study; its exit status."""
     with one_paragraph_errors("the same command goes on"):
-        given = tyro.cli(Options, prog=f"python -m experiments.studies.{study.name}", args=arguments,
+        given = tyro.cli(Options, default=Options(scale=study.scale), args=arguments,
+                         prog=f"python -m experiments.studies.{study.name}",
                          description=f"{documentation}\nThe paper: {study.paper}",
                          config=(tyro.conf.FlagCreatePairsOff,))
         if given.draw:
