@@ -1,5 +1,6 @@
 """A model in the hand, for notebooks and scripts: load, sample, score, save."""
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,7 @@ from nft_jax.runtime.mesh import make_mesh
 from nft_jax.types import InputError, Prompt, Rollout
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Policy:
     """A model with its tokenizer. `params` is a plain dict of arrays: put others in its place with
     `dataclasses.replace(policy, params=...)`."""
@@ -41,6 +42,20 @@ class Policy:
     date: str = ""                    # that its chat template writes (`data.date` of its run); "": today
     adapter: Adapter | None = None    # of the `Adapted` matrices among the parameters
     _samplers: dict = field(default_factory=dict, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        shape, leaves = self.config, jax.tree.leaves(self.params)
+        counts = Counter()
+        for leaf in leaves:
+            counts[leaf.dtype.name] += leaf.size
+        ends = ", ".join(repr(self.tokenizer.convert_ids_to_tokens(token)) for token in self.eos)
+        sizes = " and ".join(f"{count:,} in {dtype}" for dtype, count in counts.most_common())
+        adapter = "" if self.adapter is None else f", adapter of rank {self.adapter.config.rank}"
+        where = "the default device" if self.mesh is None else f"a mesh of {self.mesh.size} devices"
+        return (f"Policy: {shape.family}, {shape.num_layers} layers of width {shape.hidden_size}, vocabulary "
+                f"{shape.vocab_size:,}, up to {shape.max_positions:,} tokens\n"
+                f"  parameters: {sizes}{adapter}, on {where}\n"
+                f"  answers end with {ends}")
 
 
 def load(path: str | os.PathLike, *, dtype="float32", mesh: Mesh | None = None,

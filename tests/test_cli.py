@@ -91,9 +91,9 @@ def test_the_console_command_says_what_there_is(capsys):
     (["train"], "policy.path is '' and data.source is ''"),
     (["train", "local", "--policy.path", "nano"], "data.source is ''"),
     (["train", "--steps"], "run nft-jax train --help"), (["train", "nowhere.py:RUN"], "experiment names 'nowhere.py'"),
-    (["evaluate", "--nothing", "3"], "run nft-jax evaluate --help"),
-    (["sample", "--nothing", "3"], "run nft-jax sample --help"),
-    (["verify", "--nothing", "3"], "run nft-jax verify --help")])
+    (["evaluate", "--nothing", "3"], "nft-jax evaluate --help"),
+    (["sample", "--nothing", "3"], "nft-jax sample --help"),
+    (["verify", "--nothing", "3"], "nft-jax verify --help")])
 def test_a_mistake_names_the_command(line, told, capsys):
     with pytest.raises(SystemExit) as ended:
         main(line)
@@ -168,7 +168,8 @@ def test_dry_run_tells_what_will_happen(tmp_path):
     result = command("--dry-run", "--workdir", str(tmp_path / "run"), "--objective", "rft")
     assert result.returncode == 0, result.stderr
     for text in ('"objective": "rft"', '"neg_weight": 0.0', "parameters", "64 prompts x 16 answers = 1024",
-                 "keys and values of 256 slots", "MiB", "answers end with: '<|end|>' (1)",
+                 "keys and values of 256 slots", "total:", "peak of the process", "MiB",
+                 "answers end with: '<|end|>' (1)",
                  "the first prompt, 12 tokens:\n<|user|>(92-75)*8<|end|><|assistant|>\n'<|user|>' 3, '(' 16, '9' 33,"):
         assert text in result.stdout
     refused = command("--dry-run", "--rollout.stop-token-ids", "5", "104")

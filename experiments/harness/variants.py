@@ -1,6 +1,7 @@
 """Variants of a configuration: fields set by their dotted names, told apart, named, written as a command line."""
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -8,6 +9,9 @@ from pathlib import Path
 
 from nft_jax.config import Config, ObjectiveConfig, Own, flat
 from nft_jax.config.differences import MISSING, NO_EXPERIMENT, without
+from nft_jax.runtime.files import make_folder, replaced
+
+NAMES = "sweep.json"            # in a sweep's folder: hash of what a run computes -> name of its folder
 
 
 def vary(base: Config, changes: Mapping[str, object]) -> Config:
@@ -72,5 +76,27 @@ def folder_of(root: Path, name: str, config: Config) -> Path:
     return min(root.glob(f"*-{ending}"), default=root / f"{name}-{objective}-seed{config.seed}-{ending}")
 
 
-def described(changes: Mapping[str, object]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in changes.items()) or "as the base"
+class Names:
+    """The folders of a sweep's runs under `root`, named by what sets a run apart. NAMES keeps which run is where, so
+    that the same run is found again, whatever was swept when it was made."""
+
+    def __init__(self, root: Path):
+        self._root, self._path = root, root / NAMES
+        self._known: dict[str, str] = json.loads(self._path.read_text()) if self._path.exists() else {}
+
+    def folder(self, label: str, config: Config) -> Path:
+        """The folder of what `config` computes. A run that only shares its label with another gets the hash too."""
+        ending = digest(config)
+        if ending not in self._known:
+            # Older versions named every run with its hash.
+            old = min((path.name for path in self._root.glob(f"*-{ending}")), default=None)
+            name = re.sub(r"[^\w.,=+-]", "_", label.replace(", ", ",").replace(" ", "="))[:120]
+            if name in self._known.values() or (self._root / name).exists():
+                name = f"{name}-{ending}"
+            self._known[ending] = old or name
+        return self._root / self._known[ending]
+
+    def write(self) -> None:
+        make_folder(self._root, "--workdir")
+        with replaced(self._path) as partial:
+            partial.write_text(json.dumps(self._known, indent=2) + "\n")

@@ -31,7 +31,11 @@ WAYS = {
     "LoRA, int8 base": replace(SETTING, adapter=replace(LORA, base_dtype="int8"),
                                rollout=replace(SETTING.rollout, weight_dtype="int8")),
 }
-NOTE = """GiB of one device in its fullest moment, and the smallest device that holds it (usable: 90%, of TPUs 97%).
+# The compiler needed 11.05 GiB for a train step of Qwen2.5-0.5B in full on v5e:1x1, and the memory model says 9.5.
+MARGIN = 1.2
+NOTE = """GiB of one device in its fullest moment by the memory model, and the smallest device that holds 1.2 times that
+(usable: 90% of a GPU, 97% of a TPU). Checked against the compiler: Qwen2.5-0.5B in full on v5e:1x1. It needs 11.1 GiB,
+1.16 times the model's. No other row was checked.
 Setting: rows of 1,024 tokens, one in a micro-batch, 32 slots of 256 + 768 tokens, bfloat16, `--policy.remat block`.
 LoRA: rank 16, all projections. int8 base: `--adapter.base-dtype int8 --rollout.weight-dtype int8`.
 v5p: its smallest slice, 4 chips that share the model (`--mesh.fsdp 4`), each with a row of its own.
@@ -41,11 +45,12 @@ Written by `python -m experiments.tables.hardware`."""
 
 
 def needed(config: c.Config, name: str, topology: Topology) -> tuple[float, bool]:
-    """Bytes of one device in the fullest moment of a run of the published model `name`, and whether they fit."""
+    """Bytes of one device in the fullest moment of a run of the published model `name`, and whether they fit
+    with a margin."""
     from nft_jax.model.hf.published import PUBLISHED
     from nft_jax.preflight.report import estimate_of
     sketch = estimate_of(replace(config, policy=replace(config.policy, path=name)), PUBLISHED[name], topology)
-    return sketch.fullest, sketch.fullest <= sketch.usable
+    return sketch.fullest, MARGIN * sketch.fullest <= sketch.usable
 
 
 def smallest(config: c.Config, name: str, topologies: tuple[str, ...]) -> str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nft_jax.model.hf.tokenizer import Text
 
 MARKER = "run.json"
+ACCURACY = "evaluation/accuracy/all"
 OBJECTIVE_SOURCE = "source of the objective"        # its name among a run's inputs
 # What config.json of every version has.
 ROOMS = ("policy", "data", "rollout", "optimizer")
@@ -31,12 +32,31 @@ ROOMS = ("policy", "data", "rollout", "optimizer")
 EMBEDDED = re.compile(r"(.*/)?(experiments|nft_jax)/assets/nano/?")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunFolder:
     """What a run wrote, read when it is first asked for. `settings` is config.json in today's names, nested.
     Everything but config.json may be missing: the run may be alive, just begun, or copied in part."""
     folder: Path
     settings: dict[str, Any]
+
+    def __repr__(self) -> str:
+        rows = self.rows
+        measured = [row[ACCURACY] for row in rows if row.get(ACCURACY) is not None]
+        accuracy = f"held-out {measured[0]:.1%} -> {measured[-1]:.1%}" if measured else "not evaluated"
+        saved = ", ".join(map(str, saved_steps(self.folder))) or "none"
+        return (f"RunFolder {str(self.folder)!r}: {self.fields['name']}, {self.fields['objective']}, seed "
+                f"{self.fields['seed']}\n"
+                f"  step {rows[-1]['step'] if rows else 0} of {self.fields['steps']}, {self.state}; {accuracy}\n"
+                f"  answers of {len(self.tables)} steps, checkpoints: {saved}"
+                f"{', trained model in model/' if (self.folder / 'model').exists() else ''}")
+
+    @property
+    def state(self) -> str:
+        """"finished", "stopped", or "running, or killed": the folder alone cannot tell these two apart."""
+        last = self.rows[-1]["step"] if self.rows else 0
+        if self.summary is None or self.summary.get("steps", 0) < last:
+            return "running, or killed"
+        return "finished" if self.summary.get("finished") else "stopped"
 
     @cached_property
     def config(self) -> Config:

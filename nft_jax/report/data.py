@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from nft_jax.config.differences import MISSING, SAME, SEEDS, differences, experiments_of
-from nft_jax.record.folder import RunFolder, read_run
+from nft_jax.objectives.source import FILE as OBJECTIVE
+from nft_jax.record.folder import ACCURACY, RunFolder, read_run
 from nft_jax.record.pictures import looks
 from nft_jax.report.rollouts import read_table, sample_of
 
@@ -20,7 +21,6 @@ HIDDEN = ("name", "workdir", *SEEDS)     # fields that the table of runs shows i
 # Bins of group accuracies: exactly 0, eight equal ranges, exactly 1.
 BINS = ("0", *(f"{i / 8:.3g} to {(i + 1) / 8:.3g}" for i in range(8)), "1")
 COLUMNS = 40                 # most columns of a histogram over the steps
-ACCURACY = "evaluation/accuracy/all"
 
 
 def page_data(folders: Sequence[Path], rollouts: int) -> dict[str, Any]:
@@ -129,22 +129,20 @@ def phases(runs: Sequence[RunFolder]) -> dict[str, float]:
     return {name: rounded(value / steps) for name, value in total.items()}
 
 
-def status(run: RunFolder) -> str:
-    summary, rows = run.summary, run.rows
-    last = rows[-1]["step"] if rows else 0
-    if summary is None or summary.get("steps", 0) < last:
-        return "running, or killed"
-    return "finished" if summary.get("finished") else "stopped"
-
-
 def overview(run: RunFolder) -> dict[str, Any]:
     """The run's line in the table of runs."""
     rows, summary = run.rows, run.summary or {}
     accuracy = [row[ACCURACY] for row in rows if is_number(row.get(ACCURACY))]
     seconds = sum(row["seconds/step"] for row in rows if is_number(row.get("seconds/step")))
-    return {"seed": [run.fields["seed"], run.fields["data.seed"]], "status": status(run),
+    return {"seed": [run.fields["seed"], run.fields["data.seed"]], "status": run.state,
             "step": rows[-1]["step"] if rows else 0, "steps": run.fields["steps"],
             "before": accuracy[0] if accuracy and ACCURACY in rows[0] else None,
             "after": accuracy[-1] if accuracy else None, "seconds": rounded(seconds),
             "tokens": sum(row["tokens/generated"] for row in rows if is_number(row.get("tokens/generated"))),
-            "command": summary.get("command")}
+            "command": summary.get("command"), "objective": _own_objective(run)}
+
+
+def _own_objective(run: RunFolder) -> str | None:
+    """The source of an objective of one's own, as the run keeps it; None of an objective of the package."""
+    kept = run.folder / OBJECTIVE
+    return kept.read_text(errors="replace") if ":" in str(run.fields["objective"]) and kept.is_file() else None

@@ -48,6 +48,9 @@ function drawRuns() {
   const commands = data.runs.filter(run => run.command);
   if (commands.length) byId("runs").append(element("details", {}, element("summary", {}, "Commands"),
     ...commands.map(run => element("p", {class: "command"}, `${run.name}: ${run.command}`))));
+  const sources = new Map(data.runs.filter(run => run.objective).map(run => [run.objective, run.name]));
+  for (const [source, name] of sources) byId("runs").append(element("details", {},
+    element("summary", {}, `The objective of ${name}`), element("pre", {class: "source"}, source)));
 }
 
 const shown = value => value === null ? "–" : typeof value === "string" ? value : JSON.stringify(value);

@@ -23,7 +23,7 @@ from nft_jax.train.plan import Plan
 from nft_jax.verify import Verifier
 
 
-@dataclass
+@dataclass(repr=False)
 class Run:
     """The parts of an open run. SIGINT and SIGTERM ask for `stop`."""
     plan: Plan
@@ -51,6 +51,14 @@ class Run:
 
     def __post_init__(self):
         self.clock = Clock(self.phase)
+
+    def __repr__(self) -> str:
+        config, model = self.config, self.plan.model
+        return (f"Run {str(self.folder)!r}: {config.name}, {config.objective}, seed {config.seed}\n"
+                f"  {config.steps} steps of {config.rollout.prompts_per_step} prompts x "
+                f"{config.rollout.samples_per_prompt} answers in {config.batch.updates_per_step} updates\n"
+                f"  {model.family}, {model.num_layers} layers of width {model.hidden_size}, on "
+                f"{self.sampler.mesh.size} devices")
 
     @property
     def config(self) -> Config:

@@ -11,17 +11,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import nft_jax
 from experiments import presets, quickstart, train
-from experiments.presets import PRESETS, code, gsm8k, olmo3_7b, qwen2_5_32b, qwen2_5_math_7b
+from experiments.presets import PRESETS, code, gemma3_270m, gsm8k, olmo3_7b, qwen2_5_32b, qwen2_5_math_7b
 from experiments.studies import healthy
+from experiments.studies.real_model import unpack
 from experiments.tables import hardware, meshes
 from nft_jax.cli import parse
 from nft_jax.config import Config, flat
 from nft_jax.preflight.devices import Topology
+from refusal import refused
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTED = {"quickstart": quickstart, "local": presets, "code": code, "gsm8k": gsm8k,
-              "qwen2_5_math_7b": qwen2_5_math_7b, "qwen2_5_math_7b_official": qwen2_5_math_7b,
+DOCUMENTED = {"quickstart": quickstart, "local": presets, "code": code, "gemma3_270m": gemma3_270m,
+              "gsm8k": gsm8k, "qwen2_5_math_7b": qwen2_5_math_7b, "qwen2_5_math_7b_official": qwen2_5_math_7b,
               "olmo3_7b": olmo3_7b, "qwen2_5_32b": qwen2_5_32b, "qwen2_5_32b_official": qwen2_5_32b}
 PAGE = (ROOT / "experiments" / "what_you_should_see.md").read_text()
 
@@ -47,7 +50,7 @@ def test_a_dry_run_of_code_makes_its_questions_only(tmp_path, monkeypatch, capsy
     assert len(rows) == 4000 and json.loads(rows[0])["problem"] and not (tmp_path / code.BASE).exists()
 
 
-def test_the_commands_of_the_control_are_commands(monkeypatch):
+def test_the_commands_of_the_control_are_commands():
     """Of contaminated_bases.md, with the shell's variables filled in."""
     page = (ROOT / "experiments" / "contaminated_bases.md").read_text()
     given = dict(re.findall(r'^([RQ])="(.*)"$', page, re.MULTILINE))
@@ -59,6 +62,33 @@ def test_the_commands_of_the_control_are_commands(monkeypatch):
         config = parse(PRESETS[preset], "", flags).config
         assert ("random_reward" in config.verifier.reward) == ("_random" in str(config.workdir))
     assert len(lines) == 6 and "evaluation.reward" in given["R"]
+
+
+def test_gemmas_sums_are_right_and_held_out_ones_are_apart(tmp_path, monkeypatch):
+    splits = gemma3_270m.sums()
+    train, held_out = ({row["problem"] for row in splits[split]} for split in ("train", "heldout"))
+    assert (len(train), len(held_out)) == (650, 160) and not train & held_out and splits == gemma3_270m.sums()
+    assert all(eval(row["problem"]) == int(row["answer"]) for rows in splits.values() for row in rows)
+    answers = ["25\n", " 25", " 26", "", " 25 + 1 = 26"]
+    verdicts = nft_jax.verify(answers, ["25"] * 5, mode=gemma3_270m.PRESET.verifier.mode)
+    assert [verdict.reward for verdict in verdicts] == [1, 1, 0, 0, 0]
+
+
+def test_gemma_is_asked_for_before_anything_else(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with refused("policy.path", str(gemma3_270m.BASE), "real_model.unpack"):
+        gemma3_270m.prepared(parse(gemma3_270m.PRESET, "", []))
+    rows = (tmp_path / gemma3_270m.DATA / "heldout.jsonl").read_text().splitlines()
+    assert [json.loads(row) for row in rows] == gemma3_270m.sums()["heldout"]
+
+
+def test_unpacking_names_what_is_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(unpack, "NEEDED", ("json", "no_such_package"))
+    assert unpack.main([str(tmp_path / "folder")]) == 2 and not (tmp_path / "folder").exists()
+    assert "not installed: no_such_package" in capsys.readouterr().err and unpack.main([]) == 2
+    monkeypatch.setattr(unpack, "NEEDED", ("json",))
+    (tmp_path / "kept").write_text("mine")
+    assert unpack.main([str(tmp_path)]) == 2 and (tmp_path / "kept").read_text() == "mine"
 
 
 # --- the page

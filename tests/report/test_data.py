@@ -13,7 +13,7 @@ from nft_jax.objectives.registry import resolve
 from nft_jax.record.folder import read_run
 from nft_jax.report import rollouts
 from nft_jax.report.__main__ import main
-from nft_jax.report.data import heading, histogram, page_data, phases, series, status
+from nft_jax.report.data import heading, histogram, page_data, phases, series
 
 LOSS, NATS = Config().loss, rollouts.NATS
 
@@ -61,7 +61,7 @@ def test_a_run_tells_how_far_it_is(tmp_path, summary, told):
     folder = make_run(tmp_path / "a")
     if summary is not None:
         (folder / "summary.json").write_text(summary)
-    assert status(read_run(folder)) == told
+    assert read_run(folder).state == told
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"model_type": "qwen3"}'])
@@ -237,3 +237,12 @@ def test_full_colour_is_at_the_deepest_tokens_of_the_page():
     values = [np.linspace(0, 1, 101), np.array([np.nan])]
     assert rollouts.deepest(values) == 0.99 and rollouts.deepest([]) == 5.0
     assert rollouts.deepest([np.zeros(9)]) == 0.25 and rollouts.deepest([np.full(9, 40.0)]) == 5.0
+
+
+def test_the_source_of_an_objective_of_one_s_own_is_on_the_page(tmp_path):
+    """As the run keeps it; a run on an objective of the package has none, whatever lies in its folder."""
+    source = "# objective mine.py:f\ndef f(): return '</script>'\n"
+    runs = [make_run(tmp_path / name, steps=1, objective=name) for name in ("grpo", "mine.py:f", "gone.py:f")]
+    for run in runs[:2]:
+        (run / "objective.py").write_text(source)
+    assert [run["objective"] for run in page_data(runs, 0)["runs"]] == [None, source, None]
