@@ -27,4 +27,4 @@ QUICKSTART = c.Config(
 )
 
 if __name__ == "__main__":
-    run(parse(QUICKSTART, __doc__))
+    run(parse(QUICKSTART, __doc__, prog="python -m experiments.quickstart"))

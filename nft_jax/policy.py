@@ -1,7 +1,9 @@
 """A model in the hand, for notebooks and scripts: load, sample, score, save."""
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,10 +27,10 @@ from nft_jax.record.weights import find_weights
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.slots import require_positions
 from nft_jax.runtime.mesh import make_mesh
-from nft_jax.types import Prompt, Rollout
+from nft_jax.types import InputError, Prompt, Rollout
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Policy:
     """A model with its tokenizer. `params` is a plain dict of arrays: put others in its place with
     `dataclasses.replace(policy, params=...)`."""
@@ -40,6 +42,20 @@ class Policy:
     date: str = ""                    # that its chat template writes (`data.date` of its run); "": today
     adapter: Adapter | None = None    # of the `Adapted` matrices among the parameters
     _samplers: dict = field(default_factory=dict, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        shape, leaves = self.config, jax.tree.leaves(self.params)
+        counts = Counter()
+        for leaf in leaves:
+            counts[leaf.dtype.name] += leaf.size
+        ends = ", ".join(repr(self.tokenizer.convert_ids_to_tokens(token)) for token in self.eos)
+        sizes = " and ".join(f"{count:,} in {dtype}" for dtype, count in counts.most_common())
+        adapter = "" if self.adapter is None else f", adapter of rank {self.adapter.config.rank}"
+        where = "the default device" if self.mesh is None else f"a mesh of {self.mesh.size} devices"
+        return (f"Policy: {shape.family}, {shape.num_layers} layers of width {shape.hidden_size}, vocabulary "
+                f"{shape.vocab_size:,}, up to {shape.max_positions:,} tokens\n"
+                f"  parameters: {sizes}{adapter}, on {where}\n"
+                f"  answers end with {ends}")
 
 
 def load(path: str | os.PathLike, *, dtype="float32", mesh: Mesh | None = None,
@@ -72,14 +88,27 @@ def save(policy: Policy, path: str | os.PathLike, *, merge: bool = False) -> Non
 
     Kept from the tokenizer's folder: its files byte for byte (unless the tokenizer was changed),
     generation_config.json, and config.json's ids of special tokens. Every process that holds a part of the
-    parameters calls this, and the first one writes."""
-    if policy.adapter is not None and not merge:
+    parameters calls this, and the first one writes.
+
+    A folder holds a model or an adapter. Raises InputError, before anything is written, where the other one is."""
+    adapter_alone = policy.adapter is not None and not merge
+    _require_one_kind(Path(path), adapter_alone)
+    if adapter_alone:
         save_adapters(unwrap(policy.params), policy.config, policy.adapter, path)
     else:
         params = merged(policy.params, policy.params["embed"].dtype)
         save_params(params, policy.config, path, more=special_ids(policy.tokenizer))
     if jax.process_index() == 0:
         save_tokenizer(policy.tokenizer, policy.eos, path)
+
+
+def _require_one_kind(folder: Path, adapter_alone: bool) -> None:
+    others = folder.glob("model*.safetensors*" if adapter_alone else "adapter_*")
+    if name := min((file.name for file in others), default=""):
+        kinds = ("whole model", "adapter") if adapter_alone else ("adapter", "whole model")
+        raise InputError(f"path is {str(folder)!r}, which holds the {kinds[0]} {name}, and this is of the "
+                         f"{kinds[1]}: both in one folder could not be told apart. Choose another folder, or remove "
+                         "what is there.")
 
 
 def sample(policy: Policy, prompts: Sequence[str | list[dict]], *, num_samples: int = 1, max_new_tokens: int = 256,

@@ -34,6 +34,11 @@ class Halted(RuntimeError):
     status = 1
 
 
+def _cut(text: str, most: int = 90) -> str:
+    """A text on one line, quoted; of a long one both ends."""
+    return repr(text if len(text) <= most else f"{text[:most // 2]} … {text[-most // 2:]}")
+
+
 @dataclass(frozen=True)
 class Prompt:
     """One question, rendered and tokenised. `index` is its position in the prompt stream; a second epoch goes on
@@ -45,7 +50,7 @@ class Prompt:
     tokens: np.ndarray                # [n] int32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Rollout:
     """One sampled answer. `tokens` are the sampled ids, with the end-of-sequence id when
     `finish_reason` is "stop". These ids are trained on; nothing is tokenised again."""
@@ -57,6 +62,14 @@ class Rollout:
     truncated_logprobs: np.ndarray    # [n] float32, after top-k / top-p; equal to logprobs when both are off
     entropies: np.ndarray             # [n] float32, nats, of the distribution of `logprobs`
     finish_reason: Literal["stop", "length"]
+
+    def __repr__(self) -> str:
+        ended = {"stop": "ended", "length": "cut short"}.get(self.finish_reason, self.finish_reason)
+        told = f"log-prob {self.logprobs.sum():.2f}, entropy {self.entropies.mean():.3f} nats per token" if len(
+            self.tokens) else "no tokens"
+        return (f"Rollout: answer {self.sample + 1} to {_cut(self.prompt.problem)}\n"
+                f"  {_cut(self.text)}\n"
+                f"  {len(self.tokens)} tokens, {ended}; {told}")
 
 
 @dataclass(frozen=True)

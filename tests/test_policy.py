@@ -46,6 +46,19 @@ def test_an_answer_depends_on_seed_prompt_and_place_only(policy, rollouts):
     assert greedy[0].text == greedy[1].text == "12+34=46;46-5=41;\\boxed{41}"
 
 
+def test_what_a_person_holds_is_three_lines(policy, rollouts):
+    lines = repr(policy).splitlines()
+    assert len(lines) == 3 and f"{sum(x.size for x in jax.tree.leaves(policy.params)):,} in float32" in lines[1]
+    assert "<|end|>" in lines[2]
+    first = rollouts[0]
+    lines = repr(first).splitlines()
+    assert len(lines) == 3 and repr(first.prompt.problem) in lines[0] and repr(first.text) in lines[1]
+    assert f"{len(first.tokens)} tokens" in lines[2] and f"{first.logprobs.sum():.2f}" in lines[2]
+    empty = replace(first, text="x" * 500, tokens=first.tokens[:0], logprobs=first.logprobs[:0],
+                    entropies=first.entropies[:0])
+    assert "no tokens" in repr(empty) and max(map(len, repr(empty).splitlines())) < 120
+
+
 def test_chat_messages_and_nothing(policy):
     text = [nft_jax.sample(policy, [prompt], max_new_tokens=8, temperature=0)[0].prompt.text
             for prompt in ("1+1", [{"role": "user", "content": "1+1"}])]

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import nft_jax
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -50,6 +52,8 @@ def test_it_holds_the_library_alone(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     top = {name.split("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == {"nft_jax"}
+    scripts = zipfile.ZipFile(wheel).read(next(name for name in names if name.endswith("entry_points.txt"))).decode()
+    assert "nft-jax = nft_jax.cli:main" in scripts and wheel.name.startswith(f"nft_jax-{nft_jax.__version__}-")
     assert {"nft_jax/py.typed", "nft_jax/assets/nano/model.safetensors", "nft_jax/report/page.html"} <= set(names)
 
 
@@ -86,6 +90,11 @@ print(answer.text != "", verdict.outcome, config.policy.path)
     done = python([interpreter, "-c", code], elsewhere, env={"JAX_PLATFORMS": "cpu", "PATH": "/usr/bin:/bin"})
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["True", "right", "nano"]
+    line = "import sys; from nft_jax.cli import main; sys.exit(main())"
+    for command, told in (["train"], "policy.path is ''"), (["train", "quickstart"], "presets stand in the checkout"), (
+            ["evaluate", "--model", "nano", "--suite", "mine=none.jsonl"], "mine.source is 'none.jsonl'"):
+        done = python([interpreter, "-c", line, *command], elsewhere, env={"PATH": "/usr/bin:/bin"})
+        assert done.returncode == 2 and told in done.stderr, done.stderr
     for module in ("nft_jax.report", "nft_jax.preflight", "nft_jax.verify", "nft_jax.rollout.generate"):
         shown = python([interpreter, "-m", module, "--help"], elsewhere, env={"PATH": "/usr/bin:/bin"})
         assert shown.returncode == 0 and module in shown.stdout, shown.stderr

@@ -200,7 +200,7 @@ class Training:
     def update(self, examples: Sequence[Example]) -> float:
         """The loss of one optimizer update, whose work is done on return."""
         batch, _ = self.batch(examples)
-        self.state, tally, _ = self.step(self.state, batch, LEARNING_RATE, 1.0)
+        self.state, tally, _ = self.step(self.state, batch, LEARNING_RATE, 1.0, None)
         loss = summarise(jax.device_get(tally), 1)["loss/total"]
         jax.block_until_ready(self.state)
         if not np.isfinite(loss):

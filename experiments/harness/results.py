@@ -20,7 +20,8 @@ ENTROPY = "entropy/all"
 KEYS = ("run", "arm", "seed", "objective", "step", "tokens")
 # The metrics that are kept beside the figures.
 KEPT = (ACCURACY, "accuracy/all", ENTROPY, "length/all", "truncated_share", "grad_norm/mean", "share/clamped",
-        "share/clipped", "groups/accepted_share", "ratio/p95_positive", "ratio/p95_negative", "seconds/step")
+        "share/clipped", "groups/accepted_share", "ratio/p95_positive", "ratio/p95_negative", "seconds/step",
+        "memory/peak_mb")
 
 
 def read_run(folder: Path) -> RunFolder:
@@ -145,6 +146,7 @@ def _numbers(run: pd.DataFrame, step: float, tokens: float) -> dict[str, float]:
     area                        mean accuracy over the steps up to the common one
     entropy, entropy start      nats per token of the training answers, at the common step and first
     made, minutes               tokens generated up to the last evaluation, and time
+    memory                      the most memory of the process or device, in GiB
     """
     measured = run.dropna(subset=ACCURACY)
     steps, values = measured["step"].to_numpy(), measured[ACCURACY].to_numpy()
@@ -154,17 +156,24 @@ def _numbers(run: pd.DataFrame, step: float, tokens: float) -> dict[str, float]:
     return {"start": values[0], "best": values[steps <= step].max(), "steps": at(run, ACCURACY, step),
             "tokens": at(run, ACCURACY, tokens, "tokens"), "area": area, "entropy": at(run, ENTROPY, step),
             "entropy start": at(run, ENTROPY, 0), "made": measured["tokens"].iloc[-1],
-            "minutes": run["seconds/step"].sum() / 60}
+            "minutes": run["seconds/step"].sum() / 60, "memory": run["memory/peak_mb"].max() / 1024}
 
 
 def accuracy_table(measures: Measures, first: str = "arm") -> str:
     """Accuracy in per cent: before, at equal steps, at equal generated tokens. Mean over seeds ± half of its 95%
     interval."""
+    head = [first, "seeds", "before", f"step {measures.step:.0f}", f"{measures.tokens / 1e6:.2f} M tokens", "best",
+            "mean of the curve", "entropy", "M tokens in all", "minutes"]
+    # Tables that were stored before the memory was kept have none.
+    with_memory = measures.numbers["memory"].notna().any()
+    if with_memory:
+        head.append("GiB at most")
     rows = []
     for arm, runs in measures.runs.items():
         means = measures.numbers.loc[arm].mean()
         shares = [measures.of_arm(name, arm).text() for name in ("start", "steps", "tokens", "best", "area")]
         rows.append([arm, str(len(runs)), *shares, measures.of_arm("entropy", arm).text(3, 1),
                      f"{means['made'] / 1e6:.2f}", f"{means['minutes']:.1f}"])
-    return markdown([first, "seeds", "before", f"step {measures.step:.0f}", f"{measures.tokens / 1e6:.2f} M tokens",
-                     "best", "mean of the curve", "entropy", "M tokens in all", "minutes"], rows)
+        if with_memory:
+            rows[-1].append(f"{means['memory']:.1f}")
+    return markdown(head, rows)

@@ -25,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from nft_jax.runtime.files import held, make_folder
 from nft_jax.types import InputError
@@ -38,6 +39,11 @@ class Job:
     folder: Path
     command: tuple[str, ...]
     steps: int
+
+    @property
+    def name(self) -> str:
+        """What the run is called in what is printed."""
+        return self.folder.name
 
     @property
     def summary(self) -> dict:
@@ -110,7 +116,16 @@ def _gpus() -> list[str]:
     return [str(i) for i in range(sum(line.startswith("GPU ") for line in found.stdout.splitlines()))]
 
 
-def run_all(jobs: Sequence[Job], at: Sequence[Place], say: Callable[[str], None] = print) -> list[Job]:
+class Watch(Protocol):
+    """Is told of every run as its process begins and ends, from several threads."""
+
+    def begin(self, job: Job) -> None: ...
+
+    def end(self, job: Job) -> None: ...
+
+
+def run_all(jobs: Sequence[Job], at: Sequence[Place], say: Callable[[str], None] = print,
+            watch: Watch | None = None) -> list[Job]:
     """Run what is not finished, in order. Returns the jobs that did not reach their end.
 
     SIGINT and SIGTERM go to the runs, which finish their step and save; nothing new starts.
@@ -131,7 +146,13 @@ def run_all(jobs: Sequence[Job], at: Sequence[Place], say: Callable[[str], None]
             except IndexError:
                 return
             free, began = not (job.finished or job.held), time.monotonic()
-            status = _run(job, place, running, stopping) if free else None
+            status = None
+            if free:
+                if watch is not None:
+                    watch.begin(job)
+                status = _run(job, place, running, stopping)
+                if watch is not None:
+                    watch.end(job)
             # Another process holds the folder: it did all along, or it was faster than ours.
             busy = not job.finished and (not free or job.held)
             with telling:
@@ -139,11 +160,11 @@ def run_all(jobs: Sequence[Job], at: Sequence[Place], say: Callable[[str], None]
                     waiting.append(job)
                     if job.folder not in told:
                         told.add(job.folder)
-                        say(f"{job.folder.name}: another process writes there; waiting for its end")
+                        say(f"{job.name}: another process writes there; waiting for its end")
                 elif job.finished:
                     done += 1
                     minutes = (time.monotonic() - began) / 60
-                    say(f"[{done}/{total}] {job.folder.name}: " + (
+                    say(f"[{done}/{total}] {job.name}: " + (
                         f"{_result(job)}, {minutes:.1f} min" if free else f"finished before, {_result(job)}"))
                 else:
                     failed.append(job)
@@ -200,4 +221,4 @@ def _failure(job: Job, status: int) -> str:
     log = job.folder / "log.txt"
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     what = "stopped before its end" if status == 0 else f"FAILED with status {status}"
-    return f"{job.folder.name}: {what}: {lines[-1].strip()[:300]} (all of it: {log})"
+    return f"{job.name}: {what}: {lines[-1].strip()[:300]} (all of it: {log})"

@@ -1,6 +1,7 @@
-"""The three sizes of the studies, each with its base configuration.
+"""The sizes of the studies, each with its base configuration.
 
     nano    the embedded model on generated arithmetic, for CPU cores
+    gemma   `experiments.presets.gemma3_270m`, a real model with LoRA, for a CPU core
     gsm8k   `experiments.presets.gsm8k`, one accelerator
     7b      `experiments.presets.qwen2_5_math_7b`, the paper's setting
 """
@@ -44,6 +45,7 @@ class Scale:
 
 SCALES: dict[str, Scale] = {
     "nano": Scale("experiments.harness.scales:NANO", "cpu:1"),
+    "gemma": Scale("gemma3_270m", "cpu:1"),
     "gsm8k": Scale("gsm8k", "gpu:1xH100"),
     "7b": Scale("qwen2_5_math_7b", "gpu:8xH100"),
 }

@@ -22,13 +22,13 @@ import tyro
 from experiments.harness.plots import draw
 from experiments.harness.results import Mean, Measures, accuracy_table, kept, read_run, tidy
 from experiments.harness.scales import SCALES
-from experiments.harness.variants import described, resolved
+from experiments.harness.variants import resolved
 from experiments.sweep import Planned, plan, run_planned
 from nft_jax.config import Config
 from nft_jax.config.differences import SEEDS, differences
 from nft_jax.preflight.devices import Topology
 from nft_jax.runtime.files import make_folder
-from nft_jax.runtime.terminal import markdown, one_paragraph_errors
+from nft_jax.runtime.terminal import duration, markdown, one_paragraph_errors
 from nft_jax.types import InputError
 
 FIGURES = Path(__file__).parents[1] / "figures"
@@ -75,6 +75,7 @@ class Study:
     paper: str
     arms: Mapping[str, Mapping[str, object]]
     claims: tuple[Claim, ...]
+    scale: str = "nano"            # of its command, unless --scale says another
 
     def arms_of(self, base: Config, names: str = "") -> dict[str, dict[str, object]]:
         """The arms of `names` ("a,b"; "" is all) with their values for `base`. Raises InputError for an unknown arm."""
@@ -97,7 +98,7 @@ def updates(count: int) -> dict[str, object]:
 @dataclass(frozen=True)
 class Options:
     """The command line of a study."""
-    scale: Literal["nano", "gsm8k", "7b"] = "nano"
+    scale: Literal["nano", "gemma", "gsm8k", "7b"]
     """The base configuration: experiments/harness/scales.py."""
     seeds: int = 3
     """Seeds 0 .. SEEDS-1 of every arm."""
@@ -116,7 +117,8 @@ class Options:
 def main(study: Study, documentation: str, arguments: Sequence[str] | None = None) -> int:
     """The command line of a study; its exit status."""
     with one_paragraph_errors("the same command goes on"):
-        given = tyro.cli(Options, prog=f"python -m experiments.studies.{study.name}", args=arguments,
+        given = tyro.cli(Options, default=Options(scale=study.scale), args=arguments,
+                         prog=f"python -m experiments.studies.{study.name}",
                          description=f"{documentation}\nThe paper: {study.paper}",
                          config=(tyro.conf.FlagCreatePairsOff,))
         if given.draw:
@@ -164,7 +166,7 @@ def dry_run(scale: str, topology: Topology, base: Config, planned: Sequence[Plan
     configs = {each.arm: each.config for each in planned}
     for arm, config in configs.items():
         told = differences(resolved(base), resolved(config), ignore=SEEDS)
-        lines.append(f"  {arm:24} {described({name: now for name, (_, now) in told.items() if now is not None})}")
+        lines.append(f"  {arm:24} {fields_of({name: now for name, (_, now) in told.items() if now is not None})}")
     model = config_of(base.policy.path)
     sketch = estimate_of(base, model, topology)
     assumed, found = sketch.assumed, sketch.estimate
@@ -174,10 +176,14 @@ def dry_run(scale: str, topology: Topology, base: Config, planned: Sequence[Plan
         f"estimate for {topology.name}, no measurement: nothing compiled, the devices' exchange not counted,",
         f"  answers of {assumed.answer_tokens:,.0f} tokens on average, {assumed.accepted_share:.0%} of the prompts "
         "with right and wrong answers",
-        f"estimate: a run of the base {found.device_hours / sketch.plan.mesh.size:,.1f} hours = "
+        f"estimate: a run of the base {duration(3600 * found.device_hours / sketch.plan.mesh.size)} = "
         f"{found.device_hours:,.1f} device-hours; "
         f"a step = rollout {found.rollout:,.0f} + score {found.score:,.0f} + train {found.train:,.0f} s",
         f"estimate: {len(planned)} runs = {sum(hours[each.arm] for each in planned):,.1f} device-hours"])
+
+
+def fields_of(changes: Mapping[str, object]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in changes.items()) or "as the base"
 
 
 def stored_runs(scale: str) -> dict[str, pd.DataFrame]:

@@ -2,7 +2,7 @@
 
 Command: python -m experiments.train gsm8k
 Hardware: one accelerator of 40 GB (1.5B: of 80 GB).
-Hours: 0.2 on one H100, preflight's estimate, compiling and verifying not counted
+Hours: 0.3 on one H100 (18 minutes), preflight's estimate, compiling and verifying not counted
 (python -m nft_jax.preflight gsm8k --topology gpu:1xH100).
 Expected: evaluation/accuracy/all above its start. No paper has a figure for NFT here. The models start near 49.6%
 (0.5B) and 73.2% (1.5B) of the test questions (Qwen2.5 technical report, arXiv 2412.15115, own prompt and scorer).

@@ -3,8 +3,8 @@
 Command: python -m experiments.train qwen2_5_math_7b
 Hardware: 8 GPUs of 80 GB or more (`mesh.fsdp` takes all there are; the paper used 4 x 8 H100). Not yet run by us on
 accelerators.
-Hours: 61 on 8 H100 (python -m nft_jax.preflight qwen2_5_math_7b --topology gpu:8xH100). Preflight's estimate, with
-evaluations of 500 answers only and answers of 1,195 tokens on average (--answer-tokens for others).
+Hours: 116 on 8 H100 (python -m nft_jax.preflight qwen2_5_math_7b --topology gpu:8xH100). Preflight's estimate, with
+answers of 1,195 tokens on average (--answer-tokens for others).
 Expected (paper, table 1): the average of six benchmarks rises from 31.6 to 51.7.
 
 `qwen2_5_math_7b_official` is as published. --dry-run says what a run will do, without weights or network.

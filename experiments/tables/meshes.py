@@ -52,7 +52,7 @@ def needs(preset: str, topology, flags: str) -> Needs:
     from nft_jax.cli import experiment, parse
     from nft_jax.model.decoder import count_parameters
     from nft_jax.model.hf.published import PUBLISHED
-    from nft_jax.preflight.estimate import BANDWIDTH
+    from nft_jax.preflight.estimate import LINKS
     from nft_jax.preflight.report import estimate_of
     config = parse(experiment(preset), "", flags.split()).config
     model = PUBLISHED[config.policy.path]
@@ -60,20 +60,19 @@ def needs(preset: str, topology, flags: str) -> Needs:
     memory, e, plan, rows = sketch.memory, sketch.estimate, sketch.plan, sketch.plan.longest.rows
     config, mesh = plan.config, dict(plan.mesh.shape)
     state = memory.parameters + memory.moments + memory.base
-    decoding = memory.weights + memory.cache + memory.entries + memory.temporaries["decode"].at(sketch.sampler.slots)
     tokens = config.groups_per_update * config.rollout.samples_per_prompt * (
         sketch.assumed.prompt_tokens + sketch.assumed.answer_tokens)
     filled = tokens / config.row_length
     # The least bytes that each device receives for a micro-batch: for the score its share of the weights, two bytes
     # each; for training twice that, and the gradients, four bytes each.
     share = count_parameters(model) / mesh["tensor"] * (1 - 1 / mesh["fsdp"])
-    sending = config.batch.updates_per_step * math.ceil(filled / rows) * share / (topology.device.link * BANDWIDTH)
+    sending = config.batch.updates_per_step * math.ceil(filled / rows) * share / (topology.device.link * LINKS)
     # Rows that stay empty cost as much as full ones.
     idle = max(1.0, rows / filled)
     score, train = max(e.score * idle, 2 * sending), max(e.train * idle, 8 * sending)
     evaluations = e.device_hours * 3600 / plan.mesh.size - config.steps * e.step
-    return Needs(mesh, state, state + max(memory.temporaries["train step"].at(rows), decoding), sketch.usable, rows,
-                 filled, e.rollout, score, train, (config.steps * (e.rollout + score + train) + evaluations) / 3600)
+    return Needs(mesh, state, sketch.fullest, sketch.usable, rows, filled, e.rollout, score, train,
+                 (config.steps * (e.rollout + score + train) + evaluations) / 3600)
 
 
 def hours(value: float) -> str:

@@ -3,6 +3,7 @@
 The string under a field is its help on the command line. Batch sizes are global (over all devices and hosts).
 Values that contradict each other are refused in `__post_init__`, before anything heavy starts."""
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal, get_args
 
@@ -25,10 +26,12 @@ from nft_jax.config.training import (
     MeshConfig,
     ObjectiveConfig,
     OptimizerConfig,
+    Own,
     PolicyConfig,
     PromptWeight,
     Ratio,
     Remat,
+    Setting,
     TermsConfig,
 )
 
@@ -60,8 +63,9 @@ class CheckpointConfig(Checked, prefix="checkpoint."):
 class GuardConfig(Checked, prefix="guard."):
     """What a run does when something goes wrong."""
     max_nonfinite: int = 3
-    """The run ends, with a checkpoint and status 1, after so many updates in a row whose loss or gradient was
-    not finite. Each of them is skipped, counted (nonfinite/skipped) and written to the folder nonfinite/."""
+    """The run ends, with a checkpoint and status 1, with the step in which so many updates in a row had a loss or
+    gradient that is not finite (a step's updates are handed to the devices together). Each of them is skipped, counted
+    (nonfinite/skipped) and written to the folder nonfinite/."""
     watchdog_seconds: float = 1800.0
     """A phase that makes no progress for so long is reported, with the stacks of all threads; 0 = off."""
     watchdog_ends: bool = False
@@ -142,5 +146,15 @@ class Config(Checked):
         return os.path.expanduser(self.workdir) or f"runs/{self.name}"
 
     def to_dict(self) -> dict:
-        """Nested, as config.json has it."""
-        return asdict(self)
+        """Nested, as config.json has it. Settings of an objective of one's own stand beside its name, under the names
+        of their flags: "objective.threshold"."""
+        found = asdict(self)
+        own = {f"objective.{name}": value for name, value in found["loss"].pop("own").items()}
+        place = list(found).index("objective") + 1
+        return dict([*list(found.items())[:place], *own.items(), *list(found.items())[place:]])
+
+    @classmethod
+    def own_settings(cls, settings: Mapping) -> dict[str, Setting]:
+        """The settings of an objective of one's own among fields by dotted name: {"threshold": 0.5}."""
+        return {name.removeprefix("objective."): value for name, value in settings.items()
+                if name.startswith("objective.")}

@@ -60,22 +60,38 @@ def objective_label(objective: str) -> str:
 def experiments_of(settings: Sequence[Mapping]) -> list[tuple[str, list[int]]]:
     """The experiments among flat settings: the name of each and the indices of its seeds, in the order of the first.
 
-    The fewest fields that tell the experiments apart make the names, the most telling field first."""
+    The objective, if it differs, and the fewest other fields that tell the experiments apart make the names, the most
+    telling field first. A name leaves out the fields that its settings lack."""
     groups: dict[str, list[int]] = {}
     for index, one in enumerate(settings):
         groups.setdefault(json.dumps(without(one, SAME), sort_keys=True), []).append(index)
     firsts = [settings[members[0]] for members in groups.values()]
     if len(firsts) == 1:
         return [(str(firsts[0]["name"]), *groups.values())]
-    left, chosen = list(differences(*firsts, ignore=SAME)), []
+    left = list(differences(*firsts, ignore=SAME))
+    chosen = ["objective"] if "objective" in left else []
+    left = [name for name in left if name not in chosen]
 
     def told_apart(names: list[str]) -> int:
-        return len({json.dumps([first.get(name) for name in names]) for first in firsts})
+        return len({json.dumps([first.get(name, "-") for name in names]) for first in firsts})
 
     while told_apart(chosen) < len(firsts):
         best = max(left, key=lambda name: told_apart([*chosen, name]))       # the first of equals
         chosen.append(best)
         left.remove(best)
-    names = [", ".join(str(first.get(name)) if name == "objective" else f"{name.rpartition('.')[2]} {first.get(name)}"
-                       for name in chosen) for first in firsts]
+    objectives = {str(first.get("objective")) for first in firsts}
+    short = {name: objective_label(name) for name in objectives}
+    # Two files may have a function of the same name.
+    if len({*short.values()}) < len(objectives):
+        short = {name: name for name in objectives}
+    names = [described({name: short[first[name]] if name == "objective" else first[name] for name in chosen
+                        if name in first}) for first in firsts]
     return list(zip(names, groups.values(), strict=True))
+
+
+def described(changes: Mapping[str, object]) -> str:
+    """What sets an experiment apart, for people: {"objective": "nft", "loss.epsilon": 0.1} -> "nft, epsilon 0.1"."""
+    last = [name.rpartition(".")[2] for name in changes]
+    texts = [f"{value:g}" if isinstance(value, float) else str(value) for value in changes.values()]
+    return ", ".join(text if name == "objective" else f"{short if last.count(short) == 1 else name} {text}"
+                     for name, short, text in zip(changes, last, texts, strict=True))

@@ -1,5 +1,6 @@
 """Settings of the updates: the model, the loss and its terms, batches, the optimizer, the device mesh."""
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -50,6 +51,9 @@ class AdapterConfig(Checked, prefix="adapter."):
     """Projections with an adapter: attention, mlp, all, or any of query, key, value, out, gate, up, down."""
     rslora: bool = False
     """The scale is alpha / sqrt(rank) instead, which suits large ranks (rsLoRA, arXiv 2312.03732)."""
+    path: str = ""
+    """Folder of an adapter to go on from (of PEFT, or a run's model/), with its rank, alpha and targets. Its folder as
+    policy.path sets it, and the model that it names as policy.path."""
     base_dtype: Literal["compute", "int8"] = "compute"
     """How the frozen projections are kept: in policy.compute_dtype, or in int8 with a scale for each output
     (half the memory of bfloat16, as in QLoRA; the answers are those of the rounded model)."""
@@ -59,8 +63,10 @@ class AdapterConfig(Checked, prefix="adapter."):
         self.require(0 < self.alpha < math.inf, "alpha", "use a positive number.")
         self.require(len(self.targets) > 0 and set(self.targets) <= {*TARGETS, *TARGETS["all"]}, "targets",
                      f"nothing of a layer has such a name; use any of {', '.join([*TARGETS, *TARGETS['all']])}.")
+        # The folder of `path` has the rank, alpha and targets.
+        free = ("path", "base_dtype") if self.path else ()
         for each in fields(self):
-            self.require(self.rank > 0 or getattr(self, each.name) == each.default, each.name,
+            self.require(self.rank > 0 or each.name in free or getattr(self, each.name) == each.default, each.name,
                          "there is no adapter with adapter.rank 0; set adapter.rank (8 to 64 is usual), or leave "
                          f"it at {each.default!r}.")
 
@@ -74,6 +80,45 @@ class AdapterConfig(Checked, prefix="adapter."):
     def scale(self) -> float:
         """The factor of A B."""
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    @property
+    def flags(self) -> str:
+        """The flags that ask for an adapter with these arrays."""
+        parts = [f"--adapter.rank {self.rank} --adapter.alpha {self.alpha:g}",
+                 f"--adapter.targets {' '.join(self.targets)}"]
+        return " ".join([*parts, "--adapter.rslora"] if self.rslora else parts)
+
+    def differs(self, other: "AdapterConfig") -> list[str]:
+        """The fields in which the two say another adapter: other arrays, or another meaning of theirs."""
+        pairs = {"rank": (self.rank, other.rank), "targets": (self.projections, other.projections),
+                 "alpha": (self.alpha, other.alpha), "rslora": (self.rslora, other.rslora)}
+        return [name for name, (mine, theirs) in pairs.items() if mine != theirs]
+
+
+Setting = bool | int | float | str
+
+
+class Own(Mapping):
+    """Settings of an objective of one's own: name -> value, never changed. As flags they are `--objective.NAME`."""
+
+    # Without annotations, tyro makes no flags of it.
+    def __init__(self, settings=()):
+        self._settings = dict(settings)
+
+    def __getitem__(self, name: str) -> Setting:
+        return self._settings[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._settings)
+
+    def __len__(self) -> int:
+        return len(self._settings)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._settings.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._settings)
 
 
 @dataclass(frozen=True)
@@ -114,8 +159,11 @@ class ObjectiveConfig(Checked, prefix="loss."):
     constant_length: float = 1000.0
     """Denominator of loss_agg "constant": 1000 in Dr. GRPO. The official NFT code divides by 1000 and averages over
     its data-parallel ranks, which is 1000 times their number here."""
+    own: Own = Own()  # noqa: RUF009 (never changed)
+    """Settings of an objective of your own, a mapping. As flags: --objective.NAME VALUE."""
 
     def __post_init__(self):
+        object.__setattr__(self, "own", Own(self.own))
         self.require(0 < self.epsilon < math.inf, "epsilon",
                      "the clamp of the negative ratio must be positive; the paper uses 1 and tries 0.1 to 4.")
         for name in ("beta", "tau_positive", "tau_negative", "constant_length"):

@@ -13,6 +13,7 @@ from nft_jax.config import DataConfig
 from nft_jax.data import arithmetic
 from nft_jax.runtime.network import hub_without_retries
 from nft_jax.runtime.tables import BATCH, KINDS, Table, arrow_table, listed, no_file, read_table
+from nft_jax.runtime.terminal import hide_bars
 from nft_jax.types import InputError, Unreachable
 from nft_jax.verify.rewards.gym import refuse_task
 from nft_jax.verify.rewards.registry import lookup, plain_gold
@@ -116,6 +117,7 @@ def _saved(path: Path, config: DataConfig, said: str, field: str, reward: str) -
                     if not inner.is_dir() and no_file(inner)), None)
     if strange is not None:
         raise InputError(f"{said}: {strange.name} in it cannot be read, {no_file(strange)}. Save the data set again.")
+    hide_bars()
     from datasets import DatasetDict, load_from_disk
     try:
         data = load_from_disk(str(path))
@@ -139,6 +141,7 @@ def _dataset(data, said: str, wanted: Callable[[str], bool]) -> Table:
 def _hub(config: DataConfig, said: str, reward: str) -> Table:
     name, _, part = config.source.partition(":")
     options = {"data_files": part} if part.endswith(KINDS) else {"name": part or None}
+    hide_bars()
     from datasets import load_dataset
     with hub_without_retries() as unreachable:
         try:

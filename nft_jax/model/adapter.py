@@ -9,10 +9,13 @@ asks whether it is frozen, and the sampler merges.
 
 A matrix [in, out] has A [in, r] and B [r, out], where `in` and `out` stand for all its axes: query [layers, D, H, E]
 has A [layers, D, r] and B [layers, r, H, E].
+
+PEFT sees a fused matrix (`ModelConfig.fused_projections`) as one, with one A. Its parts share that A here: only the
+first one, query or gate, has a `lora_a`.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,7 +26,7 @@ import numpy as np
 from nft_jax.config import AdapterConfig
 from nft_jax.config.training import TARGETS
 from nft_jax.model.config import ModelConfig
-from nft_jax.model.parameters import IN_LAYERS, sizes_of
+from nft_jax.model.parameters import FUSED, IN_LAYERS, sizes_of
 from nft_jax.model.quantise import Quantized, dequantise
 from nft_jax.types import InputError
 
@@ -37,12 +40,13 @@ class Adapted:
     lora_a: jax.Array                  # [..., in, r]
     lora_b: jax.Array                  # [..., r, out]
     scale: float = field(metadata={"static": True})
+    shares_a: bool = field(default=False, metadata={"static": True})      # lora_a belongs to another matrix
 
     def reshape(self, *shape: int) -> Adapted:
         """As a matrix [in, out]."""
         rank = self.lora_a.shape[-1]
-        return Adapted(self.base.reshape(*shape), self.lora_a.reshape(-1, rank), self.lora_b.reshape(rank, -1),
-                       self.scale)
+        return replace(self, base=self.base.reshape(*shape), lora_a=self.lora_a.reshape(-1, rank),
+                       lora_b=self.lora_b.reshape(rank, -1))
 
 
 class Adapter(NamedTuple):
@@ -53,8 +57,13 @@ class Adapter(NamedTuple):
 
 
 def adapter_shapes(model: ModelConfig, config: AdapterConfig) -> dict:
-    """The adapters of a model as jax.ShapeDtypeStruct, float32. Raises InputError for a target that the model lacks."""
-    found = {}
+    """The adapters of a model as jax.ShapeDtypeStruct, float32. Raises InputError for a target that the model lacks,
+    and for some of the matrices that are one."""
+    found, fused = {}, FUSED if model.fused_projections else ()
+    for names in fused:
+        if 0 < len(set(names) & set(config.projections)) < len(names):
+            raise InputError(f"adapter.targets is {config.targets!r}, and in a {model.family} model {', '.join(names)} "
+                             "are one matrix, whose adapter has one A: name all of them, or none.")
     for name in config.projections:
         array = IN_LAYERS[name]
         if not array.present(model):
@@ -65,23 +74,24 @@ def adapter_shapes(model: ModelConfig, config: AdapterConfig) -> dict:
         sizes, cut = sizes_of(array.axes, model), len(array.summed)
         found[name] = {part: jax.ShapeDtypeStruct((model.num_layers, *shape), jnp.float32) for part, shape in (
             ("lora_a", (*sizes[:cut], config.rank)), ("lora_b", (config.rank, *sizes[cut:])))}
+        if any(name in names[1:] for names in fused):
+            del found[name]["lora_a"]
     return {"layers": found}
 
 
 def init(model: ModelConfig, config: AdapterConfig, key) -> dict:
     """Adapters that change nothing yet: A uniform in ±1 / sqrt(in), B zero, as in PEFT."""
     shapes = adapter_shapes(model, config)["layers"]
-    sizes = [parts["lora_a"].size for parts in shapes.values()]
+    made = {name: {"lora_b": jnp.zeros(parts["lora_b"].shape, parts["lora_b"].dtype)}
+            for name, parts in shapes.items()}
+    first = {name: parts["lora_a"] for name, parts in shapes.items() if "lora_a" in parts}
+    sizes = [lora_a.size for lora_a in first.values()]
     # One draw for all: XLA takes about half a second to compile each random generator.
     drawn = jnp.split(jax.random.uniform(key, (sum(sizes),), minval=-1.0), np.cumsum(sizes)[:-1])
-
-    def one(lora_a, lora_b, values) -> dict:
+    for (name, lora_a), values in zip(first.items(), drawn, strict=True):
         inputs = lora_a.size // (model.num_layers * config.rank)
-        return {"lora_a": values.reshape(lora_a.shape) / np.float32(inputs ** 0.5),
-                "lora_b": jnp.zeros(lora_b.shape, lora_b.dtype)}
-
-    return {"layers": {name: one(**parts, values=values)
-                       for (name, parts), values in zip(shapes.items(), drawn, strict=True)}}
+        made[name]["lora_a"] = values.reshape(lora_a.shape) / np.float32(inputs ** 0.5)
+    return {"layers": made}
 
 
 def wrap(base, trained, config: AdapterConfig):
@@ -91,9 +101,15 @@ def wrap(base, trained, config: AdapterConfig):
     if not config.rank:
         return trained
     adapters = trained["layers"]
-    return base | {"layers": {
-        name: Adapted(matrix, **adapters[name], scale=config.scale) if name in adapters else matrix
-        for name, matrix in base["layers"].items()}}
+
+    def one(name: str, matrix):
+        if name not in adapters:
+            return matrix
+        shares = "lora_a" not in adapters[name]
+        owner = next(names[0] for names in FUSED if name in names) if shares else name
+        return Adapted(matrix, adapters[owner]["lora_a"], adapters[name]["lora_b"], config.scale, shares)
+
+    return base | {"layers": {name: one(name, matrix) for name, matrix in base["layers"].items()}}
 
 
 def is_wrapped(x) -> bool:
@@ -103,8 +119,8 @@ def is_wrapped(x) -> bool:
 
 def unwrap(params):
     """The adapters of wrapped parameters; the inverse of `wrap`."""
-    return {"layers": {name: {"lora_a": x.lora_a, "lora_b": x.lora_b} for name, x in params["layers"].items()
-                       if isinstance(x, Adapted)}}
+    return {"layers": {name: {"lora_b": x.lora_b} if x.shares_a else {"lora_a": x.lora_a, "lora_b": x.lora_b}
+                       for name, x in params["layers"].items() if isinstance(x, Adapted)}}
 
 
 def merge(params, dtype):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from nft_jax.model.config import Attention, LinearRope, Llama3Rope, RopeScaling, YarnRope
+from nft_jax.model.config import Attention, LinearRope, Llama3Rope, LongRope, RopeScaling, YarnRope
 from nft_jax.model.kernels import cudnn, splash
 from nft_jax.model.quantise import Quantized
 
@@ -22,22 +22,23 @@ def align(weights, x):
     return weights.reshape((1,) * (x.ndim - weights.ndim) + weights.shape)
 
 
-def rotary_angles(positions, head_dim: int, theta: float, scaling: RopeScaling | None = None):
-    """positions [...] int32 -> cos and sin of the rotary embedding, two of [..., head_dim/2] float32.
+def rotary_angles(positions, rotary_dim: int, theta: float, scaling: RopeScaling | None = None):
+    """positions [...] int32 -> cos and sin of the rotary embedding, two of [..., rotary_dim/2] float32.
 
     Su et al., arXiv 2104.09864, in the half-split layout of the Hugging Face Llama and Qwen models."""
-    frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    frequencies = theta ** (-jnp.arange(0, rotary_dim, 2, dtype=jnp.float32) / rotary_dim)
     if scaling is not None:
         frequencies = scaled_frequencies(frequencies, theta, scaling)
     angles = positions[..., None].astype(jnp.float32) * align(frequencies, positions[..., None])
-    grown = attention_factor(scaling) if isinstance(scaling, YarnRope) else 1.0
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    cos, sin, grown = jnp.cos(angles), jnp.sin(angles), attention_factor(scaling)
     return (cos, sin) if grown == 1 else (grown * cos, grown * sin)
 
 
 def scaled_frequencies(frequencies, theta: float, scaling: RopeScaling):
-    """frequencies [head_dim/2], radians per token, of the base `theta` -> the frequencies stretched as the class of
+    """frequencies [rotary_dim/2], radians per token, of the base `theta` -> the frequencies stretched as the class of
     `scaling` describes."""
+    if isinstance(scaling, LongRope):
+        return frequencies / jnp.array(scaling.short_factor)
     slow = frequencies / scaling.factor
     if isinstance(scaling, LinearRope):
         return slow
@@ -52,32 +53,41 @@ def scaled_frequencies(frequencies, theta: float, scaling: RopeScaling):
     return kept * frequencies + (1 - kept) * slow
 
 
-def yarn_range(head_dim: int, theta: float, scaling: YarnRope) -> tuple[float, float]:
+def yarn_range(rotary_dim: int, theta: float, scaling: YarnRope) -> tuple[float, float]:
     """Numbers of the frequencies between which YaRN blends: where it begins to stretch, and from where it does so
     wholly."""
     # The frequency that turns so many times in the original context has this number.
-    first, last = (head_dim * math.log(scaling.original_max_position_embeddings / (turns * 2 * math.pi))
+    first, last = (rotary_dim * math.log(scaling.original_max_position_embeddings / (turns * 2 * math.pi))
                    / (2 * math.log(theta)) for turns in (scaling.beta_fast, scaling.beta_slow))
     if scaling.truncate:
         first, last = math.floor(first), math.ceil(last)
-    first, last = max(first, 0), min(last, head_dim - 1)
+    first, last = max(first, 0), min(last, rotary_dim - 1)
     return first, last if first != last else last + 0.001
 
 
-def attention_factor(scaling: YarnRope) -> float:
-    """By which the cosines and sines of YaRN grow, and so the scores by its square."""
+def attention_factor(scaling: RopeScaling | None) -> float:
+    """By which cosines and sines grow, and so the scores by its square."""
     def grown(mscale: float) -> float:
         return 1.0 if scaling.factor <= 1 else 0.1 * mscale * math.log(scaling.factor) + 1.0
 
+    if not isinstance(scaling, YarnRope | LongRope):
+        return 1.0
     if scaling.attention_factor is not None:
         return scaling.attention_factor
+    if isinstance(scaling, LongRope):
+        original = scaling.original_max_position_embeddings
+        return math.sqrt(1 + max(math.log(scaling.max_position_embeddings / original), 0) / math.log(original))
     if scaling.mscale and scaling.mscale_all_dim:
         return grown(scaling.mscale) / grown(scaling.mscale_all_dim)
     return grown(1.0)
 
 
 def rotate(x, cos, sin):
-    """x [..., head_dim] rotated in float32 by angles with `cos` and `sin` [..., head_dim/2]; the type of x stays."""
+    """x [..., head_dim] rotated in float32 by angles with `cos` and `sin` [..., rotary_dim/2]; the type of x stays.
+
+    What stands behind the first rotary_dim numbers of a head stays as it is."""
+    if (rotary_dim := 2 * cos.shape[-1]) < x.shape[-1]:
+        return jnp.concatenate([rotate(x[..., :rotary_dim], cos, sin), x[..., rotary_dim:]], -1)
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1).astype(x.dtype)
 

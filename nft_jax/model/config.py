@@ -44,7 +44,19 @@ class YarnRope:
     truncate: bool = True                      # the ends of the blend are whole numbers of frequencies
 
 
-RopeScaling = LinearRope | Llama3Rope | YarnRope
+@dataclass(frozen=True)
+class LongRope:
+    """LongRoPE (Ding et al., arXiv 2402.13753) of sequences within the original context: each frequency is divided by
+    its own number, and queries and keys grow by `attention_factor`. The numbers of longer sequences are not
+    implemented: transformers changes to them for a whole batch, by its longest row."""
+    short_factor: tuple[float, ...]
+    long_factor: tuple[float, ...]             # of longer sequences; kept for the files alone
+    original_max_position_embeddings: int
+    max_position_embeddings: int               # with the long factors
+    attention_factor: float | None = None      # None: follows from both lengths
+
+
+RopeScaling = LinearRope | Llama3Rope | YarnRope | LongRope
 
 
 class LayerKind(NamedTuple):
@@ -69,16 +81,20 @@ class ModelConfig:
     norm_eps: float = 1e-6
     tie_embeddings: bool = False
     qkv_bias: bool = False             # Qwen2
-    qk_norm: bool = False              # Qwen3, Gemma 3
+    qk_norm: bool = False              # a norm of each head's query and key (Qwen3, Gemma 3)
+    qk_norm_all_heads: bool = False    # one norm over the queries of all heads, and one over all keys (OLMo 2)
     initializer_range: float = 0.02
     rope_scaling: RopeScaling | None = None
+    partial_rotary_factor: float = 1.0         # share of a head's numbers that rotate, the first ones (Phi-4-mini)
+    fused_projections: bool = False    # query, key, value are one matrix in the files, gate and up another (Phi-3)
     local_layers: tuple[int, ...] = ()     # a token of these layers sees itself and the `window` - 1 tokens before it
     window: int = 0                        # 0 when no layer is local
     unrotated_layers: tuple[int, ...] = () # without rotary positions (SmolLM3)
     local_rope_theta: float | None = None  # of the local layers, unscaled; None: they rotate like the others
     activation: Literal["silu", "gelu_tanh"] = "silu"
     norm_offset: float = 0.0           # added to every norm's weight; 1 for Gemma
-    sandwich_norms: bool = False       # also a norm after attention and MLP, before the sum (Gemma 3)
+    norms_before: bool = True          # a norm before attention, and one before the MLP; not in OLMo 2
+    norms_after: bool = False          # a norm after attention and one after the MLP, before the sum (Gemma 3, OLMo 2)
     scale_embeddings: bool = False     # times sqrt(hidden_size) (Gemma 3)
     query_pre_attn_scalar: int | None = None       # scores are divided by its root; None: head_dim
     final_softcap: float = 0.0         # logits become cap * tanh(logits / cap); 0 is off
@@ -96,6 +112,11 @@ class ModelConfig:
         """Of each layer."""
         return tuple(LayerKind(layer in self.local_layers, layer not in self.unrotated_layers)
                      for layer in range(self.num_layers))
+
+    @property
+    def rotary_dim(self) -> int:
+        """Numbers of a head that rotate."""
+        return int(self.head_dim * self.partial_rotary_factor)
 
     @property
     def attention_scale(self) -> float:

@@ -64,11 +64,11 @@ def soft_cap(logits, cap: float):
 
 
 def angles_by_kind(config: ModelConfig, positions):
-    """Rotary angles (cos, sin), [..., E/2] each, of the layers that see everything and of the local layers."""
-    everywhere = rotary_angles(positions, config.head_dim, config.rope_theta, config.rope_scaling)
+    """Rotary angles (cos, sin), [..., rotary_dim/2] each, of the layers that see everything and of the local layers."""
+    everywhere = rotary_angles(positions, config.rotary_dim, config.rope_theta, config.rope_scaling)
     if config.local_rope_theta is None or not config.local_layers:
         return everywhere, everywhere
-    return everywhere, rotary_angles(positions, config.head_dim, config.local_rope_theta)
+    return everywhere, rotary_angles(positions, config.rotary_dim, config.local_rope_theta)
 
 
 def matmul(x, weights):
@@ -123,7 +123,7 @@ class Block(nn.Module):
     def project(self, x, cos, sin):
         """x [B, T, D] -> q [B, K, G, T, E] and k, v [B, K, T, E], rotated."""
         c, (batch, length, _) = self.config, x.shape
-        h = rms_norm(x, self.attention_norm, c)
+        h = rms_norm(x, self.attention_norm, c) if c.norms_before else x
         q, k, v = (matmul(h, w.reshape(c.hidden_size, -1)).reshape(batch, length, -1, c.head_dim)
                    for w in (self.query, self.key, self.value))
         if c.qkv_bias:
@@ -131,6 +131,9 @@ class Block(nn.Module):
                        ((q, self.query_bias), (k, self.key_bias), (v, self.value_bias)))
         if c.qk_norm:
             q, k = rms_norm(q, self.query_norm, c), rms_norm(k, self.key_norm, c)
+        if c.qk_norm_all_heads:
+            q, k = (rms_norm(y.reshape(batch, length, -1), w.reshape(-1), c).reshape(y.shape)
+                    for y, w in ((q, self.query_heads_norm), (k, self.key_heads_norm)))
         q, k = rotate(q, cos[:, :, None], sin[:, :, None]), rotate(k, cos[:, :, None], sin[:, :, None])
         q, k, v = (jnp.swapaxes(y, 1, 2) for y in (q, k, v))
         return q.reshape(batch, c.num_kv_heads, c.queries_per_kv, length, c.head_dim), k, v
@@ -140,9 +143,9 @@ class Block(nn.Module):
         c, (batch, length, _) = self.config, x.shape
         heads = jnp.swapaxes(attended.reshape(batch, c.num_heads, length, c.head_dim), 1, 2)
         y = matmul(heads.reshape(batch, length, -1), self.out.reshape(-1, c.hidden_size))
-        x = x + (rms_norm(y, self.post_attention_norm, c) if c.sandwich_norms else y)
-        y, routed = self.mlp(rms_norm(x, self.mlp_norm, c))
-        return x + (rms_norm(y, self.post_mlp_norm, c) if c.sandwich_norms else y), routed
+        x = x + (rms_norm(y, self.post_attention_norm, c) if c.norms_after else y)
+        y, routed = self.mlp(rms_norm(x, self.mlp_norm, c) if c.norms_before else x)
+        return x + (rms_norm(y, self.post_mlp_norm, c) if c.norms_after else y), routed
 
     def mlp(self, h):
         """h [B, T, D] -> the MLP's output [B, T, D], and () or, with experts, their probabilities [B, T, X] and those

@@ -25,6 +25,9 @@ from nft_jax.runtime.mesh import RULES
 
 CHUNK_ELEMENTS = 1 << 23        # about so many logits exist at one time on a device: 32 MiB of float32
 TOKEN_BLOCK = (1024, 4096)      # a block has an eighth of the device's tokens, but at least and at most so many
+# The least for CPUs, where a block's logits do not fit one chunk. Each block reads all weights of the head: an
+# accelerator needs many tokens to be worth that, a core few. Short answers then fill their blocks.
+CPU_BLOCK = 128
 EMPTY = -1e30                   # the running maximum before the first chunk: finite, so that 0 * EMPTY is 0
 
 
@@ -34,6 +37,12 @@ class Head(NamedTuple):
     softcap: float = 0.0        # logits become softcap * tanh(logits / softcap); 0: unchanged
     mesh: Mesh | None = None
     frozen: bool = False        # the weights get no gradient, and no work is done for one
+    on_cpu: bool = False        # the devices are CPUs
+
+    def least(self, words: int) -> int:
+        """Tokens of the smallest block, for a device with so many words of the vocabulary."""
+        least = TOKEN_BLOCK[0]
+        return min(least, CPU_BLOCK) if self.on_cpu and least * words > CHUNK_ELEMENTS else least
 
 
 def token_logprobs(params, config: ModelConfig, tokens, positions, segment_ids, *, wanted=None, temperature=1.0,
@@ -57,8 +66,10 @@ def logprobs_of(hidden, params, config: ModelConfig, tokens, *, wanted=None, tem
     # The state before a token predicts it.
     before = jnp.pad(wanted[:, 1:], ((0, 0), (0, 1)))
     weights, vocab_axis = (params["head"], 1) if "head" in params else (params["embed"], 0)
-    head = Head(vocab_axis, config.final_softcap, compute.mesh if compute.mesh and compute.mesh.size > 1 else None,
-                frozen=is_adapted(params))
+    mesh = compute.mesh
+    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    head = Head(vocab_axis, config.final_softcap, mesh if mesh and mesh.size > 1 else None,
+                frozen=is_adapted(params), on_cpu=platform == "cpu")
     both = head_logprobs(head, hidden, weights, jnp.roll(tokens, -1, axis=1), before,
                          jax.lax.stop_gradient(jnp.asarray(temperature, accumulator(hidden))))
     return tuple(jnp.pad(x[:, :-1], ((0, 0), (1, 0))) for x in both)
@@ -124,8 +135,9 @@ class Tokens(NamedTuple):
     rank: jax.Array             # [N] int32: place of each wanted token in `order`; meaningless for the others
 
     @classmethod
-    def of(cls, wanted_N) -> "Tokens":
-        count, least, most = len(wanted_N), *TOKEN_BLOCK
+    def of(cls, wanted_N, least: int) -> "Tokens":
+        """`least`: tokens of the smallest block."""
+        count, most = len(wanted_N), TOKEN_BLOCK[1]
         size = min(count, most, max(least, count // 8))
         total = wanted_N.sum(dtype=jnp.int32)
         order = jnp.pad(jnp.argsort(~wanted_N, stable=True), (0, -count % size))
@@ -184,7 +196,7 @@ def _local_forward(head: Head, hidden_BTD, weights, targets_BT, wanted_BT, tempe
     """Log-probs, entropies and log-sum-exps, [B, T] each, of this device's tokens."""
     weights, first = _gathered(head, weights, hidden_BTD.dtype)
     states_ND, wanted = hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), wanted_BT.reshape(-1)
-    targets, tokens = targets_BT.reshape(-1) - first, Tokens.of(wanted)
+    targets, tokens = targets_BT.reshape(-1) - first, Tokens.of(wanted, head.least(weights.shape[head.vocab_axis]))
 
     def block(index, sums):
         states, target = tokens.take(index, states_ND, targets)
@@ -230,7 +242,7 @@ def _local_backward(head: Head, hidden_BTD, weights, targets_BT, wanted_BT, temp
     of l. Then d logprob / dl = y - p, and d entropy / dl = -p (l - m)."""
     full, first = _gathered(head, weights, hidden_BTD.dtype)
     states_ND, wanted = hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), wanted_BT.reshape(-1)
-    tokens, kind = Tokens.of(wanted), accumulator(hidden_BTD)
+    tokens, kind = Tokens.of(wanted, head.least(full.shape[head.vocab_axis])), accumulator(hidden_BTD)
     per_token = [x.reshape(-1) for x in (targets_BT - first, log_sums_BT, entropies_BT, d_logprobs_BT, d_entropies_BT)]
     over_tensor = head.mesh is not None and head.mesh.shape["tensor"] > 1
 

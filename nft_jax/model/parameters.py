@@ -72,7 +72,7 @@ OUTSIDE_LAYERS = {
     "head": Array("D > V", "matrix", lambda config: not config.tie_embeddings),
 }
 IN_LAYERS = {
-    "attention_norm": Array("D", "norm"),
+    "attention_norm": Array("D", "norm", lambda config: config.norms_before),
     "query": Array("D > HE", "matrix"),
     "key": Array("D > KE", "matrix"),
     "value": Array("D > KE", "matrix"),
@@ -81,9 +81,11 @@ IN_LAYERS = {
     "value_bias": Array("KE", "bias", lambda config: config.qkv_bias),
     "query_norm": Array("E", "norm", lambda config: config.qk_norm),
     "key_norm": Array("E", "norm", lambda config: config.qk_norm),
+    "query_heads_norm": Array("HE", "norm", lambda config: config.qk_norm_all_heads),
+    "key_heads_norm": Array("KE", "norm", lambda config: config.qk_norm_all_heads),
     "out": Array("HE > D", "matrix"),
-    "post_attention_norm": Array("D", "norm", lambda config: config.sandwich_norms),
-    "mlp_norm": Array("D", "norm"),
+    "post_attention_norm": Array("D", "norm", lambda config: config.norms_after),
+    "mlp_norm": Array("D", "norm", lambda config: config.norms_before),
     "gate": Array("D > F", "matrix", lambda config: not config.num_experts),
     "up": Array("D > F", "matrix", lambda config: not config.num_experts),
     "down": Array("F > D", "matrix", lambda config: not config.num_experts),
@@ -91,9 +93,11 @@ IN_LAYERS = {
     "expert_gate": Array("X|D > M", "matrix", lambda config: config.num_experts > 0),
     "expert_up": Array("X|D > M", "matrix", lambda config: config.num_experts > 0),
     "expert_down": Array("X|M > D", "matrix", lambda config: config.num_experts > 0),
-    "post_mlp_norm": Array("D", "norm", lambda config: config.sandwich_norms),
+    "post_mlp_norm": Array("D", "norm", lambda config: config.norms_after),
 }
 ARRAYS = OUTSIDE_LAYERS | IN_LAYERS
+# The matrices that are one in a model of `fused_projections`.
+FUSED = (("query", "key", "value"), ("gate", "up"))
 
 
 def arrays_of(table: dict[str, Array], config: ModelConfig) -> Iterator[tuple[str, Array, tuple[int, ...]]]:

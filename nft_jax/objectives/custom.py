@@ -2,35 +2,31 @@
 
 Such an objective has a name with a colon, which stands in the run's config.json: "package.module:function",
 "file.py:function", or, of a function given to `nft_jax.train`, its module and name, such as "__main__:my_loss".
-The run's folder keeps its source in objective.py, and the run goes on with the same source only.
+Parameters after the seven of every objective are settings: flags `--objective.X`, fields of config.json.
+The run's folder keeps its source (`nft_jax.objectives.source`).
 """
 import functools
-import hashlib
 import inspect
-import re
-import sys
-import textwrap
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
-from types import CodeType, FunctionType
 from typing import Any
 
-import numpy as np
-
+from nft_jax.config import Own, Setting
 from nft_jax.runtime.names import load
 from nft_jax.types import InputError
 
-FILE = "objective.py"
+ARGUMENTS = ("logprobs", "old_logprobs", "mask", "rewards", "group_accuracy", "config", "extras")
+KINDS = (bool, int, float, str)        # of settings
 _given: dict[str, Any] = {}            # name -> what this process gave to `nft_jax.train`
 
 
 def adopt(objective: Any) -> str:
     """Gives a function, or an `Objective` of one, the name under which `find` finds it. The same name again
     replaces it, as running a notebook's cell twice does. Raises InputError for anything else."""
-    function = _function(objective)
+    function = function_of(objective)
     if not inspect.isfunction(function):
-        raise InputError(f"objective is {objective!r}: give a function (logprobs, old_logprobs, mask, rewards, "
-                         "group_accuracy, config, extras) -> (loss [B, T], metrics), or an Objective of one.")
+        raise InputError(f"objective is {objective!r}: give a function ({', '.join(ARGUMENTS)}) -> (loss [B, T], "
+                         "metrics), or an Objective of one.")
     name = f"{function.__module__}:{function.__qualname__}"
     _given[name] = objective
     return name
@@ -42,7 +38,7 @@ def find(name: str) -> Any:
         return _given[name]
     home = Path(name.rpartition(":")[0])
     found = _loaded(name, home.stat().st_mtime_ns if home.suffix == ".py" and home.is_file() else 0)
-    if not inspect.isfunction(_function(found)):
+    if not inspect.isfunction(function_of(found)):
         raise InputError(f"objective is {name!r}, a {type(found).__name__}: name a function, or an Objective of one.")
     return found
 
@@ -53,7 +49,12 @@ def _loaded(name: str, changed: int) -> Any:
     return load(name, "objective")
 
 
-def _function(objective: Any) -> Any:
+def plain(objective: Any) -> Any:
+    """What is called: the function of an `Objective`, jitted or partial as it may be."""
+    return getattr(objective, "function", objective)
+
+
+def function_of(objective: Any) -> Any:
     """The Python function behind an `Objective`, `jax.jit` or `functools.partial`."""
     objective = getattr(objective, "function", objective)
     while isinstance(objective, functools.partial):
@@ -61,58 +62,46 @@ def _function(objective: Any) -> Any:
     return inspect.unwrap(objective) if callable(objective) else objective
 
 
-def record_of(name: str) -> str:
-    """The content of the run folder's objective.py: name, SHA-256 and source of the objective. ""
-    for an objective of this package. Raises InputError if Python has no source of it."""
-    if ":" not in name:
-        return ""
-    found = find(name)
+def settings_of(function: Any, label: str) -> dict[str, Setting]:
+    """The settings of an objective of one's own, with their defaults: the function's parameters after the seven that
+    every objective takes. A partial function's own values are its defaults.
+
+    Raises InputError for a function that does not take the seven, and for settings without a default or of another
+    kind than bool, int, float and str."""
     try:
-        # The first line tells the settings of an `Objective` or a partial function.
-        text = f"# {_told(found)}\n{_source(_function(found))}"
-    except (OSError, TypeError) as error:
-        raise InputError(f"objective is {name!r}, of which Python has no source; a run keeps it, to go on with the "
-                         "same one only. Define the function in a file, or in a notebook's cell.") from error
-    return f"# objective {name}, sha256 of the rest {hashlib.sha256(text.encode()).hexdigest()}\n{text}\n"
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return {}
+    taken = [one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) for one in parameters]
+    if any(one.kind is one.VAR_POSITIONAL for one in parameters):
+        return {}
+    if taken[:len(ARGUMENTS)] != [True] * len(ARGUMENTS):
+        raise InputError(f"objective is {label}, which takes ({', '.join(map(str, parameters))}): its first parameters "
+                         f"must be the {len(ARGUMENTS)} that every objective gets, ({', '.join(ARGUMENTS)}). Settings "
+                         "of its own may follow, each with a default.")
+    found = {}
+    for one in parameters[len(ARGUMENTS):]:
+        if one.kind is one.VAR_KEYWORD:
+            continue
+        if type(one.default) not in KINDS:
+            shown = "has no default" if one.default is one.empty else f"has the default {one.default!r}"
+            raise InputError(f"objective is {label}, whose parameter {one.name} {shown}: a setting needs a default "
+                             f"that is {', '.join(kind.__name__ for kind in KINDS[:-1])} or {KINDS[-1].__name__}.")
+        found[one.name] = one.default
+    return found
 
 
-def _source(function: FunctionType) -> str:
-    """The text of the function's module. A notebook or a script (module `__main__`) does other
-    things too, such as starting the run. Of those only the definitions that the function uses are kept."""
-    if function.__module__ != "__main__":
-        return Path(inspect.getfile(function)).read_text()
-    return "\n".join(_used(function, set()))
-
-
-def _used(function: FunctionType, seen: set[str]) -> Iterator[str]:
-    """The source of a function, of the functions of its module that it names, and the values that it reads there."""
-    seen.add(function.__qualname__)
-    yield textwrap.dedent(inspect.getsource(function))
-    values = function.__globals__ | inspect.getclosurevars(function).nonlocals
-    values = {name: values[name] for name in sorted(set(_names(function.__code__)) & values.keys())}
-    for name, value in (values | {"defaults": [function.__defaults__, function.__kwdefaults__]}).items():
-        inner = _function(value)
-        if inspect.isfunction(inner):
-            if inner.__module__ == function.__module__ and inner.__qualname__ not in seen:
-                yield from _used(inner, seen)
-        elif not (inspect.ismodule(value) or callable(value)):
-            yield f"# {name} = {_told(value)}"
-
-
-def _names(code: CodeType) -> Iterator[str]:
-    """The names that the code reads, inner functions included."""
-    yield from (*code.co_names, *code.co_freevars)
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _names(constant)
-
-
-def _told(value: Any) -> str:
-    """A value as text that is the same in every process: whole arrays, and objects without their address."""
-    with np.printoptions(threshold=sys.maxsize):
-        return re.sub(" at 0x[0-9a-f]+", "", repr(value))
-
-
-def digest_of(record: str) -> str:
-    """The hash in the first line of a `record_of`; "" of none."""
-    return record.partition("\n")[0].rpartition(" ")[2]
+def settled(function: Any, given: Mapping[str, Setting], label: str) -> Own:
+    """Every setting of the function, as `given` or its default. Raises InputError, naming objective.X, for one that the
+    function does not have and for a value of another kind than its default."""
+    known = settings_of(function, label)
+    for name, value in given.items():
+        if name not in known:
+            has = f"it has {', '.join(known)}" if known else "it has none"
+            raise InputError(f"objective.{name} is {value!r}: {label} has no such setting ({has}). A setting is a "
+                             "parameter of the function after `extras`, with a default.")
+        kind = type(known[name])
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise InputError(f"objective.{name} is {value!r}: its default in {label} is {known[name]!r}, so give a "
+                             f"{kind.__name__}.")
+    return Own({name: type(default)(given.get(name, default)) for name, default in known.items()})

@@ -11,6 +11,9 @@
 Notation: s = reward of the answer, r = group accuracy, R = exp(logprobs - old_logprobs),
 c = -dloss/dlogprob, the coefficient on grad log pi in the direction of ascent.
 """
+import inspect
+import re
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import get_args
@@ -119,11 +122,14 @@ def resolve(name: str | Objective | TokenLoss, config: ObjectiveConfig) -> Objec
 
     Resolving twice changes nothing. Raises InputError for an unknown name, for a value that is not
     one of the field's choices, for a changed field that the objective does not use, for a loss_agg
-    that it does not allow, and for constant_length without loss_agg "constant"."""
+    that it does not allow, for constant_length without loss_agg "constant", and for an unknown setting of
+    one's own (`custom.settled`)."""
     objective = find_objective(name)
-    label = name if isinstance(name, str) else getattr(objective.function, "__name__", "this function")
-    changes = {}
+    label = _label(name)
+    changes: dict = {"own": custom.settled(objective.function, config.own, label)}
     for field in fields(ObjectiveConfig):
+        if field.name == "own":
+            continue
         key, value = field.name, getattr(config, field.name)
         default = getattr(objective, key, None)
         if key not in (*objective.reads, "loss_agg", "constant_length") and value not in (field.default, default):
@@ -147,14 +153,73 @@ def resolve(name: str | Objective | TokenLoss, config: ObjectiveConfig) -> Objec
     return resolved
 
 
+def _label(name: str | Objective | TokenLoss) -> str:
+    """An objective as messages name it."""
+    return name if isinstance(name, str) else getattr(custom.function_of(name), "__name__", "this function")
+
+
+def try_objective(name: str, config: ObjectiveConfig, *, reference: bool) -> None:
+    """Calls an objective of one's own on abstract arrays, as training will: a mistake in it shows before anything heavy
+    has started. Raises InputError with its place. `reference`: the run has a KL term.
+
+    An objective of this package is not called."""
+    if ":" not in name:
+        return
+    shape = (2, 8)
+    floats, ints = (jax.ShapeDtypeStruct(shape, dtype) for dtype in (jnp.float32, jnp.int32))
+    extras = {"segment_ids": ints, "group_std": floats} | ({"reference_logprobs": floats} if reference else {})
+    extras |= {"group_ids": ints} if find_objective(name).whole_groups else {"entropies": floats}
+
+    def loss(logprobs, old_logprobs, mask, rewards, group_accuracy, extras):
+        return token_loss(name, logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras)
+
+    try:
+        jax.eval_shape(loss, *(floats,) * 5, extras)
+    except InputError:
+        raise
+    # Whatever a function of the user's raises.
+    except Exception as error:
+        source = inspect.getsourcefile(custom.function_of(find_objective(name)))
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == source]
+        where = f" at {source}, line {lines[-1]}" if lines else ""
+        raise InputError(f"objective is {name!r}, which fails on arrays [B, T]{where} ({type(error).__name__}: "
+                         f"{error}). It gets the extras {', '.join(extras)}. Try it alone: nft_jax.token_loss."
+                         ) from error
+
+
+def _unpacked(found: object, label: str) -> tuple[Array, Mapping[str, Array]]:
+    """What an objective returned. Raises InputError unless it is a loss and a dict of metrics."""
+    if isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Mapping):
+        return found
+    shown = f"an array {found.shape}" if hasattr(found, "shape") else f"a {type(found).__name__}"
+    if isinstance(found, tuple):
+        shown = f"a tuple of {', '.join(type(each).__name__ for each in found)}"
+    raise InputError(f"objective is {label}, which returned {shown}: return (loss [B, T], metrics), with a dict of "
+                     "metrics [B, T] by name, {} for none.")
+
+
+def settings_read(name: str, source: str = "") -> frozenset[str]:
+    """The fields of `ObjectiveConfig` that an objective looks at, by its name alone: nothing is imported or run.
+
+    source: of an objective of one's own, the text that its run keeps (objective.py). It may read every field that its
+        text names, or any field where it hands `config` on. Without a text, and of an objective that this version
+        does not know: every field."""
+    every = frozenset(field.name for field in fields(ObjectiveConfig))
+    if name in OBJECTIVES:
+        return frozenset((*OBJECTIVES[name].reads, "loss_agg", "constant_length"))
+    if not source or re.search(r"[(,]\s*config\s*[,)]", re.sub(r"def \w+\([^)]*\)", "", source)):
+        return every
+    return (every & set(re.findall(r"\w+", source))) | {"loss_agg", "constant_length"}
+
+
 def token_loss(name: str | Objective | TokenLoss, logprobs: Array, old_logprobs: Array, mask: Array, rewards: Array,
                group_accuracy: Array, config: ObjectiveConfig | None = None,
                extras: Mapping[str, Array] | None = None) -> tuple[Array, dict[str, Array]]:
     """The loss of every token, before any reduction, and per-token metrics.
 
     name: a name of `OBJECTIVES`, an `Objective`, or a function of the signature that objectives
-        have: all arguments [B, T], config resolved, extras a dict. It returns (loss [B, T], metrics
-        with some of the keys below).
+        have: all arguments [B, T], config resolved, extras a dict, and settings of its own by keyword. It
+        returns (loss [B, T], metrics), a dict of [B, T] with some of the keys below and any of its own.
     logprobs, old_logprobs: [B, T], nats, of the tokens under the policy and under the policy that sampled them.
     mask: [B, T], nonzero on response tokens (the end-of-sequence token included).
     rewards, group_accuracy: [B], or [B, T] where a row holds several sequences. Rewards are in
@@ -171,7 +236,7 @@ def token_loss(name: str | Objective | TokenLoss, logprobs: Array, old_logprobs:
 
         each [B] or [B, T] unless said otherwise.
 
-    Returns the loss [B, T] and a dict of [B, T] with the keys `METRICS`. Both have the promoted
+    Returns the loss [B, T] and a dict of [B, T] with the keys `METRICS` and the function's own. Both have the promoted
     type of the log-probs, at least float32; numpy float64 stays float64, also outside jax's x64
     mode. They are exactly 0 outside the mask, and so is the gradient, which flows to `logprobs`
     only. They are finite for log-probs up to 1e30 in size.
@@ -182,10 +247,13 @@ def token_loss(name: str | Objective | TokenLoss, logprobs: Array, old_logprobs:
         saturated                      0/1, nft, tokens with s < 1: r R >= 1
         clipped                        0/1: the clip takes the gradient (cispo, topr: it bounds the weight)
 
-    A metric without a meaning for the objective is 0.
+    A metric without a meaning for the objective is 0. A run records each of the function's own as objective/NAME, the
+    mean over the trained tokens.
 
-    Raises InputError for what `resolve` refuses, for shapes that do not fit, and for unknown keys
-    of extras or metrics. Source: arXiv 2505.18116, Eq. 10, and the papers named in the objectives."""
+    Raises InputError for what `resolve` refuses, for shapes that do not fit, for unknown keys of extras, and for a
+    function that does not return a loss and a dict.
+
+    Source: arXiv 2505.18116, Eq. 10, and the papers named in the objectives."""
     if _float64_outside_x64(logprobs, old_logprobs):
         with jax.enable_x64(True):
             return token_loss(name, logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras)
@@ -206,16 +274,16 @@ def token_loss(name: str | Objective | TokenLoss, logprobs: Array, old_logprobs:
         row_too = () if key == "segment_ids" else (shape[:1],)
         per_token = _per_token(f"extras[{key!r}]", value, shape, (shape, *row_too))
         extras[key] = stop_gradient(prepare(key, per_token, 1.0) if key == "group_std" else per_token)
-    loss, found = objective.function(
+    loss, found = _unpacked(objective.function(
         prepare("logprobs", logprobs, 0), stop_gradient(prepare("old_logprobs", old_logprobs, 0, (shape,))), mask,
         stop_gradient(prepare("rewards", rewards, 0)), stop_gradient(prepare("group_accuracy", group_accuracy, 0.5)),
-        config, extras)
+        config, extras, **config.own), _label(name))
     if loss.shape != shape:
         raise InputError(f"the objective's loss has shape {loss.shape}: return one value per token, {shape}.")
-    if unknown := [key for key in found if key not in METRICS]:
-        raise InputError(f"the objective's metrics have the key {unknown[0]!r}: use only {', '.join(METRICS)}.")
+    if unknown := [key for key in found if not isinstance(key, str) or not key]:
+        raise InputError(f"the objective's metrics have the key {unknown[0]!r}: name a metric by a text.")
     metrics = {key: prepare(f"metrics[{key!r}]", stop_gradient(found[key]), 0) if key in found
-               else jnp.zeros(shape, dtype) for key in METRICS}
+               else jnp.zeros(shape, dtype) for key in (*METRICS, *(key for key in found if key not in METRICS))}
     return jnp.where(mask, loss, 0), metrics
 
 

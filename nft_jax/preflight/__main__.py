@@ -13,6 +13,7 @@ from typing import Annotated, NamedTuple
 import tyro
 
 from nft_jax.config import Config
+from nft_jax.objectives.flags import command_line
 from nft_jax.preflight.devices import Topology
 from nft_jax.runtime.names import experiment
 from nft_jax.runtime.terminal import one_paragraph_errors
@@ -29,9 +30,9 @@ class Arguments(NamedTuple):
     """Share of the prompts that have right and wrong answers, for the estimate of time."""
 
 
-def parse(preset: Config, description: str, arguments: Sequence[str]) -> Arguments:
+def parse(preset: Config, description: str, arguments: Sequence[str], prog: str) -> Arguments:
     """Every field of `preset` as a flag, and the flags of preflight. Raises InputError for values out of range."""
-    asked = tyro.cli(Arguments, default=Arguments(preset), description=description, args=arguments)
+    asked = command_line(Arguments(preset), arguments, prog=prog, description=description)
     if not 0 < asked.accepted_share <= 1:
         raise InputError(f"accepted_share is {asked.accepted_share}: use a number in (0, 1].")
     if not 0 <= asked.answer_tokens <= asked.config.rollout.max_new_tokens:
@@ -40,24 +41,28 @@ def parse(preset: Config, description: str, arguments: Sequence[str]) -> Argumen
     return asked
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str] | None = None, prog: str = "python -m nft_jax.preflight") -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(__doc__, file=sys.stdout if arguments else sys.stderr)
+        print(f"usage: {prog} EXPERIMENT [--field value]\n\n{__doc__}", file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
     with one_paragraph_errors():
-        asked = parse(experiment(arguments[0]), f"Preflight of {arguments[0]}.", arguments[1:])
+        name, flags = arguments[0], arguments[1:]
+        asked = parse(experiment(name), f"Preflight of {name}.", flags, f"{prog} {name}")
         topology = Topology.parse(asked.topology)
         topology.prepare()
         from nft_jax.model.hf import config_of
         from nft_jax.preflight.estimate import Assumptions
         from nft_jax.preflight.report import preflight
         from nft_jax.preflight.text import text
-        assumed = Assumptions.of(asked.config, asked.answer_tokens, asked.accepted_share)
-        report = preflight(asked.config, config_of(asked.config.policy.path), topology, assumed,
+        from nft_jax.train.plan import settle
+        config = settle(asked.config)
+        assumed = Assumptions.of(config, asked.answer_tokens, asked.accepted_share)
+        report = preflight(config, config_of(config.policy.path), topology, assumed,
                            lambda line: print(line, file=sys.stderr))
         print(text(report))
         return 0 if report.fits else 2
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

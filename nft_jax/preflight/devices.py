@@ -3,7 +3,7 @@ import importlib.util
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from nft_jax.types import InputError
@@ -21,13 +21,15 @@ class Device:
     bandwidth: float         # bytes/s of its memory
     link: float              # bytes/s that it can receive from other devices
     usable: float            # share of the memory that programs may take
+    bfloat16: bool = True    # the matrix units take it, and so does cuDNN's attention
 
 
 # TPU: docs.cloud.google.com/tpu/docs (v4, v5e, v5p, v6e, tpu7x). Memory is what the compiler allows
 # (the limit in libtpu's out-of-memory message). Link is half the bidirectional interconnect
 # bandwidth of a chip. A v4 or tpu7x chip is two devices; every other chip is one.
 # GPU: NVIDIA's data sheets, bfloat16 without sparsity, SXM boards. Link is NVLink in one direction,
-# or PCIe 4 x16 for L40S and RTX 4090.
+# or PCIe 4 x16 for L40S and RTX 4090. A T4 (PCIe 3 x16; 15 of its 16 GiB are free of the memory's own error codes)
+# has no bfloat16: XLA multiplies in float32, so that is its rate.
 DEVICES: Mapping[str, Device] = MappingProxyType({
     "v4": Device(15.25 * GiB, 137.5e12, 614e9, 67e9, 0.97),
     "v5e": Device(15.75 * GiB, 197e12, 819e9, 200e9, 0.97),
@@ -40,9 +42,11 @@ DEVICES: Mapping[str, Device] = MappingProxyType({
     "H200": Device(141 * GB, 989e12, 4800e9, 450e9, 0.9),
     "B200": Device(180 * GB, 2250e12, 7700e9, 900e9, 0.9),
     "L40S": Device(48 * GB, 362e12, 864e9, 32e9, 0.9),
+    "T4": Device(15 * GiB, 8.1e12, 320e9, 16e9, 0.9, bfloat16=False),
     "RTX4090": Device(24 * GB, 165e12, 1008e9, 32e9, 0.9),
 })
 TPUS = ("v4", "v5e", "v5p", "v6e", "tpu7x")
+SINGLE = ("v5e:1x1", "v6e:1x1", "tpu7x:1x1x1")      # machines with one chip
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Topology:
         if kind == "gpu" and gpu and gpu[2] in DEVICES and gpu[2] not in TPUS:
             device, count = DEVICES[gpu[2]], int(gpu[1] or 1)
             if count > NODE:
-                device = Device(device.memory, device.flops, device.bandwidth, min(device.link, NETWORK), device.usable)
+                device = replace(device, link=min(device.link, NETWORK))
             return cls(name, "gpu", device, count)
         if kind == "cpu" and rest.isdigit() and int(rest) >= 1:
             return cls(name, "cpu", _cpu(int(rest)), int(rest))
@@ -94,8 +98,10 @@ class Topology:
         import jax
         if self.platform == "tpu":
             from jax.experimental.topologies import get_topology_desc
+            # libtpu takes machines of 2x2 chips for granted, which do not divide a slice of one chip.
+            host = {"chips_per_host_bounds": (1, 1, 1)} if self.name in SINGLE else {}
             try:
-                return list(get_topology_desc(platform="tpu", topology_name=self.name).devices)
+                return list(get_topology_desc(platform="tpu", topology_name=self.name, **host).devices)
             except jax.errors.JaxRuntimeError as error:
                 raise InputError(f"topology is {self.name!r}, which libtpu refuses: choose the shape of a slice that "
                                  f"exists. ({str(error).splitlines()[0][:200]})") from error

@@ -15,12 +15,14 @@ from nft_jax.preflight.memory import Model
 from nft_jax.rollout.engine import Sampler
 from nft_jax.train.plan import Plan
 
-# Shares of the makers' peaks that a run reaches.
-# Compute: model FLOPs utilisation of training, 38 to 43% on 8,192 to 16,384 H100 (Llama 3, arXiv
-# 2407.21783, table 4).
-UTILISATION = 0.4
-# Memory and links: what decoding is held to. The latencies of PaLM (Pope et al., arXiv 2211.05102) are of this order.
-BANDWIDTH = 0.6
+# Shares of the makers' peaks that a run reaches. Compute and memory: what we measured on one H100, the middle of two
+# models of 0.5B and 1.5B (experiments/benchmark/README.md). An update reached 0.356 and 0.468 of the 812 TFLOP/s that
+# large products reach there, of a peak of 989. A rollout reached 0.268 and 0.383 of the 2,938 GB/s that copies reach,
+# of a peak of 3,350. Other devices are taken to be alike.
+UTILISATION = 0.34
+BANDWIDTH = 0.28
+# Links between devices, not measured by us. The latencies of PaLM (Pope et al., arXiv 2211.05102) are of this order.
+LINKS = 0.6
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def estimate(plan: Plan, sampler: Sampler, memory: Model, device: Device, assume
     program, by kind (0 where it is missing)."""
     config, model, slots, devices = plan.config, plan.model, sampler.slots, plan.mesh.size
     rollout = config.rollout
-    compute, link = devices * device.flops * UTILISATION, device.link * BANDWIDTH
+    compute, link = devices * device.flops * UTILISATION, device.link * LINKS
     # A step reads the shortest ring that holds its longest answer: half the cache, on average.
     reads = (memory.weights + memory.cache / 2) / (device.bandwidth * BANDWIDTH)
     multiplies = forward_flops(model, slots, sampler.buckets[-1] / 2) / compute

@@ -139,10 +139,10 @@ class Work:
         head = -(-m.head_dim // LANES) * LANES if self.attention == "splash" else m.head_dim
         around = (self.heads * (head + m.head_dim) + (self.heads + 2 * self.kv_heads) * head) * self.item \
             + 4 * self.heads
-        products = (1 + m.sandwich_norms) * m.hidden_size + 2 * self.feed
+        products = (1 + m.norms_after) * m.hidden_size + 2 * self.feed
         if not kernel:
             products += self.qkv
-        elif m.qk_norm:
+        elif m.qk_norm or m.qk_norm_all_heads:
             products += (self.heads + self.kv_heads) * m.head_dim          # inputs of the two norms
         products += self.adapter.rank * len(self.adapter.projections)
         block_input = 0 if remat == "offload" else m.hidden_size * self.item

@@ -52,6 +52,14 @@ class Sketch:
         """Bytes of a device that programs may take."""
         return self.topology.device.memory * self.topology.device.usable
 
+    @property
+    def fullest(self) -> float:
+        """Bytes of a device in the fullest moment, by the memory model: in a train step, or while all slots decode."""
+        memory, slots = self.memory, self.sampler.slots
+        training = memory.temporaries["train step"].at(self.plan.longest.rows)
+        decoding = memory.weights + memory.cache + memory.entries + memory.temporaries["decode"].at(slots)
+        return memory.parameters + memory.moments + memory.base + memory.reference + max(training, decoding)
+
 
 @dataclass(frozen=True)
 class Report(Sketch):
@@ -78,6 +86,9 @@ def estimate_of(config: Config, model: ModelConfig, topology: Topology,
     `make_plan`, `choose_attention`.
     """
     policy = config.policy
+    if policy.attention == "auto" and not topology.device.bfloat16:
+        # An absent GPU cannot be asked, and cuDNN's kernel takes 16 bits only.
+        policy = replace(policy, attention="xla")
     attention, _ = choose_attention(policy.attention, topology.platform, policy.compute_dtype, model.head_dim,
                                     present=False)
     if topology.platform == "gpu":

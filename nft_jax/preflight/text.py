@@ -4,8 +4,9 @@ from rich.table import Table
 
 from nft_jax.model.decoder import told_parameters
 from nft_jax.preflight.devices import GiB
-from nft_jax.preflight.estimate import BANDWIDTH, UTILISATION
+from nft_jax.preflight.estimate import BANDWIDTH, LINKS, UTILISATION
 from nft_jax.preflight.report import Report
+from nft_jax.runtime.terminal import duration
 
 MiB = 2**20
 ORIGIN = {
@@ -90,15 +91,16 @@ def _verdict(r: Report) -> list[str]:
 
 def _times(r: Report) -> list[str]:
     e, a, config = r.estimate, r.assumed, r.plan.config
+    of_devices = f"{e.device_hours:,.0f}" if e.device_hours >= 10 else f"{e.device_hours:.2g}"
     lines = [
         f"estimate, no measurement: answers of {a.answer_tokens:,.0f} tokens and prompts of {a.prompt_tokens:,.0f} on "
         "average,",
         f"  {a.accepted_share:.0%} of the prompts with right and wrong answers; {UTILISATION:.0%} of peak FLOP/s, "
-        f"{BANDWIDTH:.0%} of peak bandwidths; the verifier not counted",
+        f"{BANDWIDTH:.0%} of memory's and {LINKS:.0%} of links' peak bandwidth; the verifier not counted",
         f"estimate: a decode step {e.decode_step * 1e3:,.1f} ms",
         f"estimate: a step {e.step:,.0f} s = rollout {e.rollout:,.0f} + score {e.score:,.0f} + train {e.train:,.0f}",
-        f"estimate: the run of {config.steps} steps {e.device_hours / r.plan.mesh.size:,.1f} hours = "
-        f"{e.device_hours:,.0f} device-hours",
+        f"estimate: the run of {config.steps} steps {duration(3600 * e.device_hours / r.plan.mesh.size)} = "
+        f"{of_devices} device-hours",
     ]
     if config.evaluation.source:
         lines[-1] += f", evaluations of {e.evaluation:,.0f} s among them"

@@ -12,16 +12,16 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from nft_jax.config import Config
+from nft_jax.config import AdapterConfig, Config
 from nft_jax.config.checks import on_this_machine
 from nft_jax.config.differences import MAY_CHANGE, REMOVED, differences
 from nft_jax.data.benchmarks import sets_of
-from nft_jax.objectives.custom import FILE as OBJECTIVE
-from nft_jax.objectives.custom import record_of
+from nft_jax.objectives.source import FILE as OBJECTIVE
+from nft_jax.objectives.source import record_of
 from nft_jax.record.folder import MARKER, RunFolder, as_read, is_run, read_marker, read_run, saved_steps, upgraded
 from nft_jax.runtime.files import LOCK, damage, held, is_lock, places, remove, replaced
 from nft_jax.types import InputError
@@ -97,8 +97,20 @@ def _beginning(config: Config, folder: Path, leftovers: tuple[str, ...], fork: s
         raise InputError(f"--fork is {fork!r}, a run without a checkpoint: there is nothing to start from.")
     if config.steps <= step:
         raise InputError(f"steps is {config.steps}, and --fork starts at step {step} of {fork!r}: give more steps.")
+    _require_same_adapters(config, source, fork)
     lines.append(f"forked from step {step} of {source.folder}")
     return Standing(leftovers, step=step, source=source, lines=tuple(lines))
+
+
+def _require_same_adapters(config: Config, source: RunFolder, fork: str) -> None:
+    """Raises InputError unless the checkpoint of `source` is of the parameters that `config` trains."""
+    there = AdapterConfig(**{each.name: tuple(value) if isinstance(value, list) else value for each in
+                             fields(AdapterConfig) for value in [source.fields[f"adapter.{each.name}"]]})
+    for name in config.adapter.differs(there):
+        flags = there.flags if there.rank else "no --adapter.rank"
+        raise InputError(f"adapter.{name} is {getattr(config.adapter, name)!r}, and in the run that --fork {fork!r} "
+                         f"takes its checkpoint from it is {getattr(there, name)!r}: give {flags}, or begin a run "
+                         f"from its model with --policy.path {fork}.")
 
 
 def _going_on(config: Config, run: RunFolder, names: tuple[str, ...], fork: str) -> Standing:
@@ -145,7 +157,8 @@ def _may_be(path: Path, access: int) -> bool:
 
 
 def _require_inputs_elsewhere(config: Config, folder: Path, fork: str) -> None:
-    inputs = [("policy.path", config.policy.path), ("data.source", config.data.source),
+    inputs = [("policy.path", config.policy.path), ("adapter.path", config.adapter.path),
+              ("data.source", config.data.source),
               ("data.chat_template", config.data.chat_template),
               ("terms.reference", config.terms.reference), ("--fork", fork),
               *(("evaluation.source", one.data.source) for one in sets_of(config.evaluation, config.data))]

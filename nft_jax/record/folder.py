@@ -12,10 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from nft_jax.config import Config, flat
+from nft_jax.config import Config, ObjectiveConfig, flat
 from nft_jax.config.differences import MISSING, REMOVED
-from nft_jax.objectives.custom import FILE as OBJECTIVE
-from nft_jax.objectives.custom import digest_of
+from nft_jax.objectives.source import FILE as OBJECTIVE
+from nft_jax.objectives.source import digest_of
 from nft_jax.record.metrics import read_metrics
 from nft_jax.types import InputError
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nft_jax.model.hf.tokenizer import Text
 
 MARKER = "run.json"
+ACCURACY = "evaluation/accuracy/all"
 OBJECTIVE_SOURCE = "source of the objective"        # its name among a run's inputs
 # What config.json of every version has.
 ROOMS = ("policy", "data", "rollout", "optimizer")
@@ -31,22 +32,58 @@ ROOMS = ("policy", "data", "rollout", "optimizer")
 EMBEDDED = re.compile(r"(.*/)?(experiments|nft_jax)/assets/nano/?")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunFolder:
     """What a run wrote, read when it is first asked for. `settings` is config.json in today's names, nested.
     Everything but config.json may be missing: the run may be alive, just begun, or copied in part."""
     folder: Path
     settings: dict[str, Any]
 
+    def __repr__(self) -> str:
+        rows = self.rows
+        measured = [row[ACCURACY] for row in rows if row.get(ACCURACY) is not None]
+        accuracy = f"held-out {measured[0]:.1%} -> {measured[-1]:.1%}" if measured else "not evaluated"
+        saved = ", ".join(map(str, saved_steps(self.folder))) or "none"
+        return (f"RunFolder {str(self.folder)!r}: {self.fields['name']}, {self.fields['objective']}, seed "
+                f"{self.fields['seed']}\n"
+                f"  step {rows[-1]['step'] if rows else 0} of {self.fields['steps']}, {self.state}; {accuracy}\n"
+                f"  answers of {len(self.tables)} steps, checkpoints: {saved}"
+                f"{', trained model in model/' if (self.folder / 'model').exists() else ''}")
+
+    @property
+    def state(self) -> str:
+        """"finished", "stopped", or "running, or killed": the folder alone cannot tell these two apart."""
+        last = self.rows[-1]["step"] if self.rows else 0
+        if self.summary is None or self.summary.get("steps", 0) < last:
+            return "running, or killed"
+        return "finished" if self.summary.get("finished") else "stopped"
+
     @cached_property
     def config(self) -> Config:
         """The configuration. Raises InputError for settings that this version does not know, or refuses."""
-        return _of_json(Config, self.settings, str(self.folder / "config.json"))
+        own, settings = Config.own_settings(self.settings), dict(self.settings)
+        for name in own:
+            del settings[f"objective.{name}"]
+        config = _of_json(Config, settings, str(self.folder / "config.json"))
+        return dataclasses.replace(config, loss=dataclasses.replace(config.loss, own=own)) if own else config
 
     @cached_property
     def fields(self) -> dict[str, Any]:
         """Dotted name -> value. A field that the run did not know yet has today's default."""
         return flat(upgraded(as_read(Config()))) | flat(self.settings)
+
+    @cached_property
+    def told(self) -> dict[str, Any]:
+        """`fields` that decide what the run computes, to compare it with others: without the settings of the loss that
+        its objective does not read. Of an objective of one's own, with the digest of its source."""
+        from nft_jax.objectives.registry import settings_read
+        objective, kept = str(self.fields["objective"]), self.folder / OBJECTIVE
+        read = settings_read(objective, kept.read_text(errors="replace") if kept.is_file() else "")
+        unread = {f"loss.{field.name}" for field in dataclasses.fields(ObjectiveConfig) if field.name not in read}
+        if self.fields.get("loss.loss_agg") not in (None, "constant"):
+            unread.add("loss.constant_length")
+        return {name: value for name, value in self.fields.items() if name not in unread} | (
+            {OBJECTIVE_SOURCE: self.inputs.get(OBJECTIVE_SOURCE)} if ":" in objective else {})
 
     @cached_property
     def inputs(self) -> dict[str, str]:

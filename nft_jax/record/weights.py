@@ -130,11 +130,8 @@ def find_weights(path: str | os.PathLike, step: int | str = LATEST, base: str | 
 
 def _adapter(home: Path, base: str | os.PathLike) -> Weights:
     settings = peft.read_settings(home)
-    name = str(base or settings.get("base_model_name_or_path") or "")
-    if not name:
-        raise InputError(f"{home / peft.SETTINGS}: base_model_name_or_path is {name!r}: name the model that the "
-                         "adapter was trained on (base=).")
-    folder = resolve_folder(name, field="base" if base else f"base_model_name_or_path in {home / peft.SETTINGS}")
+    name = str(base or peft.base_of(settings, home))
+    folder = resolve_folder(name, field="base" if base else peft.base_field(home))
     model = read_config(folder)
     config = peft.adapter_config(settings, model, home)
     peft.check_adapters(home, model, config)

@@ -1,18 +1,29 @@
-// The answers: filtered, searched, and drawn as the reader comes to them.
+// The answers, one by one or the K answers of a question side by side: filtered, searched, and drawn as the reader
+// comes to them.
 
-const {rows, problems, outcomes, nats} = data.rollouts;
+const {rows, problems, outcomes, nats, deepest} = data.rollouts;
 const [RUN, STEP, PROBLEM, SAMPLE, VERDICT, REWARD, EXTRACTED, REASON, ACCURACY, KEPT, TRUNCATED, COUNT, TEXT, LENGTHS,
-  LOGPROBS, ENTROPIES, COEFFICIENTS] = Array.from({length: 17}, (_, place) => place);
+  LOGPROBS, ENTROPIES, COEFFICIENTS, PUSH, PROMPT] = Array.from({length: 19}, (_, place) => place);
 // Base64 of 16-bit integers -> the integers. Each string is read once.
 const read = new Map();
 const unpack = text => {
   if (!read.has(text)) read.set(text, new Int16Array(Uint8Array.from(atob(text), byte => byte.charCodeAt(0)).buffer));
   return read.get(text);
 };
-const FIRST = 20, LONGEST = 600;         // answers drawn at a time; tokens of an answer shown at first
-const MODES = {coefficient: COEFFICIENTS, "log-prob": LOGPROBS, entropy: ENTROPIES, nothing: null};
+// Cards drawn at a time, and tokens of an answer shown at first.
+const FIRST = {groups: 4, answers: 20}, LONGEST = {groups: 160, answers: 600};
+const MODES = {entropy: ENTROPIES, coefficient: COEFFICIENTS, "log-prob": LOGPROBS, nothing: null};
 const MARKS = {right: "✓", wrong: "✗", copied: "⧉", no_answer: "∅", timeout: "⏱", too_large: "⤢", error: "!"};
-let mode = "nothing", chosen = [], drawnRows = 0;
+let mode = "nothing", view = "groups", chosen = [], drawnCards = 0;
+
+// The groups: indices of their rows, right answers first. The rows of a group stand together.
+const groups = [];
+for (const [i, row] of rows.entries()) {
+  const last = groups.at(-1)?.[0];
+  if (last !== undefined && [RUN, STEP, PROMPT].every(place => rows[last][place] === row[place])) groups.at(-1).push(i);
+  else groups.push([i]);
+}
+for (const group of groups) group.sort((a, b) => (rows[b][REWARD] ?? -1) - (rows[a][REWARD] ?? -1) || a - b);
 
 const coefficient = (packed, i) => packed === null ? null
   : packed.length === 1 ? packed[0] : packed[0] * unpack(packed[1])[i];
@@ -33,17 +44,18 @@ function tint(row, i) {
     : mode === "coefficient" ? coefficient(row[COEFFICIENTS], i) : unpack(row[MODES[mode]])[i] * nats;
   if (value === null) return ["surprise", 0];
   if (mode === "coefficient") return [value < 0 ? "down" : "up", Math.abs(value) / (strongest[groupOf[row[RUN]]] || 1)];
-  return mode === "log-prob" ? ["surprise", Math.min(1, value / 5)] : ["spread", Math.min(1, value / 2.5)];
+  return [mode === "log-prob" ? "surprise" : "spread", Math.min(1, value / deepest[mode])];
 }
 
 const SCALES = {
-  coefficient: () => "Blue: pushed up; orange: pushed down; full colour at " + data.groups.flatMap(({name}, i) =>
+  coefficient: () => "Blue: pushed up. Orange: pushed down. Full colour at " + data.groups.flatMap(({name}, i) =>
     strongest[i] ? [number(strongest[i]) + (data.groups.length > 1 ? ` (${name})` : "")] : []).join(", ")
-    + ". This is the objective's coefficient of the token at the first optimizer step on the answer, where the policy "
-    + "is still the one that sampled it (ratio 1), without loss_agg and added terms; what it became in later steps the "
-    + "answers do not tell. No colour: not trained on, as all rewards of the group were equal, or not in this step.",
-  "log-prob": () => "The deeper, the less likely the token was when it was sampled: full colour at −5 (0.7%).",
-  entropy: () => "The deeper, the less certain the policy was of the token: full colour at 2.5 nats.",
+    + ". The coefficient is the objective's at the first update on the answer, where the policy is still the one that "
+    + "sampled it (R = 1), so most objectives give one value to a whole answer. No colour: not trained on.",
+  "log-prob": () => `The deeper, the less likely the token was when it was sampled: full colour at ${
+    number(-deepest["log-prob"])} (${number(Math.exp(-deepest["log-prob"]), true)}).`,
+  entropy: () => `The deeper, the less certain the policy was of the token: full colour at ${
+    number(deepest.entropy)} nats.`,
   nothing: () => "",
 };
 
@@ -99,31 +111,89 @@ function answerTokens(row) {
     return tokenText(row, i, parts[i]);
   };
   holder.recolour = () => colourTokens(holder, row);
-  fill(parts.length > LONGEST * 1.2 ? LONGEST : parts.length);
+  fill(parts.length > LONGEST[view] * 1.2 ? LONGEST[view] : parts.length);
   return holder;
 }
 
+// What the verifier's reasons mean, for a right answer and for another one.
+const REASONS = {
+  "integers": ["the same integer", "another integer"], "same string": ["written like the gold"],
+  "same spelling": ["spelt like the gold"], "same value": ["of the same value"], "proved equal": ["proved equal"],
+  "equal by math-verify": ["equal by math-verify alone"], "differs from the gold": ["", "of another value"],
+  "not equal to the gold": ["", "not shown to be equal"], "compared as strings": ["the same string", "another string"],
+  "repeats an expression of the question": ["", "it only repeats an expression of the question"],
+};
+const BEFORE = {timeout: "the verifier ran out of time", too_large: "too large to judge", error: "the verifier failed",
+  no_answer: "no answer was found"};
+const short = text => text.length > 300 ? `${text.slice(0, 300)}…` : text;
+
+// The verdict in words: what was read, the gold where it is not the same or stands above, and why.
+function inWords(row, goldAbove) {
+  const gold = problems[row[PROBLEM]][1], outcome = row[VERDICT], extracted = row[EXTRACTED], reason = row[REASON];
+  const known = REASONS[reason]?.[outcome === "right" ? 0 : 1];
+  const why = [BEFORE[outcome], known ?? reason].filter(Boolean);
+  const parts = [...extracted === null ? [] : [["read ", extracted]],
+    ...goldAbove || extracted === gold ? [] : [["gold ", gold ?? "–"]]];
+  return element("p", {class: "foot"},
+    ...parts.flatMap(([word, text], i) => [element("span", {}, (i ? ", " : "") + word), element("bdi", {}, short(text))]),
+    ...why.length ? [element("span", {}, parts.length ? ": " : ""), element("bdi", {}, why.join(": "))] : []);
+}
+
+const verdict = row => element("strong", {}, `${MARKS[row[VERDICT]] ?? "?"} ${spoken(row[VERDICT] ?? "not judged")}`);
+const hued = (node, row) => styled(node, {"--of": OUTCOME(row[VERDICT] in MARKS ? row[VERDICT] : "error")});
+const signed = share => `${share < 0 ? "−" : "+"}${(100 * Math.abs(share)).toFixed(1)}%`;
+
+// What an answer contributed: a bar from the middle, to the right where it was pushed up, as long as its share.
+function pushBar(row, most) {
+  if (row[PUSH] === null) return element("span", {class: "push"}, "not trained on");
+  const half = 50 * Math.abs(row[PUSH]) / (most || 1), up = row[PUSH] >= 0;
+  const bar = styled(element("i"), {left: `${up ? 50 : 50 - half}%`, width: `${half}%`,
+    background: `rgb(var(--${up ? "up" : "down"}))`});
+  return element("span", {class: "push"}, element("span", {class: "track"}, bar), `push ${signed(row[PUSH])}`);
+}
+
 function answer(row) {
-  const [problem, gold] = problems[row[PROBLEM]], outcome = row[VERDICT];
   const facts = [
     `step ${row[STEP]}`, data.runs.length > 1 && data.runs[row[RUN]].name,
     row[SAMPLE] !== null && `answer ${row[SAMPLE] + 1}`, row[COUNT] && `${row[COUNT]} tokens`,
     row[TRUNCATED] && "truncated", row[REWARD] > 0 && row[REWARD] < 1 && `reward ${number(row[REWARD])}`,
-    row[ACCURACY] !== null && `group accuracy ${number(row[ACCURACY], true)}`, row[KEPT] === false && "not trained on"];
-  const foot = element("p", {class: "foot"}, element("span", {}, "gold "), element("bdi", {}, gold ?? "–"),
-    ...row[EXTRACTED] === null ? [] : [element("span", {}, " · read "), element("bdi", {}, row[EXTRACTED])],
-    ...row[REASON] ? [element("span", {}, " · "), element("bdi", {}, row[REASON])] : []);
-  const card = element("article", {class: "answer"}, element("p", {class: "head"},
-    element("strong", {}, `${MARKS[outcome] ?? "?"} ${spoken(outcome ?? "not judged")}`),
+    row[ACCURACY] !== null && `group accuracy ${number(row[ACCURACY], true)}`, row[KEPT] === false && "not trained on",
+    row[PUSH] !== null && `push ${signed(row[PUSH])} of its group's`];
+  return hued(element("article", {class: "answer"}, element("p", {class: "head"}, verdict(row),
     ...facts.filter(Boolean).map(fact => element("span", {}, fact))),
-    element("p", {class: "problem", dir: "auto"}, problem ?? ""), answerTokens(row), foot);
-  return styled(card, {"--of": OUTCOME(outcome in MARKS ? outcome : "error")});
+    element("p", {class: "problem", dir: "auto"}, problems[row[PROBLEM]][0] ?? ""), answerTokens(row), inWords(row)),
+    row);
 }
 
-function more(count = FIRST) {
-  byId("list").append(...chosen.slice(drawnRows, drawnRows + count).map(i => answer(rows[i])));
-  drawnRows = Math.min(drawnRows + count, chosen.length);
-  byId("more").hidden = drawnRows >= chosen.length;
+// A question with its K answers side by side.
+function group(members) {
+  const first = rows[members[0]], [problem, gold] = problems[first[PROBLEM]], all = members.map(i => rows[i]);
+  const right = all.filter(row => row[VERDICT] === "right").length;
+  const most = all.reduce((size, row) => Math.max(size, Math.abs(row[PUSH] ?? 0)), 0);
+  const facts = [`step ${first[STEP]}`, data.runs.length > 1 && data.runs[first[RUN]].name,
+    `${right} of ${all.length} right`, first[ACCURACY] !== null && `r = ${number(first[ACCURACY], true)}`,
+    first[KEPT] === false && "not trained on"];
+  const strip = element("p", {class: "strip", role: "img",
+    "aria-label": all.map(row => spoken(row[VERDICT] ?? "not judged")).join(", ")}, ...all.map(row =>
+    hued(element("i"), row)));
+  const cell = row => hued(element("li", {class: "cell"},
+    element("p", {class: "head"}, verdict(row), element("span", {}, `${row[SAMPLE] + 1}`),
+      ...row[TRUNCATED] ? [element("span", {}, "truncated")] : [],
+      ...row[REWARD] > 0 && row[REWARD] < 1 ? [element("span", {}, `reward ${number(row[REWARD])}`)] : [],
+      pushBar(row, most)),
+    answerTokens(row), inWords(row, true)), row);
+  return element("article", {class: "group"},
+    element("p", {class: "problem", dir: "auto"}, problem ?? ""),
+    element("p", {class: "head"}, ...facts.filter(Boolean).map(fact => element("span", {}, fact)),
+      element("span", {}, "gold ", element("bdi", {}, short(gold ?? "–")))),
+    strip, element("ol", {class: "cells"}, ...all.map(cell)));
+}
+
+function more(count = FIRST[view]) {
+  byId("list").append(...chosen.slice(drawnCards, drawnCards + count).map(item =>
+    view === "groups" ? group(item) : answer(rows[item])));
+  drawnCards = Math.min(drawnCards + count, chosen.length);
+  byId("more").hidden = drawnCards >= chosen.length;
 }
 
 let searched = null;
@@ -133,16 +203,19 @@ function filter() {
   const run = byId("run").value, step = byId("step").value;
   if (words && searched === null)
     searched = rows.map(row => [...problems[row[PROBLEM]], row[TEXT]].join("\n").toLowerCase());
-  chosen = [...rows.keys()].filter(i => {
+  const fits = i => {
     const row = rows[i];
     return (outcome === "all" || (outcome === "truncated" ? row[TRUNCATED] : row[VERDICT] === outcome))
       && (run === "" || row[RUN] === Number(run)) && (step === "" || row[STEP] === Number(step))
       && (!words || searched[i].includes(words));
-  });
-  byId("count").textContent = `${whole(chosen.length)} of ${whole(rows.length)} answers`;
+  };
+  const every = view === "groups" ? groups : [...rows.keys()];
+  // A group is shown whole if one of its answers fits.
+  chosen = view === "groups" ? groups.filter(group => group.some(fits)) : every.filter(fits);
+  byId("count").textContent = `${whole(chosen.length)} of ${whole(every.length)} ${view}`;
   hush();
   byId("list").replaceChildren();
-  drawnRows = 0;
+  drawnCards = 0;
   more();
 }
 
@@ -162,15 +235,18 @@ function drawAnswers() {
   const {total, notes} = data.rollouts, sample = byId("sample");
   sample.textContent = rows.length === 0 ? "No answers are here."
     : rows.length === total ? `All ${whole(total)} answers.`
-    : `${whole(rows.length)} of ${whole(total)} answers: as many from every step of every run, drawn at random, and `
-      + "the same whenever this page is made.";
+    : `${whole(rows.length)} of ${whole(total)} answers: ${whole(groups.length)} questions with all their answers, as `
+      + "many from every step of every run, drawn at random, and the same whenever this page is made.";
+  if (rows.some(row => row[PUSH] !== null)) sample.append(" Push is an answer's share of what its group "
+    + "moves: its tokens' coefficients at the first update, weighted as loss.loss_agg says. + makes it likelier.");
   sample.append(...notes.map(([run, note]) => element("span", {}, ` ${data.runs[run].name}: ${note}.`)));
   const count = test => rows.reduce((sum, row) => sum + (test(row) ? 1 : 0), 0);
   const judged = outcomes.map(name => [name, spoken(name), count(row => row[VERDICT] === name)]);
   const cut = ["truncated", "truncated", count(row => row[TRUNCATED])];
-  chips("outcome", [["all", "all", rows.length], ...judged, cut], "all");
+  chips("outcome", [["all", "all", rows.length], ...[...judged, cut].filter(([, , count]) => count)], "all");
   const there = Object.keys(MODES).filter(name => MODES[name] === null || rows.some(row => row[MODES[name]] !== null));
   chips("colour", there.map(name => [name, name]), there[0]);
+  chips("view", [["groups", "groups", groups.length], ["answers", "single answers", rows.length]], view);
   const options = (id, values) => byId(id).append(element("option", {value: ""}, "all"),
     ...values.map(([value, label]) => element("option", {value}, label)));
   options("run", data.runs.map((run, i) => [i, run.name]));
@@ -180,9 +256,13 @@ function drawAnswers() {
   let waiting;
   byId("search").addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(filter, 120); });
   byId("filters").addEventListener("submit", event => { event.preventDefault(); filter(); });
-  byId("filters").addEventListener("change", ({target}) => target.name === "colour" ? setMode(target.value) : filter());
+  byId("filters").addEventListener("change", ({target}) => {
+    if (target.name === "colour") { setMode(target.value); return; }
+    if (target.name === "view") view = target.value;
+    filter();
+  });
   byId("more").addEventListener("click", () => more());
-  new IntersectionObserver(entries => { if (entries.some(entry => entry.isIntersecting) && drawnRows) more(); },
+  new IntersectionObserver(entries => { if (entries.some(entry => entry.isIntersecting) && drawnCards) more(); },
     {rootMargin: "800px"}).observe(byId("more"));
   const list = byId("list");
   list.addEventListener("pointerover", event => event.target.matches(".tokens span") ? tell(event.target) : hush());

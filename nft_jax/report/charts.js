@@ -21,8 +21,7 @@ const number = (value, share = false) => {
   if (size >= 1000) return value.toLocaleString("en", {maximumFractionDigits: size < 1e5 ? 1 : 0});
   return size && size < 1e-3 ? String(Number(value.toPrecision(3))) : String(Number(value.toPrecision(4)));
 };
-const groupColour = index => `var(--g${index % 6})`;
-const groupDash = index => ["none", "6 3", "2 3"][Math.floor(index / 6) % 3];
+const DASHES = ["none", "6 3", "2 3"];
 
 const WIDTH = 390, HEIGHT = 215, LEFT = 46, RIGHT = 10, TOP = 8, BOTTOM = 34;
 const part = (value, low, high) => high > low ? (value - low) / (high - low) : 0.5;
@@ -38,7 +37,8 @@ function ticks(low, high, wanted, whole = false) {
   return Array.from({length: last - first + 1}, (_, i) => Number(((first + i) * step).toPrecision(12)));
 }
 
-// An SVG with axes. `columns`: x of the places that pointer and arrow keys reach; `tell(i)`: lines for the tooltip.
+// An SVG with axes. `columns`: x of the places that pointer and arrow keys reach. `tell(i)`: lines of the tooltip, a
+// heading and then [mark, name, value, more]. The value is never cut: a long name wraps.
 function frame(title, unit, summary, columns, tell) {
   const svg = drawn("svg", {viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": summary, tabindex: 0});
   const tooltip = element("div", {class: "tooltip", role: "status"});
@@ -47,14 +47,19 @@ function frame(title, unit, summary, columns, tell) {
   const hide = () => { tooltip.hidden = true; cursor.remove(); };
   const show = place => {
     at = Math.min(Math.max(place, 0), columns.length - 1);
-    tooltip.replaceChildren(...tell(at).map(line => element("div", {}, ...line)));
+    const [heading, ...lines] = tell(at);
+    tooltip.replaceChildren(element("b", {}, heading), ...lines.map(([mark, name, value, more]) => element("div", {},
+      element("span", {}, mark), element("span", {}, name, " "), element("strong", {}, value),
+      ...more ? [element("small", {}, ` (${more})`)] : [])));
     tooltip.hidden = false;
     cursor.setAttribute("x1", columns[at]);
     cursor.setAttribute("x2", columns[at]);
     svg.append(cursor);
     const scale = svg.clientWidth / WIDTH, x = columns[at] * scale;
-    const left = x + tooltip.offsetWidth + 12 < svg.clientWidth ? x + 10 : Math.max(x - tooltip.offsetWidth - 10, 0);
-    styled(tooltip, {left: `${left}px`});
+    // Beside the cursor; on its other side, or at the edge, where there is no room.
+    styled(tooltip, {left: 0});
+    const wide = tooltip.offsetWidth, left = x + wide + 10 <= svg.clientWidth ? x + 10 : Math.max(x - wide - 10, 0);
+    styled(tooltip, {left: `${Math.max(0, Math.min(left, svg.clientWidth - wide))}px`});
   };
   const plot = element("div", {class: "plot"}, tooltip);
   plot.prepend(svg);
@@ -95,15 +100,17 @@ function lineChart(title, unit, lines) {
   const share = unit === "share", all = lines.flatMap(({values}) => values.slice(1, 4).flat());
   const steps = [...new Set(lines.flatMap(({values}) => values[0]))].sort((a, b) => a - b);
   let low = all.reduce((a, b) => Math.min(a, b)), high = all.reduce((a, b) => Math.max(a, b));
-  if (low > 0 && low < 0.6 * high) low = 0;
+  // From 0, and at least 10 points of a share: what changes little looks as if it changes little.
+  if (low >= 0) low = 0;
+  if (share && low === 0) high = Math.max(high, 0.1);
   if (low === high) [low, high] = low ? [low - Math.abs(low) / 10, low + Math.abs(low) / 10] : [0, 1];
   const ys = ticks(low, high, 4), range = [ys[0], ys[ys.length - 1]], span = [steps[0], steps[steps.length - 1]];
   const point = (x, y) => `${across(x, ...span).toFixed(1)},${up(y, ...range).toFixed(1)}`;
-  const tell = i => [[`step ${steps[i]}`], ...lines.map(({name, colour, dash, values}) => {
+  const tell = i => [`step ${steps[i]}`, ...lines.map(({name, colour, dash, values}) => {
     const place = values[0].indexOf(steps[i]), at = row => number(values[row][place], share);
     const runs = place >= 0 && values[4] ? values[4][place] : 1;
-    const spread = runs > 1 ? ` (${at(2)} to ${at(3)}, ${runs} runs)` : "";
-    return [swatch(colour, dash), `${lines.length > 1 ? name + " " : ""}${place < 0 ? "–" : at(1)}${spread}`];
+    return [swatch(colour, dash), lines.length > 1 ? name : "", place < 0 ? "–" : at(1),
+      runs > 1 ? `${at(2)} to ${at(3)}, ${runs} runs` : ""];
   })];
   const summary = `${title}. ` + lines.map(({name, values: [x, y]}) =>
     `${name}: ${number(y[0], share)} at step ${x[0]}, ${number(y.at(-1), share)} at step ${x.at(-1)}`).join("; ");
@@ -132,8 +139,8 @@ const box = colour => styled(element("span", {class: "box"}), {background: colou
 function stackChart(title, columns, parts) {
   const totals = columns.map((_, i) => parts.reduce((sum, {values}) => sum + values[i], 0));
   const width = (WIDTH - LEFT - RIGHT) / columns.length, centres = columns.map((_, i) => LEFT + width * (i + 0.5));
-  const tell = i => [[columnName(columns[i])], ...parts.filter(({values}) => values[i]).map(({name, colour, values}) =>
-    [box(colour), `${name} ${number(values[i] / totals[i], true)} (${number(values[i])})`])];
+  const tell = i => [columnName(columns[i]), ...parts.filter(({values}) => values[i]).map(({name, colour, values}) =>
+    [box(colour), name, number(values[i] / totals[i], true), number(values[i])])];
   const last = columns.length - 1;
   const summary = `${title}. Last: ` + parts.filter(({values}) => values[last]).map(({name, values}) =>
     `${name} ${number(values[last] / totals[last], true)}`).join(", ");
@@ -156,12 +163,12 @@ const columnMarks = (columns, centres) => centres.map((x, i) => [x, columns[i][0
 const columnName = ([first, last]) => first === last ? `step ${first}` : `steps ${first} to ${last}`;
 
 // Counts in `bins` for each column: the fuller, the deeper the colour.
-function heatChart(title, bins, {columns, counts}) {
+function heatChart(title, colour, bins, {columns, counts}) {
   const totals = counts.map(column => column.reduce((a, b) => a + b, 0));
   const width = (WIDTH - LEFT - RIGHT) / columns.length, height = (HEIGHT - TOP - BOTTOM) / bins.length;
   const centres = columns.map((_, i) => LEFT + width * (i + 0.5));
-  const tell = i => [[`${columnName(columns[i])}: ${number(totals[i])} groups`], ...bins.map((name, bin) =>
-    [`${name}: ${number(counts[i][bin])}`]).filter((_, bin) => counts[i][bin]).reverse()];
+  const tell = i => [`${columnName(columns[i])}: ${number(totals[i])} groups`, ...bins.map((name, bin) =>
+    ["", name, number(counts[i][bin])]).filter((_, bin) => counts[i][bin]).reverse()];
   const [first, last] = [counts[0], counts.at(-1)].map(column =>
     number(1 - (column[0] + column.at(-1)) / Math.max(column.reduce((a, b) => a + b, 0), 1), true));
   const summary = `${title}. Groups with right and wrong answers: ${first} at first, ${last} at last`;
@@ -176,7 +183,7 @@ function heatChart(title, bins, {columns, counts}) {
       const share = totals[i] ? counts[i][bin] / totals[i] : 0;
       const depth = share ? 0.12 + 0.88 * Math.min(1, share * 2) : 0.5;
       svg.append(styled(drawn("rect", {x: LEFT + width * i, width: width * 0.96, y, height: height * 0.94}),
-        {fill: share ? "var(--g0)" : "var(--grid)", "fill-opacity": depth}));
+        {fill: share ? colour : "var(--grid)", "fill-opacity": depth}));
     });
   });
   return figure;

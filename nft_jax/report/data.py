@@ -4,39 +4,60 @@ Nothing here needs a whole run: what a folder lacks (a summary, answers, some me
 of the page. Seeds of one experiment are a group of runs: one line, one colour, a band."""
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nft_jax.config.differences import SAME, SEEDS, differences, experiments_of
-from nft_jax.record.folder import RunFolder, read_run
+from nft_jax.config.differences import MISSING, SAME, SEEDS, differences, experiments_of
+from nft_jax.objectives.source import FILE as OBJECTIVE
+from nft_jax.record.folder import ACCURACY, RunFolder, read_run
+from nft_jax.record.pictures import looks
 from nft_jax.report.rollouts import read_table, sample_of
 
 HIDDEN = ("name", "workdir", *SEEDS)     # fields that the table of runs shows instead of the table of fields
 # Bins of group accuracies: exactly 0, eight equal ranges, exactly 1.
 BINS = ("0", *(f"{i / 8:.3g} to {(i + 1) / 8:.3g}" for i in range(8)), "1")
 COLUMNS = 40                 # most columns of a histogram over the steps
-ACCURACY = "evaluation/accuracy/all"
 
 
 def page_data(folders: Sequence[Path], rollouts: int) -> dict[str, Any]:
-    """The contents of the page, with at most `rollouts` answers. A group's first run gives the value of a field."""
+    """The contents of the page, with about `rollouts` answers. A group's first run gives the value of a field; a
+    setting that its objective does not read is null."""
     unique = list({folder.resolve(): folder for folder in folders}.values())
     runs = [read_run(folder) for folder in unique]
-    groups = experiments_of([run.fields for run in runs])
+    groups = experiments_of([run.told for run in runs])
     firsts = [runs[members[0]] for _, members in groups]
     of_group = [[runs[i] for i in members] for _, members in groups]
-    names = dict.fromkeys(name for run in firsts for name in run.fields if name not in HIDDEN)
+    names = dict.fromkeys(name for run in firsts for name in run.told if name not in HIDDEN)
+    styles = looks([run.fields["objective"] for run in firsts])
     return {
-        "groups": [{"name": name, "runs": members} for name, members in groups],
+        "groups": [{"name": name, "runs": members, "colours": [look.light, look.dark], "dash": look.dash}
+                   for (name, members), look in zip(groups, styles, strict=True)],
         "runs": [{"name": name} | overview(run) for name, run in zip(run_names(runs), runs, strict=True)],
-        "fields": [[name, [run.fields.get(name) for run in firsts]] for name in names],
-        "different": list(differences(*(run.fields for run in firsts), ignore=SAME)),
+        "fields": [[name, [run.told.get(name) for run in firsts]] for name in names],
+        **differing([run.told for run in firsts]),
         "series": [series(members) for members in of_group],
         "histograms": [histogram(members) for members in of_group], "bins": BINS,
         "phases": [phases(members) for members in of_group], "rollouts": sample_of(runs, rollouts)}
+
+
+def differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """`different`: fields with several values among the settings that have them. `partly`: fields with one value,
+    which some settings lack: their objective does not read them."""
+    found = differences(*settings, ignore=SAME)
+    partly = [name for name, values in found.items() if MISSING in values
+              and all(a == b for a, b in pairwise(value for value in values if value is not MISSING))]
+    return {"different": [name for name in found if name not in partly], "partly": partly}
+
+
+def heading(data: dict[str, Any]) -> str:
+    """A title for the page: the run, or the experiments that it compares."""
+    names = [group["name"] for group in data["groups"]] if len(data["groups"]) > 1 else [
+        run["name"] for run in data["runs"]]
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def run_names(runs: Sequence[RunFolder]) -> list[str]:
@@ -108,22 +129,20 @@ def phases(runs: Sequence[RunFolder]) -> dict[str, float]:
     return {name: rounded(value / steps) for name, value in total.items()}
 
 
-def status(run: RunFolder) -> str:
-    summary, rows = run.summary, run.rows
-    last = rows[-1]["step"] if rows else 0
-    if summary is None or summary.get("steps", 0) < last:
-        return "running, or killed"
-    return "finished" if summary.get("finished") else "stopped"
-
-
 def overview(run: RunFolder) -> dict[str, Any]:
     """The run's line in the table of runs."""
     rows, summary = run.rows, run.summary or {}
     accuracy = [row[ACCURACY] for row in rows if is_number(row.get(ACCURACY))]
     seconds = sum(row["seconds/step"] for row in rows if is_number(row.get("seconds/step")))
-    return {"seed": [run.fields["seed"], run.fields["data.seed"]], "status": status(run),
+    return {"seed": [run.fields["seed"], run.fields["data.seed"]], "status": run.state,
             "step": rows[-1]["step"] if rows else 0, "steps": run.fields["steps"],
             "before": accuracy[0] if accuracy and ACCURACY in rows[0] else None,
             "after": accuracy[-1] if accuracy else None, "seconds": rounded(seconds),
             "tokens": sum(row["tokens/generated"] for row in rows if is_number(row.get("tokens/generated"))),
-            "command": summary.get("command")}
+            "command": summary.get("command"), "objective": _own_objective(run)}
+
+
+def _own_objective(run: RunFolder) -> str | None:
+    """The source of an objective of one's own, as the run keeps it; None of an objective of the package."""
+    kept = run.folder / OBJECTIVE
+    return kept.read_text(errors="replace") if ":" in str(run.fields["objective"]) and kept.is_file() else None

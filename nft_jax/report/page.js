@@ -9,52 +9,76 @@ const spoken = name => name.replaceAll("_", " ");
 const OUTCOME = name => `var(--${name})`;
 const groupOf = data.runs.map((_, run) => data.groups.findIndex(({runs}) => runs.includes(run)));      // of each run
 
+const groupColour = group => `var(--c${group})`;
+const groupDash = group => DASHES[data.groups[group].dash];
+const mark = group => swatch(groupColour(group), groupDash(group));
+
 // ---- runs and configuration ----
 
-function cells(tag, values) {
-  return element("tr", {}, ...values.map(value => value instanceof Node ? value : element(tag, {}, value)));
+// A table whose rows become cards on a narrow screen, where each cell says its column. The roles keep it a table.
+function fillTable(table, heads, rows) {
+  const row = cells => element("tr", {role: "row"}, ...cells);
+  const head = heads.map(([name, kind]) => element("th", {role: "columnheader", scope: "col", class: kind ?? ""},
+    ...[name].flat()));
+  const body = rows.map(cells => row(cells.map((cell, i) => element(i ? "td" : "th", {
+    role: i ? "cell" : "rowheader", class: heads[i][1] ?? "", ...i ? {"data-label": heads[i][2] ?? heads[i][0]}
+      : {scope: "row"}}, ...[cell].flat()))));
+  table.setAttribute("role", "table");
+  table.append(element("thead", {role: "rowgroup"}, row(head)), element("tbody", {role: "rowgroup"}, ...body));
+  return table;
 }
-const numeric = text => element("td", {class: "number"}, text);
 
 function drawRuns() {
-  const before = data.runs.some(run => run.after !== null);
-  const heads = ["run", "seed", "state", "step", ...before ? ["held-out, first", "held-out, last"] : [], "time",
-    "tokens generated"];
+  const evaluated = data.runs.some(run => run.after !== null);
+  const heads = [["run"], ...evaluated ? [["held-out before", "number", "before"], ["after", "number after"],
+    ["change", "number", "change"]] : [], ["seed", "number"], ["step", "number"], ["state"], ["time", "number"],
+    ["tokens generated", "number", "tokens"]];
+  const change = ({before, after}) => before === null || after === null ? "–"
+    : `${after < before ? "−" : "+"}${(100 * Math.abs(after - before)).toFixed(1)}`;
   const rows = data.groups.flatMap(({name, runs}, group) => runs.map(index => {
     const run = data.runs[index], [seed, order] = run.seed;
-    return cells("td", [
-      element("td", {}, swatch(groupColour(group), groupDash(group)), run.name,
-        data.groups.length > 1 ? ` (${name})` : ""),
-      numeric(seed === order ? `${seed}` : `${seed}, data ${order}`), run.status,
-      numeric(`${run.step} of ${run.steps ?? "?"}`),
-      ...before ? [numeric(number(run.before, true)), numeric(number(run.after, true))] : [],
-      numeric(seconds(run.seconds)), numeric(whole(run.tokens))]);
+    return [[mark(group), element("b", {}, run.name), ...data.groups.length > 1 && name !== run.name
+      ? [element("span", {class: "of"}, name)] : []],
+      ...evaluated ? [number(run.before, true), number(run.after, true), change(run)] : [],
+      seed === order ? `${seed}` : `${seed}, data ${order}`,
+      run.step === run.steps ? `${run.step}` : `${run.step} of ${run.steps ?? "?"}`, run.status, seconds(run.seconds),
+      whole(run.tokens)];
   }));
-  byId("runs").querySelector("table").append(element("thead", {}, cells("th", heads)), element("tbody", {}, ...rows));
+  fillTable(byId("runs").querySelector("table"), heads, rows);
   const commands = data.runs.filter(run => run.command);
   if (commands.length) byId("runs").append(element("details", {}, element("summary", {}, "Commands"),
     ...commands.map(run => element("p", {class: "command"}, `${run.name}: ${run.command}`))));
+  const sources = new Map(data.runs.filter(run => run.objective).map(run => [run.objective, run.name]));
+  for (const [source, name] of sources) byId("runs").append(element("details", {},
+    element("summary", {}, `The objective of ${name}`), element("pre", {class: "source"}, source)));
 }
 
 const shown = value => value === null ? "–" : typeof value === "string" ? value : JSON.stringify(value);
+const MOST_BESIDE = 4;                    // groups that are columns of a table; more are rows
 
 function drawConfiguration() {
-  const section = byId("configuration"), different = new Set(data.different);
-  const scroll = {class: "scroll", tabindex: 0, role: "region", "aria-label": "Settings"};
-  const table = (heads, rows) => element("div", scroll,
-    element("table", {}, element("thead", {}, cells("th", heads)), element("tbody", {}, ...rows)));
-  const line = (name, values) => element("tr", {}, element("th", {scope: "row"}, element("code", {}, name)),
-    ...values.map(value => element("td", {class: "value"}, shown(value))));
+  const section = byId("configuration");
+  const table = (heads, rows) => element("div", {class: "scroll", tabindex: 0, role: "region", "aria-label": "Settings"},
+    fillTable(element("table", {class: "cards"}), heads, rows));
+  const field = name => element("code", {}, name);
+  const beside = names => {
+    const fields = data.fields.filter(([name]) => names.includes(name));
+    return data.groups.length <= MOST_BESIDE
+      ? table([["field"], ...data.groups.map(({name}, i) => [[mark(i), name], "value", name])],
+        fields.map(([name, values]) => [field(name), ...values.map(shown)]))
+      : table([["group"], ...fields.map(([name]) => [field(name), "value", name])],
+        data.groups.map(({name}, i) => [[mark(i), name], ...fields.map(([, values]) => shown(values[i]))]));
+  };
+  const fold = (told, content) => section.append(element("details", {}, element("summary", {}, told), content));
   if (data.groups.length > 1) {
-    const heads = data.groups.map(({name}, i) => element("th", {}, swatch(groupColour(i), groupDash(i)), name));
     section.append(element("p", {class: "note"},
-      "What differs between the groups. (Runs that differ in their seed only are one group.)"),
-      table(["field", ...heads], data.fields.filter(([name]) => different.has(name)).map(field => line(...field))));
+      "What differs between the groups. (Runs that differ in their seed only are one group.)"), beside(data.different));
+    if (data.partly.length) fold(`${data.partly.length} settings that only some of the objectives read`,
+      beside(data.partly));
   }
-  const same = data.fields.filter(([name]) => !different.has(name));
-  const told = data.groups.length > 1 ? `The ${same.length} fields that are the same` : `All ${same.length} fields`;
-  section.append(element("details", {}, element("summary", {}, told),
-    table(["field", "value"], same.map(([name, values]) => line(name, values.slice(0, 1))))));
+  const same = data.fields.filter(([name]) => !data.different.includes(name) && !data.partly.includes(name));
+  fold(data.groups.length > 1 ? `The ${same.length} fields that are the same` : `All ${same.length} fields`,
+    table([["field"], ["value", "value"]], same.map(([name, values]) => [field(name), shown(values[0])])));
 }
 
 // ---- curves ----
@@ -75,7 +99,7 @@ const linesOf = key => data.groups.map(({name}, i) => (
 function drawCurves() {
   const section = byId("curves"), legend = section.querySelector(".legend"), charts = section.querySelector(".charts");
   if (data.groups.length > 1) legend.append(...data.groups.map(({name, runs}, i) => element("span", {},
-    swatch(groupColour(i), groupDash(i)), name + (runs.length > 1 ? ` (${runs.length} runs)` : ""))));
+    mark(i), name + (runs.length > 1 ? ` (${runs.length} runs)` : ""))));
   if (data.groups.some(({runs}) => runs.length > 1))
     legend.append(element("p", {class: "note"}, "Line: mean over the runs. Band: smallest to largest."));
   for (const [key, title, unit] of PANELS) {
@@ -122,7 +146,7 @@ function drawVerdicts() {
   charts.before(element("div", {class: "key"}, ...outcomes.filter(outcome => seen.has(outcome)).map(outcome =>
     element("span", {}, box(OUTCOME(outcome)), spoken(outcome)))));
   const heat = data.groups.flatMap(({name}, i) =>
-    data.histograms[i] ? [heatChart(name, data.bins, data.histograms[i])] : []);
+    data.histograms[i] ? [heatChart(name, groupColour(i), data.bins, data.histograms[i])] : []);
   byId("histograms").append(...heat.length ? heat : [element("p", {class: "note"}, "No answers were kept.")]);
 }
 

@@ -5,8 +5,14 @@ import html
 import json
 import math
 import re
+from collections.abc import Sequence
 from importlib import resources
+from pathlib import Path
 from typing import Any
+
+from nft_jax.record.pictures import OUTCOMES
+from nft_jax.report.data import heading, page_data
+from nft_jax.runtime.files import replaced
 
 
 def to_json(value: Any) -> str:
@@ -25,15 +31,32 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def palette(data: dict[str, Any]) -> str:
+    """CSS: the colours of outcomes (--right, ...) and of the page's groups of runs (--c0, ...), light and dark."""
+    pairs = OUTCOMES | {f"c{i}": group["colours"] for i, group in enumerate(data.get("groups", []))}
+    light, dark = (" ".join(f"--{name}: {colours[place]};" for name, colours in pairs.items()) for place in (0, 1))
+    return f":root {{ {light} }}\n@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
+
+
 def build(data: dict[str, Any], title: str) -> str:
     """The page that shows `page_data`. Its content security policy allows this style, this script,
     and no request."""
     files = resources.files(__package__)
     style, script = ("".join((files / name).read_text(encoding="utf-8") for name in names)
                      for names in (["style.css"], ["charts.js", "page.js", "answers.js"]))
+    style = palette(data) + style
     parts = {"title": html.escape(title), "style": style, "script": script, "data": to_json(data),
              "style_hash": _hash(style), "script_hash": _hash(script)}
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], (files / "page.html").read_text(encoding="utf-8"))
+
+
+def write_page(folders: Sequence[Path], out: Path, rollouts: int, title: str = "") -> dict[str, Any]:
+    """Writes the page on these runs to `out`; returns what it shows. The title is `heading` unless given."""
+    data = page_data(folders, rollouts)
+    # The names of folders may be no valid Unicode.
+    with replaced(out) as partial:
+        partial.write_bytes(build(data, title or heading(data)).encode("utf-8", "xmlcharrefreplace"))
+    return data
 
 
 def _hash(text: str) -> str:

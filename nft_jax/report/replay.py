@@ -23,8 +23,9 @@ from nft_jax.config import BatchConfig, Config, ObjectiveConfig, RolloutConfig
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.hf.tokenizer import Text, pieces
 from nft_jax.model.logprobs import token_logprobs
+from nft_jax.objectives.nft import implicit_negative
 from nft_jax.objectives.ratios import MAX_LOG_RATIO
-from nft_jax.objectives.registry import METRICS, Objective, coefficients, find_objective, resolve, token_loss
+from nft_jax.objectives.registry import Objective, coefficients, find_objective, resolve, token_loss
 from nft_jax.objectives.terms import answers_in_loss
 from nft_jax.record.folder import RunFolder, is_run, read_run
 from nft_jax.record.rollouts import SCHEMA, table_to_groups
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     import pandas
 
     from nft_jax.policy import Policy
+    from nft_jax.record.pictures import Picture
+    from nft_jax.report.views import GroupView
 
 # Columns that a table may lack.
 OPTIONAL = ("old_logprobs", "reference_logprobs", "kept")
@@ -58,7 +61,9 @@ class Answer:
     tokens: tuple[str, ...]           # text of each token; its id where there is no tokenizer
     old_logprobs: np.ndarray
     logprobs: np.ndarray
+    entropies: np.ndarray             # nats, of the policy, or of the sampler without one
     ratio: np.ndarray                 # R = exp(logprobs - old_logprobs) of the token, also if the loss takes another
+    x: np.ndarray                     # (1 - r R) / (1 - r) = pi_minus / pi_old, before the clamp; below 0 it is none
     weight: np.ndarray                # the loss of an update is the sum of weight * loss
     loss: np.ndarray
     coefficient: np.ndarray           # -dloss/dlogprob: how hard the token is pushed up (> 0) or down
@@ -89,9 +94,22 @@ class Replay:
         columns = {name: np.repeat([getattr(answer, name) for answer in self.answers], sizes)
                    for name in ("update", "prompt_index", "sample", "reward", "group_accuracy")}
         columns["position"] = np.concatenate([np.arange(size) for size in sizes])
-        per_token = "tokens", "ids", "old_logprobs", "logprobs", "ratio", "weight", "loss", "coefficient", *FLAGS
+        per_token = ("tokens", "ids", "old_logprobs", "logprobs", "entropies", "ratio", "x", "weight", "loss",
+                     "coefficient", *FLAGS)
         return pandas.DataFrame(columns | {
             name: np.concatenate([np.asarray(getattr(answer, name)) for answer in self.answers]) for name in per_token})
+
+    def group(self, prompt_index: int | None = None, colour: str = "coefficient", most: int = 8) -> "GroupView":
+        """Right and wrong answers to a question, whatever K is, their tokens coloured: `GroupView`. None is the group
+        whose tokens moved most."""
+        from nft_jax.report.views import GroupView
+        return GroupView.of(self, prompt_index, colour, most)
+
+    def draw_x(self, prompt_index: int | None = None) -> "Picture":
+        """x = pi_minus / pi_old at every token of a wrong answer, with the clamp: `views.draw_x`. None is the answer
+        whose x falls lowest."""
+        from nft_jax.report.views import draw_x
+        return draw_x(self, prompt_index)
 
     def summary(self) -> "pandas.DataFrame":
         """A row for right answers (reward >= 1/2) and one for wrong answers, if there are any.
@@ -189,10 +207,13 @@ def replay_update(update: int, groups: Sequence[Group], run: Config, policy: "Po
     if policy is not None:
         logprobs, entropies = score(policy, rows, temperature, run.batch.rows_per_micro_batch)
     values = row_losses(rows, logprobs, entropies, run.objective, run.loss)
-    counts = tally(values["loss"], values, values["coefficient"], entropies, rows.weight, rows.rewards)
-    values |= {"logprobs": logprobs, "weight": rows.weight,
-               "ratio": np.exp(np.minimum(logprobs - rows.old_logprobs, MAX_LOG_RATIO))}
-    parts = {name: unpack(values[name], places) for name in ("logprobs", "ratio", "weight", "loss", "coefficient")}
+    metrics = {name: value for name, value in values.items() if name not in ("loss", "coefficient")}
+    counts = tally(values["loss"], metrics, values["coefficient"], entropies, rows.weight, rows.rewards)
+    log_ratio = np.minimum(logprobs - rows.old_logprobs, MAX_LOG_RATIO)
+    values |= {"logprobs": logprobs, "weight": rows.weight, "entropies": entropies, "ratio": np.exp(log_ratio),
+               "x": np.asarray(implicit_negative(log_ratio, np.zeros_like(log_ratio), rows.group_accuracy))}
+    parts = {name: unpack(values[name], places)
+             for name in ("logprobs", "entropies", "ratio", "x", "weight", "loss", "coefficient")}
     parts |= {name: [value != 0 for value in unpack(values[name], places)] for name in FLAGS}
     return [Answer(update, group.prompt.index, rollout.sample, float(example.reward), float(example.group_accuracy),
                    rollout.finish_reason, rollout.tokens,
@@ -291,9 +312,8 @@ def row_losses(rows: TrainBatch, logprobs: np.ndarray, entropies: np.ndarray,
                              None if objective.whole_groups else entropies[start:start + count])
         found, metrics = token_loss(objective, logprobs[start:start + count], *inputs)
         pushed = coefficients(objective, logprobs[start:start + count], *inputs)
-        parts.append({"loss": found, "coefficient": pushed} | metrics)
-    return {name: np.concatenate([np.asarray(part[name]) for part in parts])
-            for name in ("loss", "coefficient", *METRICS)}
+        parts.append(metrics | {"loss": found, "coefficient": pushed})
+    return {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0]}
 
 
 @functools.cache

@@ -228,4 +228,4 @@ def main(arguments: list[str] | None = None, prog: str = "nft-jax evaluate") -> 
 
 
 if __name__ == "__main__":
-    main()
+    main(prog="python -m nft_jax.rollout.evaluate")

@@ -19,6 +19,8 @@ from nft_jax.config import AnswerConfig, DataConfig
 from nft_jax.config.checks import require
 from nft_jax.runtime.terminal import one_paragraph_errors
 
+MODULE = "python -m nft_jax.rollout.generate"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(AnswerConfig):
@@ -48,9 +50,9 @@ class Arguments(AnswerConfig):
         self.require("{problem}" in self.template, "template", "it must contain {problem}.")
 
 
-def parse(arguments: list[str] | None = None) -> Arguments:
+def parse(arguments: list[str] | None = None, prog: str = MODULE) -> Arguments:
     """The command line. Raises InputError for a value out of range."""
-    return tyro.cli(Arguments, prog="python -m nft_jax.rollout.generate", description=__doc__, args=arguments,
+    return tyro.cli(Arguments, prog=prog, description=__doc__, args=arguments,
                     config=(tyro.conf.UseAppendAction,))
 
 
@@ -90,9 +92,9 @@ def generate(given: Arguments) -> Path:
     return given.out
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, prog: str = MODULE) -> None:
     with one_paragraph_errors("the same command goes on after the last part that was finished"):
-        print(f"table: {generate(parse(arguments))}")
+        print(f"table: {generate(parse(arguments, prog))}")
 
 
 if __name__ == "__main__":

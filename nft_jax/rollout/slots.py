@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from nft_jax.config import DecodingConfig
 from nft_jax.model import decoder
-from nft_jax.model.config import Compute, ModelConfig
+from nft_jax.model.config import Compute, LongRope, ModelConfig
 from nft_jax.model.parameters import parameter_shardings
 from nft_jax.rollout.cache import buckets_up_to, empty_layer, entry_sharding
 from nft_jax.rollout.engine import Stored, decode_weight_shardings, decode_weights, prefills_of
@@ -32,8 +32,10 @@ def require_positions(model: ModelConfig, max_prompt_tokens: int, max_new_tokens
     two lengths in the caller's words."""
     longest = max_prompt_tokens + max_new_tokens
     if longest > model.max_positions:
+        beyond = f" Up to {model.rope_scaling.max_position_embeddings} it needs its rotary long_factor, which is not " \
+            "implemented." if isinstance(model.rope_scaling, LongRope) else ""
         raise InputError(f"{' + '.join(fields)} is {longest} ({max_prompt_tokens} + {max_new_tokens}), more than the "
-                         f"model's {model.max_positions} positions: lower one of them.")
+                         f"model's {model.max_positions} positions: lower one of them.{beyond}")
 
 
 def parameter_bytes(model: ModelConfig, mesh: Mesh) -> int:

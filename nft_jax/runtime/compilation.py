@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.stages import Lowered
 
+CACHE = Path.home() / ".cache" / "nft_jax" / "xla"
 CACHED_SECONDS = 0.5      # a program that took this long to compile is kept on disk
 
 
@@ -38,7 +39,7 @@ def use_compilation_cache() -> None:
     """Keep compiled programs between processes. They go to the folder that jax was told of
     (JAX_COMPILATION_CACHE_DIR or jax_compilation_cache_dir), or else to ~/.cache/nft_jax/xla."""
     if not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "nft_jax" / "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(CACHE))
     name = "jax_persistent_cache_min_compile_time_secs"
     jax.config.update(name, min(getattr(jax.config, name), CACHED_SECONDS))
 

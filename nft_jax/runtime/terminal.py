@@ -8,9 +8,11 @@ import os
 import sys
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from typing import Any, TextIO
 
 from rich.console import Console as RichConsole
@@ -75,6 +77,20 @@ def _last_flush() -> None:
         except (OSError, ValueError):
             with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
                 os.dup2(nowhere.fileno(), stream.fileno())
+
+
+def hide_bars() -> None:
+    """Before another library is imported: its progress bars are for a terminal, or a notebook with ipywidgets.
+
+    Elsewhere a bar is red text in a notebook, and a line for every redraw in a log. Whoever sets the libraries' own
+    variables, such as HF_HUB_DISABLE_PROGRESS_BARS=0, decides."""
+    draws = "ipykernel" in sys.modules and find_spec("ipywidgets") is not None
+    if draws or (sys.stderr is not None and sys.stderr.isatty()):
+        return
+    for library in ("HF_HUB", "HF_DATASETS"):
+        os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
+    # tqdm's, when it is imported in a notebook.
+    warnings.filterwarnings("ignore", message="IProgress not found")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from nft_jax.config import Config
 from nft_jax.data.stream import PromptStream, digest, hash_of
 from nft_jax.model import hf
 from nft_jax.model.hf.tokenizer import tokenizer_files
-from nft_jax.objectives.custom import digest_of, record_of
+from nft_jax.objectives.source import digest_of, record_of
 from nft_jax.record.folder import OBJECTIVE_SOURCE
 from nft_jax.rollout.evaluation import HeldOut
 from nft_jax.verify.rewards.registry import lookup
@@ -31,6 +31,8 @@ def identity_of(config: Config, folder: Path, tokenizer, eos: Sequence[int], str
     found["ids that end an answer"] = str(sorted(eos))
     if weights:
         found["weights of policy.path"] = _of_weights(folder)
+        if config.adapter.path:
+            found["weights of adapter.path"] = _of_weights(Path(config.adapter.path).expanduser())
         if config.terms.kl_weight and config.terms.reference:
             reference = hf.resolve_folder(config.terms.reference, field="terms.reference")
             found["weights of terms.reference"] = _of_weights(reference)

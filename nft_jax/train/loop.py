@@ -89,8 +89,8 @@ def train(config: Config, *, objective: Objective | TokenLoss | None = None, fre
         summary = conclude(run, state, progress)
     if run.halted:
         raise Halted(f"{run.halted} None of them changed the parameters, and the run is saved as of step "
-                     f"{progress.step}; the same command goes on from there. Look at the batches in "
-                     f"{run.folder / 'nonfinite'}; lower optimizer.learning_rate, or start from an earlier checkpoint.")
+                     f"{progress.step}; the same command goes on from there. Their batches are in "
+                     f"{run.folder / 'nonfinite'}.")
     return summary
 
 
@@ -198,7 +198,7 @@ def update(run: Run, state: TrainState, groups: list[Group], progress: Progress)
         with run.clock.phase("train"):
             rate = learning_rate(config.optimizer, progress.updates)
             placed = place_batch(batch, run.plan.mesh)
-            state, tally, norm = run.train_step(state, placed, rate, config.rollout.temperature, *run.frozen)
+            state, tally, norm = run.train_step(state, placed, rate, config.rollout.temperature, run.base)
         progress.updates += 1
         kept += sum(len(e.response) for e in chosen)
         updates.batches.append((batch, [group.prompt.index for group in part]))

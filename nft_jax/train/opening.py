@@ -29,7 +29,6 @@ from nft_jax.data.prompts import LoadReport, dated, load_questions, prompt_lines
 from nft_jax.data.stream import PromptStream
 from nft_jax.model import hf
 from nft_jax.model.adapter import Adapter
-from nft_jax.model.adapter import init as init_adapters
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.hf.peft import require_base
 from nft_jax.model.hf.published import PUBLISHED
@@ -51,6 +50,7 @@ from nft_jax.runtime.stops import stop_on_signals
 from nft_jax.runtime.terminal import Console
 from nft_jax.runtime.watchdog import Watchdog
 from nft_jax.runtime.writing import Writing
+from nft_jax.train import adapters
 from nft_jax.train.identity import identity_of
 from nft_jax.train.plan import Plan, make_plan, settle
 from nft_jax.train.programs import SCORES, programs_of
@@ -59,8 +59,6 @@ from nft_jax.train.run import Run
 from nft_jax.train.state import Progress, TrainState, init_state, make_optimizer
 from nft_jax.types import InputError, Unreachable
 from nft_jax.verify import Verifier
-
-ADAPTERS = 2       # which of the seed's streams of random numbers; training has 0, and evaluation 1
 
 
 class Finished(Exception):
@@ -97,6 +95,7 @@ def read_inputs(config: Config, today: str = "", *, weights: bool = True) -> Inp
     tokenizer = hf.load_tokenizer(folder, config.data.chat_template)
     if weights or hf.is_local(config.policy.path):
         hf.check_weights(folder, model)
+    adapters.check_first(config, model)
     check_reference(config, model, weights=weights)
     config = replace(config, data=dated(config.data, tokenizer, today))
     questions, report = load_questions(config.data, tokenizer, reward=config.verifier.reward)
@@ -194,8 +193,8 @@ def claim(plan: Plan, inputs: Inputs, fresh: bool, fork: str, quiet: bool, closi
 
 
 def restore_or_load(plan: Plan, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
-    """The state of the newest whole checkpoint; without one, step 0 from the model folder, or from new adapters.
-    Raises InputError where the adapters of a checkpoint were trained beside other weights."""
+    """The state of the newest whole checkpoint; without one, step 0 from the model folder, or from `first_adapters`.
+    Raises InputError where the adapters of a checkpoint, or of adapter.path, were trained beside other weights."""
     config, restored = plan.config, checkpoints.resume(plan.state)
     progress = Progress(best_metric=config.checkpoint.best)
     if restored is not None:
@@ -204,18 +203,18 @@ def restore_or_load(plan: Plan, checkpoints: Checkpoints) -> tuple[TrainState, P
         if progress.best_metric != config.checkpoint.best:
             progress = replace(progress, best_metric=config.checkpoint.best, best=None, best_step=None)
     if config.adapter.rank:
-        adapter, digest = Adapter(config.adapter, config.policy.path, progress.base_digest), ""
+        digest, trained = "", config.adapter.path if restored is None else f"the run in {config.folder!r}"
         with together("reading the base"):
             if is_first():
-                digest = require_base(adapter, hf.resolve_folder(config.policy.path), plan.model,
-                                      f"the run in {config.folder!r}", "policy.path")
+                known = adapters.noted_digest(config) if restored is None else progress.base_digest
+                digest = require_base(Adapter(config.adapter, config.policy.path, known),
+                                      hf.resolve_folder(config.policy.path), plan.model, trained, "policy.path")
         progress.base_digest = gather(digest)[0]
     if restored is not None:
         return state, progress
     placements = jax.tree.map(lambda x: x.sharding, plan.state)
     if config.adapter.rank:
-        key = jax.random.fold_in(jax.random.key(config.seed), ADAPTERS)
-        params = jax.jit(partial(init_adapters, plan.model, config.adapter), out_shardings=placements.params)(key)
+        params = adapters.first_adapters(config, plan.model, placements.params)
     else:
         params = hf.load_params(hf.resolve_folder(config.policy.path), plan.model, shardings=placements.params)
     first = jax.jit(partial(init_state, optimizer=make_optimizer(config.optimizer)), out_shardings=placements,

@@ -21,12 +21,13 @@ from nft_jax.model.adapter import adapter_shapes, wrap
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.hf.hub import EMBEDDED
 from nft_jax.model.kernels import choose_attention
-from nft_jax.objectives.registry import find_objective, resolve
+from nft_jax.objectives.registry import find_objective, resolve, try_objective
 from nft_jax.record.folder import is_run
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.slots import require_positions, slots_that_fit
 from nft_jax.runtime.compilation import with_shardings
 from nft_jax.runtime.mesh import data_parallel_size, make_mesh, sharded_bytes
+from nft_jax.train import adapters
 from nft_jax.train.batch import BatchShape, shapes_of
 from nft_jax.train.reference import abstract_base, abstract_reference, base_is_reference
 from nft_jax.train.state import TrainState, init_state, make_optimizer, state_shardings
@@ -68,7 +69,8 @@ class Plan:
 
 def settle(config: Config) -> Config:
     """The configuration with every default decided that depends on another field; a settled one stays as it is.
-    Raises InputError for settings that contradict the objective, and a run in place of a model that has none yet."""
+    Raises InputError for settings that contradict the objective, a run in place of a model that has none yet, and
+    whatever `adapters.settled` refuses."""
     evaluation = config.evaluation
     if not evaluation.source and config.data.source in SOURCES:
         evaluation = replace(evaluation, source=config.data.source)
@@ -81,8 +83,9 @@ def settle(config: Config) -> Config:
                          "objective.")
     policy = replace(config.policy, path=_model_of(config.policy.path, "policy.path"))
     terms = replace(config.terms, reference=_model_of(config.terms.reference, "terms.reference"))
-    return replace(config, loss=resolve(config.objective, config.loss), evaluation=evaluation, data=data, policy=policy,
-                   terms=terms)
+    adapter = replace(config.adapter, path=_model_of(config.adapter.path, "adapter.path"))
+    return adapters.settled(replace(config, loss=resolve(config.objective, config.loss), evaluation=evaluation,
+                                    data=data, policy=policy, terms=terms, adapter=adapter))
 
 
 def _model_of(path: str, field: str) -> str:
@@ -103,10 +106,11 @@ def make_plan(config: Config, model: ModelConfig, devices: Sequence[jax.Device] 
     Where rollout.slots is 0 (automatic), the plan has `slots` of them, or, if that is 0 too, as many as fit in
     memory. `free`: bytes of each device that the whole run may take (None: ask the devices).
 
-    Raises InputError, naming the field: the model has too few positions, or no experts for their loss; the mesh does
-    not fit the devices or the model, rows do not divide over mesh.context, the attention kernel cannot run, or not
-    one slot fits."""
+    Raises InputError, naming the field: an objective of one's own fails, the model has too few positions, or no experts
+    for their loss; the mesh does not fit the devices or the model, rows do not divide over mesh.context, the attention
+    kernel cannot run, or not one slot fits."""
     config = settle(config)
+    try_objective(config.objective, config.loss, reference=bool(config.terms.kl_weight))
     rollout, policy = config.rollout, config.policy
     config.terms.require(model.num_experts > 0 or not config.terms.balance_weight, "balance_weight",
                          f"a {model.family} model has no experts to balance; leave it at 0.")

@@ -36,9 +36,8 @@ def training_programs(plan: Plan) -> list[Program]:
     not serve: the reference has other dtypes than the policy, the policy has adapters, or it is not scored."""
     config, mesh, state, params, reference = plan.config, plan.mesh, plan.state, plan.params, plan.reference
     placed = partial(jax.tree.map, lambda x: x.sharding)
-    frozen = () if plan.base is None else (plan.base,)
     loss = Loss(config.objective, config.loss, plan.model, plan.compute, config.terms, config.adapter)
-    step = compile_step(mesh, placed(state), make_optimizer(config.optimizer), loss, *placed(frozen))
+    step = compile_step(mesh, placed(state), make_optimizer(config.optimizer), loss, placed(plan.base))
     score = compile_score(mesh, placed(params), model=plan.model, compute=plan.compute)
     # Parameters with adapters are another tree than the reference's.
     score_reference = score if plan.base is None else compile_score(
@@ -50,7 +49,7 @@ def training_programs(plan: Plan) -> list[Program]:
         size = (shape.row_length,)
         trained = _batch(plan, shape, group_ids=whole_groups, reference=reference is not None)
         scored = _batch(plan, shape)
-        programs.append(Program("train step", size, step, (state, trained, 1e-6, 1.0, *frozen)))
+        programs.append(Program("train step", size, step, (state, trained, 1e-6, 1.0, plan.base)))
         if scores:
             programs.append(Program("score", size, score, (params, scored, 1.0)))
         if reference is not None and not (scores and reference == params):

@@ -23,7 +23,7 @@ from nft_jax.train.plan import Plan
 from nft_jax.verify import Verifier
 
 
-@dataclass
+@dataclass(repr=False)
 class Run:
     """The parts of an open run. SIGINT and SIGTERM ask for `stop`."""
     plan: Plan
@@ -52,6 +52,14 @@ class Run:
     def __post_init__(self):
         self.clock = Clock(self.phase)
 
+    def __repr__(self) -> str:
+        config, model = self.config, self.plan.model
+        return (f"Run {str(self.folder)!r}: {config.name}, {config.objective}, seed {config.seed}\n"
+                f"  {config.steps} steps of {config.rollout.prompts_per_step} prompts x "
+                f"{config.rollout.samples_per_prompt} answers in {config.batch.updates_per_step} updates\n"
+                f"  {model.family}, {model.num_layers} layers of width {model.hidden_size}, on "
+                f"{self.sampler.mesh.size} devices")
+
     @property
     def config(self) -> Config:
         """The settled configuration."""
@@ -66,11 +74,6 @@ class Run:
         config = self.config
         adapter = Adapter(config.adapter, config.policy.path, base_digest) if config.adapter.rank else None
         return Policy(self.plan.model, self.whole(trained), self.tokenizer, self.sampler.eos, adapter=adapter)
-
-    @property
-    def frozen(self) -> tuple:
-        """What `train_step` takes last: the base under the adapters, or nothing."""
-        return () if self.base is None else (self.base,)
 
     def phase(self, name: str) -> None:
         """Tells the user and the watchdog what the host does now."""

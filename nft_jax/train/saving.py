@@ -20,7 +20,7 @@ from nft_jax.runtime.mesh import peak_memory_mb
 from nft_jax.runtime.writing import cannot_be_written, disk_is_full, reason
 from nft_jax.train.run import Run
 from nft_jax.train.state import Progress, TrainState
-from nft_jax.train.step_metrics import Rollouts, Updates, count_skipped, write_batches
+from nft_jax.train.step_metrics import Rollouts, Updates, count_skipped, nonfinite_advice, write_batches
 from nft_jax.types import Halted
 
 PATIENCE = 600.0       # seconds for which the end of a run waits for room on the disk
@@ -55,11 +55,12 @@ def count_updates(run: Run, updates: Updates, skipped: list[int], progress: Prog
         run.console.say(f"step {progress.step}: {len(skipped)} of {len(updates.batches)} updates were skipped, because "
                         "their loss or gradient is not finite. Their batches: "
                         f"{', '.join(map(str, paths)) or 'not written, there are enough'}")
-    if most >= run.config.guard.max_nonfinite:
+    if skipped and most >= run.config.guard.max_nonfinite:
         # Whoever continues the run gets as many again.
-        progress.skipped_in_a_row = 0
-        run.halted = (f"{most} updates in a row, up to step {progress.step}, had a loss or gradient that is not finite "
-                      f"(guard.max_nonfinite is {run.config.guard.max_nonfinite}).")
+        progress.skipped_in_a_row, cause = 0, updates.causes[0]
+        advice = nonfinite_advice(cause, progress.updates - progress.skipped_updates, run.config.objective)
+        run.halted = (f"{most} updates in a row, up to step {progress.step}, had a {cause} that is not finite "
+                      f"(guard.max_nonfinite is {run.config.guard.max_nonfinite}). {advice}")
 
 
 def write_row(run: Run, progress: Progress, metrics: dict) -> None:

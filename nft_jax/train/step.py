@@ -133,12 +133,13 @@ def whole_load(params, batch: TrainBatch, loss: Loss) -> tuple[jax.Array, jax.Ar
     return jax.lax.fori_loop(0, batch.num_micro, add, (jnp.zeros(loss.model.num_experts), jnp.float32(0)))
 
 
-def train_step(state: TrainState, batch: TrainBatch, learning_rate, temperature, base=None, *, loss: Loss,
+def train_step(state: TrainState, batch: TrainBatch, learning_rate, temperature, base, *, loss: Loss,
                optimizer: optax.GradientTransformation):
     """One optimizer update -> the new state, the tally of the batch, and the gradient's norm before clipping.
 
-    base: the frozen parameters under adapters. The summed gradient lies where the trained parameters lie. Where the
-    loss or the norm is not finite, the state stays as it was, and the tally says so (`count/nonfinite`)."""
+    base: the frozen parameters under adapters; None without. The summed gradient lies where the trained parameters
+    lie. Where the loss or the norm is not finite, the state stays as it was, and the tally says so
+    (`count/nonfinite`)."""
     def gradient_of(index):
         gradient, counts = jax.grad(micro_loss, has_aux=True)(
             state.params, micro_batch(batch, index), temperature, loss, micro_batch(whole, index), base, load)
@@ -187,13 +188,12 @@ def score(params, batch: TrainBatch, temperature, *, model: ModelConfig, compute
     return jax.lax.fori_loop(0, batch.num_micro, one, jnp.zeros(batch.tokens.shape, jnp.float32))
 
 
-def compile_step(mesh: Mesh, placements: TrainState, optimizer: optax.GradientTransformation, loss: Loss,
-                 *base):
+def compile_step(mesh: Mesh, placements: TrainState, optimizer: optax.GradientTransformation, loss: Loss, base=None):
     """`train_step` jitted over the mesh, its state donated. `placements`: the shardings of the state. `base`: the
-    shardings of the frozen parameters, where the step takes them."""
+    shardings of the frozen parameters; None without adapters."""
     loss = replace(loss, compute=replace(loss.compute, mesh=mesh))
     return jax.jit(partial(train_step, loss=loss, optimizer=optimizer), donate_argnums=0,
-                   in_shardings=(placements, batch_shardings(mesh), sharding(mesh), sharding(mesh), *base),
+                   in_shardings=(placements, batch_shardings(mesh), sharding(mesh), sharding(mesh), base),
                    out_shardings=(placements, sharding(mesh), sharding(mesh)))
 
 

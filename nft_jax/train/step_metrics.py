@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nft_jax.model.experts import Load, balance_loss
+from nft_jax.objectives.registry import METRICS
 from nft_jax.objectives.terms import summarise_terms
 from nft_jax.record.metrics import answer_metrics, decided_by
 from nft_jax.runtime.files import replaced
@@ -22,6 +23,7 @@ from nft_jax.runtime.writing import Writing
 from nft_jax.types import Group, TrainBatch
 
 SIGNS = ("positive", "negative")
+OWN = "objective/"   # begins the names of the metrics of an objective of one's own
 HISTOGRAM_BINS = 1024
 MOST_FILES = 20      # skipped batches kept for one run: the first ones are the ones to look at
 
@@ -31,7 +33,8 @@ _STEEPNESS, _LIMIT = 100.0, 20.0
 
 def tally(loss, metrics, coefficient, entropy, weight, rewards) -> dict[str, jax.Array]:
     """Values per token [R, T] -> sums (keys `sum/...`, `count/...`), maxima (`max/...`), histograms (`hist/...`).
-    A token counts as positive where the reward of its answer is at least one half."""
+    A token counts as positive where the reward of its answer is at least one half. `metrics` are those of
+    `token_loss`."""
     inside = weight > 0
     out = {"sum/loss": (weight * loss).sum(), "count/tokens": inside.sum().astype(jnp.float32),
            "sum/entropy": jnp.where(inside, entropy, 0).sum()}
@@ -47,6 +50,8 @@ def tally(loss, metrics, coefficient, entropy, weight, rewards) -> dict[str, jax
         out[f"hist/ratio_{sign}"] = jnp.zeros(HISTOGRAM_BINS).at[bins.ravel()].add(chosen.ravel().astype(jnp.float32))
     for name in ("clamped", "saturated", "clipped"):
         out[f"sum/{name}"] = jnp.where(inside, metrics[name], 0).sum().astype(jnp.float32)
+    for name in metrics.keys() - set(METRICS):
+        out[f"sum/{OWN}{name}"] = jnp.where(inside, metrics[name], 0).sum().astype(jnp.float32)
     return out
 
 
@@ -113,6 +118,8 @@ def summarise(total: dict[str, np.ndarray], updates: int) -> dict[str, float]:
             out[f"ratio/mean_{sign}"] = float(total[f"sum/ratio_{sign}"]) / count
             out[f"ratio/p95_{sign}"] = quantile(np.asarray(total[f"hist/ratio_{sign}"]), 0.95)
             out[f"ratio/max_{sign}"] = float(total[f"max/ratio_{sign}"])
+    out |= {key.removeprefix("sum/"): float(value) / tokens for key, value in sorted(total.items())
+            if key.startswith(f"sum/{OWN}")}
     return out | summarise_terms(total, updates) | summarise_load(total)
 
 
@@ -123,12 +130,14 @@ class Updates:
     tallies: list[dict] = field(default_factory=list)                           # on the devices
     norms: list[jax.Array] = field(default_factory=list)                        # on the devices: gradient norms
     metrics: dict = field(default_factory=dict)                                 # what the host knew before
+    causes: list[str] = field(default_factory=list)                             # of skipped ones: "loss", "gradient"
 
     def finish(self) -> tuple[dict, list[int]]:
         """Waits for the updates: their metrics, and the numbers (from 0) of those that were not finite. The
         metrics are over the updates that were taken; the skipped ones are only counted."""
         tallies, norms = jax.device_get((self.tallies, self.norms))
         skipped = [i for i, each in enumerate(tallies) if each["count/nonfinite"]]
+        self.causes = ["gradient" if np.isfinite(tallies[i]["sum/loss"]) else "loss" for i in skipped]
         taken = [i for i in range(len(tallies)) if i not in skipped]
         metrics = {"nonfinite/skipped": len(skipped)}
         if taken:
@@ -174,6 +183,24 @@ def count_skipped(skipped: list[int], updates: int, in_a_row: int) -> tuple[int,
         in_a_row = in_a_row + 1 if number in skipped else 0
         most = max(most, in_a_row)
     return in_a_row, most
+
+
+def nonfinite_advice(cause: str, trained: int, objective: str) -> str:
+    """What to do about updates that were not finite. cause: of the first of them, "loss" or "gradient". trained: how
+    many updates of the run were finite."""
+    if trained:
+        return ("Lower optimizer.learning_rate, or start from an earlier checkpoint: "
+                f"{trained:,} updates before them were finite.")
+    told = "No update of this run was finite, so it is not the learning rate. "
+    if ":" not in objective:
+        return told + (f"The {cause} itself is not finite: look at nonfinite/logprobs, and compare the model with "
+                       "`python -m nft_jax.model.hf --check FOLDER`.")
+    if cause == "loss":
+        return told + (f"The loss of {objective} itself is not finite: a log, a division or an exp meets a value "
+                       "outside its range. nft_jax.token_loss gives it token by token.")
+    return told + (f"The loss of {objective} is finite, and its derivative is not. jnp.where(c, f(x), 0) "
+                   "differentiates f also where c is false: write f(jnp.where(c, x, 1)) inside it. "
+                   "nft_jax.coefficients gives the derivative token by token.")
 
 
 def write_batches(updates: Updates, skipped: list[int], step: int, folder: Path, writing: Writing) -> list[Path]:

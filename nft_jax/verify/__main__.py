@@ -131,9 +131,9 @@ def judge_file(
     return summary(verdicts, output)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, prog: str = "python -m nft_jax.verify") -> None:
     with one_paragraph_errors():
-        print(tyro.cli(judge_file, prog="python -m nft_jax.verify", description=__doc__, args=arguments,
+        print(tyro.cli(judge_file, prog=prog, description=__doc__, args=arguments,
                        config=(tyro.conf.FlagCreatePairsOff,)))
 
 

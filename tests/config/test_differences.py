@@ -1,6 +1,6 @@
 """In which settings runs differ, whoever asks."""
 from nft_jax.config import Config
-from nft_jax.config.differences import MAY_CHANGE, MISSING, differences, experiments_of, flat, without
+from nft_jax.config.differences import MAY_CHANGE, MISSING, described, differences, experiments_of, flat, without
 
 
 def test_nested_and_flat_settings_in_their_order():
@@ -29,3 +29,15 @@ def test_settings_that_differ_in_seeds_and_speed_only_are_one_experiment():
                            grpo | {"optimizer.learning_rate": 3e-5}]) == [
         ("nft, learning_rate 1e-06", [0, 1]), ("grpo, learning_rate 1e-06", [2]), ("grpo, learning_rate 3e-05", [3])]
     assert experiments_of([nft]) == [("run", [0])]
+
+
+def test_names_say_what_differs_and_nothing_else():
+    nft = flat(Config().to_dict())
+    own = nft | {"objective": "my_losses.py:forks"}
+    grpo = {name: value for name, value in nft.items() if name != "loss.epsilon"} | {"objective": "grpo"}
+    names = [name for name, _ in experiments_of([nft, nft | {"loss.epsilon": 0.1}, grpo, own])]
+    assert names == ["nft, epsilon 1", "nft, epsilon 0.1", "grpo", "forks, epsilon 1"]
+    assert [name for name, _ in experiments_of([own, own | {"objective": "other.py:forks"}, own | {"steps": 9}])] == [
+        "my_losses.py:forks, steps 320", "other.py:forks, steps 320", "my_losses.py:forks, steps 9"]
+    assert described({"data.limit": 5, "evaluation.limit": None, "loss.neg_weight": 0.5}) == (
+        "data.limit 5, evaluation.limit None, neg_weight 0.5")

@@ -11,14 +11,18 @@ import pytest
 import nft_jax
 from model_folders import NANO
 from nft_jax.config import AdapterConfig, PolicyConfig, TermsConfig
+from nft_jax.config.training import TARGETS
 from nft_jax.model import hf
 from nft_jax.model.adapter import unwrap
+from nft_jax.preflight.dry_run import describe
 from nft_jax.record.checkpoint import Checkpoints
+from nft_jax.record.claim import look
 from nft_jax.record.folder import read_run
 from nft_jax.record.metrics import read_metrics
 from nft_jax.record.rollouts import table_to_groups
 from nft_jax.record.weights import find_weights
 from nft_jax.train.loop import train
+from nft_jax.train.plan import settle
 from refusal import refused
 from runs import EVERY_OTHER, assert_same_run
 
@@ -108,6 +112,91 @@ def test_the_run_and_its_model_folder_are_one_policy(folders, base, tmp_path):
     assert find_weights(folders[0] / "model").files != find_weights(tmp_path / "adapter").files
 
 
+def going_on(settings, folder, start, **adapter):
+    """A run that starts from an adapter's folder."""
+    return settings(folder, policy=PolicyConfig(path=str(start)), adapter=AdapterConfig(**adapter), steps=1)
+
+
+def test_a_run_goes_on_from_an_adapter(folders, base, settings, tmp_path, compiled_once, capsys):
+    """Named by the run that trained it. Its policy is the one that this run ended with: the same evaluation."""
+    config = going_on(settings, tmp_path / "second", folders[0])
+    assert str(folders[0] / "model") in describe(settle(config), hf.read_config(base))
+    train(config, quiet=True)
+    found = read_run(tmp_path / "second").config
+    assert found.policy.path == str(base) and found.data.chat_template == found.adapter.path
+    assert found.adapter == replace(ADAPTER, targets=TARGETS["all"], path=str(folders[0] / "model"))
+    first, last = read_metrics(tmp_path / "second" / "metrics.jsonl")[0], read_metrics(folders[0] / "metrics.jsonl")[-1]
+    measured = {name: value for name, value in first.items() if name.startswith("evaluation/")}
+    assert measured and measured == {name: last[name] for name in measured}
+    policies = [nft_jax.load(place) for place in (folders[0], tmp_path / "second", tmp_path / "second" / "model")]
+    assert len({policy.adapter.digest for policy in policies}) == 1
+    assert {policy.adapter.base for policy in policies} == {str(base)}
+    before, after = (unwrap(policy.params)["layers"]["down"]["lora_b"] for policy in policies[:2])
+    assert 0 < np.abs(before - after).max() < 0.5 * np.abs(before).max()
+    # The same command goes on, and so does the one that settle wrote out.
+    for again in (config, replace(found, workdir=str(tmp_path / "second"))):
+        assert train(again, quiet=True)["finished"]
+
+
+@pytest.mark.parametrize(("asked", "field"), [
+    ({"rank": 8}, "adapter.rank"), ({"rank": 4, "alpha": 4.0}, "adapter.alpha"),
+    ({"rank": 4, "alpha": 8.0, "targets": ("mlp",)}, "adapter.targets"),
+    ({"rank": 4, "alpha": 8.0, "rslora": True}, "adapter.rslora")])
+def test_an_adapter_that_differs_from_the_stored_one_is_refused(asked, field, folders, settings, tmp_path):
+    with refused(field, folders[0] / "model", "--adapter.rank 4 --adapter.alpha 8 --adapter.targets query"):
+        settle(going_on(settings, tmp_path, folders[0] / "model", **asked))
+    same = settle(going_on(settings, tmp_path, folders[0] / "model", rank=4, alpha=8.0, base_dtype="int8"))
+    assert same.adapter.base_dtype == "int8" and settle(same) == same
+
+
+def test_what_is_no_adapter_to_go_on_from(folders, base, settings, tmp_path):
+    with refused("adapter.path", base):
+        settle(going_on(settings, tmp_path, base, path=str(base)))
+    with refused("adapter.path", tmp_path, folders[0] / "model"):
+        settle(going_on(settings, tmp_path, folders[0] / "model", path=str(tmp_path)))
+    both = shutil.copytree(folders[0] / "model", tmp_path / "both")
+    shutil.copy(base / "model.safetensors", both)
+    with refused(both, "adapter_config.json", "model.safetensors"):
+        settle(going_on(settings, tmp_path, both))
+    gone = shutil.copytree(folders[0] / "model", tmp_path / "gone")
+    raw = json.loads((gone / hf.peft.SETTINGS).read_text())
+    (gone / hf.peft.SETTINGS).write_text(json.dumps(raw | {"base_model_name_or_path": None}))
+    with refused(gone / hf.peft.SETTINGS, "base_model_name_or_path", "adapter.path"):
+        settle(going_on(settings, tmp_path, gone))
+    # With a base of one's own.
+    elsewhere = settle(going_on(settings, tmp_path, base, path=str(gone)))
+    assert elsewhere.policy.path == str(base) and elsewhere.adapter.rank == 4
+
+
+def test_a_fork_takes_over_adapters_and_no_others(folders, settings, tmp_path, compiled_once):
+    train(settings(tmp_path / "fork", steps=3), fork=str(folders[0]), quiet=True)
+    assert [row["step"] for row in read_metrics(tmp_path / "fork" / "metrics.jsonl")] == [3]
+    whole = shutil.copytree(folders[0], tmp_path / "whole")
+    raw = json.loads((whole / "config.json").read_text())
+    (whole / "config.json").write_text(json.dumps(raw | {"adapter": AdapterConfig().__dict__}))
+    for source, adapter, told in (
+            (folders[0], AdapterConfig(), ("adapter.rank is 0", "--adapter.rank 4 --adapter.alpha 8")),
+            (folders[0], replace(ADAPTER, rank=8), ("adapter.rank is 8", "--adapter.rank 4")),
+            (folders[0], replace(ADAPTER, targets=("mlp",)), ("adapter.targets is ('mlp',)", "--adapter.targets all")),
+            (whole, ADAPTER, ("adapter.rank is 4", "no --adapter.rank", f"--policy.path {whole}"))):
+        with refused(*told, f"--fork '{source}'"):
+            look(settings(tmp_path / "other", steps=3, adapter=adapter), fork=str(source))
+
+
+def test_a_folder_holds_a_model_or_an_adapter(folders, base, tmp_path):
+    policy = nft_jax.load(folders[0] / "model")
+    own = shutil.copytree(base, tmp_path / "own")
+    nft_jax.save(policy, tmp_path / "adapter")
+    for path, merge in ((tmp_path / "adapter", True), (own, False)):
+        before = {file.name: file.read_bytes() for file in path.iterdir()}
+        with refused("path", path):
+            nft_jax.save(policy, path, merge=merge)
+        assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+        # One of its kind takes its place.
+        nft_jax.save(policy, path, merge=not merge)
+        nft_jax.load(path)
+
+
 def test_another_base_is_refused(folders, base, settings, tmp_path):
     folder, other = shutil.copytree(folders[0], tmp_path / "run"), shutil.copytree(base, tmp_path / "other")
     weights = base / "model.safetensors"
@@ -123,6 +212,8 @@ def test_another_base_is_refused(folders, base, settings, tmp_path):
             nft_jax.load(folder)
         with refused("base", base):
             nft_jax.load(folder / "model")
+        with refused("policy.path", base, folder / "model"):
+            train(going_on(settings, tmp_path / "second", folder / "model"), quiet=True)
         # The same weights elsewhere are the same base.
         assert nft_jax.load(folder / "model", base=other).adapter.base == str(other)
     finally:

@@ -7,6 +7,7 @@ import pytest
 
 import nft_jax
 from nft_jax.config import TermsConfig
+from nft_jax.record.glossary import MEANINGS, meaning
 from nft_jax.record.metrics import read_metrics
 from nft_jax.record.rollouts import table_to_groups
 from runs import assert_same_run
@@ -34,6 +35,9 @@ def test_a_run_with_every_term_resumes_exactly(folders):
 
 def test_metrics_of_the_terms(folders):
     first, second = read_metrics(folders[0] / "metrics.jsonl")[1:]
+    assert [key for key in second if key != "step" and meaning(key) is None] == []
+    named = {name for name, term in MEANINGS.items() if term.when.startswith("terms.")}
+    assert named - {"kl/mean_k1", "kl/mean_k2", "loss/balance"} <= set(first)
     for row in (first, second):
         assert row["loss/entropy_bonus"] < 0 < row["loss/kl"]
         assert row["loss/total"] == pytest.approx(sum(row[f"loss/{name}"] for name in (

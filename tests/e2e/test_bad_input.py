@@ -4,13 +4,16 @@ import os
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 import nft_jax
-from nft_jax.config import MeshConfig, PolicyConfig
-from nft_jax.model.hf import load
+from nft_jax.config import AdapterConfig, MeshConfig, PolicyConfig
+from nft_jax.model import adapter
+from nft_jax.model.hf import load, peft, read_config
+from nft_jax.record.weights import find_weights
 from nft_jax.train import opening, plan
 from refusal import refused
 
@@ -119,6 +122,70 @@ def test_a_sound_folder_comes_to_where_these_tests_stop(tmp_path, nothing_placed
     nothing_placed()
     with pytest.raises(TooLate), opening.open_run(small_run(tmp_path / "run"), fresh=False, quiet=True):
         pass
+
+
+# ---- adapters to go on from
+
+
+def settled(**changes):
+    def spoil(adapter, base):
+        raw = json.loads((adapter / peft.SETTINGS).read_text())
+        (adapter / peft.SETTINGS).write_text(json.dumps({**raw, **changes}))
+    return spoil
+
+
+def without(name):
+    def spoil(adapter, base):
+        arrays = load_file(adapter / peft.WEIGHTS)
+        save_file({key: value for key, value in arrays.items() if name not in key}, adapter / peft.WEIGHTS)
+    return spoil
+
+
+def another_shape(adapter, base):
+    """The folder of the base has another model now: its config.json fits its weights, and not the adapter."""
+    configured(intermediate_size=64)(base)
+    tensors(lambda a: a.update({key: value[:, :64].copy() if "down" in key else value[:64].copy()
+                                for key, value in a.items() if ".mlp." in key}))(base)
+
+
+def beside_its_base(adapter, base):
+    shutil.copy(base / "model.safetensors", adapter)
+
+
+ADAPTERS = {
+    "targets": (settled(target_modules=["c_attn"]), ("target_modules", "['c_attn']", "q_proj")),
+    "option": (settled(use_dora=True), ("use_dora", True)),
+    "kind": (settled(peft_type="IA3"), ("peft_type", "IA3")),
+    "rank": (settled(r=0), ("r is 0",)),
+    "another rank": (settled(r=3), ("lora_A.weight", "(2, 128)", "(3, 128)")),
+    "shapes": (another_shape, ("gate_proj.lora_B.weight", "(64, 2)")),
+    "missing": (without("layers.1.mlp.up_proj.lora_B"), ("layers.1.mlp.up_proj.lora_B.weight is missing",)),
+    "beside": (beside_its_base, ("model.safetensors", peft.SETTINGS)),
+    "no base": (settled(base_model_name_or_path="/no/such/model"), ("base_model_name_or_path", "'/no/such/model'")),
+    "no weights": (lambda adapter, base: (adapter / peft.WEIGHTS).unlink(), (peft.WEIGHTS,)),
+    None: (lambda adapter, base: None, ()),
+}
+
+
+@pytest.mark.parametrize("case", ADAPTERS)
+def test_an_adapter_that_will_not_do(case, tmp_path, nothing_placed, small_run):
+    spoil, told = ADAPTERS[case]
+    base, folder, config = shutil.copytree(NANO, tmp_path / "base"), tmp_path / "adapter", AdapterConfig(rank=2)
+    model = read_config(base)
+    made = adapter.init(model, config, jax.random.key(0))
+    peft.save_adapters(made, model, adapter.Adapter(config, str(base)), folder)
+    spoil(folder, base)
+    nothing_placed()
+    run = small_run(tmp_path / "run", policy=PolicyConfig(path=str(folder)))
+    if case is None:
+        with pytest.raises(TooLate), opening.open_run(run, fresh=False, quiet=True):
+            pass
+        return
+    with refused(folder, *told) as caught, opening.open_run(run, fresh=False, quiet=True):
+        pass
+    assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
+    with refused(*told):
+        find_weights(folder)
 
 
 def test_not_enough_devices(tmp_path, nothing_placed, small_run):

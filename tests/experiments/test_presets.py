@@ -27,8 +27,8 @@ LARGE = [name for name in PRESETS if name.startswith("qwen")]
 
 
 def test_every_preset_is_found_by_its_name_and_settles():
-    assert set(PRESETS) == {"quickstart", "local", "code", "gsm8k", "qwen2_5_math_7b", "qwen2_5_math_7b_official",
-                            "qwen2_5_32b", "qwen2_5_32b_official"}
+    assert set(PRESETS) == {"quickstart", "local", "code", "gemma3_270m", "gsm8k", "qwen2_5_math_7b",
+                            "qwen2_5_math_7b_official", "qwen2_5_32b", "qwen2_5_32b_official"}
     for name, config in PRESETS.items():
         assert config.name == name and settle(config).loss.prompt_weight == "1-r"
 

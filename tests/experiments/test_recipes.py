@@ -11,17 +11,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import nft_jax
 from experiments import presets, quickstart, train
-from experiments.presets import PRESETS, code, gsm8k, qwen2_5_32b, qwen2_5_math_7b
+from experiments.presets import PRESETS, code, gemma3_270m, gsm8k, qwen2_5_32b, qwen2_5_math_7b
 from experiments.studies import healthy
-from experiments.tables import meshes
+from experiments.studies.real_model import unpack
+from experiments.tables import hardware, meshes
 from nft_jax.cli import parse
 from nft_jax.config import Config, flat
 from nft_jax.preflight.devices import Topology
+from refusal import refused
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTED = {"quickstart": quickstart, "local": presets, "code": code, "gsm8k": gsm8k,
-              "qwen2_5_math_7b": qwen2_5_math_7b, "qwen2_5_math_7b_official": qwen2_5_math_7b,
+DOCUMENTED = {"quickstart": quickstart, "local": presets, "code": code, "gemma3_270m": gemma3_270m,
+              "gsm8k": gsm8k, "qwen2_5_math_7b": qwen2_5_math_7b, "qwen2_5_math_7b_official": qwen2_5_math_7b,
               "qwen2_5_32b": qwen2_5_32b, "qwen2_5_32b_official": qwen2_5_32b}
 PAGE = (ROOT / "experiments" / "what_you_should_see.md").read_text()
 
@@ -45,6 +48,33 @@ def test_a_dry_run_of_code_makes_its_questions_only(tmp_path, monkeypatch, capsy
     assert '"reward": "stack-program"' in capsys.readouterr().out
     rows = (tmp_path / code.DATA / "train.jsonl").read_text().splitlines()
     assert len(rows) == 4000 and json.loads(rows[0])["problem"] and not (tmp_path / code.BASE).exists()
+
+
+def test_gemmas_sums_are_right_and_held_out_ones_are_apart(tmp_path, monkeypatch):
+    splits = gemma3_270m.sums()
+    train, held_out = ({row["problem"] for row in splits[split]} for split in ("train", "heldout"))
+    assert (len(train), len(held_out)) == (650, 160) and not train & held_out and splits == gemma3_270m.sums()
+    assert all(eval(row["problem"]) == int(row["answer"]) for rows in splits.values() for row in rows)
+    answers = ["25\n", " 25", " 26", "", " 25 + 1 = 26"]
+    verdicts = nft_jax.verify(answers, ["25"] * 5, mode=gemma3_270m.PRESET.verifier.mode)
+    assert [verdict.reward for verdict in verdicts] == [1, 1, 0, 0, 0]
+
+
+def test_gemma_is_asked_for_before_anything_else(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with refused("policy.path", str(gemma3_270m.BASE), "real_model.unpack"):
+        gemma3_270m.prepared(parse(gemma3_270m.PRESET, "", []))
+    rows = (tmp_path / gemma3_270m.DATA / "heldout.jsonl").read_text().splitlines()
+    assert [json.loads(row) for row in rows] == gemma3_270m.sums()["heldout"]
+
+
+def test_unpacking_names_what_is_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(unpack, "NEEDED", ("json", "no_such_package"))
+    assert unpack.main([str(tmp_path / "folder")]) == 2 and not (tmp_path / "folder").exists()
+    assert "not installed: no_such_package" in capsys.readouterr().err and unpack.main([]) == 2
+    monkeypatch.setattr(unpack, "NEEDED", ("json",))
+    (tmp_path / "kept").write_text("mine")
+    assert unpack.main([str(tmp_path)]) == 2 and (tmp_path / "kept").read_text() == "mine"
 
 
 # --- the page
@@ -109,6 +139,29 @@ def test_the_stored_ranges_are_of_the_main_table(tmp_path, monkeypatch):
     healthy.main()
     assert (tmp_path / "healthy.md").read_text() == stored
     assert (tmp_path / "healthy.png").stat().st_size > 10_000
+
+
+# --- hardware
+
+
+def test_the_table_of_hardware_is_what_preflight_counts():
+    """The three ways of one model on GPUs, again: the cells, and the order of their sizes."""
+    name = "Qwen/Qwen3-4B"
+    row = next(line for line in hardware.TABLE.read_text().splitlines() if line.startswith("| Qwen3-4B |"))
+    cells = [hardware.smallest(config, name, hardware.GPUS) for config in hardware.WAYS.values()]
+    assert row.strip("| ").split(" | ")[1::2] == cells
+    full, lora, int8 = (hardware.needed(config, name, Topology.parse("gpu:H100"))[0]
+                        for config in hardware.WAYS.values())
+    # 20 bytes a parameter are the state and two gradients; a bfloat16 model in memory twice is 4.
+    assert full > 20 * 4_022_468_096 and 4 * 4_022_468_096 < lora < full / 2 and int8 < lora
+
+
+def test_every_model_and_way_stands_in_the_table():
+    lines = hardware.TABLE.read_text().splitlines()
+    assert [line.split(" | ")[0].strip("| ") for line in lines[2:2 + len(hardware.MODELS)]] == [
+        name.partition("/")[2] for name in hardware.MODELS]
+    assert all(f"{way}: GPU | {way}: TPU" in lines[0] for way in hardware.WAYS)
+    assert hardware.NOTE in hardware.TABLE.read_text()
 
 
 # --- meshes

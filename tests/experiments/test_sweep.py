@@ -1,5 +1,6 @@
 """Sweeps: grids of fields, names of folders, command lines, and a runner that survives what runs and kills do to it."""
 import fcntl
+import io
 import json
 import os
 import shlex
@@ -12,9 +13,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from experiments import sweep
 from experiments.harness import runner, variants
+from experiments.harness.board import Board, progress_of
 from experiments.harness.runner import Job, Place, places, run_all
 from experiments.presets import PRESETS, QUICKSTART
 from nft_jax.cli import parse
@@ -36,9 +39,87 @@ def test_a_grid_is_read_by_the_types_of_its_fields():
     grid = sweep.grid_of(["--loss.epsilon=0.1,1", "loss.neg-weight=None,0.5", "data.thinking=True",
                           "objective=nft,rft,nft", "verifier.allow_weak_sandbox=true"])
     arms = sweep.arms_of(QUICKSTART, grid | {"loss.epsilon": ["1"]})
-    assert [[*changes.values()] for changes in arms.values()] == [
+    assert [[*changes.values()] for changes, _ in arms.values()] == [
         [1.0, weight, True, objective, True] for weight in (None, 0.5) for objective in ("nft", "rft")]
-    assert "loss.epsilon=1.0, loss.neg_weight=None, data.thinking=True, objective=nft" in next(iter(arms))
+    # What is the same in all arms is in no name.
+    assert list(arms) == ["neg_weight None, nft", "neg_weight None, rft", "neg_weight 0.5, nft", "neg_weight 0.5, rft"]
+
+
+def test_flags_of_a_run_are_for_all_runs_whatever_their_objective(tmp_path):
+    arms = sweep.arms_of(PRESETS["qwen2_5_math_7b_official"], {"objective": ["grpo", "dapo"]},
+                         ["--loss.clip-high", "0.3", "--steps=3", "--data.thinking", "True"])
+    assert list(arms) == ["grpo", "dapo"]
+    for name, (changes, config) in arms.items():
+        assert changes == {"objective": name} and config.objective == name
+        assert config.loss == ObjectiveConfig(clip_high=0.3) and (config.steps, config.data.thinking) == (3, True)
+    (config,) = (config for _, config in sweep.arms_of(QUICKSTART, {}, ["--objective", "rft"]).values())
+    assert config.objective == "rft"
+    names = [f"{tmp_path / name}:forks" for name in ("a.py", "b.py")]
+    for name in names:
+        Path(name.removesuffix(":forks")).write_text(
+            "def forks(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):\n"
+            "    return -logprobs, {}\n")
+    assert list(sweep.arms_of(QUICKSTART, {"objective": names})) == ["forks", names[1]]
+
+
+def test_folders_are_named_by_what_sets_a_run_apart_and_found_again(tmp_path):
+    grid = {"objective": ["nft", "rft"], "steps": ["3"]}
+    def plan(seeds, *flags):
+        names = variants.Names(tmp_path / "runs")
+        planned = sweep.seeded("quickstart", QUICKSTART, sweep.arms_of(QUICKSTART, grid, flags), seeds, names.folder)
+        names.write()
+        return planned
+
+    first = plan(2)
+    assert [each.folder.name for each in first] == ["nft,seed=0", "rft,seed=0", "nft,seed=1", "rft,seed=1"]
+    assert [each.name for each in first] == ["nft, seed 0", "rft, seed 0", "nft, seed 1", "rft, seed 1"]
+    assert all(each.config.workdir == str(each.folder) and each.config.seed == i // 2 for i, each in enumerate(first))
+    assert "--objective=rft" in first[1].command and "--steps=3" in first[1].command
+    # The same runs under another name, and others under the same: never one run in another's folder.
+    assert [each.folder for each in plan(1)] == [each.folder for each in first[:2]] and plan(1)[0].name == "nft"
+    other = plan(2, "--optimizer.learning-rate", "3e-4")
+    assert [each.folder.name.rpartition("-")[0] for each in other] == [each.folder.name for each in first]
+    assert not {each.folder for each in other} & {each.folder for each in first}
+    digest = variants.digest(variants.vary(QUICKSTART, {"steps": 5}))
+    (tmp_path / "old" / f"quickstart-nft-seed0-{digest}").mkdir(parents=True)
+    assert variants.Names(tmp_path / "old").folder("x", variants.vary(QUICKSTART, {"steps": 5})).name.endswith(digest)
+
+
+def test_a_dry_run_lists_the_runs_and_starts_none(tmp_path, capsys):
+    root = tmp_path / "runs"
+    assert sweep.main(["quickstart", "--grid", "loss.epsilon=0.1,1", "--workdir", str(root), "--steps", "3",
+                       "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert f"epsilon 0.1: {root / 'epsilon=0.1'}" in out and f"epsilon 1: {root / 'epsilon=1'}" in out
+    assert out.count("--steps=3") == 2 and not root.exists()
+
+
+def test_a_board_shows_a_line_for_every_running_run(tmp_path):
+    """On a terminal its newest whole row, also while the next one is being written; elsewhere that it begins."""
+    job = Job(tmp_path / "a", ("true",), 40)
+    job.folder.mkdir()
+    assert progress_of(job) == (0, "")
+    rows = [{"step": 0, "evaluation/accuracy/all": 0.25}, {"step": 1, "seconds/step": 10.0}]
+    path = job.folder / "metrics.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 2, "secon')
+    assert progress_of(job) == (1, "held-out 25.0%, 6 min left")
+    long = [{"step": step, "seconds/step": 1.5, "x": "y" * 9999} for step in range(30)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in long))
+    assert progress_of(job) == (29, "16 s left")                        # more than it reads
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with Board(console) as board:
+        board.begin(job)
+        board.look()
+        board.say("another has ended")
+        board._bars.refresh()
+        board.end(job)
+    told = console.file.getvalue()
+    assert "29/40" in told and "16 s left" in told and "another has ended" in told
+    plain = Console(file=io.StringIO(), soft_wrap=True)
+    with Board(plain) as board:
+        board.begin(job)
+        board.end(job)
+    assert plain.file.getvalue().splitlines() == [f"a: begins, output in {job.folder / 'log.txt'}"]
 
 
 def test_another_objective_begins_with_its_own_defaults():
@@ -225,6 +306,10 @@ def test_devices_are_divided(monkeypatch):
     ("quickstart --grid objective=nft,grpo --grid loss.epsilon=0.5", ("loss.epsilon", "grpo")),
     ("quikstart", ("quikstart", "quickstart")),
     ("quickstart --seeds 0", ("seeds is 0",)),
+    ("quickstart --grid loss.epsilon=1 --steps x", ("--steps", "x")),
+    ("quickstart --sedes 3", ("--sedes",)),
+    ("quickstart --seed 3", ("--seed", "--seeds")), ("quickstart --data.seed=3", ("--data.seed=3", "--seeds")),
+    ("quickstart --fresh", ("--fresh", "--workdir")), ("quickstart --fork x", ("--fork", "--policy.path")),
 ])
 def test_mistakes_of_the_command_end_it_before_anything_starts(arguments, told, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
@@ -244,14 +329,18 @@ def test_a_sweep_of_real_runs(tmp_path, capsys, monkeypatch):
         "SMALL = replace(Q, name='small', steps=1, rollout=replace(Q.rollout, prompts_per_step=4, samples_per_prompt=4,"
         " slots=16), batch=replace(Q.batch, updates_per_step=1), evaluation=replace(Q.evaluation, questions=4, "
         "samples=2))\n")
-    command = [f"{tmp_path}/small.py:SMALL", "--grid", "objective=nft,rft", "--workdir", str(tmp_path / "runs")]
+    command = [f"{tmp_path}/small.py:SMALL", "--grid", "objective=nft,rft", "--workdir", str(tmp_path / "runs"),
+               "--rollout.max-new-tokens", "32"]
     assert sweep.main(command) == 0
-    assert "[2/2]" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "nft: begins" in out and "[2/2] rft: " in out
+    assert {path.suffix for path in (tmp_path / "runs").glob("compare.*")} == {".md", ".png", ".parquet", ".html"}
+    assert "| nft | 1 |" in (tmp_path / "runs" / "compare.md").read_text()
     table = pd.read_parquet(tmp_path / "runs" / "results.parquet")
     assert [*zip(table["arm"], table["objective"], table["step"], strict=True)] == [
-        (f"objective={name}", name, step) for name in ("nft", "rft") for step in (0, 1)]
+        (name, name, step) for name in ("nft", "rft") for step in (0, 1)]
     assert (table["tokens"] == table["tokens/generated"].fillna(0)).all() and table["tokens"][1] > 0
     assert table["evaluation/accuracy/all"].notna().all()
-    said = json.loads(next((tmp_path / "runs").glob("*rft*/summary.json")).read_text())
-    assert "--objective=rft" in said["command"]
+    said = json.loads((tmp_path / "runs" / "rft" / "summary.json").read_text())
+    assert "--objective=rft" in said["command"] and "--rollout.max-new-tokens=32" in said["command"]
     assert sweep.main(command) == 0 and capsys.readouterr().out.count("finished before") == 2

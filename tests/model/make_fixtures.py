@@ -86,6 +86,14 @@ CASES = {       # name: (family, settings, largest file)
         **NO_IDS, "vocab_size": 53, "num_hidden_layers": 3, "hidden_size": 36, "tie_word_embeddings": False,
         "rms_norm_eps": 3e-3, "no_rope_layer_interval": 3,
         "rope_parameters": yarn(100.0, factor=3.0, original_max_position_embeddings=40)}, "1MB"),
+    "phi3_tied_longrope": ("Phi3", {
+        **NO_IDS, "vocab_size": 47, "num_hidden_layers": 3, "hidden_size": 48, "tie_word_embeddings": True,
+        "rms_norm_eps": 1e-3, "sliding_window": 5, "original_max_position_embeddings": 32,
+        "rope_parameters": {"rope_type": "longrope", "rope_theta": 700.0, "partial_rotary_factor": 0.75,
+                            "short_factor": [1.0, 1.5, 2.25], "long_factor": [1.25, 4.0, 9.5]}}, "1MB"),
+    "phi3_untied_sharded": ("Phi3", {
+        **NO_IDS, "vocab_size": 53, "num_hidden_layers": 2, "head_dim": 10, "tie_word_embeddings": False,
+        "rms_norm_eps": 1e-5, "sliding_window": None, "rope_parameters": default(50.0)}, "20KB"),
     "qwen3_moe_untied": ("Qwen3Moe", {
         "vocab_size": 53, "num_hidden_layers": 3, "head_dim": 6, "tie_word_embeddings": False, "rms_norm_eps": 1e-5,
         "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 9, "norm_topk_prob": True,
@@ -94,6 +102,24 @@ CASES = {       # name: (family, settings, largest file)
         "vocab_size": 59, "num_hidden_layers": 2, "head_dim": 10, "tie_word_embeddings": True, "rms_norm_eps": 1e-3,
         "num_experts": 7, "num_experts_per_tok": 3, "moe_intermediate_size": 5, "norm_topk_prob": False,
         "use_sliding_window": True, "sliding_window": 5, "rope_parameters": default(50.0)}, "1MB"),
+    "olmo2_tied": ("Olmo2", {
+        **NO_IDS, "vocab_size": 59, "num_hidden_layers": 2, "head_dim": 10, "hidden_size": 18,
+        "tie_word_embeddings": True, "rms_norm_eps": 1e-3, "rope_parameters": default(300.0)}, "1MB"),
+    "olmo2_untied": ("Olmo2", {
+        **NO_IDS, "vocab_size": 47, "num_hidden_layers": 3, "hidden_size": 36, "num_key_value_heads": None,
+        "tie_word_embeddings": False, "rms_norm_eps": 1e-5, "rope_parameters": linear(80.0, 2.0)}, "20KB"),
+    "olmo3_tied": ("Olmo3", {
+        **NO_IDS, "vocab_size": 61, "num_hidden_layers": 5, "head_dim": 14, "tie_word_embeddings": True,
+        "rms_norm_eps": 1e-5, "sliding_window": 4, "rope_parameters": {
+            "full_attention": yarn(700.0, factor=8.0, original_max_position_embeddings=16, beta_fast=4.0,
+                                   attention_factor=1.2079441541679836),
+            "sliding_attention": default(700.0)}}, "1MB"),
+    "olmo3_untied": ("Olmo3", {
+        **NO_IDS, "vocab_size": 53, "num_hidden_layers": 3, "hidden_size": 36, "tie_word_embeddings": False,
+        "rms_norm_eps": 1e-3, "sliding_window": 6, "layer_types": pattern(3, 2), "rope_parameters": {
+            "full_attention": yarn(90.0, factor=4.0, original_max_position_embeddings=32, mscale=0.7,
+                                   mscale_all_dim=0.3),
+            "sliding_attention": default(90.0)}}, "1MB"),
 }
 LENGTHS = (17, 1, 9, 16)
 

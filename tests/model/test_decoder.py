@@ -10,7 +10,7 @@ import pytest
 from model_folders import CASES, FIXTURES
 from nft_jax.model import decoder
 from nft_jax.model.attention import attend
-from nft_jax.model.config import FLOAT32, Compute, LinearRope, Llama3Rope, ModelConfig, YarnRope
+from nft_jax.model.config import FLOAT32, Compute, LinearRope, Llama3Rope, LongRope, ModelConfig, YarnRope
 from nft_jax.model.hf import load_params, read_config
 from nft_jax.model.hf.families import FAMILIES
 
@@ -18,8 +18,8 @@ TINY = ModelConfig("qwen3", vocab_size=31, hidden_size=12, intermediate_size=20,
                    num_kv_heads=2, head_dim=6, max_positions=64, rope_theta=100.0, qk_norm=True, initializer_range=0.3)
 # Everything that some family has, together: no family is this, the decoder can be.
 MIXED = replace(TINY, qkv_bias=True, local_layers=(0,), window=3, unrotated_layers=(1,), local_rope_theta=10.0,
-                activation="gelu_tanh",
-                rope_scaling=Llama3Rope(4.0, 1.0, 4.0, 16), norm_offset=1.0, sandwich_norms=True,
+                partial_rotary_factor=0.67, activation="gelu_tanh",
+                rope_scaling=Llama3Rope(4.0, 1.0, 4.0, 16), norm_offset=1.0, norms_after=True,
                 scale_embeddings=True, query_pre_attn_scalar=5, final_softcap=9.0)
 
 
@@ -53,10 +53,11 @@ def test_fixtures_cover_every_family_and_what_sets_it_apart():
     assert {(c.family, c.tie_embeddings) for c in configs} == {(f, t) for f in FAMILIES for t in (False, True)}
     scalings = {(c.family, type(c.rope_scaling)) for c in configs if c.rope_scaling}
     assert scalings == {("llama", Llama3Rope), ("llama", LinearRope), ("gemma3_text", LinearRope),
-                        ("smollm3", YarnRope)}
+                        ("smollm3", YarnRope), ("phi3", LongRope), ("olmo2", LinearRope),
+                        ("olmo3", YarnRope)}
     kinds = {(c.family, len(c.local_layers) == c.num_layers) for c in configs if c.local_layers}
     assert kinds == {("gemma3_text", False), ("qwen2", False), ("qwen3", True), ("mistral", True),
-                     ("smollm3", False), ("qwen3_moe", True)}
+                     ("smollm3", False), ("qwen3_moe", True), ("phi3", True), ("olmo3", False)}
     assert {c.norm_topk_prob for c in configs if c.num_experts} == {True, False}
     assert any(c.final_softcap for c in configs)
 

@@ -95,6 +95,23 @@ def test_chunks_change_nothing(params, whole, monkeypatch, block, words):
                  gradients, whole[1])
 
 
+def test_on_cpus_short_answers_meet_a_large_vocabulary_in_small_blocks(params, whole, monkeypatch):
+    """The number of tokens that meet the vocabulary is read from the traced program: 4 at a time, not all 33."""
+    monkeypatch.setattr(logprobs, "CPU_BLOCK", 4)
+    one = jnp.zeros(TOKENS.shape, bool).at[1, 3].set(True)
+
+    def widths(most):
+        monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", most)
+        text = str(jax.make_jaxpr(lambda: logprobs.token_logprobs(
+            params, CONFIG, TOKENS, POSITIONS, SEGMENT_IDS, wanted=one)[0])())
+        return {int(found) for found in re.findall(r"f32\[(\d+),\d+\] = dot_general", text)}
+
+    assert widths(most=33 * 37 - 1) & {4, 33} == {4} and widths(most=1024 * 37) & {4, 33} == {33}
+    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", 4 * 16)
+    for got, expected in zip(outputs_and_gradients(params)[0], whole[0], strict=True):
+        np.testing.assert_allclose(np.where(SPEAKS, got, 0), np.where(SPEAKS, expected, 0), atol=1e-6)
+
+
 def reference_head(hidden, weights, targets, temperature, softcap):
     """Log-probs and entropies by plain softmax, differentiable."""
     logits = hidden @ weights
@@ -147,7 +164,7 @@ def test_the_head_loops_over_the_blocks_that_are_filled(monkeypatch):
 
     @jax.jit
     def ordered(wanted):
-        tokens = logprobs.Tokens.of(wanted)
+        tokens = logprobs.Tokens.of(wanted, 8)
         return tokens.blocks, tokens.order, tokens.put_back(jnp.arange(1, 1 + len(tokens.order)), wanted)
 
     for count, filled in ((0, 0), (1, 1), (8, 1), (9, 2), (30, 4)):

@@ -16,7 +16,7 @@ def test_no_array_puts_two_dimensions_on_one_mesh_axis():
 
 
 def test_a_model_with_everything_has_every_array(tiny_model):
-    everything = replace(tiny_model, qkv_bias=True, sandwich_norms=True, tie_embeddings=False)
+    everything = replace(tiny_model, qkv_bias=True, norms_after=True, tie_embeddings=False)
     shapes = parameter_shapes(everything)
     experts = parameter_shapes(replace(everything, num_experts=6, experts_per_token=2, expert_size=5))
     names = [{path[-1].key for path, _ in jax.tree.leaves_with_path(tree)} for tree in (shapes, experts)]

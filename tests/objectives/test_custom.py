@@ -9,9 +9,19 @@ import jax
 import numpy as np
 import pytest
 
-from nft_jax.config import Config, TermsConfig
-from nft_jax.objectives.custom import FILE, adopt, digest_of, find, record_of
-from nft_jax.objectives.registry import Objective, find_objective, token_loss
+from nft_jax.config import Config, ObjectiveConfig, TermsConfig
+from nft_jax.objectives.custom import adopt, find, settings_of
+from nft_jax.objectives.registry import (
+    METRICS,
+    OBJECTIVES,
+    Objective,
+    coefficients,
+    find_objective,
+    resolve,
+    token_loss,
+    try_objective,
+)
+from nft_jax.objectives.source import FILE, digest_of, record_of
 from nft_jax.record.claim import claimed
 from nft_jax.record.folder import MARKER, OBJECTIVE_SOURCE
 from nft_jax.train.plan import settle
@@ -112,7 +122,7 @@ def test_of_a_script_all_that_the_function_uses_is_kept(write, old, new, same):
         linecache.checkcache()
         records.append(record_of(adopt(names["outer"])))
     assert (records[0] == records[1]) == same
-    assert "def helper" in records[0] and "# SHARPNESS = 3.0" in records[0] and "unused" not in records[0]
+    assert "def helper" in records[0] and "SHARPNESS = 3.0" in records[0] and "unused" not in records[0]
 
 
 @pytest.mark.parametrize("other", [Objective(likelihood, clip_low=0.1), partial(likelihood, extras=(5,)),
@@ -165,6 +175,133 @@ def test_a_function_without_source_is_refused(tmp_path):
     with refused("objective", "lost", "source"), claimed(config, {}):
         pass
     assert not (tmp_path / "run").exists()
+
+
+# ---- settings of its own, its own metrics, and mistakes in it ----------------------------------------------------
+
+
+def tuned(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras, scale=1.0, *, flip: bool = False,
+          power=2, kind="a"):
+    loss = -rewards * scale * logprobs ** power
+    return (-loss if flip else loss), {"scaled": loss, "deep/name of any kind": 3 * mask, "ratio": 0 * loss + 2}
+
+
+def test_parameters_after_the_seven_are_settings():
+    assert settings_of(tuned, "tuned") == {"scale": 1.0, "flip": False, "power": 2, "kind": "a"}
+    assert settings_of(partial(tuned, scale=3.0), "tuned")["scale"] == 3.0
+    assert all(settings_of(each.function, name) == {} for name, each in OBJECTIVES.items())
+    resolved = resolve(tuned, ObjectiveConfig(own={"scale": 2, "flip": True}))
+    assert resolved.own == {"scale": 2.0, "flip": True, "power": 2, "kind": "a"} and hash(resolved)
+    assert type(resolved.own["scale"]) is float and resolve(tuned, resolved) == resolved
+    plain, doubled = (token_loss(tuned, *ARGUMENTS, ObjectiveConfig(own=own))[0] for own in ({}, {"scale": 2.0}))
+    np.testing.assert_allclose(plain, [[-1.0, -4.0]])
+    np.testing.assert_allclose(doubled, 2 * plain)
+    np.testing.assert_allclose(coefficients(tuned, *ARGUMENTS, ObjectiveConfig(own={"power": 1})), [[1.0, 1.0]])
+
+
+@pytest.mark.parametrize(("objective", "own", "named"), [
+    (tuned, {"scala": 1.0}, ("objective.scala", "1.0", "scale")), (tuned, {"power": 2.5}, ("objective.power", 2.5)),
+    (tuned, {"flip": 1}, ("objective.flip", 1)), (tuned, {"scale": "x"}, ("objective.scale", "'x'")),
+    (tuned, {"kind": True}, ("objective.kind", True)), ("nft", {"scale": 1.0}, ("objective.scale", "nft"))])
+def test_settings_that_the_function_does_not_have_are_refused(objective, own, named):
+    with refused(*named):
+        resolve(objective, ObjectiveConfig(own=own))
+
+
+def test_metrics_of_any_name_are_kept_and_are_0_outside_the_mask():
+    logprobs, old, _, *rest = ARGUMENTS
+    _, found = token_loss(tuned, logprobs, old, np.array([[1, 0]]), *rest)
+    assert list(found) == [*METRICS, "scaled", "deep/name of any kind"]
+    np.testing.assert_allclose(found["scaled"], [[-1.0, 0.0]])
+    np.testing.assert_allclose(found["deep/name of any kind"], [[3.0, 0.0]])
+    np.testing.assert_allclose(found["ratio"], [[2.0, 0.0]])
+
+
+BROKEN = """
+    def no_dict(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
+        return -logprobs
+
+    def too_much(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
+        return -logprobs, {}, 0
+
+    def two(logprobs, rewards):
+        return -logprobs, {}
+
+    def bare(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras, scale):
+        return -logprobs, {}
+
+    def listed(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras, scales=(1, 2)):
+        return -logprobs, {}
+
+    def absent(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
+        return -logprobs * extras["reference_logprobs"], {}
+
+    def numbered(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
+        return -logprobs, {3: logprobs}
+"""
+
+
+@pytest.mark.parametrize(("function", "named"), [
+    ("no_dict", ("returned an array (2, 8)", "{}")), ("too_much", ("a tuple of", "dict, int")),
+    ("two", ("(logprobs, rewards)", "group_accuracy")), ("bare", ("scale", "no default")),
+    ("listed", ("scales", "(1, 2)")), ("absent", ("line 18", "reference_logprobs", "entropies")),
+    ("numbered", ("metrics", 3))])
+def test_a_mistake_in_it_is_told_before_anything_heavy(function, named, write):
+    with refused("objective", *named):
+        try_objective(f"{write(BROKEN)}:{function}", ObjectiveConfig(), reference=False)
+
+
+def test_what_training_gives_is_what_it_is_tried_with(write):
+    name = f"{write(BROKEN)}:absent"
+    try_objective(name, ObjectiveConfig(), reference=True)
+    try_objective("nft", ObjectiveConfig(own={"never": 1}), reference=False)       # of this package: not called
+
+
+SCRIPT = """
+    import math
+    import numpy as np
+    import jax.numpy as jnp
+    from functools import partial as bound
+    from jax.nn import sigmoid
+    from nft_jax.objectives.registry import Objective
+
+    TABLE = np.arange(3.0) + 1
+    NAME, RATE = "x", math.pi
+    print("the script starts a run")
+
+    class Gate:
+        height = RATE
+        def __call__(self, x):
+            return self.height * sigmoid(x)
+
+    def times(x, factor):
+        return factor * x
+
+    double = bound(times, factor=2.0)
+
+    def closure(power):
+        def inner(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras, *, scale=RATE):
+            return -rewards * scale * double(Gate()(logprobs)) ** power * TABLE[1], {"ratio": jnp.exp(logprobs)}
+        return inner
+
+    plain = closure(3)
+    wrapped = Objective(plain, reads=("beta",), clip_low=0.1)
+    held = bound(plain, scale=5.0)
+"""
+
+
+@pytest.mark.parametrize("name", ["plain", "wrapped", "held"])
+def test_what_is_kept_of_a_script_runs_by_itself(name, write, tmp_path, capsys):
+    path = write(SCRIPT)
+    given = runpy.run_path(path, run_name="__main__")[name]
+    capsys.readouterr()
+    kept = tmp_path / "objective.py"
+    kept.write_text(record_of(adopt(given)))
+    again = find(f"{kept}:inner")
+    assert capsys.readouterr().out == "" and "starts a run" not in kept.read_text()
+    assert find_objective(again).reads == find_objective(given).reads
+    for mine, theirs in zip(token_loss(given, *ARGUMENTS), token_loss(again, *ARGUMENTS), strict=True):
+        jax.tree.map(np.testing.assert_array_equal, mine, theirs)
 
 
 def test_one_loss_for_a_whole_group_takes_no_mismatch_weights():

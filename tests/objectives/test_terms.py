@@ -186,7 +186,7 @@ def run_step(model, params, items, terms, *, mesh=None, rows=4, row_length=32, o
     step = compile_step(mesh, placements, optimizer, Loss(objective, loss, model, Compute(mesh=mesh), terms))
     batch, _ = make_batch(items, BatchShape.for_sequences(16, rows, row_length), loss.loss_agg, loss.constant_length,
                           find_objective(objective).whole_groups)
-    return jax.device_get(step(state, batch, 1e-2, 0.9))
+    return jax.device_get(step(state, batch, 1e-2, 0.9, None))
 
 
 def same(result, expected, atol=1e-5):

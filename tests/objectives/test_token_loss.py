@@ -19,6 +19,7 @@ from nft_jax.objectives.registry import (
     coefficients,
     overlong_penalty,
     resolve,
+    settings_read,
     token_loss,
     token_weights,
 )
@@ -386,3 +387,15 @@ def test_every_named_extra_reaches_a_function_of_yours():
     loss, _ = token_loss(mine, values, values, values, values[:, 0], values[:, 0], extras=extras)
     assert set(extras) <= set(seen)
     np.testing.assert_allclose(loss, -4.0)
+
+
+def test_settings_that_an_objective_reads_are_known_without_running_it():
+    head = "def f(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):\n    "
+    every = {field.name for field in fields(ObjectiveConfig)}
+    always = {"loss_agg", "constant_length"}
+    assert settings_read("grpo") == {"clip_low", "clip_high", "std_ddof", "overlong_buffer"} | always
+    assert settings_read("a.py:f", head + "return config.beta * logprobs, {}") == {"beta"} | always
+    assert settings_read("a.py:f", head + "return -rewards * logprobs, {}") == always
+    # Handed on, or not known: any.
+    assert settings_read("a.py:f", head + "return nft(logprobs, config)") == every == settings_read("a.py:f")
+    assert settings_read("an older one") == every

@@ -3,8 +3,10 @@ import os
 
 import pytest
 
+from nft_jax.config import MeshConfig
 from nft_jax.preflight import devices
 from nft_jax.preflight.devices import DEVICES, Topology
+from nft_jax.preflight.report import estimate_of
 from refusal import refused
 
 
@@ -18,6 +20,13 @@ def test_names(name, platform, device, count):
 
 def test_gpus_of_several_machines_meet_over_the_network():
     assert Topology.parse("gpu:16xH100").device.link == devices.NETWORK < Topology.parse("gpu:8xH100").device.link
+
+
+def test_a_gpu_without_bfloat16_has_no_kernel(planned, model):
+    """The others are taken to run cuDNN's attention, which no T4 does."""
+    config = planned(MeshConfig(data=1), 1, 4, compute_dtype="bfloat16")
+    kernels = {name: estimate_of(config, model, Topology.parse(f"gpu:{name}")).attention for name in ("T4", "H100")}
+    assert kernels == {"T4": "xla", "H100": "cudnn"} and DEVICES["T4"].flops < 1e13
 
 
 def test_cpu_devices_share_the_machine():

@@ -26,9 +26,25 @@ def test_a_small_run_on_a_slice_of_v5e():
     assert "it fits" in result.stdout
 
 
-def test_a_slice_that_does_not_exist_is_refused():
-    result = command("quickstart", "--topology", "v5p:3x5x7")
-    assert result.returncode == 2 and "v5p:3x5x7" in result.stderr and "Traceback" not in result.stderr
+def test_a_slice_of_one_chip():
+    """libtpu refuses v5e:1x1 unless it is told that the machine has one chip."""
+    code = """
+from nft_jax.preflight.devices import SINGLE, Topology
+found = [Topology.parse(name) for name in SINGLE]
+found[0].prepare()
+chips = [sorted({tuple(device.coords) for device in topology.devices()}) for topology in found]
+assert chips == [[(0, 0, 0)]] * len(SINGLE), chips
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=3000)
+    result = command("quickstart", "--topology", "v5e:1x1", "--policy.compute-dtype", "bfloat16")
+    assert result.returncode == 0, result.stderr
+    assert "1 devices of 15.75 GiB" in result.stdout and "it fits" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["v5p:3x5x7", "v5p:1x1x1"])         # v5p comes in machines of four chips
+def test_a_slice_that_does_not_exist_is_refused(name):
+    result = command("quickstart", "--topology", name)
+    assert result.returncode == 2 and name in result.stderr and "Traceback" not in result.stderr
 
 
 @pytest.mark.slow

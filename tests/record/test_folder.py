@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from made import make_run
 from nft_jax.config import Config
 from nft_jax.record.folder import MARKER, as_read, is_run, read_run, upgraded
 from refusal import refused
@@ -12,6 +13,16 @@ MARKED = json.dumps({"names": ["config.json"], "inputs": {}})
 # What is no run's: of a model, of another trainer, cut short, another kind of JSON.
 NO_RUN = {"a model": '{"architectures": ["Qwen3ForCausalLM"]}', "another trainer": '{"objective": "binary:logistic"}',
           "cut short": json.dumps(CONFIG)[:100], "a list": "[]"}
+
+
+def test_a_run_is_told_in_three_lines(tmp_path):
+    rows = [{"step": step, "evaluation/accuracy/all": step / 4} for step in range(3)]
+    run = read_run(make_run(tmp_path / "mine", rows=rows, steps=2, objective="grpo", seed=5))
+    (run.folder / "checkpoints" / "2").mkdir(parents=True)
+    first, second, third = repr(run).splitlines()
+    assert str(run.folder) in first and "grpo, seed 5" in first and "checkpoints: 2" in third
+    assert "step 2 of" in second and run.state in second and "0.0% -> 50.0%" in second
+    assert len(repr(read_run(make_run(tmp_path / "new", rows=[], steps=0))).splitlines()) == 3
 
 
 @pytest.mark.parametrize("kind", NO_RUN)

@@ -11,6 +11,7 @@ import nft_jax
 from nft_jax.config import BatchConfig, EvaluationConfig, RolloutConfig
 from nft_jax.record.checkpoint import checkpoint_step
 from nft_jax.record.folder import is_run, read_run
+from nft_jax.record.glossary import MEANINGS, meaning
 from nft_jax.record.metrics import read_metrics
 from nft_jax.runtime.mesh import make_mesh
 from nft_jax.train.loop import train
@@ -76,6 +77,11 @@ def test_the_rows_tell_of_every_set_and_their_mean(run):
         for name in ("mine", "more"):
             assert 0 <= row[f"evaluation/{name}/pass@2"] <= row[f"evaluation/{name}/pass@4"] <= 1
             assert 0 <= row[f"evaluation/{name}/maj@4"] <= 1 and row[f"evaluation/{name}/standard_error"] >= 0
+    # The glossary has every metric of a run, and no other but those that need another run.
+    rows = read_metrics(folder / "metrics.jsonl")
+    known = {key: meaning(key) for row in rows for key in row if key != "step"}
+    assert [key for key, term in known.items() if term is None] == []
+    assert {name for name, term in MEANINGS.items() if not term.when} <= set(rows[1])
     assert json.loads((folder / "skipped.json").read_text()).keys() == {"data", "evaluation/mine", "evaluation/more"}
 
 

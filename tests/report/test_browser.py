@@ -20,6 +20,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (apt-ge
 HOSTILE = "</p><img src=x onerror=hacked=1></script><script>hacked=1</script>\u2028\u202eabc needle"
 COUNT = "document.getElementById('count').textContent"
 CARDS = "document.querySelectorAll('.answer').length"
+GROUPS = "document.querySelectorAll('.group').length"
 
 
 def save(folder, runs, rollouts, change=lambda data: None) -> Path:
@@ -64,6 +65,12 @@ def page(tmp_path_factory):
     return save(folder, runs, 2000, change)
 
 
+def answers(browser, page):
+    """The page, with single answers shown."""
+    browser.open(page)
+    choose(browser, "view", "answers")
+
+
 def choose(browser, name, value):
     browser.run(f"document.querySelector('input[name={name}][value={json.dumps(value)}]').click()")
 
@@ -80,7 +87,9 @@ def search(browser, text, expected):
 
 def test_two_thousand_answers_open_and_a_few_are_drawn(browser, page):
     browser.open(page)
-    assert browser.run(COUNT) == "2,000 of 2,000 answers"
+    assert browser.run(COUNT).endswith(" groups") and 0 < browser.run(GROUPS) <= 12
+    choose(browser, "view", "answers")
+    assert browser.run(COUNT) == "2,007 of 2,007 answers"
     assert 0 < browser.run(CARDS) <= 60
     assert browser.run("document.querySelectorAll('svg').length") >= 7
     before = browser.run(CARDS)
@@ -88,8 +97,47 @@ def test_two_thousand_answers_open_and_a_few_are_drawn(browser, page):
     browser.until(f"{CARDS} > {before}")
 
 
-def test_filters_and_search_count_what_they_show(browser, page):
+def test_a_group_shows_all_its_answers_and_what_each_contributed(browser, page):
+    """r, verdicts, rewards and the shares of the push, against the data of the page."""
     browser.open(page)
+    rows = json.loads(page.read_text().split('id="data">')[1].split("</script>")[0])["rollouts"]["rows"]
+    first = [row for row in rows if row[:2] == rows[0][:2] and row[18] == rows[0][18]]
+    assert len(first) == 16
+    card = "document.querySelector('.group')"
+    assert "8 of 16 right" in browser.run(f"{card}.textContent") and "r = 50.0%" in browser.run(f"{card}.textContent")
+    told = browser.run(f"[...{card}.querySelectorAll('.cell')].map(c => ['strong', '.push', '.track i'].map("
+                       "s => c.querySelector(s))).map(([a, b, c]) => [a.textContent.slice(2), b.textContent, "
+                       "c.style.width])")
+    assert [each[0] for each in told] == ["right"] * 8 + ["wrong"] * 8
+    shares = sorted((row[17] for row in first if row[5] == 1), reverse=True)
+    assert sorted((each[1] for each in told[:8]), reverse=True) == sorted(
+        (f"push +{100 * share:.1f}%" for share in shares), reverse=True)
+    assert all("−" in each[1] for each in told[8:])
+    widest = max(float(each[2].removesuffix("%")) for each in told)
+    assert widest == pytest.approx(50, abs=0.01)                     # a half of its track
+    choose(browser, "outcome", "timeout")
+    assert browser.run(GROUPS) == 1                                  # whole, if one of its answers fits
+    assert browser.run(f"{card}.querySelectorAll('.cell').length") == 7
+    assert browser.run(f"{card}.textContent").count("not trained on") == 1
+
+
+def test_verdicts_are_told_in_words(browser, page):
+    answers(browser, page)
+    words = browser.run("[['right', '4', 'integers'], ['wrong', '7', 'integers'], "
+                        "['no_answer', null, 'the box is empty'], ['timeout', '7', 'killed'], "
+                        "['wrong', '7', 'my own reason']].map(([v, e, r]) => {"
+                        "const row = []; row[PROBLEM] = problems.push(['q', '4']) - 1; row[VERDICT] = v;"
+                        "row[EXTRACTED] = e; row[REASON] = r; return [inWords(row).textContent, "
+                        "inWords(row, true).textContent] })")
+    assert words == [["read 4: the same integer"] * 2, ["read 7, gold 4: another integer", "read 7: another integer"],
+                     ["gold 4: no answer was found: the box is empty", "no answer was found: the box is empty"],
+                     ["read 7, gold 4: the verifier ran out of time: killed",
+                      "read 7: the verifier ran out of time: killed"],
+                     ["read 7, gold 4: my own reason", "read 7: my own reason"]]
+
+
+def test_filters_and_search_count_what_they_show(browser, page):
+    answers(browser, page)
     data = json.loads(page.read_text().split('id="data">')[1].split("</script>")[0])["rollouts"]
     rows = data["rows"]
     for outcome in OUTCOMES:
@@ -99,21 +147,21 @@ def test_filters_and_search_count_what_they_show(browser, page):
         assert set(heads) == {outcome.replace("_", " ")}
     choose(browser, "outcome", "truncated")
     assert count(browser) == 1 and "truncated" in browser.run("document.querySelector('.answer .head').textContent")
-    search(browser, "no such words", "0 of 2,000 answers")
+    search(browser, "no such words", "0 of 2,007 answers")
     assert browser.run(CARDS) == 0
     choose(browser, "outcome", "all")
-    search(browser, "NEEDLE", "7 of 2,000 answers")                 # in question and gold, whatever the case
+    search(browser, "NEEDLE", "7 of 2,007 answers")                 # in question and gold, whatever the case
     asked = sum("question 12" in data["problems"][row[2]][0] for row in rows)
-    search(browser, "question 12", f"{asked:,} of 2,000 answers")
-    search(browser, "", "2,000 of 2,000 answers")
+    search(browser, "question 12", f"{asked:,} of 2,007 answers")
+    search(browser, "", "2,007 of 2,007 answers")
     browser.run("(s => { s.value = '2'; s.dispatchEvent(new Event('change', {bubbles: true})) })"
                 "(document.getElementById('run'))")
     assert count(browser) == sum(row[0] == 2 for row in rows)
 
 
 def test_hostile_text_stays_text(browser, page):
-    browser.open(page)
-    search(browser, "needle", "7 of 2,000 answers")
+    answers(browser, page)
+    search(browser, "needle", "7 of 2,007 answers")
     assert browser.run("typeof hacked") == "undefined"
     assert browser.run("document.querySelectorAll('main img, main script, main p p').length") == 0
     assert browser.run("document.querySelector('.problem').textContent") == HOSTILE
@@ -124,11 +172,12 @@ def test_hostile_text_stays_text(browser, page):
 
 
 def test_tokens_are_coloured_and_tell_their_numbers(browser, page):
-    browser.open(page)
-    search(browser, "needle", "7 of 2,000 answers")
+    answers(browser, page)
+    search(browser, "needle", "7 of 2,007 answers")
     strengths = ("[...document.querySelectorAll('.tokens')].map(t => [...t.querySelectorAll('span')].map("
                  "s => s.style.getPropertyValue('--hue') + s.style.getPropertyValue('--strength')).join())")
     seen = {}
+    assert browser.run("document.querySelector('input[name=colour]:checked').value") == "entropy"
     for mode in ("coefficient", "log-prob", "entropy", "nothing"):
         choose(browser, "colour", mode)
         seen[mode] = browser.run(strengths)
@@ -147,8 +196,41 @@ def test_charts_tell_their_values_by_key(browser, page):
     browser.open(page)
     browser.run("document.querySelector('#curves svg').focus({focusVisible: true})")
     browser.press("ArrowLeft")
-    told = browser.run("document.querySelector('#curves .tooltip').innerText")
-    assert "step 1" in told and "50.0% (50.0% to 50.0%, 2 runs)" in told and "grpo 50.0%" in told
+    told = browser.run("document.querySelector('#curves .tooltip').textContent")
+    assert told.startswith("step 1") and "50.0% (50.0% to 50.0%, 2 runs)" in told and "grpo 50.0%" in told
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_a_tooltip_cuts_no_value(browser, page, width):
+    """The first group's name is a long one. At every step of every chart, values are whole and on the page."""
+    browser.open(page, width=width)
+    assert browser.run("""[...document.querySelectorAll('svg')].every(svg => {
+      const box = svg.getBoundingClientRect(), tip = svg.parentElement.querySelector('.tooltip');
+      return [0, 0.5, 1].every(share => {
+        svg.dispatchEvent(new PointerEvent('pointermove', {clientX: box.left + share * box.width, clientY: box.top}));
+        const edge = tip.getBoundingClientRect();
+        return !tip.hidden && edge.left >= -0.5 && edge.right <= innerWidth + 0.5 && [...tip.querySelectorAll('strong')]
+          .every(value => {
+            const at = value.getBoundingClientRect();
+            return at.width > 0 && edge.left <= at.left && at.right <= edge.right && value.scrollWidth <= at.width + 1;
+          });
+      }) })""")
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_accuracy_is_in_sight_at_once(browser, page, width):
+    browser.open(page, width=width)
+    places = browser.run("[...document.querySelectorAll('#runs td.after')].map(cell => { "
+                         "const at = cell.getBoundingClientRect(); return [at.left, at.right, cell.textContent] })")
+    assert len(places) == 3 and all(0 <= left < right <= width and text == "50.0%" for left, right, text in places)
+
+
+def test_an_axis_does_not_make_a_small_change_look_large(browser, page):
+    browser.open(page)
+    labels = browser.run("[[1, 0.985], [0.001, 0]].map(values => [...lineChart('t', 'share', [{name: 'a', "
+                         "colour: 'red', dash: 'none', values: [[0, 1], values]}]).querySelectorAll('text')]"
+                         ".map(t => t.textContent).filter(t => t.endsWith('%')))")
+    assert labels[0][0] == "0%" and labels[0][-1] == "100%" and labels[1][0] == "0%" and labels[1][-1] == "10%"
 
 
 def test_a_keyboard_reaches_everything(browser, page):
@@ -158,7 +240,7 @@ def test_a_keyboard_reaches_everything(browser, page):
         browser.press("Tab")
         names.append(browser.run("document.activeElement.id || document.activeElement.name || "
                                  "document.activeElement.className.baseVal || document.activeElement.tagName"))
-    assert {"A", "SUMMARY", "metric", "svg", "search", "run", "step", "outcome", "colour"} <= set(names)
+    assert {"A", "SUMMARY", "metric", "svg", "search", "run", "step", "outcome", "colour", "view"} <= set(names)
     assert browser.run("[...document.querySelectorAll('input, select')].every(e => e.labels.length)")
 
 
@@ -176,7 +258,8 @@ def test_pages_fit_and_texts_stand_out_in_the_light_and_in_the_dark(browser, pag
         assert browser.run("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
         colours = browser.run("(e => [getComputedStyle(document.body).backgroundColor, ...e.map("
                               "s => getComputedStyle(document.querySelector(s)).color)])"
-                              "(['h1', '.note', 'nav a', '.head', '.head strong', '.problem', '.tokens'])")
+                              "(['h1', '.note', 'nav a', '.head', '.head strong', '.problem', '.tokens', '.push', "
+                              "'.foot'])")
         back, *texts = map(luminance, colours)
         backs.append(back)
         contrasts = [(max(back, text) + 0.05) / (min(back, text) + 0.05) for text in texts]
@@ -187,5 +270,5 @@ def test_pages_fit_and_texts_stand_out_in_the_light_and_in_the_dark(browser, pag
 def test_a_run_that_has_only_begun_is_a_page_too(browser, tmp_path):
     run = make_run(tmp_path / "new", steps=0, rows=[])
     browser.open(save(tmp_path, [run], 2000))
-    assert browser.run(COUNT) == "0 of 0 answers" and "running, or killed" in browser.run("document.body.textContent")
+    assert browser.run(COUNT) == "0 of 0 groups" and "running, or killed" in browser.run("document.body.textContent")
     assert "No metrics yet." in browser.run("document.getElementById('curves').textContent")

@@ -13,7 +13,7 @@ from nft_jax.objectives.registry import resolve
 from nft_jax.record.folder import read_run
 from nft_jax.report import rollouts
 from nft_jax.report.__main__ import main
-from nft_jax.report.data import histogram, page_data, phases, series, status
+from nft_jax.report.data import heading, histogram, page_data, phases, series
 
 LOSS, NATS = Config().loss, rollouts.NATS
 
@@ -61,7 +61,7 @@ def test_a_run_tells_how_far_it_is(tmp_path, summary, told):
     folder = make_run(tmp_path / "a")
     if summary is not None:
         (folder / "summary.json").write_text(summary)
-    assert status(read_run(folder)) == told
+    assert read_run(folder).state == told
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"model_type": "qwen3"}'])
@@ -87,7 +87,8 @@ def test_whatever_a_folder_lacks_is_left_out(tmp_path):
     broken = make_run(tmp_path / "broken", seed=2, steps=2)
     (broken / "rollouts" / "step_000001.parquet").write_bytes(b"PAR1 and no more")
     data = page_data([bare, old, broken, bare], 1000)
-    assert len(data["runs"]) == 3 and data["groups"] == [{"name": "run", "runs": [0, 1, 2]}]
+    assert len(data["runs"]) == 3 and [(group["name"], group["runs"]) for group in data["groups"]] == [
+        ("run", [0, 1, 2])]
     shown = data["rollouts"]
     assert [sum(row[0] == run for row in shown["rows"]) for run in range(3)] == [0, 12, 12]
     assert shown["notes"] == [[0, "no answers are in its folder"]]
@@ -95,15 +96,23 @@ def test_whatever_a_folder_lacks_is_left_out(tmp_path):
     assert all(row[14] and row[15] is None and row[16] is None and row[9] is None for row in of_old)
 
 
-def test_the_sample_is_spread_over_steps_and_always_the_same(tmp_path):
+def test_the_sample_is_whole_groups_spread_over_steps_and_always_the_same(tmp_path):
     runs = [read_run(make_run(tmp_path / str(i), steps=steps, seed=i)) for i, steps in enumerate((5, 2))]
-    chosen, total = rollouts.choose(runs, 30)
-    assert total == 12 * 7 and sum(map(len, chosen.values())) == 30
-    assert {len(rows) for rows in chosen.values()} == {4, 5} and len(chosen) == 7       # 30 = 7 * 4 + 2
-    assert chosen == rollouts.choose(runs, 30)[0] and all(rows == sorted(set(rows)) for rows in chosen.values())
+    chosen, total = rollouts.choose(runs, 32)
+    assert total == 12 * 7 and sum(map(len, chosen.values())) == 32 and len(chosen) == 7
+    assert sorted(map(len, chosen.values())) == [4, 4, 4, 4, 4, 4, 8]                   # 32 answers are 7 + 1 groups
+    for rows in chosen.values():
+        assert rows == sorted(set(rows)) and {row // 4 for row in rows} == {rows[0] // 4, rows[-1] // 4}
+    assert chosen == rollouts.choose(runs, 32)[0] == rollouts.choose(runs, 29)[0]       # never a part of a group
     assert {key: len(rows) for key, rows in rollouts.choose(runs, 1000)[0].items()} == dict.fromkeys(chosen, 12)
-    few, _ = rollouts.choose(runs, 3)                         # fewer than steps: not the first ones only
-    assert sum(map(len, few.values())) == 3 and rollouts.choose(runs, 0)[0] == {}
+    assert rollouts.choose(runs, 0)[0] == {}
+    # The same step of two runs shows the same places of the table: the same questions, where the order is the same.
+    assert chosen[0, 1][:4] == chosen[1, 1][:4] and len(rollouts.choose(runs, 4)[0]) == 1
+    for step in range(6, 101):
+        (tmp_path / "0" / "rollouts" / f"step_{step:06d}.parquet").hardlink_to(runs[0].tables[1])
+    few, _ = rollouts.choose([read_run(tmp_path / "0")], 40)                            # 10 of 100 steps
+    gaps = np.diff(sorted(step for _, step in few))
+    assert len(few) == 10 and gaps.min() >= 5 and gaps.max() <= 16
 
 
 def test_tokens_come_with_their_texts_and_numbers(tmp_path):
@@ -125,7 +134,7 @@ def test_without_a_tokenizer_the_answers_text_is_shown_uncoloured(tmp_path):
     run = read_run(make_run(tmp_path / "a", steps=1, policy__path=str(tmp_path / "nowhere")))
     shown = rollouts.sample_of([run], 5)
     assert "have no colours" in shown["notes"][0][1]
-    assert all(row[12].startswith("answer ") and row[13:] == [None] * 4 for row in shown["rows"])
+    assert all(row[12].startswith("answer ") and row[13:17] == [None] * 4 for row in shown["rows"])
 
 
 @pytest.mark.parametrize(("objective", "push"), [
@@ -135,14 +144,20 @@ def test_without_a_tokenizer_the_answers_text_is_shown_uncoloured(tmp_path):
 def test_coefficients_are_those_of_the_first_update(tmp_path, objective, push):
     """At ratio 1, by hand: NFT with omega = 1 - r pushes right answers by 1 - r and wrong ones by -r."""
     run = read_run(make_run(tmp_path / "a", steps=1, objective=objective))
-    picked, examples = rollouts.read_answers(run, {1: [0, 1, 5, 7, 8]}, LOSS)     # of groups with r = 1/4, 3/4 and 0
+    picked, examples = rollouts.read_answers(run, {1: list(range(12))}, LOSS)     # groups with r = 1/4, 3/4 and 0
     found = rollouts.answer_coefficients(objective, resolve(objective, LOSS), examples)
-    assert len(picked) == 5 and {(1, 10, 0), (1, 10, 1), (1, 11, 1), (1, 11, 3)} <= set(found)
-    assert len(found) == (8 if objective == "dpo" else 4)                   # which looks at whole groups
-    for (_, group, sample), values in found.items():
+    assert len(picked) == 12 and set(found) == {(1, group, sample) for group in (10, 11) for sample in range(4)}
+    expected = {}
+    for (_, group, sample), (values, _) in found.items():
         s, r = {10: ((1, 0, 0, 0)[sample], 0.25), 11: ((1, 1, 1, 0)[sample], 0.75)}[group]
         np.testing.assert_allclose(values, push(s, r), rtol=1e-5)
-        assert len(values) == len(examples[1, group, sample].response)
+        count = len(examples[1, group, sample].response)
+        assert len(values) == count
+        # GRPO takes the mean of each answer's tokens; the others add up tokens.
+        expected[group, sample] = push(s, r) * (1 if objective == "grpo" else count)
+    for (_, group, sample), (_, share) in found.items():
+        whole = sum(abs(value) for (other, _), value in expected.items() if other == group)
+        assert share == pytest.approx(expected[group, sample] / whole, abs=2e-5)
 
 
 @pytest.mark.parametrize(("fields", "told"), [({"objective": "theirs"}, "objective is 'theirs'"),
@@ -184,4 +199,50 @@ def test_tables_are_read_without_the_columns_they_lack(tmp_path):
     run = read_run(folder)
     assert histogram([run]) is None
     (row,) = rollouts.sample_of([run], 5)["rows"]
-    assert row[11:] == [0, "", None, None, None, None]
+    assert row[11:] == [0, "", None, None, None, None, None, 1]
+
+
+def test_what_an_answer_out_of_the_loss_contributes_is_nothing(tmp_path):
+    """mask_truncated leaves it out of the loss, not out of the group's accuracy."""
+    folder = make_run(tmp_path / "a", steps=1, terms__mask_truncated=True)
+    path = folder / "rollouts" / "step_000001.parquet"
+    table = pq.read_table(path)
+    ends = ["length" if i == 0 else "stop" for i in range(len(table))]
+    pq.write_table(table.set_column(table.column_names.index("finish_reason"), "finish_reason", pa.array(ends)), path)
+    rows = rollouts.sample_of([read_run(folder)], 100)["rows"]
+    assert rows[0][10] and rows[0][17] is None and rows[0][16] is None
+    assert sum(abs(row[17]) for row in rows[1:4]) == pytest.approx(1, abs=1e-4)
+    assert all(row[17] < 0 for row in rows[1:4]) and all(row[17] is None for row in rows[8:])
+
+
+def test_groups_are_told_apart_by_what_their_objectives_read(tmp_path):
+    """GRPO does not read epsilon, and an objective of one's own reads what its source names."""
+    own = make_run(tmp_path / "d", objective="my_losses.py:forks", loss__epsilon=0.5, steps=0)
+    (own / "objective.py").write_text(
+        "# objective my_losses.py:forks, sha256 of the rest 1\ndef forks(logprobs, old_logprobs, mask, rewards, "
+        "group_accuracy, config, extras):\n    return -config.beta * logprobs, {}\n")
+    runs = [make_run(tmp_path / "a", steps=0), make_run(tmp_path / "b", steps=0, loss__epsilon=0.1),
+            make_run(tmp_path / "c", steps=0, objective="grpo", loss__epsilon=0.7), own]
+    data = page_data(runs, 0)
+    assert [group["name"] for group in data["groups"]] == ["nft, epsilon 1", "nft, epsilon 0.1", "grpo", "forks"]
+    fields = dict(data["fields"])
+    assert fields["loss.epsilon"] == [1.0, 0.1, None, None] and fields["loss.beta"] == [None, None, None, 0.1]
+    assert {"objective", "loss.epsilon"} <= set(data["different"]) and "loss.beta" in data["partly"]
+    assert heading(data) == "nft, epsilon 1, nft, epsilon 0.1, grpo, forks"
+    assert len({tuple(group["colours"]) for group in data["groups"]}) == 4
+    assert heading(page_data(runs[:1], 0)) == "a"
+
+
+def test_full_colour_is_at_the_deepest_tokens_of_the_page():
+    values = [np.linspace(0, 1, 101), np.array([np.nan])]
+    assert rollouts.deepest(values) == 0.99 and rollouts.deepest([]) == 5.0
+    assert rollouts.deepest([np.zeros(9)]) == 0.25 and rollouts.deepest([np.full(9, 40.0)]) == 5.0
+
+
+def test_the_source_of_an_objective_of_one_s_own_is_on_the_page(tmp_path):
+    """As the run keeps it; a run on an objective of the package has none, whatever lies in its folder."""
+    source = "# objective mine.py:f\ndef f(): return '</script>'\n"
+    runs = [make_run(tmp_path / name, steps=1, objective=name) for name in ("grpo", "mine.py:f", "gone.py:f")]
+    for run in runs[:2]:
+        (run / "objective.py").write_text(source)
+    assert [run["objective"] for run in page_data(runs, 0)["runs"]] == [None, source, None]

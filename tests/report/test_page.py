@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from made import make_run
+from nft_jax.record import pictures
 from nft_jax.report.__main__ import main
 from nft_jax.report.page import build, to_json
 
@@ -58,7 +59,7 @@ def test_the_page_is_whole_and_loads_nothing(tmp_path, capsys):
     runs = [make_run(tmp_path / name, steps=2, **fields) for name, fields in
             {"a": {}, "b": {"seed": 1}, "c": {"objective": "grpo"}}.items()]
     main([*map(str, runs), "-o", str(tmp_path / "page.html"), "--rollouts", "50"])
-    assert "page.html: 3 runs, 50 of 72 answers" in capsys.readouterr().out
+    assert "page.html: 3 runs, 52 of 72 answers" in capsys.readouterr().out
     page = (tmp_path / "page.html").read_text()
     found = outline(page)
     tags = [tag for tag, _ in found.elements]
@@ -73,7 +74,10 @@ def test_the_page_is_whole_and_loads_nothing(tmp_path, capsys):
     policy = next(a["content"] for t, a in found.elements if t == "meta" and "http-equiv" in a)
     assert policy.startswith("default-src 'none'") and "unsafe" not in policy
     data = json.loads(found.texts["script"][0])
-    assert len(data["rollouts"]["rows"]) == 50 and len(data["groups"]) == 2
+    assert found.texts["h1"] == ["nft, grpo"]
+    style = found.texts["style"][0]
+    assert f"--c0: {pictures.HUES[0][0]};" in style and f"--c1: {pictures.HUES[2][1]};" in style
+    assert len(data["rollouts"]["rows"]) == 52 and len(data["groups"]) == 2
 
 
 @pytest.mark.parametrize("text", HOSTILE)

@@ -78,6 +78,8 @@ def test_a_policy_s_tokens_have_the_formula_s_numbers(step, rollouts, policy, ob
         np.testing.assert_allclose(answer.logprobs, logprobs, atol=2e-5)
         np.testing.assert_array_equal(answer.old_logprobs, old)
         delta = answer.logprobs.astype(np.float64) - old
+        r = answer.group_accuracy
+        np.testing.assert_allclose(answer.x, (1 - r * answer.ratio) / (1 - r), rtol=1e-4, atol=1e-4)
         r = {20: 1 / 4, 21: 3 / 4, 23: 1 / 3}[name[0]]
         loss, coefficient, flags = by_hand(np.minimum(delta, 10), answer.reward, r, 0.5)
         np.testing.assert_allclose(answer.ratio, np.exp(np.minimum(delta, 10)), rtol=1e-5)

@@ -2,10 +2,13 @@
 import os
 import subprocess
 import sys
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from nft_jax.runtime.terminal import hide_bars
 
 ROOT = Path(__file__).parents[2]
 COMMAND = """
@@ -68,3 +71,23 @@ def test_a_command_that_nobody_reads_does_all_that_it_would(tmp_path, kind):
 @pytest.mark.parametrize("kind", ["full disk", "closed pipe"])
 def test_it_ends_with_the_status_of_its_error(tmp_path, kind, status):
     assert end(kind, tmp_path, status) == status
+
+
+@pytest.mark.parametrize("draws", [True, False])
+def test_bars_of_other_libraries_are_for_those_who_can_draw_them(draws, monkeypatch):
+    """On a terminal they stay; in a log, or a notebook without ipywidgets, they and tqdm's warning are away."""
+    names = [f"{library}_DISABLE_PROGRESS_BARS" for library in ("HF_HUB", "HF_DATASETS")]
+    for name in names:
+        monkeypatch.setenv(name, "gone")            # so that the end of the test restores it
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(sys, "stderr", type("Stream", (), {"isatty": lambda self: draws})())
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        hide_bars()
+        warnings.warn("IProgress not found. Please update jupyter and ipywidgets.", stacklevel=1)
+        warnings.warn("another", stacklevel=1)
+    assert [os.environ.get(name) for name in names] == ([None] * 2 if draws else ["1"] * 2)
+    assert [str(each.message)[:7] for each in said] == ["IProgre", "another"][0 if draws else 1:]
+    monkeypatch.setenv(names[0], "0")
+    hide_bars()
+    assert os.environ[names[0]] == "0"

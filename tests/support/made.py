@@ -53,9 +53,9 @@ def make_run(folder, *, rewards=((1, 0, 0, 0), (1, 1, 1, 0), (0, 0, 0, 0)), step
 
 def make_step(params, optimizer, loss, mesh, base=None):
     """The compiled train step of a `Loss`, and the function that makes its first state, placed on the mesh. `base`:
-    frozen parameters, where `params` are adapters; the step takes them last."""
+    frozen parameters, where `params` are adapters; the step takes them last, or None."""
     optimizer = make_optimizer(optimizer)
     placements = state_shardings(params, optimizer, mesh)
     first = jax.jit(partial(init_state, optimizer=optimizer), out_shardings=placements)
-    frozen = () if base is None else (parameter_shardings(base, mesh),)
-    return compile_step(mesh, placements, optimizer, loss, *frozen), partial(first, params)
+    base = None if base is None else parameter_shardings(base, mesh)
+    return compile_step(mesh, placements, optimizer, loss, base), partial(first, params)

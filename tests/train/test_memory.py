@@ -153,7 +153,8 @@ def test_the_step_compiled_for_tpus(monkeypatch):
     placements = state_shardings(shapes, optimizer, mesh)
     state = with_shardings(jax.eval_shape(partial(init_state, optimizer=optimizer), shapes), placements)
     loss = Loss("nft", resolve("nft", ObjectiveConfig()), model, Compute("bfloat16", "offload"))
-    compiled = compile_step(mesh, placements, optimizer, loss).lower(state, batch_shapes(4, 256), 1e-6, 1.0).compile()
+    step = compile_step(mesh, placements, optimizer, loss)
+    compiled = step.lower(state, batch_shapes(4, 256), 1e-6, 1.0, None).compile()
     layer = ("512,8,128]", "512,2,128]", "8,128,512]", "512,1024]", "1024,512]")
     gathers = [line.split(" = ")[1] for line in compiled.as_text().splitlines() if " all-gather(" in line]
     weights = [line for line in gathers if any(size in line.split("{")[0] for size in layer)]

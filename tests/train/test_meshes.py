@@ -29,7 +29,7 @@ MODEL = ModelConfig("qwen3", VOCAB, HIDDEN, FEED, LAYERS, HEADS, KV_HEADS, HEAD,
                     qk_norm=True, qkv_bias=True, initializer_range=0.1)
 GEMMA = ModelConfig("gemma3_text", VOCAB, HIDDEN, FEED, LAYERS, HEADS, KV_HEADS, HEAD, max_positions=64, qk_norm=True,
                     initializer_range=0.1, local_layers=(0, 2), window=7, local_rope_theta=100.0, norm_offset=1.0,
-                    activation="gelu_tanh", sandwich_norms=True, scale_embeddings=True, final_softcap=3.0)
+                    activation="gelu_tanh", norms_after=True, scale_embeddings=True, final_softcap=3.0)
 EXPERTS = ModelConfig("qwen3_moe", VOCAB, HIDDEN, FEED, LAYERS, HEADS, KV_HEADS, HEAD, max_positions=64, qk_norm=True,
                       initializer_range=0.1, num_experts=8, experts_per_token=3, expert_size=20, norm_topk_prob=True)
 MICRO, ROWS, LENGTH = 2, 8, 40
@@ -76,7 +76,7 @@ def built(sizes, model=MODEL, remat="none") -> Built:
     loss = Loss("nft", resolve("nft", ObjectiveConfig()), model, Compute(remat=remat),
                 TermsConfig(balance_weight=0.5 if model.num_experts else 0.0))
     step, first = make_step(params(model), OPTIMIZER, loss, mesh)
-    arguments = first(), batch(), np.float32(1e-2), np.float32(0.9)
+    arguments = first(), batch(), np.float32(1e-2), np.float32(0.9), None
     step = step.lower(*arguments).compile()
     return Built(mesh, step, jax.device_get(step(*arguments)))
 
@@ -134,7 +134,7 @@ def dpo_step(sizes) -> Any:
     given = batch()._replace(group_ids=ids.astype(np.int32))
     loss = Loss("dpo", resolve("dpo", ObjectiveConfig(beta=0.5, nll_weight=0.1)), MODEL, Compute())
     step, first = make_step(params(), OPTIMIZER, loss, mesh)
-    return jax.device_get(step(first(), given, np.float32(1e-2), np.float32(0.9)))
+    return jax.device_get(step(first(), given, np.float32(1e-2), np.float32(0.9), None))
 
 
 @pytest.mark.parametrize("sizes", [pytest.param((2, 1, 1, 1), marks=pytest.mark.slow), (1, 2, 1, 2)])

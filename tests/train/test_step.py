@@ -40,7 +40,7 @@ def run_step(model, params, items, loss, objective, *, mesh=None, rows=4, row_le
     batch, _ = make_batch(items, BatchShape.for_sequences(32, rows, row_length), loss.loss_agg, loss.constant_length,
                           find_objective(objective).whole_groups)
     for index in range(steps):
-        state, tally, norm = step(state, batch, learning_rate(OPTIMIZER, index), 1.0)
+        state, tally, norm = step(state, batch, learning_rate(OPTIMIZER, index), 1.0, None)
     return jax.device_get((state, tally, norm))
 
 
@@ -157,7 +157,7 @@ def test_full_and_empty_batches_use_one_program(tiny_model, tiny_params, groups)
     items, shape = examples(groups, loss), BatchShape.for_sequences(32, 4, 32)
     counter, compiled = CompileCounter(), []
     for count, rate, temperature in ((15, 1e-3, 1.0), (1, 1e-4, 1.0), (7, 1e-3, 0.8)):
-        state, _, _ = step(state, make_batch(items[:count], shape)[0], rate, temperature)
+        state, _, _ = step(state, make_batch(items[:count], shape)[0], rate, temperature, None)
         compiled.append(counter.take())
     assert compiled[0] > 0 and compiled[1:] == [0, 0]
     assert int(state.updates) == 3

@@ -26,7 +26,7 @@ def tokens():
     rng = np.random.default_rng(0)
     shape = (12, 200)
     metrics = {"ratio": np.exp(rng.normal(0, 0.3, shape)), "positive_loss": rng.normal(size=shape),
-               "negative_loss": rng.normal(size=shape)}
+               "negative_loss": rng.normal(size=shape), "deep/one's own": rng.normal(size=shape)}
     metrics |= {name: (rng.random(shape) < 0.2).astype(float) for name in ("clamped", "saturated", "clipped")}
     weight = np.where(rng.random(shape) < 0.8, rng.random(shape), 0)
     return {"metrics": metrics, "loss": rng.normal(size=shape), "coefficient": rng.normal(size=shape),
@@ -49,6 +49,8 @@ def test_summary_equals_numpy(tokens):
         assert found[f"coefficient/{sign}"] == pytest.approx(tokens["coefficient"][chosen].mean(), rel=1e-4)
         part = (tokens["weight"] * tokens["metrics"][f"{sign}_loss"])[chosen].sum()
         assert found[f"loss/{sign}"] == pytest.approx(part / 2, rel=1e-4)
+    own = tokens["metrics"]["deep/one's own"][inside].mean()
+    assert found["objective/deep/one's own"] == pytest.approx(own, rel=1e-4, abs=1e-6)
     assert found["entropy/trained"] == pytest.approx(tokens["entropy"][inside].mean(), rel=1e-5)
     assert found["loss/total"] == pytest.approx((tokens["weight"] * tokens["loss"]).sum() / 2, rel=1e-4)
     negatives = (inside & ~positive).sum()
@@ -106,28 +108,43 @@ def bits(state):
 def test_the_state_stays_bit_by_bit_and_the_next_batch_trains_as_if_nothing_had_been(step, batch, name, value):
     compiled, first = step
     # One update first, so that the moments are not 0.
-    taken, _, norm = compiled(first(), batch, 1e-2, 1.0)
+    taken, _, norm = compiled(first(), batch, 1e-2, 1.0, None)
     before = bits(taken)
-    skipped, counts, bad = compiled(taken, spoiled(batch, name, value), 1e-2, 1.0)
+    skipped, counts, bad = compiled(taken, spoiled(batch, name, value), 1e-2, 1.0, None)
     assert counts["count/nonfinite"] == 1 and np.isfinite(norm)
     assert not np.isfinite(bad) or not np.isfinite(counts["sum/loss"])
     assert bits(skipped) == before
-    after, counts, _ = compiled(skipped, batch, 1e-2, 1.0)
+    after, counts, _ = compiled(skipped, batch, 1e-2, 1.0, None)
     assert counts["count/nonfinite"] == 0
-    straight, _, _ = compiled(compiled(first(), batch, 1e-2, 1.0)[0], batch, 1e-2, 1.0)
+    straight, _, _ = compiled(compiled(first(), batch, 1e-2, 1.0, None)[0], batch, 1e-2, 1.0, None)
     assert bits(after) == bits(straight) != before
 
 
 def test_metrics_are_those_of_the_updates_that_were_taken(step, batch):
     compiled, first = step
-    state, good, norm = compiled(first(), batch, 0.0, 1.0)
-    _, bad, nan = compiled(state, spoiled(batch, "old_logprobs", np.nan), 0.0, 1.0)
+    state, good, norm = compiled(first(), batch, 0.0, 1.0, None)
+    _, bad, nan = compiled(state, spoiled(batch, "old_logprobs", np.nan), 0.0, 1.0, None)
     with_bad, skipped = Updates(tallies=[good, bad, good], norms=[norm, nan, norm]).finish()
     without, none = Updates(tallies=[good, good], norms=[norm, norm]).finish()
     assert skipped == [1] and none == []
     assert (with_bad.pop("nonfinite/skipped"), without.pop("nonfinite/skipped")) == (1, 0)
     assert with_bad == without and all(np.isfinite(value) for value in with_bad.values())
-    assert Updates(tallies=[bad], norms=[nan]).finish() == ({"nonfinite/skipped": 1}, [0])
+    only = Updates(tallies=[bad], norms=[nan])
+    assert only.finish() == ({"nonfinite/skipped": 1}, [0])
+    assert only.causes == ["loss"]
+    steep = Updates(tallies=[good, good | {"count/nonfinite": np.float32(1)}], norms=[norm, nan])
+    assert steep.finish()[1] == [1] and steep.causes == ["gradient"]
+
+
+@pytest.mark.parametrize(("cause", "trained", "objective", "told", "not_told"), [
+    ("loss", 8, "mine.py:f", "optimizer.learning_rate", "No update"),
+    ("loss", 0, "mine.py:f", "nft_jax.token_loss", "optimizer.learning_rate"),
+    ("gradient", 0, "mine.py:f", "jnp.where", "optimizer.learning_rate"),
+    ("gradient", 0, "nft", "nonfinite/logprobs", "optimizer.learning_rate")])
+def test_the_advice_goes_by_what_was_seen(cause, trained, objective, told, not_told):
+    """NaN from the first update on is the loss; after finite ones it may be the rate."""
+    advice = step_metrics.nonfinite_advice(cause, trained, objective)
+    assert told in advice and not_told not in advice
 
 
 def test_tallies_and_norms_of_the_updates_of_a_step(tokens):

@@ -6,11 +6,11 @@ All raise InputError with the field and the value found.
 # reads the rope_theta of a folder written by version 5 (rope_parameters) as its own default.
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
-from nft_jax.model.config import LinearRope, Llama3Rope, RopeScaling, YarnRope
+from nft_jax.model.config import LinearRope, Llama3Rope, LongRope, RopeScaling, YarnRope
 from nft_jax.types import InputError
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -19,7 +19,10 @@ MOST_LAYERS = 10_000      # more is a damaged file: the work that follows grows 
 LARGEST = 2.0**127        # float32, in which all is computed, has no room for twice as much
 MOST_SHOWN = 200          # characters of a value in a message
 # rope_type -> the class with its settings
-ROPES: dict[str, type | None] = {"default": None, "linear": LinearRope, "llama3": Llama3Rope, "yarn": YarnRope}
+ROPES: dict[str, type | None] = {"default": None, "linear": LinearRope, "llama3": Llama3Rope, "yarn": YarnRope,
+                                 "longrope": LongRope}
+# A spelling of the first Phi-3 models.
+OTHERWISE = {"su": "longrope"}
 
 
 def expect(holds: bool, name: str, value: object, remedy: str) -> None:
@@ -29,9 +32,9 @@ def expect(holds: bool, name: str, value: object, remedy: str) -> None:
         raise InputError(f"config.json: {name} is {shown}: {remedy}")
 
 
-def integer(raw: Mapping, name: str, least: int = 1) -> int:
+def integer(raw: Mapping, name: str, least: int = 1, path: str = "") -> int:
     value = raw.get(name)
-    expect(isinstance(value, int) and not isinstance(value, bool) and value >= least, name, value,
+    expect(isinstance(value, int) and not isinstance(value, bool) and value >= least, path + name, value,
            f"an integer, {least} or more, is needed.")
     return value
 
@@ -41,6 +44,12 @@ def number(raw: Mapping, name: str, path: str = "") -> float:
     expect(isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < LARGEST, path + name, value,
            "a positive number is needed that float32 holds.")
     return float(value)
+
+
+def numbers(raw: Mapping, name: str, path: str = "") -> tuple[float, ...]:
+    values = raw.get(name)
+    expect(isinstance(values, list) and len(values) > 0, path + name, values, "a list of numbers is needed.")
+    return tuple(number({name: value}, name, path) for value in values)
 
 
 def boolean(raw: Mapping, name: str, path: str = "") -> bool:
@@ -88,29 +97,30 @@ def local_layers(raw: Mapping, rule: str) -> tuple[int, tuple[int, ...]]:
     return (window, local) if 0 < window < integer(raw, "max_position_embeddings") else (0, ())
 
 
-def ropes(raw: Mapping, theta: float | None, local_theta: float | None) -> dict[str, Any]:
-    """The fields of ModelConfig for rotary positions.
+def ropes(raw: Mapping, kinds: Sequence[str], theta: float | None, local: str,
+          local_theta: float | None) -> dict[str, Any]:
+    """The fields of ModelConfig for rotary positions, but the share of a head that rotates.
 
-    theta, local_theta: the family's values where config.json has none. Without local_theta the
-    family's local layers rotate like the others."""
+    kinds: the rope_types of the family.
+    theta, local_theta: the family's values where config.json has none.
+    local: the field at the top with the base of local layers; "": they rotate like the others."""
     parameters, top = raw.get("rope_parameters") or {}, {"rope_theta": raw.get("rope_theta")}
     expect(isinstance(parameters, dict), "rope_parameters", parameters, "it must be an object or null.")
-    expect(raw.get("partial_rotary_factor") in (None, 1), "partial_rotary_factor", raw.get("partial_rotary_factor"),
-           "only 1 is implemented.")
-    if local_theta is None:
-        found = _rope({"": top, "rope_parameters": parameters, "rope_scaling": raw.get("rope_scaling")}, theta)
+    if not local:
+        found = _rope(raw, kinds, {"": top, "rope_parameters": parameters, "rope_scaling": raw.get("rope_scaling")},
+                      theta)
         return {"rope_theta": found[0], "rope_scaling": found[1]}
     expect(set(parameters) <= {FULL, SLIDING}, "rope_parameters", parameters, f"it must hold {FULL!r} and {SLIDING!r}.")
-    found = _rope({"": top, f"rope_parameters.{FULL}": parameters.get(FULL), "rope_scaling": raw.get("rope_scaling")},
-                  theta)
-    local = _rope({"": {"rope_theta": raw.get("rope_local_base_freq")},
-                   f"rope_parameters.{SLIDING}": parameters.get(SLIDING)}, local_theta)
-    expect(local[1] is None, f"rope_parameters.{SLIDING}", parameters.get(SLIDING),
+    found = _rope(raw, kinds, {"": top, f"rope_parameters.{FULL}": parameters.get(FULL),
+                               "rope_scaling": raw.get("rope_scaling")}, theta)
+    near = _rope(raw, kinds, {"": {"rope_theta": raw.get(local)},
+                              f"rope_parameters.{SLIDING}": parameters.get(SLIDING)}, local_theta)
+    expect(near[1] is None, f"rope_parameters.{SLIDING}", parameters.get(SLIDING),
            "a scaling of the local layers' rotary positions is not implemented.")
     # transformers looks for it beside the two entries, and so never sees it.
     expect(getattr(found[1], "truncate", True), f"rope_parameters.{FULL}.truncate", False, "only true is implemented "
            "where local layers rotate in their own way.")
-    return {"rope_theta": found[0], "rope_scaling": found[1], "local_rope_theta": local[0]}
+    return {"rope_theta": found[0], "rope_scaling": found[1], "local_rope_theta": near[0]}
 
 
 def unrotated_layers(raw: Mapping) -> tuple[int, ...]:
@@ -124,7 +134,22 @@ def unrotated_layers(raw: Mapping) -> tuple[int, ...]:
     return tuple(layer for layer in range(count) if not rotated[layer])
 
 
-def _rope(places: dict[str, Any], default: float | None) -> tuple[float, RopeScaling | None]:
+def partial_rotary_factor(raw: Mapping, implemented: bool) -> float:
+    """implemented: whether the family's code in transformers reads it."""
+    found = {}
+    for place in ("", "rope_parameters", "rope_scaling"):
+        values, prefix = raw.get(place) if place else raw, place + "." if place else ""
+        if isinstance(values, Mapping) and values.get("partial_rotary_factor") is not None:
+            found[f"{prefix}partial_rotary_factor"] = number(values, "partial_rotary_factor", prefix)
+    expect(len(set(found.values())) <= 1, "partial_rotary_factor", found, "these must agree.")
+    name, factor = next(iter(found.items()), ("", 1.0))
+    expect(factor == 1 or (implemented and factor < 1), name, factor,
+           "more than 1 is not possible." if implemented else "only 1 is implemented for this family.")
+    return factor
+
+
+def _rope(raw: Mapping, kinds: Sequence[str], places: dict[str, Any],
+          default: float | None) -> tuple[float, RopeScaling | None]:
     """(theta, scaling) from several places of config.json, which must agree; "" is the top, without scaling."""
     thetas, scalings = {}, {}
     for place, rope in places.items():
@@ -132,10 +157,11 @@ def _rope(places: dict[str, Any], default: float | None) -> tuple[float, RopeSca
         expect(isinstance(rope, dict), place, rope, "it must be an object or null.")
         prefix = place + "." if place else ""
         kind = rope.get("rope_type", rope.get("type", "default"))
-        expect(kind in ROPES, f"{prefix}rope_type", kind, f"only {', '.join(ROPES)} are implemented; "
+        kind = OTHERWISE.get(kind, kind)
+        expect(kind in kinds, f"{prefix}rope_type", kind, f"only {', '.join(kinds)} are implemented for this family; "
                "remove the scaling if the sequences are no longer than the model was trained for.")
-        factor = rope.get("partial_rotary_factor")
-        expect(factor in (None, 1), f"{prefix}partial_rotary_factor", factor, "only 1 is implemented.")
+        if kind == "longrope":
+            rope = _with_lengths(raw, rope, prefix)
         known = ("rope_type", "type", "rope_theta", "partial_rotary_factor", *_settings(ROPES[kind]))
         unknown = {key: value for key, value in rope.items() if value is not None and key not in known}
         expect(not unknown, place, unknown, f"with rope_type {kind!r} these settings are not implemented.")
@@ -152,6 +178,20 @@ def _rope(places: dict[str, Any], default: float | None) -> tuple[float, RopeSca
     return next(iter(thetas.values())), next(iter(scalings.values()), None)
 
 
+def _with_lengths(raw: Mapping, rope: dict, prefix: str) -> dict:
+    """The settings of a longrope with the two lengths that stand at the top of config.json."""
+    name = "original_max_position_embeddings"
+    original = raw.get(name, rope.get(name))
+    expect(rope.get(name, original) == original, f"{prefix}{name}", rope.get(name), f"at the top it is {original}; "
+           "these must agree.")
+    expect(isinstance(original, int) and original > 1, name, original, "an integer, 2 or more, is needed.")
+    length = integer(raw, "max_position_embeddings")
+    # transformers 4 takes the ratio of the lengths, whatever the factor.
+    expect(rope.get("factor") in (None, length / original), f"{prefix}factor", rope.get("factor"),
+           f"max_position_embeddings / {name} is {length / original:g}; these must agree.")
+    return {**rope, name: original, "max_position_embeddings": length, "factor": None}
+
+
 def _settings(scaling: type | RopeScaling | None) -> dict[str, Field]:
     """Names of the settings of a scaling -> their fields."""
     return {} if scaling is None else {field.name: field for field in fields(scaling)}
@@ -163,12 +203,8 @@ def _scaling(rope: dict, kind: str, prefix: str) -> RopeScaling | None:
         # A setting without a default must be there. null means the default.
         if rope.get(name) is None and field.default is not MISSING:
             continue
-        if isinstance(field.default, bool):
-            found[name] = boolean(rope, name, prefix)
-        else:
-            found[name] = number(rope, name, prefix)
-    if "original_max_position_embeddings" in found:
-        found["original_max_position_embeddings"] = int(found["original_max_position_embeddings"])
+        read = {bool: boolean, int: integer, tuple[float, ...]: numbers}.get(field.type, number)
+        found[name] = read(rope, name, path=prefix)
     scaling = ROPES[kind](**found) if ROPES[kind] else None
     for low, high in (("low_freq_factor", "high_freq_factor"), ("beta_slow", "beta_fast")):
         if hasattr(scaling, high):
@@ -180,6 +216,7 @@ def _scaling(rope: dict, kind: str, prefix: str) -> RopeScaling | None:
 def rope_to_json(theta: float, scaling: RopeScaling | None) -> dict[str, Any]:
     """One entry of rope_parameters. Without its rope_theta it is the rope_scaling of transformers 4."""
     kind = next(kind for kind, settings in ROPES.items() if settings is (scaling and type(scaling)))
+    settings = {name: getattr(scaling, name) for name, field in _settings(scaling).items()
+                if getattr(scaling, name) != field.default and name != "max_position_embeddings"}
     return {"rope_type": kind, "rope_theta": theta,
-            **{name: getattr(scaling, name) for name, field in _settings(scaling).items()
-               if getattr(scaling, name) != field.default}}
+            **{name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}}

@@ -4,8 +4,8 @@ To add a family:
 
 1. Open modeling_NAME.py of transformers beside `nft_jax.model.decoder`. Each part that the decoder
    lacks becomes a field of `ModelConfig` that is off by default. Each array it lacks becomes a row
-   of `nft_jax.model.parameters.ARRAYS`. Gemma 3 brought `sandwich_norms` and two arrays this way.
-2. Compare the tensor names with `NAMES`. Where they differ, give the family a table of its own, as Gemma 3 has.
+   of `nft_jax.model.parameters.ARRAYS`. Gemma 3 brought `norms_after` and two arrays this way.
+2. Compare the tensor names with `NAMES`. Where they differ, give the family a table of its own, as Phi-3 has.
 3. Go through configuration_NAME.py field by field and write one `Family` into `FAMILIES`. Llama's says it all:
 
        Family("llama", "LlamaForCausalLM",                  model_type and architecture of config.json
@@ -24,13 +24,13 @@ To add a family:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from nft_jax.model.config import ModelConfig
+from nft_jax.model.config import LongRope, ModelConfig
 from nft_jax.model.hf.config_json import (
     FULL,
     SLIDING,
@@ -40,6 +40,7 @@ from nft_jax.model.hf.config_json import (
     integer,
     local_layers,
     number,
+    partial_rotary_factor,
     rope_to_json,
     ropes,
     unrotated_layers,
@@ -47,10 +48,13 @@ from nft_jax.model.hf.config_json import (
 from nft_jax.model.parameters import ARRAYS, sizes_of
 from nft_jax.types import InputError
 
+ORIGINAL = "original_max_position_embeddings"
+
 
 @dataclass(frozen=True)
 class Tensor:
-    """One array of ours as a tensor of Hugging Face.
+    """One array of ours as a tensor of Hugging Face. Where several arrays of a family have one name, their rows stand
+    in this tensor one after the other, in the order of the table (Phi-3).
 
     layout: the tensor's axes, in the letters of `nft_jax.model.parameters`; letters side by side form one merged
         axis. `nn.Linear` stores our query [D, H, E] as [out, in], which is "HE D".
@@ -82,7 +86,7 @@ class Tensor:
         return self.name.format(*place[:1], expert=place[1:] and place[1])
 
     def shapes(self, config: ModelConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """(our shape, Hugging Face shape) of one tensor."""
+        """(our shape, shape in Hugging Face's layout) of one tensor, or of the array's rows in it."""
         return sizes_of(self.ours, config), tuple(math.prod(sizes_of(axes, config)) for axes in self.layout.split())
 
     def to_hf(self, array: np.ndarray, config: ModelConfig) -> np.ndarray:
@@ -117,9 +121,16 @@ NAMES = (
     Tensor("value_bias", LAYER + "self_attn.v_proj.bias", "KE"),
     Tensor("query_norm", LAYER + "self_attn.q_norm.weight", "E"),
     Tensor("key_norm", LAYER + "self_attn.k_norm.weight", "E"),
+    Tensor("query_heads_norm", LAYER + "self_attn.q_norm.weight", "HE"),
+    Tensor("key_heads_norm", LAYER + "self_attn.k_norm.weight", "KE"),
 )
-# Gemma 3 calls the norm after attention what the other families call the norm before the MLP.
-GEMMA3_NAMES = (
+# Phi-3 has the rows of several arrays in one tensor.
+PHI3_NAMES = tuple(
+    replace(tensor, name=LAYER + "self_attn.qkv_proj.weight") if tensor.array in ("query", "key", "value") else
+    replace(tensor, name=LAYER + "mlp.gate_up_proj.weight") if tensor.array in ("gate", "up") else tensor
+    for tensor in NAMES)
+# Gemma 3 and OLMo call the norm after attention what the other families call the norm before the MLP.
+NORMS_AFTER_NAMES = (
     *(tensor for tensor in NAMES if tensor.array != "mlp_norm"),
     Tensor("post_attention_norm", LAYER + "post_attention_layernorm.weight", "D"),
     Tensor("mlp_norm", LAYER + "pre_feedforward_layernorm.weight", "D"),
@@ -140,15 +151,22 @@ class Family:
     booleans: Mapping[str, str] = field(default_factory=dict)      # the same; false where they are absent
     spellings: Mapping[str, str] = field(default_factory=dict)     # another name of a field -> its name here
     windows: Literal["", "last", "unrotated", "pattern", "if_set", "if_used"] = ""      # see `config_json.local_layers`
+    ropes: tuple[str, ...] = ("default", "linear", "llama3", "yarn")         # rope_types
+    partial_rotary: bool = False       # partial_rotary_factor is read
+    all_kv_heads: bool = False         # an absent num_key_value_heads means num_attention_heads
     unrotated: bool = False            # some layers have no rotary positions: see `config_json.unrotated_layers`
     ignored: tuple[str, ...] = ()      # fields that its code in transformers does not read, though others do
     rope_theta: float | None = None                    # where config.json has none; None: it must have one
-    local_rope_theta: float | None = None              # the same for local layers that have their own
+    # The field at the top of config.json with the rotary base of the local layers, which are never scaled; "": local
+    # layers rotate like the others.
+    local_rope: str = ""
+    local_rope_theta: float | None = None              # where config.json has none
     split_head_dim: bool = True        # an absent head_dim means hidden_size / num_attention_heads
     tensors: tuple[Tensor, ...] = NAMES
 
 
 LLAMA_ONLY = {"hidden_act": "silu", "attention_bias": False}
+OLMO = {"norms_before": False, "norms_after": True, "qk_norm_all_heads": True}
 FAMILIES = {family.model_type: family for family in (
     Family("qwen2", "Qwen2ForCausalLM", traits={"qkv_bias": True},
            only={"hidden_act": "silu", "attention_bias": True}, windows="last"),
@@ -161,14 +179,19 @@ FAMILIES = {family.model_type: family for family in (
            booleans={"norm_topk_prob": "norm_topk_prob"}, spellings={"num_local_experts": "num_experts"},
            windows="if_used", ignored=("max_window_layers",)),
     Family("llama", "LlamaForCausalLM", traits={}, only={**LLAMA_ONLY, "mlp_bias": False, "pretraining_tp": 1},
-           defaults={"rms_norm_eps": 1e-6}, rope_theta=10_000.0),
+           defaults={"rms_norm_eps": 1e-6}, rope_theta=10_000.0, all_kv_heads=True),
     Family("mistral", "MistralForCausalLM", traits={}, only=LLAMA_ONLY,
            defaults={"rms_norm_eps": 1e-6, "sliding_window": 4096}, windows="if_set", rope_theta=10_000.0),
     Family("smollm3", "SmolLM3ForCausalLM", traits={}, only={**LLAMA_ONLY, "mlp_bias": False},
            defaults={"rms_norm_eps": 1e-6, "tie_word_embeddings": True}, windows="unrotated", unrotated=True,
            ignored=("pretraining_tp", "max_window_layers"), rope_theta=2_000_000.0),
-    Family("gemma3_text", "Gemma3ForCausalLM", tensors=GEMMA3_NAMES,
-           traits={"qk_norm": True, "sandwich_norms": True, "norm_offset": 1.0, "activation": "gelu_tanh",
+    Family("phi3", "Phi3ForCausalLM", tensors=PHI3_NAMES, traits={"fused_projections": True},
+           only={**LLAMA_ONLY, "mlp_bias": False, "lm_head_bias": False, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
+           defaults={"rms_norm_eps": 1e-5, "original_max_position_embeddings": 4096},
+           windows="if_set", ropes=("default", "longrope"), partial_rotary=True, all_kv_heads=True,
+           ignored=("auto_map", "full_attn_mod", "interpolate_factor"), rope_theta=10_000.0),
+    Family("gemma3_text", "Gemma3ForCausalLM", tensors=NORMS_AFTER_NAMES,
+           traits={"qk_norm": True, "norms_after": True, "norm_offset": 1.0, "activation": "gelu_tanh",
                    "scale_embeddings": True},
            only={"hidden_activation": "gelu_pytorch_tanh", "attention_bias": False, "attn_logit_softcapping": None,
                  "use_bidirectional_attention": False},
@@ -178,13 +201,32 @@ FAMILIES = {family.model_type: family for family in (
                      "query_pre_attn_scalar": 256, "sliding_window": 4096},
            integers={"query_pre_attn_scalar": "query_pre_attn_scalar"},
            numbers={"final_logit_softcapping": "final_softcap"},
-           windows="pattern", rope_theta=1e6, local_rope_theta=1e4),
+           windows="pattern", rope_theta=1e6, local_rope="rope_local_base_freq", local_rope_theta=1e4),
+    Family("olmo2", "Olmo2ForCausalLM", tensors=NORMS_AFTER_NAMES, traits=OLMO, only=LLAMA_ONLY,
+           defaults={"rms_norm_eps": 1e-5}, rope_theta=10_000.0, all_kv_heads=True),
+    Family("olmo3", "Olmo3ForCausalLM", tensors=NORMS_AFTER_NAMES, traits=OLMO, only=LLAMA_ONLY,
+           defaults={"rms_norm_eps": 1e-5, "sliding_window": 4096, "sliding_window_pattern": 4},
+           windows="pattern", local_rope="rope_theta", all_kv_heads=True),
 )}
 
 
 def tensors_of(config: ModelConfig) -> Iterator[Tensor]:
-    """The tensors of a model of this config; a tied model has no head of its own."""
+    """The arrays of a model of this config as tensors; a tied model has no head of its own."""
     return (tensor for tensor in FAMILIES[config.family].tensors if ARRAYS[tensor.array].present(config))
+
+
+def joined_tensors(config: ModelConfig) -> list[tuple[Tensor, ...]]:
+    """`tensors_of`, with those of one name together: most often one."""
+    found: dict[str, tuple[Tensor, ...]] = {}
+    for tensor in tensors_of(config):
+        found[tensor.name] = (*found.get(tensor.name, ()), tensor)
+    return list(found.values())
+
+
+def joined_shape(tensors: Sequence[Tensor], config: ModelConfig) -> tuple[int, ...]:
+    """The shape of the tensor of Hugging Face that holds these."""
+    shapes = [tensor.shapes(config)[1] for tensor in tensors]
+    return sum(shape[0] for shape in shapes), *shapes[0][1:]
 
 
 INTEGERS = {"vocab_size": "vocab_size", "hidden_size": "hidden_size", "intermediate_size": "intermediate_size",
@@ -225,7 +267,10 @@ def config_from_hf(raw: dict) -> ModelConfig:
         hidden, heads = integer(raw, "hidden_size"), integer(raw, "num_attention_heads")
         expect(hidden % heads == 0, "hidden_size", hidden, f"without head_dim it must be a multiple of {heads} heads.")
         raw["head_dim"] = hidden // heads
+    if raw.get("num_key_value_heads") is None and family.all_kv_heads:
+        raw["num_key_value_heads"] = raw.get("num_attention_heads")
     window, local = local_layers(raw, family.windows)
+    rope = ropes(raw, family.ropes, family.rope_theta, family.local_rope, family.local_rope_theta)
     config = ModelConfig(
         family=family.model_type, **{ours: integer(raw, name) for name, ours in (INTEGERS | family.integers).items()},
         **{ours: number(raw, name) for name, ours in NUMBERS.items()},
@@ -233,12 +278,21 @@ def config_from_hf(raw: dict) -> ModelConfig:
         **{ours: boolean(raw, name) for name, ours in family.booleans.items()},
         tie_embeddings=boolean(raw, "tie_word_embeddings"), window=window, local_layers=local,
         unrotated_layers=unrotated_layers(raw) if family.unrotated else (),
-        **ropes(raw, family.rope_theta, family.local_rope_theta), **family.traits)
+        partial_rotary_factor=partial_rotary_factor(raw, family.partial_rotary), **rope, **family.traits)
+    if isinstance(config.rope_scaling, LongRope):
+        original = config.rope_scaling.original_max_position_embeddings
+        config = replace(config, max_positions=min(config.max_positions, original))
     expect(config.num_heads % config.num_kv_heads == 0, "num_attention_heads", config.num_heads,
            f"it must be a multiple of {config.num_kv_heads} kv heads.")
-    expect(config.head_dim % 2 == 0, "head_dim", config.head_dim, "rotary positions need an even number.")
     expect(config.experts_per_token <= config.num_experts, "num_experts_per_tok", config.experts_per_token,
            f"it must be at most num_experts, {config.num_experts}.")
+    expect(config.rotary_dim % 2 == 0 and config.rotary_dim > 0, "head_dim", config.head_dim,
+           f"rotary positions need an even number, and with partial_rotary_factor {config.partial_rotary_factor:g} "
+           f"there are {config.rotary_dim} to rotate.")
+    for name in ("short_factor", "long_factor"):
+        count = len(getattr(config.rope_scaling, name, ())) or config.rotary_dim // 2
+        expect(count == config.rotary_dim // 2, name, f"a list of {count}",
+               f"{config.rotary_dim // 2} numbers are needed, one for each frequency.")
     return config
 
 
@@ -264,10 +318,18 @@ def config_to_hf(config: ModelConfig) -> dict:
         raw["layer_types"] = [SLIDING if kind.local else FULL for kind in config.kinds]
     if family.windows in SWITCHED:
         raw["use_sliding_window"] = bool(config.local_layers)
+    if family.partial_rotary:
+        raw["partial_rotary_factor"] = config.partial_rotary_factor
+    if isinstance(config.rope_scaling, LongRope):
+        # transformers 4 allows three entries, of these names.
+        raw["rope_scaling"] = {"type": "longrope", **{
+            name: value for name, value in scaling.items() if name not in ("rope_type", ORIGINAL)}}
+        raw[ORIGINAL] = config.rope_scaling.original_max_position_embeddings
+        raw["max_position_embeddings"] = config.rope_scaling.max_position_embeddings
     if family.unrotated:
         raw["no_rope_layers"] = [int(kind.rotated) for kind in config.kinds]
-    if family.local_rope_theta is not None:
-        raw["rope_local_base_freq"] = config.local_rope_theta
+    if family.local_rope:
+        raw[family.local_rope] = config.local_rope_theta
         raw["rope_parameters"] = {FULL: rope, SLIDING: rope_to_json(config.local_rope_theta, None)}
     read = config_from_hf(raw)
     lost = {f.name: getattr(config, f.name) for f in fields(config)
@@ -314,10 +376,12 @@ def _refuse_other_features(raw: dict, family: Family) -> None:
                f"only {value!r} is implemented for {family.model_type}.")
     read = READ | set(READ_FOR_WINDOWS[family.windows]) | family.only.keys() | family.integers.keys() \
         | family.numbers.keys() | family.booleans.keys() | family.spellings.keys() | {*family.ignored}
+    if "longrope" in family.ropes:
+        read |= {ORIGINAL}
     if family.unrotated:
         read |= {"no_rope_layers", "no_rope_layer_interval"}
-    if family.local_rope_theta is not None:
-        read |= {"rope_local_base_freq"}
+    if family.local_rope:
+        read |= {family.local_rope}
     for name in sorted(raw.keys() - read - WITHOUT_EFFECT):
         expect(not raw[name], name, raw[name], "this field is not known here, and may stand for a part of the model "
                "that is not implemented; remove it from config.json if it changes nothing in the forward pass.")

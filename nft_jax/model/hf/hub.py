@@ -9,6 +9,7 @@ from nft_jax.model.config import ModelConfig
 from nft_jax.model.hf.load import INDEX, first_line, read_config
 from nft_jax.model.hf.published import PUBLISHED
 from nft_jax.runtime.network import hub_without_retries
+from nft_jax.runtime.terminal import hide_bars
 from nft_jax.types import InputError, Unreachable
 
 TOKENIZER_FILES = ("tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json",
@@ -36,6 +37,7 @@ def _folder(path_or_hub_name: str | os.PathLike, files: Sequence[str], field: st
         return EMBEDDED.get(path_or_hub_name) or Path(path_or_hub_name).expanduser()
     if not path_or_hub_name:
         raise InputError(f"{field} is '': name a folder in Hugging Face layout, or a model of the hub.")
+    hide_bars()
     from huggingface_hub import snapshot_download
     with hub_without_retries() as reason:
         try:
@@ -47,14 +49,14 @@ def _folder(path_or_hub_name: str | os.PathLike, files: Sequence[str], field: st
                               f"elsewhere and give its folder. ({reason or first_line(error)})") from error
 
 
-def config_of(path_or_hub_name: str) -> ModelConfig:
+def config_of(path_or_hub_name: str, field: str = "policy.path") -> ModelConfig:
     """The shape of a model, to plan with, without its weights.
 
     It is read from config.json of a local folder, else from config.json of the hub model
     (only this file is fetched), else taken from `nft_jax.model.hf.published`. Raises Unreachable when there is
     none of these, and InputError for a config.json that needs a part the decoder lacks."""
     try:
-        folder = _folder(path_or_hub_name, ["config.json"])
+        folder = _folder(path_or_hub_name, ["config.json"], field)
     except Unreachable:
         if path_or_hub_name in PUBLISHED:
             return PUBLISHED[path_or_hub_name]

@@ -31,7 +31,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 
 from nft_jax.model.config import ModelConfig
-from nft_jax.model.hf.families import Tensor, config_from_hf, tensors_of
+from nft_jax.model.hf.families import Tensor, config_from_hf, joined_shape, joined_tensors, tensors_of
 from nft_jax.runtime.tables import no_file
 from nft_jax.types import InputError
 
@@ -111,10 +111,10 @@ def check_weights(folder: str | os.PathLike, config: ModelConfig) -> dict[str, S
     if numbers and max(numbers) + 1 != config.num_layers:
         raise InputError(f"{folder}: config.json: num_hidden_layers is {config.num_layers}, and the weights have "
                          f"{max(numbers) + 1} layers. Use the weights and the config.json of one model.")
-    if joined := next((name for name in sorted(found) if name.endswith(".experts.gate_up_proj")), None):
-        raise InputError(f"{folder}: {joined} holds all experts of a layer, as transformers keeps them in memory: save "
-                         "the model with save_pretrained(FOLDER, save_original_format=True), the default.")
-    expected = {name: tensor.shapes(config)[1] for name, tensor, _ in hf_order(config)}
+    if stacked := next((name for name in sorted(found) if name.endswith(".experts.gate_up_proj")), None):
+        raise InputError(f"{folder}: {stacked} holds all experts of a layer, as transformers keeps them in memory: "
+                         "save the model with save_pretrained(FOLDER, save_original_format=True), the default.")
+    expected = {name: joined_shape(tensors, config) for name, tensors, _ in hf_order(config)}
     # A tied model may carry a head too, equal to its embedding.
     allowed = {**expected, "lm_head.weight": (config.vocab_size, config.hidden_size)}
     problems = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
@@ -240,13 +240,14 @@ def _weight_map(folder: Path) -> dict[str, str]:
                      "converted to safetensors first (save_pretrained of transformers does it).")
 
 
-def hf_order(config: ModelConfig) -> Iterator[tuple[str, Tensor, tuple[int, ...]]]:
-    """(Hugging Face name, tensor, its place on the stacked axes of our array) of every tensor, layer by layer."""
-    tensors = list(tensors_of(config))
-    yield from ((t.name, t, ()) for t in tensors if not t.layered)
+def hf_order(config: ModelConfig) -> Iterator[tuple[str, tuple[Tensor, ...], tuple[int, ...]]]:
+    """(Hugging Face name, what is joined in it, its place on the stacked axes of our arrays) of every tensor, layer by
+    layer."""
+    joined = joined_tensors(config)
+    yield from ((t[0].name, t, ()) for t in joined if not t[0].layered)
     for layer in range(config.num_layers):
-        yield from ((t.named(layer, *rest), t, (layer, *rest)) for t in tensors if t.layered
-                    for rest in np.ndindex(t.stacked(config)[1:]))
+        yield from ((t[0].named(layer, *rest), t, (layer, *rest)) for t in joined if t[0].layered
+                    for rest in np.ndindex(t[0].stacked(config)[1:]))
 
 
 def _load_single(stored: dict[str, Stored], tensor: Tensor, config: ModelConfig, dtype: np.dtype,
@@ -306,6 +307,8 @@ def _read_part(file: Path, name: str, tensor: Tensor, config: ModelConfig, dtype
     part = np.empty([len(wanted[axis]) for axis in tensor.ours], dtype)
     target = part.transpose([tensor.ours.index(axis) for axis in order])
     widths = [math.prod(size[axis] for axis in axes[1:]) for axes in merged]
+    others = next(joined for joined in joined_tensors(config) if tensor in joined)
+    first_row = sum(other.shapes(config)[1][0] for other in others[:others.index(tensor)])
     columns = tuple(slice(wanted[axes[0]].start * width, wanted[axes[0]].stop * width)
                     for axes, width in zip(merged[1:], widths[1:], strict=True))
     split = [len(wanted[axis]) if axis in (axes[0] for axes in merged) else size[axis] for axis in order[1:]]
@@ -318,7 +321,7 @@ def _read_part(file: Path, name: str, tensor: Tensor, config: ModelConfig, dtype
         view = handle.get_slice(name)
         for start in range(0, len(rows), step):
             block = rows[start:start + step]
-            read = view[(slice(block.start * widths[0], block.stop * widths[0]), *columns)]
+            read = view[(slice(first_row + block.start * widths[0], first_row + block.stop * widths[0]), *columns)]
             target[start:start + step] = read.reshape(len(block), *split)[(slice(None), *inner)]
     require_finite(part, f"{file}: {name}")
     return part

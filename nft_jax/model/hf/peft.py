@@ -13,11 +13,11 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial, reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +101,20 @@ def read_settings(folder: str | os.PathLike) -> dict[str, Any]:
     return raw
 
 
+def base_field(folder: str | os.PathLike) -> str:
+    """How a message names the base of an adapter's folder."""
+    return f"base_model_name_or_path in {Path(folder) / SETTINGS}"
+
+
+def base_of(settings: dict[str, Any], folder: str | os.PathLike) -> str:
+    """Folder or hub name of the model that the adapter was trained on. Raises InputError where none is named."""
+    name = settings.get("base_model_name_or_path")
+    if not name or not isinstance(name, str):
+        raise _refusal(folder, "base_model_name_or_path", name, "name the model that the adapter was trained on, here "
+                       "or as base= of nft_jax.load; a run takes it as policy.path beside adapter.path.")
+    return name
+
+
 def adapter_config(settings: dict[str, Any], model: ModelConfig, folder: str | os.PathLike) -> AdapterConfig:
     """What `read_settings` of this folder means for a model. Raises InputError for targets that match nothing, that
     are no projections of a layer, or that are others in some of the layers."""
@@ -153,21 +167,42 @@ def _matches(asked: str | list[str], module: str, folder: str | os.PathLike) -> 
 # ---- the arrays ------------------------------------------------------------------------------------------------
 
 
-def _pieces(model: ModelConfig, config: AdapterConfig) -> Iterator[tuple[str, str, str, int, tuple[int, ...]]]:
-    """(PEFT's name, array, part, layer, PEFT's shape) of every tensor. PEFT has A as [r, in] and B as [out, r]."""
+class AdapterPiece(NamedTuple):
+    """A tensor of PEFT: A as [r, in], B as [out, r]. The rows of B may be those of several arrays, one after the other,
+    which share A (`model.adapter`)."""
+    name: str
+    part: str                          # "lora_a" or "lora_b"
+    arrays: tuple[str, ...]
+    rows: tuple[int, ...]              # of each array
+    columns: int
+    layer: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return sum(self.rows), self.columns
+
+    def split(self, tensor: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        """(array, its part as [in, r] or [r, out]) of PEFT's tensor."""
+        return zip(self.arrays, np.split(tensor.T, np.cumsum(self.rows)[:-1], axis=1), strict=True)
+
+    def join(self, leaves: Sequence) -> np.ndarray:
+        """PEFT's tensor, of our arrays, in which the axes of `in` and `out` are apart."""
+        return np.concatenate([on_host(leaf[self.layer]).reshape(self.columns, rows).T
+                               for leaf, rows in zip(leaves, self.rows, strict=True)])
+
+
+def _pieces(model: ModelConfig, config: AdapterConfig) -> Iterator[AdapterPiece]:
+    """Of every tensor of an adapter's file."""
     shapes = adapter_shapes(model, config)["layers"]
-    for name, tensor, place in hf_order(model):
-        if tensor.array not in shapes:
+    for name, tensors, place in hf_order(model):
+        arrays = tuple(tensor.array for tensor in tensors)
+        if arrays[0] not in shapes:
             continue
         layer, = place
-        _, (out, inputs) = tensor.shapes(model)
-        array = ARRAYS[tensor.array]
-        if tensor.layout.replace(" ", "") != array.axes[len(array.summed):] + array.axes[:len(array.summed)]:
-            raise InputError(f"adapter.targets is {config.targets!r}: {model.family} keeps {tensor.array} in the "
-                             f"tensor {name} together with others, for which adapters are not implemented.")
-        module = PREFIX + name.removesuffix(".weight")
-        yield f"{module}.lora_A.weight", tensor.array, "lora_a", layer, (config.rank, inputs)
-        yield f"{module}.lora_B.weight", tensor.array, "lora_b", layer, (out, config.rank)
+        sizes = [tensor.shapes(model)[1] for tensor in tensors]
+        outs, inputs, module = tuple(out for out, _ in sizes), sizes[0][1], PREFIX + name.removesuffix(".weight")
+        yield AdapterPiece(f"{module}.lora_A.weight", "lora_a", arrays[:1], (config.rank,), inputs, layer)
+        yield AdapterPiece(f"{module}.lora_B.weight", "lora_b", arrays, outs, config.rank, layer)
 
 
 def check_adapters(folder: str | os.PathLike, model: ModelConfig, config: AdapterConfig) -> dict[str, np.dtype]:
@@ -179,7 +214,7 @@ def check_adapters(folder: str | os.PathLike, model: ModelConfig, config: Adapte
         found = header(file)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{file} is damaged or cut short ({first_line(error)}): download or copy it again.") from None
-    expected = {name: shape for name, *_, shape in _pieces(model, config)}
+    expected = {piece.name: piece.shape for piece in _pieces(model, config)}
     problems = []
     for name in sorted(found.keys() & expected.keys()):
         shape, kind = found[name]
@@ -210,10 +245,11 @@ def load_adapters(folder: str | os.PathLike, model: ModelConfig, config: Adapter
     kinds, shapes = check_adapters(folder, model, config), adapter_shapes(model, config)["layers"]
     parts: dict[tuple[str, str], list[tuple[str, np.ndarray]]] = {}
     with safe_open(Path(folder) / WEIGHTS, "numpy") as handle:
-        for name, array, part, _, _ in _pieces(model, config):
-            tensor = handle.get_tensor(name)
-            require_finite(tensor, f"{Path(folder) / WEIGHTS}: {name}")
-            parts.setdefault((array, part), []).append((name, tensor.T))
+        for piece in _pieces(model, config):
+            tensor = handle.get_tensor(piece.name)
+            require_finite(tensor, f"{Path(folder) / WEIGHTS}: {piece.name}")
+            for array, value in piece.split(tensor):
+                parts.setdefault((array, piece.part), []).append((piece.name, value))
     layers: dict[str, dict[str, jax.Array]] = {name: {} for name in shapes}
     for (array, part), tensors in parts.items():
         kind = np.dtype(reduce(jnp.promote_types, (kinds[name] for name, _ in tensors)))
@@ -229,12 +265,14 @@ def save_adapters(adapters, model: ModelConfig, adapter: Adapter, folder: str | 
     folder can be made."""
     folder, config = Path(folder), adapter.config
     shapes, pieces = adapter_shapes(model, config)["layers"], []
-    for name, array, part, layer, shape in _pieces(model, config):
-        leaf = adapters["layers"][array][part]
-        if leaf.shape != shapes[array][part].shape:
-            raise InputError(f"params {array}.{part} has shape {leaf.shape}: the adapter's configuration asks for "
-                             f"{shapes[array][part].shape}.")
-        pieces.append(Piece(name, float_type(leaf.dtype), shape, partial(_peft_array, leaf, layer, shape)))
+    for piece in _pieces(model, config):
+        leaves = [adapters["layers"][array][piece.part] for array in piece.arrays]
+        for array, leaf in zip(piece.arrays, leaves, strict=True):
+            if leaf.shape != (expected := shapes[array][piece.part].shape):
+                raise InputError(f"params {array}.{piece.part} has shape {leaf.shape}: the adapter's configuration "
+                                 f"asks for {expected}.")
+        kind = float_type(reduce(jnp.promote_types, (leaf.dtype for leaf in leaves)))
+        pieces.append(Piece(piece.name, kind, piece.shape, partial(piece.join, leaves)))
     pieces.sort(key=lambda piece: (-piece.dtype.itemsize, piece.name))
     if jax.process_index() > 0:
         for piece in pieces:
@@ -255,16 +293,13 @@ def _settings(model: ModelConfig, adapter: Adapter) -> dict[str, Any]:
         # A folder must be found from anywhere.
         "base_model_name_or_path": os.path.abspath(base) if Path(base).is_dir() else base,
         "r": config.rank, "lora_alpha": int(config.alpha) if config.alpha == int(config.alpha) else config.alpha,
-        "use_rslora": config.rslora, "target_modules": [modules[name] for name in config.projections],
+        "use_rslora": config.rslora,
+        # A fused matrix is one module.
+        "target_modules": list(dict.fromkeys(modules[name] for name in config.projections)),
         "lora_dropout": 0.0, "bias": "none", "fan_in_fan_out": False, "init_lora_weights": True,
         "inference_mode": True, "modules_to_save": None, "layers_to_transform": None, "rank_pattern": {},
         "alpha_pattern": {}, "use_dora": False,
     }
-
-
-def _peft_array(leaf, layer: int, shape: tuple[int, ...]) -> np.ndarray:
-    # Ours is [in, r] or [r, out], with the axes of `in` and `out` apart.
-    return np.ascontiguousarray(on_host(leaf[layer]).reshape(shape[::-1]).T)
 
 
 # ---- which base ------------------------------------------------------------------------------------------------

@@ -15,6 +15,11 @@ def _qwen2_5(hidden, intermediate, layers, heads, kv_heads, *, vocab=151_936, po
                        rope_theta=theta, norm_eps=eps, tie_embeddings=tied, qkv_bias=True)
 
 
+def _qwen3(hidden, intermediate, layers, heads, *, tied=False) -> ModelConfig:
+    return ModelConfig("qwen3", 151_936, hidden, intermediate, layers, heads, 8, 128, 40_960, rope_theta=1e6,
+                       tie_embeddings=tied, qk_norm=True)
+
+
 def _mistral(hidden, intermediate, layers, *, vocab, positions, theta) -> ModelConfig:
     return config_from_hf({
         "model_type": "mistral", "vocab_size": vocab, "hidden_size": hidden, "intermediate_size": intermediate,
@@ -32,12 +37,36 @@ def _qwen3_moe(hidden, layers, heads, expert, *, intermediate, positions=40_960)
         "use_sliding_window": False, "max_window_layers": layers})
 
 
+# https://huggingface.co/allenai. Olmo 3 extends 8,192 tokens to 65,536 in its full layers.
+def _olmo2(hidden, intermediate, layers, heads, kv_heads=None) -> ModelConfig:
+    return config_from_hf({
+        "model_type": "olmo2", "vocab_size": 100_352, "hidden_size": hidden, "intermediate_size": intermediate,
+        "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
+        "max_position_embeddings": 4096, "rms_norm_eps": 1e-6, "rope_theta": 500_000.0})
+
+
+def _olmo3(hidden, intermediate, layers, heads, kv_heads=None) -> ModelConfig:
+    return config_from_hf({
+        "model_type": "olmo3", "vocab_size": 100_278, "hidden_size": hidden, "intermediate_size": intermediate,
+        "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
+        "max_position_embeddings": 65_536, "rms_norm_eps": 1e-6, "sliding_window": 4096, "rope_theta": 500_000.0,
+        "rope_scaling": {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 8192,
+                         "beta_fast": 32.0, "beta_slow": 1.0, "attention_factor": 1.2079441541679836}})
+
+
 PUBLISHED: dict[str, ModelConfig] = {
     "Qwen/Qwen2.5-0.5B-Instruct": _qwen2_5(896, 4864, 24, 14, 2, tied=True),
     "Qwen/Qwen2.5-1.5B-Instruct": _qwen2_5(1536, 8960, 28, 12, 2, tied=True),
+    "Qwen/Qwen2.5-3B-Instruct": _qwen2_5(2048, 11_008, 36, 16, 2, tied=True),
     "Qwen/Qwen2.5-Math-1.5B": _qwen2_5(1536, 8960, 28, 12, 2, positions=4096, theta=1e4, tied=True),
     "Qwen/Qwen2.5-Math-7B": _qwen2_5(3584, 18_944, 28, 28, 4, vocab=152_064, positions=4096, theta=1e4),
     "Qwen/Qwen2.5-32B": _qwen2_5(5120, 27_648, 64, 40, 8, vocab=152_064, positions=131_072, eps=1e-5),
+    "Qwen/Qwen3-0.6B": _qwen3(1024, 3072, 28, 16, tied=True),
+    "Qwen/Qwen3-1.7B": _qwen3(2048, 6144, 28, 16, tied=True),
+    "Qwen/Qwen3-4B": _qwen3(2560, 9728, 36, 32, tied=True),
+    "Qwen/Qwen3-8B": _qwen3(4096, 12_288, 36, 32),
+    "Qwen/Qwen3-14B": _qwen3(5120, 17_408, 40, 40),
+    "Qwen/Qwen3-32B": _qwen3(5120, 25_600, 64, 64),
     "Qwen/Qwen3-30B-A3B": _qwen3_moe(2048, 48, 32, 768, intermediate=6144),
     "Qwen/Qwen3-30B-A3B-Base": _qwen3_moe(2048, 48, 32, 768, intermediate=6144, positions=32_768),
     "Qwen/Qwen3-235B-A22B": _qwen3_moe(4096, 94, 64, 1536, intermediate=12_288),
@@ -48,4 +77,26 @@ PUBLISHED: dict[str, ModelConfig] = {
         "model_type": "smollm3", "vocab_size": 128_256, "hidden_size": 2048, "intermediate_size": 11_008,
         "num_hidden_layers": 36, "num_attention_heads": 16, "num_key_value_heads": 4,
         "max_position_embeddings": 65_536, "rope_theta": 5e6, "no_rope_layer_interval": 4}),
+    "allenai/OLMo-2-0425-1B": _olmo2(2048, 8192, 16, 16),
+    "allenai/OLMo-2-1124-7B": _olmo2(4096, 11_008, 32, 32),
+    "allenai/OLMo-2-1124-13B": _olmo2(5120, 13_824, 40, 40),
+    "allenai/OLMo-2-0325-32B": _olmo2(5120, 27_648, 64, 40, 8),
+    "allenai/Olmo-3-1025-7B": _olmo3(4096, 11_008, 32, 32),
+    "allenai/Olmo-3-1125-32B": _olmo3(5120, 27_648, 64, 40, 8),
+    "microsoft/phi-4": config_from_hf({
+        "model_type": "phi3", "vocab_size": 100_352, "hidden_size": 5120, "intermediate_size": 17_920,
+        "num_hidden_layers": 40, "num_attention_heads": 40, "num_key_value_heads": 10,
+        "max_position_embeddings": 16_384, "rope_theta": 250_000.0}),
+    "microsoft/Phi-4-mini-instruct": config_from_hf({
+        "model_type": "phi3", "vocab_size": 200_064, "hidden_size": 3072, "intermediate_size": 8192,
+        "num_hidden_layers": 32, "num_attention_heads": 24, "num_key_value_heads": 8, "tie_word_embeddings": True,
+        "max_position_embeddings": 131_072, "original_max_position_embeddings": 4096, "sliding_window": 262_144,
+        "partial_rotary_factor": 0.75, "rope_theta": 10_000.0, "rope_scaling": {
+            "type": "longrope", "short_factor": [1.0] * 48, "long_factor": [
+                1.0, 1.118320672, 1.250641126, 1.398617824, 1.564103225, 1.74916897, 1.956131817, 2.187582649,
+                2.446418898, 2.735880826, 3.059592084, 3.421605075, 3.826451687, 4.279200023, 4.785517845, 5.351743533,
+                5.984965424, 6.693110555, 7.485043894, 8.370679318, 9.36110372, 10.4687158, 11.70738129, 13.09260651,
+                14.64173252, 16.37415215, 18.31155283, 20.47818807, 22.90118105, 25.61086418, 28.64115884, 32.03,
+                32.1, 32.13, 32.23, 32.6, 32.61, 32.64, 32.66, 32.7, 32.71, 32.93, 32.97, 33.28, 33.49, 33.5, 44.16,
+                47.77]}}),
 }

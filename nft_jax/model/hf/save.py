@@ -10,20 +10,21 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial, reduce
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 from jax.sharding import NamedSharding, PartitionSpec
 
 from nft_jax.model.config import ModelConfig
-from nft_jax.model.hf.families import Tensor, config_to_hf
+from nft_jax.model.hf.families import Tensor, config_to_hf, joined_shape
 from nft_jax.model.hf.load import FLOATS, INDEX, SINGLE, float_type, hf_order
 from nft_jax.runtime.files import make_folder
 from nft_jax.types import InputError
@@ -86,13 +87,15 @@ class Piece(NamedTuple):
 
 def _plan_shards(params: dict, config: ModelConfig, dtype, max_shard_bytes: int) -> list[list[Piece]]:
     flat, shards, room = flatten_dict(params, sep="/"), [[]], max_shard_bytes
-    for name, tensor, place in hf_order(config):
-        leaf, (ours, theirs) = flat[tensor.path], tensor.shapes(config)
-        expected = (*tensor.stacked(config), *ours)
-        if tuple(leaf.shape) != expected:
-            raise InputError(f"params {tensor.path} has shape {tuple(leaf.shape)}: the config asks for {expected}.")
-        kind = float_type(leaf.dtype if dtype is None else dtype)
-        piece = Piece(name, kind, theirs, partial(_hf_array, leaf, tensor, place, config, kind))
+    for name, tensors, place in hf_order(config):
+        leaves = [flat[tensor.path] for tensor in tensors]
+        for tensor, leaf in zip(tensors, leaves, strict=True):
+            expected = (*tensor.stacked(config), *tensor.shapes(config)[0])
+            if tuple(leaf.shape) != expected:
+                raise InputError(f"params {tensor.path} has shape {tuple(leaf.shape)}: the config asks for {expected}.")
+        kind = float_type(reduce(jnp.promote_types, (leaf.dtype for leaf in leaves)) if dtype is None else dtype)
+        piece = Piece(name, kind, joined_shape(tensors, config),
+                      partial(_hf_array, leaves, tensors, place, config, kind))
         if shards[-1] and piece.size > room:
             shards.append([])
             room = max_shard_bytes
@@ -102,8 +105,11 @@ def _plan_shards(params: dict, config: ModelConfig, dtype, max_shard_bytes: int)
     return [sorted(shard, key=lambda piece: (-piece.dtype.itemsize, piece.name)) for shard in shards]
 
 
-def _hf_array(leaf, tensor: Tensor, place: tuple[int, ...], config: ModelConfig, dtype: np.dtype) -> np.ndarray:
-    return tensor.to_hf(on_host(leaf[place] if place else leaf).astype(dtype, copy=False), config)
+def _hf_array(leaves: Sequence, tensors: Sequence[Tensor], place: tuple[int, ...], config: ModelConfig,
+              dtype: np.dtype) -> np.ndarray:
+    arrays = [tensor.to_hf(on_host(leaf[place] if place else leaf).astype(dtype, copy=False), config)
+              for tensor, leaf in zip(tensors, leaves, strict=True)]
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def on_host(array) -> np.ndarray:

@@ -21,6 +21,7 @@ from nft_jax.model.hf import trial
 from nft_jax.model.hf.hub import TOKENIZER_FILES
 from nft_jax.model.hf.load import listed_problems, read_config, read_json, require_file
 from nft_jax.runtime.files import replaced
+from nft_jax.runtime.terminal import hide_bars
 from nft_jax.types import InputError
 
 FILE, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
@@ -48,6 +49,7 @@ def load_tokenizer(folder: str | os.PathLike, chat_template: str | os.PathLike =
         raise InputError(f"{folder}: the tokenizer has no eos_token, so no answer would ever end: set it in "
                          f"{SETTINGS}.")
     template = _template_asked(chat_template) if chat_template else _chat_template(folder, settings)
+    hide_bars()
     tried = _tried(file, template, names)
     from transformers import PreTrainedTokenizerFast
     plain = _plain(file, settings, (tried["largest"], *names.values()), vocab_size)

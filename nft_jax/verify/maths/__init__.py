@@ -5,6 +5,7 @@
     copied.py       whether an answer only repeats the question
     normalise.py    one spelling for what means the same in LaTeX
     read.py         from a text to one typed answer (answer.py) that consumed all of it
+    quantity.py     an expression with its unit · words.py  numbers and phrases · names.py  what stands before =
     expression.py   tokens and the grammar of expressions; numbers are exact at once
     units.py        the closed list of units
     compare.py      which typed answers mean the same

@@ -2,10 +2,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from nft_jax.verify.maths.expression import INFINITY, Node, Unreadable, negative
+from nft_jax.verify.maths.expression import Node, Unreadable
 from nft_jax.verify.maths.units import Unit
 
 
@@ -22,25 +23,20 @@ class Value:
 
 @dataclass(frozen=True)
 class Items:
-    """`kind`: list (no brackets), set, tuple, [] (square brackets), named (x = 1, y = 2: `names` has x and y)."""
+    """`kind`: list (no brackets), set, tuple, column, row, matrix (of rows), [] (square brackets), named (x = 1, y = 2:
+    `names` has x and y)."""
     kind: str
     items: tuple
     names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Span:
-    """All real numbers between two ends."""
-    low: Node
-    low_open: bool
-    high: Node
-    high_open: bool
-
-
-@dataclass(frozen=True)
 class Region:
-    """A union of intervals; `name` is the variable, None where none was written."""
-    spans: tuple[Span, ...]
+    """A set of real numbers. `ends` are where it begins and ends, in order. `held` says of the numbers below the
+    first end, the first end, the numbers up to the second end, and so on, whether they belong to it. `name` is the
+    variable, None where none was written."""
+    ends: tuple[Node, ...]
+    held: tuple[bool, ...]
     name: str | None = None
 
 
@@ -80,28 +76,15 @@ class Ratio:
 
 
 @dataclass(frozen=True)
-class Clock:
-    """A time of day; `marked` with a.m. or p.m."""
-    seconds: int
-    marked: bool
-
-
-@dataclass(frozen=True)
 class Residue:
     node: Node
     modulus: Node
 
 
 @dataclass(frozen=True)
-class Based:
-    """Digits to a base other than ten."""
-    digits: str
-    base: int
-
-
-@dataclass(frozen=True)
-class Matrix:
-    rows: tuple[tuple[Node, ...], ...]
+class Literal:
+    """A time of day, or digits to a base other than ten."""
+    written: str
 
 
 @dataclass(frozen=True)
@@ -113,7 +96,17 @@ class Text:
 EMPTY = Items("set", ())
 
 
-# Intervals.
+class Hint(NamedTuple):
+    """What the gold says about ambiguous answers."""
+    nouns: frozenset[str] = frozenset()
+    choice: bool = False
+    number: bool = False
+    is_gold: bool = False
+    natural: bool = False
+    ratio: bool = False
+
+
+# Regions.
 
 def real(node: Node) -> float | None:
     """A floating-point value, to put ends in order; None for expressions with names."""
@@ -159,63 +152,45 @@ def before(a: Node, b: Node) -> bool | None:
     return None if x is None or y is None else x < y
 
 
-LINE = Span(negative(INFINITY), True, INFINITY, True)
-REALS = Region((LINE,))
+REALS, NO_REALS = Region((), (True,)), Region((), (False,))
+_RAYS = {"<": (True, False, False), r"\le": (True, True, False), "=": (False, True, False),
+         ">": (False, False, True), r"\ge": (False, True, True), r"\ne": (True, False, True)}
+"""Whether a relation holds below, at and above a number."""
 
 
-def _lowest(a: Span, b: Span, high: bool, inner: bool) -> tuple[Node, bool]:
-    """Of two ends the one that belongs to the intersection (`inner`) or to the union. Raises Unreadable."""
-    (x, x_open), (y, y_open) = [(s.high, s.high_open) if high else (s.low, s.low_open) for s in (a, b)]
-    if x == y:
-        return x, (x_open or y_open) if inner else (x_open and y_open)
-    less = before(x, y)
-    for end, other in (((x, x_open), y), ((y, y_open), x)):
-        if end[0].op == "inf" and less is None:
-            # The other end has a name in it, so it is the inner one.
-            return (other, y_open if other is y else x_open) if inner else end
-    if less is None:
+def ray(mark: str, bound: Node) -> Region:
+    """The numbers that stand in a relation to a bound."""
+    held = _RAYS[mark]
+    if bound.op == "inf":
+        return Region((), (held[0 if bound.args[0] > 0 else 2],))
+    return Region((bound,), held)
+
+
+def interval(low: Node, low_open: bool, high: Node, high_open: bool) -> Region:
+    """Raises Unreadable where no number lies between the ends, or an infinite one belongs to it."""
+    if before(high, low) or (low == high and (low_open or high_open)) or (low.op == "inf" and not low_open) or (
+            high.op == "inf" and not high_open):
         raise Unreadable
-    return (x, x_open) if (less != high) != inner else (y, y_open)
+    return combined(all, ray(">" if low_open else r"\ge", low), ray("<" if high_open else r"\le", high))
 
 
-def intersection(a: tuple[Span, ...], b: tuple[Span, ...]) -> tuple[Span, ...]:
-    out = []
-    for p in a:
-        for q in b:
-            low, high = _lowest(p, q, False, True), _lowest(p, q, True, True)
-            if before(high[0], low[0]) or (high[0] == low[0] and (low[1] or high[1])):
-                continue
-            out.append(Span(*low, *high))
-    return tuple(out)
+def combined(rule: Callable[[Sequence[bool]], bool], *regions: Region) -> Region:
+    """The numbers of which `rule` holds, given for each region whether it has the number. Ends with names keep the
+    order in which they are given."""
+    ends: list[Node] = []
+    for end in (end for region in regions for end in region.ends):
+        if end not in ends:
+            ends.insert(next((i for i, other in enumerate(ends) if before(end, other)), len(ends)), end)
+    held = list(map(rule, zip(*(_over(region, ends) for region in regions), strict=True)))
+    kept = [i for i in range(len(ends)) if len({*held[2 * i:2 * i + 3]}) > 1]
+    return Region(tuple(ends[i] for i in kept), (held[0], *(each for i in kept for each in held[2 * i + 1:2 * i + 3])))
 
 
-def union(spans: tuple[Span, ...]) -> tuple[Span, ...]:
-    """The spans in order, those that touch made one. Spans that cannot be ordered stay as they are."""
-    keys = [real(span.low) for span in spans]
-    if None in keys or None in [real(span.high) for span in spans]:
-        return spans
-    out: list[Span] = []
-    for span in sorted(spans, key=lambda span: (real(span.low), span.low_open)):
-        last = out[-1] if out else None
-        if last is not None and (before(span.low, last.high) or (span.low == last.high and not (
-                span.low_open and last.high_open))):
-            out[-1] = Span(last.low, last.low_open, *_lowest(last, span, True, False))
-        else:
-            out.append(span)
-    return tuple(out)
-
-
-def complement(spans: tuple[Span, ...]) -> tuple[Span, ...]:
-    out = (LINE,)
-    for span in spans:
-        pieces = []
-        if span.low.op != "inf":
-            pieces.append(Span(LINE.low, True, span.low, not span.low_open))
-        if span.high.op != "inf":
-            pieces.append(Span(span.high, not span.high_open, LINE.high, True))
-        out = intersection(out, tuple(pieces))
-    return union(out)
-
-
-def point(node: Node) -> Span:
-    return Span(node, False, node, False)
+def _over(region: Region, ends: Sequence[Node]) -> list[bool]:
+    """What `held` is for more ends than the region's own."""
+    out, at = [], 0
+    for end in ends:
+        own = end in region.ends
+        out += [region.held[at], region.held[at + own]]
+        at += 2 * own
+    return [*out, region.held[at]]

@@ -12,22 +12,32 @@ from fractions import Fraction
 
 from nft_jax.verify.maths import answer as A
 from nft_jax.verify.maths.answer import (
-    Based,
     Choice,
-    Clock,
     Conditioned,
     Inequality,
     Items,
-    Matrix,
+    Literal,
     Ratio,
     Region,
     Residue,
     Sides,
-    Span,
     Text,
     Value,
 )
-from nft_jax.verify.maths.expression import PI, Node, Unreadable, add, in_radians, mul, negative, num, sym, symbols
+from nft_jax.verify.maths.expression import (
+    ONE,
+    PI,
+    ZERO,
+    Node,
+    Unreadable,
+    add,
+    in_radians,
+    mul,
+    negative,
+    num,
+    sym,
+    symbols,
+)
 from nft_jax.verify.maths.read import as_interval, has_names
 from nft_jax.verify.maths.units import DEGREE, RADIAN
 
@@ -76,32 +86,20 @@ def _combined(values: Iterable[Truth], decisive: bool) -> Truth:
 
 
 def compare(gold, answer, leaf: Leaf) -> Truth:
-    """Whether an answer means the same as the gold; both from `read`."""
-    if isinstance(answer, Conditioned) or isinstance(gold, Conditioned):
-        return _conditioned(gold, answer, leaf)
-    if isinstance(gold, Choice) or isinstance(answer, Choice):
-        return _choices(gold, answer, leaf)
-    if isinstance(gold, Text) or isinstance(answer, Text):
-        return gold == answer
-    if isinstance(gold, Sides) and isinstance(answer, Sides):
-        return _equations(gold, answer, leaf)
-    if isinstance(answer, Sides):
-        return _stated(gold, answer, leaf)
-    if isinstance(gold, Sides):
-        return _gold_stated(gold, answer, leaf)
-    for kinds, rule in _RULES:
-        if isinstance(gold, kinds) or isinstance(answer, kinds):
+    """Whether an answer means the same as the gold; both from `read`. The first kind that either has decides."""
+    for kind, rule in _RULES.items():
+        if isinstance(gold, kind) or isinstance(answer, kind):
             return rule(gold, answer, leaf)
-    return _values(gold, answer, leaf)
+    raise TypeError(f"{gold!r} and {answer!r} are no answers")
 
 
 def _conditioned(gold, answer, leaf: Leaf) -> Truth:
-    """n in N may be said or left out; two conditions must agree."""
-    if isinstance(gold, Conditioned) and isinstance(answer, Conditioned):
-        return gold.condition == answer.condition and compare(gold.value, answer.value, leaf)
-    if isinstance(gold, Conditioned):
-        return not isinstance(gold.value, Region) and compare(gold.value, answer, leaf)
-    return not isinstance(answer.value, Region) and compare(gold, answer.value, leaf)
+    """n in N may be said or left out, but not of a region; two conditions must agree."""
+    conditions = [each.condition for each in (gold, answer) if isinstance(each, Conditioned)]
+    g, a = (each.value if isinstance(each, Conditioned) else each for each in (gold, answer))
+    if len(set(conditions)) > 1 or (len(conditions) == 1 and isinstance(g if g is not gold else a, Region)):
+        return False
+    return compare(g, a, leaf)
 
 
 def _choices(gold, answer, leaf: Leaf) -> Truth:
@@ -115,10 +113,19 @@ def _choices(gold, answer, leaf: Leaf) -> Truth:
     return isinstance(gold, Items) and len(gold.items) == 1 and compare(gold.items[0], answer, leaf)
 
 
+def _literals(gold, answer, leaf: Leaf) -> Truth:
+    """Words, times of day and digits to a base are equal to themselves only."""
+    return gold == answer
+
+
 # Equations and names.
 
-def _equations(gold: Sides, answer: Sides, leaf: Leaf) -> Truth:
-    """Under one name the values are compared, else the solutions of the equations."""
+def _sides(gold, answer, leaf: Leaf) -> Truth:
+    """Under one name the values are compared, else the solutions of the equations. name = value is its value."""
+    if not isinstance(gold, Sides):
+        return _stated(gold, answer, leaf)
+    if not isinstance(answer, Sides):
+        return (gold.name is not None or not has_names(gold.values)) and compare(gold.values[-1], answer, leaf)
     if gold.name and answer.name and _same_name(gold.name, answer.name):
         return _stated(gold.values[-1], answer, leaf)
     if gold.node is None or answer.node is None or answer.about:
@@ -157,13 +164,6 @@ def _stated(gold, answer: Sides, leaf: Leaf) -> Truth:
             return both([_rounds(values[-1], answer.about), compare(gold, answer.about, leaf)])
         return told
     return both([told, _rounds(values[-1], answer.about)])
-
-
-def _gold_stated(gold: Sides, answer, leaf: Leaf) -> Truth:
-    """A gold `name = value` is its value."""
-    if gold.name or not has_names(gold.values):
-        return compare(gold.values[-1], answer, leaf)
-    return False
 
 
 def _rounds(value, about: Value) -> bool:
@@ -246,59 +246,26 @@ def _percentages(gold: Value, answer: Value, leaf: Leaf) -> Truth:
 
 # The other kinds.
 
-def _clocks(gold, answer, leaf: Leaf) -> Truth:
-    """Times of day. Without a.m. and p.m., 16:30 is 4:30 p.m., and 4:30 is not. A time is no ratio, but 7:32 is one
-    beside a gold that is."""
-    if isinstance(gold, Ratio) and not answer.marked and answer.seconds % 60 == 0:
-        return _ratios(gold, Ratio(tuple(map(num, divmod(answer.seconds // 60, 60)))), leaf)
-    return isinstance(gold, Clock) and isinstance(answer, Clock) and gold.seconds == answer.seconds and (
-        gold.marked == answer.marked or gold.seconds >= 13 * 3600)
-
-
 def _ratios(gold, answer, leaf: Leaf) -> Truth:
     """Ratios up to a common factor; a single value is a ratio to 1. A zero keeps the other terms as they are."""
-    terms = [each.terms if isinstance(each, Ratio) else (each.node, num(1)) if isinstance(each, Value) else ()
-             for each in (gold, answer)]
-    if len(terms[0]) != len(terms[1]) or not terms[0]:
+    g, a = (each.terms if isinstance(each, Ratio) else (each.node, ONE) if isinstance(each, Value) else ()
+            for each in (gold, answer))
+    if len(g) != len(a):
         return False
-    pairs = list(zip(*terms, strict=True))
-    if any(each.value == 0 for pair in pairs for each in pair):
-        return both(leaf.equal(g, a) for g, a in pairs)
-    first = pairs[0]
-    return both(leaf.equal(mul(g, first[1]), mul(a, first[0])) for g, a in pairs[1:])
+    if ZERO in (*g, *a):
+        return both(map(leaf.equal, g, a))
+    return both(leaf.equal(mul(p, a[0]), mul(q, g[0])) for p, q in zip(g[1:], a[1:], strict=True))
 
 
 def _residues(gold, answer, leaf: Leaf) -> Truth:
     """Classes to the same modulus; one side may leave the modulus out, with the same representative."""
-    if isinstance(gold, Residue) and isinstance(answer, Residue):
-        same = leaf.equal(gold.modulus, answer.modulus)
-        values = [each.value for each in (gold.node, answer.node, gold.modulus)]
-        if None in values or values[2] == 0:
-            return both([same, leaf.equal(gold.node, answer.node)])
-        return both([same, (values[0] - values[1]) % values[2] == 0])
-    nodes = [each.node if isinstance(each, Residue | Value) else None for each in (gold, answer)]
-    return None not in nodes and leaf.equal(*nodes)
-
-
-def _bases(gold, answer, leaf: Leaf) -> Truth:
-    """A number keeps its base."""
-    return gold == answer
-
-
-def _matrices(gold, answer, leaf: Leaf) -> Truth:
-    """Matrices entry by entry, whatever the brackets; a column is a tuple."""
-    rows = [_rows(each) for each in (gold, answer)]
-    if None in rows or [len(row) for row in rows[0]] != [len(row) for row in rows[1]]:
+    if not (isinstance(gold, Residue | Value) and isinstance(answer, Residue | Value)):
         return False
-    return both(leaf.equal(x, y) for p, q in zip(*rows, strict=True) for x, y in zip(p, q, strict=True))
-
-
-def _rows(each):
-    if isinstance(each, Matrix):
-        return each.rows
-    if isinstance(each, Items) and each.kind == "tuple" and all(isinstance(item, Value) for item in each.items):
-        return tuple((item.node,) for item in each.items)
-    return None
+    if isinstance(gold, Value) or isinstance(answer, Value):
+        return leaf.equal(gold.node, answer.node)
+    g, a, modulus = gold.node.value, answer.node.value, gold.modulus.value
+    same = leaf.equal(gold.node, answer.node) if None in (g, a) or not modulus else (g - a) % modulus == 0
+    return both([leaf.equal(gold.modulus, answer.modulus), same])
 
 
 def _inequalities(gold, answer, leaf: Leaf) -> Truth:
@@ -311,14 +278,10 @@ def _inequalities(gold, answer, leaf: Leaf) -> Truth:
 
 def _as_inequality(each):
     """y <= 4 - x as an inequality in x and y."""
-    if not isinstance(each, Region) or len(each.spans) != 1 or not each.name:
+    if not isinstance(each, Region) or len(each.ends) != 1 or not each.name or each.held[0] == each.held[2]:
         return each
-    span, name = each.spans[0], sym(each.name)
-    if "inf" in (span.low.op, span.high.op) and span.low.op != span.high.op:
-        if span.low.op == "inf":
-            return Inequality("<" if span.high_open else "<=", add(name, negative(span.high)))
-        return Inequality("<" if span.low_open else "<=", add(span.low, negative(name)))
-    return each
+    node = add(sym(each.name), negative(each.ends[0]))
+    return Inequality("<=" if each.held[1] else "<", node if each.held[0] else negative(node))
 
 
 def _regions(gold, answer, leaf: Leaf) -> Truth:
@@ -327,9 +290,9 @@ def _regions(gold, answer, leaf: Leaf) -> Truth:
         g, a = (_as_region(each) for each in (gold, answer))
     except Unreadable:
         return False
-    if (g.name and a.name and g.name != a.name) or len(g.spans) != len(a.spans):
+    if (g.name and a.name and g.name != a.name) or g.held != a.held:
         return False
-    return unordered(g.spans, a.spans, lambda p, q: _same_span(p, q, leaf))
+    return both(map(leaf.equal, g.ends, a.ends))
 
 
 def _as_region(each) -> Region:
@@ -339,15 +302,8 @@ def _as_region(each) -> Region:
     if isinstance(each, Items) and each.kind in ("tuple", "[]"):
         return as_interval(each)
     if isinstance(each, Value):
-        return Region((A.point(each.node),))
+        return A.ray("=", each.node)
     raise Unreadable
-
-
-def _same_span(gold: Span, answer: Span, leaf: Leaf) -> Truth:
-    if (gold.low_open, gold.high_open) != (answer.low_open, answer.high_open):
-        return False
-    return both(g == a if "inf" in (g.op, a.op) else leaf.equal(g, a)
-                for g, a in ((gold.low, answer.low), (gold.high, answer.high)))
 
 
 def _items(gold, answer, leaf: Leaf) -> Truth:
@@ -366,15 +322,12 @@ def _items(gold, answer, leaf: Leaf) -> Truth:
     if g == a == "named":
         if set(gold.names) != set(answer.names):
             return False
-        answer = _by_name(answer, gold.names)
-    elif not (g == a or {g, a} <= {"tuple", "list", "named"} or ({g, a} == {"list", "[]"} and len(gold.items) != 2)):
+        # x = 1, y = 2 in the order of the gold.
+        answer = replace(answer, items=tuple(answer.items[answer.names.index(name)] for name in gold.names))
+    elif not (g == a or {g, a} <= {"tuple", "list", "named"} or {g, a} == {"tuple", "column"} or (
+            {g, a} == {"list", "[]"} and len(gold.items) != 2)):
         return False
     return both(same(p, q) for p, q in zip(gold.items, answer.items, strict=True))
-
-
-def _by_name(items: Items, names: Sequence[str]) -> Items:
-    """x = 1, y = 2 in the order of these names."""
-    return replace(items, items=tuple(items.items[items.names.index(name)] for name in names))
 
 
 def _single(gold, answer, leaf: Leaf) -> Truth:
@@ -390,10 +343,9 @@ def _single(gold, answer, leaf: Leaf) -> Truth:
     return both(compare(gold, item, leaf) for item in answer.items)
 
 
-_RULES: tuple[tuple[tuple[type, ...], Callable[..., Truth]], ...] = (
-    ((Clock,), _clocks), ((Ratio,), _ratios), ((Residue,), _residues), ((Based,), _bases), ((Matrix,), _matrices),
-    ((Inequality,), _inequalities), ((Region,), _regions), ((Items,), _items))
-"""The first kind that either side has decides."""
+_RULES: dict[type, Callable[..., Truth]] = {
+    Conditioned: _conditioned, Choice: _choices, Text: _literals, Sides: _sides, Ratio: _ratios, Literal: _literals,
+    Residue: _residues, Inequality: _inequalities, Region: _regions, Items: _items, Value: _values}
 
 
 def unordered(gold: Sequence, answer: Sequence, same: Callable[[object, object], Truth]) -> Truth:

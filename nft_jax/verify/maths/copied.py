@@ -1,25 +1,35 @@
 """Whether an answer only repeats an expression of its question: 17+25-8 is no answer to "What is 17+25-8?".
 
-1. `_Reader` reads the expressions of a text as trees. Words and unknown marks stand between expressions. Brackets,
-   double signs, terms 0, factors 1 and the spelling of an operation make no difference; the order does.
-2. A tree counts where something is left to do in it (`_is_open`). Numbers, names, fractions in lowest terms, multiples
-   of names, and lists of them are done.
-3. An answer is a copy when a part of it stands in the question, and not in the gold.
+1. `_trees` reads the expressions of a text as they are written. What the grammar does not know stands between them.
+2. `_plain` drops what makes no difference: brackets, double signs, terms 0, factors 1, degrees. The order stays.
+3. A tree counts where something is left to do in it (`_is_open`). Numbers, names, fractions in lowest terms and
+   multiples of names are done.
+4. An answer is a copy when a part of it stands in the question, and not in the gold.
 """
 import math
 import re
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
-from nft_jax.verify.maths.normalise import nesting, normalise
+from nft_jax.verify.maths.expression import (
+    FACTORS,
+    MINUS_ONE,
+    ONE,
+    RELATIONS,
+    ZERO,
+    Node,
+    Parser,
+    Token,
+    Unreadable,
+    num,
+    tokens,
+)
+from nft_jax.verify.maths.normalise import normalise
 
 LONGEST_QUESTION, LONGEST_ANSWER = 20_000, 2_000
 """Characters that are read."""
-DEEPEST, MOST_MARKS = 40, 200
-"""Levels of brackets, and marks of each kind in "|^_!", of an expression that is read."""
-Tree = str | tuple
-"""A number, a name, or an operation before its operands. The operand of "-" is negated, of "/" inverted."""
+MOST_IN_VAIN = 10_000
+"""Tokens of a text that are read without an expression at the end. The text behind them is not read."""
 
 # Answers that end the search at once.
 _DONE = re.compile(r"-?[0-9]*\.?[0-9]*|[a-zA-Z]*")
@@ -32,23 +42,14 @@ _WORD = re.compile(r"(?<![\\A-Za-z0-9^_*/+={])[A-Za-z]{2,}(?![A-Za-z0-9^_*/+=(])
 # What may be the unit of an answer.
 _TAIL = re.compile(r"(?<=[0-9)}\]!])\s*(?:[A-Za-z]|\\text\{[^{}]*\})(?:[A-Za-z/\s]|\^\{?[23]\}?)*$")
 _SPELLINGS = tuple((re.compile(pattern), new) for pattern, new in (
-    (r"(?<=[0-9])\s*[xX]\s*(?=[0-9])", "*"), (r"(?:\\text\s*)?\{\s*([-+*/=0-9]+)\s*\}", r"{\1}"),
-    (r"\{([-+*/=])\}", r"\1"), (r"\\sqrt\s*\[([^\[\]]*)\]", r"\\root{\1}")))
-_TOKEN = re.compile(r"\\(?:begin|end)\s*\{[a-zA-Z]*\*?\}|\\text\{[^{}]*\}|\\[a-zA-Z]+|\\."
-                    r"|[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+\.?[0-9]*|\.[0-9]+|'+|\S", re.DOTALL)
-_NAME = re.compile(r"[a-zA-Z]|\\(?!text|end|pmod)[a-zA-Z]+")
-_DIGITS = re.compile(r"[0-9][0-9,]*\.?[0-9]*|\.[0-9]+")
-_OPERAND = re.compile(rf"{_NAME.pattern}|{_DIGITS.pattern}|[\^_!]|'+")
-_SIGNS = frozenset(("+", "-", r"\pm", r"\mp"))
-_INVERSE, _MODULO = frozenset(("/", r"\div", ":")), frozenset(("%", r"\%", r"\bmod"))
-_OPERATORS = _SIGNS | _INVERSE | _MODULO | {"*", r"\cdot", r"\times", r"\ast"}
-_RELATIONS = frozenset(("=", "<", ">", r"\le", r"\ge", r"\ne", r"\approx", r"\equiv", r"\in", r"\to"))
-_BRACKETS = {"(": ")", "[": "]", "{": "}", r"\{": r"\}", r"\lfloor": r"\rfloor", r"\lceil": r"\rceil"}
-_ARGUMENTS = {r"\frac": 2, r"\binom": 2, r"\root": 2, r"\sqrt": 1}
-_FUNCTION = re.compile(r"\\(?:(?:arc)?(?:sin|cos|tan)h?|sec|csc|cot|log|ln|lg|exp|max|min|gcd|lcm|det|sum|prod|lim"
-                       r"|i{0,2}int|oint)")
+    (r"(?<=[0-9])\s*[xX]\s*(?=[0-9])", r"\\times "), (r"\{([-+/=])\}", r"\1"), (":", "/"),
+    (r"\\%(?=\s*[0-9(])", r"\\bmod "), 
+    # A matrix is read like f(1, 2), its entries in a row.
+    (r"\\begin\s*\{[a-z]*matrix\}", "f("), (r"\\end\s*\{[a-z]*matrix\}", ")"), (r"\\\\|&", ",")))
+_OPERATORS = frozenset(("+", "-", "/", r"\cdot", r"\times", r"\div", r"\bmod"))
+_MARKS = FACTORS | _OPERATORS | frozenset("^_!'|()[]{},") | {r"\rfloor", r"\rceil", r"\{", r"\}"}
 # These change nothing where they are not needed.
-_IDLE = frozenset(("|", r"\lfloor", r"\lceil", r"\max", r"\min", r"\gcd", r"\lcm"))
+_IDLE = ("abs", "floor", "ceil", "max", "min", "gcd", "lcm")
 
 
 def copies(question: str, golds: Sequence[str], answer: str) -> bool:
@@ -60,241 +61,182 @@ def copies(question: str, golds: Sequence[str], answer: str) -> bool:
     parts = _parts(answer) if asked else ()
     own = frozenset().union(*map(_expressions, golds))
 
-    def repeated(tree: Tree) -> bool:
-        if _head(tree) == "=":
-            copied = set(filter(repeated, tree[1::2]))
+    def repeated(tree: Node) -> bool:
+        if tree.op == "chain":
+            sides = tree.args[::2]
+            copied = set(filter(repeated, sides))
             # x = 17+25-8 adds a name only; 17+25-8 = 34 says more.
-            if copied and not _is_inequality(tree) and all(map(_is_name, copied.symmetric_difference(tree[1::2]))):
+            if copied and not _is_inequality(tree) and all(map(_is_name, copied.symmetric_difference(sides))):
                 return True
             # An inequality beside something else is its condition.
             is_condition = _is_inequality(tree) and not all(map(_is_inequality, parts))
-            return tree in asked and own.isdisjoint((tree, *tree[1::2])) and not is_condition
-        return (tree in asked and tree not in own) or (_head(tree) in _IDLE and repeated(tree[-1]))
+            return tree in asked and own.isdisjoint((tree, *sides)) and not is_condition
+        idle = tree.op == "call" and (tree.args[0].startswith(".") or (tree.args[0] in _IDLE and len(tree.args) == 2))
+        return (tree in asked and tree not in own) or (idle and any(map(repeated, tree.args[1:])))
 
     return any(map(repeated, parts))
 
 
 @lru_cache(maxsize=4096)
-def _expressions(text: str) -> frozenset[Tree]:
+def _expressions(text: str) -> frozenset[Node]:
     """The open expressions of a question or a gold, also those inside of others."""
-    readers = []
+    found = set()
     for piece in map(normalise, filter(None, _MATHS.split(text[:LONGEST_QUESTION]))):
         without_words, words = _WORD.subn(";", piece)
         # Two letters may be a word or a product.
-        readings = {without_words, piece} if words < 3 else {without_words}
-        readers += [_Reader(each) for each in readings if re.search(r"[0-9\\+*/^=!|]", each)]
-    return frozenset().union(*(reader.found for reader in readers))
+        for reading in {without_words, piece} if words < 3 else {without_words}:
+            if re.search(r"[0-9\\+*/^=!|]", reading):
+                found.update(_plain(each) for tree in _trees(reading) for each in _inside(tree))
+    return frozenset(filter(_is_open, found))
 
 
 @lru_cache(maxsize=16384)
-def _parts(answer: str) -> tuple[Tree, ...]:
+def _parts(answer: str) -> tuple[Node, ...]:
     """The expressions that an answer consists of, by every way to read it."""
     if len(answer) > LONGEST_ANSWER:
         return ()
     text = normalise(answer)
-    readings = [_Reader(each) for each in dict.fromkeys((text, _TAIL.sub("", text), _WORD.sub(";", text)))]
-    readings += [_Reader(reader.text, cancel=True) for reader in readings if reader.cancels]
-    return tuple(dict.fromkeys(part for reader in readings for tree in reader.trees for part in _members(tree)))
+    trees = [tree for reading in dict.fromkeys((text, _TAIL.sub("", text), _WORD.sub(";", text)))
+             for tree in _trees(reading)]
+    return tuple(dict.fromkeys(_plain(tree, cancel) for cancel in (False, True) for tree in trees))
 
 
-def _members(tree: Tree) -> list[Tree]:
-    """The entries of lists within each other; any other tree is its own."""
-    return [part for each in tree[1:] for part in _members(each)] if _head(tree) == "," else [tree]
+def _trees(text: str) -> list[Node]:
+    """The expressions of a normalised text, and chains a = b < c of them, which are nodes too."""
+    for pattern, new in _SPELLINGS:
+        text = pattern.sub(new, text)
+    out: list[Node] = []
+    try:
+        for run in _runs(tokens(text)):
+            out += _chains(run)
+    except (Unreadable, RecursionError):
+        # The brackets nest too deeply, or the text has no tokens.
+        pass
+    return out
 
 
-def _head(tree: Tree) -> str:
-    return tree[0] if isinstance(tree, tuple) else ""
+def _runs(found: Sequence[Token]) -> Iterator[list[Token]]:
+    """Stretches of tokens that may stand in an expression or between two of them."""
+    run: list[Token] = []
+    for token in (*found, Token("sign", ";")):
+        if token.kind in ("number", "letters") or token.text in _MARKS or token.text in RELATIONS or (
+                token.text == "degrees"):
+            run.append(token)
+            continue
+        while run and run[-1].text in _OPERATORS:
+            run.pop()
+        yield run
+        run = []
 
 
-def _is_inequality(tree: Tree) -> bool:
-    return _head(tree) == "=" and set(tree[2::2]) != {"="}
+def _chains(run: Sequence[Token]) -> Iterator[Node]:
+    """The expressions of a stretch. A chain is those that only relations keep apart, with the relations."""
+    chain: list = []
+    parser, in_vain = Parser(run), 0
+    while parser.at < len(run) and in_vain < MOST_IN_VAIN:
+        start = parser.at
+        if len(chain) % 2 and parser.take(*RELATIONS):
+            chain.append(run[start].text)
+            continue
+        if len(chain) % 2:
+            yield _chained(chain)
+            chain = []
+        try:
+            parser.bars = 0
+            chain.append(parser.sum())
+        except (Unreadable, IndexError):
+            if chain:
+                yield _chained(chain)
+            in_vain += parser.at - start + 1
+            chain, parser.at = [], start + 1
+    if chain:
+        yield _chained(chain)
 
 
-def _is_number(tree: Tree) -> bool:
-    return isinstance(tree, str) and tree[0].isdecimal()
+def _chained(chain: list) -> Node:
+    return chain[0] if len(chain) < 3 else Node("chain", tuple(chain[:len(chain) - 1 + len(chain) % 2]))
 
 
-def _is_name(tree: Tree) -> bool:
-    """x, x_1, AB, f(2), m+n, |z|."""
-    if _head(tree) == "*" and not _is_open(tree):
-        return _is_name(tree[1])
-    return _head(tree) == "name" or not re.search("[0-9]", str(tree))
+def _inside(node: Node) -> Iterator[Node]:
+    """A tree and all within it."""
+    yield node
+    for arg in node.args:
+        if isinstance(arg, Node):
+            yield from _inside(arg)
 
 
-def _is_open(tree: Tree) -> bool:
-    """Whether an operation is left to do."""
-    head = _head(tree)
-    if head in ("", "mixed", "name"):
-        return False
-    if head == "/":
-        return not _is_number(tree[1])
-    if head in ("-", ",", "="):
-        return any(map(_is_open, tree[1:]))
-    if head != "*":
-        return True
-    # 2x and x/2 are done; 2*3, 2/4 and 2/x are not.
-    above, below = list(filter(_is_number, tree[1:])), [each[1] for each in tree[1:] if _head(each) == "/"]
-    if len(above) > 1 or len(below) > 1 or any(map(_is_open, tree[1:])):
-        return True
-    numbers = [*above, *below]
-    short = all(each.isdecimal() and len(each) < 100 for each in numbers)
-    return len(numbers) == 2 and not (short and math.gcd(*map(int, numbers)) == 1)
+def _plain(node: Node, cancel: bool = False) -> Node:
+    """The tree without what makes no difference. With `cancel`, +5-5 and *2/2 make none either."""
+    op, args = node.op, tuple(_plain(arg, cancel) if isinstance(arg, Node) else arg for arg in node.args)
+    if op == "pow" and node.args[1] == MINUS_ONE:
+        # A division. 2^{-1} is written otherwise, and has an operation left.
+        return _inverted(args[0])
+    if op == "pow" and args[1] == ONE:
+        return args[0]
+    if op not in ("add", "mul"):
+        return args[1] if args[0] == "degrees" else Node(op, args)
+    opposite, neutral = (_negated, ZERO) if op == "add" else (_inverted, ONE)
+    flat, sign = [], 1
+    for each in (part for arg in args for part in (arg.args if arg.op == op else (arg,))):
+        if op == "mul" and each.op == "num" and each.value < 0:
+            sign, each = -sign, _negated(each)
+        if cancel and opposite(each) in flat:
+            flat.remove(opposite(each))
+        elif each != neutral:
+            flat.append(each)
+    if op == "mul" and ZERO in flat:
+        return ZERO
+    found = Node(op, tuple(flat)) if len(flat) > 1 else flat[0] if flat else neutral
+    return found if sign > 0 else _negated(found)
 
 
-def _negated(tree: Tree) -> Tree:
-    if _head(tree) == "+":
-        return ("+", *map(_negated, tree[1:]))
-    return tree[1] if _head(tree) == "-" else tree if tree == "0" else ("-", tree)
+def _negated(tree: Node) -> Node:
+    if tree.op == "num":
+        return num(-tree.value)
+    if tree.op == "add":
+        return Node("add", tuple(map(_negated, tree.args)))
+    first, *rest = tree.args if tree.op == "mul" else (None, tree)
+    if first == MINUS_ONE:
+        return rest[0] if len(rest) == 1 else Node("mul", tuple(rest))
+    return Node("mul", (MINUS_ONE, *(tree.args if tree.op == "mul" else rest)))
 
 
-def _inverted(tree: Tree) -> Tree:
-    if _head(tree) in ("*", "-"):
-        return (tree[0], *map(_inverted, tree[1:]))
-    return tree[1] if _head(tree) == "/" else tree if tree == "1" else ("/", tree)
-
-
-def _plain_number(match: re.Match) -> str:
-    whole, _, decimals = match.group().replace(",", "").partition(".")
-    return (whole.lstrip("0") or "0") + ("." + decimals.rstrip("0")).rstrip(".")
-
-
-class _Reader:
-    """`trees` are the expressions of a normalised text, `found` those that are open, at any depth. With `cancel`,
-    +1-1 and *2/2 make no difference either; `cancels` says whether there is any."""
-
-    def __init__(self, text: str, cancel: bool = False):
-        self.text, self.cancel, self.cancels = text, cancel, False
-        self.found, self.trees = set(), []
-        if nesting(text) > DEEPEST or max(map(text.count, "|^_!")) > MOST_MARKS:
-            return
-        for pattern, new in _SPELLINGS:
-            text = pattern.sub(new, text)
-        levels: list[list[Tree]] = [[""]]
-        for token in _TOKEN.findall(text):
-            closes = token in _BRACKETS.values() or token.startswith(r"\end") or token == levels[-1][0] == "|"
-            if closes and len(levels) > 1:
-                opened, *inside = levels.pop()
-                levels[-1].append(self.bracket(opened, inside))
-            elif token in _BRACKETS or token.startswith(r"\begin") or token == "|":
-                levels.append([token])
-            else:
-                levels[-1].append(_DIGITS.sub(_plain_number, token))
-        # A bracket that nothing closes stands between expressions.
-        self.trees = self.expressions([item for level in levels for item in level])
-
-    def seen(self, tree: Tree) -> Tree:
-        if _is_open(tree):
-            self.found.add(tree)
+def _inverted(tree: Node) -> Node:
+    if tree in (ONE, MINUS_ONE):
         return tree
+    if tree.op == "mul":
+        return Node("mul", tuple(map(_inverted, tree.args)))
+    return tree.args[0] if tree.op == "inverse" else Node("inverse", (tree,))
 
-    def bracket(self, opened: str, inside: Sequence[Tree]) -> Tree:
-        """One expression, or a list of them."""
-        trees = self.expressions(inside)
-        tree = trees[0] if len(trees) == 1 else (",", *trees)
-        return self.seen((opened, tree)) if opened in _IDLE else tree
 
-    def expressions(self, items: Sequence[Tree]) -> list[Tree]:
-        """Expressions, and chains a = b < c of them."""
-        trees, chain, run = [], [], []
-        for item in (*items, ""):
-            if isinstance(item, tuple) or item in _OPERATORS or (item not in _RELATIONS and _OPERAND.fullmatch(item)):
-                run.append(item)
-                continue
-            if run and (tree := self.sum(run)) is not None:
-                chain.append(tree)
-            run = []
-            if item in _RELATIONS:
-                chain += [item] if len(chain) % 2 else []
-            elif chain:
-                chain = chain[:len(chain) - 1 + len(chain) % 2]
-                trees.append(chain[0] if len(chain) == 1 else self.seen(("=", *chain)))
-                chain = []
-        return trees
+def _is_inequality(tree: Node) -> bool:
+    return tree.op == "chain" and set(tree.args[1::2]) != {"="}
 
-    def sum(self, run: Sequence[Tree]) -> Tree | None:
-        """Terms and their signs. A sign behind an operator is its factor's."""
-        terms, signs, factors = [], [], []
-        for item in (*self.bound(run), ""):
-            if item and (item not in _SIGNS or (factors and factors[-1] in _OPERATORS)):
-                factors.append(item)
-                continue
-            if (term := self.product(factors)) is not None:
-                for sign in reversed(signs):
-                    term = _negated(term) if sign == "-" else term if sign == "+" else (sign, term)
-                terms.append(term)
-                signs = []
-            signs.append(item)
-            factors = []
-        return self.seen(self.collected("+", terms, "0")) if terms else None
 
-    def product(self, items: Sequence[Tree]) -> Tree | None:
-        """Factors, with operators between them or side by side."""
-        factors, operator, negative = [], "", False
-        for item in items:
-            if item in _OPERATORS:
-                negative ^= item == "-"
-                operator = operator if item in _SIGNS else item
-                continue
-            if operator in _MODULO and factors:
-                factors = [self.seen(("%", self.collected("*", factors, "1"), item))]
-            else:
-                factors.append(_inverted(item) if operator in _INVERSE else item)
-            operator = ""
-        negative ^= sum(_head(factor) == "-" for factor in factors) % 2 == 1
-        factors = [factor[1] if _head(factor) == "-" else factor for factor in factors]
-        found = self.seen(self.collected("*", factors, "1")) if factors else None
-        return _negated(found) if negative and found is not None else found
+def _is_name(tree: Node) -> bool:
+    """x, x_1, AB, f(2), m+n, |z|: no number, but as the argument of a function."""
+    if tree.op == "call" and tree.args[0].startswith("."):
+        return True
+    return tree.op != "num" and all(_is_name(arg) for arg in tree.args if isinstance(arg, Node))
 
-    def collected(self, head: str, operands: Sequence[Tree], neutral: str) -> Tree:
-        """One flat sum or product, without neutral elements and what cancels."""
-        flat: list[Tree] = []
-        for operand in operands:
-            for each in operand[1:] if _head(operand) == head else (operand,):
-                opposite = (_negated if head == "+" else _inverted)(each)
-                self.cancels |= opposite in flat
-                if self.cancel and opposite in flat:
-                    flat.remove(opposite)
-                elif each != neutral:
-                    flat.append(each)
-        if head == "*" and "0" in flat:
-            return "0"
-        return (head, *flat) if len(flat) > 1 else flat[0] if flat else neutral
 
-    def bound(self, run: Sequence[Tree]) -> list[Tree]:
-        """Scripts, arguments and functions in their trees."""
-        out, rest = [], deque(run)
-
-        def script() -> Tree:
-            first = rest.popleft()
-            return _negated(rest.popleft()) if first == "-" and rest else first
-
-        def is_function(item: Tree) -> bool:
-            return isinstance(item, str) and _FUNCTION.fullmatch(item) is not None
-
-        while rest:
-            item = rest.popleft()
-            if item in ("^", "_") and out and rest:
-                base, power = out.pop(), script()
-                named = ("name", base, power) if item == "_" else base
-                out.append(named if item == "_" or power == "1" else self.seen(("^", base, power)))
-            elif item == "!" and out:
-                out.append(self.seen((item, out.pop())))
-            elif item in _ARGUMENTS and len(rest) >= _ARGUMENTS[item]:
-                arguments = [rest.popleft() for _ in range(_ARGUMENTS[item])]
-                if item != r"\frac":
-                    out.append(self.seen((item, *arguments)))
-                    continue
-                fraction = self.product([arguments[0], "/", arguments[1]])
-                mixed = out and _is_number(out[-1]) and all(map(_is_number, arguments)) and not _is_open(fraction)
-                out.append(("mixed", out.pop(), fraction) if mixed else fraction)
-            elif is_function(item):
-                scripts = []
-                while len(rest) > 1 and rest[0] in ("^", "_"):
-                    scripts += [rest.popleft(), script()]
-                operand = []
-                while rest and rest[0] not in _OPERATORS and not is_function(rest[0]):
-                    operand.append(rest.popleft())
-                out.append(self.seen((item, *scripts, self.product(self.bound(operand)) or "")))
-            else:
-                out.append(item)
-        return out
+def _is_open(tree: Node) -> bool:
+    """Whether an operation is left to do."""
+    op, args = tree
+    if op in ("num", "sym", "inf"):
+        return False
+    if op == "chain":
+        return any(map(_is_open, args[::2]))
+    if op == "call":
+        return not args[0].startswith(".") or any(map(_is_open, args[1:]))
+    if op == "inverse":
+        return args[0].op != "num"
+    if op != "mul" or any(map(_is_open, args)):
+        return True
+    # 2x and x/2 are done; 2*3 and 2/4 are not.
+    above = [each.value for each in args if each.op == "num" and each != MINUS_ONE]
+    below = [each.args[0].value for each in args if each.op == "inverse"]
+    if len(above) > 1 or len(below) > 1:
+        return True
+    numbers = above + below
+    return len(numbers) == 2 and (any(each.denominator > 1 for each in numbers) or math.gcd(*map(int, numbers)) > 1)

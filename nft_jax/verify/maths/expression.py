@@ -1,13 +1,13 @@
 """Tokens of a normalised answer, and the grammar of its expressions: every token is read, or nothing is.
 
 `Node(op, args)` is an expression: `num` (Fraction), `sym` (name), `add`, `mul`, `pow` (base, exponent), `call` (name,
-arguments), `inf`. Arithmetic on numbers is done at once, exactly; there are no floats.
+arguments), `inf`. `Parser` makes it as it is written, and `exact` does its arithmetic; there are no floats.
 """
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
@@ -22,20 +22,27 @@ MAX_DEPTH = 40
 OPEN_FORM = re.compile(r"\\(?:i*int|oint|sum|prod|lim|limsup|liminf|Gamma|bigcup|bigcap|det|gcd|lcm|zeta)(?![a-zA-Z])")
 """What only math-verify's parser reads, for golds that have it."""
 _INTEGER = re.compile(r"\s*([+-]?)\s*([0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)\s*")
-_TOKEN = re.compile(r"""\s*(?:\\text\{(?P<text>[^{}]*)\}
-  | (?P<recurring>[0-9]*\.[0-9]*(?:\\dot\s*\{?[0-9]\}?[0-9]*\\dot\s*\{?[0-9]\}?
-        |\\(?:overline|bar|dot)\s*\{[0-9]+\}|\([0-9]+\)|\\dot\s*[0-9]))
-  | (?P<dotted>[0-9]*\.[0-9]+)\s*\\ldots(?![a-zA-Z])
-  | (?P<scientific>[0-9]+(?:\.[0-9]*)?[eE][+-]?[0-9]+(?![0-9a-zA-Z]))
-  | (?P<grouped>[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?)
-  | (?P<number>[0-9]+(?:\.[0-9]*)?|\.[0-9]+)
-  | (?P<command>\\[a-zA-Z]+|\\[{}|%$&\\])
-  | (?P<letters>[a-zA-Z]+)
-  | (?P<word>[^\W\d_]+)
-  | (?P<sign>\S))""", re.VERBOSE)
-_IN_TEXT = re.compile(r"""\s*(?:(?P<number>[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)
-  | (?P<word>[ap]\.\s?m\b\.?|[^\W\d_]+(?:['’][^\W\d_]+)*)|(?P<command>\\[a-zA-Z]+|\\[{}|%$&\\])|(?P<sign>\S))""",
-                      re.VERBOSE)
+_FORMS = {
+    "text": r"\\text\{(?P<inside>[^{}]*)\}",
+    "mixed": r"[0-9]+\s*\\frac\{[0-9]+\}\{[0-9]+\}(?!\s*[\^!])|[0-9]+\s+[0-9]+/[0-9]+(?!\s*[0-9.^!])",
+    "recurring": r"[0-9]*\.[0-9]*(?:\\dot\s*\{?[0-9]\}?[0-9]*\\dot\s*\{?[0-9]\}?"
+                 r"|\\(?:overline|bar|dot)\s*\{[0-9]+\}|\([0-9]+\)|\\dot\s*[0-9])",
+    "dotted": r"[0-9]*\.[0-9]+\s*\\ldots(?![a-zA-Z])",
+    "scientific": r"[0-9]+(?:\.[0-9]*)?[eE][+-]?[0-9]+(?![0-9a-zA-Z])",
+    "grouped": r"[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?",
+    "number": r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+",
+    "command": r"\\[a-zA-Z]+|\\[{}|%$&\\]", "letters": "[a-zA-Z]+", "word": r"[^\W\d_]+", "sign": r"\S"}
+"""The kinds of tokens. The first one that fits is taken."""
+_FORMS_OF_TEXT = {"grouped": _FORMS["grouped"], "number": r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+",
+                  "word": r"[ap]\.\s?m\b\.?|[^\W\d_]+(?:['’][^\W\d_]+)*", "command": _FORMS["command"], "sign": r"\S"}
+
+
+def _pattern(forms: dict[str, str]) -> re.Pattern:
+    return re.compile(r"\s*(?:" + "|".join(f"(?P<{kind}>{form})" for kind, form in forms.items()) + ")")
+
+
+_TOKEN, _TOKEN_OF_TEXT = _pattern(_FORMS), _pattern(_FORMS_OF_TEXT)
+_TOKEN_APART = _pattern({kind: form for kind, form in _FORMS.items() if kind != "grouped"})
 
 
 def word_set(words: str) -> frozenset[str]:
@@ -47,10 +54,15 @@ GREEK = word_set("""alpha beta gamma delta epsilon varepsilon zeta eta theta var
     odot""")
 TRIGONOMETRIC = ("sin", "cos", "tan", "cot", "sec", "csc")
 HYPERBOLIC = ("sinh", "cosh", "tanh", "coth")
-FUNCTIONS = frozenset((*TRIGONOMETRIC, *HYPERBOLIC, *("arc" + name for name in TRIGONOMETRIC + HYPERBOLIC[:3]), "ln",
-                       "log", "exp", "cis", "sgn"))
+REAL_FUNCTIONS = (*TRIGONOMETRIC, *HYPERBOLIC, *("arc" + name for name in TRIGONOMETRIC + HYPERBOLIC[:3]))
+FUNCTIONS = frozenset((*REAL_FUNCTIONS, "ln", "log", "exp", "cis", "sgn"))
+OF_SEVERAL = ("max", "min", "gcd", "lcm")
 ACCENTS = word_set("overline bar vec hat tilde widehat overrightarrow dot ddot mathcal mathbb")
 _GROUPS = {"(": ")", "{": "}", "[": "]", r"\lfloor": r"\rfloor", r"\lceil": r"\rceil"}
+_OTHERS = ("frac", "sqrt", "binom", "pi", "infty", "lfloor", "lceil", "unitvector")
+FACTORS = frozenset("\\" + name for name in (*GREEK, *FUNCTIONS, *OF_SEVERAL, *ACCENTS, *_OTHERS))
+"""Commands that begin a factor."""
+RELATIONS = frozenset(("=", "<", ">", r"\le", r"\ge", r"\ne", r"\approx", r"\in", r"\equiv"))
 _NESTS = {"(": 1, "[": 1, "{": 1, r"\{": 1, ")": -1, "]": -1, "}": -1, r"\}": -1}
 
 
@@ -69,7 +81,7 @@ class Node(NamedTuple):
 
 
 class Token(NamedTuple):
-    """`kind` is number, letters, word (from \\text), command or sign; a number has its exact value."""
+    """`kind` is number, letters, word (from \\text), command or sign. A number has its exact value."""
     kind: str
     text: str
     value: Fraction | None = None
@@ -193,32 +205,46 @@ def _root(value: Fraction, order: int) -> Fraction | None:
     return root if root ** order == value else None
 
 
-_EXACT = {"abs": abs, "floor": math.floor, "ceil": math.ceil, "sgn": lambda value: (value > 0) - (value < 0),
-          "max": lambda *each: max(each), "min": lambda *each: min(each), "gcd": math.gcd, "lcm": math.lcm,
-          "fact": math.factorial}
+EXACT: dict[str, Callable] = {
+    "abs": abs, "floor": math.floor, "ceil": math.ceil, "sgn": lambda value: (value > 0) - (value < 0),
+    "max": lambda *each: max(each), "min": lambda *each: min(each), "gcd": math.gcd, "lcm": math.lcm,
+    "fact": math.factorial, "binom": math.comb, "mod": lambda n, modulus: n % modulus}
+"""Functions whose values are rational."""
+_OF_INTEGERS: dict[str, Callable[..., bool]] = {
+    "gcd": lambda *each: True, "lcm": lambda *each: True, "fact": lambda n: 0 <= n <= MAX_FACTORIAL,
+    "binom": lambda n, k: 0 <= k <= n <= MAX_FACTORIAL, "mod": lambda n, modulus: modulus > 0}
+"""Functions of integers, and where they are defined."""
 
 
 def call(name: str, *args: Node) -> Node:
     """A function's value, at once where it is a small exact one."""
+    if name in TRIGONOMETRIC or name == "cis":
+        args = (_degrees_as(in_radians, args[0]),)
     if name in ("exp", "cis"):
         return power(E, args[0] if name == "exp" else mul(I, args[0]))
     values = [arg.value for arg in args]
-    if None in values:
-        return Node("call", (name, *args))
-    if (name == "ln" and values[0] == 0) or (name == "fact" and not (
-            values[0].denominator == 1 and 0 <= values[0] <= MAX_FACTORIAL)):
+    if name == "binom" and None in values:
+        n, k = args
+        return divide(call("fact", n), mul(call("fact", k), call("fact", add(n, negative(k)))))
+    if (name, values) == ("ln", [0]) or (name == "mod" and None in values):
         raise Unreadable
-    if name in ("gcd", "lcm", "fact"):
-        values = [int(value) if value.denominator == 1 else None for value in values]
-    return num(_EXACT[name](*values)) if name in _EXACT and None not in values else Node("call", (name, *args))
-
-
-def binomial(n: Node, k: Node) -> Node:
-    if n.value is not None and k.value is not None:
-        if n.value.denominator != 1 or k.value.denominator != 1 or not 0 <= k.value <= n.value <= MAX_FACTORIAL:
+    if name not in EXACT or None in values:
+        return Node("call", (name, *args))
+    if name in _OF_INTEGERS:
+        if any(value.denominator != 1 for value in values) or not _OF_INTEGERS[name](*values):
             raise Unreadable
-        return num(math.comb(int(n.value), int(k.value)))
-    return divide(call("fact", n), mul(call("fact", k), call("fact", add(n, negative(k)))))
+        values = list(map(int, values))
+    return num(EXACT[name](*values))
+
+
+_OPERATIONS: dict[str, Callable[..., Node]] = {"add": add, "mul": mul, "pow": power, "call": call}
+
+
+def exact(node: Node) -> Node:
+    """The expression with its arithmetic done. Raises Unreadable where it has no value."""
+    if node.op not in _OPERATIONS:
+        return node
+    return _OPERATIONS[node.op](*(exact(arg) if isinstance(arg, Node) else arg for arg in node.args))
 
 
 # Tokens.
@@ -243,57 +269,51 @@ def _number(kind: str, text: str) -> Fraction:
     """The value of a literal. Raises Unreadable for one too long or without an exact value."""
     if len(text) > MAX_DIGITS:
         raise Unreadable
+    if kind == "mixed":
+        whole, top, bottom = map(int, re.findall("[0-9]+", text))
+        if 0 < top < bottom:
+            return whole + Fraction(top, bottom)
+        if "/" in text or not bottom:
+            raise Unreadable
+        return Fraction(whole * top, bottom)
     if kind == "recurring":
         head, block = re.fullmatch(r"([0-9]*\.[0-9]*?)(\D.*)", text).groups()
         return recurring(head, "".join(re.findall("[0-9]", block)))
     if kind == "dotted":
-        digits = text.partition(".")[2]
         # Two full periods at the end recur, or three of a single digit.
-        for period in range(1, min(len(digits) // 2, 60) + 1):
-            if digits.endswith(digits[-period:] * (3 if period == 1 else 2)):
-                return recurring(text, digits[-period:])
+        head = re.match(r"[0-9.]+", text)[0]
+        if not (period := re.search(r"\.[0-9]*?(?:([0-9])\1\1|([0-9]{2,60})\2)$", head)):
+            raise Unreadable
+        return recurring(head, period[1] or period[2])
+    if kind == "scientific" and abs(int(re.split("[eE]", text)[1])) > MAX_BITS // 4:
         raise Unreadable
-    if kind == "scientific":
-        mantissa, exponent = re.split("[eE]", text)
-        if len(exponent) > 6:
-            raise Unreadable
-        value = mul(num(Fraction(mantissa.rstrip("."))), power(num(10), num(int(exponent)))).value
-        if value is None:
-            raise Unreadable
-        return value
-    return Fraction(text.replace(",", "").rstrip("."))
+    return Fraction(text.replace(",", ""))
 
 
 @lru_cache(maxsize=8192)
 def tokens(text: str, grouped: bool = True) -> tuple[Token, ...]:
     """The tokens of a normalised answer. `grouped`: 1,234 is one number, not two. Raises Unreadable."""
-    found, end, text = [], 0, text.strip()
-    while end < len(text):
-        match = _TOKEN.match(text, end)
-        kind = match.lastgroup
-        if kind == "grouped" and not grouped:
-            match = re.compile(r"\s*(?P<number>[0-9]+)").match(text, end)
-            kind = "number"
-        spaced, end = text[end].isspace(), match.end()
-        if kind == "text":
-            found += _text_tokens(match.group("text"), spaced)
-        elif kind in ("recurring", "dotted", "scientific", "grouped", "number"):
-            found.append(Token("number", match.group(kind), _number(kind, match.group(kind)), spaced))
-        else:
-            found.append(Token(kind, match.group(kind), None, spaced))
-    return tuple(found)
-
-
-def _text_tokens(text: str, spaced: bool) -> list[Token]:
-    found, end = [], 0
-    text = text.strip()
-    while end < len(text):
-        match = _IN_TEXT.match(text, end)
-        kind = match.lastgroup
-        value = _number("number", match.group(kind)) if kind == "number" else None
-        found.append(Token(kind, match.group(kind), value, spaced or text[end].isspace()))
-        spaced, end = False, match.end()
+    found, depth = tuple(_tokens(text.strip(), _TOKEN if grouped else _TOKEN_APART)), 0
+    for token in found:
+        depth += nests(token)
+        if depth > MAX_DEPTH:
+            raise Unreadable
     return found
+
+
+def _tokens(text: str, pattern: re.Pattern, spaced: bool = False) -> Iterator[Token]:
+    end = 0
+    while end < len(text):
+        match = pattern.match(text, end)
+        kind = match.lastgroup
+        said, spaced, end = match.group(kind), spaced or text[end].isspace(), match.end()
+        if kind == "text":
+            yield from _tokens(match["inside"].strip(), _TOKEN_OF_TEXT, spaced)
+        elif kind in ("command", "letters", "word", "sign"):
+            yield Token(kind, said, None, spaced)
+        else:
+            yield Token("number", said, _number(kind, said), spaced)
+        spaced = False
 
 
 def nests(token: Token) -> int:
@@ -302,13 +322,29 @@ def nests(token: Token) -> int:
 
 
 def matching(found: Sequence[Token], start: int) -> int:
-    """Index of the token that closes the bracket at `start`. Raises Unreadable."""
+    """Index of the token that closes the bracket at `start`; any other token is its own. Raises Unreadable."""
     depth = 0
     for at in range(start, len(found)):
         depth += nests(found[at])
         if depth == 0:
             return at
+        if depth < 0:
+            break
     raise Unreadable
+
+
+def split(found: Sequence[Token], wanted) -> tuple[list[tuple[Token, ...]], list[str]]:
+    """The tokens cut at those that are wanted and stand outside every bracket, and what stood at the cuts."""
+    parts, marks, start, depth = [], [], 0, 0
+    for i, token in enumerate(found):
+        text = token.text
+        depth += nests(token) + (text in (r"\begin", r"\langle")) - (text in (r"\end", r"\rangle"))
+        if depth == 0 and text in wanted:
+            parts.append(tuple(found[start:i]))
+            marks.append(text)
+            start = i + 1
+    parts.append(tuple(found[start:]))
+    return parts, marks
 
 
 def spelled(found: Sequence[Token]) -> str:
@@ -329,12 +365,20 @@ def raw(found: Sequence[Token]) -> str:
 
 # The grammar: sum > product > signed > power > atom.
 
+def _quotient(top: Node, bottom: Node) -> Node:
+    return Node("mul", (top, Node("pow", (bottom, MINUS_ONE))))
+
+
+def _call(name: str, *args: Node) -> Node:
+    return Node("call", (name, *args))
+
+
 class Parser:
     """Recursive descent over tokens. `natural`: a \\log without base is natural, else to base 10."""
 
     def __init__(self, found: Sequence[Token], natural: bool = False):
         self.tokens, self.natural = found, natural
-        self.at = self.depth = self.bars = 0
+        self.at = self.bars = 0
 
     def peek(self, ahead: int = 0) -> str:
         at = self.at + ahead
@@ -345,41 +389,26 @@ class Parser:
         return self.tokens[at].kind if at < len(self.tokens) else ""
 
     def take(self, *wanted: str) -> bool:
-        if self.peek() in wanted and self.kind() != "word":
-            self.at += 1
-            return True
-        return False
+        found = self.peek() in wanted
+        self.at += found
+        return found
 
     def expect(self, wanted: str) -> None:
         if not self.take(wanted):
             raise Unreadable
 
     def whole(self) -> Node:
-        """The one expression that all tokens make."""
+        """The value of the one expression that all tokens make."""
         node = self.sum()
         if self.at < len(self.tokens):
             raise Unreadable
-        return node
+        return exact(node)
 
     def sum(self) -> Node:
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise Unreadable
         terms = [self.product()]
-        while self.peek() in ("+", "-") and self.kind() == "sign":
-            minus = self.peek() == "-"
-            self.at += 1
-            term = self._constant() or self.product()
-            terms.append(negative(term) if minus else term)
-        self.depth -= 1
-        return add(*terms)
-
-    def _constant(self) -> Node | None:
-        """\\text{C} after a sign: a letter that was written upright."""
-        if self.kind() == "word" and len(self.peek()) == 1 and self.kind(1) != "word":
-            self.at += 1
-            return sym(self.peek(-1))
-        return None
+        while self.peek() in ("+", "-"):
+            terms.append(self.product())
+        return Node("add", tuple(terms)) if len(terms) > 1 else terms[0]
 
     def product(self) -> Node:
         factors = [self.signed()]
@@ -387,69 +416,61 @@ class Parser:
             if self.take(r"\cdot", r"\times"):
                 factors.append(self.signed())
             elif self.take("/", r"\div"):
-                factors.append(power(self.signed(), MINUS_ONE))
+                factors.append(Node("pow", (self.signed(), MINUS_ONE)))
+            elif self.take(r"\bmod"):
+                factors = [_call("mod", Node("mul", tuple(factors)), self.signed())]
             elif self._starts_factor():
-                # 5{7} and 2 3 are no products: nobody can tell them from 57 and 23.
-                if self._literal_end() and self.peek() == "{" and self.kind(1) == "number":
-                    raise Unreadable
                 factors.append(self.power())
             else:
-                return mul(*factors)
-
-    def _literal_end(self) -> bool:
-        """Whether the last token read is a number, or a brace around one."""
-        before = self.tokens[self.at - 1]
-        return before.kind == "number" or (before.text == "}" and self.tokens[self.at - 2].kind == "number")
+                return Node("mul", tuple(factors)) if len(factors) > 1 else factors[0]
 
     def _starts_factor(self) -> bool:
-        kind, text = self.kind(), self.peek()
-        if kind == "letters":
-            return True
+        kind, text, before = self.kind(), self.peek(), self.tokens[self.at - 1]
         if kind == "number":
             # 3!7! is a product; no other number follows what it is multiplied with.
-            return self.tokens[self.at - 1].text == "!" and self.peek(1) == "!"
-        if kind == "sign":
-            return (text in ("(", "{", "[") and self.kind(1) != "word") or (text == "|" and not self.bars)
-        if text == r"\frac" and self.kind(2) == "word":
-            return False
-        return kind == "command" and (text[1:] in GREEK or text[1:] in FUNCTIONS or text[1:] in ACCENTS or text in (
-            r"\frac", r"\sqrt", r"\binom", r"\pi", r"\infty", r"\lfloor", r"\lceil", r"\max", r"\min", r"\gcd",
-            r"\lcm", r"\unitvector"))
+            return before.text == "!" and self.peek(1) == "!"
+        if text == "{" and self.kind(1) == "number" and (before.kind == "number" or (
+                before.text == "}" and self.tokens[self.at - 2].kind == "number")):
+            # 5{7} and 2 3 are no products: nobody can tell them from 57 and 23.
+            raise Unreadable
+        if text in ("(", "{", "["):
+            return self.kind(1) != "word"
+        if text == "|":
+            return not self.bars
+        return kind == "letters" or (text in FACTORS and (text != r"\frac" or self.kind(2) != "word"))
 
     def signed(self) -> Node:
         sign = 1
-        while self.kind() == "sign" and self.peek() in ("+", "-"):
+        while self.peek() in ("+", "-"):
             sign = -sign if self.peek() == "-" else sign
             self.at += 1
         node = self.power()
-        return negative(node) if sign < 0 else node
+        return Node("mul", (MINUS_ONE, node)) if sign < 0 else node
 
     def power(self) -> Node:
         return self._postfix(self.atom())
 
     def _postfix(self, node: Node) -> Node:
-        while self.kind() == "sign" and self.peek() == "!":
-            self.at += 1
-            node = call("fact", node)
+        if self.take("!"):
+            node = _call("fact", node)
             if self.peek() == "!":
                 raise Unreadable
-        if self.kind() == "sign" and self.peek() == "^":
-            self.at += 1
-            exponent = self.atom()
+        if self.take("^"):
+            node = Node("pow", (node, self.atom()))
             if self.peek() in ("^", "!"):
                 raise Unreadable
-            node = power(node, exponent)
         if self.kind() == "word" and self.peek() == "degrees" and self.peek(1).lower() not in (
                 "c", "f", "celsius", "fahrenheit"):
             self.at += 1
-            node = call("degrees", node)
+            node = _call("degrees", node)
         return node
 
-    def group(self) -> Node:
+    def group(self, *opening: str) -> Node:
         """The expression between a bracket and its partner. Brackets within | | may hold others."""
-        closing = _GROUPS[self.peek()]
-        self.at += 1
-        bars, self.bars = self.bars, 0
+        if self.peek() not in opening:
+            raise Unreadable
+        closing, bars = _GROUPS[self.peek()], self.bars
+        self.at, self.bars = self.at + 1, 0
         node = self.sum()
         self.expect(closing)
         self.bars = bars
@@ -459,202 +480,133 @@ class Parser:
         if self.at >= len(self.tokens):
             raise Unreadable
         kind, text, value, _ = self.tokens[self.at]
+        if text in _GROUPS:
+            node = self.group(text)
+            return _call({r"\lfloor": "floor", r"\lceil": "ceil"}[text], node) if text[0] == "\\" else node
+        before, self.at = self.tokens[self.at - 1].text, self.at + 1
         if kind == "number":
-            self.at += 1
-            return self._mixed(value) if value.denominator == 1 and "." not in text else num(value)
+            return num(value)
         if kind == "letters":
-            return self._letters()
-        if kind == "sign" and text in ("(", "{", "["):
-            return self.group()
-        if kind == "sign" and text == "|":
-            self.at += 1
+            return self._letters(text)
+        if kind == "word" and len(text) == 1 and self.at > 1 and before in ("+", "-") and self.kind() != "word":
+            # \text{C} after a sign: a letter that was written upright.
+            return sym(text)
+        if text == "|":
             self.bars += 1
             node = self.sum()
             self.bars -= 1
             self.expect("|")
-            return call("abs", node)
+            return _call("abs", node)
         if kind == "command":
-            return self._command(text)
+            return self._command(text[1:])
         raise Unreadable
 
-    def _mixed(self, whole: Fraction) -> Node:
-        """A proper fraction of literals right after an integer makes a mixed number: 1\\frac{4}{5}, 1 4/5."""
-        rest = [token.text for token in self.tokens[self.at:self.at + 8]]
-        if rest[:2] == [r"\frac", "{"] and len(rest) > 6 and rest[3:5] == ["}", "{"] and rest[6] == "}":
-            parts, length = (self.tokens[self.at + 2], self.tokens[self.at + 5]), 7
-        elif rest[1:2] == ["/"] and len(rest) > 2 and self.tokens[self.at].spaced:
-            parts, length = (self.tokens[self.at], self.tokens[self.at + 2]), 3
-        else:
-            return num(whole)
-        values = [part.value for part in parts]
-        if None in values or any(value.denominator != 1 for value in values) or self.peek(length) in ("^", "!"):
-            return num(whole)
-        if not 0 < values[0] < values[1]:
-            if length == 3:
-                raise Unreadable
-            return num(whole)
-        self.at += length
-        return num(whole + values[0] / values[1])
-
-    def _letters(self) -> Node:
+    def _letters(self, text: str) -> Node:
         """A run of letters: a function's name, or letters to be multiplied, the last with what belongs to it."""
-        text = self.peek()
-        if text in FUNCTIONS or text in ("max", "min", "gcd", "lcm"):
-            return self._command("\\" + text)
+        if text in FUNCTIONS or text in OF_SEVERAL:
+            return self._command(text)
         *first, last = text
-        self.at += 1
         following = self._named(last)
         # In ba^2 the power belongs to a alone.
-        return mul(*map(self._letter, first), self._postfix(following)) if first else following
-
-    def _letter(self, letter: str) -> Node:
-        return {"e": E, "i": I}.get(letter) or sym(letter)
+        return Node("mul", (*map(sym, first), self._postfix(following))) if first else following
 
     def _named(self, name: str) -> Node:
         """A name with its subscript and primes, applied where an argument follows."""
         plain = name
-        if self.peek() == "_" and self.kind() == "sign":
-            self.at += 1
-            end = matching(self.tokens, self.at) + 1 if self.peek() == "{" else self.at + 1
-            if end > len(self.tokens):
-                raise Unreadable
-            name += "_" + raw(self.tokens[self.at:end])
-            self.at = end
-        while self.kind() == "sign" and self.peek() == "'":
-            self.at += 1
+        if self.take("_"):
+            name += "_" + raw(self._braced())
+        while self.take("'"):
             name += "'"
-        inverse = [token.text for token in self.tokens[self.at:self.at + 5]] == ["^", "{", "-", "1", "}"]
         is_function = plain in ("f", "g", "h", "F", "G", "H")
-        if is_function and inverse and self.peek(5) == "(":
+        if is_function and "".join(token.text for token in self.tokens[self.at:self.at + 6]) == "^{-1}(":
             self.at += 5
             name += "^-1"
         # x(t), I(0): one letter or number in brackets is an argument; f, g and h take any.
         takes_any = is_function or plain in (r"\delta", "O") or name.endswith("'")
         one = self.peek(2) == ")" and (self.kind(1) in ("number", "command") or len(self.peek(1)) == 1)
-        if self.peek() == "(" and self.kind() == "sign" and (takes_any or one):
-            return Node("call", ("." + name, *self._arguments()))
-        return self._letter(name)
+        if self.peek() == "(" and (takes_any or one):
+            return _call("." + name, *self._arguments())
+        return sym(name)
+
+    def _braced(self) -> Sequence[Token]:
+        """The next token, or those in the braces that follow."""
+        start, self.at = self.at, matching(self.tokens, self.at) + 1
+        return self.tokens[start:self.at]
 
     def _arguments(self) -> list[Node]:
         """The arguments in brackets, separated by commas."""
-        end = matching(self.tokens, self.at)
-        inner, self.at = self.tokens[self.at + 1:end], end + 1
-        out, start, depth = [], 0, 0
-        for i, token in enumerate([*inner, Token("sign", ",")]):
-            depth += (token.text in ("(", "{", "[")) - (token.text in (")", "}", "]"))
-            if token.text == "," and depth == 0:
-                parser = Parser(inner[start:i], self.natural)
-                parser.depth, start = self.depth, i + 1
-                out.append(parser.whole())
+        out = []
+        for part in split(self._braced()[1:-1], (",",))[0]:
+            parser = Parser(part, self.natural)
+            out.append(parser.sum())
+            if parser.at < len(part):
+                raise Unreadable
         return out
 
-    def _command(self, text: str) -> Node:
-        name = text[1:]
-        self.at += 1
+    def _command(self, name: str) -> Node:
         if name in FUNCTIONS:
             return self._function(name)
         if name in GREEK:
-            return self._named(text)
-        if name == "pi":
-            return PI
-        if name == "infty":
-            return INFINITY
-        if name == "frac":
-            derivative = self._derivative()
-            if derivative:
-                return derivative
-            return divide(self.group_of("{"), self.group_of("{"))
-        if name == "binom":
-            return binomial(self.group_of("{"), self.group_of("{"))
-        if name == "sqrt":
-            order = self.group_of("[") if self.peek() == "[" else num(2)
-            if not order.value or order.value.denominator != 1:
-                raise Unreadable
-            return power(self.group_of("{"), num(1 / order.value))
-        if name in ("lfloor", "lceil"):
-            self.at -= 1
-            return call({"lfloor": "floor", "lceil": "ceil"}[name], self.group())
-        if name in ("max", "min", "gcd", "lcm"):
-            if self.peek() not in ("(", r"\{"):
-                raise Unreadable
-            return call(name, *self._arguments())
+            return self._named("\\" + name)
         if name in ACCENTS:
             return self._accented(name)
+        if name in ("pi", "infty"):
+            return PI if name == "pi" else INFINITY
+        if name == "frac":
+            return self._derivative() or _quotient(self.group("{"), self.group("{"))
+        if name == "binom":
+            return _call(name, self.group("{"), self.group("{"))
+        if name == "sqrt":
+            order = exact(self.group("[")) if self.peek() == "[" else num(2)
+            return Node("pow", (self.group("{"), divide(ONE, order)))
+        if name in OF_SEVERAL and self.peek() in ("(", r"\{"):
+            return _call(name, *self._arguments())
         if name == "unitvector":
-            self.at += 3
-            return sym(r"\unitvector " + self.peek(-2))
+            return sym(r"\unitvector " + raw(self._braced()))
         raise Unreadable
-
-    def group_of(self, bracket: str) -> Node:
-        if self.peek() != bracket:
-            raise Unreadable
-        return self.group()
 
     def _accented(self, name: str) -> Node:
         """\\bar{x}, \\overline{AB}: letters under an accent are one name; a dot is a derivative by time."""
-        end = matching(self.tokens, self.at) + 1 if self.peek() == "{" else self.at + 1
-        inner = [token for token in self.tokens[self.at:end] if token.text not in ("{", "}")]
-        if not inner or any(token.kind not in ("letters", "word") and token.text[1:] not in GREEK and token.text != "_"
-                            and i == 0 for i, token in enumerate(inner)):
+        inner = [token for token in self._braced() if token.text not in ("{", "}")]
+        if not inner or (inner[0].kind not in ("letters", "word") and inner[0].text[1:] not in GREEK):
             raise Unreadable
-        self.at = end
         base = raw(inner)
         return self._named(base + {"dot": "'", "ddot": "''"}[name] if name in ("dot", "ddot") else f"\\{name} {base}")
 
     def _derivative(self) -> Node | None:
         """\\frac{dy}{dx} is one name; `compare` knows that it may be y'. None for other fractions."""
-        try:
-            middle = matching(self.tokens, self.at)
-            end = matching(self.tokens, middle + 1)
-        except (Unreadable, IndexError):
-            return None
-        top, bottom = raw(self.tokens[self.at:middle + 1]), raw(self.tokens[middle + 1:end + 1])
+        start = self.at
         found = re.fullmatch(r"(?:d|\\partial)(?:\^([2-4]))?(\\?[a-zA-Z]+(?:_.+)?)\|(?:d|\\partial)"
-                             r"(\\?[a-zA-Z]+?)(?:\^([2-4]))?", f"{top}|{bottom}")
-        if not found or found[1] != found[4] or (found[2] in ("x", "y") and found[2] == found[3]):
-            return None
-        self.at = end + 1
-        order = int(found[1] or 1)
-        return sym(f"d{order} {found[2]}/{found[3]}")
+                             r"(\\?[a-zA-Z]+?)(?:\^([2-4]))?", f"{raw(self._braced())}|{raw(self._braced())}")
+        if found and found[1] == found[4] and not (found[2] in ("x", "y") and found[2] == found[3]):
+            return sym(f"d{int(found[1] or 1)} {found[2]}/{found[3]}")
+        self.at = start
+        return None
 
     def _function(self, name: str) -> Node:
-        base = exponent = None
-        if name == "log" and self.peek() == "_":
-            self.at += 1
-            base = self.atom()
-        if self.peek() == "^" and self.kind() == "sign":
-            self.at += 1
-            exponent = self.atom()
-        if exponent == MINUS_ONE and name in TRIGONOMETRIC:
+        base = self.atom() if name == "log" and self.take("_") else None
+        exponent = self.atom() if self.take("^") else None
+        if name in TRIGONOMETRIC and exponent is not None and exact(exponent) == MINUS_ONE:
             name, exponent = "arc" + name, None
-        argument = self._argument()
-        if name == "log":
-            node = call("ln", argument)
-            if base is not None or not self.natural:
-                node = divide(node, call("ln", base or num(10)))
-        else:
-            is_angle = name in TRIGONOMETRIC or name == "cis"
-            node = call(name, _degrees_as(in_radians, argument) if is_angle else argument)
-        return power(node, exponent) if exponent is not None else node
+        node = _call("ln" if name == "log" else name, self._argument())
+        if name == "log" and (base is not None or not self.natural):
+            node = _quotient(node, _call("ln", base or num(10)))
+        return Node("pow", (node, exponent)) if exponent is not None else node
 
     def _argument(self) -> Node:
         """What a function is taken of: what stands in brackets, else the factors up to the next function."""
         if self.peek() in ("(", "|", "{"):
             node = self.atom()
             return self._postfix(node) if self.kind() == "word" else node
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise Unreadable
         factors = [self.signed()]
-        while self._starts_factor() and self.peek() != "|" and self.peek()[1:] not in FUNCTIONS and (
-                self.peek() not in FUNCTIONS) and self.peek() not in ("(", "["):
+        while self._starts_factor() and self.peek() not in ("|", "(", "[") and (
+                self.peek().removeprefix("\\") not in FUNCTIONS):
             factors.append(self.power())
         # \sin \pi/4 is the sine of a quarter.
         if self.peek() == "/" and self.kind(1) == "number":
             self.at += 1
-            factors.append(power(self.atom(), MINUS_ONE))
-        self.depth -= 1
-        return mul(*factors)
+            factors.append(Node("pow", (self.atom(), MINUS_ONE)))
+        return Node("mul", tuple(factors))
 
 
 def in_radians(degrees: Node) -> Node:

@@ -20,7 +20,8 @@ from nft_jax.verify.maths.copied import copies
 from nft_jax.verify.maths.expression import OPEN_FORM, plain_integer
 from nft_jax.verify.maths.extract import STRICT_TAIL, Mode, extract
 from nft_jax.verify.maths.normalise import key, nesting, normalise
-from nft_jax.verify.maths.read import GOLD, hint_of, read, same_words
+from nft_jax.verify.maths.read import GOLD, hint_of, read
+from nft_jax.verify.maths.words import same_words
 
 READABLE_CHARACTERS = 20_000
 """Longer answers are only compared as strings and as integers."""

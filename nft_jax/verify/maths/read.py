@@ -1,109 +1,63 @@
 """From a normalised text to one typed answer that consumed all of it. What the grammar does not know is text.
 
-Gold and answer are read alike. A `Hint` from the gold decides only what is ambiguous by itself: whether C is a
-choice, whether 15m has a unit, which nouns are units.
+Gold and answer are read alike, from the outside in: remarks, phrases and choices; lists at their separators; relations;
+operations of sets; brackets, matrices, ratios and classes; at last a quantity. A `Hint` from the gold decides only what
+is ambiguous by itself: whether C is a choice, whether 15m has a unit, which nouns are units.
 """
 from __future__ import annotations
 
 import contextlib
-import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from fractions import Fraction
-from functools import lru_cache, reduce
-from typing import NamedTuple
+from functools import lru_cache
+from itertools import accumulate, pairwise
 
 from nft_jax.verify.maths import answer as A
-from nft_jax.verify.maths.answer import Choice, Conditioned, Items, Region, Residue, Sides, Span, Text, Value
+from nft_jax.verify.maths.answer import Choice, Conditioned, Hint, Items, Literal, Ratio, Region, Residue, Sides, Value
 from nft_jax.verify.maths.expression import (
-    GREEK,
-    INFINITY,
     ONE,
+    RELATIONS,
     Node,
     Parser,
     Token,
     Unreadable,
     add,
-    divide,
     matching,
     mul,
     negative,
     nests,
     num,
-    power,
     raw,
     spelled,
+    split,
     sym,
     symbols,
     tokens,
     without_degrees,
     word_set,
 )
-from nft_jax.verify.maths.units import CURRENCIES, DEGREE, NEVER, nouns, read_unit, times, unit_of
+from nft_jax.verify.maths.names import NAMES, SIMPLE, name_of
+from nft_jax.verify.maths.quantity import read_quantity
+from nft_jax.verify.maths.units import nouns
+from nft_jax.verify.maths.words import EVERYTHING, NOTHING, is_word, number_in_words, small_number, text_of
 
 MAX_ITEMS = 60
 """Longer lists are text."""
-NUMBER_SETS = (r"\Reals", r"\Integers", r"\Naturals", r"\Rationals", r"\Complexes")
 _SEPARATORS = frozenset((",", ";", "and", "or", r"\lor", r"\land", r"\&"))
-_RELATIONS = frozenset(("=", "<", ">", r"\le", r"\ge", r"\ne", r"\approx", r"\in", r"\equiv"))
-_OR = ("or", r"\lor")
-_AND = ("and", r"\land", r"\&")
-
-_NOTHING = re.compile(r"(?:(?:there )?(?:is|are|exists?) )?(?:(?:no|none)(?: (?:such|real|integer|positive|valid"
-                      r"|possible|natural|rational))*"
-                      r"(?: (?:solutions?|roots?|values?|numbers?|integers?|pairs?|triples?|functions?))?"
-                      r"(?: of [a-z])?(?: exists?)?|the empty set|empty set)")
-_EVERYTHING = re.compile(r"(?:for )?(?:all|any|every)(?: possible)? (?:reals?(?: numbers?| values?)?)"
-                         r"(?: of)?(?: [a-z])?"
-                         r"|(?:the )?(?:set of )?(?:all )?real numbers")
+_OR = frozenset(("or", r"\lor"))
+_AND = frozenset(("and", r"\land", r"\&"))
+_TURNED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", r"\ne": r"\ne"}
 _ANNOUNCING = word_set("""the final my our answer answers result value solution solutions is are equals be so thus
     therefore hence we get have that it : correct option choice required of exactly""")
-_QUANTITIES = word_set("""area volume perimeter length width height depth total sum product difference quotient
-    remainder distance speed velocity acceleration time cost price profit loss revenue number amount average mean
-    median mode variance slope radius diameter circumference angle ratio max min maximum minimum value result
-    solution answer probability age mass weight force energy power pressure density temperature rate percentage percent
-    range degree digit digits count size rank order base side hypotenuse coefficient constant term intercept vertex
-    center discriminant determinant trace gcd lcm""")
-_OF = word_set("of the a an in for total final required surface lateral shaded largest smallest greatest least")
-
-_LETTER = r"(?:[A-Za-z]|\\(?:" + "|".join(sorted(GREEK, key=len, reverse=True)) + r"))"
-_SIMPLE = rf"{_LETTER}(?:_(?:[A-Za-z]+|[0-9]+|\\[a-zA-Z]+|\{{[^{{}}]+\}}))?'*(?:\^\\cdot)?"
-_SEGMENT = r"(?:[A-Z]{2,5}(?:_[A-Za-z0-9]+)?|[A-Z]_[A-Za-z0-9\\]+|[A-Z])"
-_ACCENTED = (r"\\(?:overline|bar|vec|hat|tilde|widehat|overrightarrow|mathcal|dot|ddot)\s?[A-Za-z]{1,3}"
-             r"(?:_[A-Za-z0-9]+)?'*")
-_UNIT = rf"(?:{_SIMPLE}|{_SEGMENT}|{_ACCENTED})"
-_ANGLE = r"(?:m?\\angle_?[A-Z]{1,3}'*|\\(?:triangle|Delta)[A-Z]{3}|[A-Z]|\\(?:theta|alpha|beta|gamma|phi|varphi|angle))"
-_NAME = re.compile(rf"(?:{_UNIT}|{_ANGLE}|\|{_UNIT}\||\\\|{_UNIT}\\\||\\(?:sin|cos|tan|cot|sec|csc){_ANGLE}"
-                   rf"|\\(?:sin|cos|tan|cot|sec|csc)\({_ANGLE}\)"
-                   rf"|{_SIMPLE}(?:\+{_SIMPLE})+|{_UNIT}(?::{_UNIT})+|{_SEGMENT}/{_SEGMENT})")
-_ARGUMENT = rf"-?(?:{_LETTER}|[0-9]+)"
-_FUNCTION = re.compile(rf"(?P<f>{_SIMPLE})(?P<inverse>\^-1)?\((?P<args>{_ARGUMENT}(?:,{_ARGUMENT})*)\)")
-_EVENT = re.compile(r"(?:P|Pr|\\Pr|E|Var|\\mathbb\s?[EP])([(\[].+[)\]])")
-_DECIMAL = re.compile(r"-?[0-9,]*\.[0-9]+|-?[0-9.]+\\(?:times|cdot)10\^-?[0-9]+|-?[0-9.]+[eE]-?[0-9]+")
+_SAYING = word_set("answer answers is are equals exactly")
 _CLOCK = re.compile(r"([0-9]{1,2})(?::([0-5][0-9]))?(?::([0-5][0-9]))?(?:([ap])\.?\s?m\.?)?")
-_NAMES = re.compile(rf"\({_SIMPLE}(?:,{_SIMPLE})+\)")
-
-_ONES = {word: i for i, word in enumerate(
-    re.findall("[a-z]+", """zero one two three four five six seven eight nine ten eleven
-    twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"""))}
-_TENS = {word: 10 * (i + 2) for i, word in enumerate(
-    re.findall("[a-z]+", "twenty thirty forty fifty sixty seventy eighty ninety"))}
-_TIMES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
-          "score": 20, "lakh": 10**5, "crore": 10**7, "gross": 144}
-_PARTS = {"half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7,
-          "eighth": 8, "ninth": 9, "tenth": 10, "hundredth": 100, "thousandth": 1000}
-
-
-class Hint(NamedTuple):
-    """What the gold says about ambiguous answers."""
-    nouns: frozenset[str] = frozenset()
-    choice: bool = False
-    number: bool = False
-    is_gold: bool = False
-    natural: bool = False
-
-
+_BASED = re.compile(r"\(?([0-9]+[0-9A-F]*)\)?(?:_\(?(?:base)?|\(?(?:in)?base-?)([0-9]{1,2}|[a-z]+)\)?")
+_NUMBER_SET = re.compile(r"(\\(?:Reals|Integers|Naturals|Rationals|Complexes))(?:[\^_+0>]|\\(?:cdot|ast|ge))*")
+_VARIABLE = re.compile(rf"(?!e$){SIMPLE.pattern}|[A-Z]{{2,4}}|[a-zA-Z]\([a-z]\)|\\angle[A-Z]{{1,3}}")
+_ARRANGED = word_set("aligned align equation gather gathered split cases array")
+_MATRICES = word_set("pmatrix bmatrix matrix array smallmatrix Bmatrix")
+_TRANSPOSED = ("^T", r"^\top", r"^\intercal", "^t", r"^\mathsfT", r"^\mathrmT")
 GOLD = Hint(is_gold=True)
 
 
@@ -112,29 +66,8 @@ def read(text: str, hint: Hint = GOLD, grouped: bool = True):
     """The typed answer of a normalised text: one of the classes of answer.py."""
     try:
         return _Reader(hint).answer(tokens(text, grouped))
-    except (Unreadable, IndexError, ArithmeticError):
+    except (Unreadable, IndexError, ArithmeticError, RecursionError):
         return text_of(text)
-
-
-@lru_cache(maxsize=8192)
-def text_of(text: str) -> Text:
-    """The words of a text: without case and \\text where it has words only."""
-    plain = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text)
-    plain = " ".join(plain.strip(" .{}").split())
-    if re.fullmatch(r"[^\W\d_]+(?:[ ,.'’\-]+[^\W\d_]+)*", plain):
-        words = re.sub(r"^(?:the|an|a) ", "", plain.casefold())
-        return Text("does not exist" if words == "dne" else words)
-    if plain != text and re.fullmatch(r"[\w ,.:'’\-]+", plain):
-        return Text(plain.casefold())
-    return Text("\0" + re.sub(r"\s+", "", text))
-
-
-def same_words(gold: str, answer: str) -> bool:
-    """Whether two normalised texts are the same words, with \\text around them or without. Letters that may be a
-    product need \\text on one side, or the same case."""
-    g, a = text_of(gold).words, text_of(answer).words
-    surely = r"\text" in gold + answer or len(g) > 3 or (_is_word(gold) and _is_word(answer.title()))
-    return g == a and not g.startswith("\0") and len(g) > 1 and surely
 
 
 def hint_of(gold, text: str) -> Hint:
@@ -145,186 +78,123 @@ def hint_of(gold, text: str) -> Hint:
         with contextlib.suppress(Unreadable):
             found = nouns(tokens(text))
     return Hint(nouns=found, choice=all(isinstance(each, Choice) for each in members),
-                number=isinstance(gold, Value) and gold.node.value is not None)
-
-
-def split(found: Sequence[Token], wanted) -> tuple[list[tuple[Token, ...]], list[str]]:
-    """The tokens cut at those that are wanted and stand outside every bracket, and what stood at the cuts."""
-    parts, marks, start, depth = [], [], 0, 0
-    for i, token in enumerate(found):
-        text = token.text
-        depth += nests(token) + (text in (r"\begin", r"\langle")) - (text in (r"\end", r"\rangle"))
-        if depth == 0 and text in wanted:
-            parts.append(tuple(found[start:i]))
-            marks.append(text)
-            start = i + 1
-    parts.append(tuple(found[start:]))
-    return parts, marks
+                number=isinstance(gold, Value) and gold.node.value is not None,
+                ratio=any(isinstance(each, Ratio) for each in bare(gold)))
 
 
 def encloses(found: Sequence[Token], left: str, right: str) -> bool:
-    """Whether one pair of brackets stands around everything; ( may close with ] in an interval."""
-    if len(found) < 2 or found[0].text != left or found[-1].text != right:
-        return False
-    try:
-        return matching(found, 0) == len(found) - 1
-    except Unreadable:
-        return False
+    """Whether one pair of brackets stands around everything."""
+    return len(found) > 1 and (found[0].text, found[-1].text) == (left, right) and _balanced(found[1:-1])
 
 
 def _balanced(found: Sequence[Token]) -> bool:
     """Whether every bracket within closes within, so that brackets around belong together."""
-    depth = 0
-    for token in found:
-        depth += nests(token)
-        if depth < 0:
-            return False
-    return depth == 0
+    depths = list(accumulate(map(nests, found), initial=0))
+    return min(depths) == depths[-1] == 0
 
 
 class _Reader:
     def __init__(self, hint: Hint):
-        self.hint, self.depth = hint, 0
+        self.hint = hint
+
+    def node(self, found: Sequence[Token]) -> Node:
+        """The one expression that all tokens make."""
+        return Parser(found, self.hint.natural).whole()
 
     def answer(self, found: Sequence[Token]):
-        self.depth += 1
-        if self.depth > 12 or not found:
-            raise Unreadable
-        found = self._without_remarks(found)
+        """One answer, or a list of several."""
+        found = _without_remarks(found)
         at = next((i for i, token in enumerate(found) if i and token.text == "(" and found[-1].text == ")"
                    and r"\in" in [each.text for each in found[i:i + 4]]), None)
         if at is not None:
             # a_n = 2n (n \in N): a condition in brackets is one behind a comma.
             found = (*found[:at], Token("sign", ","), *found[at + 1:-1])
-        try:
-            for special in (self._phrase, self._choice, self._clock):
-                if (answer := special(found)) is not None:
-                    return answer
-            parts, marks = split(found, _SEPARATORS)
-            if marks:
-                return self._list(parts, marks)
-            return self.single(found)
-        finally:
-            self.depth -= 1
-
-    def _without_remarks(self, found: Sequence[Token]) -> Sequence[Token]:
-        """The tokens without The answer is, and without a final "only"."""
-        end = 0
-        while end < len(found) - 1 and (found[end].kind in ("word", "letters") or found[end].text == ":") and (
-                found[end].text.lower() in _ANNOUNCING):
-            end += 1
-        said = {token.text.lower() for token in found[:end]}
-        if end and said & {"answer", "answers", "is", "are", "equals", "exactly"}:
-            found = found[end:]
-        while len(found) > 1 and found[-1].text.lower() == "only" and found[-1].kind in ("word", "letters"):
-            found = found[:-1]
-        return found
+        for special in (self._phrase, self._choice, self._clock):
+            if (answer := special(found)) is not None:
+                return answer
+        # Between a comma and "and" nothing stands; nowhere else.
+        found = [token for token, following in zip(found, (*found[1:], found[0]), strict=True)
+                 if token.text not in (",", ";") or following.text not in _OR | _AND]
+        parts, marks = split(found, _SEPARATORS)
+        return self._list(found, parts, set(marks)) if marks else self.single(found)
 
     # Answers in words.
 
     def _phrase(self, found: Sequence[Token]):
+        """No solution, all real numbers, all real numbers except 2, forty-two."""
         at = next((i for i, token in enumerate(found) if token.text.lower() == "except"), None)
-        if at and (self._phrase(found[:at]) == A.REALS or (found[0].text == r"\Reals" and at == 1)):
+        if at and self.answer(found[:at]) == A.REALS:
             rest = found[at + 1 + (found[at + 1].text == "for"):]
-            points = _values(self.answer(rest))
-            nodes = [each.node if isinstance(each, Value) else each.values[0].node for each in points]
-            return Region(A.complement(tuple(map(A.point, nodes))))
-        kinds = {token.kind for token in found}
-        if len(found) == 1 and found[0].text == r"\emptyset":
-            return A.EMPTY
-        if len(found) == 1 and found[0].kind == "letters" and _is_word(found[0].text):
-            number = number_in_words(found)
-            if number is None and not _NOTHING.fullmatch(found[0].text.lower()):
-                raise Unreadable
-        if not kinds <= {"word", "letters", "sign"} or ("word" not in kinds and "letters" not in kinds):
-            return None
+            return A.combined(_first_only, A.REALS, _region(Items("list", bare(self.answer(rest)))))
         said = " ".join(token.text.lower() for token in found if token.text not in (".", "!"))
-        if any(token.kind == "sign" and token.text not in (".", "-", "!") for token in found):
-            return None
-        if _NOTHING.fullmatch(said):
+        if NOTHING.fullmatch(said):
             return A.EMPTY
-        if _EVERYTHING.fullmatch(said):
+        if EVERYTHING.fullmatch(said):
             return A.REALS
-        number = number_in_words(found)
-        return None if number is None else Value(num(number))
+        if (number := number_in_words(found)) is not None:
+            return Value(num(number))
+        if len(found) == 1 and found[0].kind == "letters" and is_word(found[0].text):
+            raise Unreadable
+        return None
 
     def _choice(self, found: Sequence[Token]):
         """(C), C., \\text{C}, Option C, (C) 12. Words behind the letter are no choice."""
-        at = 0
-        while at < len(found) and found[at].text.lower() in ("option", "choice"):
-            at += 1
-        named, bracket = at > 0, found[at].text == "(" if at < len(found) else False
-        at += bracket
-        if at >= len(found) or not re.fullmatch("[A-Ja-j]", found[at].text):
-            return None
-        token, rest = found[at], found[at + 1:]
-        closed = bool(rest) and rest[0].text in ((")",) if bracket else (".", ":", ")"))
-        if bracket and not closed:
-            return None
-        marked = named or closed or token.kind == "word"
-        if token.text.islower() and not self.hint.choice and token.kind != "word":
-            return None
-        if not (marked or (self.hint.choice and not rest)):
+        at = next((i for i, token in enumerate(found) if token.text.lower() not in ("option", "choice")), 0)
+        bracket = found[at].text == "("
+        letter, rest = found[at + bracket], found[at + bracket + 1:]
+        closed = len(rest) > 0 and rest[0].text in ((")",) if bracket else (".", ":", ")"))
+        upright = letter.kind == "word"
+        if not re.fullmatch("[A-Ja-j]", letter.text) or (bracket and not closed) or (
+                letter.text.islower() and not self.hint.choice and not upright) or not (
+                at or closed or upright or (self.hint.choice and not rest)):
             return None
         rest = rest[closed:]
-        rest = rest[1:] if rest and rest[0].text in (".", ":") else rest
+        rest = rest[len(rest) > 0 and rest[0].text in (".", ":"):]
         if not rest:
-            return Choice(token.text.upper())
-        if not closed or split(rest, _SEPARATORS | _RELATIONS)[1] or not any(each.kind == "number" for each in rest):
+            return Choice(letter.text.upper())
+        if not closed or split(rest, _SEPARATORS | RELATIONS)[1] or not any(each.kind == "number" for each in rest):
             return None
         value = self.single(rest)
-        return Choice(token.text.upper(), value) if isinstance(value, Value) else None
+        return Choice(letter.text.upper(), value) if isinstance(value, Value) else None
 
     def _clock(self, found: Sequence[Token]):
-        if len(found) > 8 or (found[0].value is None and found[0].text != "{"):
-            return None
-        match = _CLOCK.fullmatch(raw(found).lower())
+        """A time of day. Without a.m. and p.m., 16:30 is 4:30 p.m., and 4:30 is not. 7:32 beside a ratio is one."""
+        match = _CLOCK.fullmatch(raw(found).lower()) if len(found) < 9 and not self.hint.ratio else None
         if not match or not (match[2] or match[4]):
             return None
         hours, half = int(match[1]), match[4]
         if hours > 23 or (half and not 1 <= hours <= 12):
             return None
         hours = hours % 12 + 12 * (half == "p") if half else hours
-        return A.Clock(hours * 3600 + int(match[2] or 0) * 60 + int(match[3] or 0), half is not None)
+        return Literal(f"{hours}:{match[2] or '00'}:{match[3] or '00'}{' marked' if half and hours < 13 else ''}")
 
     # Lists.
 
-    def _list(self, parts: list[tuple[Token, ...]], marks: list[str]):
-        if len(parts) > MAX_ITEMS:
+    def _list(self, found: Sequence[Token], parts: list[tuple[Token, ...]], marks: set[str]):
+        if len(parts) > MAX_ITEMS or not all(parts):
             raise Unreadable
-        if not all(parts):
-            # Between a comma and "and" nothing stands; nowhere else.
-            empty = [i for i, part in enumerate(parts) if not part]
-            if any(i in (0, len(parts) - 1) or marks[i - 1] not in (",", ";") or marks[i] in (",", ";") for i in empty):
-                raise Unreadable
-            parts = [part for part in parts if part]
-            marks = [mark for i, mark in enumerate(marks) if i + 1 not in empty]
         if _has_dots(parts):
             return Items("list", self._progression(parts))
-        condition = self._condition(parts[-1]) if set(marks) <= {",", ";"} else None
-        if condition is not None:
-            return self._conditioned(self.answer(_joined(parts[:-1], marks)), *condition)
-        members: list = []
-        for part in parts:
-            member = self._member(part)
-            members += member.items if isinstance(member, Items) and member.kind == "list" else [member]
-        logic = set(marks) <= {r"\land", r"\lor"}
-        if logic and all(isinstance(each, Value) and symbols(each.node) for each in members):
+        plain = marks <= {",", ";"}
+        if plain and (condition := _condition(parts[-1])) is not None:
+            return _conditioned(self.answer(found[:len(found) - len(parts[-1]) - 1]), *condition)
+        members = [each for part in parts for each in _values(self._member(part))]
+        if marks <= {r"\land", r"\lor"} and all(isinstance(each, Value) and symbols(each.node) for each in members):
+            # p \land q is a proposition.
             raise Unreadable
-        if len(members) > 1 and set(marks) <= {",", ";"} and _counts(members[-1]) and any(
-                isinstance(each, Value | Sides) for each in members[:-1]):
-            return self._conditioned(members[0] if len(members) == 2 else self._grouped(members[:-1]),
-                                     members[-1].name, r"\Naturals")
-        if marks == ["and"] and all(isinstance(each, Value) and each.unit and each.unit.powers for each in members):
+        if plain and _counts(members[-1]) and any(isinstance(each, Value | Sides) for each in members[:-1]):
+            return _conditioned(members[0] if len(members) == 2 else _grouped(members[:-1]),
+                                members[-1].name, r"\Naturals")
+        if marks == {"and"} and len(members) == 2 and all(
+                isinstance(each, Value) and each.unit and each.unit.powers for each in members):
             # 2 hours and 30 minutes are one amount.
             first, second = members
             if first.unit.powers == second.unit.powers and first.unit.scale > second.unit.scale:
                 return replace(first, node=add(first.node, mul(second.node, num(second.unit.scale / first.unit.scale))))
-        if any(isinstance(each, Region) for each in members):
-            names = {each.name for each in members if isinstance(each, Region | Sides) and each.name}
-            if names:
-                return self._combined(members, marks, names)
-        return self._grouped(members)
+        if any(isinstance(each, Region) for each in members) and (
+                names := {each.name for each in members if isinstance(each, Region | Sides) and each.name}):
+            return _united(members, marks, names)
+        return _grouped(members)
 
     def _member(self, part: Sequence[Token]):
         """One of several answers; words are allowed where nothing else can be meant."""
@@ -334,85 +204,29 @@ class _Reader:
             return self.single(part)
         except Unreadable:
             if all(token.kind in ("word", "letters", "number") for token in part):
-                return Text(" ".join(token.text.casefold() for token in part))
+                return A.Text(" ".join(token.text.casefold() for token in part))
             raise
 
     def _progression(self, parts) -> tuple[Value, ...]:
         """1, 2, ..., n with integers whose step is plain."""
-        at = next(i for i, part in enumerate(parts) if part[0].text == r"\ldots")
-        if at == 0 or at != len(parts) - 2:
+        if [_has_dots([part]) for part in parts[1:]] != [False] * (len(parts) - 3) + [True, False]:
             raise Unreadable
-        numbers = [self.single(part) for i, part in enumerate(parts) if i != at]
-        values = [each.node.value if isinstance(each, Value) else None for each in numbers]
+        values = [self.node(part).value for i, part in enumerate(parts) if i != len(parts) - 2]
         if any(value is None or value.denominator != 1 for value in values):
             raise Unreadable
-        first, last = values[:-1], values[-1]
-        step = first[1] - first[0] if len(first) > 1 else Fraction(1)
-        count = (last - first[0]) / step if step else Fraction(-1)
-        if count.denominator != 1 or not len(first) <= count < MAX_ITEMS or any(
-                value != first[0] + i * step for i, value in enumerate(first)):
+        *first, last = map(int, values)
+        step = first[1] - first[0] if len(first) > 1 else 1
+        if not step:
             raise Unreadable
-        return tuple(Value(num(first[0] + i * step)) for i in range(int(count) + 1))
-
-    def _condition(self, part: Sequence[Token]) -> tuple[str, str] | None:
-        """n and its set of numbers, of n \\in \\mathbb{N}; None for others."""
-        sides, marks = split(part, {r"\in"})
-        if len(marks) != 1 or not sides[1] or sides[1][0].text not in NUMBER_SETS:
-            return None
-        if not {token.text for token in sides[1][1:]} <= {"^", "_", "{", "}", "+", r"\cdot", "0", r"\ast", ">", r"\ge"}:
-            return None
-        name = raw(sides[0])
-        return (name, sides[1][0].text) if re.fullmatch(_SIMPLE, name) else None
-
-    def _conditioned(self, value, name: str, numbers: str):
-        """A value under a condition on a name that it has; for all reals it says nothing."""
-        if isinstance(value, Region):
-            return value if numbers == r"\Reals" and value.name in (name, None) else Conditioned(value, numbers)
-        members = [side for each in _values(value) for side in (each.values if isinstance(each, Sides) else (each,))]
-        nodes = [each.node for each in members if isinstance(each, Value)]
-        if not nodes or not any(name in symbols(node) for node in nodes) or (
-                numbers in (r"\Reals", r"\Complexes") and name in "ijklmnpq"):
+        full = range(first[0], last + step, step)[:MAX_ITEMS]
+        if list(full[:len(first)]) != first or full[-1] != last:
             raise Unreadable
-        return Conditioned(value, numbers)
-
-    def _combined(self, members, marks, names: set[str]) -> Region:
-        """Inequalities joined by or (a union), by and (an intersection), or by commas: an intersection unless that
-        is empty."""
-        if len(names) > 1 or (set(marks) & set(_OR) and set(marks) & set(_AND)):
-            raise Unreadable
-        name, parts = names.pop(), [_spans(each) for each in members]
-        either = A.union(tuple(span for part in parts for span in part))
-        both = reduce(A.intersection, parts)
-        if set(marks) & set(_OR) or not (both or set(marks) & set(_AND)):
-            return Region(either, name)
-        return Region(A.union(both), name)
-
-    def _grouped(self, members: list):
-        """Members that repeat their names in blocks, x = 1, y = 2 or x = 2, y = 1, are one tuple for each block."""
-        names = [each.name if isinstance(each, Sides) and len(each.values) == 1 else None for each in members]
-        if None in names:
-            # x = 3, -5: one name for all of them.
-            if len({name for name in names if name}) == 1 and names[0] is not None:
-                members = [each.values[0] if name else each for each, name in zip(members, names, strict=True)]
-            return Items("list", tuple(members))
-        size = next((i for i in range(1, len(names)) if names[i] == names[0]), len(names))
-        blocks = [names[i:i + size] for i in range(0, len(names), size)]
-        if len(set(names[:size])) != size or any(sorted(block) != sorted(blocks[0]) for block in blocks):
-            return Items("list", tuple(members))
-        if size == 1:
-            values = [value for each in members for value in _values(each.values[0])]
-            return Items("list", tuple(members if names[0].endswith(")") or has_names(values) else values))
-        # (x, y) is meant where y = 1, x = 2 is written.
-        order = _alphabetical(blocks[0])
-        groups = []
-        for start in range(0, len(names), size):
-            found = {each.name: each.values[0] for each in members[start:start + size]}
-            groups.append(Items("named", tuple(found[name] for name in order), tuple(order)))
-        return groups[0] if len(groups) == 1 else Items("list", tuple(groups))
+        return tuple(Value(num(value)) for value in full)
 
     # One answer.
 
     def single(self, found: Sequence[Token]):
+        """One answer without separators."""
         if not found:
             raise Unreadable
         if encloses(found, "{", "}"):
@@ -421,100 +235,73 @@ class _Reader:
             return Value(sym(found[0].text))
         if len(found[0].text) == 1 and found[0].text.isupper() and encloses(found[1:], "(", ")") and (
                 split(found[2:-1], (",",))[1]):
+            # A(1, 2) is a point with its name.
             return self.single(found[1:])
-        if found[0].text == "(" and raw(found[-5:]).endswith(")^T"):
-            end = matching(found, 0)
-            if raw(found[end + 1:]) == "^T" and split(found[1:end], (",", ";"))[1]:
-                found = found[:end + 1]
+        if found[0].text == "(" and (end := matching(found, 0)) and raw(found[end + 1:]) == "^T" and (
+                split(found[1:end], (",", ";"))[1]):
+            found = found[:end + 1]
         if any(token.text in (r"\pm", r"\mp") and not _in_list(found[:i]) for i, token in enumerate(found)):
             return Items("list", tuple(self.single(_signed(found, sign)) for sign in "+-"))
-        parts, marks = split(found, _RELATIONS)
+        parts, marks = split(found, RELATIONS)
         if marks:
             return self._relation(parts, marks)
-        for operation in (r"\cup", r"\cap", r"\setminus"):
+        for operation, rule in ((r"\cup", any), (r"\cap", all), (r"\setminus", _first_only)):
             parts, marks = split(found, (operation,))
             if marks:
-                return self._set_operation(parts, operation)
-        if len(found) == 1 and found[0].text in NUMBER_SETS:
-            return A.REALS if found[0].text == r"\Reals" else Text("\0" + found[0].text)
+                return _set_operation(rule, [self.single(part) for part in parts])
+        if raw(found) == r"\Reals":
+            return A.REALS
         for special in (self._bracketed, self._environment, self._ratio, self._residue, self._based):
             if (answer := special(found)) is not None:
                 return answer
-        return self.quantity(found)
-
-    def _set_operation(self, parts, operation: str):
-        members = [self.single(part) for part in parts]
-        if operation == r"\cup" and all(isinstance(each, Items) and each.kind == "set" for each in members):
-            return Items("set", tuple(item for each in members for item in each.items))
-        first, *rest = (_spans(each) for each in members)
-        if operation == r"\cup":
-            return Region(A.union(tuple(itertools.chain(first, *rest))))
-        both = reduce(A.intersection, [first, *(map(A.complement, rest) if operation == r"\setminus" else rest)])
-        return Region(A.union(both)) if both else A.EMPTY
+        return read_quantity(found, self.hint)
 
     def _bracketed(self, found: Sequence[Token]):
+        """Sets, tuples, intervals, and what stands in brackets alone."""
         if encloses(found, r"\{", r"\}"):
             return self._set(found[1:-1])
-        if found[0].text == r"\langle" and found[-1].text == r"\rangle":
-            return Items("tuple", tuple(self.single(part) for part in split(found[1:-1], (",", ";"))[0]))
         left, right = found[0].text, found[-1].text
+        if (left, right) == (r"\langle", r"\rangle"):
+            return Items("tuple", tuple(map(self.single, split(found[1:-1], (",", ";"))[0])))
         if left not in ("(", "[", "]") or right not in (")", "]", "[") or len(found) < 3 or (
                 found[1].text == r"\begin" and found[-5].text == r"\end") or not _balanced(found[1:-1]):
             return None
         kind = {"()": "tuple", "[]": "[]"}.get(left + right, "")
         parts, marks = split(found[1:-1], (",", ";"))
         if not marks:
-            if kind == "[]":
+            if kind != "tuple":
                 # A bracket alone is no value: [7] is a list of one.
                 raise Unreadable
-            inner = self.single(found[1:-1]) if kind else None
-            return None if isinstance(inner, Value | Text) else inner
-        if not kind:
-            return self._interval(found)
+            inner = self.single(found[1:-1])
+            return None if isinstance(inner, Value) else inner
         if len(parts) > MAX_ITEMS or not all(parts):
             raise Unreadable
         if _has_dots(parts):
             return Items(kind, self._progression(parts))
-        items = tuple(self.single(part) for part in parts)
-        if any(isinstance(item, Value) and item.node.op == "inf" for item in items):
-            return self._interval(found)
-        if any(isinstance(item, Text) for item in items):
+        items = tuple(map(self.single, parts))
+        if kind and not any(isinstance(item, Value) and item.node.op == "inf" for item in items):
+            if any(isinstance(item, A.Text) for item in items):
+                raise Unreadable
+            return Items(kind, items)
+        if len(items) != 2 or not all(isinstance(item, Value) for item in items):
             raise Unreadable
-        return Items(kind, items)
-
-    def _interval(self, found: Sequence[Token]) -> Region:
-        parts, _marks = split(found[1:-1], (",", ";"))
-        if len(parts) != 2:
-            raise Unreadable
-        low, high = (self.quantity(part).node for part in parts)
-        span = Span(low, found[0].text in ("(", "]"), high, found[-1].text in (")", "["))
-        if A.before(high, low) or (low.op == "inf" and not span.low_open) or (high.op == "inf" and not span.high_open):
-            raise Unreadable
-        return Region((span,))
+        return A.interval(items[0].node, left in "(]", items[1].node, right in ")[")
 
     def _set(self, inner: Sequence[Token]):
         if not inner:
             return A.EMPTY
         at = next((i for i, token in enumerate(inner) if token.text in ("|", r"\mid", ":")), None)
-        if at is not None and (head := self._builder_name(inner[:at])):
+        if at is not None and (head := _condition(inner[:at]) or (raw(inner[:at]), r"\Reals")) and (
+                SIMPLE.fullmatch(head[0])):
             body = self.answer(inner[at + 1:])
-            if isinstance(body, Region) and body.name == head:
+            if isinstance(body, Region) and head == (body.name, r"\Reals"):
                 return replace(body, name=None)
             raise Unreadable
         parts, marks = split(inner, (",", ";"))
-        answer = self._list(parts, marks) if marks else self.single(inner)
-        if isinstance(answer, Items) and answer.kind == "list":
-            return Items("set", answer.items)
-        if isinstance(answer, Text | Sides | Region | Conditioned):
+        answer = self._list(inner, parts, set(marks)) if marks else self.single(inner)
+        if isinstance(answer, A.Text | Sides | Region | Conditioned):
             raise Unreadable
-        return Items("set", (answer,))
-
-    def _builder_name(self, head: Sequence[Token]) -> str | None:
-        condition = self._condition(head)
-        if condition is not None:
-            return condition[0] if condition[1] == r"\Reals" else None
-        name = raw(head)
-        return name if re.fullmatch(_SIMPLE, name) else None
+        return Items("set", _values(answer))
 
     def _environment(self, found: Sequence[Token]):
         """Matrices, columns, and equations in cases. A determinant is none of them."""
@@ -522,39 +309,33 @@ class _Reader:
         if at is None:
             return self._unit_vectors(found)
         end = next((i for i, token in enumerate(found) if token.text == r"\end"), len(found))
-        name = found[at + 2].text
-        body, after = found[at + 4:end], found[end + 4:]
-        before = found[:at]
+        name, before, body, after = found[at + 2].text, found[:at], found[at + 4:end], found[end + 4:]
         if before and after and (before[-1].text, after[0].text) in (("(", ")"), ("[", "]")):
             before, after = before[:-1], after[1:]
-        columns = [token.text for i, token in enumerate(body) if token.text == "&" and body[i + 1].text != "="]
-        if name in ("aligned", "align", "equation", "gather", "gathered", "split", "cases", "array") and not (
-                before or after or columns) and (name != "array" or "=" in raw(body) or r"\\" not in raw(body)):
-            body = body[matching(body, 0) + 1:] if body[0].text == "{" else body
+        if body[0].text == "{" and name in ("array", "aligned"):
+            body = body[matching(body, 0) + 1:]
+        columns = [token.text for token, following in pairwise(body)
+                   if token.text == "&" and following.text != "="]
+        if name in _ARRANGED and not (before or after or columns) and (
+                name != "array" or "=" in raw(body) or r"\\" not in raw(body)):
             rows = [[token for token in row if token.text != "&"] for row in split(body, ("\\\\",))[0] if row]
             rows = [row[:-1] if row[-1].text in (",", ";") else row for row in rows]
-            return self.answer(_joined(rows, [","] * len(rows)))
-        if found[end + 2].text != name:
+            return self.answer([token for row in rows for token in (Token("sign", ","), *row)][1:])
+        turned = raw(after) in _TRANSPOSED
+        if found[end + 2].text != name or name not in _MATRICES or (after and not turned):
             raise Unreadable
-        if name not in ("pmatrix", "bmatrix", "matrix", "array", "smallmatrix", "Bmatrix"):
-            raise Unreadable
-        if name == "array" and body and body[0].text == "{":
-            body = body[matching(body, 0) + 1:]
-        turned = raw(after) in ("^T", r"^\top", r"^\intercal", "^t", r"^\mathsfT", r"^\mathrmT")
-        if after and not turned:
-            raise Unreadable
-        scale = Parser(before).whole() if before else ONE
-        rows = [[mul(scale, Parser(cell).whole()) for cell in split(row, ("&",))[0]]
+        scale = self.node(before) if before else ONE
+        rows = [[mul(scale, self.node(cell)) for cell in split(row, ("&",))[0]]
                 for row in split(body, ("\\\\",))[0] if row]
         if not rows or any(len(row) != len(rows[0]) for row in rows):
             raise Unreadable
-        return A.Matrix(tuple(zip(*rows, strict=True)) if turned else tuple(map(tuple, rows)))
+        return _matrix(list(zip(*rows, strict=True)) if turned else rows)
 
     def _unit_vectors(self, found: Sequence[Token]):
         """2i + 3j - k with unit vectors is the column of 2, 3 and -1."""
         if not any(token.text == r"\unitvector" for token in found):
             return None
-        node = Parser(found).whole()
+        node = self.node(found)
         column: dict[str, Node] = {}
         for term in node.args if node.op == "add" else (node,):
             factors = term.args if term.op == "mul" else (term,)
@@ -562,95 +343,41 @@ class _Reader:
             if len(axes) != 1 or axes[0].args[0][-1] in column:
                 raise Unreadable
             column[axes[0].args[0][-1]] = mul(*(each for each in factors if each is not axes[0]))
-        axes = "ijk" if "k" in column else "ij"
-        return A.Matrix(tuple((column.get(axis, num(0)),) for axis in axes))
+        return _matrix([[column.get(axis, num(0))] for axis in ("ijk" if "k" in column else "ij")])
 
     def _ratio(self, found: Sequence[Token]):
         parts, marks = split(found, (":", "to"))
-        if not marks:
-            return None
-        if len(parts) > 6:
-            raise Unreadable
-        return A.Ratio(tuple(Parser(part, self.hint.natural).whole() for part in parts))
+        return Ratio(tuple(map(self.node, parts))) if marks else None
 
     def _residue(self, found: Sequence[Token], congruent: bool = False):
-        """3 \\pmod 7 is a class; 10 \\bmod 7 is the number 3."""
-        text = [token.text for token in found]
-        at = next((i for i, each in enumerate(text) if each in (r"\pmod", "mod", r"\bmod", r"\mod")), None)
+        """3 \\pmod 7 is a class; 10 \\bmod 7 is the number 3, but behind \\equiv."""
+        marks = (r"\pmod", "mod", r"\mod", r"\bmod")[:3 + congruent]
+        at = next((i for i, token in enumerate(found) if token.text in marks), None)
         if at is None:
             return None
-        start, end = at, len(found)
-        if text[at] == r"\bmod" and not congruent:
-            values = Parser(found[:start]).whole().value, Parser(found[at + 1:end]).whole().value
-            if None in values or any(value.denominator != 1 for value in values) or values[1] <= 0:
-                raise Unreadable
-            return Value(num(values[0] % values[1]))
-        if text[at] == "mod":
-            if at == 0 or text[at - 1] != "(" or text[-1] != ")":
-                raise Unreadable
-            start, end = at - 1, end - 1
-        return Residue(Parser(found[:start]).whole(), Parser(found[at + 1:end]).whole())
+        bare_word = found[at].text == "mod"
+        if bare_word and (at == 0 or (found[at - 1].text, found[-1].text) != ("(", ")")):
+            raise Unreadable
+        return Residue(self.node(found[:at - bare_word]), self.node(found[at + 1:len(found) - bare_word]))
 
     def _based(self, found: Sequence[Token]):
-        said = raw(found)
-        match = re.fullmatch(r"\(?([0-9]+[0-9A-F]*)\)?_\(?(?:base)?([0-9]{1,2}|[a-z]+)\)?", said) or re.fullmatch(
-            r"\(?([0-9]+[0-9A-F]*)\)?\(?(?:in)?base-?([0-9]{1,2}|[a-z]+)\)?", said)
+        match = _BASED.fullmatch(raw(found))
         if not match:
             return None
-        base = int(match[2]) if match[2].isdigit() else _ONES.get(match[2], 0)
+        base = int(match[2]) if match[2].isdigit() else small_number(match[2]) or 0
         if not 2 <= base <= 16 or any(int(digit, 16) >= base for digit in match[1]):
             raise Unreadable
-        return Value(num(int(match[1]))) if base == 10 else A.Based(match[1].lstrip("0") or "0", base)
+        return Value(num(int(match[1]))) if base == 10 else Literal(f"{match[1].lstrip('0') or '0'} to base {base}")
 
     # Relations.
 
-    def name(self, found: Sequence[Token]) -> str | None:
-        """The name that stands before =, or None: letters, segments, f(x), P(...), |z|, the area of ABC, ..."""
-        if not found or len(found) > 24:
-            return None
-        words = [token for token in found if (token.kind == "word" and len(token.text) > 1)
-                 or (token.kind == "letters" and token.text.lower() in _QUANTITIES)]
-        if words and not any(token.text == "_" for token in found) and not _EVENT.fullmatch(raw(found)):
-            others = [token for token in found if token not in words and not (
-                token.kind == "letters" or token.text in (r"\triangle", r"\angle"))]
-            known = all(token.text.lower() in _QUANTITIES | _OF or token.text.isupper() or unit_of(token.text.lower())
-                        for token in words)
-            asked = any(token.text.lower() in _QUANTITIES for token in words)
-            return "\\text " + raw(found) if known and asked and not others else None
-        if found[0].text == r"\frac":
-            return self._fraction_name(found)
-        said = spelled(found)
-        function = _FUNCTION.fullmatch(said)
-        event = _EVENT.fullmatch(said)
-        if event and not re.search(r"(?<!\\)\b[A-Za-z0-9]", event[1]):
-            return None
-        if function and function["inverse"] and re.search("[0-9]", function["args"]):
-            return None
-        # NOT and WRONG are no segments, ABCD is one.
-        if said.isalpha() and said.isupper() and (said.lower() in NEVER or (said[3:] and list(said) != sorted(said))):
-            return None
-        known = _NAME.fullmatch(said) and len({*said.split("+")}) == said.count("+") + 1
-        return said if known or function or event or _NAMES.fullmatch(said) else None
-
-    def _fraction_name(self, found: Sequence[Token]) -> str | None:
-        middle = matching(found, 1)
-        if matching(found, middle + 1) != len(found) - 1:
-            return None
-        top, bottom = raw(found[1:middle + 1]), raw(found[middle + 1:])
-        if re.fullmatch(rf"(?:{_SEGMENT}|{_ACCENTED})", top) and re.fullmatch(rf"(?:{_SEGMENT}|{_ACCENTED})", bottom):
-            return f"{top}/{bottom}"
-        node = Parser(found).whole()
-        return node.args[0] if node.op == "sym" else None
-
-    def _relation(self, parts, marks):
-        if not parts[0] and marks[0] == "=" and len(parts) == 2:
-            return self.single(parts[1])
+    def _relation(self, parts: list[tuple[Token, ...]], marks: list[str]):
+        if not parts[0] and len(parts) == 2 and marks[0] in ("=", r"\approx"):
+            value = self.single(parts[1])
+            return value if marks[0] == "=" else replace(value, about=True)
         if not all(parts):
-            if marks == [r"\approx"] and parts[1]:
-                value = self.quantity(parts[1])
-                return replace(value, about=True)
             raise Unreadable
-        if marks == [r"\equiv"] and self.name(parts[0]) is not None:
+        if marks == [r"\equiv"] and name_of(parts[0]) is not None:
             # x \equiv 3 \pmod 7 is the class.
             if (residue := self._residue(parts[1], True)) is None:
                 raise Unreadable
@@ -662,249 +389,207 @@ class _Reader:
         return self._inequality(parts, marks)
 
     def _membership(self, parts, marks):
-        if marks != [r"\in"]:
+        """x \\in (1, 2), x \\in \\{1, 2\\}."""
+        name, members = name_of(parts[0]), self.answer(parts[1])
+        if marks != [r"\in"] or name is None or not isinstance(members, Items | Region):
             raise Unreadable
-        name = self.name(parts[0])
-        members = self.answer(parts[1])
-        if name is None:
-            raise Unreadable
-        if isinstance(members, Items) and members.kind in ("tuple", "[]") and len(members.items) == 2:
-            members = as_interval(members)
-        if isinstance(members, Region):
-            return replace(members, name=name)
         if isinstance(members, Items) and members.kind == "set":
             return Items("list", members.items) if members.items else members
-        raise Unreadable
+        return replace(_region(members), name=name)
 
     def _sides(self, parts, marks):
+        """A value under its name, a chain of values, or an equation."""
         about = None
         if marks[-1] == r"\approx":
-            about = self.quantity(parts[-1])
+            about = read_quantity(parts[-1], self.hint)
             if about.decimal is None and (about.node.value is None or about.node.value.denominator != 1):
                 raise Unreadable
             parts, marks = parts[:-1], marks[:-1]
         if r"\approx" in marks:
             raise Unreadable
-        if len(parts) == 2 and self.name(parts[0]) is None and re.fullmatch(_SIMPLE, spelled(parts[1])):
+        if len(parts) == 2 and name_of(parts[0]) is None and SIMPLE.fullmatch(spelled(parts[1])):
             parts = parts[::-1]
-        name = self.name(parts[0])
-        while name is not None and len(parts) > 2 and self.name(parts[1]) is not None:
+        name = name_of(parts[0])
+        while name is not None and len(parts) > 2 and name_of(parts[1]) is not None:
             parts = parts[1:]
-        if about is not None and (not marks):
+        if about is not None and not marks:
             value = self.single(parts[0])
             if name is not None and not (isinstance(value, Value) and not symbols(value.node)):
                 return Sides(name, (replace(about, about=True),))
             return Sides(None, (value,), None, about)
         values = tuple(self.single(part) for part in parts[name is not None:])
-        if any(isinstance(value, Text) for value in values):
-            raise Unreadable
         node = None
         if len(parts) == 2:
-            try:
-                left, right = (without_degrees(Parser(part, self.hint.natural).whole()) for part in parts)
-                node = add(left, negative(right))
-            except Unreadable:
-                node = None
-        if name is None and node is None and any(not isinstance(value, Value) for value in values):
+            with contextlib.suppress(Unreadable):
+                node = self._difference(*map(self.node, parts))
+        if any(isinstance(value, A.Text) for value in values) or (
+                name is None and node is None and any(not isinstance(value, Value) for value in values)):
             raise Unreadable
-        if name is not None and _NAMES.fullmatch(name) and len(values) == 1 and isinstance(values[0], Items) and (
+        if name is not None and NAMES.fullmatch(name) and len(values) == 1 and isinstance(values[0], Items) and (
                 values[0].kind == "tuple" and len(values[0].items) == name.count(",") + 1):
-            names = name[1:-1].split(",")
-            order = _alphabetical(names)
-            return Items("named", tuple(values[0].items[names.index(each)] for each in order), tuple(order))
+            return _under_names(dict(zip(name[1:-1].split(","), values[0].items, strict=True)))
         return Sides(name, values, node, about)
 
+    def _difference(self, left: Node, right: Node) -> Node:
+        return add(without_degrees(left), negative(without_degrees(right)))
+
     def _inequality(self, parts, marks):
-        if "=" in marks or r"\approx" in marks:
+        """Numbers that a variable may be, or an inequality in several variables."""
+        if "=" in marks or r"\approx" in marks or len(parts) > 3:
             raise Unreadable
-        names = [self._named_side(part) for part in parts]
-        nodes = [None if name else without_degrees(Parser(part, self.hint.natural).whole())
-                 for part, name in zip(parts, names, strict=True)]
-        if len(parts) == 3 and names[1] and r"\ne" not in marks:
-            ups = {mark in ("<", r"\le") for mark in marks}
-            if len(ups) != 1:
+        names = [raw(part) if _VARIABLE.fullmatch(raw(part)) else None for part in parts]
+        nodes = [sym(name) if name else without_degrees(self.node(part))
+                 for name, part in zip(names, parts, strict=True)]
+        if len(parts) == 3 and marks[0] in (">", r"\ge"):
+            names, nodes, marks = names[::-1], nodes[::-1], [_TURNED[mark] for mark in marks[::-1]]
+        if len(parts) == 3:
+            region = A.combined(all, A.ray(_TURNED[marks[0]], nodes[0]), A.ray(marks[1], nodes[2]))
+            if not names[1] or r"\ne" in marks or region == A.NO_REALS:
                 raise Unreadable
-            first, last = nodes[0] or _node(names[0]), nodes[2] or _node(names[2])
-            strict = [mark in "<>" for mark in marks]
-            if ups == {False}:
-                first, last, strict = last, first, strict[::-1]
-            if A.before(last, first):
-                raise Unreadable
-            return Region((Span(first, strict[0] or first.op == "inf", last, strict[1] or last.op == "inf"),), names[1])
-        if len(parts) != 2:
-            raise Unreadable
-        left, right = (node or _node(name) for node, name in zip(nodes, names, strict=True))
-        mark = marks[0]
+            return replace(region, name=names[1])
+        (left, right), mark = nodes, marks[0]
         if not names[0] and names[1]:
-            names, left, right = names[::-1], right, left
-            mark = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}.get(mark, mark)
+            names, left, right, mark = names[::-1], right, left, _TURNED[mark]
         if names[0] and names[0] not in symbols(right):
-            return Region(_ray(mark, right), names[0])
-        if left.op == "call" and left.args[0] == "abs" and not symbols(right) and (middle := _shifted(left.args[1])):
-            return self._around(mark, *middle, right)
+            return replace(A.ray(mark, right), name=names[0])
+        if left.op == "call" and left.args[0] == "abs" and not symbols(right) and (
+                region := _around(mark, left.args[1], right)):
+            return region
+        node = self._difference(left, right)
         sign = {"<": "<", ">": "<", r"\le": "<=", r"\ge": "<="}.get(mark, "!=")
-        node = add(left, negative(right))
         return A.Inequality(sign, negative(node) if mark in (">", r"\ge") else node)
 
-    def _named_side(self, part) -> str | None:
-        said = raw(part)
-        return said if (re.fullmatch(_SIMPLE, said) and said not in ("e", r"\pi")) or re.fullmatch(
-            r"[A-Z]{2,4}|[a-zA-Z]\([a-z]\)|\\angle[A-Z]{1,3}", said) else None
 
-    def _around(self, mark: str, name: str, middle: Node, bound: Node) -> Region:
-        """|x - middle| < bound, and its like."""
-        if (A.real(bound) or 0) <= 0:
-            raise Unreadable
-        low, high, strict = add(middle, negative(bound)), add(middle, bound), mark in "<>"
-        if mark in ("<", r"\le"):
-            return Region((Span(low, strict, high, strict),), name)
-        if mark == r"\ne":
-            raise Unreadable
-        return Region((Span(negative(INFINITY), True, low, strict), Span(high, strict, INFINITY, True)), name)
-
-    # Quantities.
-
-    def quantity(self, found: Sequence[Token]) -> Value:
-        """An expression with what may stand beside it: a currency, a unit, a percent sign, words that multiply."""
-        found, unit = self._currency(found)
-        loose = self._loose_unit(found)
-        if loose is not None:
-            node, rest = loose
-        else:
-            parser = Parser(found, self.hint.natural)
-            node = parser.sum()
-            rest = found[parser.at:]
-        literal = self._decimal(found[:len(found) - len(rest)])
-        node, rest = self._scaled(node, rest)
-        plain = without_degrees(node)
-        if plain != node:
-            node, unit = plain, unit or DEGREE
-        if unit == DEGREE and (parts := re.fullmatch(r"([0-9.]+)'(?:([0-9.]+)'')?", raw(rest))):
-            node, rest = add(node, num(Fraction(parts[1]) / 60 + Fraction(parts[2] or 0) / 3600)), ()
-        percent = False
-        if rest and (rest[0].text == r"\%" or rest[0].text.lower() in ("percent", "pct")):
-            percent, rest = True, rest[1:]
-        if rest and rest[0].text == "(" and rest[-1].text == ")" and number_in_words(rest[1:-1]) == node.value:
-            rest = ()
-        if rest and all(token.text == "'" for token in rest):
-            rest = (Token("sign", "'" * len(rest)),)
-        if rest:
-            node, unit = self._with_unit(node, unit, rest)
-        return Value(node, unit, percent, literal)
-
-    def _currency(self, found: Sequence[Token]):
-        sign = found[0].text == "-" and len(found) > 2
-        token = found[sign]
-        text = token.text
-        if text == "US" and len(found) > sign + 1 and found[sign + 1].text in ("$", r"\$"):
-            return (*found[:sign], *found[sign + 2:]), CURRENCIES["$"]
-        if text in CURRENCIES and len(found) > sign + 1:
-            return (*found[:sign], *found[sign + 1:]), CURRENCIES[text]
-        return found, None
-
-    def _loose_unit(self, found: Sequence[Token]):
-        """15m, 9.8 m/s^2: letters beside a number without \\text. Beside a space, or where the gold is a bare
-        number, they are a unit if all of them are."""
-        at = next((i for i, token in enumerate(found) if token.kind == "letters" or token.text == r"\Omega"), None)
-        if not at or (found[at - 1].kind != "number" and found[at - 1].text not in ("}", ")", r"\pi")):
-            return None
-        word = found[at].text
-        if word in ("e", "i", "x", "pi") or not (found[at].spaced or self.hint.number or len(word) > 1):
-            return None
-        try:
-            node = Parser(found[:at], self.hint.natural).whole()
-        except Unreadable:
-            return None
-        if symbols(node) or (node.value is None and len(word) < 2):
-            return None
-        rest = found[at:]
-        if word.lower() in _TIMES or word.lower() in ("percent", "pct", "degrees", "degree", "deg") or len(word) > 3:
-            return node, rest
-        if len(word) == 1 and not found[at].spaced and not self.hint.number:
-            return None
-        unit = read_unit(rest, self.hint.nouns, self.hint.is_gold and (len(word) > 2 or word == "M"))
-        return None if unit is None else (node, rest)
-
-    def _decimal(self, found: Sequence[Token]) -> str | None:
-        said = raw(found)
-        return said if _DECIMAL.fullmatch(said) else None
-
-    def _scaled(self, node: Node, rest: Sequence[Token]):
-        """3 million, 5 dozen, 3 halves, 5 squared."""
-        while rest and rest[0].kind in ("word", "letters"):
-            word = rest[0].text.lower()
-            single = word[:-1] if word.endswith("s") else word
-            if (times_ := _TIMES.get(word) or _TIMES.get(single)) and node.value is not None:
-                node, rest = mul(node, num(times_)), rest[1:]
-            elif (part := _PARTS.get(word) or _PARTS.get(single)) and node.value is not None:
-                node, rest = divide(node, num(part)), rest[1:]
-            elif word in ("squared", "cubed") and len(rest) == 1:
-                node, rest = power(node, num(2 if word == "squared" else 3)), rest[1:]
-            else:
-                break
-        return node, rest
-
-    def _with_unit(self, node: Node, unit, rest):
-        """The unit behind a value; several quantities, 2 hours 30 minutes, are added up."""
-        at = next((i for i, token in enumerate(rest) if token.kind == "number" and i and rest[i - 1].text not in (
-            "^", "{", "-")), None)
-        if at is not None:
-            first = read_unit(rest[:at], self.hint.nouns)
-            second = self.quantity(rest[at:])
-            if first is None or second.unit is None or first.powers != second.unit.powers or not first.powers:
-                raise Unreadable
-            return add(node, mul(second.node, num(second.unit.scale / first.scale))), first
-        found = read_unit(rest, self.hint.nouns, self.hint.is_gold)
-        if found is None:
-            raise Unreadable
-        if unit is not None and unit.powers != found.powers:
-            return node, times(unit, found)
-        return node, found
+def _without_remarks(found: Sequence[Token]) -> Sequence[Token]:
+    """The tokens without The answer is, and without a final "only"."""
+    end = next((i for i, token in enumerate(found) if token.text.lower() not in _ANNOUNCING), 0)
+    if {token.text.lower() for token in found[:end]} & _SAYING:
+        found = found[end:]
+    while len(found) > 1 and found[-1].text.lower() == "only":
+        found = found[:-1]
+    return found
 
 
-def _is_word(letters: str) -> bool:
-    """Whether bare letters alone are a word, not a product: 4 or more, a capital before small ones, one twice."""
-    return (len(letters) > 3 and not letters.isupper()) or (len(letters) == 3 and (
-        letters.istitle() or len(set(letters)) < 3))
+def _condition(part: Sequence[Token]) -> tuple[str, str] | None:
+    """n and its set of numbers, of n \\in \\mathbb{N}; None for others."""
+    sides, marks = split(part, {r"\in"})
+    name, numbers = raw(sides[0]), _NUMBER_SET.fullmatch(raw(sides[-1]))
+    return (name, numbers[1]) if len(marks) == 1 and numbers and SIMPLE.fullmatch(name) else None
 
 
-def _spans(each) -> tuple[Span, ...]:
-    """The intervals and points of what can be a part of a region. Raises Unreadable."""
+def _conditioned(value, name: str, numbers: str):
+    """A value under a condition on a name that it has; for all reals it says nothing."""
+    if isinstance(value, Region):
+        return value if numbers == r"\Reals" and value.name in (name, None) else Conditioned(value, numbers)
+    nodes = [each.node for each in bare(value) if isinstance(each, Value)]
+    if not any(name in symbols(node) for node in nodes) or (
+            numbers in (r"\Reals", r"\Complexes") and name in "ijklmnpq"):
+        raise Unreadable
+    return Conditioned(value, numbers)
+
+
+def _united(members, marks: set[str], names: set[str]) -> Region:
+    """Inequalities joined by or (a union), by and (an intersection), or by commas: an intersection unless that is
+    empty."""
+    if len(names) > 1 or (marks & _OR and marks & _AND):
+        raise Unreadable
+    parts = list(map(_region, members))
+    found = A.combined(all, *parts)
+    if marks & _OR or (found == A.NO_REALS and not marks & _AND):
+        found = A.combined(any, *parts)
+    return replace(found, name=names.pop())
+
+
+def _grouped(members: list) -> Items:
+    """Members that repeat their names in blocks, x = 1, y = 2 or x = 2, y = 1, are one tuple for each block."""
+    names = [each.name if isinstance(each, Sides) and len(each.values) == 1 else None for each in members]
+    if None in names:
+        # x = 3, -5: one name for all of them.
+        if names[0] is not None and set(names) == {names[0], None}:
+            members = [each.values[0] if name else each for each, name in zip(members, names, strict=True)]
+        return Items("list", tuple(members))
+    size = len(set(names))
+    blocks = [{each.name: each.values[0] for each in members[i:i + size]} for i in range(0, len(names), size)]
+    if any(block.keys() != set(names) for block in blocks):
+        return Items("list", tuple(members))
+    if size == 1:
+        values = [value for each in members for value in _values(each.values[0])]
+        return Items("list", tuple(members if names[0].endswith(")") or has_names(values) else values))
+    groups = tuple(map(_under_names, blocks))
+    return groups[0] if len(groups) == 1 else Items("list", groups)
+
+
+def _under_names(values: dict) -> Items:
+    """A tuple in the order that is meant by these names: x, y, z, w and the alphabet; of others the given one."""
+    names = list(values)
+    if all(len(name) == 1 for name in names):
+        names = sorted(names, key=lambda name: "~" if name == "w" and "x" in values else name)
+    return Items("named", tuple(values[name] for name in names), tuple(names))
+
+
+def _set_operation(rule, members: list):
+    if rule is any and all(isinstance(each, Items) and each.kind == "set" for each in members):
+        return Items("set", tuple(item for each in members for item in each.items))
+    region = A.combined(rule, *map(_region, members))
+    return A.EMPTY if region == A.NO_REALS else region
+
+
+def _first_only(has: Sequence[bool]) -> bool:
+    return has[0] and not any(has[1:])
+
+
+def _region(each) -> Region:
+    """What can be a part of a region: an interval, points, a value under a name. Raises Unreadable."""
     if isinstance(each, Items) and each.kind in ("tuple", "[]"):
-        each = as_interval(each)
+        return as_interval(each)
     if isinstance(each, Region):
-        return each.spans
+        return each
     values = each.values if isinstance(each, Sides) and each.name else each.items if isinstance(each, Items) else ()
     if not values or not all(isinstance(value, Value) for value in values):
         raise Unreadable
-    return tuple(A.point(value.node) for value in values)
+    return A.combined(any, *(A.ray("=", value.node) for value in values))
 
 
 def as_interval(pair: Items) -> Region:
     """(1, 2) or [1, 2] as an interval. Raises Unreadable where the ends are in the wrong order."""
-    ends = [item.node if isinstance(item, Value) else None for item in pair.items]
-    if len(ends) != 2 or None in ends or A.before(ends[1], ends[0]) or (ends[0] == ends[1] and pair.kind == "tuple"):
+    if len(pair.items) != 2 or not all(isinstance(item, Value) for item in pair.items):
         raise Unreadable
-    is_open = pair.kind == "tuple"
-    return Region((Span(ends[0], is_open, ends[1], is_open),))
+    low, high = (item.node for item in pair.items)
+    return A.interval(low, pair.kind == "tuple", high, pair.kind == "tuple")
 
 
-def _alphabetical(names: list[str]) -> list[str]:
-    """The order in which a tuple of these names is meant: x, y, z, w and the alphabet; of others the given one."""
-    if any(len(name) > 1 for name in names):
-        return names
-    return sorted(names, key=lambda name: "~" if name == "w" and "x" in names else name)
+def _around(mark: str, inside: Node, bound: Node) -> Region | None:
+    """|x - middle| < bound, and its like; None for other expressions."""
+    terms = inside.args if inside.op == "add" else (inside,)
+    names = [term for term in terms if term.op == "sym"]
+    middle = negative(add(*(term for term in terms if term.op != "sym")))
+    if len(names) != 1 or symbols(middle):
+        return None
+    if (A.real(bound) or 0) <= 0 or mark == r"\ne":
+        raise Unreadable
+    ends = A.ray(_TURNED[mark], add(middle, negative(bound))), A.ray(mark, add(middle, bound))
+    return replace(A.combined(all if mark in ("<", r"\le") else any, *ends), name=names[0].args[0])
+
+
+def _matrix(rows: Sequence[Sequence[Node]]) -> Items:
+    if all(len(row) == 1 for row in rows):
+        return Items("column", tuple(Value(row[0]) for row in rows))
+    return Items("matrix", tuple(Items("row", tuple(map(Value, row))) for row in rows))
 
 
 def _counts(each) -> bool:
     """Whether it says n >= 1 or n >= 0, of what counts the terms of a sequence."""
-    return isinstance(each, Region) and each.name in ("n", "k", "m", "i", "j") and len(each.spans) == 1 and (
-        each.spans[0].high.op == "inf" and each.spans[0].low.value in (0, 1))
+    return each in [Region((num(least),), (False, True, True), name) for name in "nkmij" for least in (0, 1)]
 
 
 def _values(answer) -> tuple:
     """The members of a bare list, else the answer alone."""
     return answer.items if isinstance(answer, Items) and answer.kind == "list" else (answer,)
+
+
+def bare(answer) -> tuple:
+    """The members of a list without their names."""
+    return tuple(value for each in _values(answer) for value in (each.values if isinstance(each, Sides) else (each,)))
 
 
 def has_names(values) -> bool:
@@ -914,13 +599,6 @@ def has_names(values) -> bool:
 
 def _has_dots(parts: Sequence[Sequence[Token]]) -> bool:
     return any(len(part) == 1 and part[0].text == r"\ldots" for part in parts)
-
-
-def _joined(parts, marks) -> tuple[Token, ...]:
-    out: list[Token] = list(parts[0])
-    for part, mark in zip(parts[1:], marks, strict=False):
-        out += [Token("sign", mark), *part]
-    return tuple(out)
 
 
 def _in_list(found: Sequence[Token]) -> bool:
@@ -935,62 +613,5 @@ def _in_list(found: Sequence[Token]) -> bool:
 
 def _signed(found: Sequence[Token], sign: str) -> tuple[Token, ...]:
     """The tokens with every \\pm as the sign, and every \\mp as the other."""
-    other = "-" if sign == "+" else "+"
-    return tuple(Token("sign", sign if token.text == r"\pm" else other) if token.text in (r"\pm", r"\mp") else token
-                 for token in found)
-
-
-def _node(name: str) -> Node:
-    return Parser(tokens(name)).whole()
-
-
-def _ray(mark: str, bound: Node) -> tuple[Span, ...]:
-    below, above = Span(negative(INFINITY), True, bound, True), Span(bound, True, INFINITY, True)
-    if mark == r"\ne":
-        return below, above
-    strict = mark in "<>" or bound.op == "inf"
-    return (replace(below, high_open=strict),) if mark in ("<", r"\le") else (replace(above, low_open=strict),)
-
-
-def _shifted(node: Node) -> tuple[str, Node] | None:
-    """The name and the middle of x - middle; None for other expressions."""
-    names = symbols(node)
-    if len(names) != 1:
-        return None
-    name = next(iter(names))
-    terms = node.args if node.op == "add" else (node,)
-    if sym(name) not in terms:
-        return None
-    rest = [term for term in terms if term != sym(name)]
-    if any(symbols(term) for term in rest):
-        return None
-    return name, negative(add(*rest)) if rest else num(0)
-
-
-def number_in_words(found: Sequence[Token]) -> Fraction | None:
-    """forty-two, three hundred and five, one half, two thirds; None for other words."""
-    words = [token.text.lower() for token in found if token.text != "-"]
-    if not words or any(token.kind not in ("word", "letters") and token.text != "-" for token in found):
-        return None
-    total = current = 0
-    seen = False
-    for i, word in enumerate(words):
-        single = word[:-1] if word.endswith("s") else word
-        if word in _ONES or word in _TENS:
-            value = _ONES.get(word, _TENS.get(word))
-            if seen and (current % 10 or (word in _TENS and current % 100) or (value >= 10 and current % 100)):
-                return None
-            current, seen = current + value, True
-        elif word == "hundred" and seen:
-            current *= 100
-        elif word in _TIMES and seen:
-            total, current = total + current * _TIMES[word], 0
-        elif word == "and" and seen and i < len(words) - 1 and current % 100 == 0:
-            continue
-        elif i == len(words) - 1 and (seen or word in ("half", "quarter")) and (_PARTS.get(word) or _PARTS.get(single)):
-            return Fraction(total + current if seen else 1, _PARTS.get(word) or _PARTS[single])
-        elif i == 0 and word == "a" and len(words) == 2:
-            current, seen = 1, True
-        else:
-            return None
-    return Fraction(total + current) if seen else None
+    signs = {r"\pm": sign, r"\mp": "-" if sign == "+" else "+"}
+    return tuple(Token("sign", signs[token.text]) if token.text in signs else token for token in found)

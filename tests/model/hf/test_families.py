@@ -12,6 +12,7 @@ from nft_jax.model import decoder
 from nft_jax.model.hf import load_params, read_config, save_params
 from nft_jax.model.hf.families import FAMILIES, config_from_hf, config_to_hf, tensors_of
 from nft_jax.model.hf.published import PUBLISHED
+from nft_jax.rollout.slots import require_positions
 from refusal import refused
 
 LLAMA3 = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -73,6 +74,32 @@ def test_smollm3_rotates_no_position_in_every_fourth_layer_or_where_it_says():
     assert local == config_from_hf(raw_config("smollm3_tied_local")) and local.local_layers == (1, 3)
     published = config_from_hf(raw_config("smollm3_untied", pretraining_tp=2, max_window_layers=28))
     assert published == config_from_hf(raw_config("smollm3_untied"))
+
+
+def test_olmo3_scales_the_positions_of_its_full_layers_alone():
+    five = raw_config("olmo3_tied")
+    config = config_from_hf(five)
+    assert config.local_layers == (0, 1, 2, 4) and config.rope_theta == config.local_rope_theta == 700.0
+    yarn = {name: value for name, value in five["rope_parameters"]["full_attention"].items() if name != "rope_theta"}
+    four = raw_config("olmo3_tied", rope_parameters=..., layer_types=..., rope_theta=700.0, rope_scaling=yarn)
+    assert config_from_hf(four) == config
+    unsaid = config_from_hf(raw_config("olmo3_tied", layer_types=..., num_hidden_layers=9, num_key_value_heads=...))
+    assert unsaid.local_layers == (0, 1, 2, 4, 5, 6, 8) and unsaid.num_kv_heads == 6
+
+
+def test_longrope_is_for_sequences_of_the_original_context():
+    five = raw_config("phi3_tied_longrope")
+    config = config_from_hf(five)
+    assert (config.max_positions, config.rotary_dim, config.head_dim) == (32, 6, 8)
+    with refused("data.max_prompt_tokens + rollout.max_new_tokens", 33, 32, "long_factor"):
+        require_positions(config, 20, 13)
+    lists = {name: five["rope_parameters"][name] for name in ("short_factor", "long_factor")}
+    for kind in ("su", "longrope"):
+        four = raw_config("phi3_tied_longrope", rope_parameters=..., rope_theta=700.0, partial_rotary_factor=0.75,
+                          rope_scaling={"type": kind, **lists}, auto_map={"AutoConfig": "configuration_phi3"})
+        assert config_from_hf(four) == config
+    assert config_from_hf(raw_config("phi3_tied_longrope", rope_parameters={**LONG, "factor": 4})) == config
+    assert config_from_hf(raw_config("phi3_untied_sharded", num_key_value_heads=...)).num_kv_heads == 6
 
 
 @pytest.mark.parametrize("name", ["smollm3_tied_local", "smollm3_untied"])
@@ -173,11 +200,17 @@ def test_published_configs_have_the_published_number_of_parameters(name):
 PARAMETERS = {
     "Qwen/Qwen2.5-0.5B-Instruct": 494_032_768, "Qwen/Qwen2.5-1.5B-Instruct": 1_543_714_304,
     "Qwen/Qwen2.5-Math-1.5B": 1_543_714_304, "Qwen/Qwen2.5-Math-7B": 7_615_616_512,
-    "Qwen/Qwen2.5-32B": 32_763_876_352,
+    "Qwen/Qwen2.5-3B-Instruct": 3_085_938_688, "Qwen/Qwen2.5-32B": 32_763_876_352,
+    "Qwen/Qwen3-0.6B": 596_049_920, "Qwen/Qwen3-1.7B": 1_720_574_976, "Qwen/Qwen3-4B": 4_022_468_096,
+    "Qwen/Qwen3-8B": 8_190_735_360, "Qwen/Qwen3-14B": 14_768_307_200, "Qwen/Qwen3-32B": 32_762_123_264,
     "Qwen/Qwen3-30B-A3B": 30_532_122_624, "Qwen/Qwen3-30B-A3B-Base": 30_532_122_624,
     "Qwen/Qwen3-235B-A22B": 235_093_634_560,
     "mistralai/Mistral-7B-Instruct-v0.3": 7_248_023_552, "mistralai/Mistral-Nemo-Instruct-2407": 12_247_782_400,
     "mistralai/Mistral-Small-24B-Instruct-2501": 23_572_403_200, "HuggingFaceTB/SmolLM3-3B": 3_075_098_624,
+    "microsoft/phi-4": 14_659_507_200, "microsoft/Phi-4-mini-instruct": 3_836_021_760,
+    "allenai/OLMo-2-0425-1B": 1_484_916_736, "allenai/OLMo-2-1124-7B": 7_298_617_344,
+    "allenai/OLMo-2-1124-13B": 13_716_198_400, "allenai/OLMo-2-0325-32B": 32_234_279_936,
+    "allenai/Olmo-3-1025-7B": 7_298_011_136, "allenai/Olmo-3-1125-32B": 32_233_522_176,
 }
 
 
@@ -232,6 +265,8 @@ def test_a_family_is_data(tmp_path, monkeypatch):
 
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6, "original_max_position_embeddings": 64}
+LONG = {"rope_type": "longrope", "rope_theta": 700.0, "partial_rotary_factor": 0.75,
+        "short_factor": [1.0, 1.5, 2.25], "long_factor": [1.25, 4.0, 9.5]}
 # A field of config.json and its value, each refused by both.
 ALONE = {
     "gemma3_untied": [("hidden_activation", "gelu"), ("attn_logit_softcapping", 50.0), ("attention_bias", True),
@@ -252,6 +287,13 @@ ALONE = {
                          ("shared_expert_intermediate_size", 8), ("layer_types", ["full_attention"] * 3)],
     "mistral_tied_local": [("sliding_window", 0), ("layer_types", ["full_attention", "sliding_attention"]),
                            ("hidden_act", "gelu"), ("llama_4_scaling_beta", 0.1)],
+    "phi3_tied_longrope": [("embd_pdrop", 0.1), ("resid_pdrop", 0.1), ("lm_head_bias", True), ("attention_bias", True),
+                           ("partial_rotary_factor", 0.5), ("partial_rotary_factor", 1.5), ("head_dim", 10),
+                           ("original_max_position_embeddings", 64), ("max_position_embeddings", "128")],
+    "phi3_untied_sharded": [("partial_rotary_factor", 0.5)],
+    "olmo2_tied": [("attention_bias", True), ("clip_qkv", 8.0), ("hidden_act", "gelu")],
+    "olmo3_tied": [("attention_bias", True), ("sliding_window", None), ("rope_theta", 5.0),
+                   ("rope_parameters", {"rope_type": "default", "rope_theta": 700.0})],
     "smollm3_untied": [("attention_bias", True), ("mlp_bias", True), ("no_rope_layers", [1, 0]),
                        ("no_rope_layers", [1, 0, 2]), ("no_rope_layers", "1,0,1")],
 }
@@ -263,6 +305,11 @@ ALONE = {
      ("rope_parameters", "full_attention", "sliding_attention")),
     ("gemma3_untied", {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
      ("rope_parameters.sliding_attention", "linear")),
+    ("phi3_untied_sharded", {"rope_parameters": YARN}, ("rope_parameters.rope_type", "'yarn'", "longrope")),
+    ("phi3_tied_longrope", {"rope_parameters": {**LONG, "factor": 2.0}}, ("rope_parameters.factor", "2.0", "4")),
+    ("phi3_tied_longrope", {"rope_parameters": {**LONG, "short_factor": [1.0, 2.0]}}, ("short_factor", "2", "3")),
+    ("phi3_tied_longrope", {"rope_parameters": {**LONG, "short_factor": None}}, ("short_factor", "None")),
+    ("phi3_tied_longrope", {"rope_parameters": {**LONG, "long_factor": [1.0, "2", 3.0]}}, ("long_factor", "'2'")),
     ("gemma3_untied", {"rope_parameters": {"full_attention": {**YARN, "truncate": False}}},
      ("rope_parameters.full_attention.truncate", "False")),
     ("gemma3_untied", {"rope_local_base_freq": 5.0}, ("rope_theta", "5.0", "20.0")),
@@ -337,9 +384,12 @@ def test_transformers_reads_a_saved_config(name, tmp_path):
     for field in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
                   "num_key_value_heads", "rms_norm_eps", "tie_word_embeddings", "max_position_embeddings", "hidden_act",
                   "layer_types", "use_sliding_window", "architectures", "hidden_activation",
-                  "query_pre_attn_scalar", "final_logit_softcapping", "rope_parameters", "num_experts",
-                  "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob", "decoder_sparse_step"):
+                  "query_pre_attn_scalar", "final_logit_softcapping", "no_rope_layers", "num_experts",
+                  "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob", "decoder_sparse_step",
+                  "original_max_position_embeddings"):
         assert getattr(theirs, field, None) == getattr(original, field, None), field
+    # transformers 4 reads the old name "type".
+    assert {key: value for key, value in theirs.rope_parameters.items() if key != "type"} == original.rope_parameters
     assert theirs.head_dim == config.head_dim
     if config.local_layers:
         assert theirs.sliding_window == config.window

@@ -71,7 +71,7 @@ def test_logits_match_peft(name):
         assert np.abs(base["logits"] - reference["logits"])[0].max() > 0.1
 
 
-@pytest.mark.parametrize("name", ["gemma3_tied_softcap", "llama_untied_linear"])
+@pytest.mark.parametrize("name", ["gemma3_tied_softcap", "llama_untied_linear", "phi3_tied_longrope"])
 def test_updates_match_torch_on_a_model_of_peft(name, tmp_path):
     """NFT's loss on fixed answers, packed into rows, by the compiled step."""
     weights, params, reference = load_case(name)
@@ -134,6 +134,16 @@ def test_a_place_where_no_folder_can_be_made_is_refused(place, tiny_model, tmp_p
     with refused("path", str(Path(place))):
         peft.save_adapters(made, tiny_model, adapter.Adapter(config, "somewhere"), place)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_parts_of_a_fused_matrix_share_one_a():
+    """As in PEFT, whose adapter of qkv_proj has one A: some of its parts alone are refused by name."""
+    config = read_config(FIXTURES / "phi3_tied_longrope")
+    for targets in (("query", "value"), ("up",)):
+        with refused("adapter.targets", targets, "phi3"):
+            adapter.adapter_shapes(config, AdapterConfig(rank=2, targets=targets))
+    made = adapter.init(config, AdapterConfig(rank=2), jax.random.key(0))
+    assert {name for name, parts in made["layers"].items() if "lora_a" in parts} == {"query", "out", "gate", "down"}
 
 
 @pytest.mark.parametrize(("asked", "left_out", "found"), [

@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 
 from nft_jax.verify.maths import answer as A
 from nft_jax.verify.maths.compare import Leaf, both, compare, either, unordered
-from nft_jax.verify.maths.expression import tokens
+from nft_jax.verify.maths.expression import split, tokens
 from nft_jax.verify.maths.normalise import closing, key, nesting, normalise
-from nft_jax.verify.maths.read import hint_of, read, split
+from nft_jax.verify.maths.read import hint_of, read
 from nft_jax.verify.maths.units import UNITS, read_unit
 
 NUMBERS = st.lists(st.integers(-50, 50), min_size=2, max_size=6)
@@ -71,8 +71,8 @@ def test_reading_is_total(text):
 @pytest.mark.parametrize(("text", "kind"), [
     ("5", A.Value), (r"5 \text{ cm}", A.Value), ("x=5", A.Sides), ("(1,2)", A.Items), (r"\{1,2\}", A.Items),
     ("[1,2)", A.Region), ("x>2", A.Region), (r"x\ne 2", A.Region), ("x+y<3", A.Inequality), ("2:3", A.Ratio),
-    ("12:30", A.Clock), ("52_8", A.Based), (r"3\pmod 7", A.Residue), (r"\text{(C)}", A.Choice),
-    (r"\begin{pmatrix}1\\2\end{pmatrix}", A.Matrix),
+    ("12:30", A.Literal), ("52_8", A.Literal), (r"3\pmod 7", A.Residue), (r"\text{(C)}", A.Choice),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", A.Items),
     (r"\text{east}", A.Text), (r"2k\pi, k\in\mathbb{Z}", A.Conditioned), (r"\text{no solution}", A.Items),
     (r"\text{all real numbers}", A.Region), (r"|x|<3", A.Region), (r"\mathbb{R}\setminus[1,3]", A.Region),
     # A word, a mark or a relation that the grammar does not know makes it text.

@@ -42,6 +42,8 @@ def test_a_trivial_edit_is_still_a_copy_and_a_step_of_work_is_not(question):
     ("Find 84/12.", "7", r"\frac{84}{12}"), ("17 x 25?", "425", r"17\times 25"),
     (r"Add $\begin{pmatrix} 1 \\ 2 \end{pmatrix} + \begin{pmatrix} 3 \\ 4 \end{pmatrix}$.",
      r"\begin{pmatrix}4\\6\end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}+\begin{pmatrix}3\\4\end{pmatrix}"),
+    ("What is $2^{-1}$?", "0.5", "2^{-1}"),
+    (r"Compute $0.\overline{7}-0.\overline{4}$.", r"\frac13", r"0.\overline{7}-0.\overline{4}"),
     ("Solve 3x+5=20.", "5", "3x+5=20"),
     ("Solve $2x+3<7$.", "x<2", "2x+3<7"), ("(45+13)%7=", "2", r"(45+13)\%7"), ("Reduce the ratio 4:6.", "2:3", "4:6"),
     (r"Compute $\sqrt[3]{8} + \log_2 8$.", "5", r"\sqrt[3]{8}+\log_{2}(8)"), ("3+4 and 5*6?", "7, 30", r"7, 5\cdot 6"),
