@@ -15,5 +15,5 @@ from nft_jax import config as c
 from nft_jax.cli import LOCAL
 
 PRESETS: dict[str, c.Config] = {config.name: config for config in (
-    QUICKSTART, LOCAL, code.PRESET, gemma3_270m.PRESET, gsm8k.PRESET, qwen2_5_math_7b.RECOMMENDED,
-    qwen2_5_math_7b.OFFICIAL, qwen2_5_32b.RECOMMENDED, qwen2_5_32b.OFFICIAL)}
+    QUICKSTART, LOCAL, code.PRESET, gemma3_270m.PRESET, gsm8k.PRESET, gsm8k.LORA,
+    qwen2_5_math_7b.RECOMMENDED, qwen2_5_math_7b.OFFICIAL, qwen2_5_32b.RECOMMENDED, qwen2_5_32b.OFFICIAL)}

@@ -27,7 +27,7 @@ LARGE = [name for name in PRESETS if name.startswith("qwen")]
 
 
 def test_every_preset_is_found_by_its_name_and_settles():
-    assert set(PRESETS) == {"quickstart", "local", "code", "gemma3_270m", "gsm8k", "qwen2_5_math_7b",
+    assert set(PRESETS) == {"quickstart", "local", "code", "gemma3_270m", "gsm8k", "gsm8k_lora", "qwen2_5_math_7b",
                             "qwen2_5_math_7b_official", "qwen2_5_32b", "qwen2_5_32b_official"}
     for name, config in PRESETS.items():
         assert config.name == name and settle(config).loss.prompt_weight == "1-r"
@@ -124,7 +124,7 @@ def no_hub(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
 
 
-@pytest.mark.parametrize("name", [*LARGE, "gsm8k"])
+@pytest.mark.parametrize("name", [*LARGE, "gsm8k", "gsm8k_lora"])
 def test_a_dry_run_needs_no_network(name, no_hub, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     train.main([name, "--dry-run"])

@@ -100,10 +100,14 @@ def test_decode_ignores_what_is_not_valid_and_where_it_is_written(tiny):
     positions, segment_ids = rows([8], 8)
     expected = all_logits(tiny, TINY, tokens, positions, segment_ids)[0, -1]
     split = decoder.split_layers(tiny)
-    keys, values = decoder.prefill(split, TINY, tokens[:, :7], positions[:, :7], segment_ids[:, :7])
-    noise = jnp.asarray(np.random.default_rng(5).normal(0, 1e3, (1, TINY.num_kv_heads, 24, TINY.head_dim)), jnp.float32)
-    cache = [decoder.cache_entries(*(noise.at[:, :, 9:16].set(part[i]) for part in (keys, values)), False)
-             for i in range(TINY.num_layers)]
+    keys, values = jax.jit(decoder.prefill, static_argnums=1)(
+        split, TINY, tokens[:, :7], positions[:, :7], segment_ids[:, :7])
+    noise = np.random.default_rng(5).normal(0, 1e3, (1, TINY.num_kv_heads, 24, TINY.head_dim)).astype(np.float32)
+
+    def in_noise(part):
+        return np.concatenate([noise[:, :, :9], part, noise[:, :, 16:]], axis=2)
+
+    cache = [decoder.cache_entries(in_noise(keys[i]), in_noise(values[i]), False) for i in range(TINY.num_layers)]
     valid = np.zeros((1, 24), bool)
     valid[0, 9:16] = valid[0, 20] = True
     logits, _ = jax.jit(partial(decoder.decode, split, TINY))(tokens[:, 7], positions[:, 7], cache, 20, valid)
@@ -184,20 +188,19 @@ def test_gradient_matches_a_finite_difference():
     tokens = np.asarray(jax.random.randint(jax.random.key(6), (2, 9), 0, TINY.vocab_size))
     layout = (np.array([[0, 1, 2, 3, 0, 1, 2, 3, 4]] * 2, np.int32), np.array([[1] * 4 + [2] * 5, [1] * 4 + [0] * 5]))
     with jax.enable_x64(True):
-        params = jax.tree.map(lambda w: jnp.asarray(np.asarray(w, np.float64)),
-                              decoder.init(MIXED, jax.random.key(3)))
+        params = jax.tree.map(lambda w: np.asarray(w, np.float64), decoder.init(MIXED, jax.random.key(3)))
         loss = jax.jit(lambda p: jnp.sum(jnp.sin(all_logits(p, MIXED, tokens, *layout, Compute("float64")))))
         random = np.random.default_rng(7)
-        direction = jax.tree.map(lambda w: jnp.asarray(random.normal(size=w.shape)), params)
+        direction = jax.tree.map(lambda w: random.normal(size=w.shape), params)
         step = 1e-3     # the sums inside are float32
         ahead, behind = (loss(jax.tree.map(lambda w, d, s=s: w + s * d, params, direction)) for s in (step, -step))
-        slope = sum(jnp.vdot(g, d) for g, d in zip(jax.tree.leaves(jax.jit(jax.grad(loss))(params)),
+        slope = sum(np.vdot(g, d) for g, d in zip(jax.tree.leaves(jax.jit(jax.grad(loss))(params)),
                                                    jax.tree.leaves(direction), strict=True))
         np.testing.assert_allclose(slope, (ahead - behind) / (2 * step), rtol=5e-2)
 
 
 def test_parameter_count_and_initial_values():
-    params, mixed = (decoder.init(config, jax.random.key(0)) for config in (TINY, MIXED))
+    params, mixed = (jax.device_get(decoder.init(config, jax.random.key(0))) for config in (TINY, MIXED))
     assert decoder.count_parameters(TINY) == sum(leaf.size for leaf in jax.tree.leaves(params))
     assert decoder.count_parameters(MIXED) == sum(leaf.size for leaf in jax.tree.leaves(mixed))
     norms = [leaf for name, leaf in mixed["layers"].items() if name.endswith("norm")]
@@ -214,10 +217,10 @@ def test_parameter_count_and_initial_values():
 
 def test_a_window_hides_what_lies_further_back():
     random = np.random.default_rng(8)
-    q = jnp.asarray(random.normal(size=(1, 2, 3, 9, 6)), jnp.float32)
-    k, v = (jnp.asarray(random.normal(size=(1, 2, 9, 6)), jnp.float32) for _ in range(2))
-    segments = jnp.asarray([[1] * 5 + [2] * 4])
-    got = attend(q, k, v, segments, scale=0.5, window=3)
+    q = random.normal(size=(1, 2, 3, 9, 6)).astype(np.float32)
+    k, v = (random.normal(size=(1, 2, 9, 6)).astype(np.float32) for _ in range(2))
+    segments = np.array([[1] * 5 + [2] * 4])
+    got = np.asarray(jax.jit(partial(attend, scale=0.5, window=3))(q, k, v, segments))
     for t in range(9):
         seen = [s for s in range(max(0, t - 2), t + 1) if segments[0, s] == segments[0, t]]
         scores = np.einsum("kge,kse->kgs", q[0, :, :, t], k[0][:, seen]) * 0.5

@@ -1,5 +1,6 @@
 """Preflight of a small run on virtual CPU devices: sizes against the arrays themselves, the memory model
 against XLA, what fits and what does not."""
+import json
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from experiments.presets import PRESETS
@@ -18,16 +20,16 @@ from nft_jax.model.hf.published import PUBLISHED
 from nft_jax.preflight import report as report_module
 from nft_jax.preflight.__main__ import main
 from nft_jax.preflight.compiled import compile_programs
-from nft_jax.preflight.devices import DEVICES, Topology
-from nft_jax.preflight.dry_run import adapter_lines, memory_estimate
-from nft_jax.preflight.estimate import flops, forward_flops
+from nft_jax.preflight.devices import DEVICES, GiB, Topology
+from nft_jax.preflight.dry_run import adapter_lines, describe, memory_estimate, process_peak
+from nft_jax.preflight.estimate import BANDWIDTH, UTILISATION, flops, forward_flops
 from nft_jax.preflight.memory import FACTOR, Split, Work, analytic
 from nft_jax.preflight.report import calibrated, preflight
 from nft_jax.preflight.text import text
 from nft_jax.runtime.compilation import largest
 from nft_jax.runtime.mesh import sharded_bytes
 from nft_jax.train.batch import token_cost
-from nft_jax.train.plan import make_plan
+from nft_jax.train.plan import make_plan, settle
 from nft_jax.train.programs import programs_of, training_programs
 from refusal import refused
 
@@ -134,6 +136,34 @@ def test_the_dry_run_says_what_is_trained_and_which_rate_suits_it(planned, model
     assert sizes["adapters, float32"] == 4 * trained
     assert sizes["the frozen model under the adapters, float32"] == 4 * sum(
         leaf.size for leaf in jax.tree.leaves(parameter_shapes(model)))
+
+
+@pytest.mark.parametrize(("parts", "measured"), [(0.1, 0.55), (1.54, 2.61), (6.2, 8.7)])
+def test_the_peak_of_a_process_is_what_was_measured(parts, measured):
+    """GiB of the large things, and of the process (`memory/peak_mb`): three models on CPUs."""
+    assert process_peak([("parameters", parts * GiB / 2), ("moments", parts * GiB / 2)]) / GiB == pytest.approx(
+        measured, rel=0.15)
+
+
+def test_the_dry_run_adds_up(planned, model):
+    told = describe(settle(planned(MeshConfig(), 8, 64)), model).splitlines()
+    sizes = {line.rpartition(":")[0]: float(line.split()[-2].replace(",", "")) for line in told
+             if line.endswith(" MiB")}
+    total = sizes.pop("total")
+    peak = sizes.pop("peak of the process, where it runs on CPUs")
+    assert total == pytest.approx(sum(sizes.values()), abs=0.5) and peak > total
+
+
+def test_estimates_take_the_shares_that_were_measured():
+    """Of the makers' peaks of an H100: shares of what products and copies reach there, by the stored benchmark."""
+    device = DEVICES["H100"]
+    rows = [json.loads(line) for line in
+            (ROOT / "experiments/figures/benchmark_h100.jsonl").read_text().splitlines()]
+    compute = [row["step_mfu"] * row["matmul_tflops"] * 1e12 / device.flops for row in rows if "step_mfu" in row]
+    memory = [row["bandwidth_share"] * row["copy_gb_per_s"] * 1e9 / device.bandwidth for row in rows
+              if "bandwidth_share" in row]
+    assert pytest.approx(np.mean(compute), abs=0.01) == UTILISATION
+    assert pytest.approx(np.mean(memory), abs=0.01) == BANDWIDTH
 
 
 def test_frozen_weights_are_no_work_of_the_backward_pass(planned, model):
