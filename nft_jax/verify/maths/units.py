@@ -142,8 +142,8 @@ PURE = Unit(Fraction(1), ())
 
 _SPELLINGS = tuple((re.compile(pattern), new) for pattern, new in (
     (r" \^ (?:\{ )?(-?) ?([0-9])(?: \})?", r"^\1\2"), (r"\\frac \{ ([^{}]*) \} \{ ([^{}]*) \}", r"\1 / \2"),
-    (r"\\cdot|\\times| \.(?= |$)", ""), (" squared", "^2"), (" cubed", "^3"), (" in total$", ""), (r"\\Omega", "ohm"),
-    (r"\bdegrees [cC]\w*", "celsius"), (r"\bdegrees [fF]\w*", "fahrenheit")))
+    (r"[{}] ?", ""), (r"(?:^| )(?:\\cdot|\\times|\.)(?= |$)", ""), (" squared", "^2"), (" cubed", "^3"),
+    (" in total$", ""), (r"\\Omega", "ohm"), (r"\bdegrees [cC]\w*", "celsius"), (r"\bdegrees [fF]\w*", "fahrenheit")))
 _FACTOR = re.compile(r"\s*(?:(sq|cu)(?:uare|bic)?(?: \.)? )?([^\s^]+)(?:\^(-?[0-9]))?(?: |$)", re.IGNORECASE)
 
 
