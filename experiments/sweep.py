@@ -32,6 +32,7 @@ from experiments.harness.variants import Names, command, flag, folder_of, vary, 
 from nft_jax.cli import Arguments, experiment, parse
 from nft_jax.config import Config, flat
 from nft_jax.config.differences import SEEDS, described, objective_label
+from nft_jax.objectives.flags import objective_of
 from nft_jax.runtime.files import replaced
 from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import InputError
@@ -67,11 +68,6 @@ def grid_of(texts: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def asked_for(base: Config, words: Sequence[str]) -> Arguments:
-    """What the flags of a run make of `base`."""
-    return parse(base, f"A sweep of {base.name}.", words, f"python -m experiments.train {base.name}")
-
-
 def arms_of(base: Config, grid: Mapping[str, Sequence[str]],
             given: Sequence[str] = ()) -> dict[str, tuple[dict[str, object], Config]]:
     """Every combination, by what sets it apart: the fields with their values, and the configuration. `given` are
@@ -81,12 +77,14 @@ def arms_of(base: Config, grid: Mapping[str, Sequence[str]],
     ends the program.
     """
     before, found = flat(base.to_dict()), {}
-    asked = asked_for(base, given).config.objective
+    asked = objective_of(given) or base.objective
     for values in itertools.product(*grid.values()):
         texts = dict(zip(grid, values, strict=True))
         words = [word for name, text in texts.items() for word in flag(name, text, before.get(name))]
         start = with_objective(base, texts.get("objective", asked))
-        config = asked_for(start, [*given, *words]).config
+        parsed = parse(start, f"A sweep of {base.name}.", [*given, *words], f"python -m experiments.train {base.name}")
+        refuse_flags(given, parsed)
+        config = parsed.config
         fields = flat(config.to_dict())
         changes = {name: fields[name] for name in grid}
         apart = {name: objective_label(value) if name == "objective" else value for name, value in changes.items()
@@ -160,12 +158,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                                 return_unknown_args=True)
         base = experiment(given.experiment)
         root = given.workdir or Path("runs/sweep") / base.name
-        asked = asked_for(base, flags)
-        refuse_flags(flags, asked)
-        names = Names(root)
-        planned = seeded(given.experiment, base, arms_of(base, grid_of(given.grid), [
-            word for word in flags if word != "--dry-run"]), given.seeds, names.folder)
-        if asked.dry_run:
+        names, for_all = Names(root), [word for word in flags if word != "--dry-run"]
+        planned = seeded(given.experiment, base, arms_of(base, grid_of(given.grid), for_all), given.seeds, names.folder)
+        if "--dry-run" in flags:
             print(*(f"{each.name}: {each.folder}\n  {shlex.join(each.command[3:])}" for each in planned), sep="\n")
             return 0
         names.write()

@@ -5,9 +5,11 @@ local        a model folder and a question file of your own:
              python -m experiments.train local --policy.path FOLDER --data.source questions.jsonl
 code         programs for a tiny stack machine, judged by hidden tests
 gemma3_270m  Gemma 3 270M, a base model, on sums with LoRA, for one CPU core
-gsm8k        Qwen2.5-0.5B-Instruct on grade-school maths, for one accelerator
+gsm8k, gsm8k_lora
+             Qwen2.5-0.5B-Instruct (or 1.5B, 3B) on grade-school maths, for one accelerator
 qwen2_5_math_7b, qwen2_5_math_7b_official, qwen2_5_32b, qwen2_5_32b_official
              the paper's models on DAPO-Math-17k, as we recommend and as published
+olmo3_7b     Olmo 3 7B in the same way: open weights and open data
 package.module:NAME, file.py:NAME
              a Config of your own
 

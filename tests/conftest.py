@@ -17,6 +17,8 @@ if "XLA_FLAGS" not in os.environ:
 if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):      # or training would write to the user's cache
     _compiled = tempfile.TemporaryDirectory(prefix="nft_jax_compiled_")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+# Reading a program takes a sixth of the time of compiling it. The two processes and those that tests start share them.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 from pathlib import Path
 
@@ -30,6 +32,13 @@ from nft_jax.model.config import ModelConfig
 # Nothing is timed: a busy machine is slow, not wrong.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+
+def pytest_configure(config):
+    """Files go to the processes by name, so whole runs (e2e) come first and the verifier's small tests last. xdist
+    would begin with the files of many tests: at the end, one process would wait for the other's long run."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,11 @@ def test_a_page_stays_short(page):
     assert page.stat().st_size <= MOST.get(str(page.relative_to(ROOT)), 8_000)
 
 
+def test_what_you_should_see_is_the_second_link():
+    links = re.findall(r"(?<!!)\[[^]]*\]\(([^)\s]+)\)", (ROOT / "README.md").read_text())
+    assert links[1] == "experiments/what_you_should_see.md"
+
+
 def test_the_quoted_loss_is_the_loss():
     """README.md shows the functions of nft.py without their docstrings."""
     quoted = re.search(r"## The loss.*?```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(1)

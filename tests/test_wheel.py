@@ -1,4 +1,5 @@
 """What `pip install nft_jax` gives: the library with its embedded model, and no package called `experiments`."""
+import os
 import re
 import subprocess
 import sys
@@ -87,12 +88,14 @@ verdict, = nft_jax.verify([r"\\\\boxed{34}"], ["34"])
 config = nft_jax.Config()
 print(answer.text != "", verdict.outcome, config.policy.path)
 """
-    done = python([interpreter, "-c", code], elsewhere, env={"JAX_PLATFORMS": "cpu", "PATH": "/usr/bin:/bin"})
+    quick = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": os.environ["XLA_FLAGS"]}
+    done = python([interpreter, "-c", code], elsewhere, env=quick | {"PATH": "/usr/bin:/bin"})
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["True", "right", "nano"]
     line = "import sys; from nft_jax.cli import main; sys.exit(main())"
-    for command, told in (["train"], "policy.path is ''"), (["train", "quickstart"], "presets stand in the checkout"), (
-            ["evaluate", "--model", "nano", "--suite", "mine=none.jsonl"], "mine.source is 'none.jsonl'"):
+    asked = ["evaluate", "--model", "nano", "--suite", "mine=none.jsonl", "--max-new-tokens", "48"]
+    for command, told in ((["train"], "policy.path is ''"), (["train", "quickstart"], "presets stand in the checkout"),
+                          (asked, "mine.source is 'none.jsonl'")):
         done = python([interpreter, "-c", line, *command], elsewhere, env={"PATH": "/usr/bin:/bin"})
         assert done.returncode == 2 and told in done.stderr, done.stderr
     for module in ("nft_jax.report", "nft_jax.preflight", "nft_jax.verify", "nft_jax.rollout.generate"):

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from experiments.harness.results import ACCURACY, ENTROPY, Mean, Measures, at
+from experiments.harness.results import ACCURACY, ENTROPY, Mean, Measures, at, tokens_text
 from nft_jax.record.pictures import GRID, MARKERS, TEXT, Look, canvas, curve, describe, label_ends, looks, scale
 
 MOST_BANDS = 3           # bands of more arms hide each other; the panel of intervals has them
@@ -75,5 +75,5 @@ def draw_intervals(axes: Axes, measures: Measures) -> None:
     axes.grid(axis="x", color=GRID, lw=0.9)
     axes.xaxis.set_major_formatter("{x:.0f}%")
     axes.margins(x=0.08)
-    describe(axes, "Held-out accuracy", f"full: at step {measures.step:.0f} · open: at {measures.tokens / 1e6:.2f} M "
-                                        "tokens")
+    describe(axes, "Held-out accuracy",
+             f"full: at step {measures.step:.0f} · open: at {tokens_text(measures.tokens)} tokens")

@@ -159,10 +159,15 @@ def _numbers(run: pd.DataFrame, step: float, tokens: float) -> dict[str, float]:
             "minutes": run["seconds/step"].sum() / 60, "memory": run["memory/peak_mb"].max() / 1024}
 
 
+def tokens_text(count: float) -> str:
+    """A number of generated tokens: 4,608, or 0.43 M."""
+    return f"{count / 1e6:.2f} M" if count >= 1e4 else f"{count:,.0f}"
+
+
 def accuracy_table(measures: Measures, first: str = "arm") -> str:
     """Accuracy in per cent: before, at equal steps, at equal generated tokens. Mean over seeds ± half of its 95%
     interval."""
-    head = [first, "seeds", "before", f"step {measures.step:.0f}", f"{measures.tokens / 1e6:.2f} M tokens", "best",
+    head = [first, "seeds", "before", f"step {measures.step:.0f}", f"{tokens_text(measures.tokens)} tokens", "best",
             "mean of the curve", "entropy", "M tokens in all", "minutes"]
     # Tables that were stored before the memory was kept have none.
     with_memory = measures.numbers["memory"].notna().any()

@@ -225,4 +225,4 @@ def main(seed: int = 0, folder: Path = FOLDER) -> None:
 
 if __name__ == "__main__":
     import tyro
-    tyro.cli(main)
+    tyro.cli(main, prog="python -m experiments.nano.make")

@@ -81,7 +81,8 @@ def _is_claim(line: str) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser("python -m experiments.studies.check", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", default="nano", choices=tuple(SCALES), help="the scale of the studies")
     parser.add_argument("--draw", action="store_true", help="write the table of the paper's claims")
     given = parser.parse_args(arguments)

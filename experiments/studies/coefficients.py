@@ -44,11 +44,12 @@ def number(value: float) -> str:
 
 def tables() -> str:
     """The coefficients as Markdown, one table for each accuracy."""
+    ratios, n = np.array(RIGHT + WRONG), len(RIGHT)
     head = ["", *(f"right, R = {x:g}" for x in RIGHT), *(f"wrong, {x:g}" for x in WRONG)]
     parts = []
     for accuracy in ACCURACIES:
-        rows = [[f"`{name}`", *map(number, curve(name, 1.0, accuracy, np.array(RIGHT))),
-                 *map(number, curve(name, 0.0, accuracy, np.array(WRONG)))] for name in OBJECTIVES]
+        rows = [[f"`{name}`", *map(number, curve(name, 1.0, accuracy, ratios)[:n]),
+                 *map(number, curve(name, 0.0, accuracy, ratios)[n:])] for name in OBJECTIVES]
         parts += [f"r = {accuracy:g}:", markdown(head, rows)]
     return "\n\n".join(parts)
 
@@ -59,10 +60,9 @@ def draw(path: Path) -> None:
     figure, panels = canvas(1, 2, (11, 4.4))
     for axes, reward, title in zip(panels, (0.0, 1.0), ("Wrong answers", "Right answers"), strict=True):
         for place, (name, look) in enumerate(zip(DRAWN, looks(DRAWN), strict=True)):
-            size = abs(curve(name, reward, 0.75, np.ones(1))[0])
+            one, *found = curve(name, reward, 0.75, np.array([1.0, *ratios]))
             # Curves that coincide stay visible: the later, the thinner.
-            draw_curve(axes, ratios, curve(name, reward, 0.75, ratios) / size, look, name, marked=False,
-                       width=3.6 - 0.35 * place)
+            draw_curve(axes, ratios, np.array(found) / abs(one), look, name, marked=False, width=3.6 - 0.35 * place)
         axes.set_ylim(*((-4.2, 0.2) if reward == 0 else (-0.2, 2.6)))
         describe(axes, title, "coefficient / |coefficient at R = 1|, r = 3/4", "R = π / π_old")
         label_ends(axes)
@@ -70,7 +70,8 @@ def draw(path: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser("python -m experiments.studies.coefficients", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draw", action="store_true", help="write the tables and the figure")
     text = tables()
     if parser.parse_args(arguments).draw:

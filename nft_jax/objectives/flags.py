@@ -19,7 +19,7 @@ def command_line(default: Any, arguments: Sequence[str] | None = None, **options
     # Fields that are no flags, such as `loss.own`, are not shown.
     options |= {"args": arguments, "config": (tyro.conf.SuppressFixed,)}
     config = default.config
-    name = _named(arguments) or config.objective
+    name = objective_of(arguments) or config.objective
     known = custom.settings_of(custom.plain(custom.find(name)), name) if ":" in name else {}
     if not known:
         return tyro.cli(type(default), default=default, **options)
@@ -40,7 +40,7 @@ def command_line(default: Any, arguments: Sequence[str] | None = None, **options
     return given._replace(config=replace(given.config, loss=replace(given.config.loss, own=own)))
 
 
-def _named(arguments: Sequence[str]) -> str:
+def objective_of(arguments: Sequence[str]) -> str:
     """The value of the last --objective; "" without one."""
     found = ""
     for place, word in enumerate(arguments):

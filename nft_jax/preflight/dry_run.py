@@ -8,7 +8,7 @@ import jax
 from nft_jax.config import Config, MeshConfig
 from nft_jax.model.adapter import adapter_shapes
 from nft_jax.model.config import ModelConfig
-from nft_jax.model.decoder import count_parameters
+from nft_jax.model.decoder import count_parameters, told_parameters
 from nft_jax.preflight.devices import GiB
 from nft_jax.preflight.memory import analytic
 from nft_jax.rollout.slots import useful_slots
@@ -16,7 +16,8 @@ from nft_jax.train.batch import shapes_of
 from nft_jax.train.plan import make_plan
 
 # Memory of a process whose devices are CPUs, beside and as a multiple of the large things. Measured: the embedded model
-# (0.1 GiB of large things) took 0.55 GiB, and Gemma 3 270M (6.2 GiB) 8.7 GiB.
+# (0.1 GiB of large things) took 0.55 GiB, a model of 52M parameters (1.54 GiB) 2.61 GiB, and Gemma 3 270M (6.2 GiB)
+# 8.7 GiB.
 BASE, COPIES = 0.5 * GiB, 1.3
 # The best learning rate of adapters, as a multiple of full training's: 10 over many models, data sets and ranks
 # (https://thinkingmachines.ai/blog/lora; TRL's documentation repeats its experiments).
@@ -94,7 +95,7 @@ def describe(config: Config, model: ModelConfig) -> str:
     """The text of `--dry-run` for a settled configuration: the configuration, parameters, batch arithmetic, memory."""
     memory = memory_estimate(config, model)
     lines = ["configuration", json.dumps(config.to_dict(), indent=2), "",
-             f"model: {model.family}, {count_parameters(model):,} parameters", "", *adapter_lines(config, model)]
+             f"model: {model.family}, {told_parameters(model)}", "", *adapter_lines(config, model)]
     lines += [f"{name + ':':32} {text}" for name, text in batch_arithmetic(config)]
     total = sum(size for _, size in memory)
     lines += ["", "memory over all devices (estimate)"]

@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 from nft_jax.config import VerifierConfig
 from nft_jax.types import InputError, Outcome, Verdict
-from nft_jax.verify.maths.extract import SCANNED_CHARACTERS, extract, with_open_thought
+from nft_jax.verify.maths.extract import extract, tail_of, with_open_thought
 from nft_jax.verify.maths.judge import answer_of, copied_verdict, quick_verdict, strictly_right, verdict
 from nft_jax.verify.processes import CPU_SECONDS, Forker, Worker
 from nft_jax.verify.rewards.registry import Reward, lookup
@@ -360,17 +360,11 @@ class Verifier:
 def _tasks_of(reward: Reward, prompts: list[str], responses: list[str],
               golds: list[str]) -> list[tuple[_Key, tuple[int, ...]]]:
     """The tasks of a group with their places: one for each answer, or one for all of a batch."""
-    responses = [_tail(response) for response in responses]
+    responses = list(map(tail_of, responses))
     if reward.batch and responses:
         return [(_Key(tuple(prompts), tuple(responses), tuple(golds)), tuple(range(len(responses))))]
     return [(_Key((prompt,), (response,), (gold,)), (i,))
             for i, (prompt, response, gold) in enumerate(zip(prompts, responses, golds, strict=True))]
-
-
-def _tail(response: str) -> str:
-    """The end of a response, with the <think> that is open where it begins."""
-    head, tail = response[:-SCANNED_CHARACTERS], response[-SCANNED_CHARACTERS:]
-    return "<think>" + tail if head.rfind("<think>") > head.rfind("</think>") else tail
 
 
 def _checked(responses: Sequence[str], golds: Sequence[str],

@@ -13,7 +13,7 @@ import pytest
 
 import nft_jax
 from experiments import presets, quickstart, train
-from experiments.presets import PRESETS, code, gemma3_270m, gsm8k, qwen2_5_32b, qwen2_5_math_7b
+from experiments.presets import PRESETS, code, gemma3_270m, gsm8k, olmo3_7b, qwen2_5_32b, qwen2_5_math_7b
 from experiments.studies import healthy
 from experiments.studies.real_model import unpack
 from experiments.tables import hardware, meshes
@@ -24,7 +24,8 @@ from refusal import refused
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTED = {"quickstart": quickstart, "local": presets, "code": code, "gemma3_270m": gemma3_270m,
-              "gsm8k": gsm8k, "qwen2_5_math_7b": qwen2_5_math_7b, "qwen2_5_math_7b_official": qwen2_5_math_7b,
+              "gsm8k": gsm8k, "gsm8k_lora": gsm8k, "qwen2_5_math_7b": qwen2_5_math_7b,
+              "qwen2_5_math_7b_official": qwen2_5_math_7b, "olmo3_7b": olmo3_7b,
               "qwen2_5_32b": qwen2_5_32b, "qwen2_5_32b_official": qwen2_5_32b}
 PAGE = (ROOT / "experiments" / "what_you_should_see.md").read_text()
 
@@ -42,12 +43,39 @@ def test_every_preset_says_how_where_how_long_and_what_to_expect(name):
     assert f"`{name}`" in (ROOT / "README.md").read_text() and name in train.__doc__
 
 
+def test_the_sizes_of_gsm8k_are_preflights():
+    """A row of the docstring: model, then GB, device, GiB in full, and with LoRA. The device is the smallest."""
+    changed = flat(gsm8k.LORA.to_dict()).items() - flat(gsm8k.PRESET.to_dict()).items()
+    assert dict(changed) == {"name": "gsm8k_lora", "adapter.rank": 16, "optimizer.learning_rate": 1e-5}
+    rows = re.findall(r"(Qwen/\S+) +(\d+) GB: (\S+) ([\d.]+) +(\d+) GB: (\S+) ([\d.]+)(.*)", gsm8k.__doc__)
+    assert len(rows) == 3
+    for name, *cells, more in rows:
+        lora = parse(gsm8k.LORA, "", shlex.split(more.partition("with ")[2])).config
+        for config, (size, device, needed) in ((gsm8k.PRESET, cells[:3]), (lora, cells[3:])):
+            assert hardware.smallest(config, name, hardware.GPUS) == f"{device} {needed}"
+            assert size in device or size == {"T4": "16", "RTX4090": "24"}[device]
+
+
 def test_a_dry_run_of_code_makes_its_questions_only(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     train.main(["code", "--dry-run"])
     assert '"reward": "stack-program"' in capsys.readouterr().out
     rows = (tmp_path / code.DATA / "train.jsonl").read_text().splitlines()
     assert len(rows) == 4000 and json.loads(rows[0])["problem"] and not (tmp_path / code.BASE).exists()
+
+
+def test_the_commands_of_the_control_are_commands():
+    """Of contaminated_bases.md, with the shell's variables filled in."""
+    page = (ROOT / "experiments" / "contaminated_bases.md").read_text()
+    given = dict(re.findall(r'^([RQ])="(.*)"$', page, re.MULTILINE))
+    lines = [line for line in page.splitlines() if line.startswith("python -m experiments.train")]
+    for line in lines:
+        for name, value in {**given, "T": "{problem}"}.items():
+            line = line.replace(f"${name}", value)
+        _, _, _, preset, *flags = shlex.split(line)
+        config = parse(PRESETS[preset], "", flags).config
+        assert ("random_reward" in config.verifier.reward) == ("_random" in str(config.workdir))
+    assert len(lines) == 6 and "evaluation.reward" in given["R"]
 
 
 def test_gemmas_sums_are_right_and_held_out_ones_are_apart(tmp_path, monkeypatch):

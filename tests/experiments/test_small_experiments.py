@@ -18,6 +18,7 @@ from nft_jax.record.metrics import read_metrics
 from nft_jax.train.loop import train
 from nft_jax.verify import Verifier
 from nft_jax.verify.rewards import lookup
+from runs import use_devices
 
 INPUTS = {"a": 3, "b": -7, "c": 11}
 
@@ -109,8 +110,9 @@ def test_benchmark_prints_a_line_for_each_peer(capsys):
     assert ours["right_symbolic"] == 1.0
 
 
-def test_a_soft_reward_trains(tmp_path, small_run):
+def test_a_soft_reward_trains(tmp_path, small_run, monkeypatch):
     """Fractions come through the loop: into the metrics, the rollouts' table, and the loss of both signs."""
+    use_devices(monkeypatch)
     source = str(tmp_path / "data.jsonl")
     write_questions(tmp_path / "data.jsonl", constraints.questions(40, seed=0))
     config = small_run(tmp_path / "run", steps=1, data=DataConfig(source=source, max_prompt_tokens=48),

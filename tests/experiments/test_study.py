@@ -342,8 +342,11 @@ def always(prompt: str, response: str, gold: str) -> float:
     return 1.0
 
 
-def test_a_run_on_another_reward_is_measured_by_its_own(tmp_path, small_run):
+def test_a_run_on_another_reward_is_measured_by_its_own(tmp_path, small_run, monkeypatch):
+    # Here: workers import this file for `always`, and a module of a reward imports no jax.
     from nft_jax.train.loop import train
+    from runs import use_devices
+    use_devices(monkeypatch)
     config = small_run(tmp_path / "run", steps=1, verifier=VerifierConfig(
         reward="experiments.studies.controls:random_reward"), evaluation=EvaluationConfig(
             reward=f"{__file__}:always", questions=4, samples=2, every=1))
@@ -385,7 +388,7 @@ def test_compare_takes_seeds_together_and_tells_what_differs(four, tmp_path, cap
     assert all(word not in texts[0].replace("| seeds |", "") for word in ("slots", "seed", "beta"))
     assert {path.suffix for path in root.glob("compare.*")} == {".md", ".png", ".parquet", ".html"}
     assert pq.read_table(root / "compare.parquet").num_rows == 12
-    assert "<h1>epsilon 1, epsilon 0.5</h1>" in (root / "compare.html").read_text()
+    assert "<h1>epsilon 1 · epsilon 0.5</h1>" in (root / "compare.html").read_text()
 
 
 @pytest.mark.parametrize(("make", "told"), [

@@ -57,9 +57,13 @@ def test_flags_of_a_run_are_for_all_runs_whatever_their_objective(tmp_path):
     names = [f"{tmp_path / name}:forks" for name in ("a.py", "b.py")]
     for name in names:
         Path(name.removesuffix(":forks")).write_text(
-            "def forks(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):\n"
-            "    return -logprobs, {}\n")
+            "def forks(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras, "
+            "threshold=0.5):\n    return -logprobs, {}\n")
     assert list(sweep.arms_of(QUICKSTART, {"objective": names})) == ["forks", names[1]]
+    # A setting of an objective of one's own, which the experiment's does not have.
+    arms = sweep.arms_of(QUICKSTART, {"objective.threshold": ["0.1", "0.5"]}, ["--objective", names[0], "--steps", "3"])
+    assert {name: config.loss.own["threshold"] for name, (_, config) in arms.items()} == {
+        "threshold 0.1": 0.1, "threshold 0.5": 0.5}
 
 
 def test_folders_are_named_by_what_sets_a_run_apart_and_found_again(tmp_path):

@@ -9,10 +9,12 @@ import pytest
 
 from model_folders import CASES, FIXTURES
 from nft_jax.model import decoder
+from nft_jax.model.adapter import is_wrapped
 from nft_jax.model.attention import attend
 from nft_jax.model.config import FLOAT32, Compute, LinearRope, Llama3Rope, LongRope, ModelConfig, YarnRope
 from nft_jax.model.hf import load_params, read_config
 from nft_jax.model.hf.families import FAMILIES
+from nft_jax.model.quantise import dequantise, quantise_matrices
 
 TINY = ModelConfig("qwen3", vocab_size=31, hidden_size=12, intermediate_size=20, num_layers=2, num_heads=6,
                    num_kv_heads=2, head_dim=6, max_positions=64, rope_theta=100.0, qk_norm=True, initializer_range=0.3)
@@ -100,10 +102,14 @@ def test_decode_ignores_what_is_not_valid_and_where_it_is_written(tiny):
     positions, segment_ids = rows([8], 8)
     expected = all_logits(tiny, TINY, tokens, positions, segment_ids)[0, -1]
     split = decoder.split_layers(tiny)
-    keys, values = decoder.prefill(split, TINY, tokens[:, :7], positions[:, :7], segment_ids[:, :7])
-    noise = jnp.asarray(np.random.default_rng(5).normal(0, 1e3, (1, TINY.num_kv_heads, 24, TINY.head_dim)), jnp.float32)
-    cache = [decoder.cache_entries(*(noise.at[:, :, 9:16].set(part[i]) for part in (keys, values)), False)
-             for i in range(TINY.num_layers)]
+    keys, values = jax.jit(decoder.prefill, static_argnums=1)(
+        split, TINY, tokens[:, :7], positions[:, :7], segment_ids[:, :7])
+    noise = np.random.default_rng(5).normal(0, 1e3, (1, TINY.num_kv_heads, 24, TINY.head_dim)).astype(np.float32)
+
+    def in_noise(part):
+        return np.concatenate([noise[:, :, :9], part, noise[:, :, 16:]], axis=2)
+
+    cache = [decoder.cache_entries(in_noise(keys[i]), in_noise(values[i]), False) for i in range(TINY.num_layers)]
     valid = np.zeros((1, 24), bool)
     valid[0, 9:16] = valid[0, 20] = True
     logits, _ = jax.jit(partial(decoder.decode, split, TINY))(tokens[:, 7], positions[:, 7], cache, 20, valid)
@@ -112,6 +118,20 @@ def test_decode_ignores_what_is_not_valid_and_where_it_is_written(tiny):
 
 # The packed rows: the reference's rows, and how many tokens of each one.
 PACKED = (((0, 9), (2, 5)), ((3, 7), (0, 7), (1, 1)), ((2, 9), (3, 8)), ((3, 16),))
+
+
+@pytest.mark.parametrize("case", ["olmo3_untied"], indirect=True)
+def test_decoding_with_int8_weights_is_decoding_with_what_they_stand_for(case):
+    config, params, reference = case
+    quantised = params | {"layers": quantise_matrices(params["layers"])}
+    tokens, start = reference["tokens"][:, 0], np.zeros(4, np.int32)
+    cache = [(np.zeros((4, config.num_kv_heads, config.head_dim, 3), np.float32),
+              np.zeros((4, config.num_kv_heads, 3, config.head_dim), np.float32))] * config.num_layers
+    step = jax.jit(decoder.decode, static_argnums=1)
+    found, expected = (step(decoder.split_layers(weights), config, tokens, start, cache, 0, np.eye(4, 3, dtype=bool))[0]
+                       for weights in (quantised, jax.tree.map(dequantise, quantised, is_leaf=is_wrapped)))
+    np.testing.assert_allclose(found[:1], expected[:1], atol=1e-4)
+    np.testing.assert_allclose(expected[:1], reference["logits"][:1, 0], atol=0.5)
 
 
 def test_packed_rows_equal_separate_rows(case):
@@ -153,7 +173,8 @@ def test_a_token_sees_what_precedes_it_and_nothing_else(tiny):
     assert (np.abs(before[5:] - after[5:]).max(axis=-1) > 1e-4).all()
 
 
-@pytest.mark.parametrize("case", ["qwen2_tied", "qwen3_tied", "llama_tied", "gemma3_tied_softcap"], indirect=True)
+@pytest.mark.parametrize("case", ["qwen2_tied", "qwen3_tied", "llama_tied", "gemma3_tied_softcap",
+                                  "phi3_tied_longrope", "olmo3_untied"], indirect=True)
 def test_bfloat16_is_close_to_float32(case):
     config, params, reference = case
     tokens, lengths = reference["tokens"], reference["lengths"]
@@ -184,20 +205,19 @@ def test_gradient_matches_a_finite_difference():
     tokens = np.asarray(jax.random.randint(jax.random.key(6), (2, 9), 0, TINY.vocab_size))
     layout = (np.array([[0, 1, 2, 3, 0, 1, 2, 3, 4]] * 2, np.int32), np.array([[1] * 4 + [2] * 5, [1] * 4 + [0] * 5]))
     with jax.enable_x64(True):
-        params = jax.tree.map(lambda w: jnp.asarray(np.asarray(w, np.float64)),
-                              decoder.init(MIXED, jax.random.key(3)))
+        params = jax.tree.map(lambda w: np.asarray(w, np.float64), decoder.init(MIXED, jax.random.key(3)))
         loss = jax.jit(lambda p: jnp.sum(jnp.sin(all_logits(p, MIXED, tokens, *layout, Compute("float64")))))
         random = np.random.default_rng(7)
-        direction = jax.tree.map(lambda w: jnp.asarray(random.normal(size=w.shape)), params)
+        direction = jax.tree.map(lambda w: random.normal(size=w.shape), params)
         step = 1e-3     # the sums inside are float32
         ahead, behind = (loss(jax.tree.map(lambda w, d, s=s: w + s * d, params, direction)) for s in (step, -step))
-        slope = sum(jnp.vdot(g, d) for g, d in zip(jax.tree.leaves(jax.jit(jax.grad(loss))(params)),
+        slope = sum(np.vdot(g, d) for g, d in zip(jax.tree.leaves(jax.jit(jax.grad(loss))(params)),
                                                    jax.tree.leaves(direction), strict=True))
         np.testing.assert_allclose(slope, (ahead - behind) / (2 * step), rtol=5e-2)
 
 
 def test_parameter_count_and_initial_values():
-    params, mixed = (decoder.init(config, jax.random.key(0)) for config in (TINY, MIXED))
+    params, mixed = (jax.device_get(decoder.init(config, jax.random.key(0))) for config in (TINY, MIXED))
     assert decoder.count_parameters(TINY) == sum(leaf.size for leaf in jax.tree.leaves(params))
     assert decoder.count_parameters(MIXED) == sum(leaf.size for leaf in jax.tree.leaves(mixed))
     norms = [leaf for name, leaf in mixed["layers"].items() if name.endswith("norm")]
@@ -214,10 +234,10 @@ def test_parameter_count_and_initial_values():
 
 def test_a_window_hides_what_lies_further_back():
     random = np.random.default_rng(8)
-    q = jnp.asarray(random.normal(size=(1, 2, 3, 9, 6)), jnp.float32)
-    k, v = (jnp.asarray(random.normal(size=(1, 2, 9, 6)), jnp.float32) for _ in range(2))
-    segments = jnp.asarray([[1] * 5 + [2] * 4])
-    got = attend(q, k, v, segments, scale=0.5, window=3)
+    q = random.normal(size=(1, 2, 3, 9, 6)).astype(np.float32)
+    k, v = (random.normal(size=(1, 2, 9, 6)).astype(np.float32) for _ in range(2))
+    segments = np.array([[1] * 5 + [2] * 4])
+    got = np.asarray(jax.jit(partial(attend, scale=0.5, window=3))(q, k, v, segments))
     for t in range(9):
         seen = [s for s in range(max(0, t - 2), t + 1) if segments[0, s] == segments[0, t]]
         scores = np.einsum("kge,kse->kgs", q[0, :, :, t], k[0][:, seen]) * 0.5

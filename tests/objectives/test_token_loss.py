@@ -210,11 +210,11 @@ EXTREMES = {"nft": {"epsilon": [1e-6, 0.1, 1.0, 4.0], "prompt_weight": list(OMEG
             "cispo": {"clip_high": [0.0, 4.0, 1e9]}, "naive_contrast": {"prompt_weight": list(OMEGAS)}}
 
 
-@settings(max_examples=80)
+@settings(max_examples=60)
 @given(st.data())
 def test_finite_inputs_stay_finite(data):
     """Whatever the masks (empty ones too), the groups (all right, all wrong) and the log-probs."""
-    B, T = data.draw(st.sampled_from([(1, 1), (1, 3), (2, 2)]))
+    B, T = data.draw(st.sampled_from([(1, 3), (2, 2)]))
 
     def array(elements, *shape):
         size = math.prod(shape)

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def check(folder: Path) -> Iterator[tuple[bool, str]]:
     """(whether it is well, what was found) of each check. Raises InputError for a folder that cannot be used."""
     config = read_config(folder)
-    yield True, f"config: {config.family}, {decoder.count_parameters(config):,} parameters"
+    yield True, f"config: {config.family}, {decoder.told_parameters(config)}"
     stored = check_weights(folder, config)
     kinds = Counter(tensor.dtype.name for tensor in stored.values())
     files = {tensor.file for tensor in stored.values()}
@@ -61,8 +61,9 @@ def check(folder: Path) -> Iterator[tuple[bool, str]]:
                  f"expected names and shapes ({', '.join(f'{count} {kind}' for kind, count in kinds.items())})")
     if any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json")):
         tokenizer = load_tokenizer(folder)
-        yield True, (f"tokenizer: {len(tokenizer):,} ids for {config.vocab_size:,} rows of the embedding, a chat "
-                     f"template, end of sequence {tokenizer.eos_token!r}")
+        template = "a chat template" if tokenizer.chat_template else "no chat template"
+        yield True, (f"tokenizer: {len(tokenizer):,} ids for {config.vocab_size:,} rows of the embedding, {template}, "
+                     f"end of sequence {tokenizer.eos_token!r}")
     else:
         yield True, "tokenizer: there is none in this folder"
     different = round_trip(folder, config, stored)

@@ -6,7 +6,9 @@
     normalise.py    one spelling for what means the same in LaTeX
     read.py         from a text to one typed answer (answer.py) that consumed all of it
     quantity.py     an expression with its unit · words.py  numbers and phrases · names.py  what stands before =
-    expression.py   tokens and the grammar of expressions; numbers are exact at once
+    regions.py      sets of real numbers
+    expression.py   tokens and the grammar of expressions
+    nodes.py        expressions, and their exact arithmetic
     units.py        the closed list of units
     compare.py      which typed answers mean the same
     algebra.py      whether two expressions are equal, with sympy and math-verify; loaded by workers only

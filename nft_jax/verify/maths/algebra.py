@@ -25,7 +25,8 @@ from math_verify.grader import verify as math_verify
 from mpmath import mp
 
 from nft_jax.verify.maths.compare import Leaf, Truth
-from nft_jax.verify.maths.expression import HYPERBOLIC, OPEN_FORM, TRIGONOMETRIC, Node, Parser, Unreadable, tokens
+from nft_jax.verify.maths.expression import OPEN_FORM, Parser, tokens
+from nft_jax.verify.maths.nodes import REAL_FUNCTIONS, Node, Unreadable
 
 # Numbers of up to expression.MAX_BITS bits are written out on the way to mpmath.
 sys.set_int_max_str_digits(100_000)
@@ -38,8 +39,7 @@ _NATURE = (AttributeError, TypeError, ValueError, ArithmeticError, NotImplemente
 """What sympy raises where it has no answer. Running out of memory or time is not among them."""
 _FUNCTIONS = {"ln": sympy.log, "abs": sympy.Abs, "floor": sympy.floor, "ceil": sympy.ceiling, "max": sympy.Max,
               "min": sympy.Min, "fact": sympy.factorial, "sgn": sympy.sign, "gcd": sympy.gcd, "lcm": sympy.lcm,
-              **{name: getattr(sympy, name) for name in (*TRIGONOMETRIC, *HYPERBOLIC)},
-              **{"arc" + name: getattr(sympy, "a" + name) for name in (*TRIGONOMETRIC, *HYPERBOLIC[:3])}}
+              **{name: getattr(sympy, name.replace("arc", "a")) for name in REAL_FUNCTIONS}}
 _CONSTANTS = {"e": sympy.E, "i": sympy.I, r"\pi": sympy.pi}
 _X = sympy.Symbol("x")
 

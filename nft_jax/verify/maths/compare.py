@@ -11,20 +11,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from nft_jax.verify.maths import answer as A
-from nft_jax.verify.maths.answer import (
-    Choice,
-    Conditioned,
-    Inequality,
-    Items,
-    Literal,
-    Ratio,
-    Region,
-    Residue,
-    Sides,
-    Text,
-    Value,
-)
-from nft_jax.verify.maths.expression import (
+from nft_jax.verify.maths.nodes import (
     ONE,
     PI,
     ZERO,
@@ -37,8 +24,10 @@ from nft_jax.verify.maths.expression import (
     num,
     sym,
     symbols,
+    walk,
 )
-from nft_jax.verify.maths.read import as_interval, has_names
+from nft_jax.verify.maths.read import has_names
+from nft_jax.verify.maths.regions import as_interval, ray, real
 from nft_jax.verify.maths.units import DEGREE, RADIAN
 
 Truth = bool | None
@@ -95,22 +84,22 @@ def compare(gold, answer, leaf: Leaf) -> Truth:
 
 def _conditioned(gold, answer, leaf: Leaf) -> Truth:
     """n in N may be said or left out, but not of a region; two conditions must agree."""
-    conditions = [each.condition for each in (gold, answer) if isinstance(each, Conditioned)]
-    g, a = (each.value if isinstance(each, Conditioned) else each for each in (gold, answer))
-    if len(set(conditions)) > 1 or (len(conditions) == 1 and isinstance(g if g is not gold else a, Region)):
+    conditions = [each.condition for each in (gold, answer) if isinstance(each, A.Conditioned)]
+    g, a = (each.value if isinstance(each, A.Conditioned) else each for each in (gold, answer))
+    if len(set(conditions)) > 1 or (len(conditions) == 1 and isinstance(g if g is not gold else a, A.Region)):
         return False
     return compare(g, a, leaf)
 
 
 def _choices(gold, answer, leaf: Leaf) -> Truth:
     """A choice is its letter; the value beside the gold's letter is right too."""
-    if isinstance(gold, Choice) and isinstance(answer, Choice):
+    if isinstance(gold, A.Choice) and isinstance(answer, A.Choice):
         return gold.letter == answer.letter
-    if isinstance(gold, Choice):
+    if isinstance(gold, A.Choice):
         return gold.rest is not None and compare(gold.rest, answer, leaf)
-    if isinstance(gold, Value) and gold.node.op == "sym":
+    if isinstance(gold, A.Value) and gold.node.op == "sym":
         return gold.node.args[0] == answer.letter
-    return isinstance(gold, Items) and len(gold.items) == 1 and compare(gold.items[0], answer, leaf)
+    return isinstance(gold, A.Items) and len(gold.items) == 1 and compare(gold.items[0], answer, leaf)
 
 
 def _literals(gold, answer, leaf: Leaf) -> Truth:
@@ -122,9 +111,9 @@ def _literals(gold, answer, leaf: Leaf) -> Truth:
 
 def _sides(gold, answer, leaf: Leaf) -> Truth:
     """Under one name the values are compared, else the solutions of the equations. name = value is its value."""
-    if not isinstance(gold, Sides):
+    if not isinstance(gold, A.Sides):
         return _stated(gold, answer, leaf)
-    if not isinstance(answer, Sides):
+    if not isinstance(answer, A.Sides):
         return (gold.name is not None or not has_names(gold.values)) and compare(gold.values[-1], answer, leaf)
     if gold.name and answer.name and _same_name(gold.name, answer.name):
         return _stated(gold.values[-1], answer, leaf)
@@ -149,26 +138,26 @@ def _same_name(gold: str, answer: str) -> bool:
     return bool((g and "(" not in answer and len(answer) == 1) or (a and "(" not in gold and len(gold) == 1))
 
 
-def _stated(gold, answer: Sides, leaf: Leaf) -> Truth:
+def _stated(gold, answer: A.Sides, leaf: Leaf) -> Truth:
     """`x = 2 + 3 = 5` is 5: every side is, or else the chain is not true."""
     values = answer.values
-    letters = [each.node.args[0] for each in (gold, *values) if isinstance(each, Value) and each.node.op == "sym"]
+    letters = [each.node.args[0] for each in (gold, *values) if isinstance(each, A.Value) and each.node.op == "sym"]
     if len(answer.name or "") == 1 and len(letters) > len(values) and all(len(name) == 1 for name in letters):
         # A = B says nothing of the value B.
         return False
     told = both(compare(gold, value, leaf) for value in values)
-    if answer.about is not None and answer.about.unit and isinstance(values[-1], Value) and values[-1].unit is None:
+    if answer.about is not None and answer.about.unit and isinstance(values[-1], A.Value) and values[-1].unit is None:
         told = compare(gold, replace(values[-1], unit=answer.about.unit), leaf)
     if answer.about is None or told is False:
-        if answer.about is not None and isinstance(gold, Value) and gold.decimal is not None:
+        if answer.about is not None and isinstance(gold, A.Value) and gold.decimal is not None:
             return both([_rounds(values[-1], answer.about), compare(gold, answer.about, leaf)])
         return told
     return both([told, _rounds(values[-1], answer.about)])
 
 
-def _rounds(value, about: Value) -> bool:
+def _rounds(value, about: A.Value) -> bool:
     """Whether a decimal is the value, rounded or cut to its digits."""
-    exact = A.real(value.node) if isinstance(value, Value) else None
+    exact = real(value.node) if isinstance(value, A.Value) else None
     shown = about.node.value
     if exact is None or shown is None or (value.unit and about.unit not in (None, value.unit)):
         return False
@@ -180,7 +169,7 @@ def _rounds(value, about: Value) -> bool:
 
 # Values and units.
 
-def _values(gold: Value, answer: Value, leaf: Leaf) -> Truth:
+def _values(gold: A.Value, answer: A.Value, leaf: Leaf) -> Truth:
     """Expressions with their units, percent signs and signs of approximation."""
     lone = [each for each in (gold, answer) if each.unit == DEGREE and each.node.op == "sym"]
     if len(lone) == 1:
@@ -199,10 +188,10 @@ def _values(gold: Value, answer: Value, leaf: Leaf) -> Truth:
             return False
         if g.scale != a.scale:
             return leaf.equal(mul(gold.node, num(g.scale)), mul(answer.node, num(a.scale)))
-    elif DEGREE in (g, a) and (_has_pi(gold.node) or _has_pi(answer.node)):
+    elif DEGREE in (g, a) and (PI in walk(gold.node) or PI in walk(answer.node)):
         # Without a unit, a value with pi is in radians.
         return leaf.equal(_in_radians(gold), _in_radians(answer))
-    elif RADIAN in (g, a) and not _has_pi(gold.node):
+    elif RADIAN in (g, a) and PI not in walk(gold.node):
         return False
     told = leaf.equal(gold.node, answer.node)
     if told is not True and (other := _with_constant(gold.node, answer.node)) is not None:
@@ -221,15 +210,11 @@ def _with_constant(gold: Node, answer: Node) -> Node | None:
     return None if other[0].args[0] in symbols(rest) else add(rest, mine[0])
 
 
-def _has_pi(node: Node) -> bool:
-    return node == PI or any(_has_pi(arg) for arg in node.args if isinstance(arg, Node))
-
-
-def _in_radians(value: Value) -> Node:
+def _in_radians(value: A.Value) -> Node:
     return in_radians(value.node) if value.unit == DEGREE else value.node
 
 
-def _percentages(gold: Value, answer: Value, leaf: Leaf) -> Truth:
+def _percentages(gold: A.Value, answer: A.Value, leaf: Leaf) -> Truth:
     """50% is 1/2. An answer may drop the sign %. It may add the sign where the gold is above 1, so that it can only
     be a percentage."""
     if (gold.unit and gold.unit.powers) or (answer.unit and answer.unit.powers):
@@ -240,7 +225,7 @@ def _percentages(gold: Value, answer: Value, leaf: Leaf) -> Truth:
     if gold.percent:
         return answer.unit is None and either(
             leaf.equal(node, answer.node) for node in (gold.node, mul(gold.node, hundredth)))
-    large = abs(A.real(gold.node) or 0) > 1
+    large = abs(real(gold.node) or 0) > 1
     return either([leaf.equal(gold.node, mul(answer.node, hundredth)), large and leaf.equal(gold.node, answer.node)])
 
 
@@ -248,7 +233,7 @@ def _percentages(gold: Value, answer: Value, leaf: Leaf) -> Truth:
 
 def _ratios(gold, answer, leaf: Leaf) -> Truth:
     """Ratios up to a common factor; a single value is a ratio to 1. A zero keeps the other terms as they are."""
-    g, a = (each.terms if isinstance(each, Ratio) else (each.node, ONE) if isinstance(each, Value) else ()
+    g, a = (each.terms if isinstance(each, A.Ratio) else (each.node, ONE) if isinstance(each, A.Value) else ()
             for each in (gold, answer))
     if len(g) != len(a):
         return False
@@ -259,9 +244,9 @@ def _ratios(gold, answer, leaf: Leaf) -> Truth:
 
 def _residues(gold, answer, leaf: Leaf) -> Truth:
     """Classes to the same modulus; one side may leave the modulus out, with the same representative."""
-    if not (isinstance(gold, Residue | Value) and isinstance(answer, Residue | Value)):
+    if not (isinstance(gold, A.Residue | A.Value) and isinstance(answer, A.Residue | A.Value)):
         return False
-    if isinstance(gold, Value) or isinstance(answer, Value):
+    if isinstance(gold, A.Value) or isinstance(answer, A.Value):
         return leaf.equal(gold.node, answer.node)
     g, a, modulus = gold.node.value, answer.node.value, gold.modulus.value
     same = leaf.equal(gold.node, answer.node) if None in (g, a) or not modulus else (g - a) % modulus == 0
@@ -271,17 +256,17 @@ def _residues(gold, answer, leaf: Leaf) -> Truth:
 def _inequalities(gold, answer, leaf: Leaf) -> Truth:
     """Inequalities in several variables: the same up to a positive factor."""
     gold, answer = _as_inequality(gold), _as_inequality(answer)
-    if not (isinstance(gold, Inequality) and isinstance(answer, Inequality)) or gold.sign != answer.sign:
+    if not (isinstance(gold, A.Inequality) and isinstance(answer, A.Inequality)) or gold.sign != answer.sign:
         return False
     return leaf.proportional(gold.node, answer.node, positive=gold.sign != "!=")
 
 
 def _as_inequality(each):
     """y <= 4 - x as an inequality in x and y."""
-    if not isinstance(each, Region) or len(each.ends) != 1 or not each.name or each.held[0] == each.held[2]:
+    if not isinstance(each, A.Region) or len(each.ends) != 1 or not each.name or each.held[0] == each.held[2]:
         return each
     node = add(sym(each.name), negative(each.ends[0]))
-    return Inequality("<=" if each.held[1] else "<", node if each.held[0] else negative(node))
+    return A.Inequality("<=" if each.held[1] else "<", node if each.held[0] else negative(node))
 
 
 def _regions(gold, answer, leaf: Leaf) -> Truth:
@@ -295,27 +280,27 @@ def _regions(gold, answer, leaf: Leaf) -> Truth:
     return both(map(leaf.equal, g.ends, a.ends))
 
 
-def _as_region(each) -> Region:
+def _as_region(each) -> A.Region:
     """Raises Unreadable for what is no region."""
-    if isinstance(each, Region):
+    if isinstance(each, A.Region):
         return each
-    if isinstance(each, Items) and each.kind in ("tuple", "[]"):
+    if isinstance(each, A.Items) and each.kind in ("tuple", "[]"):
         return as_interval(each)
-    if isinstance(each, Value):
-        return A.ray("=", each.node)
+    if isinstance(each, A.Value):
+        return ray("=", each.node)
     raise Unreadable
 
 
 def _items(gold, answer, leaf: Leaf) -> Truth:
     """Lists and sets in any order, tuples in theirs. A list under names is ordered by them."""
-    if not (isinstance(gold, Items) and isinstance(answer, Items)):
+    if not (isinstance(gold, A.Items) and isinstance(answer, A.Items)):
         return _single(gold, answer, leaf)
     g, a = gold.kind, answer.kind
     def same(p, q) -> Truth:
         # A set of one is its member only where it is the whole answer.
-        return isinstance(p, Items) == isinstance(q, Items) and compare(p, q, leaf)
+        return isinstance(p, A.Items) == isinstance(q, A.Items) and compare(p, q, leaf)
 
-    if {g, a} <= {"list", "set"} or (g == "list" and a == "named"):
+    if {g, a} <= {"list", "set"} or (g == "list" and a == "named") or g == a in ("cases", r"\land", r"\lor"):
         return unordered(gold.items, answer.items, same)
     if len(gold.items) != len(answer.items):
         return False
@@ -332,9 +317,9 @@ def _items(gold, answer, leaf: Leaf) -> Truth:
 
 def _single(gold, answer, leaf: Leaf) -> Truth:
     """One value against several: they are one if all of them are equal to it."""
-    if isinstance(gold, Items):
+    if isinstance(gold, A.Items):
         return gold.kind in ("set", "list") and len(gold.items) == 1 and compare(gold.items[0], answer, leaf)
-    if answer.kind == "[]" and isinstance(gold, Value):
+    if answer.kind == "[]" and isinstance(gold, A.Value):
         return _regions(gold, answer, leaf)
     if answer.kind not in ("set", "list") or not answer.items:
         return False
@@ -344,8 +329,9 @@ def _single(gold, answer, leaf: Leaf) -> Truth:
 
 
 _RULES: dict[type, Callable[..., Truth]] = {
-    Conditioned: _conditioned, Choice: _choices, Text: _literals, Sides: _sides, Ratio: _ratios, Literal: _literals,
-    Residue: _residues, Inequality: _inequalities, Region: _regions, Items: _items, Value: _values}
+    A.Conditioned: _conditioned, A.Choice: _choices, A.Text: _literals, A.Sides: _sides, A.Ratio: _ratios,
+    A.Literal: _literals, A.Residue: _residues, A.Inequality: _inequalities, A.Region: _regions, A.Items: _items,
+    A.Value: _values}
 
 
 def unordered(gold: Sequence, answer: Sequence, same: Callable[[object, object], Truth]) -> Truth:

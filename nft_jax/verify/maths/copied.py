@@ -11,19 +11,8 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
-from nft_jax.verify.maths.expression import (
-    FACTORS,
-    MINUS_ONE,
-    ONE,
-    RELATIONS,
-    ZERO,
-    Node,
-    Parser,
-    Token,
-    Unreadable,
-    num,
-    tokens,
-)
+from nft_jax.verify.maths.expression import FACTORS, RELATIONS, Parser, Token, tokens
+from nft_jax.verify.maths.nodes import MINUS_ONE, ONE, ZERO, Node, Unreadable, num, walk
 from nft_jax.verify.maths.normalise import normalise
 
 LONGEST_QUESTION, LONGEST_ANSWER = 20_000, 2_000
@@ -86,7 +75,7 @@ def _expressions(text: str) -> frozenset[Node]:
         # Two letters may be a word or a product.
         for reading in {without_words, piece} if words < 3 else {without_words}:
             if re.search(r"[0-9\\+*/^=!|]", reading):
-                found.update(_plain(each) for tree in _trees(reading) for each in _inside(tree))
+                found.update(_plain(each) for tree in _trees(reading) for each in walk(tree))
     return frozenset(filter(_is_open, found))
 
 
@@ -155,14 +144,6 @@ def _chains(run: Sequence[Token]) -> Iterator[Node]:
 
 def _chained(chain: list) -> Node:
     return chain[0] if len(chain) < 3 else Node("chain", tuple(chain[:len(chain) - 1 + len(chain) % 2]))
-
-
-def _inside(node: Node) -> Iterator[Node]:
-    """A tree and all within it."""
-    yield node
-    for arg in node.args:
-        if isinstance(arg, Node):
-            yield from _inside(arg)
 
 
 def _plain(node: Node, cancel: bool = False) -> Node:

@@ -1,20 +1,31 @@
 """Tokens of a normalised answer, and the grammar of its expressions: every token is read, or nothing is.
 
-`Node(op, args)` is an expression: `num` (Fraction), `sym` (name), `add`, `mul`, `pow` (base, exponent), `call` (name,
-arguments), `inf`. `Parser` makes it as it is written, and `exact` does its arithmetic; there are no floats.
+`Parser` makes a node (nodes.py) of an expression as it is written, and `whole` does its arithmetic.
 """
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-MAX_BITS = 200_000
-"""Bits of numerator and denominator together; anything larger is not written out."""
-MAX_FACTORIAL = 5_000
+from nft_jax.verify.maths.nodes import (
+    INFINITY,
+    MAX_BITS,
+    MINUS_ONE,
+    ONE,
+    PI,
+    REAL_FUNCTIONS,
+    TRIGONOMETRIC,
+    Node,
+    Unreadable,
+    divide,
+    exact,
+    num,
+    sym,
+)
+
 MAX_DIGITS = 4_000
 """Longer runs of digits are compared as strings (`plain_integer`): converting them takes quadratic time."""
 MAX_DEPTH = 40
@@ -22,9 +33,10 @@ MAX_DEPTH = 40
 OPEN_FORM = re.compile(r"\\(?:i*int|oint|sum|prod|lim|limsup|liminf|Gamma|bigcup|bigcap|det|gcd|lcm|zeta)(?![a-zA-Z])")
 """What only math-verify's parser reads, for golds that have it."""
 _INTEGER = re.compile(r"\s*([+-]?)\s*([0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)\s*")
+_WHOLE, _SLASHED = "[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+", r"\s+[0-9]+/[0-9]+(?!\s*[0-9.^!])"
 _FORMS = {
     "text": r"\\text\{(?P<inside>[^{}]*)\}",
-    "mixed": r"[0-9]+\s*\\frac\{[0-9]+\}\{[0-9]+\}(?!\s*[\^!])|[0-9]+\s+[0-9]+/[0-9]+(?!\s*[0-9.^!])",
+    "mixed": rf"(?:{_WHOLE})(?:\s*\\frac\{{[0-9]+\}}\{{[0-9]+\}}(?!\s*[\^!])|{_SLASHED})",
     "recurring": r"[0-9]*\.[0-9]*(?:\\dot\s*\{?[0-9]\}?[0-9]*\\dot\s*\{?[0-9]\}?"
                  r"|\\(?:overline|bar|dot)\s*\{[0-9]+\}|\([0-9]+\)|\\dot\s*[0-9])",
     "dotted": r"[0-9]*\.[0-9]+\s*\\ldots(?![a-zA-Z])",
@@ -33,7 +45,8 @@ _FORMS = {
     "number": r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+",
     "command": r"\\[a-zA-Z]+|\\[{}|%$&\\]", "letters": "[a-zA-Z]+", "word": r"[^\W\d_]+", "sign": r"\S"}
 """The kinds of tokens. The first one that fits is taken."""
-_FORMS_OF_TEXT = {"grouped": _FORMS["grouped"], "number": r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+",
+_FORMS_OF_TEXT = {"mixed": f"(?:{_WHOLE}){_SLASHED}", "grouped": _FORMS["grouped"],
+                  "number": r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+",
                   "word": r"[ap]\.\s?m\b\.?|[^\W\d_]+(?:['’][^\W\d_]+)*", "command": _FORMS["command"], "sign": r"\S"}
 
 
@@ -42,7 +55,7 @@ def _pattern(forms: dict[str, str]) -> re.Pattern:
 
 
 _TOKEN, _TOKEN_OF_TEXT = _pattern(_FORMS), _pattern(_FORMS_OF_TEXT)
-_TOKEN_APART = _pattern({kind: form for kind, form in _FORMS.items() if kind != "grouped"})
+_TOKEN_APART = _pattern({kind: form.replace(_WHOLE, "[0-9]+") for kind, form in _FORMS.items() if kind != "grouped"})
 
 
 def word_set(words: str) -> frozenset[str]:
@@ -52,9 +65,6 @@ def word_set(words: str) -> frozenset[str]:
 GREEK = word_set("""alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho
     sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega ell hbar
     odot""")
-TRIGONOMETRIC = ("sin", "cos", "tan", "cot", "sec", "csc")
-HYPERBOLIC = ("sinh", "cosh", "tanh", "coth")
-REAL_FUNCTIONS = (*TRIGONOMETRIC, *HYPERBOLIC, *("arc" + name for name in TRIGONOMETRIC + HYPERBOLIC[:3]))
 FUNCTIONS = frozenset((*REAL_FUNCTIONS, "ln", "log", "exp", "cis", "sgn"))
 OF_SEVERAL = ("max", "min", "gcd", "lcm")
 ACCENTS = word_set("overline bar vec hat tilde widehat overrightarrow dot ddot mathcal mathbb")
@@ -66,185 +76,12 @@ RELATIONS = frozenset(("=", "<", ">", r"\le", r"\ge", r"\ne", r"\approx", r"\in"
 _NESTS = {"(": 1, "[": 1, "{": 1, r"\{": 1, ")": -1, "]": -1, "}": -1, r"\}": -1}
 
 
-class Unreadable(Exception):
-    """The grammar does not know the text, or its value is undefined or too large to write out."""
-
-
-class Node(NamedTuple):
-    op: str
-    args: tuple
-
-    @property
-    def value(self) -> Fraction | None:
-        """The exact value of a number; None for everything else."""
-        return self.args[0] if self.op == "num" else None
-
-
 class Token(NamedTuple):
     """`kind` is number, letters, word (from \\text), command or sign. A number has its exact value."""
     kind: str
     text: str
     value: Fraction | None = None
     spaced: bool = False                # whether a space stands before it
-
-
-def num(value: Fraction | int) -> Node:
-    return Node("num", (Fraction(value),))
-
-
-def sym(name: str) -> Node:
-    return Node("sym", (name,))
-
-
-ZERO, ONE, MINUS_ONE = num(0), num(1), num(-1)
-PI, E, I = sym(r"\pi"), sym("e"), sym("i")
-INFINITY = Node("inf", (1,))
-
-
-def _checked(value: Fraction) -> Node:
-    if value.numerator.bit_length() + value.denominator.bit_length() > MAX_BITS:
-        raise Unreadable
-    return Node("num", (value,))
-
-
-def add(*terms: Node) -> Node:
-    """The sum, with its numbers added up. Infinities have no arithmetic."""
-    total, rest = Fraction(0), []
-    for term in terms:
-        if term.op == "num":
-            total += term.args[0]
-        elif term.op == "add":
-            total += sum((part.args[0] for part in term.args if part.op == "num"), Fraction(0))
-            rest += [part for part in term.args if part.op != "num"]
-        else:
-            rest.append(term)
-    if any(term.op == "inf" for term in rest) and (len(rest) > 1 or total):
-        raise Unreadable
-    number = _checked(total)
-    if not rest:
-        return number
-    rest += [number] if total else []
-    return rest[0] if len(rest) == 1 else Node("add", tuple(rest))
-
-
-def mul(*factors: Node) -> Node:
-    """The product, with its numbers multiplied."""
-    total, rest = Fraction(1), []
-    for factor in factors:
-        parts = factor.args if factor.op == "mul" else (factor,)
-        for part in parts:
-            if part.op == "num":
-                total *= part.args[0]
-            else:
-                rest.append(part)
-    if any(factor.op == "inf" for factor in rest):
-        if len(rest) > 1 or abs(total) != 1:
-            raise Unreadable
-        return Node("inf", (int(total) * rest[0].args[0],))
-    number = _checked(total)
-    if not rest or (not total and all(defined(factor) for factor in rest)):
-        return number
-    rest = rest if total == 1 else [number, *rest]
-    return rest[0] if len(rest) == 1 else Node("mul", tuple(rest))
-
-
-def defined(node: Node) -> bool:
-    """Whether an expression surely has a value: zero times an undefined one is not zero."""
-    if node.op in ("num", "sym"):
-        return True
-    return node.op in ("add", "mul") and all(map(defined, node.args))
-
-
-def negative(node: Node) -> Node:
-    return mul(MINUS_ONE, node)
-
-
-def divide(top: Node, bottom: Node) -> Node:
-    return mul(top, power(bottom, MINUS_ONE))
-
-
-def power(base: Node, exponent: Node) -> Node:
-    """base ** exponent; numbers at once where the result is rational. Roots of odd order of negative numbers are
-    real: (-8)^{1/3} is -2."""
-    if "inf" in (base.op, exponent.op):
-        raise Unreadable
-    if exponent.op != "num":
-        if base == ZERO:
-            raise Unreadable
-        return Node("pow", (base, exponent))
-    n = exponent.args[0]
-    if n == 1:
-        return base
-    if base.op == "pow" and base.args[1].op == "num" and n.denominator == base.args[1].args[0].denominator == 1:
-        return power(base.args[0], num(n * base.args[1].args[0]))
-    if base.op != "num":
-        return ONE if n == 0 and defined(base) else Node("pow", (base, exponent))
-    b = base.args[0]
-    if b == 0 and n <= 0:
-        raise Unreadable
-    if b in (0, 1):
-        return base
-    if n.denominator > 1:
-        roots = _root(b, n.denominator)
-        return Node("pow", (base, exponent)) if roots is None else power(num(roots), num(n.numerator))
-    if abs(b) == 1:
-        return num(b ** (int(n) % 2))
-    if max(b.numerator.bit_length(), b.denominator.bit_length()) * abs(n) > MAX_BITS:
-        return Node("pow", (base, exponent))
-    return num(b ** int(n))
-
-
-def _root(value: Fraction, order: int) -> Fraction | None:
-    """The rational root of an order, or None. Long numbers keep their roots of higher order."""
-    def whole(n: int) -> int:
-        return math.isqrt(n) if order == 2 else round(n ** (1 / order)) if n.bit_length() < 1000 else 0
-
-    if order > 60 or (value < 0 and order % 2 == 0):
-        return None
-    root = Fraction(whole(abs(value.numerator)), whole(value.denominator) or 1) * (-1 if value < 0 else 1)
-    return root if root ** order == value else None
-
-
-EXACT: dict[str, Callable] = {
-    "abs": abs, "floor": math.floor, "ceil": math.ceil, "sgn": lambda value: (value > 0) - (value < 0),
-    "max": lambda *each: max(each), "min": lambda *each: min(each), "gcd": math.gcd, "lcm": math.lcm,
-    "fact": math.factorial, "binom": math.comb, "mod": lambda n, modulus: n % modulus}
-"""Functions whose values are rational."""
-_OF_INTEGERS: dict[str, Callable[..., bool]] = {
-    "gcd": lambda *each: True, "lcm": lambda *each: True, "fact": lambda n: 0 <= n <= MAX_FACTORIAL,
-    "binom": lambda n, k: 0 <= k <= n <= MAX_FACTORIAL, "mod": lambda n, modulus: modulus > 0}
-"""Functions of integers, and where they are defined."""
-
-
-def call(name: str, *args: Node) -> Node:
-    """A function's value, at once where it is a small exact one."""
-    if name in TRIGONOMETRIC or name == "cis":
-        args = (_degrees_as(in_radians, args[0]),)
-    if name in ("exp", "cis"):
-        return power(E, args[0] if name == "exp" else mul(I, args[0]))
-    values = [arg.value for arg in args]
-    if name == "binom" and None in values:
-        n, k = args
-        return divide(call("fact", n), mul(call("fact", k), call("fact", add(n, negative(k)))))
-    if (name, values) == ("ln", [0]) or (name == "mod" and None in values):
-        raise Unreadable
-    if name not in EXACT or None in values:
-        return Node("call", (name, *args))
-    if name in _OF_INTEGERS:
-        if any(value.denominator != 1 for value in values) or not _OF_INTEGERS[name](*values):
-            raise Unreadable
-        values = list(map(int, values))
-    return num(EXACT[name](*values))
-
-
-_OPERATIONS: dict[str, Callable[..., Node]] = {"add": add, "mul": mul, "pow": power, "call": call}
-
-
-def exact(node: Node) -> Node:
-    """The expression with its arithmetic done. Raises Unreadable where it has no value."""
-    if node.op not in _OPERATIONS:
-        return node
-    return _OPERATIONS[node.op](*(exact(arg) if isinstance(arg, Node) else arg for arg in node.args))
 
 
 # Tokens.
@@ -270,7 +107,7 @@ def _number(kind: str, text: str) -> Fraction:
     if len(text) > MAX_DIGITS:
         raise Unreadable
     if kind == "mixed":
-        whole, top, bottom = map(int, re.findall("[0-9]+", text))
+        whole, top, bottom = map(int, re.findall("[0-9]+", text.replace(",", "")))
         if 0 < top < bottom:
             return whole + Fraction(top, bottom)
         if "/" in text or not bottom:
@@ -427,8 +264,9 @@ class Parser:
     def _starts_factor(self) -> bool:
         kind, text, before = self.kind(), self.peek(), self.tokens[self.at - 1]
         if kind == "number":
-            # 3!7! is a product; no other number follows what it is multiplied with.
-            return before.text == "!" and self.peek(1) == "!"
+            # 3!7! and i4 are products; no other number follows what it is multiplied with.
+            spaced = self.tokens[self.at].spaced
+            return (before.text == "i" and not spaced) or (before.text == "!" and self.peek(1) == "!")
         if text == "{" and self.kind(1) == "number" and (before.kind == "number" or (
                 before.text == "}" and self.tokens[self.at - 2].kind == "number")):
             # 5{7} and 2 3 are no products: nobody can tell them from 57 and 23.
@@ -607,31 +445,3 @@ class Parser:
             self.at += 1
             factors.append(Node("pow", (self.atom(), MINUS_ONE)))
         return Node("mul", tuple(factors))
-
-
-def in_radians(degrees: Node) -> Node:
-    return mul(degrees, PI, num(Fraction(1, 180)))
-
-
-def without_degrees(node: Node) -> Node:
-    """The expression with its degree marks dropped."""
-    return _degrees_as(without_degrees, node)
-
-
-def _degrees_as(other: Callable[[Node], Node], node: Node) -> Node:
-    """The expression with something else for what has a degree mark."""
-    if node.op == "call" and node.args[0] == "degrees":
-        return other(node.args[1])
-    if node.op in ("add", "mul"):
-        parts = [_degrees_as(other, arg) for arg in node.args]
-        return add(*parts) if node.op == "add" else mul(*parts)
-    return node
-
-
-def symbols(node: Node) -> frozenset[str]:
-    """The names in an expression, without e, i and pi."""
-    if node.op == "sym":
-        return frozenset() if node in (E, I, PI) else frozenset(node.args)
-    if node.op in ("num", "inf"):
-        return frozenset()
-    return frozenset().union(*(symbols(arg) for arg in node.args if isinstance(arg, Node)))

@@ -54,6 +54,12 @@ def with_open_thought(prompt: str, response: str) -> str:
     return "<think>" + response if opened else response
 
 
+def tail_of(response: str) -> str:
+    """The end of a response that is searched, with the <think> that is open where it begins."""
+    head, tail = response[:-SCANNED_CHARACTERS], response[-SCANNED_CHARACTERS:]
+    return "<think>" + tail if head.rfind("<think>") > head.rfind("</think>") else tail
+
+
 def last_box(text: str) -> str | None:
     """Content of the complete box that starts last; None without one."""
     best = max(_boxes(text), default=None)

@@ -12,10 +12,6 @@ from functools import lru_cache
 MAX_NESTING = 60
 """A text with deeper brackets is left unchanged: nothing readable nests so deep."""
 
-_SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "0123456789+-()ni", strict=True))
-_SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₙ", "0123456789+-()n", strict=True))
-_VULGAR = {"½": (1, 2), "⅓": (1, 3), "⅔": (2, 3), "¼": (1, 4), "¾": (3, 4), "⅕": (1, 5), "⅖": (2, 5), "⅗": (3, 5),
-           "⅘": (4, 5), "⅙": (1, 6), "⅚": (5, 6), "⅛": (1, 8), "⅜": (3, 8), "⅝": (5, 8), "⅞": (7, 8)}
 _GREEK = {name: unicodedata.lookup(f"GREEK SMALL LETTER {name.upper()}") for name in (
     "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "kappa", "mu", "nu", "xi", "pi",
     "rho", "sigma", "tau", "phi", "chi", "psi", "omega")} | {"lambda": "λ"}
@@ -31,11 +27,8 @@ _SYMBOLS = {
     "℃": r"^{\circ}\text{C}", "℉": r"^{\circ}\text{F}", "∕": "/",
 } | {letter: f"\\{name} " for name, letter in _GREEK.items()}
 
-# One symbol or vulgar fraction, or a run of superscripts or of subscripts.
-_UNICODE = re.compile("[" + re.escape("".join([*_SYMBOLS, *_VULGAR])) + "]|[" + re.escape("".join(_SUPERSCRIPTS))
-                      + "]+|[" + re.escape("".join(_SUBSCRIPTS)) + "]+")
-
-
+# One symbol or fraction, or a run of superscripts or of subscripts.
+_UNICODE = re.compile("[" + re.escape("".join(_SYMBOLS)) + "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]|[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ]+|[₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₙ]+")
 _UNIT_VECTOR = re.compile(r"\\(?:mathbf|boldsymbol|bm|hat|widehat|vec|overrightarrow|overline)\s*\{?\s*"
                           r"(?:\\(?:mathbf|boldsymbol|textbf)\s*\{)?\s*\\?([ijk])(?:math)?(?![a-zA-Z])\s*\}?\}?")
 
@@ -44,12 +37,10 @@ def _from_unicode(match: re.Match) -> str:
     found = match.group()
     if found in _SYMBOLS:
         return _SYMBOLS[found]
-    if found in _VULGAR:
-        top, bottom = _VULGAR[found]
-        return rf"\frac{{{top}}}{{{bottom}}}"
-    if found[0] in _SUPERSCRIPTS:
-        return "^{" + "".join(_SUPERSCRIPTS[c] for c in found) + "}"
-    return "_{" + "".join(_SUBSCRIPTS[c] for c in found) + "}"
+    plain = unicodedata.normalize("NFKC", found).replace("−", "-")
+    if "⁄" in plain:
+        return r"\frac{" + plain.replace("⁄", "}{") + "}"
+    return ("^" if unicodedata.decomposition(found[0]).startswith("<super>") else "_") + "{" + plain + "}"
 
 
 _ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|\{([^{}]*)\}|([0-9]+(?:\.[0-9]+)?|[a-zA-Z]))|√")
@@ -66,14 +57,22 @@ def _unicode(text: str) -> str:
 
 
 _COMMAND_END = r"(?![a-zA-Z])"
-_SIZES = (r"left|right|middle|[bB]ig{1,2}[lrm]?|displaystyle|textstyle|scriptstyle|tiny|small|normalsize|large|Large|"
-          r"LARGE|huge|Huge|bf|it|rm|sf|tt|bfseries|itshape|mathstrut|strut|limits|nolimits|nobreak|centering|"
-          r"boldmath|checkmark|blacksquare|square(?=\s*$)|Box(?=\s*$)|qed")
 _NAMES = (r"(?:arc)?(?:sin|cos|tan|cot|sec|csc|tg|ctg)|a?(?:sin|cos|tan)|(?:arc)?(?:sinh|cosh|tanh)|cosec|cotan"
           r"|coth|sh|ch|th|ln|log|lg|exp|max|min|gcd|lcm|cis|sgn")
-_OTHER_NAMES = {"tg": "tan", "ctg": "cot", "cotan": "cot", "arctg": "arctan", "arcctg": "arccot", "lg": "log_{10}",
-                "sh": "sinh", "ch": "cosh", "th": "tanh", "cosec": "csc", "asin": "arcsin", "acos": "arccos",
-                "atan": "arctan"}
+_RENAMED = {old: new for names, new in (
+    ("left right middle big bigl bigr bigm Big Bigl Bigr Bigm bigg biggl biggr biggm Bigg Biggl Biggr Biggm", " "),
+    ("displaystyle textstyle scriptstyle tiny small normalsize large Large LARGE huge Huge bf it rm sf tt", " "),
+    ("bfseries itshape mathstrut strut limits nolimits nobreak centering boldmath checkmark blacksquare qed", " "),
+    ("quad qquad enspace thinspace medspace thickspace negthinspace hfill newline", " "),
+    ("dfrac tfrac cfrac nicefrac sfrac xfrac", r"\frac"), ("dbinom tbinom", r"\binom"), ("cr", r"\\"),
+    ("leq leqslant lessapprox", r"\le "), ("geq geqslant", r"\ge "), ("neq", r"\ne "), ("lt", "<"), ("gt", ">"),
+    ("dots dotsb dotsc dotsm dotsi dotso cdots", r"\ldots "), ("lbrace", r"\{"), ("rbrace", r"\}"), ("lbrack", "["),
+    ("rbrack", "]"), ("vert lvert rvert", "|"), ("varnothing O", r"\emptyset "), ("R Real Reals", r"\Reals "),
+    ("imath jmath", "i"), ("wedge", r"\land "), ("vee", r"\lor "), ("colon", ":"), ("percent", r"\%"),
+    ("tg", r"\tan "), ("ctg cotan", r"\cot "), ("arctg atan", r"\arctan "), ("arcctg", r"\arccot "), ("sh", r"\sinh "),
+    ("lg", r"\log_{10} "), ("ch", r"\cosh "), ("th", r"\tanh "), ("cosec", r"\csc "), ("asin", r"\arcsin "),
+    ("acos", r"\arccos ")) for old in names.split()}
+"""Commands under another name, and commands that only arrange."""
 _GROUPING = re.compile(r"(?<=[0-9])(?:\s*,?\s*\\!\s*|\{,\}\s*\\?!?\s*|\\,\s*|\\[;:]\s*|\\\s\s*|~|\s)"
                        r"(?=[0-9]{3}(?![0-9]))")
 
@@ -88,50 +87,39 @@ def _combinations(match: re.Match) -> str:
     return rf"\binom{{{n}}}{{{k}}}" if "C" in match.group() else rf"\frac{{{n}!}}{{({n}-{k})!}}"
 
 
+def _renamed(match: re.Match) -> str:
+    return _RENAMED.get(match[1]) or (match[0] if match[0] == "\\" + match[1] else f"\\{match[1]} ")
+
+
 # (pattern, replacement), applied in this order.
 _PASSES: tuple[tuple[re.Pattern, str], ...] = tuple((re.compile(pattern), new) for pattern, new in (
     (r"\\(?:text)?color\s*(?:\[[^\]\[{}]*\])?\{[^{}]*\}", ""),
     (r"\\\\\s*\[[^\]]*\]", r"\\\\"),
     (r"\\left\s*\\\{\s*\\begin\{(array|aligned|matrix)\}(?:\{[lcr]*\})?(.*?)\\end\{\1\}\s*\\right\s*\.?",
      r"\\begin{cases}\2\\end{cases}"),
-    (r"\\(?:left|right)\s*\.", " "),
+    (r"\\(?:left|right)\s*\.|\\(?:square|Box)\s*$", " "),
     (r"\\(?:rm|bf|it)\s*\{", r"\\text{"),
-    (r"\\cr(?![a-zA-Z])", r"\\\\"),
     (r"(?<![a-z])\{:\}", ":"),
-    (rf"\\(?:{_SIZES}){_COMMAND_END}", " "),
+    (r"\\([a-zA-Z]+)", _renamed),
     (r"\\(?:hspace|vspace|phantom|hphantom|vphantom|tag|label)\*?\s*\{[^{}]*\}", " "),
-    (rf"\\(?:quad|qquad|enspace|thinspace|medspace|thickspace|negthinspace|hfill|newline){_COMMAND_END}", " "),
     (r"(?<!\\)\\(?:[,;:>]|\s)|~", " "),
     (r"(?<!\\)\\!", ""),
-    (rf"\\(?:[dtc]|nice|s|x)frac{_COMMAND_END}", r"\\frac"),
-    (rf"\\[dt]binom{_COMMAND_END}", r"\\binom"),
-    (rf"\\(?:leq|leqslant|lessapprox){_COMMAND_END}|<=|=<", r"\\le "),
-    (rf"\\(?:geq|geqslant){_COMMAND_END}|>=", r"\\ge "),
-    (rf"\\lt{_COMMAND_END}", "<"),
-    (rf"\\gt{_COMMAND_END}", ">"),
-    (rf"\\neq{_COMMAND_END}|(?<![0-9)])!=", r"\\ne "),
-    (rf"\\(?:dots[bcmio]?|cdots){_COMMAND_END}|\.\.\.+", r"\\ldots "),
-    (rf"\\lbrace{_COMMAND_END}", r"\\{"),
-    (rf"\\rbrace{_COMMAND_END}", r"\\}"),
-    (rf"\\lbrack{_COMMAND_END}", "["),
-    (rf"\\rbrack{_COMMAND_END}", "]"),
-    (rf"\\[lr]?vert{_COMMAND_END}", "|"),
-    (rf"\\(?:varnothing|O){_COMMAND_END}", r"\\emptyset "),
+    (r"<=|=<", r"\\le "),
+    (r">=", r"\\ge "),
+    (r"(?<![0-9)])!=", r"\\ne "),
+    (r"\.\.\.+", r"\\ldots "),
     *((rf"\\(?:mathbb|mathbf|bf|Bbb)\s*\{{?\s*{letter}\s*(?:\}}|{_COMMAND_END})", rf"\\{name} ") for letter, name in (
         ("R", "Reals"), ("Z", "Integers"), ("N", "Naturals"), ("Q", "Rationals"), ("C", "Complexes"))),
-    (rf"\\(?:R|Reals?){_COMMAND_END}", r"\\Reals "),
     (r"\\Reals\s*[\^_]\s*\{?\s*\+\s*\}?", r"(0,\\infty)"),
     (r"\\Reals\s*[\^_]\s*\{?\s*-\s*\}?", r"(-\\infty,0)"),
     (r"\\Reals\s*(?:-|\\backslash)\s*", r"\\Reals \\setminus "),
-    (rf"\\(?:imath|jmath){_COMMAND_END}", "i"),
-    (rf"\\operatorname\*?\s*\{{\s*({_NAMES})\s*\}}", r"\\\1 "),
+    (rf"\\operatorname\*?\s*\{{\s*({_NAMES})\s*\}}", _renamed),
     (r"\\operatorname\*?\s*\{\s*([a-zA-Z]+)\s*\}", r"\\text{\1}"),
-    (rf"\\(?:mathrm|text|rm|textrm)\s*\{{\s*(?!max|min)({_NAMES})\s*\}}", r"\\\1 "),
-    *((rf"\\{old}{_COMMAND_END}", rf"\\{new} ") for old, new in _OTHER_NAMES.items()),
+    (rf"\\(?:mathrm|text|rm|textrm)\s*\{{\s*(?!max|min)({_NAMES})\s*\}}", _renamed),
     (r"\\ce\s*\{([A-Za-z0-9]+)\}", lambda m: re.sub("([0-9]+)", r"_{\1}", m[1])),
     (r"\\mathcal\s*\{?\s*O\s*\}?", "O"),
     (r"(?<=[0-9])\{,\}(?=[0-9])", "."),
-    (r"\\colon(?![a-zA-Z])|∶", ":"),
+    ("∶", ":"),
     (r"^([^{}]*)\\over(?![a-zA-Z])([^{}]*)$", r"\\frac{\1}{\2}"),
     (r"^([^{}]*)\\choose(?![a-zA-Z])([^{}]*)$", r"\\binom{\1}{\2}"),
     (r"\{([^{}]*)\\over(?![a-zA-Z])([^{}]*)\}", r"\\frac{\1}{\2}"),
@@ -143,7 +131,7 @@ _PASSES: tuple[tuple[re.Pattern, str], ...] = tuple((re.compile(pattern), new) f
     (r"\\(?:mathbf|boldsymbol|bm|pmb|mathit|underline|uline|underbar|fbox|framebox|ensuremath|mathnormal|boxed|fcolorbox"
      r"|colorbox|mathord|mathop|mathclose|mathopen|operatorname)\s*\{", "{"),
     (r"\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![a-zA-Z]))|\\degrees?(?![a-zA-Z])", r"\\text{degrees}"),
-    (r"\\(?:percent)(?![a-zA-Z])|(?<!\\)%", r"\\%"),
+    (r"(?<!\\)%", r"\\%"),
     (r"\^\s*\{\s*\\prime\s*\}|\^\s*\\prime(?![a-zA-Z])", "'"),
     (r"\^\s*\{\s*\\prime\s*\\prime\s*\}", "''"),
     (r"(?<![a-zA-Z\\])(?:infinity|inf|oo)(?![a-zA-Z])", r"\\infty "),
@@ -156,8 +144,6 @@ _PASSES: tuple[tuple[re.Pattern, str], ...] = tuple((re.compile(pattern), new) f
     (r"\^\s*([+-]?[0-9]+(?![0-9.]))", r"^{\1}"),
     (r"\^\s*([a-zA-Z])(?![a-zA-Z(])", r"^{\1}"),
     (r"\\log\s*_\s*([0-9])", r"\\log_{\1}"),
-    (r"\\wedge(?![a-zA-Z])", r"\\land "),
-    (r"\\vee(?![a-zA-Z])", r"\\lor "),
     (r"_\s*([0-9]+)", r"_{\1}"),
     (r"\\mu\s*\\text\{\s*([a-zA-Z])", r"\\text{µ\1"),
     (r"\\text\{([^{}]*)\^\{(-?[0-9])\}([^{}]*)\}", r"\\text{\1^\2\3}"),

@@ -6,21 +6,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from nft_jax.verify.maths.answer import Hint, Value
-from nft_jax.verify.maths.expression import (
-    Node,
-    Parser,
-    Token,
-    Unreadable,
-    add,
-    divide,
-    exact,
-    mul,
-    num,
-    power,
-    raw,
-    symbols,
-    without_degrees,
-)
+from nft_jax.verify.maths.expression import Parser, Token, raw
+from nft_jax.verify.maths.nodes import Node, Unreadable, add, divide, exact, mul, num, power, symbols, without_degrees
 from nft_jax.verify.maths.units import CURRENCIES, DEGREE, Unit, read_unit, times
 from nft_jax.verify.maths.words import PARTS, TIMES, number_in_words
 

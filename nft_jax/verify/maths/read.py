@@ -16,38 +16,40 @@ from itertools import accumulate, pairwise
 from nft_jax.verify.maths import answer as A
 from nft_jax.verify.maths.answer import Choice, Conditioned, Hint, Items, Literal, Ratio, Region, Residue, Sides, Value
 from nft_jax.verify.maths.expression import (
-    ONE,
     RELATIONS,
-    Node,
     Parser,
     Token,
-    Unreadable,
-    add,
     matching,
-    mul,
-    negative,
     nests,
-    num,
     raw,
     spelled,
     split,
-    sym,
-    symbols,
     tokens,
-    without_degrees,
     word_set,
 )
 from nft_jax.verify.maths.names import NAMES, SIMPLE, name_of
+from nft_jax.verify.maths.nodes import ONE, Node, Unreadable, add, mul, negative, num, sym, symbols, without_degrees
 from nft_jax.verify.maths.quantity import read_quantity
+from nft_jax.verify.maths.regions import (
+    AND,
+    OR,
+    TURNED,
+    around,
+    combined,
+    first_only,
+    integers_in,
+    interval,
+    ray,
+    region_of,
+    set_operation,
+    united,
+)
 from nft_jax.verify.maths.units import nouns
 from nft_jax.verify.maths.words import EVERYTHING, NOTHING, is_word, number_in_words, small_number, text_of
 
 MAX_ITEMS = 60
 """Longer lists are text."""
-_SEPARATORS = frozenset((",", ";", "and", "or", r"\lor", r"\land", r"\&"))
-_OR = frozenset(("or", r"\lor"))
-_AND = frozenset(("and", r"\land", r"\&"))
-_TURNED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", r"\ne": r"\ne"}
+_SEPARATORS = frozenset((",", ";")) | AND | OR
 _ANNOUNCING = word_set("""the final my our answer answers result value solution solutions is are equals be so thus
     therefore hence we get have that it : correct option choice required of exactly""")
 _SAYING = word_set("answer answers is are equals exactly")
@@ -114,7 +116,7 @@ class _Reader:
                 return answer
         # Between a comma and "and" nothing stands; nowhere else.
         found = [token for token, following in zip(found, (*found[1:], found[0]), strict=True)
-                 if token.text not in (",", ";") or following.text not in _OR | _AND]
+                 if token.text not in (",", ";") or following.text not in OR | AND]
         parts, marks = split(found, _SEPARATORS)
         return self._list(found, parts, set(marks)) if marks else self.single(found)
 
@@ -125,7 +127,7 @@ class _Reader:
         at = next((i for i, token in enumerate(found) if token.text.lower() == "except"), None)
         if at and self.answer(found[:at]) == A.REALS:
             rest = found[at + 1 + (found[at + 1].text == "for"):]
-            return A.combined(_first_only, A.REALS, _region(Items("list", bare(self.answer(rest)))))
+            return combined(first_only, A.REALS, region_of(Items("list", bare(self.answer(rest)))))
         said = " ".join(token.text.lower() for token in found if token.text not in (".", "!"))
         if NOTHING.fullmatch(said):
             return A.EMPTY
@@ -181,7 +183,9 @@ class _Reader:
         members = [each for part in parts for each in _values(self._member(part))]
         if marks <= {r"\land", r"\lor"} and all(isinstance(each, Value) and symbols(each.node) for each in members):
             # p \land q is a proposition.
-            raise Unreadable
+            if len(marks) > 1:
+                raise Unreadable
+            return Items(marks.pop(), tuple(members))
         if plain and _counts(members[-1]) and any(isinstance(each, Value | Sides) for each in members[:-1]):
             return _conditioned(members[0] if len(members) == 2 else _grouped(members[:-1]),
                                 members[-1].name, r"\Naturals")
@@ -193,7 +197,7 @@ class _Reader:
                 return replace(first, node=add(first.node, mul(second.node, num(second.unit.scale / first.unit.scale))))
         if any(isinstance(each, Region) for each in members) and (
                 names := {each.name for each in members if isinstance(each, Region | Sides) and each.name}):
-            return _united(members, marks, names)
+            return united(members, marks, names)
         return _grouped(members)
 
     def _member(self, part: Sequence[Token]):
@@ -237,19 +241,19 @@ class _Reader:
                 split(found[2:-1], (",",))[1]):
             # A(1, 2) is a point with its name.
             return self.single(found[1:])
-        if found[0].text == "(" and (end := matching(found, 0)) and raw(found[end + 1:]) == "^T" and (
-                split(found[1:end], (",", ";"))[1]):
-            found = found[:end + 1]
+        if found[0].text == "(" and raw(found[-5:]).endswith(")^T"):
+            end = matching(found, 0)
+            found = found[:end + 1] if raw(found[end + 1:]) == "^T" and split(found[1:end], (",", ";"))[1] else found
         if any(token.text in (r"\pm", r"\mp") and not _in_list(found[:i]) for i, token in enumerate(found)):
             return Items("list", tuple(self.single(_signed(found, sign)) for sign in "+-"))
         parts, marks = split(found, RELATIONS)
         if marks:
             return self._relation(parts, marks)
-        for operation, rule in ((r"\cup", any), (r"\cap", all), (r"\setminus", _first_only)):
+        for operation, rule in ((r"\cup", any), (r"\cap", all), (r"\setminus", first_only)):
             parts, marks = split(found, (operation,))
             if marks:
-                return _set_operation(rule, [self.single(part) for part in parts])
-        if raw(found) == r"\Reals":
+                return set_operation(rule, [self.single(part) for part in parts])
+        if [token.text for token in found] == [r"\Reals"]:
             return A.REALS
         for special in (self._bracketed, self._environment, self._ratio, self._residue, self._based):
             if (answer := special(found)) is not None:
@@ -283,9 +287,9 @@ class _Reader:
             if any(isinstance(item, A.Text) for item in items):
                 raise Unreadable
             return Items(kind, items)
-        if len(items) != 2 or not all(isinstance(item, Value) for item in items):
+        if len(items) != 2 or not all(isinstance(item, Value) and not item.about for item in items):
             raise Unreadable
-        return A.interval(items[0].node, left in "(]", items[1].node, right in ")[")
+        return interval(items[0].node, left in "(]", items[1].node, right in ")[")
 
     def _set(self, inner: Sequence[Token]):
         if not inner:
@@ -294,9 +298,9 @@ class _Reader:
         if at is not None and (head := _condition(inner[:at]) or (raw(inner[:at]), r"\Reals")) and (
                 SIMPLE.fullmatch(head[0])):
             body = self.answer(inner[at + 1:])
-            if isinstance(body, Region) and head == (body.name, r"\Reals"):
-                return replace(body, name=None)
-            raise Unreadable
+            if not isinstance(body, Region) or body.name != head[0] or head[1] not in (r"\Reals", r"\Integers"):
+                raise Unreadable
+            return replace(body, name=None) if head[1] == r"\Reals" else integers_in(body)
         parts, marks = split(inner, (",", ";"))
         answer = self._list(inner, parts, set(marks)) if marks else self.single(inner)
         if isinstance(answer, A.Text | Sides | Region | Conditioned):
@@ -321,6 +325,9 @@ class _Reader:
             rows = [[token for token in row if token.text != "&"] for row in split(body, ("\\\\",))[0] if row]
             rows = [row[:-1] if row[-1].text in (",", ";") else row for row in rows]
             return self.answer([token for row in rows for token in (Token("sign", ","), *row)][1:])
+        if name == "cases" and not (before or after):
+            rows = [split(row, ("&",))[0] for row in split(body, ("\\\\",))[0] if row]
+            return Items("cases", tuple(Items("row", tuple(map(self.single, row))) for row in rows))
         turned = raw(after) in _TRANSPOSED
         if found[end + 2].text != name or name not in _MATRICES or (after and not turned):
             raise Unreadable
@@ -395,7 +402,7 @@ class _Reader:
             raise Unreadable
         if isinstance(members, Items) and members.kind == "set":
             return Items("list", members.items) if members.items else members
-        return replace(_region(members), name=name)
+        return replace(region_of(members), name=name)
 
     def _sides(self, parts, marks):
         """A value under its name, a chain of values, or an equation."""
@@ -441,19 +448,19 @@ class _Reader:
         nodes = [sym(name) if name else without_degrees(self.node(part))
                  for name, part in zip(names, parts, strict=True)]
         if len(parts) == 3 and marks[0] in (">", r"\ge"):
-            names, nodes, marks = names[::-1], nodes[::-1], [_TURNED[mark] for mark in marks[::-1]]
+            names, nodes, marks = names[::-1], nodes[::-1], [TURNED[mark] for mark in marks[::-1]]
         if len(parts) == 3:
-            region = A.combined(all, A.ray(_TURNED[marks[0]], nodes[0]), A.ray(marks[1], nodes[2]))
+            region = combined(all, ray(TURNED[marks[0]], nodes[0]), ray(marks[1], nodes[2]))
             if not names[1] or r"\ne" in marks or region == A.NO_REALS:
                 raise Unreadable
             return replace(region, name=names[1])
         (left, right), mark = nodes, marks[0]
         if not names[0] and names[1]:
-            names, left, right, mark = names[::-1], right, left, _TURNED[mark]
+            names, left, right, mark = names[::-1], right, left, TURNED[mark]
         if names[0] and names[0] not in symbols(right):
-            return replace(A.ray(mark, right), name=names[0])
+            return replace(ray(mark, right), name=names[0])
         if left.op == "call" and left.args[0] == "abs" and not symbols(right) and (
-                region := _around(mark, left.args[1], right)):
+                region := around(mark, left.args[1], right)):
             return region
         node = self._difference(left, right)
         sign = {"<": "<", ">": "<", r"\le": "<=", r"\ge": "<="}.get(mark, "!=")
@@ -488,18 +495,6 @@ def _conditioned(value, name: str, numbers: str):
     return Conditioned(value, numbers)
 
 
-def _united(members, marks: set[str], names: set[str]) -> Region:
-    """Inequalities joined by or (a union), by and (an intersection), or by commas: an intersection unless that is
-    empty."""
-    if len(names) > 1 or (marks & _OR and marks & _AND):
-        raise Unreadable
-    parts = list(map(_region, members))
-    found = A.combined(all, *parts)
-    if marks & _OR or (found == A.NO_REALS and not marks & _AND):
-        found = A.combined(any, *parts)
-    return replace(found, name=names.pop())
-
-
 def _grouped(members: list) -> Items:
     """Members that repeat their names in blocks, x = 1, y = 2 or x = 2, y = 1, are one tuple for each block."""
     names = [each.name if isinstance(each, Sides) and len(each.values) == 1 else None for each in members]
@@ -525,50 +520,6 @@ def _under_names(values: dict) -> Items:
     if all(len(name) == 1 for name in names):
         names = sorted(names, key=lambda name: "~" if name == "w" and "x" in values else name)
     return Items("named", tuple(values[name] for name in names), tuple(names))
-
-
-def _set_operation(rule, members: list):
-    if rule is any and all(isinstance(each, Items) and each.kind == "set" for each in members):
-        return Items("set", tuple(item for each in members for item in each.items))
-    region = A.combined(rule, *map(_region, members))
-    return A.EMPTY if region == A.NO_REALS else region
-
-
-def _first_only(has: Sequence[bool]) -> bool:
-    return has[0] and not any(has[1:])
-
-
-def _region(each) -> Region:
-    """What can be a part of a region: an interval, points, a value under a name. Raises Unreadable."""
-    if isinstance(each, Items) and each.kind in ("tuple", "[]"):
-        return as_interval(each)
-    if isinstance(each, Region):
-        return each
-    values = each.values if isinstance(each, Sides) and each.name else each.items if isinstance(each, Items) else ()
-    if not values or not all(isinstance(value, Value) for value in values):
-        raise Unreadable
-    return A.combined(any, *(A.ray("=", value.node) for value in values))
-
-
-def as_interval(pair: Items) -> Region:
-    """(1, 2) or [1, 2] as an interval. Raises Unreadable where the ends are in the wrong order."""
-    if len(pair.items) != 2 or not all(isinstance(item, Value) for item in pair.items):
-        raise Unreadable
-    low, high = (item.node for item in pair.items)
-    return A.interval(low, pair.kind == "tuple", high, pair.kind == "tuple")
-
-
-def _around(mark: str, inside: Node, bound: Node) -> Region | None:
-    """|x - middle| < bound, and its like; None for other expressions."""
-    terms = inside.args if inside.op == "add" else (inside,)
-    names = [term for term in terms if term.op == "sym"]
-    middle = negative(add(*(term for term in terms if term.op != "sym")))
-    if len(names) != 1 or symbols(middle):
-        return None
-    if (A.real(bound) or 0) <= 0 or mark == r"\ne":
-        raise Unreadable
-    ends = A.ray(_TURNED[mark], add(middle, negative(bound))), A.ray(mark, add(middle, bound))
-    return replace(A.combined(all if mark in ("<", r"\le") else any, *ends), name=names[0].args[0])
 
 
 def _matrix(rows: Sequence[Sequence[Node]]) -> Items:

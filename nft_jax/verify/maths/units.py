@@ -11,7 +11,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-from nft_jax.verify.maths.expression import Token, Unreadable, matching, word_set
+from nft_jax.verify.maths.expression import Token, word_set
 
 _PREFIXES = {"n": -9, "µ": -6, "m": -3, "c": -2, "d": -1, "k": 3, "M": 6, "G": 9, "T": 12}
 _LONG_PREFIXES = {"nano": -9, "micro": -6, "milli": -3, "centi": -2, "deci": -1, "kilo": 3, "mega": 6, "giga": 9}
@@ -140,90 +140,45 @@ def times(a: Unit, b: Unit, power: int = 1) -> Unit:
 PURE = Unit(Fraction(1), ())
 
 
-class _Reader:
-    """A product of units, with powers and slashes: m/s^2, m\\,s^{-1}, square feet, miles per hour."""
+_SPELLINGS = tuple((re.compile(pattern), new) for pattern, new in (
+    (r" \^ (?:\{ (-?) ?([0-9]) \}|(-?) ?([0-9])(?= |$))", r"^\1\2\3\4"),
+    (r"\\frac \{ ([^{}]*) \} \{ ([^{}]*) \}", r"\1 / \2"), (r"(?:^| )(?:\\cdot|\\times|\.)(?= |$)", ""),
+    (" squared", "^2"), (" cubed", "^3"), (" in total$", ""), (r"\\Omega", "ohm"),
+    (r"\bdegrees [cC]\w*", "celsius"), (r"\bdegrees [fF]\w*", "fahrenheit")))
+_FACTOR = re.compile(r"\s*(?:(sq|cu)(?:uare|bic)?(?: \.)? )?([^\s^]+)(?:\^(-?[0-9]))?(?: |$)", re.IGNORECASE)
 
-    def __init__(self, found: Sequence[Token], extra: frozenset[str]):
-        self.tokens, self.extra, self.at = found, extra, 0
 
-    def peek(self) -> str:
-        return self.tokens[self.at].text if self.at < len(self.tokens) else ""
-
-    def read(self) -> Unit | None:
-        unit, sign, known, pure = PURE, 1, False, True
-        while self.at < len(self.tokens):
-            word = self.peek()
-            if word in ("/", "per") and known:
-                sign, self.at = -1, self.at + 1
-                continue
-            if word in (r"\cdot", r"\times", "."):
-                self.at += 1
-                continue
-            total = word == "in" and self.at + 2 == len(self.tokens) and self.tokens[-1].text == "total"
-            if total or (word.lower() in _FILLERS and len(self.tokens) > 1):
-                self.at += 1
-                continue
-            one = self._one()
+def _product(said: str, extra: frozenset[str]) -> Unit | None:
+    """A product of units, with powers and slashes: m / s^2, square feet, miles per hour."""
+    for pattern, new in _SPELLINGS:
+        said = pattern.sub(new, said)
+    unit, sign, known, pure, at = PURE, 1, False, True, 0
+    while at < len(said):
+        match = _FACTOR.match(said, at)
+        if not match:
+            return None
+        dimension, word, exponent = match.groups()
+        at = match.end()
+        if word in ("/", "per") and known:
+            sign = -1
+        elif word.lower() not in _FILLERS or " " not in said:
+            one = None if word.lower() in NEVER else unit_of(word, extra)
             if one is None:
                 return None
-            unit, known, pure = times(unit, one, sign), True, pure and not one.powers
-        # cm/m is no unit.
-        return unit if known and (unit.powers or pure) else None
-
-    def _one(self) -> Unit | None:
-        word, exponent = self.peek(), 1
-        self.at += 1
-        if word.lower() in ("square", "sq", "cubic", "cu") and self.at < len(self.tokens):
-            exponent = 2 if word.lower().startswith("s") else 3
-            self.at += self.peek() == "."
-            word = self.peek()
-            self.at += 1
-        if word == "degrees" and self.peek()[:1].lower() in ("c", "f"):
-            word = {"c": "celsius", "f": "fahrenheit"}[self.peek()[0].lower()]
-            self.at += 1
-        if word == r"\frac":
-            top, bottom = self._group(), self._group()
-            return None if top is None or bottom is None else times(top, bottom, -1)
-        if word == "{":
-            self.at -= 1
-            return self._group()
-        if not word or word.lower() in NEVER:
-            return None
-        unit = UNITS["ohm"] if word == r"\Omega" else unit_of(word, self.extra)
-        if unit is None:
-            return None
-        if self.peek() == "^":
-            digits = "".join(token.text for token in self.tokens[self.at + 1:self.at + 5])
-            found = re.match(r"\{?(-?[0-9])\}?", digits)
-            if not found:
-                return None
-            exponent *= int(found[1])
-            taken = len(found[0])
-            self.at += 1 + taken
-        elif self.peek() in ("squared", "cubed"):
-            exponent *= 2 if self.peek() == "squared" else 3
-            self.at += 1
-        return times(PURE, unit, exponent)
-
-    def _group(self) -> Unit | None:
-        """The unit in braces."""
-        try:
-            end = matching(self.tokens, self.at)
-        except (Unreadable, IndexError):
-            return None
-        inner = _Reader(self.tokens[self.at + 1:end], self.extra).read()
-        self.at = end + 1
-        return inner
+            power = {None: 1, "s": 2, "c": 3}[dimension and dimension[0].lower()] * int(exponent or 1)
+            unit, known, pure = times(unit, one, sign * power), True, pure and not one.powers
+    # cm/m is no unit.
+    return unit if known and (unit.powers or pure) else None
 
 
 def read_unit(found: Sequence[Token], extra: frozenset[str] = frozenset(), is_gold: bool = False) -> Unit | None:
     """The unit that all these tokens make; None when they are none. The words beside a gold's number are units,
     whatever they are, unless they change the number."""
-    if len(found) > 2 and found[0].text == "(" and found[-1].text == ")":
+    if len(found) > 2 and (found[0].text, found[-1].text) in (("(", ")"), ("{", "}")):
         found = found[1:-1]
     if len(found) > 20 or (found[0].text in ("'", "''") and found[0].text not in extra and not is_gold):
         return None
-    unit = _Reader(found, nouns(found) & {"M"} if is_gold else extra).read()
+    unit = _product(" ".join(token.text for token in found), nouns(found) & {"M"} if is_gold else extra)
     if unit is None and is_gold and all(token.kind in ("word", "letters") and len(token.text) > 1 for token in found):
         names = {_singular(token.text.lower())[-1] for token in found if token.text.lower() not in _FILLERS}
         if names and not any(token.text.lower() in NEVER for token in found):

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nft_jax.verify.maths.expression import MAX_BITS, Parser, Unreadable, plain_integer, recurring, tokens
+from nft_jax.verify.maths.expression import Parser, plain_integer, recurring, tokens
+from nft_jax.verify.maths.nodes import MAX_BITS, Unreadable
 from nft_jax.verify.maths.normalise import normalise
 
 FRACTIONS = st.fractions(max_denominator=10**6)
@@ -87,7 +88,8 @@ def test_plain_integers_are_canonical_digits(value):
 @pytest.mark.parametrize(("text", "other"), [
     ("ba^{2}", "a^{2}b"), ("ab^{-1}", r"\frac{a}{b}"), (r"\sin^{2} x", r"(\sin x)^{2}"), (r"\tan^{-1} 2", r"\arctan 2"),
     (r"\sin 2x\cos x", r"\sin(2x)\cdot \cos(x)"), ("{x}{y}", "xy"), (r"\sin \pi/4", r"\sin(\frac{\pi}{4})"),
-    ("1/2x", r"\frac{1}{2}x"), (r"\log_{2}8", r"\frac{\ln 8}{\ln 2}"), ("|x|+|y|", "|y|+|x|"),
+    ("1/2x", r"\frac{1}{2}x"), (r"\max(1,\max\{2,3\})", "3"), ("3+i4", "3+4i"),
+    (r"20\bmod 7", "6"), (r"\log_{2}8", r"\frac{\ln 8}{\ln 2}"), ("|x|+|y|", "|y|+|x|"),
 ])
 def test_grammar(text, other):
     algebra = pytest.importorskip("nft_jax.verify.maths.algebra")
