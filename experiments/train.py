@@ -9,6 +9,7 @@ gsm8k, gsm8k_lora
              Qwen2.5-0.5B-Instruct (or 1.5B, 3B) on grade-school maths, for one accelerator
 qwen2_5_math_7b, qwen2_5_math_7b_official, qwen2_5_32b, qwen2_5_32b_official
              the paper's models on DAPO-Math-17k, as we recommend and as published
+olmo3_7b     Olmo 3 7B in the same way: open weights and open data
 package.module:NAME, file.py:NAME
              a Config of your own
 

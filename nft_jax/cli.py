@@ -65,7 +65,8 @@ COMMANDS = {
 WRITTEN = {"summary.json": "these numbers", "metrics.jsonl": "every step", "curves.png": "curves",
            "tensorboard": "TensorBoard events", "rollouts": "every answer with its verdict, a parquet file a step",
            "checkpoints": "to continue", "model": "the trained model, Hugging Face layout",
-           "config.json": "the resolved configuration", "skipped.json": "rows that were left out"}
+           "objective.py": "your objective, a file that runs by itself", "config.json": "the resolved configuration",
+           "skipped.json": "rows that were left out"}
 
 
 class Arguments(NamedTuple):

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import scipy.special
 
 import nft_jax
 from nft_jax.model import decoder
@@ -92,13 +93,15 @@ def test_strings_are_continued_as_they_are(policy):
 
 
 def test_logprobs_are_those_of_sampling_and_of_the_logits(policy, rollouts):
-    for rollout, values in zip(rollouts, nft_jax.logprobs(policy, rollouts), strict=True):
+    sequences = [np.concatenate([rollout.prompt.tokens, rollout.tokens]) for rollout in rollouts]
+    lengths = np.array(list(map(len, sequences)))
+    padded = np.stack([np.pad(tokens, (0, max(lengths) + 5 - len(tokens))) for tokens in sequences])
+    logits = np.asarray(nft_jax.logits(policy, padded, lengths))
+    assert logits.shape == (*padded.shape, policy.config.vocab_size)
+    for row, tokens, rollout, values in zip(logits, sequences, rollouts, nft_jax.logprobs(policy, rollouts),
+                                            strict=True):
         np.testing.assert_allclose(values, rollout.logprobs, atol=1e-5)
-        tokens = np.concatenate([rollout.prompt.tokens, rollout.tokens])
-        padded = np.pad(tokens, (0, 5))[None]
-        logits = nft_jax.logits(policy, padded, np.array([len(tokens)]))
-        assert logits.shape == (1, len(tokens) + 5, policy.config.vocab_size)
-        logp = jax.nn.log_softmax(logits[0, :len(tokens) - 1])[np.arange(len(tokens) - 1), tokens[1:]]
+        logp = scipy.special.log_softmax(row, axis=-1)[np.arange(len(tokens) - 1), tokens[1:]]
         np.testing.assert_allclose(logp[len(rollout.prompt.tokens) - 1:], values, atol=1e-5)
     assert nft_jax.logprobs(policy, []) == []
 

@@ -93,8 +93,9 @@ print(answer.text != "", verdict.outcome, config.policy.path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["True", "right", "nano"]
     line = "import sys; from nft_jax.cli import main; sys.exit(main())"
-    for command, told in (["train"], "policy.path is ''"), (["train", "quickstart"], "presets stand in the checkout"), (
-            ["evaluate", "--model", "nano", "--suite", "mine=none.jsonl"], "mine.source is 'none.jsonl'"):
+    asked = ["evaluate", "--model", "nano", "--suite", "mine=none.jsonl", "--max-new-tokens", "48"]
+    for command, told in ((["train"], "policy.path is ''"), (["train", "quickstart"], "presets stand in the checkout"),
+                          (asked, "mine.source is 'none.jsonl'")):
         done = python([interpreter, "-c", line, *command], elsewhere, env={"PATH": "/usr/bin:/bin"})
         assert done.returncode == 2 and told in done.stderr, done.stderr
     for module in ("nft_jax.report", "nft_jax.preflight", "nft_jax.verify", "nft_jax.rollout.generate"):

@@ -60,8 +60,8 @@ def objective_label(objective: str) -> str:
 def experiments_of(settings: Sequence[Mapping]) -> list[tuple[str, list[int]]]:
     """The experiments among flat settings: the name of each and the indices of its seeds, in the order of the first.
 
-    The objective, if it differs, and the fewest other fields that tell the experiments apart make the names, the most
-    telling field first. A name leaves out the fields that its settings lack."""
+    A name is the objective, if it differs, and of the fewest other fields that tell the experiments apart those in
+    which another experiment of the same objective has another value, the most telling field first."""
     groups: dict[str, list[int]] = {}
     for index, one in enumerate(settings):
         groups.setdefault(json.dumps(without(one, SAME), sort_keys=True), []).append(index)
@@ -84,14 +84,20 @@ def experiments_of(settings: Sequence[Mapping]) -> list[tuple[str, list[int]]]:
     # Two files may have a function of the same name.
     if len({*short.values()}) < len(objectives):
         short = {name: name for name in objectives}
-    names = [described({name: short[first[name]] if name == "objective" else first[name] for name in chosen
-                        if name in first}) for first in firsts]
+    names = []
+    for first in firsts:
+        alike = [other for other in firsts if other.get("objective") == first.get("objective")]
+        names.append(described({name: short[first[name]] if name == "objective" else first[name] for name in chosen
+                                if name in first and (name == "objective" or any(
+                                    other.get(name, MISSING) != first[name] for other in alike))}))
     return list(zip(names, groups.values(), strict=True))
 
 
 def described(changes: Mapping[str, object]) -> str:
     """What sets an experiment apart, for people: {"objective": "nft", "loss.epsilon": 0.1} -> "nft, epsilon 0.1"."""
     last = [name.rpartition(".")[2] for name in changes]
-    texts = [f"{value:g}" if isinstance(value, float) else str(value) for value in changes.values()]
+    # 1 for 1.0; no digit is lost.
+    texts = [f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+             for value in changes.values()]
     return ", ".join(text if name == "objective" else f"{short if last.count(short) == 1 else name} {text}"
                      for name, short, text in zip(changes, last, texts, strict=True))

@@ -229,6 +229,12 @@ def count_active_parameters(config: ModelConfig) -> int:
     return count_parameters(config) - idle * (config.num_experts - config.experts_per_token)
 
 
+def told_parameters(config: ModelConfig) -> str:
+    """The number of parameters in words, with the number of active ones where that is another."""
+    count, active = count_parameters(config), count_active_parameters(config)
+    return f"{count:,} parameters" + (f", of which a token meets {active:,}" if active < count else "")
+
+
 def hidden_states(params, config: ModelConfig, tokens, positions, segment_ids, compute: Compute = FLOAT32):
     """States before the head: tokens, positions, segment_ids [B, T] int32 -> [B, T, D] of type `compute.dtype`.
 

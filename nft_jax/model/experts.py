@@ -26,6 +26,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from nft_jax.model.config import ModelConfig
+from nft_jax.model.kernels import padded, tile
 from nft_jax.model.quantise import Quantized
 from nft_jax.runtime.mesh import RULES, data_parallel_size
 
@@ -57,7 +58,8 @@ def mixture(x_BTD, weights: dict[str, Any], config: ModelConfig, activation: Cal
     weights: the arrays "router", "expert_gate", "expert_up" and "expert_down" of one layer; on a mesh the experts
     lie over `tensor`, and their other axes are whole. Rows and tokens that the mesh does not divide are computed on
     every device."""
-    run = partial(_local, config=config, activation=activation)
+    kernel = mesh is not None and mesh.devices.flat[0].platform == "tpu"
+    run = partial(_local, config=config, activation=activation, kernel=kernel)
     if mesh is None or mesh.size == 1:
         return run(x_BTD, weights, 0)
     rows = P(RULES["batch"] if x_BTD.shape[0] % data_parallel_size(mesh) == 0 else None,
@@ -97,7 +99,7 @@ def balance_loss(load: Load, chosen_X, tokens):
 # ---- on one device ---------------------------------------------------------------------------------------------
 
 
-def _local(x_BTD, weights, first, *, config: ModelConfig, activation: Callable):
+def _local(x_BTD, weights, first, *, config: ModelConfig, activation: Callable, kernel: bool):
     """The part of the experts that this device has, from expert number `first` on."""
     batch, length, _ = x_BTD.shape
     x_ND = x_BTD.reshape(batch * length, -1)
@@ -108,7 +110,7 @@ def _local(x_BTD, weights, first, *, config: ModelConfig, activation: Callable):
     own = jnp.where((own >= 0) & (own < count), own, count)
     order = jnp.argsort(own, stable=True)
     back, sizes = jnp.argsort(order), (own[:, None] == jnp.arange(count)[None]).sum(0, dtype=jnp.int32)
-    product = partial(grouped, sizes=sizes, expert=jnp.minimum(own[order], count - 1))
+    product = partial(grouped, sizes=sizes, expert=jnp.minimum(own[order], count - 1), kernel=kernel)
 
     rows = spread(x_ND, order, back, config.experts_per_token)
     inner = activation(product(rows, weights["expert_gate"])) * product(rows, weights["expert_up"])
@@ -118,16 +120,17 @@ def _local(x_BTD, weights, first, *, config: ModelConfig, activation: Callable):
     return (y_ND.reshape(x_BTD.shape), *(x.reshape(batch, length, -1) for x in (probability, expert_NK)))
 
 
-def grouped(x_RI, weights, *, sizes, expert, keep: bool = True):
+def grouped(x_RI, weights, *, sizes, expert, kernel: bool, keep: bool = True):
     """Rows x [R, I], sorted by expert, times the matrices [X, I, O] of their experts -> [R, O] of the type of x.
 
-    sizes [X] int32: rows of each expert; rows beyond their sum give 0. expert [R]: each row's. keep: whether the
-    backward pass needs the product. In decoding the weights may be `Quantized`; their scales multiply the product."""
+    sizes [X] int32: rows of each expert; rows beyond their sum give 0. expert [R]: each row's. kernel: of a TPU, for
+    the gradient of the weights. keep: whether the backward pass needs the product. In decoding the weights may be
+    `Quantized`; their scales multiply the product."""
     if isinstance(weights, Quantized):
         product = jax.lax.ragged_dot(x_RI, weights.values.astype(x_RI.dtype), sizes,
                                      preferred_element_type=jnp.float32)
         return _inside((product * weights.scale[expert, 0]).astype(x_RI.dtype), sizes)
-    product = _grouped(x_RI, weights, sizes)
+    product = _grouped(x_RI, weights, sizes, kernel)
     return checkpoint_name(product, "product") if keep else product
 
 
@@ -136,25 +139,39 @@ def _inside(x_RI, sizes):
     return jnp.where(jnp.arange(len(x_RI))[:, None] < sizes.sum(), x_RI, 0)
 
 
-@jax.custom_vjp
-def _grouped(x_RI, weights_XIO, sizes):
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _grouped(x_RI, weights_XIO, sizes, kernel: bool):
     return _inside(jax.lax.ragged_dot(x_RI, weights_XIO.astype(x_RI.dtype), sizes), sizes)
 
 
-def _grouped_forward(x, weights, sizes):
+def _grouped_forward(x, weights, sizes, kernel):
     # x is kept for the weights' gradient alone, and frozen weights have none.
-    return _grouped(x.value, weights.value, sizes.value), (
+    return _grouped(x.value, weights.value, sizes.value, kernel), (
         x.value if weights.perturbed else None, weights.value, sizes.value)
 
 
-def _grouped_backward(operands, g_RO):
+def _grouped_backward(kernel, operands, g_RO):
     x_RI, weights_XIO, sizes = operands
-    dx_RI = _grouped(g_RO, jnp.swapaxes(weights_XIO, 1, 2), sizes)
+    dx_RI = _grouped(g_RO, jnp.swapaxes(weights_XIO, 1, 2), sizes, kernel)
     if x_RI is None:
         return dx_RI, None, None
-    # In float32, as for plain products.
-    dw_XIO = jax.lax.ragged_dot_general(x_RI, g_RO, sizes, BY_EXPERT, preferred_element_type=jnp.float32)
-    return dx_RI, dw_XIO.astype(weights_XIO.dtype), None
+    return dx_RI, (by_kernel if kernel else by_expert)(x_RI, g_RO, sizes).astype(weights_XIO.dtype), None
+
+
+def by_expert(x_RI, g_RO, sizes):
+    """The sums over each expert's rows of the products of x [R, I] and g [R, O] -> [X, I, O] float32."""
+    return jax.lax.ragged_dot_general(x_RI, g_RO, sizes, BY_EXPERT, preferred_element_type=jnp.float32)
+
+
+def by_kernel(x_RI, g_RO, sizes, interpret: bool = False):
+    """`by_expert` by JAX's megablox kernel, because XLA pads this product on a TPU: 64 experts took 64 times its
+    operations (libtpu 0.0.42). `interpret` runs it without a TPU."""
+    # Slow to import, and only for TPUs.
+    from jax.experimental.pallas.ops.tpu.megablox.gmm import tgmm
+
+    tiles = tuple(tile(size) for size in (len(x_RI), x_RI.shape[1], g_RO.shape[1]))
+    x_RI, g_RO = padded(x_RI, 0, tiles[0]), padded(g_RO, 0, tiles[0])
+    return tgmm(x_RI.T, g_RO, sizes, preferred_element_type=jnp.float32, tiling=tiles, interpret=interpret)
 
 
 _grouped.defvjp(_grouped_forward, _grouped_backward, symbolic_zeros=True)

@@ -8,7 +8,7 @@ import jax
 from nft_jax.config import Config, MeshConfig
 from nft_jax.model.adapter import adapter_shapes
 from nft_jax.model.config import ModelConfig
-from nft_jax.model.decoder import count_parameters
+from nft_jax.model.decoder import count_parameters, told_parameters
 from nft_jax.preflight.devices import GiB
 from nft_jax.preflight.memory import analytic
 from nft_jax.rollout.slots import useful_slots
@@ -95,7 +95,7 @@ def describe(config: Config, model: ModelConfig) -> str:
     """The text of `--dry-run` for a settled configuration: the configuration, parameters, batch arithmetic, memory."""
     memory = memory_estimate(config, model)
     lines = ["configuration", json.dumps(config.to_dict(), indent=2), "",
-             f"model: {model.family}, {count_parameters(model):,} parameters", "", *adapter_lines(config, model)]
+             f"model: {model.family}, {told_parameters(model)}", "", *adapter_lines(config, model)]
     lines += [f"{name + ':':32} {text}" for name, text in batch_arithmetic(config)]
     total = sum(size for _, size in memory)
     lines += ["", "memory over all devices (estimate)"]

@@ -9,7 +9,7 @@ import jax
 from nft_jax.config import Config
 from nft_jax.data.benchmarks import answers_of
 from nft_jax.model.config import ModelConfig
-from nft_jax.model.decoder import count_parameters
+from nft_jax.model.decoder import count_active_parameters
 from nft_jax.preflight.devices import Device
 from nft_jax.preflight.memory import Model
 from nft_jax.rollout.engine import Sampler
@@ -43,7 +43,7 @@ def forward_flops(model: ModelConfig, tokens: float, seen: float) -> float:
     """Operations of a forward pass of `tokens`, each of which attends to `seen` tokens on average. Two for each
     token and weight that multiplies, and the scores and sums of attention."""
     lookup = 0 if model.tie_embeddings else model.vocab_size * model.hidden_size
-    weights = count_parameters(model) - lookup
+    weights = count_active_parameters(model) - lookup
     return tokens * (2 * weights + 4 * model.num_layers * model.num_heads * model.head_dim * seen)
 
 

@@ -97,13 +97,19 @@ class Work:
         self.context, self.rows = mesh.shape["context"], plan.longest.rows
         self.kv_heads = model.num_kv_heads / tensor if model.num_kv_heads % tensor == 0 else model.num_kv_heads
         self.heads, self.vocab = model.num_heads / tensor, model.vocab_size / tensor
-        self.qkv, self.feed = (self.heads + 2 * self.kv_heads) * model.head_dim, model.intermediate_size / tensor
-        # Activations of a token in a layer.
-        self.width = 4 * model.hidden_size + 2 * self.qkv + 3 * self.feed
+        self.qkv = (self.heads + 2 * self.kv_heads) * model.head_dim
+        # A token's inner activations of the MLP. With experts a device has room for all rows of a token, wherever
+        # the experts lie.
+        experts = model.experts_per_token * model.expert_size
+        self.feed = experts if model.num_experts else model.intermediate_size / tensor
+        # Activations of a token in a layer; with experts also each row's input and output.
+        self.width = (4 + 2 * model.experts_per_token) * model.hidden_size + 2 * self.qkv + 3 * self.feed
         parameters, outside = decoder.count_parameters(model), model.vocab_size * model.hidden_size
         self.gradient, self.outside = sharded_bytes(plan.state.params), outside / tensor
         self.layer = (parameters - outside * (1 if model.tie_embeddings else 2)) / model.num_layers / tensor
-        self.stack = model.num_layers * model.hidden_size * self.feed          # the largest parameter
+        # The largest parameter.
+        self.stack = model.num_layers * model.hidden_size * (
+            model.num_experts * model.expert_size / tensor if model.num_experts else self.feed)
         self.adapter = plan.config.adapter
 
     def gathered(self, gradients: bool) -> float:
@@ -182,5 +188,8 @@ class Work:
     def cast(self) -> Split:
         """The largest parameter, which fsdp brings together before it is divided into layers. With adapters, the
         matrix that is merged, in float32."""
-        merged = 4 * self.stack / self.model.num_layers if self.adapter.rank else 0
+        # Experts have no adapter.
+        m = self.model
+        matrix = m.hidden_size * (self.heads * m.head_dim if m.num_experts else self.feed)
+        merged = 4 * matrix if self.adapter.rank else 0
         return Split(merged + (self.stack * self.item if self.fsdp > 1 else 0), 0)

@@ -2,7 +2,7 @@
 from rich.console import Console
 from rich.table import Table
 
-from nft_jax.model.decoder import count_parameters
+from nft_jax.model.decoder import told_parameters
 from nft_jax.preflight.devices import GiB
 from nft_jax.preflight.estimate import BANDWIDTH, LINKS, UTILISATION
 from nft_jax.preflight.report import Report
@@ -28,7 +28,7 @@ def _head(r: Report) -> list[str]:
     adapter = config.adapter
     adapters = f", adapters of rank {adapter.rank} on a base in {adapter.base_dtype}" if adapter.rank else ""
     lines = [
-        f"{config.name}: {config.policy.path}, {count_parameters(r.plan.model):,} parameters, "
+        f"{config.name}: {config.policy.path}, {told_parameters(r.plan.model)}, "
         f"{config.policy.compute_dtype}, remat {config.policy.remat}, {r.attention} attention{adapters}",
         f"{r.topology.name}: {mesh.size} devices of {device.memory / GiB:.2f} GiB ({device.usable:.0%} usable = "
         f"{r.usable / GiB:.2f} GiB), mesh {axes}",

@@ -57,7 +57,7 @@ def heading(data: dict[str, Any]) -> str:
     """A title for the page: the run, or the experiments that it compares."""
     names = [group["name"] for group in data["groups"]] if len(data["groups"]) > 1 else [
         run["name"] for run in data["runs"]]
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return " · ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def run_names(runs: Sequence[RunFolder]) -> list[str]:

@@ -29,6 +29,7 @@ from nft_jax.objectives.registry import Objective, coefficients, find_objective,
 from nft_jax.objectives.terms import answers_in_loss
 from nft_jax.record.folder import RunFolder, is_run, read_run
 from nft_jax.record.rollouts import SCHEMA, table_to_groups
+from nft_jax.report.tokens import Answer
 from nft_jax.train.batch import BatchShape, Example, deal, examples_of, make_batch, unpack
 from nft_jax.train.step import loss_inputs
 from nft_jax.train.step_metrics import combine, summarise, tally
@@ -46,30 +47,6 @@ OPTIONAL = ("old_logprobs", "reference_logprobs", "kept")
 FLAGS = ("clamped", "saturated", "clipped")
 # Tokens whose losses are computed at a time.
 PART = 1 << 20
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One answer under the objective. Arrays are [n], a value for each token."""
-    update: int                       # which of the step's updates has this answer, from 0
-    prompt_index: int
-    sample: int
-    reward: float                     # with DAPO's overlong penalty where the objective has one
-    group_accuracy: float
-    finish_reason: str
-    ids: np.ndarray
-    tokens: tuple[str, ...]           # text of each token; its id where there is no tokenizer
-    old_logprobs: np.ndarray
-    logprobs: np.ndarray
-    entropies: np.ndarray             # nats, of the policy, or of the sampler without one
-    ratio: np.ndarray                 # R = exp(logprobs - old_logprobs) of the token, also if the loss takes another
-    x: np.ndarray                     # (1 - r R) / (1 - r) = pi_minus / pi_old, before the clamp; below 0 it is none
-    weight: np.ndarray                # the loss of an update is the sum of weight * loss
-    loss: np.ndarray
-    coefficient: np.ndarray           # -dloss/dlogprob: how hard the token is pushed up (> 0) or down
-    clamped: np.ndarray
-    saturated: np.ndarray
-    clipped: np.ndarray
 
 
 @dataclass(frozen=True, repr=False)
@@ -103,13 +80,13 @@ class Replay:
         """Right and wrong answers to a question, whatever K is, their tokens coloured: `GroupView`. None is the group
         whose tokens moved most."""
         from nft_jax.report.views import GroupView
-        return GroupView.of(self, prompt_index, colour, most)
+        return GroupView.of(self.answers, self.objective, prompt_index, colour, most)
 
     def draw_x(self, prompt_index: int | None = None) -> "Picture":
         """x = pi_minus / pi_old at every token of a wrong answer, with the clamp: `views.draw_x`. None is the answer
         whose x falls lowest."""
         from nft_jax.report.views import draw_x
-        return draw_x(self, prompt_index)
+        return draw_x(self.answers, self.config.epsilon, prompt_index)
 
     def summary(self) -> "pandas.DataFrame":
         """A row for right answers (reward >= 1/2) and one for wrong answers, if there are any.

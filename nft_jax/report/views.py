@@ -4,15 +4,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nft_jax.record.pictures import HUES, LABEL, OUTCOMES, QUIET, Picture, canvas, describe
+from nft_jax.report.tokens import Answer
 from nft_jax.types import InputError
-
-if TYPE_CHECKING:
-    from nft_jax.report.replay import Answer, Replay
 
 # What tokens are coloured by: the value, and where there is no colour. Above it is blue, below it orange.
 COLOURS = {"coefficient": (lambda answer: answer.coefficient, 0.0), "ratio": (lambda answer: answer.ratio, 1.0),
@@ -21,10 +18,10 @@ UP, DOWN = "0 114 178", "230 120 20"              # --up and --down of the repor
 MOST_TOKENS = 60                                  # of an answer in a figure
 
 
-def chosen_group(found: Replay, prompt_index: int | None) -> list[Answer]:
+def chosen_group(every: Sequence[Answer], prompt_index: int | None) -> list[Answer]:
     """The answers to a question; None is the question whose tokens moved most. Raises InputError for another number."""
     groups: dict[int, list[Answer]] = {}
-    for answer in found.answers:
+    for answer in every:
         groups.setdefault(answer.prompt_index, []).append(answer)
     if prompt_index is None:
         def moved(answers: Sequence[Answer]) -> float:
@@ -57,14 +54,14 @@ class GroupView:
     objective: str
 
     @classmethod
-    def of(cls, found: Replay, prompt_index: int | None, colour: str, most: int) -> GroupView:
+    def of(cls, every: Sequence[Answer], objective: str, prompt_index: int | None, colour: str, most: int) -> GroupView:
         """Raises InputError for an unknown colour, group, or a number of answers below 2."""
         if colour not in COLOURS:
             raise InputError(f"colour is {colour!r}: use one of {', '.join(COLOURS)}.")
         if most < 2:
             raise InputError(f"most is {most!r}: use 2 or more, for a right and a wrong answer.")
-        group = chosen_group(found, prompt_index)
-        return cls(tuple(both_kinds(group, most)), len(group), colour, found.objective)
+        group = chosen_group(every, prompt_index)
+        return cls(tuple(both_kinds(group, most)), len(group), colour, objective)
 
     def __repr__(self) -> str:
         lines = (f"  {answer.reward:g}  {''.join(answer.tokens)!r}" for answer in self.answers)
@@ -104,12 +101,12 @@ def _spans(answer: Answer, values: np.ndarray, largest: float) -> str:
     return "".join(parts)
 
 
-def draw_x(found: Replay, prompt_index: int | None = None) -> Picture:
+def draw_x(every: Sequence[Answer], epsilon: float, prompt_index: int | None = None) -> Picture:
     """x = pi_minus / pi_old over the tokens of a wrong answer: 1 is an unchanged token, epsilon the clamp.
 
     The answer is the one whose x falls lowest, of the group or, with None, of the step. Raises InputError if there is
     no wrong answer."""
-    pool = found.answers if prompt_index is None else chosen_group(found, prompt_index)
+    pool = every if prompt_index is None else chosen_group(every, prompt_index)
     wrong = [answer for answer in pool if answer.reward < 0.5]
     if not wrong:
         raise InputError(f"prompt_index is {prompt_index!r}, which has no wrong answer: choose another group.")
@@ -118,7 +115,6 @@ def draw_x(found: Replay, prompt_index: int | None = None) -> Picture:
     start = max(0, min(int(answer.x.argmin()) - MOST_TOKENS // 2, len(answer.x) - MOST_TOKENS))
     shown = slice(start, start + MOST_TOKENS)
     values, clamped = answer.x[shown], answer.clamped[shown]
-    epsilon = found.config.epsilon
     figure, (axes,) = canvas(1, 1, (min(4 + 0.22 * len(values), 14), 3.6))
     place = np.arange(len(values))
     for chosen, colour, name in ((~clamped, HUES[0][0], "x"), (clamped, HUES[1][0], "at the clamp")):

@@ -70,7 +70,8 @@ def token_cost(model: ModelConfig) -> float:
     The multiplications with the weights, over the multiplications of one pair in all heads and layers.
     The elementwise work of a pair weighs SCORE_COST times its products."""
     heads = model.num_heads * model.head_dim
-    layer = model.hidden_size * (2 * heads + 2 * model.num_kv_heads * model.head_dim + 3 * model.intermediate_size)
+    feed = model.experts_per_token * model.expert_size if model.num_experts else model.intermediate_size
+    layer = model.hidden_size * (2 * heads + 2 * model.num_kv_heads * model.head_dim + 3 * feed + model.num_experts)
     return (layer + model.hidden_size * model.vocab_size / model.num_layers) / (2 * heads * (1 + SCORE_COST))
 
 

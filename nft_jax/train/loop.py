@@ -45,7 +45,6 @@ from nft_jax.verify import Verifier
 TRAINING = 0       # which of the seed's streams of random numbers; evaluation has 1, and new adapters 2
 
 
-@output_guarded()
 def train(config: Config, *, objective: Objective | TokenLoss | None = None, fresh: bool = False, fork: str = "",
           verifier: Verifier | None = None, quiet: bool = False, profile: bool = False) -> dict:
     """Run `config` to its end, or continue it from the newest checkpoint of its folder. Returns the summary. A run
@@ -63,11 +62,12 @@ def train(config: Config, *, objective: Objective | TokenLoss | None = None, fre
 
     Raises InputError for bad input, before heavy work where that is possible, and Halted where the run
     ended itself."""
-    initialise()
-    if objective is not None:
-        config = replace(config, objective=adopt(objective))
-    use_compilation_cache()
     with ExitStack() as opened:
+        opened.enter_context(output_guarded())
+        initialise()
+        if objective is not None:
+            config = replace(config, objective=adopt(objective))
+        use_compilation_cache()
         try:
             run, state, progress = opened.enter_context(open_run(
                 config, fresh=fresh, fork=fork, verifier=verifier, quiet=quiet, profile=profile))

@@ -79,10 +79,10 @@ def micro_loss(params, batch: TrainBatch, temperature, loss: Loss, whole=None, b
 
     params: what is trained; with `loss.adapter` the adapters, beside the frozen parameters `base`.
     counts: of `whole_load`, for `terms.balance_weight`."""
-    params = wrap(base, params, loss.adapter)
+    params, wanted = wrap(base, params, loss.adapter), batch.weight > 0
     hidden, load = states_and_load(params, loss.model, batch.tokens, batch.positions, batch.segment_ids, loss.compute)
-    logprobs, entropy = logprobs_of(hidden, params, loss.model, batch.tokens, wanted=batch.weight > 0,
-                                    temperature=temperature, compute=loss.compute)
+    logprobs, entropy = logprobs_of(hidden, params, loss.model, batch.tokens, wanted=wanted, temperature=temperature,
+                                    compute=loss.compute)
     added = term_losses(loss.terms, logprobs, entropy, batch.old_logprobs, batch.reference_logprobs)
     if whole is None:
         inputs = loss_inputs(batch, loss.config, entropy)

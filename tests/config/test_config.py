@@ -17,6 +17,7 @@ from nft_jax.config import (
     TermsConfig,
 )
 from refusal import refused
+from runs import use_devices
 
 CLASSES = [value for value in vars(config_module).values() if dataclasses.is_dataclass(value)]
 
@@ -92,6 +93,7 @@ def reads(monkeypatch):
 def test_every_field_is_read(reads, tmp_path, small_run, monkeypatch):
     from nft_jax.objectives.registry import token_loss
     from nft_jax.train.loop import train
+    use_devices(monkeypatch)
     nft = small_run(tmp_path / "nft")
     train(nft, quiet=True)
     train(dataclasses.replace(

@@ -75,10 +75,9 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def execute(model, tmp_path_factory):
+def execute(model):
     """`execute(folder, kills, ...)`: trains in `folder` with these kills; the file events of the last start."""
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-                                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
 
     def run(folder, kills, *, ends=True, mesh=SINGLE, devices=1, rank=0):
         specification = folder.with_suffix(".json")

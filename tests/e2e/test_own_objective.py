@@ -11,6 +11,7 @@ from nft_jax.config import EvaluationConfig
 from nft_jax.record.folder import read_run
 from nft_jax.record.metrics import read_metrics
 from refusal import refused
+from runs import use_devices
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,6 +23,7 @@ def test_the_objective_of_the_readme_trains_and_is_kept(tmp_path, monkeypatch, s
     code, = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "objective=" in block)
     small = small_run("", steps=1, evaluation=EvaluationConfig(questions=4, samples=2, every=0))
     monkeypatch.setitem(PRESETS, "quickstart", small)
+    use_devices(monkeypatch)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cell.py").write_text(code)
     runpy.run_path(str(tmp_path / "cell.py"), run_name="__main__")

@@ -9,14 +9,18 @@ import numpy as np
 import pytest
 
 from experiments import train
-from experiments.presets import PRESETS, gsm8k, qwen2_5_32b, qwen2_5_math_7b
+from experiments.presets import PRESETS, gsm8k, olmo3_7b, qwen2_5_32b, qwen2_5_math_7b
 from nft_jax.config import flat
 from nft_jax.data import templates
 from nft_jax.data.prompts import load_questions
+from nft_jax.model.decoder import count_parameters
 from nft_jax.model.hf import config_of
 from nft_jax.model.hf.published import PUBLISHED
 from nft_jax.objectives.registry import token_weights
+from nft_jax.preflight.devices import Topology
 from nft_jax.preflight.dry_run import batch_arithmetic, memory_estimate
+from nft_jax.preflight.estimate import forward_flops
+from nft_jax.preflight.report import estimate_of
 from nft_jax.runtime.names import experiment
 from nft_jax.train.opening import preview
 from nft_jax.train.plan import settle
@@ -28,7 +32,7 @@ LARGE = [name for name in PRESETS if name.startswith("qwen")]
 
 def test_every_preset_is_found_by_its_name_and_settles():
     assert set(PRESETS) == {"quickstart", "local", "code", "gemma3_270m", "gsm8k", "gsm8k_lora", "qwen2_5_math_7b",
-                            "qwen2_5_math_7b_official", "qwen2_5_32b", "qwen2_5_32b_official"}
+                            "qwen2_5_math_7b_official", "olmo3_7b", "qwen2_5_32b", "qwen2_5_32b_official"}
     for name, config in PRESETS.items():
         assert config.name == name and settle(config).loss.prompt_weight == "1-r"
 
@@ -56,6 +60,17 @@ def test_recommended_differs_from_official_where_the_docstring_says(module):
                          "checkpoint.every", "checkpoint.keep"}
     for field in different:
         assert field in qwen2_5_math_7b.__doc__
+
+
+def test_the_control_differs_from_the_papers_model_where_its_docstring_says():
+    ours, papers = (flat(c.to_dict()) for c in (olmo3_7b.PRESET, qwen2_5_math_7b.RECOMMENDED))
+    different = {key for key in ours if ours[key] != papers[key]} - {"name"}
+    assert different == {"policy.path", "data.template", "data.chat_template", "rollout.stop", "rollout.slots",
+                         "rollout.kv_dtype"}
+    assert all(field in olmo3_7b.__doc__ for field in different)
+    tokens = olmo3_7b.PRESET.data.max_prompt_tokens + olmo3_7b.PRESET.rollout.max_new_tokens
+    assert tokens == PUBLISHED["allenai/OLMo-2-1124-7B"].max_positions
+    assert tokens < PUBLISHED[olmo3_7b.PRESET.policy.path].max_positions
 
 
 @pytest.mark.parametrize(("module", "ranks", "shared"), [(qwen2_5_math_7b, 4 * 8, 1), (qwen2_5_32b, 16 * 8, 8)])
@@ -124,7 +139,19 @@ def no_hub(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
 
 
-@pytest.mark.parametrize("name", [*LARGE, "gsm8k", "gsm8k_lora"])
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if not name.startswith("Qwen")])
+def test_every_published_shape_can_be_planned(name, no_hub):
+    """The arithmetic of a dry run and of preflight, on devices that are not there."""
+    preset = replace(gsm8k.PRESET, policy=replace(gsm8k.PRESET.policy, path=name))
+    topology = Topology.parse("gpu:1xH100")
+    sketch = estimate_of(preset, config_of(name), topology)
+    parameters = count_parameters(PUBLISHED[name])
+    assert sketch.memory.parameters == 4 * parameters
+    assert forward_flops(PUBLISHED[name], 1, 0) / (2 * parameters) == pytest.approx(1, abs=0.2)
+    assert 0 < sketch.estimate.step < sketch.estimate.device_hours * 3600
+
+
+@pytest.mark.parametrize("name", [*LARGE, "gsm8k", "gsm8k_lora", "olmo3_7b"])
 def test_a_dry_run_needs_no_network(name, no_hub, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     train.main([name, "--dry-run"])

@@ -13,7 +13,7 @@ import pytest
 
 import nft_jax
 from experiments import presets, quickstart, train
-from experiments.presets import PRESETS, code, gemma3_270m, gsm8k, qwen2_5_32b, qwen2_5_math_7b
+from experiments.presets import PRESETS, code, gemma3_270m, gsm8k, olmo3_7b, qwen2_5_32b, qwen2_5_math_7b
 from experiments.studies import healthy
 from experiments.studies.real_model import unpack
 from experiments.tables import hardware, meshes
@@ -25,7 +25,7 @@ from refusal import refused
 ROOT = Path(__file__).parents[2]
 DOCUMENTED = {"quickstart": quickstart, "local": presets, "code": code, "gemma3_270m": gemma3_270m,
               "gsm8k": gsm8k, "gsm8k_lora": gsm8k, "qwen2_5_math_7b": qwen2_5_math_7b,
-              "qwen2_5_math_7b_official": qwen2_5_math_7b,
+              "qwen2_5_math_7b_official": qwen2_5_math_7b, "olmo3_7b": olmo3_7b,
               "qwen2_5_32b": qwen2_5_32b, "qwen2_5_32b_official": qwen2_5_32b}
 PAGE = (ROOT / "experiments" / "what_you_should_see.md").read_text()
 
@@ -62,6 +62,20 @@ def test_a_dry_run_of_code_makes_its_questions_only(tmp_path, monkeypatch, capsy
     assert '"reward": "stack-program"' in capsys.readouterr().out
     rows = (tmp_path / code.DATA / "train.jsonl").read_text().splitlines()
     assert len(rows) == 4000 and json.loads(rows[0])["problem"] and not (tmp_path / code.BASE).exists()
+
+
+def test_the_commands_of_the_control_are_commands():
+    """Of contaminated_bases.md, with the shell's variables filled in."""
+    page = (ROOT / "experiments" / "contaminated_bases.md").read_text()
+    given = dict(re.findall(r'^([RQ])="(.*)"$', page, re.MULTILINE))
+    lines = [line for line in page.splitlines() if line.startswith("python -m experiments.train")]
+    for line in lines:
+        for name, value in {**given, "T": "{problem}"}.items():
+            line = line.replace(f"${name}", value)
+        _, _, _, preset, *flags = shlex.split(line)
+        config = parse(PRESETS[preset], "", flags).config
+        assert ("random_reward" in config.verifier.reward) == ("_random" in str(config.workdir))
+    assert len(lines) == 6 and "evaluation.reward" in given["R"]
 
 
 def test_gemmas_sums_are_right_and_held_out_ones_are_apart(tmp_path, monkeypatch):

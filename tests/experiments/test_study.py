@@ -388,7 +388,7 @@ def test_compare_takes_seeds_together_and_tells_what_differs(four, tmp_path, cap
     assert all(word not in texts[0].replace("| seeds |", "") for word in ("slots", "seed", "beta"))
     assert {path.suffix for path in root.glob("compare.*")} == {".md", ".png", ".parquet", ".html"}
     assert pq.read_table(root / "compare.parquet").num_rows == 12
-    assert "<h1>epsilon 1, epsilon 0.5</h1>" in (root / "compare.html").read_text()
+    assert "<h1>epsilon 1 · epsilon 0.5</h1>" in (root / "compare.html").read_text()
 
 
 @pytest.mark.parametrize(("make", "told"), [

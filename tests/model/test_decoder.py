@@ -9,10 +9,12 @@ import pytest
 
 from model_folders import CASES, FIXTURES
 from nft_jax.model import decoder
+from nft_jax.model.adapter import is_wrapped
 from nft_jax.model.attention import attend
 from nft_jax.model.config import FLOAT32, Compute, LinearRope, Llama3Rope, LongRope, ModelConfig, YarnRope
 from nft_jax.model.hf import load_params, read_config
 from nft_jax.model.hf.families import FAMILIES
+from nft_jax.model.quantise import dequantise, quantise_matrices
 
 TINY = ModelConfig("qwen3", vocab_size=31, hidden_size=12, intermediate_size=20, num_layers=2, num_heads=6,
                    num_kv_heads=2, head_dim=6, max_positions=64, rope_theta=100.0, qk_norm=True, initializer_range=0.3)
@@ -118,6 +120,20 @@ def test_decode_ignores_what_is_not_valid_and_where_it_is_written(tiny):
 PACKED = (((0, 9), (2, 5)), ((3, 7), (0, 7), (1, 1)), ((2, 9), (3, 8)), ((3, 16),))
 
 
+@pytest.mark.parametrize("case", ["olmo3_untied"], indirect=True)
+def test_decoding_with_int8_weights_is_decoding_with_what_they_stand_for(case):
+    config, params, reference = case
+    quantised = params | {"layers": quantise_matrices(params["layers"])}
+    tokens, start = reference["tokens"][:, 0], np.zeros(4, np.int32)
+    cache = [(np.zeros((4, config.num_kv_heads, config.head_dim, 3), np.float32),
+              np.zeros((4, config.num_kv_heads, 3, config.head_dim), np.float32))] * config.num_layers
+    step = jax.jit(decoder.decode, static_argnums=1)
+    found, expected = (step(decoder.split_layers(weights), config, tokens, start, cache, 0, np.eye(4, 3, dtype=bool))[0]
+                       for weights in (quantised, jax.tree.map(dequantise, quantised, is_leaf=is_wrapped)))
+    np.testing.assert_allclose(found[:1], expected[:1], atol=1e-4)
+    np.testing.assert_allclose(expected[:1], reference["logits"][:1, 0], atol=0.5)
+
+
 def test_packed_rows_equal_separate_rows(case):
     config, params, reference = case
     expected = np.asarray(one_forward(case))
@@ -157,7 +173,8 @@ def test_a_token_sees_what_precedes_it_and_nothing_else(tiny):
     assert (np.abs(before[5:] - after[5:]).max(axis=-1) > 1e-4).all()
 
 
-@pytest.mark.parametrize("case", ["qwen2_tied", "qwen3_tied", "llama_tied", "gemma3_tied_softcap"], indirect=True)
+@pytest.mark.parametrize("case", ["qwen2_tied", "qwen3_tied", "llama_tied", "gemma3_tied_softcap",
+                                  "phi3_tied_longrope", "olmo3_untied"], indirect=True)
 def test_bfloat16_is_close_to_float32(case):
     config, params, reference = case
     tokens, lengths = reference["tokens"], reference["lengths"]

@@ -11,7 +11,7 @@ import pytest
 from model_folders import FIXTURES
 from nft_jax.model import decoder
 from nft_jax.model.config import ModelConfig
-from nft_jax.model.experts import Load, balance_loss, load_of, mixture, route
+from nft_jax.model.experts import Load, balance_loss, by_expert, by_kernel, load_of, mixture, route
 from nft_jax.model.hf import load_params, read_config
 from nft_jax.model.quantise import Quantized, dequantise, quantise_matrices
 
@@ -94,6 +94,17 @@ def test_gradients_are_those_of_the_plain_function(x, weights):
     for (path, found), expected in zip(jax.tree.leaves_with_path(ours), jax.tree.leaves(plain), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5, err_msg=jax.tree_util.keystr(path))
         assert np.abs(expected).max() > 1e-2
+
+
+@pytest.mark.parametrize("sizes", [[3, 0, 140, 7, 0], [0, 0, 0, 0, 0]])
+def test_the_kernel_of_a_tpu_sums_over_the_same_rows(sizes):
+    """Interpreted. Some experts have no row, and some rows, of experts that lie elsewhere, are in no group."""
+    rng = np.random.default_rng(3)
+    rows, gradient = (rng.normal(size=(170, n)).astype(np.float32) for n in (D, M))
+    ends = np.cumsum(sizes)
+    exact = np.stack([rows[end - size:end].T @ gradient[end - size:end] for size, end in zip(sizes, ends, strict=True)])
+    for function in (by_expert, partial(by_kernel, interpret=True)):
+        np.testing.assert_allclose(function(rows, gradient, jnp.array(sizes, jnp.int32)), exact, atol=1e-4)
 
 
 def test_frozen_experts_are_no_work_of_the_backward_pass(x, weights):

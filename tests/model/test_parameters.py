@@ -19,8 +19,9 @@ def test_a_model_with_everything_has_every_array(tiny_model):
     everything = replace(tiny_model, qkv_bias=True, norms_after=True, tie_embeddings=False)
     shapes = parameter_shapes(everything)
     experts = parameter_shapes(replace(everything, num_experts=6, experts_per_token=2, expert_size=5))
-    names = [{path[-1].key for path, _ in jax.tree.leaves_with_path(tree)} for tree in (shapes, experts)]
-    assert names[0] | names[1] == set(ARRAYS) and names[0] - names[1] == {"gate", "up", "down"}
+    wide = parameter_shapes(replace(everything, qk_norm=False, qk_norm_all_heads=True))
+    names = [{path[-1].key for path, _ in jax.tree.leaves_with_path(tree)} for tree in (shapes, experts, wide)]
+    assert set().union(*names) == set(ARRAYS) and names[0] - names[1] == {"gate", "up", "down"}
     assert shapes["layers"]["out"].shape == (2, 4, 8, 16) and shapes["head"].shape == (16, 32)
     assert experts["layers"]["expert_down"].shape == (2, 6, 5, 16)
     assert "head" not in parameter_shapes(tiny_model)

@@ -15,19 +15,20 @@ import pytest
 from experiments.presets import PRESETS
 from nft_jax.config import AdapterConfig, MeshConfig, OptimizerConfig, TermsConfig
 from nft_jax.model.config import Compute, ModelConfig
-from nft_jax.model.decoder import hidden_states, parameter_shapes
+from nft_jax.model.decoder import hidden_states, parameter_shapes, told_parameters
 from nft_jax.model.hf.published import PUBLISHED
 from nft_jax.preflight import report as report_module
 from nft_jax.preflight.__main__ import main
 from nft_jax.preflight.compiled import compile_programs
 from nft_jax.preflight.devices import DEVICES, GiB, Topology
 from nft_jax.preflight.dry_run import adapter_lines, describe, memory_estimate, process_peak
-from nft_jax.preflight.estimate import BANDWIDTH, UTILISATION, flops
+from nft_jax.preflight.estimate import BANDWIDTH, UTILISATION, flops, forward_flops
 from nft_jax.preflight.memory import FACTOR, Split, Work, analytic
 from nft_jax.preflight.report import calibrated, preflight
 from nft_jax.preflight.text import text
 from nft_jax.runtime.compilation import largest
 from nft_jax.runtime.mesh import sharded_bytes
+from nft_jax.train.batch import token_cost
 from nft_jax.train.plan import make_plan, settle
 from nft_jax.train.programs import programs_of, training_programs
 from refusal import refused
@@ -261,6 +262,25 @@ def test_what_fits_by_the_report_fits_when_it_is_asked_for_and_one_step_more_doe
     assert not weigh(found.most_rows + 2, 32, memory).fits and not weigh(2, found.most_slots + 2, memory).fits
     none = weigh(2, 32, line(first, "cast").peak - 1)
     assert none.most_rows == none.most_slots == 0 and "no size fits this mesh" in text(none)
+
+
+def test_experts_are_counted_where_they_are_work_and_where_they_are_memory(planned, model):
+    """What a layer keeps (as the next test), and the operations: of two of six experts."""
+    shape = replace(model, num_layers=67, num_experts=6, experts_per_token=2, expert_size=48)
+    plan = make_plan(planned(MeshConfig(data=1), 1, 16, compute_dtype="bfloat16"), shape, jax.devices("cpu")[:1])
+    tokens = jax.ShapeDtypeStruct((1, 320), jnp.int32)
+    kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(
+        lambda params, tokens: jax.vjp(lambda params: hidden_states(
+            params, shape, tokens, tokens, tokens, Compute("bfloat16")), params)[1], parameter_shapes(shape), tokens))
+        if leaf.shape[:1] == (67,) and {320, 640} & set(leaf.shape))
+    work = Work(plan, plan.sampler(), "xla")
+    assert work.kept() == kept / 67 / 320
+    assert work.stack == 67 * 128 * 6 * 48
+    one = replace(shape, num_experts=2)
+    router = 67 * 128 * (6 - 2)
+    assert forward_flops(shape, 1, 0) - forward_flops(one, 1, 0) == 2 * router
+    assert token_cost(shape) > token_cost(one) > token_cost(replace(shape, experts_per_token=1))
+    assert "of which a token meets" in told_parameters(shape) and "meets" not in told_parameters(model)
 
 
 @pytest.mark.parametrize(("attention", "remat", "qk_norm"), [

@@ -228,7 +228,7 @@ def test_groups_are_told_apart_by_what_their_objectives_read(tmp_path):
     fields = dict(data["fields"])
     assert fields["loss.epsilon"] == [1.0, 0.1, None, None] and fields["loss.beta"] == [None, None, None, 0.1]
     assert {"objective", "loss.epsilon"} <= set(data["different"]) and "loss.beta" in data["partly"]
-    assert heading(data) == "nft, epsilon 1, nft, epsilon 0.1, grpo, forks"
+    assert heading(data) == "nft, epsilon 1 · nft, epsilon 0.1 · grpo · forks"
     assert len({tuple(group["colours"]) for group in data["groups"]}) == 4
     assert heading(page_data(runs[:1], 0)) == "a"
 

@@ -74,7 +74,7 @@ def test_the_page_is_whole_and_loads_nothing(tmp_path, capsys):
     policy = next(a["content"] for t, a in found.elements if t == "meta" and "http-equiv" in a)
     assert policy.startswith("default-src 'none'") and "unsafe" not in policy
     data = json.loads(found.texts["script"][0])
-    assert found.texts["h1"] == ["nft, grpo"]
+    assert found.texts["h1"] == ["nft · grpo"]
     style = found.texts["style"][0]
     assert f"--c0: {pictures.HUES[0][0]};" in style and f"--c1: {pictures.HUES[2][1]};" in style
     assert len(data["rollouts"]["rows"]) == 52 and len(data["groups"]) == 2

@@ -2,7 +2,6 @@
 import gc
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -171,13 +170,18 @@ def test_other_seed_or_rollout_gives_other_samples(sampler, tiny_params, prompts
 
 
 def test_logprobs_are_those_of_the_trainer(tiny_model, tiny_params, reference):
-    for rollout in reference[0] + reference[5]:
-        tokens = jnp.array(np.concatenate([rollout.prompt.tokens, rollout.tokens]))[None]
-        logprobs, entropies = token_logprobs(tiny_params, tiny_model, tokens, jnp.arange(tokens.shape[1])[None],
-                                             jnp.ones_like(tokens))
-        answer = slice(len(rollout.prompt.tokens), None)
-        np.testing.assert_allclose(rollout.logprobs, logprobs[0, answer], atol=1e-5)
-        np.testing.assert_allclose(rollout.entropies, entropies[0, answer], atol=1e-5)
+    rollouts = reference[0] + reference[5]
+    tokens = np.zeros((len(rollouts), 13 + LONGEST), np.int32)
+    segments = np.zeros_like(tokens)
+    for row, rollout in enumerate(rollouts):
+        sequence = np.concatenate([rollout.prompt.tokens, rollout.tokens])
+        tokens[row, :len(sequence)], segments[row, :len(sequence)] = sequence, 1
+    positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
+    scored = jax.jit(token_logprobs, static_argnums=1)(tiny_params, tiny_model, tokens, positions, segments)
+    for rollout, logprobs, entropies in zip(rollouts, *map(np.asarray, scored), strict=True):
+        answer = slice(len(rollout.prompt.tokens), len(rollout.prompt.tokens) + len(rollout.tokens))
+        np.testing.assert_allclose(rollout.logprobs, logprobs[answer], atol=1e-5)
+        np.testing.assert_allclose(rollout.entropies, entropies[answer], atol=1e-5)
 
 
 def test_an_answer_ends_at_eos_or_at_its_limit(sampler, reference, tiny_params, prompts):

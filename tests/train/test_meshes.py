@@ -14,7 +14,7 @@ from made import make_step
 from nft_jax.config import AdapterConfig, MeshConfig, ObjectiveConfig, OptimizerConfig, TermsConfig
 from nft_jax.model import decoder
 from nft_jax.model.adapter import adapter_shapes
-from nft_jax.model.config import Compute, ModelConfig
+from nft_jax.model.config import Compute, ModelConfig, YarnRope
 from nft_jax.model.quantise import quantise_matrices
 from nft_jax.objectives.registry import resolve
 from nft_jax.preflight.hlo import collectives
@@ -30,6 +30,11 @@ MODEL = ModelConfig("qwen3", VOCAB, HIDDEN, FEED, LAYERS, HEADS, KV_HEADS, HEAD,
 GEMMA = ModelConfig("gemma3_text", VOCAB, HIDDEN, FEED, LAYERS, HEADS, KV_HEADS, HEAD, max_positions=64, qk_norm=True,
                     initializer_range=0.1, local_layers=(0, 2), window=7, local_rope_theta=100.0, norm_offset=1.0,
                     activation="gelu_tanh", norms_after=True, scale_embeddings=True, final_softcap=3.0)
+# What OLMo 3, SmolLM3 and Phi-4-mini bring, together.
+OLMO = ModelConfig("olmo3", VOCAB, HIDDEN, FEED, LAYERS, HEADS, KV_HEADS, HEAD, max_positions=64, initializer_range=0.1,
+                   norms_before=False, norms_after=True, qk_norm_all_heads=True, rope_theta=50.0,
+                   rope_scaling=YarnRope(4.0, 16), partial_rotary_factor=0.5, local_layers=(0,), window=7,
+                   local_rope_theta=50.0, unrotated_layers=(2,))
 EXPERTS = ModelConfig("qwen3_moe", VOCAB, HIDDEN, FEED, LAYERS, HEADS, KV_HEADS, HEAD, max_positions=64, qk_norm=True,
                       initializer_range=0.1, num_experts=8, experts_per_token=3, expert_size=20, norm_topk_prob=True)
 MICRO, ROWS, LENGTH = 2, 8, 40
@@ -107,6 +112,11 @@ def test_loss_gradient_and_step_do_not_depend_on_the_mesh(sizes):
 def test_local_layers_soft_cap_and_a_head_of_its_own_on_meshes(sizes):
     """Everything that Gemma 3 adds, with both kinds of layers, every block computed again in the backward pass."""
     assert_same_step(built(sizes, GEMMA, "block").result, built(ONE, GEMMA).result)
+
+
+@pytest.mark.slow
+def test_norms_over_all_heads_and_layers_of_several_kinds_on_a_mesh():
+    assert_same_step(built((1, 2, 2, 2), OLMO).result, built(ONE, OLMO).result)
 
 
 @pytest.mark.parametrize("sizes", [pytest.param((2, 2, 2, 1), marks=pytest.mark.slow), (1, 2, 2, 2)])

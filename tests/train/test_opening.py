@@ -10,8 +10,17 @@ from nft_jax.record.claim import claimed, look
 from nft_jax.train import loop, opening
 from nft_jax.train.plan import make_plan, settle
 from nft_jax.train.programs import truncations
+from nft_jax.train.run import Run
 from nft_jax.train.state import Progress
 from refusal import refused
+
+
+def test_an_open_run_is_told_in_three_lines(tiny_model, tmp_path):
+    parts = SimpleNamespace(config=Config(name="mine", seed=5), plan=SimpleNamespace(model=tiny_model), folder=tmp_path,
+                            sampler=SimpleNamespace(mesh=SimpleNamespace(size=8)))
+    lines = Run.__repr__(parts).splitlines()
+    assert len(lines) == 3 and str(tmp_path) in lines[0] and "mine, nft, seed 5" in lines[0]
+    assert f"{Config().rollout.prompts_per_step} prompts" in lines[1] and "8 devices" in lines[2]
 
 
 def test_automatic_slots_stay_what_they_were_when_the_run_began(small_run, tiny_model, tmp_path):

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def check(folder: Path) -> Iterator[tuple[bool, str]]:
     """(whether it is well, what was found) of each check. Raises InputError for a folder that cannot be used."""
     config = read_config(folder)
-    yield True, f"config: {config.family}, {decoder.count_parameters(config):,} parameters"
+    yield True, f"config: {config.family}, {decoder.told_parameters(config)}"
     stored = check_weights(folder, config)
     kinds = Counter(tensor.dtype.name for tensor in stored.values())
     files = {tensor.file for tensor in stored.values()}

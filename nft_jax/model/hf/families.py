@@ -152,6 +152,7 @@ class Family:
     spellings: Mapping[str, str] = field(default_factory=dict)     # another name of a field -> its name here
     windows: Literal["", "last", "unrotated", "pattern", "if_set", "if_used"] = ""      # see `config_json.local_layers`
     ropes: tuple[str, ...] = ("default", "linear", "llama3", "yarn")         # rope_types
+    rope_kind: Literal["rope_type", "type"] = "rope_type"          # its name in rope_scaling of transformers 4
     partial_rotary: bool = False       # partial_rotary_factor is read
     all_kv_heads: bool = False         # an absent num_key_value_heads means num_attention_heads
     unrotated: bool = False            # some layers have no rotary positions: see `config_json.unrotated_layers`
@@ -188,7 +189,7 @@ FAMILIES = {family.model_type: family for family in (
     Family("phi3", "Phi3ForCausalLM", tensors=PHI3_NAMES, traits={"fused_projections": True},
            only={**LLAMA_ONLY, "mlp_bias": False, "lm_head_bias": False, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
            defaults={"rms_norm_eps": 1e-5, "original_max_position_embeddings": 4096},
-           windows="if_set", ropes=("default", "longrope"), partial_rotary=True, all_kv_heads=True,
+           windows="if_set", ropes=("default", "longrope"), rope_kind="type", partial_rotary=True, all_kv_heads=True,
            ignored=("auto_map", "full_attn_mod", "interpolate_factor"), rope_theta=10_000.0),
     Family("gemma3_text", "Gemma3ForCausalLM", tensors=NORMS_AFTER_NAMES,
            traits={"qk_norm": True, "norms_after": True, "norm_offset": 1.0, "activation": "gelu_tanh",
@@ -203,7 +204,7 @@ FAMILIES = {family.model_type: family for family in (
            numbers={"final_logit_softcapping": "final_softcap"},
            windows="pattern", rope_theta=1e6, local_rope="rope_local_base_freq", local_rope_theta=1e4),
     Family("olmo2", "Olmo2ForCausalLM", tensors=NORMS_AFTER_NAMES, traits=OLMO, only=LLAMA_ONLY,
-           defaults={"rms_norm_eps": 1e-5}, rope_theta=10_000.0, all_kv_heads=True),
+           defaults={"rms_norm_eps": 1e-5}, rope_theta=10_000.0, rope_kind="type", all_kv_heads=True),
     Family("olmo3", "Olmo3ForCausalLM", tensors=NORMS_AFTER_NAMES, traits=OLMO, only=LLAMA_ONLY,
            defaults={"rms_norm_eps": 1e-5, "sliding_window": 4096, "sliding_window_pattern": 4},
            windows="pattern", local_rope="rope_theta", all_kv_heads=True),
@@ -302,7 +303,8 @@ def config_to_hf(config: ModelConfig) -> dict:
     family = FAMILIES.get(config.family)
     expect(family is not None, "family", config.family, f"known families: {', '.join(FAMILIES)}.")
     rope = rope_to_json(config.rope_theta, config.rope_scaling)
-    scaling = {name: value for name, value in rope.items() if name != "rope_theta"}
+    scaling = {family.rope_kind: rope["rope_type"],
+               **{name: value for name, value in rope.items() if name not in ("rope_theta", "rope_type")}}
     raw = {
         "architectures": [family.architecture], "model_type": family.model_type,
         **{name: getattr(config, ours) for name, ours in (INTEGERS | NUMBERS | family.integers).items()},
@@ -321,9 +323,8 @@ def config_to_hf(config: ModelConfig) -> dict:
     if family.partial_rotary:
         raw["partial_rotary_factor"] = config.partial_rotary_factor
     if isinstance(config.rope_scaling, LongRope):
-        # transformers 4 allows three entries, of these names.
-        raw["rope_scaling"] = {"type": "longrope", **{
-            name: value for name, value in scaling.items() if name not in ("rope_type", ORIGINAL)}}
+        # transformers 4 allows the kind and the two lists here, and nothing else.
+        del raw["rope_scaling"][ORIGINAL]
         raw[ORIGINAL] = config.rope_scaling.original_max_position_embeddings
         raw["max_position_embeddings"] = config.rope_scaling.max_position_embeddings
     if family.unrotated:

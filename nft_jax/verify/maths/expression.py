@@ -33,9 +33,10 @@ MAX_DEPTH = 40
 OPEN_FORM = re.compile(r"\\(?:i*int|oint|sum|prod|lim|limsup|liminf|Gamma|bigcup|bigcap|det|gcd|lcm|zeta)(?![a-zA-Z])")
 """What only math-verify's parser reads, for golds that have it."""
 _INTEGER = re.compile(r"\s*([+-]?)\s*([0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)\s*")
+_WHOLE, _SLASHED = "[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+", r"\s+[0-9]+/[0-9]+(?!\s*[0-9.^!])"
 _FORMS = {
     "text": r"\\text\{(?P<inside>[^{}]*)\}",
-    "mixed": r"[0-9]+\s*\\frac\{[0-9]+\}\{[0-9]+\}(?!\s*[\^!])|[0-9]+\s+[0-9]+/[0-9]+(?!\s*[0-9.^!])",
+    "mixed": rf"(?:{_WHOLE})(?:\s*\\frac\{{[0-9]+\}}\{{[0-9]+\}}(?!\s*[\^!])|{_SLASHED})",
     "recurring": r"[0-9]*\.[0-9]*(?:\\dot\s*\{?[0-9]\}?[0-9]*\\dot\s*\{?[0-9]\}?"
                  r"|\\(?:overline|bar|dot)\s*\{[0-9]+\}|\([0-9]+\)|\\dot\s*[0-9])",
     "dotted": r"[0-9]*\.[0-9]+\s*\\ldots(?![a-zA-Z])",
@@ -44,7 +45,8 @@ _FORMS = {
     "number": r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+",
     "command": r"\\[a-zA-Z]+|\\[{}|%$&\\]", "letters": "[a-zA-Z]+", "word": r"[^\W\d_]+", "sign": r"\S"}
 """The kinds of tokens. The first one that fits is taken."""
-_FORMS_OF_TEXT = {"grouped": _FORMS["grouped"], "number": r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+",
+_FORMS_OF_TEXT = {"mixed": f"(?:{_WHOLE}){_SLASHED}", "grouped": _FORMS["grouped"],
+                  "number": r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+",
                   "word": r"[ap]\.\s?m\b\.?|[^\W\d_]+(?:['’][^\W\d_]+)*", "command": _FORMS["command"], "sign": r"\S"}
 
 
@@ -53,7 +55,7 @@ def _pattern(forms: dict[str, str]) -> re.Pattern:
 
 
 _TOKEN, _TOKEN_OF_TEXT = _pattern(_FORMS), _pattern(_FORMS_OF_TEXT)
-_TOKEN_APART = _pattern({kind: form for kind, form in _FORMS.items() if kind != "grouped"})
+_TOKEN_APART = _pattern({kind: form.replace(_WHOLE, "[0-9]+") for kind, form in _FORMS.items() if kind != "grouped"})
 
 
 def word_set(words: str) -> frozenset[str]:
@@ -105,7 +107,7 @@ def _number(kind: str, text: str) -> Fraction:
     if len(text) > MAX_DIGITS:
         raise Unreadable
     if kind == "mixed":
-        whole, top, bottom = map(int, re.findall("[0-9]+", text))
+        whole, top, bottom = map(int, re.findall("[0-9]+", text.replace(",", "")))
         if 0 < top < bottom:
             return whole + Fraction(top, bottom)
         if "/" in text or not bottom:
@@ -263,7 +265,8 @@ class Parser:
         kind, text, before = self.kind(), self.peek(), self.tokens[self.at - 1]
         if kind == "number":
             # 3!7! and i4 are products; no other number follows what it is multiplied with.
-            return before.text == "i" or (before.text == "!" and self.peek(1) == "!")
+            spaced = self.tokens[self.at].spaced
+            return (before.text == "i" and not spaced) or (before.text == "!" and self.peek(1) == "!")
         if text == "{" and self.kind(1) == "number" and (before.kind == "number" or (
                 before.text == "}" and self.tokens[self.at - 2].kind == "number")):
             # 5{7} and 2 3 are no products: nobody can tell them from 57 and 23.

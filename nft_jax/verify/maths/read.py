@@ -241,9 +241,9 @@ class _Reader:
                 split(found[2:-1], (",",))[1]):
             # A(1, 2) is a point with its name.
             return self.single(found[1:])
-        if found[0].text == "(" and (end := matching(found, 0)) and raw(found[end + 1:]) == "^T" and (
-                split(found[1:end], (",", ";"))[1]):
-            found = found[:end + 1]
+        if found[0].text == "(" and raw(found[-5:]).endswith(")^T"):
+            end = matching(found, 0)
+            found = found[:end + 1] if raw(found[end + 1:]) == "^T" and split(found[1:end], (",", ";"))[1] else found
         if any(token.text in (r"\pm", r"\mp") and not _in_list(found[:i]) for i, token in enumerate(found)):
             return Items("list", tuple(self.single(_signed(found, sign)) for sign in "+-"))
         parts, marks = split(found, RELATIONS)
@@ -253,7 +253,7 @@ class _Reader:
             parts, marks = split(found, (operation,))
             if marks:
                 return set_operation(rule, [self.single(part) for part in parts])
-        if raw(found) == r"\Reals":
+        if [token.text for token in found] == [r"\Reals"]:
             return A.REALS
         for special in (self._bracketed, self._environment, self._ratio, self._residue, self._based):
             if (answer := special(found)) is not None:
@@ -287,7 +287,7 @@ class _Reader:
             if any(isinstance(item, A.Text) for item in items):
                 raise Unreadable
             return Items(kind, items)
-        if len(items) != 2 or not all(isinstance(item, Value) for item in items):
+        if len(items) != 2 or not all(isinstance(item, Value) and not item.about for item in items):
             raise Unreadable
         return interval(items[0].node, left in "(]", items[1].node, right in ")[")
 

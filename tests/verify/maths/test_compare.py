@@ -103,13 +103,18 @@ def test_words_beside_a_number_are_a_unit_or_arithmetic_or_text(gold, answer, ex
     (r"\begin{cases}x&x\ge0\\5&x<0\end{cases}", r"\begin{cases}x&x>0\\5&x<0\end{cases}", False),
     (r"\{1,2,3\}", r"\{n\in\mathbb{Z}\mid 0<n\le3\}", True), (r"\{1,2,3\}", r"\{n\in\mathbb{Z}\mid 0<n<3\}", False),
     (r"\{1,2,3\}", r"\{n\in\mathbb{R}\mid 0<n\le3\}", False), (r"p\land q", r"q\land p", True),
-    (r"p\land q", r"p\lor q", False), (r"p\land q", "p, q", False), (r"x<a\text{ and }x>2", r"2<x<a", True),
+    (r"1,234\frac{1}{2}", "1234.5", True), ("1.8", r"\text{1 4/5}", True), ("1.8 cups", r"\text{1 4/5 cups}", True),
+    ("617", r"1,234\frac{1}{2}", False), (r"p\land q", r"p\lor q", False), (r"p\land q", "p, q", False),
+    (r"x<a\text{ and }x>2", r"2<x<a", True),
     (r"(-\infty,1)\cup[3,\infty)", r"x\ge3\text{ or }x<1", True), (r"[0,2]\cap(1,3)", "(1,2]", True),
     (r"[0,2]\cup(1,3)", "[0,3)", True), (r"[0,2]\setminus\{1\}", r"[0,1)\cup(1,2]", True),
     (r"x<a\text{ or }x>b", r"x>b\text{ or }x<a", True), ("[1,1]", r"\{1\}", False),
+    (r"(3,\infty)", r"(3,+\infty[", True), ("4i", "4i 1", False),
+    ("12", r"12}\text{ students}", False), ("20", r"20{\text{ km}}", True), ("10", r"10\;\mathrm{m\,s^}-1{}", False),
+    ("10", r"10\;\mathrm{s\,m^{-1}}", True),
     (r"[0,1]\setminus\mathbb{R}", r"\emptyset", True), (r"(0,1)\cap(2,3)", r"\mathbb{R}", False),
 ])
-def test_cases_propositions_and_regions(gold, answer, expected):
+def test_cases_propositions_mixed_numbers_and_regions(gold, answer, expected):
     assert same(gold, answer) is expected
 
 
