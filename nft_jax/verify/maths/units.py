@@ -141,9 +141,10 @@ PURE = Unit(Fraction(1), ())
 
 
 _SPELLINGS = tuple((re.compile(pattern), new) for pattern, new in (
-    (r" \^ (?:\{ )?(-?) ?([0-9])(?: \})?", r"^\1\2"), (r"\\frac \{ ([^{}]*) \} \{ ([^{}]*) \}", r"\1 / \2"),
-    (r"[{}] ?", ""), (r"(?:^| )(?:\\cdot|\\times|\.)(?= |$)", ""), (" squared", "^2"), (" cubed", "^3"),
-    (" in total$", ""), (r"\\Omega", "ohm"), (r"\bdegrees [cC]\w*", "celsius"), (r"\bdegrees [fF]\w*", "fahrenheit")))
+    (r" \^ (?:\{ (-?) ?([0-9]) \}|(-?) ?([0-9])(?= |$))", r"^\1\2\3\4"),
+    (r"\\frac \{ ([^{}]*) \} \{ ([^{}]*) \}", r"\1 / \2"), (r"(?:^| )(?:\\cdot|\\times|\.)(?= |$)", ""),
+    (" squared", "^2"), (" cubed", "^3"), (" in total$", ""), (r"\\Omega", "ohm"),
+    (r"\bdegrees [cC]\w*", "celsius"), (r"\bdegrees [fF]\w*", "fahrenheit")))
 _FACTOR = re.compile(r"\s*(?:(sq|cu)(?:uare|bic)?(?: \.)? )?([^\s^]+)(?:\^(-?[0-9]))?(?: |$)", re.IGNORECASE)
 
 
@@ -173,7 +174,7 @@ def _product(said: str, extra: frozenset[str]) -> Unit | None:
 def read_unit(found: Sequence[Token], extra: frozenset[str] = frozenset(), is_gold: bool = False) -> Unit | None:
     """The unit that all these tokens make; None when they are none. The words beside a gold's number are units,
     whatever they are, unless they change the number."""
-    if len(found) > 2 and found[0].text == "(" and found[-1].text == ")":
+    if len(found) > 2 and (found[0].text, found[-1].text) in (("(", ")"), ("{", "}")):
         found = found[1:-1]
     if len(found) > 20 or (found[0].text in ("'", "''") and found[0].text not in extra and not is_gold):
         return None

@@ -110,6 +110,8 @@ def test_words_beside_a_number_are_a_unit_or_arithmetic_or_text(gold, answer, ex
     (r"[0,2]\cup(1,3)", "[0,3)", True), (r"[0,2]\setminus\{1\}", r"[0,1)\cup(1,2]", True),
     (r"x<a\text{ or }x>b", r"x>b\text{ or }x<a", True), ("[1,1]", r"\{1\}", False),
     (r"(3,\infty)", r"(3,+\infty[", True), ("4i", "4i 1", False),
+    ("12", r"12}\text{ students}", False), ("20", r"20{\text{ km}}", True), ("10", r"10\;\mathrm{m\,s^}-1{}", False),
+    ("10", r"10\;\mathrm{s\,m^{-1}}", True),
     (r"[0,1]\setminus\mathbb{R}", r"\emptyset", True), (r"(0,1)\cap(2,3)", r"\mathbb{R}", False),
 ])
 def test_cases_propositions_mixed_numbers_and_regions(gold, answer, expected):
