@@ -49,7 +49,7 @@ def test_it_runs(tmp_path):
     assert "answers are right" in text and "x below ε at" in text and "new log-probs are the policy's" in text
     # Right and wrong answers of a group, whatever K is: 16 here.
     shown = "".join(output["data"]["text/html"] for output in outputs if "text/html" in output.get("data", {}))
-    assert "<td>1</td>" in shown and "<td>0</td>" in shown
+    assert ">1</td>" in shown and ">0</td>" in shown
     for name, file in (("saved", "model.safetensors"), ("adapter", "adapter_model.safetensors")):
         assert (tmp_path / name / file).is_file()
     assert (tmp_path / "own" / "summary.json").is_file()

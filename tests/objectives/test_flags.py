@@ -65,7 +65,8 @@ def test_they_are_in_the_run_s_config_and_come_back(name, tmp_path):
 def test_a_sweep_over_them_names_runs_and_commands(name):
     base = Config()
     arms = arms_of(base, grid_of([f"objective={name}", "objective.scale=0.5,2", "objective.hard=True"]))
-    made = [vary(base, changes) for changes in arms.values()]
+    made = [vary(base, changes) for changes, _ in arms.values()]
+    assert [settle(config).loss for config in made] == [settle(config).loss for _, config in arms.values()]
     assert [config.loss.own["scale"] for config in made] == [0.5, 2.0]
     assert all(config.loss.own["hard"] is True for config in made)
     assert len({digest(config) for config in made}) == 2
