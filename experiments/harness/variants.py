@@ -11,6 +11,8 @@ from nft_jax.config import Config, ObjectiveConfig, Own, flat
 from nft_jax.config.differences import MISSING, NO_EXPERIMENT, without
 from nft_jax.runtime.files import make_folder, replaced
 
+# Raised when a configuration computes something else than before, so that studies make its runs again.
+VERSION = 2                     # 2: generation batches are sized by the share of accepted groups
 NAMES = "sweep.json"            # in a sweep's folder: hash of what a run computes -> name of its folder
 
 
@@ -66,6 +68,7 @@ def digest(config: Config) -> str:
     """Eight hex digits of what a run computes. Defaults do not count, so a new field leaves older names alone."""
     default = without(Config().to_dict(), ())
     told = {name: value for name, value in resolved(config).items() if value != default.get(name, MISSING)}
+    told["version"] = VERSION
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
 
 
