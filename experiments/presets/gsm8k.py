@@ -2,13 +2,13 @@
 
 Command: python -m experiments.train gsm8k
 With LoRA: python -m experiments.train gsm8k_lora. A larger model: --policy.path NAME --workdir runs/NAME
-Hardware: one GPU, the smallest that holds the run, with the GiB of its fullest moment by preflight's byte count (a test
-compares):
+Hardware: one GPU, the smallest that holds the run and a fifth more, with the GiB of its fullest moment by preflight's
+byte count (`experiments/tables/hardware.md`; a test compares):
 
-    --policy.path                  gsm8k                 gsm8k_lora
-    Qwen/Qwen2.5-0.5B-Instruct     16 GB: T4 12.4        16 GB: T4 5.0
-    Qwen/Qwen2.5-1.5B-Instruct     40 GB: A100-40 32.1   16 GB: T4 12.4
-    Qwen/Qwen2.5-3B-Instruct       80 GB: A100-80 62.2   24 GB: RTX4090 17.9, with --rollout.slots 192
+    --policy.path                  gsm8k            gsm8k_lora
+    Qwen/Qwen2.5-0.5B-Instruct     RTX4090 11.0     T4 5.0
+    Qwen/Qwen2.5-1.5B-Instruct     A100-80 32.1     RTX4090 12.4
+    Qwen/Qwen2.5-3B-Instruct       none (62)        A100-40 19.9
 
 Hours: 0.3 on one H100 (18 minutes) for 0.5B in full, preflight's estimate, compiling and verifying not counted
 (python -m nft_jax.preflight gsm8k --topology gpu:1xH100).

@@ -56,7 +56,7 @@ def count_updates(run: Run, updates: Updates, skipped: list[int], progress: Prog
         run.console.say(f"step {progress.step}: {len(skipped)} of {len(updates.made)} updates were skipped, because "
                         "their loss or gradient is not finite. Their batches: "
                         f"{', '.join(map(str, paths)) or 'not written, there are enough'}")
-    if skipped and most >= run.config.guard.max_nonfinite:
+    if most >= run.config.guard.max_nonfinite and skipped:
         # Whoever continues the run gets as many again.
         progress.skipped_in_a_row, cause = 0, updates.causes[0]
         advice = nonfinite_advice(cause, progress.updates - progress.skipped_updates, run.config.objective)

@@ -268,15 +268,16 @@ def test_a_run_s_folder_is_a_model_to_start_from(config, whole, tmp_path):
 # ---- where it is written
 
 
-def test_a_start_that_fails_before_its_first_step_is_mended_without_fresh(config, tmp_path):
-    wrong = tmp_path / "loss.py"
-    wrong.write_text("def loss(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):\n"
-                     "    return logprobs.no_such_thing, {}\n")
-    mine = replace(config(tmp_path / "run", 1), objective=f"{wrong}:loss")
-    with pytest.raises(AttributeError):
+def test_a_start_that_fails_before_its_first_step_is_mended_without_fresh(config, tmp_path, monkeypatch):
+    loss = tmp_path / "loss.py"
+    loss.write_text("def loss(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):\n"
+                    "    return -2 * logprobs, {}\n")
+    mine = replace(config(tmp_path / "run", 1), objective=f"{loss}:loss")
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(loop, "collect", lambda run, params, progress: 1 / 0)
         train(mine)
     assert read_run(tmp_path / "run").fields["objective"] == mine.objective
-    wrong.write_text(wrong.read_text().replace("logprobs.no_such_thing", "-logprobs"))
+    loss.write_text(loss.read_text().replace("-2 * ", "-"))
     assert train(replace(mine, seed=4))["finished"] and read_run(tmp_path / "run").fields["seed"] == 4
 
 

@@ -209,11 +209,11 @@ def test_gradient_matches_a_finite_difference():
         loss = jax.jit(lambda p: jnp.sum(jnp.sin(all_logits(p, MIXED, tokens, *layout, Compute("float64")))))
         random = np.random.default_rng(7)
         direction = jax.tree.map(lambda w: random.normal(size=w.shape), params)
-        step = 1e-3     # the sums inside are float32
+        step = 1e-4     # the sums inside are float32, and the loss bends within 1e-3
         ahead, behind = (loss(jax.tree.map(lambda w, d, s=s: w + s * d, params, direction)) for s in (step, -step))
         slope = sum(np.vdot(g, d) for g, d in zip(jax.tree.leaves(jax.jit(jax.grad(loss))(params)),
                                                    jax.tree.leaves(direction), strict=True))
-        np.testing.assert_allclose(slope, (ahead - behind) / (2 * step), rtol=5e-2)
+        np.testing.assert_allclose(slope, (ahead - behind) / (2 * step), rtol=2e-2)
 
 
 def test_parameter_count_and_initial_values():

@@ -296,7 +296,7 @@ def test_a_field_changes_the_loss_or_is_refused(name, field):
 
 
 def test_every_field_of_the_loss_is_read_by_an_objective():
-    assert set(ALTERED) | {"loss_agg", "constant_length"} == {field.name for field in fields(ObjectiveConfig)}
+    assert set(ALTERED) | {"loss_agg", "constant_length", "own"} == {field.name for field in fields(ObjectiveConfig)}
     assert set(ALTERED) == {key for entry in OBJECTIVES.values() for key in entry.reads}
 
 
@@ -346,8 +346,11 @@ def test_a_function_of_ones_own(x64):
         resolve(entry, ObjectiveConfig(epsilon=0.5))
     with refused("loss has shape", (), logp.shape):
         token_loss(lambda *arguments: (arguments[0].sum(), {}), logp, old, mask, rewards, accuracy)
-    with refused("metrics", "'entropy'", "clipped"):
-        token_loss(lambda *arguments: (arguments[0], {"entropy": arguments[0]}), logp, old, mask, rewards, accuracy)
+    # A metric of one's own comes back beside the others, 0 outside the mask.
+    _, found = token_loss(lambda *arguments: (arguments[0], {"mine": 3 * arguments[0]}), logp, old, mask, rewards,
+                          accuracy)
+    assert set(found) == {*METRICS, "mine"}
+    np.testing.assert_allclose(found["mine"], 3 * logp * mask, rtol=1e-12)
 
 
 def test_docstrings_state_value_derivative_and_source():

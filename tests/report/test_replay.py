@@ -177,10 +177,10 @@ def run(small_run, tmp_path_factory):
     config = replace(config, optimizer=replace(config.optimizer, learning_rate=3e-3, warmup_updates=1))
     first, score = [], loop.score
 
-    def by_the_first(run, params, judged):
+    def by_the_first(run, params, judged, **options):
         if not first:
             first.append(jax.tree.map(jnp.copy, params))
-        return score(run, first[0], judged)
+        return score(run, first[0], judged, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         use_devices(patch)

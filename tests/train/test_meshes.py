@@ -123,7 +123,7 @@ def test_norms_over_all_heads_and_layers_of_several_kinds_on_a_mesh():
 def test_a_step_with_experts_does_not_depend_on_the_mesh(sizes):
     """Their load-balancing loss included: its micro-batches' parts sum to the loss of the whole batch."""
     assert_same_step(built(sizes, EXPERTS).result, built(ONE, EXPERTS).result)
-    _, tally, _ = built(ONE, EXPERTS).result
+    _, tally, *_ = built(ONE, EXPERTS).result
     rows = (batch().segment_ids > 0).sum()
     np.testing.assert_array_equal(tally["count/routed"], [rows] * LAYERS)
     np.testing.assert_array_equal(tally["sum/expert_tokens"].sum(axis=1), [rows * EXPERTS.experts_per_token] * LAYERS)
