@@ -10,7 +10,7 @@ import pytest
 
 import nft_jax
 from made import make_group, make_run
-from nft_jax.config import BatchConfig, CheckpointConfig, EvaluationConfig, ObjectiveConfig, RolloutConfig
+from nft_jax.config import BatchConfig, CheckpointConfig, Config, EvaluationConfig, ObjectiveConfig, RolloutConfig
 from nft_jax.record.metrics import read_metrics
 from nft_jax.record.rollouts import groups_to_table, table_to_groups
 from nft_jax.train import loop
@@ -177,14 +177,16 @@ def run(small_run, tmp_path_factory):
     config = replace(config, optimizer=replace(config.optimizer, learning_rate=3e-3, warmup_updates=1))
     first, score = [], loop.score
 
-    def by_the_first(run, params, judged, **options):
+    def by_the_first(run, params, judged, old=True):
         if not first:
             first.append(jax.tree.map(jnp.copy, params))
-        return score(run, first[0], judged, **options)
+        return score(run, first[0], judged, old=old)
 
     with pytest.MonkeyPatch.context() as patch:
         use_devices(patch)
         patch.setattr(loop, "score", by_the_first)
+        # Or its one update would compute the old log-probs itself.
+        patch.setattr(Config, "on_policy", False)
         loop.train(config, quiet=True)
     return folder
 
