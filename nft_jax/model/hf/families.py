@@ -280,9 +280,6 @@ def config_from_hf(raw: dict) -> ModelConfig:
         tie_embeddings=boolean(raw, "tie_word_embeddings"), window=window, local_layers=local,
         unrotated_layers=unrotated_layers(raw) if family.unrotated else (),
         partial_rotary_factor=partial_rotary_factor(raw, family.partial_rotary), **rope, **family.traits)
-    if isinstance(config.rope_scaling, LongRope):
-        original = config.rope_scaling.original_max_position_embeddings
-        config = replace(config, max_positions=min(config.max_positions, original))
     expect(config.num_heads % config.num_kv_heads == 0, "num_attention_heads", config.num_heads,
            f"it must be a multiple of {config.num_kv_heads} kv heads.")
     expect(config.experts_per_token <= config.num_experts, "num_experts_per_tok", config.experts_per_token,
@@ -290,10 +287,13 @@ def config_from_hf(raw: dict) -> ModelConfig:
     expect(config.rotary_dim % 2 == 0 and config.rotary_dim > 0, "head_dim", config.head_dim,
            f"rotary positions need an even number, and with partial_rotary_factor {config.partial_rotary_factor:g} "
            f"there are {config.rotary_dim} to rotate.")
-    for name in ("short_factor", "long_factor"):
-        count = len(getattr(config.rope_scaling, name, ())) or config.rotary_dim // 2
-        expect(count == config.rotary_dim // 2, name, f"a list of {count}",
-               f"{config.rotary_dim // 2} numbers are needed, one for each frequency.")
+    if isinstance(scaling := config.rope_scaling, LongRope):
+        frequencies = config.rotary_dim // 2
+        for name in ("short_factor", "long_factor"):
+            count = len(getattr(scaling, name))
+            expect(count == frequencies, name, f"a list of {count}",
+                   f"{frequencies} numbers are needed, one for each frequency.")
+        config = replace(config, max_positions=min(config.max_positions, scaling.original_max_position_embeddings))
     return config
 
 
