@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 
+from nft_jax.preflight.devices import GiB
 from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import InputError
 
@@ -20,7 +21,6 @@ PLUGINS = ("jax-cuda", "jax-rocm", "libtpu", "nvidia-cudnn")         # that are 
 # Variables that change what runs do. No other is printed: it may hold a secret.
 VARIABLES = ("JAX_", "XLA_", "NFT_", "LIBTPU_", "TPU_", "CUDA_VISIBLE_DEVICES", "HF_HOME", "HF_ENDPOINT",
              "HF_HUB_OFFLINE")
-GiB = 2**30
 
 
 def report() -> Iterator[tuple[str, str]]:
