@@ -19,6 +19,7 @@ from nft_jax.model.adapter import Adapter, unwrap
 from nft_jax.model.adapter import merge as merged
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.hf import eos_token_ids, load_tokenizer, save_params, save_tokenizer, special_ids
+from nft_jax.model.hf.load import whole_model
 from nft_jax.model.hf.peft import save_adapters
 from nft_jax.model.kernels import compute_on
 from nft_jax.model.logprobs import token_logprobs
@@ -103,8 +104,8 @@ def save(policy: Policy, path: str | os.PathLike, *, merge: bool = False) -> Non
 
 
 def _require_one_kind(folder: Path, adapter_alone: bool) -> None:
-    others = folder.glob("model*.safetensors*" if adapter_alone else "adapter_*")
-    if name := min((file.name for file in others), default=""):
+    name = whole_model(folder) if adapter_alone else min((file.name for file in folder.glob("adapter_*")), default="")
+    if name:
         kinds = ("whole model", "adapter") if adapter_alone else ("adapter", "whole model")
         raise InputError(f"path is {str(folder)!r}, which holds the {kinds[0]} {name}, and this is of the "
                          f"{kinds[1]}: both in one folder could not be told apart. Choose another folder, or remove "

@@ -81,12 +81,17 @@ def read_config(folder: str | os.PathLike) -> ModelConfig:
         raise InputError(f"{folder}: {error}") from None
 
 
+def whole_model(folder: Path) -> str:
+    """The first file with weights of a whole model in the folder; "" where there is none."""
+    return min((file.name for file in folder.glob("model*.safetensors*")), default="")
+
+
 def refuse_adapter(folder: Path) -> None:
     """Raises InputError where the folder has an adapter of another model, alone or beside a whole model."""
     path = folder / "adapter_config.json"
     if path.exists():
-        if beside := sorted(file.name for file in folder.glob("model*.safetensors*")):
-            raise InputError(f"{folder} holds an adapter ({path.name}) beside a whole model ({beside[0]}), and it is "
+        if beside := whole_model(folder):
+            raise InputError(f"{folder} holds an adapter ({path.name}) beside a whole model ({beside}), and it is "
                              "not clear which is meant: put the adapter in a folder of its own.")
         base = read_json(path).get("base_model_name_or_path")
         raise InputError(f"{folder} has an adapter for the model {base!r}, and a whole model is needed here. Write one "

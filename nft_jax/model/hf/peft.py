@@ -43,6 +43,7 @@ from nft_jax.model.hf.load import (
     refuse_adapter,
     require_file,
     require_finite,
+    whole_model,
 )
 from nft_jax.model.hf.save import Piece, on_host, write_file
 from nft_jax.model.parameters import ARRAYS
@@ -67,7 +68,7 @@ ONLY: dict[str, tuple] = {"task_type": (None, "CAUSAL_LM"), "bias": (None, "none
 def is_adapter(folder: str | os.PathLike) -> bool:
     """Whether the folder holds an adapter. Raises InputError where it holds the weights of a whole model too."""
     folder = Path(folder)
-    if any(folder.glob("model*.safetensors*")):
+    if whole_model(folder):
         refuse_adapter(folder)
     return (folder / SETTINGS).is_file()
 
