@@ -50,6 +50,12 @@ def data_folder() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(scope="module")
+def environment() -> dict[str, str]:
+    """Of a command that a test starts: one device, and the compiled programs of the session."""
+    return os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
+
+
 @pytest.fixture(scope="session")
 def tiny_model() -> ModelConfig:
     """Two layers, sizes that divide by 1, 2, 4 and 8 where a mesh would split them."""

@@ -189,10 +189,13 @@ class Training:
         return sum(len(e.prompt) + len(e.response) for e in self.case.examples)
 
     def run(self, repetition: int) -> None:
-        self.learn(self.case.examples)
+        """Old log-probs by the present parameters, then the optimizer update with them."""
+        examples = self.case.examples
+        old = self.old_logprobs(examples)
+        self.update([replace(example, old_logprobs=values) for example, values in zip(examples, old, strict=True)])
 
-    def batch(self, examples: Sequence[Example]):
-        return make_batch(examples, self.shape, self.loss.loss_agg, self.loss.constant_length)
+    def batch(self, examples: Sequence[Example], fresh: bool = False):
+        return make_batch(examples, self.shape, self.loss.loss_agg, self.loss.constant_length, fresh=fresh)
 
     def old_logprobs(self, examples: Sequence[Example]) -> list[np.ndarray]:
         batch, places = self.batch(examples)
@@ -211,16 +214,10 @@ class Training:
             raise WrongResult(f"the loss is {loss}")
         return loss, old
 
-    def learn(self, examples: Sequence[Example]) -> list[np.ndarray]:
-        """Old log-probs by the present parameters, then the optimizer update with them. Returns the old log-probs."""
-        old = self.old_logprobs(examples)
-        self.update([replace(example, old_logprobs=values) for example, values in zip(examples, old, strict=True)])
-        return old
-
     def learn_fresh(self, examples: Sequence[Example]) -> list[np.ndarray]:
         """The optimizer update of the policy that sampled the answers, as a run with one update a step takes it.
         Returns the update's own log-probs, which are the old ones."""
-        batch, places = make_batch(examples, self.shape, self.loss.loss_agg, self.loss.constant_length, fresh=True)
+        batch, places = self.batch(examples, fresh=True)
         return unpack(np.asarray(self.take(batch)[1]), places)
 
     def check(self) -> dict[str, float]:

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from experiments.harness.results import ACCURACY
 from experiments.harness.runner import Job
+from nft_jax.runtime.terminal import duration
 
 SECONDS = 1.0                   # between two looks at the running runs
 TAIL = 1 << 16                  # bytes at the end of metrics.jsonl that are read
@@ -78,8 +79,7 @@ def progress_of(job: Job) -> tuple[int, str]:
     if accuracy is not None:
         parts.append(f"held-out {accuracy:.1%}")
     if step and rows[-1].get("seconds/step"):
-        left = rows[-1]["seconds/step"] * max(job.steps - step, 0)
-        parts.append(f"{left / 60:.0f} min left" if left >= 90 else f"{left:.0f} s left")
+        parts.append(f"{duration(rows[-1]['seconds/step'] * max(job.steps - step, 0))} left")
     return step, ", ".join(parts) or "running"
 
 

@@ -66,7 +66,7 @@ def main() -> None:
     for topology in ("gpu:H100", *TPUS[:1]):
         # One process serves all: a virtual CPU device for the GPUs, and the variables of the TPUs.
         Topology.parse(topology).prepare()
-    from experiments.harness.results import markdown
+    from nft_jax.runtime.terminal import markdown
     rows = [[name.partition("/")[2], *(smallest(config, name, kind) for config in WAYS.values()
                                        for kind in (GPUS, TPUS))] for name in MODELS]
     head = ["model", *(f"{way}: {kind}" for way in WAYS for kind in ("GPU", "TPU"))]

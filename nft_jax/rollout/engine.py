@@ -347,8 +347,8 @@ class Sampler:
             for slots, ring, state in sources:
                 out.append(Program(TAIL_KINDS[0], (tail, slots, ring), self._grow[longest],
                                    (state.cache[0], state.write_index, rows)))
-            for slots in dict.fromkeys(slots for slots, *_ in sources):
-                state = next(state for of, _, state in sources if of == slots)
+            # The ring is left out, so one state of each size will do.
+            for slots, state in {slots: state for slots, _, state in sources}.items():
                 out.append(Program(TAIL_KINDS[1], (tail, slots), self._keep, (state._replace(cache=[]), rows)))
             state = abstract_decode_state(self.model, self.mesh, tail, longest, *self._stored)
             out += [Program(TAIL_KINDS[2], (tail, truncate), self._decode[truncate],

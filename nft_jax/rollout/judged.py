@@ -35,7 +35,8 @@ def judged_groups(sampler: Sampler, verifier: Verifier, params, prompts: Sequenc
     count = process_count()
     here = prompts[jax.process_index()::count]
     use = SlotUse() if use is None else use
-    own_use = use if count == 1 else SlotUse()
+    # Drained steps are a maximum over the processes, and a sum over batches: each counts on from the earlier batches.
+    own_use = use if count == 1 else SlotUse(drained_steps=use.drained_steps)
     answers = sampler.sample(params, here, samples, base_key, rollout_index, sampling, progress=progress, use=own_use)
     judged = _judged(answers, verifier, here, phase)
     if count == 1:

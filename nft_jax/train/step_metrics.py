@@ -53,7 +53,8 @@ def tally(loss, metrics, coefficient, entropy, weight, rewards) -> dict[str, jax
         out[f"hist/ratio_{sign}"] = jnp.zeros(HISTOGRAM_BINS).at[bins.ravel()].add(chosen.ravel().astype(jnp.float32))
     for name in ("clamped", "saturated", "clipped"):
         out[f"sum/{name}"] = jnp.where(inside, metrics[name], 0).sum().astype(jnp.float32)
-    for name in metrics.keys() - set(METRICS):
+    # In an order that every process shares: another order is another program, for the cache and for the devices.
+    for name in sorted(metrics.keys() - set(METRICS)):
         out[f"sum/{OWN}{name}"] = jnp.where(inside, metrics[name], 0).sum().astype(jnp.float32)
     return out
 

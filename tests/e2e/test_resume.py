@@ -1,6 +1,5 @@
 """Exact resume: a run that was killed, and killed again, ends like one that was not. SIGTERM saves and exits with 0."""
 import json
-import os
 import re
 import shutil
 import signal
@@ -19,12 +18,6 @@ SMALL = ["--steps", "5", "--checkpoint.every", "2", "--rollout.prompts-per-step"
          "4", "--rollout.max-new-tokens", "32", "--rollout.slots", "16", "--batch.updates-per-step", "2",
          "--batch.row-length", "64", "--batch.rows-per-micro-batch", "8", "--evaluation.questions", "6",
          "--evaluation.samples", "2", "--evaluation.every", "2"]
-
-
-@pytest.fixture(scope="module")
-def environment():
-    """One device. The runs share the compiled programs of the session."""
-    return os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
 
 
 def start(workdir, environment, *more):

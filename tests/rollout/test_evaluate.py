@@ -1,6 +1,5 @@
 """`nft-jax evaluate`: its settings, its table, going on after a kill, and what it refuses."""
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -38,12 +37,6 @@ def command(tmp_path_factory):
                 "--template", "{problem}", "--n", "4", "--max-prompt-tokens", "24", "--max-new-tokens", "40", "--slots",
                 "4", "--part-prompts", "1", "--block-size", "4", "--top-p", "1", *more]
     return make
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(tmp_path_factory.mktemp("compiled"))
-    return os.environ | {"JAX_NUM_CPU_DEVICES": "1", "JAX_COMPILATION_CACHE_DIR": cache}
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The command that answers a file of questions: the table, going on after a kill, and what it refuses."""
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -40,13 +39,6 @@ def command(tmp_path_factory):
         return ["--model", str(NANO), "--prompts", str(folder / "q.jsonl"), "--num-samples", "3", "--out", str(out),
                 "--max-new-tokens", "40", "--part-prompts", "2", "--slots", "4", "--block-size", "4", *more]
     return make
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    """One device, as for the command in this process."""
-    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(tmp_path_factory.mktemp("compiled"))
-    return os.environ | {"JAX_NUM_CPU_DEVICES": "1", "JAX_COMPILATION_CACHE_DIR": cache}
 
 
 @pytest.fixture(scope="module")

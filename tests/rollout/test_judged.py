@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from nft_jax.config import DecodingConfig, MeshConfig, SamplingConfig
+from nft_jax.rollout import judged
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.judged import judged_groups
+from nft_jax.rollout.schedule import SlotUse
 from nft_jax.runtime.mesh import make_mesh
 from nft_jax.types import Prompt, Verdict
 
@@ -82,3 +84,22 @@ def test_decoding_waits_for_no_verdict_and_the_order_stays(judge):
     assert len([i for i in blocks if opened < i < judged]) >= 2
     assert places(events, "yield")[0] > judged
     assert [event[1] for event in events if event[0] == "yield"] == list(range(PROMPTS))
+
+
+def test_the_use_of_several_processes_grows_with_every_batch(sampler, tiny_params, monkeypatch):
+    """Two processes that do the same: both decode, and both drain at the same time."""
+    monkeypatch.setattr(judged, "process_count", lambda: 2)
+    monkeypatch.setattr(judged, "gather", lambda mine: [mine, mine])
+    prompts = [Prompt(i, "", str(i), "", np.array([4 + i // 2, 5], np.int32)) for i in range(PROMPTS)]
+
+    def collect(use):
+        groups = list(judged_groups(sampler, Verdicts([]), sampler.cast(tiny_params), prompts, SAMPLES,
+                                    jax.random.key(0), 0, SamplingConfig(), use=use))
+        assert len(groups) == PROMPTS
+        return use
+
+    one = collect(SlotUse())
+    two = collect(collect(SlotUse()))
+    assert one.drained_steps > 0 and one.tokens > 0
+    assert (two.tokens, two.slot_steps, two.drained_steps) == (
+        2 * one.tokens, 2 * one.slot_steps, 2 * one.drained_steps)

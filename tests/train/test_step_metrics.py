@@ -58,6 +58,13 @@ def test_summary_equals_numpy(tokens):
         assert found[f"share/{name}"] == pytest.approx(tokens["metrics"][name][inside].sum() / count, rel=1e-5)
 
 
+def test_the_metrics_of_an_objective_stand_in_one_order(tokens):
+    """In every process, whatever its hashes of texts: the order is part of the compiled program."""
+    more = tokens["metrics"] | dict.fromkeys("zyxwvutsrq", tokens["loss"])
+    names = [key for key in tally(**tokens | {"metrics": more}) if key.startswith("sum/objective/")]
+    assert len(names) == 11 and names == sorted(names)
+
+
 def test_tallies_add_up_over_any_split(tokens):
     whole = summarise(of_rows(tokens, slice(None)), 1)
     for cut in (1, 5, 11):
