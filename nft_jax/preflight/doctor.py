@@ -40,9 +40,8 @@ def report() -> Iterator[tuple[str, str]]:
     yield "machine", f"{os.cpu_count()} cores, {memory / GiB:.1f} GiB of memory"
     yield "sandbox", _sandbox()
     yield from _disks()
-    from nft_jax.runtime.network import unreachable
-    off = os.environ.get("HF_HUB_OFFLINE")
-    yield "hub", f"HF_HUB_OFFLINE is {off}" if off else unreachable() or "reachable"
+    from nft_jax.runtime.network import hub_is_off, unreachable
+    yield "hub", "switched off by HF_HUB_OFFLINE" if hub_is_off() else unreachable() or "reachable"
     yield from _devices()
 
 

@@ -11,10 +11,15 @@ SECONDS = 3.0                                                # for one connectio
 FLAGS = {"huggingface_hub.constants": "HF_HUB_OFFLINE", "datasets.config": "HF_HUB_OFFLINE"}
 
 
+def hub_is_off() -> bool:
+    """Whether the user has switched the hub off, as its libraries read HF_HUB_OFFLINE."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
 def unreachable() -> str:
     """Why no connection to the hub, or to the proxy in front of it, can be made; "" if one can, or if the user has
     switched the hub off, which its libraries say themselves."""
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+    if hub_is_off():
         return ""
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     scheme = urlsplit(endpoint).scheme

@@ -8,7 +8,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from nft_jax.runtime import network
-from nft_jax.runtime.network import hub_without_retries, unreachable
+from nft_jax.runtime.network import hub_is_off, hub_without_retries, unreachable
 
 # A port that nobody listens on: connections are refused. Every wait between two tries ends the process.
 ASKS = """
@@ -71,3 +71,9 @@ def test_the_switch_is_set_back(monkeypatch):
             assert told == reason and bool(reason) == sys.modules[module_name].HF_HUB_OFFLINE
             raise KeyError
         assert sys.modules[module_name].HF_HUB_OFFLINE is False
+
+
+@pytest.mark.parametrize(("value", "off"), [("1", True), ("true", True), ("0", False), ("", False)])
+def test_the_hub_is_off_as_its_libraries_read_it(monkeypatch, value, off):
+    monkeypatch.setenv("HF_HUB_OFFLINE", value)
+    assert hub_is_off() == off
