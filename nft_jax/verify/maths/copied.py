@@ -32,7 +32,7 @@ _WORD = re.compile(r"(?<![\\A-Za-z0-9^_*/+={])[A-Za-z]{2,}(?![A-Za-z0-9^_*/+=(])
 _TAIL = re.compile(r"(?<=[0-9)}\]!])\s*(?:[A-Za-z]|\\text\{[^{}]*\})(?:[A-Za-z/\s]|\^\{?[23]\}?)*$")
 _SPELLINGS = tuple((re.compile(pattern), new) for pattern, new in (
     (r"(?<=[0-9])\s*[xX]\s*(?=[0-9])", r"\\times "), (r"\{([-+/=])\}", r"\1"), (":", "/"),
-    (r"\\%(?=\s*[0-9(])", r"\\bmod "), 
+    (r"\\%(?=\s*[0-9(])", r"\\bmod "),
     # A matrix is read like f(1, 2), its entries in a row.
     (r"\\begin\s*\{[a-z]*matrix\}", "f("), (r"\\end\s*\{[a-z]*matrix\}", ")"), (r"\\\\|&", ",")))
 _OPERATORS = frozenset(("+", "-", "/", r"\cdot", r"\times", r"\div", r"\bmod"))
