@@ -46,8 +46,9 @@ def copies(question: str, golds: Sequence[str], answer: str) -> bool:
     gold, may be repeated."""
     if not question or _DONE.fullmatch(answer) or answer in golds or any(map(_CHOICE_OR_WORDS.fullmatch, golds)):
         return False
-    asked = _expressions(question)
-    parts = _parts(answer) if asked else ()
+    if not (asked := _expressions(question)):
+        return False
+    parts = _parts(answer)
     own = frozenset().union(*map(_expressions, golds))
 
     def repeated(tree: Node) -> bool:
