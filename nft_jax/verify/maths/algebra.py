@@ -28,7 +28,7 @@ from nft_jax.verify.maths.compare import Leaf, Truth
 from nft_jax.verify.maths.expression import OPEN_FORM, Parser, tokens
 from nft_jax.verify.maths.nodes import REAL_FUNCTIONS, Node, Unreadable
 
-# Numbers of up to expression.MAX_BITS bits are written out on the way to mpmath.
+# Numbers of up to nodes.MAX_BITS bits are written out on the way to mpmath.
 sys.set_int_max_str_digits(100_000)
 DIGITS = 40
 _STEPS = (sympy.floor, sympy.ceiling, sympy.sign, sympy.Mod, sympy.gcd, sympy.lcm)

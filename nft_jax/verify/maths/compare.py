@@ -84,10 +84,10 @@ def compare(gold, answer, leaf: Leaf) -> Truth:
 
 def _conditioned(gold, answer, leaf: Leaf) -> Truth:
     """n in N may be said or left out, but not of a region; two conditions must agree."""
-    conditions = [each.condition for each in (gold, answer) if isinstance(each, A.Conditioned)]
-    g, a = (each.value if isinstance(each, A.Conditioned) else each for each in (gold, answer))
-    if len(set(conditions)) > 1 or (len(conditions) == 1 and isinstance(g if g is not gold else a, A.Region)):
+    stated = [each for each in (gold, answer) if isinstance(each, A.Conditioned)]
+    if len({each.condition for each in stated}) > 1 or (len(stated) == 1 and isinstance(stated[0].value, A.Region)):
         return False
+    g, a = (each.value if isinstance(each, A.Conditioned) else each for each in (gold, answer))
     return compare(g, a, leaf)
 
 

@@ -32,7 +32,7 @@ _WORD = re.compile(r"(?<![\\A-Za-z0-9^_*/+={])[A-Za-z]{2,}(?![A-Za-z0-9^_*/+=(])
 _TAIL = re.compile(r"(?<=[0-9)}\]!])\s*(?:[A-Za-z]|\\text\{[^{}]*\})(?:[A-Za-z/\s]|\^\{?[23]\}?)*$")
 _SPELLINGS = tuple((re.compile(pattern), new) for pattern, new in (
     (r"(?<=[0-9])\s*[xX]\s*(?=[0-9])", r"\\times "), (r"\{([-+/=])\}", r"\1"), (":", "/"),
-    (r"\\%(?=\s*[0-9(])", r"\\bmod "), 
+    (r"\\%(?=\s*[0-9(])", r"\\bmod "),
     # A matrix is read like f(1, 2), its entries in a row.
     (r"\\begin\s*\{[a-z]*matrix\}", "f("), (r"\\end\s*\{[a-z]*matrix\}", ")"), (r"\\\\|&", ",")))
 _OPERATORS = frozenset(("+", "-", "/", r"\cdot", r"\times", r"\div", r"\bmod"))
@@ -46,8 +46,9 @@ def copies(question: str, golds: Sequence[str], answer: str) -> bool:
     gold, may be repeated."""
     if not question or _DONE.fullmatch(answer) or answer in golds or any(map(_CHOICE_OR_WORDS.fullmatch, golds)):
         return False
-    asked = _expressions(question)
-    parts = _parts(answer) if asked else ()
+    if not (asked := _expressions(question)):
+        return False
+    parts = _parts(answer)
     own = frozenset().union(*map(_expressions, golds))
 
     def repeated(tree: Node) -> bool:

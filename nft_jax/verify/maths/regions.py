@@ -163,5 +163,3 @@ def set_operation(rule, members: list):
         return Items("set", tuple(item for each in members for item in each.items))
     region = combined(rule, *map(region_of, members))
     return EMPTY if region == NO_REALS else region
-
-
