@@ -115,7 +115,7 @@ class Own(Mapping):
         return len(self._settings)
 
     def __hash__(self) -> int:
-        return hash(tuple(self._settings.items()))
+        return hash(frozenset(self._settings.items()))
 
     def __repr__(self) -> str:
         return repr(self._settings)

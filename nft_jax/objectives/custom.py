@@ -56,7 +56,7 @@ def plain(objective: Any) -> Any:
 
 def function_of(objective: Any) -> Any:
     """The Python function behind an `Objective`, `jax.jit` or `functools.partial`."""
-    objective = getattr(objective, "function", objective)
+    objective = plain(objective)
     while isinstance(objective, functools.partial):
         objective = objective.func
     return inspect.unwrap(objective) if callable(objective) else objective

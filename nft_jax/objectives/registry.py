@@ -34,6 +34,7 @@ TokenLoss = Callable[..., tuple[Array, dict[str, Array]]]
 
 METRICS = ("ratio", "positive_loss", "negative_loss", "clamped", "saturated", "clipped")
 EXTRAS = ("segment_ids", "group_std", "group_ids", "reference_logprobs", "sampler_logprobs", "entropies")
+REDUCTION = ("loss_agg", "constant_length")     # fields that every objective reads, in the reduction of its loss
 CHOICES = {"prompt_weight": get_args(PromptWeight), "ratio": get_args(Ratio), "std_ddof": (0, 1),
            "loss_agg": get_args(LossAgg)}
 
@@ -132,7 +133,7 @@ def resolve(name: str | Objective | TokenLoss, config: ObjectiveConfig) -> Objec
             continue
         key, value = field.name, getattr(config, field.name)
         default = getattr(objective, key, None)
-        if key not in (*objective.reads, "loss_agg", "constant_length") and value not in (field.default, default):
+        if key not in (*objective.reads, *REDUCTION) and value not in (field.default, default):
             users = [other for other, entry in OBJECTIVES.items() if key in entry.reads]
             why = " (its rewards must stay in [0, 1])" if key == "overlong_buffer" else ""
             raise InputError(f"loss.{key} is {value!r}: {label} does not use it{why}. Leave it at {field.default!r}, "
@@ -206,10 +207,10 @@ def settings_read(name: str, source: str = "") -> frozenset[str]:
         does not know: every field."""
     every = frozenset(field.name for field in fields(ObjectiveConfig))
     if name in OBJECTIVES:
-        return frozenset((*OBJECTIVES[name].reads, "loss_agg", "constant_length"))
+        return frozenset((*OBJECTIVES[name].reads, *REDUCTION))
     if not source or re.search(r"[(,]\s*config\s*[,)]", re.sub(r"def \w+\([^)]*\)", "", source)):
         return every
-    return (every & set(re.findall(r"\w+", source))) | {"loss_agg", "constant_length"}
+    return (every & set(re.findall(r"\w+", source))) | {*REDUCTION}
 
 
 def token_loss(name: str | Objective | TokenLoss, logprobs: Array, old_logprobs: Array, mask: Array, rewards: Array,

@@ -40,21 +40,24 @@ class RunFolder:
     settings: dict[str, Any]
 
     def __repr__(self) -> str:
-        rows = self.rows
-        measured = [row[ACCURACY] for row in rows if row.get(ACCURACY) is not None]
+        measured = [row[ACCURACY] for row in self.rows if row.get(ACCURACY) is not None]
         accuracy = f"held-out {measured[0]:.1%} -> {measured[-1]:.1%}" if measured else "not evaluated"
         saved = ", ".join(map(str, saved_steps(self.folder))) or "none"
         return (f"RunFolder {str(self.folder)!r}: {self.fields['name']}, {self.fields['objective']}, seed "
                 f"{self.fields['seed']}\n"
-                f"  step {rows[-1]['step'] if rows else 0} of {self.fields['steps']}, {self.state}; {accuracy}\n"
+                f"  step {self.step} of {self.fields['steps']}, {self.state}; {accuracy}\n"
                 f"  answers of {len(self.tables)} steps, checkpoints: {saved}"
                 f"{', trained model in model/' if (self.folder / 'model').exists() else ''}")
 
     @property
+    def step(self) -> int:
+        """The newest step with metrics; 0 without any."""
+        return self.rows[-1]["step"] if self.rows else 0
+
+    @property
     def state(self) -> str:
         """"finished", "stopped", or "running, or killed": the folder alone cannot tell these two apart."""
-        last = self.rows[-1]["step"] if self.rows else 0
-        if self.summary is None or self.summary.get("steps", 0) < last:
+        if self.summary is None or self.summary.get("steps", 0) < self.step:
             return "running, or killed"
         return "finished" if self.summary.get("finished") else "stopped"
 
@@ -77,13 +80,20 @@ class RunFolder:
         """`fields` that decide what the run computes, to compare it with others: without the settings of the loss that
         its objective does not read. Of an objective of one's own, with the digest of its source."""
         from nft_jax.objectives.registry import settings_read
-        objective, kept = str(self.fields["objective"]), self.folder / OBJECTIVE
-        read = settings_read(objective, kept.read_text(errors="replace") if kept.is_file() else "")
+        objective = str(self.fields["objective"])
+        read = settings_read(objective, self.source)
         unread = {f"loss.{field.name}" for field in dataclasses.fields(ObjectiveConfig) if field.name not in read}
         if self.fields.get("loss.loss_agg") not in (None, "constant"):
             unread.add("loss.constant_length")
         return {name: value for name, value in self.fields.items() if name not in unread} | (
             {OBJECTIVE_SOURCE: self.inputs.get(OBJECTIVE_SOURCE)} if ":" in objective else {})
+
+    @property
+    def source(self) -> str:
+        """The source of an objective of one's own, as the run keeps it; "" without one."""
+        kept = self.folder / OBJECTIVE
+        own = ":" in str(self.fields["objective"]) and kept.is_file()
+        return kept.read_text(errors="replace") if own else ""
 
     @cached_property
     def inputs(self) -> dict[str, str]:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from nft_jax.config.differences import MISSING, SAME, SEEDS, differences, experiments_of
-from nft_jax.objectives.source import FILE as OBJECTIVE
 from nft_jax.record.folder import ACCURACY, RunFolder, read_run
 from nft_jax.record.pictures import looks
 from nft_jax.report.rollouts import read_table, sample_of
@@ -135,14 +134,8 @@ def overview(run: RunFolder) -> dict[str, Any]:
     accuracy = [row[ACCURACY] for row in rows if is_number(row.get(ACCURACY))]
     seconds = sum(row["seconds/step"] for row in rows if is_number(row.get("seconds/step")))
     return {"seed": [run.fields["seed"], run.fields["data.seed"]], "status": run.state,
-            "step": rows[-1]["step"] if rows else 0, "steps": run.fields["steps"],
+            "step": run.step, "steps": run.fields["steps"],
             "before": accuracy[0] if accuracy and ACCURACY in rows[0] else None,
             "after": accuracy[-1] if accuracy else None, "seconds": rounded(seconds),
             "tokens": sum(row["tokens/generated"] for row in rows if is_number(row.get("tokens/generated"))),
-            "command": summary.get("command"), "objective": _own_objective(run)}
-
-
-def _own_objective(run: RunFolder) -> str | None:
-    """The source of an objective of one's own, as the run keeps it; None of an objective of the package."""
-    kept = run.folder / OBJECTIVE
-    return kept.read_text(errors="replace") if ":" in str(run.fields["objective"]) and kept.is_file() else None
+            "command": summary.get("command"), "objective": run.source or None}

@@ -29,7 +29,7 @@ from nft_jax.objectives.registry import Objective, coefficients, find_objective,
 from nft_jax.objectives.terms import answers_in_loss
 from nft_jax.record.folder import RunFolder, is_run, read_run
 from nft_jax.record.rollouts import SCHEMA, table_to_groups
-from nft_jax.report.tokens import Answer
+from nft_jax.report.tokens import FLAGS, Answer
 from nft_jax.train.batch import BatchShape, Example, deal, examples_of, make_batch, unpack
 from nft_jax.train.step import loss_inputs
 from nft_jax.train.step_metrics import combine, summarise, tally
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 # Columns that a table may lack.
 OPTIONAL = ("old_logprobs", "reference_logprobs", "kept")
-FLAGS = ("clamped", "saturated", "clipped")
 # Tokens whose losses are computed at a time.
 PART = 1 << 20
 

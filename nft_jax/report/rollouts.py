@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nft_jax.config import Config, ObjectiveConfig, Own, TermsConfig
+from nft_jax.config import Config, ObjectiveConfig, TermsConfig
 from nft_jax.model.hf.tokenizer import pieces
 from nft_jax.objectives.registry import resolve
 from nft_jax.objectives.terms import answers_in_loss
@@ -185,7 +185,7 @@ def loss_of(config: dict) -> ObjectiveConfig:
     """The settings of a run's objective. Fields that the run did not know are at their defaults."""
     known = {field.name for field in fields(ObjectiveConfig)}
     return ObjectiveConfig(**{key: value for key, value in config.get("loss", {}).items() if key in known},
-                           own=Own(Config.own_settings(config)))
+                           own=Config.own_settings(config))
 
 
 def answer_coefficients(objective: str, loss: ObjectiveConfig,

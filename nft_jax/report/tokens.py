@@ -3,6 +3,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# What an objective did to a token: fields of `Answer`, metrics of `token_loss`.
+FLAGS = ("clamped", "saturated", "clipped")
+
 
 @dataclass(frozen=True)
 class Answer:

@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 
 from nft_jax.record.pictures import HUES, LABEL, OUTCOMES, QUIET, Picture, canvas, describe
-from nft_jax.report.tokens import Answer
+from nft_jax.report.tokens import FLAGS, Answer
 from nft_jax.types import InputError
 
 # What tokens are coloured by: the value, and where there is no colour. Above it is blue, below it orange.
@@ -91,7 +91,7 @@ def _spans(answer: Answer, values: np.ndarray, largest: float) -> str:
     parts = []
     for i, text in enumerate(answer.tokens):
         depth = float(np.clip(abs(values[i]) / max(largest, 1e-9), 0, 1))
-        flags = [name for name in ("clamped", "saturated", "clipped") if getattr(answer, name)[i]]
+        flags = [name for name in FLAGS if getattr(answer, name)[i]]
         numbers = (("R", answer.ratio), ("x", answer.x), ("coefficient", answer.coefficient),
                    ("entropy", answer.entropies))
         title = ", ".join([*(f"{name} {each[i]:.3f}" for name, each in numbers), *flags])

@@ -191,6 +191,7 @@ def test_parameters_after_the_seven_are_settings():
     assert settings_of(partial(tuned, scale=3.0), "tuned")["scale"] == 3.0
     assert all(settings_of(each.function, name) == {} for name, each in OBJECTIVES.items())
     resolved = resolve(tuned, ObjectiveConfig(own={"scale": 2, "flip": True}))
+    assert len({ObjectiveConfig(own={"scale": 2, "flip": True}), ObjectiveConfig(own={"flip": True, "scale": 2})}) == 1
     assert resolved.own == {"scale": 2.0, "flip": True, "power": 2, "kind": "a"} and hash(resolved)
     assert type(resolved.own["scale"]) is float and resolve(tuned, resolved) == resolved
     plain, doubled = (token_loss(tuned, *ARGUMENTS, ObjectiveConfig(own=own))[0] for own in ({}, {"scale": 2.0}))
