@@ -162,8 +162,13 @@ def _rounds(value, about: A.Value) -> bool:
     if exact is None or shown is None or (value.unit and about.unit not in (None, value.unit)):
         return False
     written = re.match(r"-?([0-9,]*)\.?([0-9]*)", about.decimal or str(shown))
-    factor = abs(float(shown) / float(Fraction(written[0].replace(",", "")))) if shown else 1.0
-    last, gap = factor * 10.0 ** -len(written[2]), abs(exact) - abs(float(shown))
+    try:
+        factor = abs(float(shown) / float(Fraction(written[0].replace(",", "")))) if shown else 1.0
+        last, gap = factor * 10.0 ** -len(written[2]), abs(exact) - abs(float(shown))
+    except (OverflowError, ZeroDivisionError):
+        # A number beyond floats is no value that floats hold. Raising would make the verdict "error", which leaves the
+        # answer out of its group.
+        return False
     return exact * float(shown) >= 0 and (abs(gap) < 0.5000001 * last or 0 <= gap < last)
 
 

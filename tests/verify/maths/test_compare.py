@@ -146,3 +146,12 @@ def test_units_are_a_closed_list():
 def test_braces():
     assert closing(r"{a\}{b}}", 0) == 7
     assert closing("{a", 0) == -1
+
+
+@pytest.mark.parametrize(("gold", "answer"), [
+    ("2", r"x=2\approx 1.5e500"), (r"\sqrt{2}", r"\sqrt{2}\approx 1.5\times10^{500}"),
+    (r"\sqrt{2}", rf"\sqrt{{2}}\approx 1{'0' * 320}\times10^{{-320}}"),
+    (r"\sqrt{2}", rf"\sqrt{{2}}\approx 0.{'0' * 330}14\times10^{{331}}")])
+def test_an_approximation_beyond_floats_is_no_value_and_no_exception(gold, answer):
+    """An exception would be the outcome "error", with which an answer takes itself out of its group."""
+    assert same(gold, answer) is False
