@@ -134,9 +134,15 @@ class RolloutConfig(DecodingConfig, prefix="rollout."):
     that was sampled; a run with trainer prints a remark. The metrics mismatch/* compare the
     trainer's log-probs with the sampler's, so only trainer has them."""
 
+    ema: float = 0.0
+    """Answers are sampled by, and pi_old is, an exponential moving average of the parameters, of which every step
+    keeps this share and takes the rest of the trained parameters (DiffusionNFT, arXiv 2509.16117). 0 = off: the
+    trained parameters sample. It takes the memory of the trained parameters once more."""
+
     def __post_init__(self):
         super().__post_init__()
         self.require_least(1, "prompts_per_step", "max_generation_batches")
+        self.require(0 <= self.ema < 1, "ema", "use a number in [0, 1): 0 is off, and 1 would never follow the policy.")
         self.require(self.samples_per_prompt >= 2, "samples_per_prompt",
                      "a group needs at least 2 answers to have a right and a wrong one.")
         self.require(self.temperature > 0, "temperature",
@@ -214,6 +220,8 @@ class AnswerConfig(DecodingConfig, prefix="--"):
     """Folder in Hugging Face layout, hub model, or folder of a run."""
     step: str = "latest"
     """Of a run: the checkpoint, latest, best or its step."""
+    ema: bool = False
+    """Of a run with rollout.ema: the average that samples, instead of the trained parameters."""
     seed: int = 0
     """Seed of sampling."""
     chat_template: str = ""
