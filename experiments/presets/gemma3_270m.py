@@ -15,7 +15,7 @@ The task: `17 + 8 =` after one worked sum, continued to the end of the line. The
 `data.template` is the whole prompt. The verifier takes the last number of the answer (`verifier.mode lenient`),
 because nobody asked for a box.
 
-Full training: --adapter.rank 0 --optimizer.learning-rate 1e-5 --workdir runs/gemma3_270m_full.
+Full training: --adapter.rank 0 --optimizer.learning-rate 2e-6 --workdir runs/gemma3_270m_full.
 """
 import random
 from pathlib import Path
