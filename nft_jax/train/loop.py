@@ -126,6 +126,7 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
                                progress.step, rollout, progress=run.alive, settled=run.stop.check,
                                phase=run.clock.phase, use=use)
         groups = score(run, params, judged, old=not own)
+        run.stream.observe(groups)
         seen += groups
         accepted += [group for group in groups if group.has_signal]
         share = (share[0] + sum(group.has_signal for group in groups), share[1] + len(groups))
@@ -133,7 +134,7 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
     run.stop.check()
     if seen:
         progress.accepted, progress.asked = (DECAY * count for count in share)
-    progress.cursor = run.stream.state()["index"]
+    progress.stream = run.stream.state()
     kept, carried = accepted[:rollout.prompts_per_step], accepted[rollout.prompts_per_step:]
     if own:
         # The next step has other parameters, and an update has no log-probs of answers outside its loss.
@@ -141,7 +142,7 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
         scored = {group.prompt.index: group for group in score(run, params, iter([*partial_loss, *carried]))}
         kept, carried = ([scored.get(group.prompt.index, group) for group in part] for part in (kept, carried))
     progress.carried = carried
-    return Rollouts(kept, seen, use)
+    return Rollouts(kept, seen, use, run.stream.metrics())
 
 
 def score(run: Run, params, judged: Iterator[Group], old: bool = True) -> list[Group]:

@@ -26,7 +26,7 @@ import jax
 
 from nft_jax.config import Config, flat
 from nft_jax.data.prompts import LoadReport, dated, load_questions, prompt_lines
-from nft_jax.data.stream import PromptStream
+from nft_jax.data.stream import STREAMS, PromptStream
 from nft_jax.model import hf
 from nft_jax.model.adapter import Adapter
 from nft_jax.model.config import ModelConfig
@@ -100,7 +100,7 @@ def read_inputs(config: Config, today: str = "", *, weights: bool = True) -> Inp
     config = replace(config, data=dated(config.data, tokenizer, today))
     questions, report = load_questions(config.data, tokenizer, reward=config.verifier.reward)
     held_out, evaluated = read_held_out(config, tokenizer)
-    stream, eos = PromptStream(questions, config.data.seed), hf.eos_token_ids(folder, tokenizer)
+    stream, eos = STREAMS[config.data.order](questions, config.data.seed), hf.eos_token_ids(folder, tokenizer)
     identity = identity_of(config, folder, tokenizer, eos, stream, held_out, weights=weights)
     return Inputs(config.data.date, model, tokenizer, eos, stream, held_out, {"data": report} | evaluated, identity)
 
@@ -318,7 +318,7 @@ def open_run(config: Config, *, fresh: bool, fork: str = "", verifier: Verifier 
         state, progress = restore_or_load(plan, checkpoints)
         base = load_base(config, plan.model, plan.base)
         reference = base if plan.reference is plan.base else load_reference(config, plan.model, plan.reference)
-        stream.restore({"index": progress.cursor})
+        stream.restore(progress.stream)
         if is_first():
             remove_answers_after(folder, progress.step)
         # The inner `ends_together` comes before anything is closed, since closing may wait for the other processes.

@@ -177,10 +177,11 @@ class Rollouts:
     kept: list[Group]                  # the groups it trains on, in the order of the prompt stream
     seen: list[Group]                  # all groups it generated
     use: SlotUse                       # what the slots did for them
+    asked: dict[str, float]            # metrics of the prompt stream
 
     def metrics(self, carried: int) -> dict[str, float]:
         """`carried`: how many groups are left for the next step."""
-        return answer_metrics(self.seen) | decided_by(self.seen) | self.use.metrics() | {
+        return answer_metrics(self.seen) | decided_by(self.seen) | self.use.metrics() | self.asked | {
             "groups/generated": len(self.seen), "groups/carried": carried, "tokens/generated": self.tokens,
             "groups/accepted_share": sum(group.has_signal for group in self.seen) / max(len(self.seen), 1),
             "nonfinite/logprobs": nonfinite_logprobs(self.kept)}
