@@ -41,6 +41,7 @@ from nft_jax.train.saving import count_updates, finish_writing, save_if_due, sav
 from nft_jax.train.state import Progress, TrainState, learning_rate
 from nft_jax.train.step import place_batch
 from nft_jax.train.step_metrics import Rollouts, Update, Updates
+from nft_jax.train.work import work_of
 from nft_jax.types import Group, Halted, InputError, TrainBatch
 from nft_jax.verify import Verifier
 
@@ -238,7 +239,8 @@ def finish(run: Run, rollouts: Rollouts, updates: Updates, progress: Progress) -
     trained = updates.groups()
     known = {group.prompt.index: group for group in trained}
     rollouts = replace(rollouts, kept=[known.get(group.prompt.index, group) for group in rollouts.kept])
-    metrics = updates.metrics | rollouts.metrics(len(progress.carried))
+    metrics = (updates.metrics | rollouts.metrics(len(progress.carried), run.config.verifier)
+               | work_of(run.plan, rollouts.seen, trained))
     if run.config.rollout.old_logprobs == "trainer":
         metrics |= mismatch_metrics(trained)
     with run.clock.phase("write"):

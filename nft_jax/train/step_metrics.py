@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nft_jax.config import VerifierConfig
 from nft_jax.model.experts import Load, balance_loss
 from nft_jax.objectives.registry import METRICS
 from nft_jax.objectives.terms import summarise_terms
@@ -179,9 +180,9 @@ class Rollouts:
     use: SlotUse                       # what the slots did for them
     asked: dict[str, float]            # metrics of the prompt stream
 
-    def metrics(self, carried: int) -> dict[str, float]:
+    def metrics(self, carried: int, verifier: VerifierConfig) -> dict[str, float]:
         """`carried`: how many groups are left for the next step."""
-        return answer_metrics(self.seen) | decided_by(self.seen) | self.use.metrics() | self.asked | {
+        return answer_metrics(self.seen) | decided_by(self.seen, verifier) | self.use.metrics() | self.asked | {
             "groups/generated": len(self.seen), "groups/carried": carried, "tokens/generated": self.tokens,
             "groups/accepted_share": sum(group.has_signal for group in self.seen) / max(len(self.seen), 1),
             "nonfinite/logprobs": nonfinite_logprobs(self.kept)}
