@@ -104,8 +104,8 @@ class Checkpoints:
         if exists:
             self._together(lambda: write_notes(self._folder / str(step), self._notes(step)) if is_first() else None)
             return
-        self._together(lambda: self._checkpointer.save_checkpointables_async(
-            step, {"state": _present(state), "host": host, "groups": {k: to_bytes(v) for k, v in groups.items()}}, force=True))
+        content = {"state": _present(state), "host": host, "groups": {k: to_bytes(v) for k, v in groups.items()}}
+        self._together(lambda: self._checkpointer.save_checkpointables_async(step, content, force=True))
 
     def wait(self) -> None:
         """Waits until the last save is on disk. Raises its error, as `save` does."""
@@ -183,7 +183,8 @@ class Checkpoints:
         with self._reading(step):
             loaded = self._checkpointer.load_checkpointables(step, {"state": _present(shapes)})
             host = self._checkpointer.load_checkpointables(step, {"host": None, "groups": None})
-            return shapes._replace(**loaded["state"]), host["host"], {name: from_bytes(value) for name, value in host["groups"].items()}
+            groups = {name: from_bytes(value) for name, value in host["groups"].items()}
+            return shapes._replace(**loaded["state"]), host["host"], groups
 
     def restore_params(self, step: int, shapes: Any, part: str = "params") -> Any:
         """The parameters alone of the checkpoint of `step`, or their "average", laid out like `shapes`. Raises as
