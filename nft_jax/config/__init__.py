@@ -137,8 +137,13 @@ class Config(Checked):
 
     @property
     def groups_per_update(self) -> int:
-        """The most groups that one update takes."""
+        """The most groups with right and wrong answers that one update takes."""
         return -(-self.rollout.prompts_per_step // self.batch.updates_per_step)
+
+    @property
+    def sequences_per_update(self) -> int:
+        """The most answers that one update takes: of its groups, and with loss.all_wrong of as many wrong ones."""
+        return self.groups_per_update * self.rollout.samples_per_prompt * (2 if self.loss.all_wrong else 1)
 
     @property
     def on_policy(self) -> bool:

@@ -102,8 +102,9 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
 
     First come the groups carried over. Then a batch of new prompts follows, as large as the share of groups accepted
     so far calls for (`prompts_to_ask`); more follow if it falls short. A step asks at most max_generation_batches *
-    prompts_per_step prompts. Surplus groups are carried to the next step. Every group's old log-probs are of the
-    parameters that sampled it: scored here, or left to the only update of the step, if there is only one.
+    prompts_per_step prompts. Surplus groups are carried to the next step. With loss.all_wrong, the first groups of
+    wrong answers are kept too, at most as many. Every group's old log-probs are of the parameters that sampled it:
+    scored here, or left to the only update of the step, if there is only one.
 
     Raises StopRun, with `progress` as it was, where the run is to stop."""
     rollout = run.config.rollout
@@ -137,6 +138,9 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
         progress.accepted, progress.asked = (DECAY * count for count in share)
     progress.stream = run.stream.state()
     kept, carried = accepted[:rollout.prompts_per_step], accepted[rollout.prompts_per_step:]
+    if run.config.loss.all_wrong:
+        wrong = [group for group in seen if group.all_wrong][:len(kept)]
+        kept = sorted([*kept, *wrong], key=lambda group: group.prompt.index)
     if own:
         # The next step has other parameters, and an update has no log-probs of answers outside its loss.
         partial_loss = [group for group in kept if len(answers_in_loss(group, run.config.terms)) < len(group.rollouts)]
@@ -147,7 +151,7 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
 
 
 def score(run: Run, params, judged: Iterator[Group], old: bool = True) -> list[Group]:
-    """All groups in their order; groups with unequal rewards get the log-probs that they lack.
+    """All groups in their order; groups that may be trained on get the log-probs that they lack.
 
     `old_logprobs` are by the trainer's own graph or the sampler's, as rollout.old_logprobs says; without `old`, none
     by the trainer's. `reference_logprobs` are by the reference, in a run that has one. The first groups are packed
@@ -159,6 +163,9 @@ def score(run: Run, params, judged: Iterator[Group], old: bool = True) -> list[G
         scorers["reference_logprobs"] = run.score_reference, run.reference
     groups, waiting, parts = [], [], []
 
+    def learns(group: Group) -> bool:
+        return group.has_signal or (run.config.loss.all_wrong > 0 and group.all_wrong)
+
     def dispatch(part: list[int]) -> None:
         with run.clock.phase("score"):
             batch, places = packed(run, [Example(groups[i].prompt.tokens, r.tokens)
@@ -168,11 +175,11 @@ def score(run: Run, params, judged: Iterator[Group], old: bool = True) -> list[G
                                          for name, (score, weights) in scorers.items()}))
 
     for group in judged:
-        if choice != "trainer" and group.has_signal:
+        if choice != "trainer" and learns(group):
             name = "logprobs" if choice == "sampler" else "truncated_logprobs"
             group = replace(group, old_logprobs=tuple(getattr(r, name) for r in group.rollouts))
         groups.append(group)
-        if group.has_signal and any(getattr(group, name) is None for name in scorers):
+        if learns(group) and any(getattr(group, name) is None for name in scorers):
             waiting.append(len(groups) - 1)
         if scorers and len(waiting) == run.config.groups_per_update:
             dispatch(waiting)
@@ -207,7 +214,11 @@ def update(run: Run, state: TrainState, groups: list[Group], progress: Progress)
                                     sum(len(group.judged) for group in groups), config.terms)
     groups = [group for group in groups if examples[group.prompt.index]]
     whole_groups = find_objective(config.objective).whole_groups
-    for part in deal(groups, config.batch.updates_per_step, (config.seed, progress.step)):
+    # Groups of wrong answers alone make no update: they are dealt to those of the others.
+    parts = deal([group for group in groups if group.has_signal], config.batch.updates_per_step,
+                 (config.seed, progress.step), beside=[group for group in groups if not group.has_signal])
+    groups = groups if parts else []
+    for part in parts:
         with run.clock.phase("pack"):
             chosen = [e for group in part for e in examples[group.prompt.index]]
             batch, places = packed(run, chosen, whole_groups, config.on_policy)
@@ -227,6 +238,8 @@ def update(run: Run, state: TrainState, groups: list[Group], progress: Progress)
     progress.tokens_kept += kept
     progress.skipped_steps += not groups
     updates.metrics |= {"groups/kept": len(groups), "tokens/kept": kept, "steps_skipped": progress.skipped_steps}
+    if config.loss.all_wrong:
+        updates.metrics["groups/all_wrong"] = sum(group.all_wrong for group in groups)
     if groups:
         updates.metrics["accuracy/kept"] = float(np.mean(np.concatenate([group.rewards for group in groups])))
     return state, updates
