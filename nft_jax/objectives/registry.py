@@ -190,8 +190,8 @@ def try_objective(name: str, config: ObjectiveConfig, *, reference: bool) -> Non
                          f"{error}). It gets the extras {', '.join(extras)}. Try it alone: nft_jax.token_loss."
                          ) from error
     if not np.isfinite(found).any():
-        raise InputError(f"objective is {name!r}, whose loss is finite at no token of a right and a wrong answer, half of "
-                         f"whose group is right (log-probs from {logprobs.max():.1f} to {logprobs.min():.1f}): a log, "
+        raise InputError(f"objective is {name!r}, whose loss is finite at no token of a right and a wrong answer "
+                         f"(log-probs from {logprobs.max():.1f} to {logprobs.min():.1f}, group accuracy 0.5): a log, "
                          "a division or an exp meets a value outside its range. nft_jax.token_loss gives it by token.")
 
 
