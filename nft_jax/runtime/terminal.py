@@ -23,10 +23,11 @@ from nft_jax.types import Halted, InputError
 
 # The metrics shown beside a step, and their form. A metric that the step did not measure is left out.
 SHOWN = {"accuracy/all": "train {:.1%}", "evaluation/accuracy/all": "held-out {:.1%}", "entropy/all": "entropy {:.3f}",
-         "tokens_per_second/rollout": "rollout {:,.0f} tok/s", "tokens_per_second/train": "train {:,.0f} tok/s"}
+         "answers/epoch": "epoch {:.2f}", "tokens_per_second/rollout": "rollout {:,.0f} tok/s", "tokens_per_second/train": "train {:,.0f} tok/s"}
 RECENT = 10            # steps whose time tells the time that is left
 PULSE = 60.0           # seconds of silence after which a run that is no terminal's prints what it does
 FEW = 0.1              # share of groups with right and wrong answers below which the console points to the page
+CLAMPED = 0.5          # share of the tokens of wrong answers at NFT's clamp from which the console warns
 PAGE = "experiments/what_you_should_see.md"
 
 
@@ -123,7 +124,7 @@ class Console:
         self.steps, self._done, self._doing, self._tokens = steps, first, "", 0
         self._seconds: deque[float] = deque(maxlen=RECENT)
         self._begun = self._spoken = time.monotonic()
-        self._advised = False
+        self._advised: set[str] = set()
         self._bar = Progress(
             SpinnerColumn(), TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=None), _Now(self),
             console=self.rich, transient=True, disable=not self.rich.is_terminal)
@@ -186,16 +187,26 @@ class Console:
     @staticmethod
     def _numbers(metrics: dict[str, float]) -> Iterator[str]:
         yield from (form.format(metrics[key]) for key, form in SHOWN.items() if metrics.get(key) is not None)
-        if groups := metrics.get("groups/generated"):
+        # All stored groups that are read are mixed.
+        if (groups := metrics.get("groups/generated")) and "answers/epoch" not in metrics:
             yield f"{round(metrics['groups/accepted_share'] * groups)} of {groups} groups mixed"
 
     def _advise(self, metrics: dict[str, float]) -> None:
-        """Says once what too few groups with right and wrong answers mean, and where the remedies stand."""
-        if self._advised or metrics.get("groups/accepted_share", 1.0) >= FEW:
-            return
-        self._advised = True
-        self.say("Fewer than a tenth of the groups have right and wrong answers (\"mixed\"). The others teach nothing. "
-                 f"{PAGE}, \"The reward is flat\", says what to look at and which field to turn.")
+        """Says once what too few groups with right and wrong answers mean, what a clamp at work on every second token
+        means, and where the remedies stand."""
+        if metrics.get("groups/accepted_share", 1.0) < FEW:
+            self._once("Fewer than a tenth of the groups have right and wrong answers (\"mixed\"). The others teach "
+                       f"nothing. {PAGE}, \"The reward is flat\", says what to look at and which field to turn.")
+        if metrics.get("share/clamped", 0.0) >= CLAMPED:
+            self._once("Half of the tokens of wrong answers are at NFT's clamp (share/clamped). The policy has moved so "
+                       "far from the answers that these tokens no longer tell it where to go. Take fewer epochs or "
+                       "updates, a lower learning rate, or fresh answers. "
+                       f"{PAGE}, \"Stored answers grow old\", says more.")
+
+    def _once(self, text: str) -> None:
+        if text not in self._advised:
+            self._advised.add(text)
+            self.say(text)
 
 
 class _Now(ProgressColumn):
