@@ -103,8 +103,8 @@ SECTIONS: dict[str, tuple[Term, ...]] = {
         Term("mismatch/capped", "share of the tokens whose weight is the cap", "terms.mismatch"),
     ),
     "Evaluation": (
-        *(term._replace(names=f"evaluation/{term.names}", when=term.when if term.when == SOMETIMES else "evaluation.source")
-          for term in ANSWERS),
+        *(term._replace(names=f"evaluation/{term.names}",
+                        when=SOMETIMES if term.when == SOMETIMES else "evaluation.source") for term in ANSWERS),
         Term("evaluation/standard_error", "standard error of the accuracy, by bootstrap over the questions",
              "two questions or more"),
         Term("evaluation/pass@K", "probability that K of the answers to a question hold a right one",

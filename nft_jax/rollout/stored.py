@@ -345,7 +345,7 @@ def read_stored(config: Config, tokenizer, eos: Sequence[int], vocabulary: int) 
         if name in taken:
             other = groups[taken[name][0]][taken[name][1]]
             # A run writes a group again in the step that trains on it, now with its old log-probs.
-            if of_run and other.old is None:
+            if of_run and row["old_logprobs"] is not None:
                 groups[taken[name][0]][taken[name][1]] = answer
             report.skip(place, Unusable("repeated", f"the same answer as {other.place}"))
             continue

@@ -23,7 +23,8 @@ from nft_jax.types import Halted, InputError
 
 # The metrics shown beside a step, and their form. A metric that the step did not measure is left out.
 SHOWN = {"accuracy/all": "train {:.1%}", "evaluation/accuracy/all": "held-out {:.1%}", "entropy/all": "entropy {:.3f}",
-         "answers/epoch": "epoch {:.2f}", "tokens_per_second/rollout": "rollout {:,.0f} tok/s", "tokens_per_second/train": "train {:,.0f} tok/s"}
+         "answers/epoch": "epoch {:.2f}", "tokens_per_second/rollout": "rollout {:,.0f} tok/s",
+         "tokens_per_second/train": "train {:,.0f} tok/s"}
 RECENT = 10            # steps whose time tells the time that is left
 PULSE = 60.0           # seconds of silence after which a run that is no terminal's prints what it does
 FEW = 0.1              # share of groups with right and wrong answers below which the console points to the page
@@ -198,10 +199,9 @@ class Console:
             self._once("Fewer than a tenth of the groups have right and wrong answers (\"mixed\"). The others teach "
                        f"nothing. {PAGE}, \"The reward is flat\", says what to look at and which field to turn.")
         if metrics.get("share/clamped", 0.0) >= CLAMPED:
-            self._once("Half of the tokens of wrong answers are at NFT's clamp (share/clamped). The policy has moved so "
-                       "far from the answers that these tokens no longer tell it where to go. Take fewer epochs or "
-                       "updates, a lower learning rate, or fresh answers. "
-                       f"{PAGE}, \"Stored answers grow old\", says more.")
+            self._once("Half of the tokens of wrong answers are at NFT's clamp (share/clamped): the policy has moved "
+                       "far from the one that gave the answers. Take fewer epochs or updates, a lower learning rate, "
+                       f"or fresh answers. {PAGE} says more (\"Stored answers grow old\").")
 
     def _once(self, text: str) -> None:
         if text not in self._advised:
