@@ -173,7 +173,7 @@ class Reader:
             return None, gold
         if not isinstance(reward, bool | int | float) or not 0 <= reward <= 1:
             raise Unusable("bad_reward", f"reward is {reward!r}: it must be a number from 0 to 1")
-        found = verdict_of("right", row["extracted"], str(row["reason"] or "stored"), float(reward))
+        found = verdict_of("right", row["extracted"], str(row["reason"] or ""), float(reward))
         outcome = row["outcome"]
         known = outcome in OUTCOMES and outcome != "error" and (outcome == "right") == (found.outcome == "right")
         return replace(found, outcome=outcome) if known else found, gold
