@@ -41,6 +41,10 @@ class DataConfig(Checked, prefix="data."):
     """Longer prompts are skipped and counted."""
     limit: int = 0
     """Use only the first so many questions; 0 = all of them (a generator makes 20,000)."""
+    order: Literal["permutation", "accuracy"] = "permutation"
+    """Which questions are asked. permutation: all of them in every epoch. accuracy: a question comes again after 3,
+    9, then 27 epochs where all its answers were right, and after 2, 3, then 4 where all were wrong. This saves
+    samples in runs of several epochs."""
     seed: int | None = None
     """Seed of the order (a new permutation every epoch) and of generated questions; None = the run's seed."""
 

@@ -49,6 +49,10 @@ SECTIONS: dict[str, tuple[Term, ...]] = {
     "Groups and tokens": (
         Term("groups/generated", "groups that were sampled in the step, or read from stored answers"),
         Term("groups/accepted_share", "share of them with right and wrong answers"),
+        Term("prompts/age", "mean number of epochs since the step's questions were asked before",
+             "data.order accuracy, a question asked again"),
+        Term("prompts/new_share", "share of the step's prompts whose question was never asked", "data.order accuracy"),
+        Term("prompts/resting_share", "share of all questions that rest in the coming epoch", "data.order accuracy"),
         Term("groups/carried", "groups with right and wrong answers that are left for the next step"),
         Term("groups/kept", "groups that the step trained on"),
         Term("accuracy/kept", "mean reward of the answers that the step trained on", "a group that was kept"),

@@ -132,6 +132,7 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
             run.sampler, run.verifier, weights, prompts, rollout.samples_per_prompt, key, progress.step, rollout,
             progress=run.alive, settled=run.stop.check, phase=run.clock.phase, use=use)
         groups = score(run, params, judged, old=not own and not stored)
+        run.stream.observe(groups)
         seen += groups
         accepted += [group for group in groups if group.has_signal]
         share = (share[0] + sum(group.has_signal for group in groups), share[1] + len(groups))
@@ -139,7 +140,7 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
     run.stop.check()
     if seen:
         progress.accepted, progress.asked = (DECAY * count for count in share)
-    progress.cursor = run.stream.state()["index"]
+    progress.stream = run.stream.state()
     kept, carried = accepted[:rollout.prompts_per_step], accepted[rollout.prompts_per_step:]
     if own:
         # The next step has other parameters, and an update has no log-probs of answers outside its loss.
@@ -147,11 +148,12 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
         scored = {group.prompt.index: group for group in score(run, params, iter([*partial_loss, *carried]))}
         kept, carried = ([scored.get(group.prompt.index, group) for group in part] for part in (kept, carried))
     progress.carried = carried
+    tokens, sources = sum(len(r.tokens) for group in seen for r in group.rollouts), use.metrics()
     if stored:
         # All of them were sampled before the first step.
-        return Rollouts(kept, seen, None, run.stored.report.tokens if not progress.step else 0,
-                        progress.cursor / run.stream.size)
-    return Rollouts(kept, seen, use, sum(len(r.tokens) for group in seen for r in group.rollouts))
+        tokens = 0 if progress.step else run.stored.report.tokens
+        sources = {"answers/epoch": progress.stream["index"] / run.stream.size}
+    return Rollouts(kept, seen, tokens, sources | run.stream.metrics())
 
 
 def update(run: Run, state: TrainState, groups: list[Group], progress: Progress) -> tuple[TrainState, Updates]:

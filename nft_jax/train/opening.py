@@ -26,7 +26,7 @@ import jax
 
 from nft_jax.config import Config, flat
 from nft_jax.data.prompts import LoadReport, Question, dated, load_questions, prompt_lines
-from nft_jax.data.stream import PromptStream
+from nft_jax.data.stream import STREAMS, PromptStream
 from nft_jax.model import hf
 from nft_jax.model.adapter import Adapter
 from nft_jax.model.config import ModelConfig
@@ -110,7 +110,7 @@ def read_inputs(config: Config, today: str = "", *, weights: bool = True) -> Inp
         questions, report = load_questions(config.data, tokenizer, reward=config.verifier.reward)
         reports = {"data": report}
     held_out, evaluated = read_held_out(config, tokenizer)
-    stream = PromptStream(questions, config.data.seed)
+    stream = STREAMS[config.data.order](questions, config.data.seed)
     identity = identity_of(config, folder, tokenizer, eos, stream, held_out, stored, weights=weights)
     return Inputs(config.data.date, model, tokenizer, eos, stream, stored, held_out, reports | evaluated, identity)
 
@@ -330,7 +330,7 @@ def open_run(config: Config, *, fresh: bool, fork: str = "", verifier: Verifier 
         state, progress = restore_or_load(plan, checkpoints)
         base = load_base(config, plan.model, plan.base)
         reference = base if plan.reference is plan.base else load_reference(config, plan.model, plan.reference)
-        stream.restore({"index": progress.cursor})
+        stream.restore(progress.stream)
         if is_first():
             remove_answers_after(folder, progress.step)
         # The inner `ends_together` comes before anything is closed, since closing may wait for the other processes.

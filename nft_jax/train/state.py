@@ -28,9 +28,9 @@ class Progress:
     """Where a run stands, beside its train state."""
     step: int = 0
     updates: int = 0
-    cursor: int = 0                    # prompts taken from the stream
     asked: float = 0.0                 # prompts asked so far, and of them those with a group to learn from;
     accepted: float = 0.0              # each step counts half as much as the one after it (`acceptance`)
+    stream: dict = field(default_factory=lambda: {"index": 0})      # of the prompt stream: its place and its history
     tokens_generated: int = 0
     tokens_kept: int = 0               # tokens of answers that were trained on
     skipped_steps: int = 0             # steps without a single group to learn from
@@ -65,13 +65,14 @@ class Progress:
     def of(cls, counters: dict, groups: dict[str, list[Group]]) -> "Progress":
         """The inverse of `counters` and `groups`.
 
-        Reads checkpoints from before `asked` and `base_digest`, and from before `evaluated`: these were saved after the
-        evaluation of their step. Raises InputError for one that was not."""
+        Reads checkpoints from before `stream`, `asked` and `base_digest`, and from before `evaluated`: these were saved
+        after the evaluation of their step. Raises InputError for one that was not."""
         if counters.get("unfinished") is not None:
             raise InputError(f"checkpoint {counters['step']} was saved by an older nft_jax that was stopped in an "
                              "evaluation; it holds a row of metrics that is not in metrics.jsonl. Continue the run "
                              "with that version, or remove this checkpoint to go on from the one before.")
-        known = {"evaluated": counters["step"], "base_digest": "", "asked": 0.0, "accepted": 0.0} | counters
+        known = {"evaluated": counters["step"], "base_digest": "", "asked": 0.0, "accepted": 0.0,
+                 "stream": {"index": counters.get("cursor", 0)}} | counters
         return cls(**{each.name: known[each.name] for each in fields(cls) if each.name != "carried"},
                    carried=groups["carried"])
 

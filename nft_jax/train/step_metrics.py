@@ -19,7 +19,6 @@ from nft_jax.model.experts import Load, balance_loss
 from nft_jax.objectives.registry import METRICS
 from nft_jax.objectives.terms import summarise_terms
 from nft_jax.record.metrics import answer_metrics, decided_by
-from nft_jax.rollout.schedule import SlotUse
 from nft_jax.runtime.files import replaced
 from nft_jax.runtime.writing import Writing
 from nft_jax.train.batch import Place, unpack
@@ -204,14 +203,12 @@ class Rollouts:
     """The groups of one step."""
     kept: list[Group]                  # the groups it trains on, in the order of the prompt stream
     seen: list[Group]                  # all groups it generated, or read
-    use: SlotUse | None                # what the slots did for them; None for stored answers
     tokens: int                        # that were generated; at the first step on stored answers, all of theirs
-    epoch: float | None = None         # epochs over stored answers, up to and with this step
+    sources: dict[str, float]          # metrics of the slots, of stored answers, of the prompt stream
 
     def metrics(self, carried: int) -> dict[str, float]:
         """`carried`: how many groups are left for the next step."""
-        source = self.use.metrics() if self.use is not None else {"answers/epoch": self.epoch}
-        return answer_metrics(self.seen) | decided_by(self.seen) | source | {
+        return answer_metrics(self.seen) | decided_by(self.seen) | self.sources | {
             "groups/generated": len(self.seen), "groups/carried": carried, "tokens/generated": self.tokens,
             "groups/accepted_share": sum(group.has_signal for group in self.seen) / max(len(self.seen), 1),
             "nonfinite/logprobs": nonfinite_logprobs(self.kept)}

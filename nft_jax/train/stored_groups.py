@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nft_jax.data.stream import PromptStream, hash_of
+from nft_jax.data.stream import STREAMS, PromptStream, hash_of
 from nft_jax.record.claim import STORED, refusals_named
 from nft_jax.record.folder import read_marker
 from nft_jax.record.rollouts import MASKED, groups_to_table, table_to_groups
@@ -55,8 +55,9 @@ def stored_stream(run: Run, params, progress: Progress) -> PromptStream:
     run.console.say(_told(run, groups, notes))
     # Every answer is in memory twice until here.
     run.stored.groups.clear()
-    stream = PromptStream([StoredQuestion.of(group) for group in groups], run.config.data.seed)
-    stream.restore({"index": progress.cursor})
+    data = run.config.data
+    stream = STREAMS[data.order]([StoredQuestion.of(group) for group in groups], data.seed)
+    stream.restore(progress.stream)
     return stream
 
 
