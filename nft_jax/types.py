@@ -87,7 +87,7 @@ class Verdict:
     reward: float | None
     extracted: str | None = None
     reason: str = ""
-    strict: bool | None = None        # whether mode strict calls it right; only beside verdicts of mode equivalent
+    strict: bool | None = None        # whether mode strict calls it right; only with verifier.disagreement
 
 
 @dataclass(frozen=True)

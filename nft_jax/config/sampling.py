@@ -164,6 +164,9 @@ class VerifierConfig(Checked, prefix="verifier."):
     """equivalent: the last complete \\boxed{} means the same as the gold. strict: the very same string
     in the last 100 characters (the official NFT training reward). lenient: as equivalent, or the
     last number without a box."""
+    disagreement: bool = False
+    """Beside mode equivalent, judge every answer by mode strict too, and log how often the two differ
+    (verdicts/strict_disagreement)."""
     workers: int = 2
     """Processes that run math-verify, or the reward. Most answers of maths are decided without them."""
     deadline: float = 3.0
@@ -177,6 +180,8 @@ class VerifierConfig(Checked, prefix="verifier."):
 
     def __post_init__(self):
         self.require(bool(self.reward), "reward", "name a reward; the default is math.")
+        self.require(not self.disagreement or (self.mode == "equivalent" and self.reward == "math"), "disagreement",
+                     "only reward math in mode equivalent is compared with mode strict; leave it off.")
         self.require_least(1, "workers")
         self.require(self.deadline > 0, "deadline", "use a positive number of seconds.")
         self.require_least(256, "memory_mb")

@@ -9,9 +9,9 @@ from nft_jax.config import Config, MeshConfig
 from nft_jax.model.adapter import adapter_shapes
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.decoder import count_parameters, told_parameters
-from nft_jax.preflight.devices import GiB
 from nft_jax.preflight.memory import analytic
 from nft_jax.rollout.slots import useful_slots
+from nft_jax.runtime.devices import GiB
 from nft_jax.train.batch import shapes_of
 from nft_jax.train.plan import make_plan
 

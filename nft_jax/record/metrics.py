@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nft_jax.config import Config
+from nft_jax.config import Config, VerifierConfig
 from nft_jax.record.trackers import Mirror, open_writers
 from nft_jax.runtime.files import replaced
 from nft_jax.runtime.writing import Writing, append
@@ -41,20 +41,20 @@ def answer_metrics(groups: Sequence[Group], prefix: str = "") -> dict[str, float
     return {prefix + key: value for key, value in out.items() if value is not None}
 
 
-def decided_by(groups: Sequence[Group], prefix: str = "") -> dict[str, float]:
-    """Four shares of the answers: where mode strict (the official NFT training rule) and mode equivalent
-    disagree, where only equivalent says right, where only strict does, and where math-verify alone says right.
-    Empty without verdicts of mode equivalent."""
-    words = [(verdict.outcome == "right", verdict.strict, verdict.reason == SECOND_OPINION)
-             for group in groups for verdict in group.verdicts
-             if verdict.strict is not None and verdict.outcome != "error"]
-    if not words:
+def decided_by(groups: Sequence[Group], verifier: VerifierConfig) -> dict[str, float]:
+    """Shares of the answers: where math-verify alone says right; with verifier.disagreement also where mode strict
+    (the official NFT training rule) and mode equivalent disagree, where only equivalent says right, and where only
+    strict does. Empty where nothing is compared with a gold as maths."""
+    verdicts = [verdict for group in groups for verdict in group.verdicts if verdict.outcome != "error"]
+    if not verdicts or verifier.reward != "math" or verifier.mode == "strict":
         return {}
-    equivalent, strict, second = np.array(words).T
-    return {f"{prefix}verdicts/strict_disagreement": float((equivalent != strict).mean()),
-            f"{prefix}verdicts/only_equivalent": float((equivalent & ~strict).mean()),
-            f"{prefix}verdicts/only_strict": float((strict & ~equivalent).mean()),
-            f"{prefix}verdicts/second_opinion": float(second.mean())}
+    found = {"verdicts/second_opinion": float(np.mean([verdict.reason == SECOND_OPINION for verdict in verdicts]))}
+    if verifier.disagreement:
+        equivalent, strict = np.array([(verdict.outcome == "right", verdict.strict) for verdict in verdicts]).T
+        found |= {"verdicts/strict_disagreement": float((equivalent != strict).mean()),
+                  "verdicts/only_equivalent": float((equivalent & ~strict).mean()),
+                  "verdicts/only_strict": float((strict & ~equivalent).mean())}
+    return found
 
 
 def mismatch_metrics(groups: Sequence[Group]) -> dict[str, float]:

@@ -131,7 +131,7 @@ def defaults(config: Config, sampling: Sampling | None = None, suite: str = "") 
 def verifier_of(given: Arguments, config: Config) -> VerifierConfig:
     """The run's verifier, with the reward of its evaluations and the flags of the command."""
     return replace(config.verifier, reward=config.evaluation.reward or config.verifier.reward, mode=given.mode,
-                   workers=given.workers)
+                   workers=given.workers, disagreement=False)
 
 
 def sets_asked(given: Arguments, config: Config) -> list[Asked]:

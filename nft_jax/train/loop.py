@@ -23,7 +23,7 @@ from nft_jax.objectives.custom import adopt
 from nft_jax.objectives.registry import Objective, TokenLoss, find_objective
 from nft_jax.objectives.terms import answer_terms, answers_in_loss
 from nft_jax.policy import save
-from nft_jax.record.metrics import mismatch_metrics, read_metrics
+from nft_jax.record.metrics import decided_by, mismatch_metrics, read_metrics
 from nft_jax.rollout.evaluation import evaluation_key, evaluation_metrics
 from nft_jax.rollout.judged import judged_groups
 from nft_jax.rollout.schedule import SlotUse
@@ -42,6 +42,7 @@ from nft_jax.train.state import Progress, TrainState, learning_rate
 from nft_jax.train.step import place_batch
 from nft_jax.train.step_metrics import Rollouts, Update, Updates
 from nft_jax.train.stored_groups import stored_stream
+from nft_jax.train.work import work_of
 from nft_jax.types import Group, Halted, InputError
 from nft_jax.verify import Verifier
 
@@ -148,11 +149,13 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
         scored = {group.prompt.index: group for group in score(run, params, iter([*partial_loss, *carried]))}
         kept, carried = ([scored.get(group.prompt.index, group) for group in part] for part in (kept, carried))
     progress.carried = carried
-    tokens, sources = sum(len(r.tokens) for group in seen for r in group.rollouts), use.metrics()
     if stored:
         # All of them were sampled before the first step.
         tokens = 0 if progress.step else run.stored.report.tokens
         sources = {"answers/epoch": progress.stream["index"] / run.stream.size}
+    else:
+        tokens = sum(len(r.tokens) for group in seen for r in group.rollouts)
+        sources = decided_by(seen, run.config.verifier) | use.metrics()
     return Rollouts(kept, seen, tokens, sources | run.stream.metrics())
 
 
@@ -197,7 +200,8 @@ def finish(run: Run, rollouts: Rollouts, updates: Updates, progress: Progress) -
     trained = updates.groups()
     known = {group.prompt.index: group for group in trained}
     rollouts = replace(rollouts, kept=[known.get(group.prompt.index, group) for group in rollouts.kept])
-    metrics = updates.metrics | rollouts.metrics(len(progress.carried))
+    metrics = (updates.metrics | rollouts.metrics(len(progress.carried))
+               | work_of(run.plan, rollouts.seen, trained))
     if run.config.rollout.old_logprobs == "trainer" and run.stored is None:
         metrics |= mismatch_metrics(trained)
     with run.clock.phase("write"):

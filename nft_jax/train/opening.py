@@ -314,7 +314,7 @@ def open_run(config: Config, *, fresh: bool, fork: str = "", verifier: Verifier 
     require_one_run(plan, inputs)
     own_verifier = Verifier(config.verifier) if verifier is None else None
     other = config.evaluation.reward if held_out else ""
-    examiner = Verifier(replace(config.verifier, reward=other)) if other else None
+    examiner = Verifier(replace(config.verifier, reward=other, disagreement=False)) if other else None
     # Whatever ends the run, what was opened last is closed first.
     with ExitStack() as closing:
         found = claim(plan, inputs, fresh, fork, quiet, closing)

@@ -56,6 +56,11 @@ class Plan:
         return wrap(self.base, self.state.params, self.config.adapter)
 
     @property
+    def adapter_parameters(self) -> int:
+        """Parameters that are trained beside a frozen base; 0 without adapters."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.state.params)) if self.config.adapter.rank else 0
+
+    @property
     def longest(self) -> BatchShape:
         """The batch with the longest rows, which needs the most memory."""
         return self.shapes[-1]

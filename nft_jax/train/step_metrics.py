@@ -18,7 +18,7 @@ import numpy as np
 from nft_jax.model.experts import Load, balance_loss
 from nft_jax.objectives.registry import METRICS
 from nft_jax.objectives.terms import summarise_terms
-from nft_jax.record.metrics import answer_metrics, decided_by
+from nft_jax.record.metrics import answer_metrics
 from nft_jax.runtime.files import replaced
 from nft_jax.runtime.writing import Writing
 from nft_jax.train.batch import Place, unpack
@@ -204,11 +204,11 @@ class Rollouts:
     kept: list[Group]                  # the groups it trains on, in the order of the prompt stream
     seen: list[Group]                  # all groups it generated, or read
     tokens: int                        # that were generated; at the first step on stored answers, all of theirs
-    sources: dict[str, float]          # metrics of the slots, of stored answers, of the prompt stream
+    sources: dict[str, float]          # metrics of slots and verdicts, or of stored answers; and of the prompt stream
 
     def metrics(self, carried: int) -> dict[str, float]:
         """`carried`: how many groups are left for the next step."""
-        return answer_metrics(self.seen) | decided_by(self.seen) | self.sources | {
+        return answer_metrics(self.seen) | self.sources | {
             "groups/generated": len(self.seen), "groups/carried": carried, "tokens/generated": self.tokens,
             "groups/accepted_share": sum(group.has_signal for group in self.seen) / max(len(self.seen), 1),
             "nonfinite/logprobs": nonfinite_logprobs(self.kept)}

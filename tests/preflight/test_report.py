@@ -16,17 +16,19 @@ from experiments.presets import PRESETS
 from nft_jax.config import AdapterConfig, MeshConfig, OptimizerConfig, TermsConfig
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.decoder import hidden_states, parameter_shapes, told_parameters
+from nft_jax.model.flops import forward_flops
 from nft_jax.model.hf.published import PUBLISHED
 from nft_jax.preflight import report as report_module
 from nft_jax.preflight.__main__ import main
 from nft_jax.preflight.compiled import compile_programs
-from nft_jax.preflight.devices import DEVICES, GiB, Topology
+from nft_jax.preflight.devices import Topology
 from nft_jax.preflight.dry_run import adapter_lines, describe, memory_estimate, process_peak
-from nft_jax.preflight.estimate import BANDWIDTH, UTILISATION, flops, forward_flops
+from nft_jax.preflight.estimate import BANDWIDTH, UTILISATION, flops
 from nft_jax.preflight.memory import FACTOR, Split, Work, analytic
 from nft_jax.preflight.report import calibrated, preflight
 from nft_jax.preflight.text import text
 from nft_jax.runtime.compilation import largest
+from nft_jax.runtime.devices import DEVICES, GiB
 from nft_jax.runtime.mesh import sharded_bytes
 from nft_jax.train.batch import token_cost
 from nft_jax.train.plan import make_plan, settle
