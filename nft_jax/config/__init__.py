@@ -145,10 +145,10 @@ class Config(Checked):
 
     @property
     def on_policy(self) -> bool:
-        """Whether a step's only update computes the old log-probs itself: its policy is pi_old. Weights against the
-        sampler's mismatch need them before."""
+        """Whether a step's only update computes the old log-probs itself: its policy is pi_old. An average that samples
+        is another policy, and weights against the sampler's mismatch need the old log-probs before."""
         return (self.batch.updates_per_step == 1 and self.rollout.old_logprobs == "trainer"
-                and self.terms.mismatch == "off" and not self.rollout.answers)
+                and self.terms.mismatch == "off" and not self.rollout.ema and not self.rollout.answers)
 
     @property
     def folder(self) -> str:

@@ -139,9 +139,17 @@ class RolloutConfig(DecodingConfig, prefix="rollout."):
     Of rollout.answers: with trainer pi_old is the model that the run starts from; with sampler and truncated, the
     stored log-probs, and that model for answers without any. Either is computed once, and kept."""
 
+    ema: float = 0.0
+    """Answers are sampled by, and pi_old is, an exponential moving average of the parameters, of which every step
+    keeps this share and takes the rest of the trained parameters (DiffusionNFT, arXiv 2509.16117). 0 = off: the
+    trained parameters sample. It takes the memory of the trained parameters once more."""
+
     def __post_init__(self):
         super().__post_init__()
         self.require_least(1, "prompts_per_step", "max_generation_batches")
+        self.require(0 <= self.ema < 1, "ema", "use a number in [0, 1): 0 is off, and 1 would never follow the policy.")
+        self.require(not (self.ema and self.answers), "ema", f"rollout.answers is {self.answers!r}, and nothing is "
+                     "sampled; leave it at 0.")
         self.require(self.samples_per_prompt >= 2, "samples_per_prompt",
                      "a group needs at least 2 answers to have a right and a wrong one.")
         self.require(self.temperature > 0, "temperature",
@@ -224,6 +232,8 @@ class AnswerConfig(DecodingConfig, prefix="--"):
     """Folder in Hugging Face layout, hub model, or folder of a run."""
     step: str = "latest"
     """Of a run: the checkpoint, latest, best or its step."""
+    ema: bool = False
+    """Of a run with rollout.ema: the average that samples, instead of the trained parameters."""
     seed: int = 0
     """Seed of sampling."""
     chat_template: str = ""

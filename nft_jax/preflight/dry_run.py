@@ -59,7 +59,10 @@ def memory_estimate(config: Config, model: ModelConfig) -> list[tuple[str, float
     memory = analytic(plan, plan.sampler(), attention)
     gradients, adapter = 2 * memory.parameters, config.adapter
     trained = "adapters" if adapter.rank else "parameters"
-    lines = [(f"{trained}, float32", memory.parameters), ("the optimizer's moments", memory.moments)]
+    average = memory.parameters if rollout.ema else 0
+    lines = [(f"{trained}, float32", memory.parameters), ("the optimizer's moments", memory.moments - average)]
+    if average:
+        lines.append(("their average, which samples (rollout.ema)", average))
     if adapter.rank:
         stored = "int8" if adapter.base_dtype == "int8" else policy.compute_dtype
         lines.insert(0, (f"the frozen model under the adapters, {stored}", memory.base))

@@ -1,8 +1,8 @@
 """The training loop: Algorithm 1 of Negative-aware Fine-Tuning (H. Chen et al., arXiv 2505.18116).
 
 A step is one rollout phase and the optimizer updates on its answers:
-1. `collect`   samples K answers to every prompt with the current policy, pi_old, judges them, and keeps
-               the groups with right and wrong answers;
+1. `collect`   samples K answers to every prompt with pi_old, the current policy (or its average, rollout.ema),
+               judges them, and keeps the groups with right and wrong answers;
 2. `score`     computes the log-probs of their answers under pi_old, by the trainer's own graph, unless the only
                update of the step does (`Config.on_policy`);
 3. `update`    deals the groups to optimizer updates, packs them and hands them to the devices;
@@ -86,7 +86,7 @@ def train(config: Config, *, objective: Objective | TokenLoss | None = None, fre
         while progress.step < run.config.steps and not run.halted and not run.stop.reached():
             with run.timeline.step(progress.step + 1):
                 try:
-                    rollouts = collect(run, run.whole(state.params), progress)
+                    rollouts = collect(run, run.whole(state.sampling), progress)
                 except StopRun:
                     # Neither the parameters nor `progress` have changed: the step is done again.
                     break
@@ -184,6 +184,8 @@ def update(run: Run, state: TrainState, groups: list[Group], progress: Progress)
         updates.made.append(Update(
             batch, part, [[next(places) for _ in examples[group.prompt.index]] for group in part], *given))
         updates.metrics["learning_rate"] = rate
+    if run.average is not None:
+        state = state._replace(average=run.average(state.average, state.params, config.rollout.ema))
     progress.step += 1
     progress.tokens_kept += kept
     progress.skipped_steps += not groups

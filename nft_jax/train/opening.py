@@ -229,8 +229,8 @@ def restore_or_load(plan: Plan, checkpoints: Checkpoints) -> tuple[TrainState, P
         params = adapters.first_adapters(config, plan.model, placements.params)
     else:
         params = hf.load_params(hf.resolve_folder(config.policy.path), plan.model, shardings=placements.params)
-    first = jax.jit(partial(init_state, optimizer=make_optimizer(config.optimizer)), out_shardings=placements,
-                    donate_argnums=0)
+    first = jax.jit(partial(init_state, optimizer=make_optimizer(config.optimizer), average=config.rollout.ema > 0),
+                    out_shardings=placements, donate_argnums=0)
     return first(params), progress
 
 
@@ -354,8 +354,8 @@ def open_run(config: Config, *, fresh: bool, fork: str = "", verifier: Verifier 
             yield Run(
                 plan=plan, folder=folder, tokenizer=inputs.tokenizer, sampler=sampler, verifier=judge,
                 examiner=examiner or judge, stream=stream, stored=inputs.stored, held_out=held_out,
-                score=scores[0], score_reference=scores[-1], train_step=kinds["train step"].function, base=base,
-                reference=reference, checkpoints=checkpoints,
-                writer=writer, compiles=compiles, console=console, stop=stop, timeline=timeline, watchdog=watchdog,
-                writing=writing,
+                score=scores[0], score_reference=scores[-1], train_step=kinds["train step"].function,
+                average=kinds["average"].function if "average" in kinds else None, base=base, reference=reference,
+                checkpoints=checkpoints, writer=writer, compiles=compiles, console=console, stop=stop,
+                timeline=timeline, watchdog=watchdog, writing=writing,
             ), state, progress

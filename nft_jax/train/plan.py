@@ -141,6 +141,6 @@ def make_plan(config: Config, model: ModelConfig, devices: Sequence[jax.Device] 
 def abstract_state(config: Config, model: ModelConfig, mesh: Mesh) -> TrainState:
     """The train state of a settled configuration, as jax.ShapeDtypeStruct with shardings."""
     shapes = adapter_shapes(model, config.adapter) if config.adapter.rank else decoder.parameter_shapes(model)
-    optimizer = make_optimizer(config.optimizer)
-    return with_shardings(jax.eval_shape(partial(init_state, optimizer=optimizer), shapes),
-                          state_shardings(shapes, optimizer, mesh))
+    optimizer, average = make_optimizer(config.optimizer), config.rollout.ema > 0
+    return with_shardings(jax.eval_shape(partial(init_state, optimizer=optimizer, average=average), shapes),
+                          state_shardings(shapes, optimizer, mesh, average))

@@ -10,7 +10,7 @@ from nft_jax.rollout.engine import Sampler
 from nft_jax.runtime.compilation import Program
 from nft_jax.train.batch import BatchShape
 from nft_jax.train.plan import Plan
-from nft_jax.train.state import make_optimizer
+from nft_jax.train.state import compile_average, make_optimizer
 from nft_jax.train.step import Loss, compile_score, compile_step, place_batch
 from nft_jax.types import TrainBatch
 
@@ -31,7 +31,7 @@ def truncations(config: Config) -> list[bool]:
 
 
 def training_programs(plan: Plan) -> list[Program]:
-    """`train step` and `score` of each batch shape; their size is the length of a row.
+    """`train step` and `score` of each batch shape; their size is the length of a row. `average` with rollout.ema.
 
     `reference score` is `score` of the reference's parameters. It is a program of its own only where `score` does
     not serve: the reference has other dtypes than the policy, the policy has adapters, or it is not scored."""
@@ -47,6 +47,9 @@ def training_programs(plan: Plan) -> list[Program]:
     # Stored answers without log-probs are scored whatever the choice is.
     scores = config.rollout.old_logprobs == "trainer" or bool(config.rollout.answers)
     programs = []
+    if state.average is not None:
+        average = compile_average(mesh, placed(state.params))
+        programs.append(Program("average", (), average, (state.average, state.params, config.rollout.ema)))
     for shape in plan.shapes:
         size = (shape.row_length,)
         trained = _batch(plan, shape, group_ids=whole_groups, reference=reference is not None, fresh=config.on_policy)

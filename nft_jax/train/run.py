@@ -39,6 +39,7 @@ class Run:
     score: Any                                 # jitted: `train.step.score`; None where nothing is scored
     score_reference: Any                       # the same, of the reference's parameters
     train_step: Any                            # jitted: `train.step.train_step`
+    average: Any                               # jitted: `train.state.averaged`; None without rollout.ema
     base: Any                                  # frozen parameters under the adapters; None without adapters
     reference: Any                             # parameters of the reference; None without a KL term
     checkpoints: Checkpoints

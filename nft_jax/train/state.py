@@ -21,6 +21,12 @@ class TrainState(NamedTuple):
     params: Any
     opt_state: Any
     updates: jax.Array                # [] int32: optimizer updates taken
+    average: Any = None               # of the parameters over the steps, like `params`; None without rollout.ema
+
+    @property
+    def sampling(self) -> Any:
+        """The parameters that sample answers, pi_old."""
+        return self.params if self.average is None else self.average
 
 
 @dataclass
@@ -77,19 +83,36 @@ class Progress:
                    carried=groups["carried"])
 
 
-def init_state(params, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state at the start. The moments take over the sharding of the parameters. May be traced."""
-    return TrainState(params, optimizer.init(params), jnp.int32(0))
+def init_state(params, optimizer: optax.GradientTransformation, average: bool = False) -> TrainState:
+    """The state at the start, with or without an average. The moments take over the sharding of the parameters. May be
+    traced."""
+    # A copy: both are donated, each to its own program.
+    return TrainState(params, optimizer.init(params), jnp.int32(0), jax.tree.map(jnp.copy, params) if average else None)
 
 
-def state_shardings(param_shapes, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Shardings of the state for parameters of these shapes: each moment lies where its parameter lies."""
+def averaged(average, params, decay):
+    """The average after a step: `decay` times itself, and the rest of the parameters. It is pi_old of the next step.
+
+    Zheng et al., DiffusionNFT, arXiv 2509.16117: the policy that collects follows the trained one softly."""
+    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, average, params)
+
+
+def compile_average(mesh: Mesh, placements):
+    """`averaged` jitted over the mesh, the old average donated. `placements`: the shardings of the parameters."""
+    return jax.jit(averaged, donate_argnums=0, in_shardings=(placements, placements, sharding(mesh)),
+                   out_shardings=placements)
+
+
+def state_shardings(param_shapes, optimizer: optax.GradientTransformation, mesh: Mesh,
+                    average: bool = False) -> TrainState:
+    """Shardings of the state for parameters of these shapes: each moment lies where its parameter lies, and so does
+    the average."""
     placements = parameter_shardings(param_shapes, mesh)
     shapes = jax.eval_shape(partial(init_state, optimizer=optimizer), param_shapes)
     moments = optax.tree_utils.tree_map_params(
         optimizer, lambda _, placement: placement, shapes.opt_state, placements,
         transform_non_params=lambda _: sharding(mesh))
-    return TrainState(placements, moments, sharding(mesh))
+    return TrainState(placements, moments, sharding(mesh), placements if average else None)
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:

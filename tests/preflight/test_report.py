@@ -127,6 +127,28 @@ def test_adapters_and_their_base_are_counted(planned, model):
         make_plan(automatic[0], model, free=free)
 
 
+@pytest.mark.parametrize("rank", [0, 4])
+def test_the_average_that_samples_is_counted(planned, model, rank):
+    """Of all parameters, or of the adapters alone; in memory, slots, the dry run and beside every program."""
+    plain = planned(MeshConfig(data=2, fsdp=2, tensor=2), 32, 128)
+    plain = replace(plain, adapter=AdapterConfig(rank=rank))
+    config = replace(plain, rollout=replace(plain.rollout, ema=0.5))
+    plan, without = make_plan(config, model), make_plan(plain, model)
+    memory, before = analytic(plan, plan.sampler(), "xla"), analytic(without, without.sampler(), "xla")
+    assert memory.parameters == before.parameters == sharded_bytes(plan.state.average)
+    assert memory.moments == before.moments + memory.parameters
+    programs = largest(programs_of(plan, plan.sampler()))
+    everything = memory.base + memory.parameters + memory.moments
+    for kind, given in (("train step", (0, 4)), ("average", (0, 1)), ("cast", (0,))):
+        arguments = sharded_bytes([programs[kind].arguments[index] for index in given])
+        assert memory.beside(kind) + arguments == pytest.approx(everything, abs=8), kind
+    assert memory.beside("decode") == everything + memory.entries
+    told, others = dict(memory_estimate(config, model)), dict(memory_estimate(plain, model))
+    more = told.keys() - others.keys()
+    assert len(more) == 1 and "rollout.ema" in min(more) and told[min(more)] == pytest.approx(
+        sum(told.values()) - sum(others.values()))
+
+
 def test_the_dry_run_says_what_is_trained_and_which_rate_suits_it(planned, model):
     config = replace(planned(MeshConfig(data=8), 32, 128), adapter=AdapterConfig(rank=8, targets=("query", "mlp")),
                      optimizer=OptimizerConfig(learning_rate=2e-6))

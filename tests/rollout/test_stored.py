@@ -268,6 +268,8 @@ def test_places_and_sizes_are_refused_by_name(tmp_path):
     with refused("terms.mismatch", "rollout.answers"):
         config = Config(rollout=RolloutConfig(answers="a.jsonl"))
         replace(config, terms=replace(config.terms, mismatch="token"))
+    with refused("rollout.ema", "rollout.answers"):
+        RolloutConfig(answers="a.jsonl", ema=0.9)
 
 
 def test_what_training_reads_is_in_the_digest(tmp_path):
