@@ -64,7 +64,9 @@ COMMANDS = {
 
 WRITTEN = {"summary.json": "these numbers", "metrics.jsonl": "every step", "curves.png": "curves",
            "tensorboard": "TensorBoard events", "rollouts": "every answer with its verdict, a parquet file a step",
-           "checkpoints": "to continue", "model": "the trained model, Hugging Face layout",
+           "checkpoints": "to continue",
+           "answers.parquet": "the stored answers, judged, with their old log-probs",
+           "model": "the trained model, Hugging Face layout",
            "objective.py": "your objective, a file that runs by itself", "config.json": "the resolved configuration",
            "skipped.json": "rows that were left out"}
 

@@ -23,10 +23,12 @@ from nft_jax.types import Halted, InputError
 
 # The metrics shown beside a step, and their form. A metric that the step did not measure is left out.
 SHOWN = {"accuracy/all": "train {:.1%}", "evaluation/accuracy/all": "held-out {:.1%}", "entropy/all": "entropy {:.3f}",
-         "tokens_per_second/rollout": "rollout {:,.0f} tok/s", "tokens_per_second/train": "train {:,.0f} tok/s"}
+         "answers/epoch": "epoch {:.2f}", "tokens_per_second/rollout": "rollout {:,.0f} tok/s",
+         "tokens_per_second/train": "train {:,.0f} tok/s"}
 RECENT = 10            # steps whose time tells the time that is left
 PULSE = 60.0           # seconds of silence after which a run that is no terminal's prints what it does
 FEW = 0.1              # share of groups with right and wrong answers below which the console points to the page
+CLAMPED = 0.5          # share of the tokens of wrong answers at NFT's clamp from which the console warns
 PAGE = "experiments/what_you_should_see.md"
 
 
@@ -189,22 +191,33 @@ class Console:
     @staticmethod
     def _numbers(metrics: dict[str, float]) -> Iterator[str]:
         yield from (form.format(metrics[key]) for key, form in SHOWN.items() if metrics.get(key) is not None)
-        if groups := metrics.get("groups/generated"):
+        # All stored groups that are read are mixed.
+        if (groups := metrics.get("groups/generated")) and "answers/epoch" not in metrics:
             yield f"{round(metrics['groups/accepted_share'] * groups)} of {groups} groups mixed"
 
     def _advise(self, metrics: dict[str, float]) -> None:
-        """Says, each once, what no right answer and too few groups with right and wrong ones mean, and where the
-        remedies stand."""
-        if metrics.get("evaluation/accuracy/all") == 0 and "right" not in self._advised:
-            self._advised.add("right")
+        """Says, each once, what no right answer, too few groups with right and wrong ones, and a clamp at work on every
+        second token mean, and where the remedies stand."""
+        if metrics.get("evaluation/accuracy/all") == 0:
             empty, cut = metrics.get("evaluation/verdicts/no_answer"), metrics.get("evaluation/truncated_share", 0.0)
             found = f"{empty:.0f} answers have no final answer, such as a box, and " if empty is not None else ""
-            self.say(f"No held-out answer is right: {found}{cut:.0%} were cut at their limit of tokens. Look at the "
-                     "first prompt above: it is what the model reads, and data.template and data.system make it.")
-        if metrics.get("groups/accepted_share", 1.0) < FEW and "mixed" not in self._advised:
-            self._advised.add("mixed")
-            self.say("Fewer than a tenth of the groups have right and wrong answers (\"mixed\"). The others teach "
-                     f"nothing. {PAGE}, \"The reward is flat\", says what to look at and which field to turn.")
+            self._once("right", f"No held-out answer is right: {found}{cut:.0%} were cut at their limit of tokens. "
+                                "Look at the first prompt above: it is what the model reads, and data.template and "
+                                "data.system make it.")
+        if metrics.get("groups/accepted_share", 1.0) < FEW:
+            self._once("mixed", "Fewer than a tenth of the groups have right and wrong answers (\"mixed\"). The others "
+                                f"teach nothing. {PAGE}, \"The reward is flat\", says what to look at and which field "
+                                "to turn.")
+        if metrics.get("share/clamped", 0.0) >= CLAMPED:
+            self._once("clamped", "Half of the tokens of wrong answers are at NFT's clamp (share/clamped): the policy "
+                                  "has moved far from the one that gave the answers. Take fewer epochs or updates, a "
+                                  f"lower learning rate, or fresh answers. {PAGE} says more (\"Stored answers grow "
+                                  "old\").")
+
+    def _once(self, what: str, text: str) -> None:
+        if what not in self._advised:
+            self._advised.add(what)
+            self.say(text)
 
 
 class _Now(ProgressColumn):

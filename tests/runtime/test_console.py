@@ -114,3 +114,13 @@ def test_a_quiet_run_says_nothing(capsys):
         console.step(1, {"groups/generated": 320, "groups/accepted_share": 0.0})
         assert not console._pulse.is_alive()
     assert capsys.readouterr().out == ""
+
+
+def test_a_clamp_at_work_on_half_of_the_wrong_tokens_is_warned_of_once(capsys):
+    console = Console(9)
+    for step, share in enumerate((0.3, 0.5, 0.6)):
+        console.step(step, {"share/clamped": share, "answers/epoch": 1.5, "groups/generated": 4,
+                            "groups/accepted_share": 1.0})
+    lines = lines_of(capsys)
+    assert lines[0] == "step 0/9  epoch 1.50"          # all stored groups are mixed, so that is not told
+    assert len(lines) == 4 and "share/clamped" in lines[2] and PAGE in lines[2]
