@@ -29,11 +29,15 @@ def batch_arithmetic(config: Config) -> list[tuple[str, str]]:
     rollout, batch = config.rollout, config.batch
     answers = rollout.prompts_per_step * rollout.samples_per_prompt
     groups, shape = config.groups_per_update, shapes_of(config)[-1]
+    most, source = "", ("prompts sampled per step", f"at most {rollout.max_generation_batches} x "
+                        f"{rollout.prompts_per_step}, until {rollout.prompts_per_step} have right and wrong answers")
+    if rollout.answers:
+        most, source = "at most ", ("groups read per step", f"{rollout.prompts_per_step} of those in {rollout.answers} "
+                                    "with unequal rewards; an epoch's length is told at the start")
     return [
-        ("answers trained on per step", f"{rollout.prompts_per_step} prompts x {rollout.samples_per_prompt} answers = "
-                                        f"{answers}"),
-        ("prompts sampled per step", f"at most {rollout.max_generation_batches} x {rollout.prompts_per_step}, until "
-                                     f"{rollout.prompts_per_step} have right and wrong answers"),
+        ("answers trained on per step", f"{most}{rollout.prompts_per_step} prompts x {rollout.samples_per_prompt} "
+                                        f"answers = {answers}"),
+        source,
         ("updates per step", f"{batch.updates_per_step} of at most {groups} prompts = "
                                      f"{groups * rollout.samples_per_prompt} answers each"),
         ("updates in all", f"{config.steps} x {batch.updates_per_step} = "

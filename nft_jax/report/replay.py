@@ -30,7 +30,7 @@ from nft_jax.objectives.terms import answers_in_loss
 from nft_jax.record.folder import RunFolder, is_run, read_run
 from nft_jax.record.rollouts import SCHEMA, table_to_groups
 from nft_jax.report.tokens import FLAGS, Answer
-from nft_jax.train.batch import BatchShape, Example, deal, examples_of, make_batch, unpack
+from nft_jax.train.batch import BatchShape, Example, deal, examples_of, learns, make_batch, unpack
 from nft_jax.train.step import loss_inputs
 from nft_jax.train.step_metrics import combine, summarise, tally
 from nft_jax.types import Group, InputError, TrainBatch
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from nft_jax.report.views import GroupView
 
 # Columns that a table may lack.
-OPTIONAL = ("old_logprobs", "reference_logprobs", "kept")
+OPTIONAL = ("old_logprobs", "reference_logprobs", "kept", "mask")
 # Tokens whose losses are computed at a time.
 PART = 1 << 20
 
@@ -137,7 +137,7 @@ def replay(step: str | os.PathLike, objective: str | Objective | Callable | None
     if find_objective(objective).whole_groups:
         run = replace(run, terms=replace(run.terms, mismatch="off"))
     run = replace(run, objective=objective, loss=loss)
-    trained = [group for group in every if answers_in_loss(group, run.terms) and (group.has_signal or loss.all_wrong)]
+    trained = [group for group in every if answers_in_loss(group, run.terms) and learns(group, loss)]
     groups = [group if group.old_logprobs is not None else
               replace(group, old_logprobs=tuple(rollout.logprobs for rollout in group.rollouts)) for group in trained]
     sampled = sum(group.old_logprobs is None for group in trained)
@@ -182,7 +182,8 @@ def replay_update(update: int, groups: Sequence[Group], run: Config, policy: "Po
     rows, places = packed_rows([example for *_, example in made], longest, run.loss)
     logprobs, entropies = rows.old_logprobs, np.zeros_like(rows.weight)
     for (row, place), (_, rollout, _) in zip(places, made, strict=True):
-        entropies[row, place] = rollout.entropies
+        # A stored answer may have none.
+        entropies[row, place] = rollout.entropies if len(rollout.entropies) else 0
     if policy is not None:
         logprobs, entropies = score(policy, rows, temperature, run.batch.rows_per_micro_batch)
     values = row_losses(rows, logprobs, entropies, run.objective, run.loss)

@@ -29,6 +29,7 @@ from experiments.studies import (
     controls,
     longer,
     main_table,
+    offline,
     order,
     real_model,
 )
@@ -258,7 +259,7 @@ def test_a_run_that_was_never_evaluated_cannot_be_compared(runs):
 # ---- every study ---------------------------------------------------------------------------------------------------
 
 MODULES = (main_table, ablate_prompt_weight, ablate_clamp, ablate_negative_weight, ablate_ratio, ablate_updates,
-           ablate_rft, ablate_optimizer, controls, longer, order, real_model)
+           ablate_rft, ablate_optimizer, controls, longer, offline, order, real_model)
 
 
 @pytest.mark.parametrize("scale", SCALES)
