@@ -120,11 +120,10 @@ def gated_norm(x, scale, gate, eps: float):
 
 
 def operations(config: ModelConfig) -> int:
-    """Of one token in one delta net, beside its products with the matrices: those with the memory, and in a chunk."""
-    i, o = config.delta_key_dim, config.delta_value_dim
-    memory, chunk = 6 * i * o, CHUNK * (4 * i + 2 * o + i + o)
-    taps = 2 * config.delta_conv * (2 * config.delta_key_heads * i + config.delta_value_heads * o)
-    return config.delta_value_heads * (memory + chunk) + taps
+    """Of one token in one delta net, beside its products with the matrices: those with the memory, the products and the
+    triangular system of a chunk, and the convolutions."""
+    n, u, i, o = config.delta_key_heads, config.delta_value_heads, config.delta_key_dim, config.delta_value_dim
+    return u * 6 * i * o + CHUNK * (n * 4 * i + u * (i + 3 * o)) + 2 * config.delta_conv * (2 * n * i + u * o)
 
 
 # ---- on one device ---------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import jax
 
 from nft_jax.config import Config
 from nft_jax.data.benchmarks import answers_of
+from nft_jax.model import delta
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.decoder import count_active_parameters
 from nft_jax.preflight.devices import Device
@@ -41,10 +42,11 @@ class Assumptions:
 
 def forward_flops(model: ModelConfig, tokens: float, seen: float) -> float:
     """Operations of a forward pass of `tokens`, each of which attends to `seen` tokens on average. Two for each
-    token and weight that multiplies, and the scores and sums of attention."""
+    token and weight that multiplies, the scores and sums of attention, and the work of delta nets."""
     lookup = 0 if model.tie_embeddings else model.vocab_size * model.hidden_size
     weights = count_active_parameters(model) - lookup
-    return tokens * (2 * weights + 4 * model.num_layers * model.num_heads * model.head_dim * seen)
+    attention = 4 * len(model.attention_layers) * model.num_heads * model.head_dim * seen
+    return tokens * (2 * weights + attention + len(model.delta_layers) * delta.operations(model))
 
 
 def train_flops(plan: Plan, tokens: float, seen: float) -> float:
@@ -88,8 +90,10 @@ def estimate(plan: Plan, sampler: Sampler, memory: Model, device: Device, assume
     config, model, slots, devices = plan.config, plan.model, sampler.slots, plan.mesh.size
     rollout = config.rollout
     compute, link = devices * device.flops * UTILISATION, device.link * LINKS
-    # A step reads the shortest ring that holds its longest answer: half the cache, on average.
-    reads = (memory.weights + memory.cache / 2) / (device.bandwidth * BANDWIDTH)
+    # A step reads the shortest ring that holds its longest answer: half of the longest, on average. It reads and
+    # writes the memories of delta nets.
+    ring = (memory.cache - memory.memories) / 2
+    reads = (memory.weights + ring + 2 * memory.memories) / (device.bandwidth * BANDWIDTH)
     multiplies = forward_flops(model, slots, sampler.buckets[-1] / 2) / compute
     block = received.get("decode", received.get("decode, truncated", 0.0))
     decode_step = max(reads, multiplies) + block / rollout.block_size / link

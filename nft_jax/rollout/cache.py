@@ -73,8 +73,8 @@ def empty_state(config: ModelConfig, slots: int, capacity: int, dtype, quantised
     zeros = jnp.zeros(slots, jnp.int32)
     cache = [empty_layer(config, slots, capacity, dtype, quantised) for _ in config.attention_layers]
     memories = [delta.empty(config, slots, dtype) for _ in config.delta_layers]
-    return DecodeState(cache, memories, write_index=jnp.int32(0), length=zeros, token=zeros, generated=zeros, limit=zeros,
-                       stream=zeros.astype(jnp.uint32), active=zeros.astype(bool))
+    return DecodeState(cache, memories, write_index=jnp.int32(0), length=zeros, token=zeros, generated=zeros,
+                       limit=zeros, stream=zeros.astype(jnp.uint32), active=zeros.astype(bool))
 
 
 def entry_sharding(config: ModelConfig, mesh: Mesh, slots: str | None = "batch"):
@@ -133,7 +133,8 @@ def admit(state: DecodeState, prefilled: Prefilled, slots, source, token, length
     memories = jax.tree.map(lambda old, prompts: put(old, prompts[source]), state.memories, prefilled.memories)
     new = {"length": length, "token": token, "generated": jnp.zeros_like(length), "limit": limit, "stream": stream,
            "active": jnp.ones_like(length, bool)}
-    return state._replace(cache=cache, memories=memories, **{name: put(getattr(state, name), value) for name, value in new.items()})
+    return state._replace(cache=cache, memories=memories,
+                          **{name: put(getattr(state, name), value) for name, value in new.items()})
 
 
 def grow_layer(layer, write_index, rows=None, *, capacity: int):

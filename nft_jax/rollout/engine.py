@@ -125,9 +125,9 @@ def decode_block(params, model: ModelConfig, mesh: Mesh, eos: tuple[int, ...], b
         generated = state.generated + 1
         ended = (sampled.token[:, None] == eos_ids[None]).any(-1) | (generated >= state.limit)
         after = DecodeState(
-            cache=cache, memories=memories, write_index=(state.write_index + 1) % capacity, length=state.length + state.active,
-            token=sampled.token, generated=generated, limit=state.limit, stream=state.stream,
-            active=state.active & ~ended)
+            cache=cache, memories=memories, write_index=(state.write_index + 1) % capacity,
+            length=state.length + state.active, token=sampled.token, generated=generated, limit=state.limit,
+            stream=state.stream, active=state.active & ~ended)
         shown = sampled._replace(token=jnp.where(state.active, sampled.token, INERT))
         return after, jax.tree.map(lambda rows, row: rows.at[step].set(row), out, shown)
 

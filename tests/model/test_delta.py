@@ -1,4 +1,5 @@
 """Delta nets against a recurrence in float64, one token at a time."""
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -11,9 +12,10 @@ from hypothesis import strategies as st
 from nft_jax.config import MeshConfig
 from nft_jax.model import delta
 from nft_jax.model.config import ModelConfig
+from nft_jax.model.parameters import IN_LAYERS, sizes_of
 from nft_jax.runtime.mesh import make_mesh
 
-B, T, N, G, I, O, W = 2, 150, 2, 2, 5, 3, 4             # noqa: E741  several chunks, and a part of one
+B, T, N, G, I, O, W = 2, 150, 2, 2, 5, 3, 4             # several chunks, and a part of one
 U = N * G
 CONFIG = ModelConfig("qwen3_5_text", vocab_size=31, hidden_size=12, intermediate_size=20, num_layers=2, num_heads=2,
                      num_kv_heads=1, head_dim=6, max_positions=64, delta_layers=(0,), delta_key_heads=N,
@@ -112,7 +114,8 @@ def by_steps(inputs, weights, segments):
         out, memory = delta.step(delta.Inputs(*(part[:, None] for part in x)), weights, memory)
         return memory, out[:, 0]
 
-    _, out = jax.lax.scan(one, delta.empty(CONFIG, B, jnp.float32), jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), inputs))
+    tokens = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), inputs)
+    _, out = jax.lax.scan(one, delta.empty(CONFIG, B, jnp.float32), tokens)
     return jnp.moveaxis(out, 0, 1)
 
 
@@ -143,8 +146,25 @@ def test_hard_cases_stay_exact_and_their_gradients_finite(write, forget):
 
 
 def test_a_mesh_divides_rows_and_heads():
-    """The tokens of a row lie on several devices."""
-    inputs, segments = made(5), np.stack([layout(70, 40), layout(3, 147)]).astype(np.int32)
-    mesh = make_mesh(MeshConfig(1, 2, 2, 2))
-    found = jax.jit(lambda *given: delta.mix(*given, mesh))(inputs, WEIGHTS, segments)
-    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), found, mix(inputs, WEIGHTS, segments))
+    """The tokens of a row lie on several devices. Values, memories and gradients are those of one device."""
+    segments = np.stack([layout(70, 40), layout(3, 147)]).astype(np.int32)
+
+    def run(mesh):
+        def total(inputs, weights):
+            out, memory = delta.mix(inputs, weights, segments, mesh)
+            return jnp.sin(3 * out).sum(), (out, memory)
+        return jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))(made(5), WEIGHTS)
+
+    for found, expected in zip(*map(jax.tree.leaves, (run(make_mesh(MeshConfig(1, 2, 2, 2))), run(None))), strict=True):
+        np.testing.assert_allclose(found, expected, atol=2e-5 * max(1, np.abs(expected).max()), rtol=0)
+
+
+def test_operations_are_about_those_that_xla_counts():
+    """Of one chunk: XLA counts the body of a loop once, and no library's triangular system."""
+    config = replace(CONFIG, delta_key_dim=32, delta_value_dim=48, delta_key_heads=1, delta_value_heads=3)
+    shapes = ((1, 32), (1, 32), (3, 48), (3,), (3,))
+    inputs = delta.Inputs(*(jax.ShapeDtypeStruct((1, delta.CHUNK, *shape), jnp.float32) for shape in shapes))
+    weights = {name: jax.ShapeDtypeStruct(sizes_of(IN_LAYERS[name].axes, config), jnp.float32) for name in delta.SMALL}
+    segments = jax.ShapeDtypeStruct((1, delta.CHUNK), jnp.int32)
+    counted = mix.lower(inputs, weights, segments).compile().cost_analysis()["flops"] / delta.CHUNK
+    assert 0.6 < delta.operations(config) / counted < 1.4

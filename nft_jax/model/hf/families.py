@@ -4,7 +4,8 @@ To add a family:
 
 1. Open modeling_NAME.py of transformers beside `nft_jax.model.decoder`. Each part that the decoder
    lacks becomes a field of `ModelConfig` that is off by default. Each array it lacks becomes a row
-   of `nft_jax.model.parameters.ARRAYS`. Gemma 3 brought `norms_after` and two arrays this way.
+   of `nft_jax.model.parameters.ARRAYS`. Gemma 3 brought `norms_after` and two arrays this way. Qwen3.5
+   brought layers of another kind: a file (`nft_jax.model.delta`) and arrays with a `mixer`.
 2. Compare the tensor names with `NAMES`. Where they differ, give the family a table of its own, as Phi-3 has.
 3. Go through configuration_NAME.py field by field and write one `Family` into `FAMILIES`. Llama's says it all:
 
