@@ -60,11 +60,12 @@ class Policy:
 
 
 def load(path: str | os.PathLike, *, dtype="float32", mesh: Mesh | None = None,
-         step: int | str = LATEST, base: str | os.PathLike = "") -> Policy:
+         step: int | str = LATEST, base: str | os.PathLike = "", ema: bool = False) -> Policy:
     """The policy in `path`: a Hugging Face folder, a hub name, "nano" (the embedded model), a run's folder, or the
     folder of an adapter of PEFT.
 
     step: of a run's folder, the checkpoint to load: "latest", "best" or a number.
+    ema: of a run with rollout.ema, the average that samples, instead of the trained parameters.
     dtype: of the parameters; float32, bfloat16 or float16. Adapters keep the type of their file.
     base: folder or hub name of the model under an adapter; "" is the one that its adapter_config.json names. The
         tokenizer is the base's.
@@ -72,10 +73,10 @@ def load(path: str | os.PathLike, *, dtype="float32", mesh: Mesh | None = None,
 
     Before weights are on a device, raises InputError for: no such folder; an architecture or feature that is not
     implemented; tensors missing or of the wrong shape; files cut short; whatever `load_tokenizer` refuses; sizes that
-    the mesh does not divide; a run without such a checkpoint; `step` for a folder that is no run's; an adapter with
-    an option that is not implemented, that does not fit its base, or that was trained on another one. Values that
-    are not finite are refused as they are read."""
-    weights = find_weights(path, step, base)
+    the mesh does not divide; a run without such a checkpoint; `step` for a folder that is no run's; `ema` without
+    rollout.ema; an adapter with an option that is not implemented, that does not fit its base, or that was trained on
+    another one. Values that are not finite are refused as they are read."""
+    weights = find_weights(path, step, base, ema)
     tokenizer = load_tokenizer(weights.folder, weights.chat_template)
     return Policy(weights.config, weights.read(dtype, mesh), tokenizer, eos_token_ids(weights.folder, tokenizer), mesh,
                   weights.date, weights.adapter)

@@ -4,7 +4,9 @@
     python -m experiments.benchmark --device gpu --model half one_and_half --task rollout train --profile runs/profile
     python -m experiments.benchmark --compare results.jsonl
 
-`value` is tokens (verdicts) per second of wall clock, `value_cpu` per CPU-second. Where what was
+`value` is tokens (verdicts) per second of wall clock, `value_cpu` per CPU-second. Lines that train also have
+`trained_tokens_per_s_device`, which NeMo-RL quotes: prompts and answers of the update, by the whole step's wall clock
+and by devices (always one here). Where what was
 timed differs from a plain forward pass, the line says so and the exit status is 1. `peak_rss_mb` is
 of the whole process: ask for one task at a time where it matters.
 """
@@ -14,24 +16,26 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 from experiments.benchmark.compare import OURS, compare, read_lines
 from experiments.peers.common import MODELS, TASKS, add_options, emit, limit_threads, repeat, result
 
-ACCELERATOR_MODELS = ("half", "one_and_half")            # their shapes: `experiments.benchmark.device.MODELS`
-ACCELERATOR_TASKS = ("rollout", "rollout_var", "train")
+ACCELERATOR_MODELS = ("half", "one_and_half", "qwen3_0_6b")     # their shapes: `benchmark.device.MODELS`
+ACCELERATOR_TASKS = ("rollout", "rollout_var", "train", "e2e")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m experiments.benchmark", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=[*TASKS, "verify"], nargs="+", default=[])
-    parser.add_argument("--model", choices=[*MODELS, "one_and_half"], nargs="+", default=["nano"])
+    parser.add_argument("--model", choices=sorted({*MODELS, *ACCELERATOR_MODELS}), nargs="+", default=["nano"])
     parser.add_argument("--device", choices=["cpu", "gpu", "tpu"], default="cpu")
     parser.add_argument("--slots", type=int, default=0, help="answers decoded at the same time (0: the workload's)")
     parser.add_argument("--block-size", type=int, default=0,
                         help="decode steps between two looks of the host (0: the workload's)")
     parser.add_argument("--new-tokens", type=int, default=1024, help="of every answer, on an accelerator")
+    parser.add_argument("--row-length", type=int, default=0, help="tokens of a train step's rows (0: the workload's)")
     parser.add_argument("--remat", default="none", help="what the backward pass recomputes, on an accelerator")
     parser.add_argument("--profile", type=Path, help="trace one more repetition into this folder; its largest costs")
     parser.add_argument("--compare", type=Path, metavar="FILE", help="print the ratios of a file of results")
@@ -63,11 +67,12 @@ def pin(threads: int, device: str) -> None:
 def measure(model: str, task: str, options: argparse.Namespace) -> dict:
     """One result. Raises WrongResult when what was computed is wrong."""
     from experiments.benchmark.device import MODELS as LARGE
-    from experiments.benchmark.device import accelerator_case
+    from experiments.benchmark.device import ROW_LENGTHS, accelerator_case
     from experiments.benchmark.tasks import standard_case
     sizes = {"slots": options.slots, "micro": options.micro, "block_size": options.block_size}
     case = standard_case(model, task, **sizes) if options.device == "cpu" \
-        else accelerator_case(LARGE[model], task, remat=options.remat, new_tokens=options.new_tokens, **sizes)
+        else accelerator_case(LARGE[model], task, remat=options.remat, new_tokens=options.new_tokens,
+                              row_length=options.row_length or ROW_LENGTHS.get(model, 0), **sizes)
     return measure_case(case, argparse.Namespace(**vars(options) | {"model": model, "task": task}))
 
 
@@ -85,6 +90,8 @@ def measure_case(case, options: argparse.Namespace) -> dict:
         with jax.profiler.trace(str(folder)):
             task.run(0)
         more["profile"] = costs(folder)
+    if task.trained:
+        more["trained_tokens_per_s_device"] = round(task.trained / median(took.wall for took in timed.steady), 3)
     if options.device != "cpu":
         more |= shares(task, timed, options)
     line = result(OURS, case.compute.dtype, options, timed, tokens=task.tokens, versions=versions(),

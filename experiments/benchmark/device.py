@@ -6,6 +6,8 @@ rollout   Answers of 1,024 tokens (--new-tokens) to prompts of 64 to 512, in 256
           varied lengths, and more answers than slots.
 train     An optimizer update on rows of 4,096 tokens. The limit is the matrix units. The share is 6 x parameters x
           tokens, and the causal attention, over the rate of an 8192-cubed bfloat16 product, over the wall time.
+          qwen3_0_6b has rows of 16,384 tokens: the shape that prime-rl quotes for one card.
+e2e       The rollout, a reward in Python, and one update on its answers.
 """
 import re
 import timeit
@@ -18,37 +20,43 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmark.tasks import Case, Rollouts, Training
+from experiments.benchmark.tasks import Case, EndToEnd, Rollouts, Training
 from experiments.peers.common import FIRST_ID, Timed, answer_lengths, repeat
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.decoder import count_parameters
+from nft_jax.model.flops import forward_flops
 from nft_jax.model.hf.published import PUBLISHED
 from nft_jax.model.kernels import choose_attention
-from nft_jax.preflight.estimate import forward_flops
 from nft_jax.train.batch import Example
 from nft_jax.types import Prompt
 
-MODELS = {"half": PUBLISHED["Qwen/Qwen2.5-0.5B-Instruct"], "one_and_half": PUBLISHED["Qwen/Qwen2.5-1.5B-Instruct"]}
+MODELS = {"half": PUBLISHED["Qwen/Qwen2.5-0.5B-Instruct"], "one_and_half": PUBLISHED["Qwen/Qwen2.5-1.5B-Instruct"],
+          "qwen3_0_6b": PUBLISHED["Qwen/Qwen3-0.6B"]}
 SHORTEST, LONGEST, ROW_LENGTH = 64, 512, 4096        # tokens of prompts, and of a train step's rows
+ROW_LENGTHS = {"qwen3_0_6b": 16_384}
 CONTAINERS = ("while", "conditional", "call")       # operations whose time is the sum of others' times
 
 
 def accelerator_case(model: ModelConfig, task: str, *, slots: int = 0, micro: int = 0, block_size: int = 0,
-                     new_tokens: int = 1024, sequences: int = 16, remat: str = "none") -> Case:
-    """A rollout that fills 256 slots (varied: three times over), or full rows to train on."""
+                     new_tokens: int = 1024, row_length: int = 0, remat: str = "none") -> Case:
+    """A rollout that fills 256 slots (varied: three times over), full rows to train on (65,536 tokens), or both."""
+    row_length = row_length or ROW_LENGTH
     attention, _ = choose_attention("auto", jax.default_backend(), "bfloat16", model.head_dim)
-    rng, slots, compute = np.random.default_rng(0), slots or 256, Compute("bfloat16", remat, attention)
+    slots, compute = slots or 256, Compute("bfloat16", remat, attention)
+    sequences = max(16 * ROW_LENGTH // row_length, 1)
+    tokens = np.random.default_rng(0).integers(FIRST_ID, model.vocab_size, (sequences, row_length)).astype(np.int32)
+    examples = tuple(Example(row[:LONGEST], row[LONGEST:], float(i % 2), 0.5, 0.5) for i, row in enumerate(tokens))
+    training = {"examples": examples, "rows": micro or max(4 * ROW_LENGTH // row_length, 1), "row_length": row_length}
     if task == "train":
-        tokens = rng.integers(FIRST_ID, model.vocab_size, (sequences, ROW_LENGTH)).astype(np.int32)
-        examples = tuple(Example(row[:LONGEST], row[LONGEST:], float(i % 2), 0.5, 0.5) for i, row in enumerate(tokens))
-        return Case(model, compute, examples=examples, sequences=sequences, rows=micro or 4, row_length=ROW_LENGTH)
-    samples, rounds = 8, 3 if task == "rollout_var" else 1
+        return Case(model, compute, sequences=sequences, **training)
+    rng, samples, rounds = np.random.default_rng(0), 8, 3 if task == "rollout_var" else 1
     count = -(-slots * rounds // samples)
     prompts = tuple(Prompt(i, "", "", "", rng.integers(FIRST_ID, model.vocab_size, length).astype(np.int32))
                     for i, length in enumerate(rng.integers(SHORTEST, LONGEST + 1, count)))
     limits = answer_lengths(count * samples, new_tokens, new_tokens // 4) if rounds > 1 \
         else np.full(count * samples, new_tokens, np.int32)
-    return Case(model, compute, prompts, limits.reshape(count, samples), slots=slots, block_size=block_size or 32)
+    return Case(model, compute, prompts, limits.reshape(count, samples), slots=slots, block_size=block_size or 32,
+                sequences=max(count * samples, sequences), **training)
 
 
 def rollout_bytes(case: Case) -> float:
@@ -91,8 +99,9 @@ def matmul_flops_per_second(size: int = 8192) -> float:
     return 2.0 * size ** 3 * rate(jax.jit(jnp.matmul), a, a)
 
 
-def shares(task: Rollouts | Training, timed: Timed, options: Namespace) -> dict:
-    """The task's share of the device's rates, by medians, and the peak of device memory (MB) if it is known.
+def shares(task: Rollouts | Training | EndToEnd, timed: Timed, options: Namespace) -> dict:
+    """The share of the device's rates of a rollout or an update, by medians, and the peak of device memory (MB) if it
+    is known.
 
     For training, the optimizer update and the forward pass for old log-probs are timed apart.
     """
@@ -102,7 +111,7 @@ def shares(task: Rollouts | Training, timed: Timed, options: Namespace) -> dict:
         seconds = median(took.wall for took in timed.steady)
         out |= {"copy_gb_per_s": round(bandwidth / 1e9, 1),
                 "bandwidth_share": round(rollout_bytes(case) / bandwidth / seconds, 4)}
-    else:
+    elif isinstance(task, Training):
         matmul = matmul_flops_per_second()
         out["matmul_tflops"] = round(matmul / 1e12, 1)
         for name, function, passes in (("step", task.update, 3), ("score", task.old_logprobs, 1)):

@@ -100,6 +100,8 @@ def random_params(case: Case):
 class Rollouts:
     """Rollouts of a case, with random parameters of its own or with a trainer's."""
 
+    trained = 0                                # prompt and answer tokens of a repetition's update
+
     def __init__(self, case: Case, own_params: bool = True):
         self.case, self.rollouts = case, []
         self.sampler = Sampler(
@@ -188,6 +190,10 @@ class Training:
     def tokens(self) -> int:
         return sum(len(e.prompt) + len(e.response) for e in self.case.examples)
 
+    @property
+    def trained(self) -> int:
+        return self.tokens
+
     def run(self, repetition: int) -> None:
         """Old log-probs by the present parameters, then the optimizer update with them."""
         examples = self.case.examples
@@ -259,6 +265,11 @@ class EndToEnd:
     @property
     def tokens(self) -> int:
         return self.rollouts.tokens
+
+    @property
+    def trained(self) -> int:
+        samples = self.case.limits.shape[1]
+        return self.tokens + samples * sum(len(prompt.tokens) for prompt in self.case.prompts)
 
     def run(self, repetition: int) -> None:
         sampler, params = self.rollouts.sampler, self.training.state.params

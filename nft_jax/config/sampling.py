@@ -41,6 +41,10 @@ class DataConfig(Checked, prefix="data."):
     """Longer prompts are skipped and counted."""
     limit: int = 0
     """Use only the first so many questions; 0 = all of them (a generator makes 20,000)."""
+    order: Literal["permutation", "accuracy"] = "permutation"
+    """Which questions are asked. permutation: all of them in every epoch. accuracy: a question comes again after 3,
+    9, then 27 epochs where all its answers were right, and after 2, 3, then 4 where all were wrong. This saves
+    samples in runs of several epochs."""
     seed: int | None = None
     """Seed of the order (a new permutation every epoch) and of generated questions; None = the run's seed."""
 
@@ -113,11 +117,14 @@ class DecodingConfig(SamplingConfig):
 
 @dataclass(frozen=True)
 class RolloutConfig(DecodingConfig, prefix="rollout."):
-    """Sampling answers to train on."""
+    """Answers to train on: sampled, or stored."""
+    answers: str = ""
+    """Stored answers take the sampler's place: a .parquet or .jsonl file, a folder of them, or a run's folder. Its rows
+    are groups of answers, each with a reward or a gold. data.source is then not asked. Empty: sample."""
     prompts_per_step: int = 64
     """Groups with unequal rewards that one step trains on."""
     samples_per_prompt: int = 16
-    """K: answers per prompt."""
+    """K: answers per prompt; of stored answers, the most that a group may have."""
     max_generation_batches: int = 10
     """To collect groups with unequal rewards, a step samples at most so many times prompts_per_step prompts. Then it
     trains on the groups it has. Without any, the step is skipped and counted. A batch is as large as the share of
@@ -128,11 +135,21 @@ class RolloutConfig(DecodingConfig, prefix="rollout."):
     sampler: the sampler's before truncation; with int8, of the quantised policy. truncated: the
     sampler's after truncation. With top_k, top_p or min_p, only truncated is of the distribution
     that was sampled; a run with trainer prints a remark. The metrics mismatch/* compare the
-    trainer's log-probs with the sampler's, so only trainer has them."""
+    trainer's log-probs with the sampler's, so only trainer has them.
+    Of rollout.answers: with trainer pi_old is the model that the run starts from; with sampler and truncated, the
+    stored log-probs, and that model for answers without any. Either is computed once, and kept."""
+
+    ema: float = 0.0
+    """Answers are sampled by, and pi_old is, an exponential moving average of the parameters, of which every step
+    keeps this share and takes the rest of the trained parameters (DiffusionNFT, arXiv 2509.16117). 0 = off: the
+    trained parameters sample. It takes the memory of the trained parameters once more."""
 
     def __post_init__(self):
         super().__post_init__()
         self.require_least(1, "prompts_per_step", "max_generation_batches")
+        self.require(0 <= self.ema < 1, "ema", "use a number in [0, 1): 0 is off, and 1 would never follow the policy.")
+        self.require(not (self.ema and self.answers), "ema", f"rollout.answers is {self.answers!r}, and nothing is "
+                     "sampled; leave it at 0.")
         self.require(self.samples_per_prompt >= 2, "samples_per_prompt",
                      "a group needs at least 2 answers to have a right and a wrong one.")
         self.require(self.temperature > 0, "temperature",
@@ -155,6 +172,9 @@ class VerifierConfig(Checked, prefix="verifier."):
     """equivalent: the last complete \\boxed{} means the same as the gold. strict: the very same string
     in the last 100 characters (the official NFT training reward). lenient: as equivalent, or the
     last number without a box."""
+    disagreement: bool = False
+    """Beside mode equivalent, judge every answer by mode strict too, and log how often the two differ
+    (verdicts/strict_disagreement)."""
     workers: int = 2
     """Processes that run math-verify, or the reward. Most answers of maths are decided without them."""
     deadline: float = 3.0
@@ -168,6 +188,8 @@ class VerifierConfig(Checked, prefix="verifier."):
 
     def __post_init__(self):
         self.require(bool(self.reward), "reward", "name a reward; the default is math.")
+        self.require(not self.disagreement or (self.mode == "equivalent" and self.reward == "math"), "disagreement",
+                     "only reward math in mode equivalent is compared with mode strict; leave it off.")
         self.require_least(1, "workers")
         self.require(self.deadline > 0, "deadline", "use a positive number of seconds.")
         self.require_least(256, "memory_mb")
@@ -210,6 +232,8 @@ class AnswerConfig(DecodingConfig, prefix="--"):
     """Folder in Hugging Face layout, hub model, or folder of a run."""
     step: str = "latest"
     """Of a run: the checkpoint, latest, best or its step."""
+    ema: bool = False
+    """Of a run with rollout.ema: the average that samples, instead of the trained parameters."""
     seed: int = 0
     """Seed of sampling."""
     chat_template: str = ""

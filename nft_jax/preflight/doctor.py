@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 
-from nft_jax.preflight.devices import GiB
+from nft_jax.runtime.devices import GiB
 from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import InputError
 

@@ -9,9 +9,9 @@ from nft_jax.config import Config, MeshConfig
 from nft_jax.model.adapter import adapter_shapes, projections_of
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.decoder import count_parameters, told_parameters
-from nft_jax.preflight.devices import GiB
 from nft_jax.preflight.memory import analytic
 from nft_jax.rollout.slots import useful_slots
+from nft_jax.runtime.devices import GiB
 from nft_jax.train.batch import shapes_of
 from nft_jax.train.plan import make_plan
 
@@ -29,11 +29,15 @@ def batch_arithmetic(config: Config) -> list[tuple[str, str]]:
     rollout, batch = config.rollout, config.batch
     answers = rollout.prompts_per_step * rollout.samples_per_prompt
     groups, shape = config.groups_per_update, shapes_of(config)[-1]
+    most, source = "", ("prompts sampled per step", f"at most {rollout.max_generation_batches} x "
+                        f"{rollout.prompts_per_step}, until {rollout.prompts_per_step} have right and wrong answers")
+    if rollout.answers:
+        most, source = "at most ", ("groups read per step", f"{rollout.prompts_per_step} of those in {rollout.answers} "
+                                    "with unequal rewards; an epoch's length is told at the start")
     return [
-        ("answers trained on per step", f"{rollout.prompts_per_step} prompts x {rollout.samples_per_prompt} answers = "
-                                        f"{answers}"),
-        ("prompts sampled per step", f"at most {rollout.max_generation_batches} x {rollout.prompts_per_step}, until "
-                                     f"{rollout.prompts_per_step} have right and wrong answers"),
+        ("answers trained on per step", f"{most}{rollout.prompts_per_step} prompts x {rollout.samples_per_prompt} "
+                                        f"answers = {answers}"),
+        source,
         ("updates per step", f"{batch.updates_per_step} of at most {groups} prompts = "
                                      f"{groups * rollout.samples_per_prompt} answers each"),
         ("updates in all", f"{config.steps} x {batch.updates_per_step} = "
@@ -55,7 +59,10 @@ def memory_estimate(config: Config, model: ModelConfig) -> list[tuple[str, float
     memory = analytic(plan, plan.sampler(), attention)
     gradients, adapter = 2 * memory.parameters, config.adapter
     trained = "adapters" if adapter.rank else "parameters"
-    lines = [(f"{trained}, float32", memory.parameters), ("the optimizer's moments", memory.moments)]
+    average = memory.parameters if rollout.ema else 0
+    lines = [(f"{trained}, float32", memory.parameters), ("the optimizer's moments", memory.moments - average)]
+    if average:
+        lines.append(("their average, which samples (rollout.ema)", average))
     if adapter.rank:
         stored = "int8" if adapter.base_dtype == "int8" else policy.compute_dtype
         lines.insert(0, (f"the frozen model under the adapters, {stored}", memory.base))

@@ -4,16 +4,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import jax
-
 from nft_jax.config import Config
 from nft_jax.data.benchmarks import answers_of
-from nft_jax.model import delta
-from nft_jax.model.config import ModelConfig
-from nft_jax.model.decoder import count_active_parameters
-from nft_jax.preflight.devices import Device
+from nft_jax.model.flops import forward_flops, train_flops
 from nft_jax.preflight.memory import Model
 from nft_jax.rollout.engine import Sampler
+from nft_jax.runtime.devices import Device
 from nft_jax.train.plan import Plan
 
 # Shares of the makers' peaks that a run reaches. Compute and memory: what we measured on one H100, the middle of two
@@ -40,23 +36,6 @@ class Assumptions:
                    accepted_share)
 
 
-def forward_flops(model: ModelConfig, tokens: float, seen: float) -> float:
-    """Operations of a forward pass of `tokens`, each of which attends to `seen` tokens on average. Two for each
-    token and weight that multiplies, the scores and sums of attention, and the work of delta nets."""
-    lookup = 0 if model.tie_embeddings else model.vocab_size * model.hidden_size
-    weights = count_active_parameters(model) - lookup
-    attention = 4 * len(model.attention_layers) * model.num_heads * model.head_dim * seen
-    return tokens * (2 * weights + attention + len(model.delta_layers) * delta.operations(model))
-
-
-def train_flops(plan: Plan, tokens: float, seen: float) -> float:
-    """Operations of a forward and a backward pass: three times the forward's. Under adapters twice, because frozen
-    weights have no gradient, and three times the adapters' own."""
-    forward, adapter = forward_flops(plan.model, tokens, seen), plan.config.adapter
-    trained = sum(leaf.size for leaf in jax.tree.leaves(plan.state.params))
-    return 2 * forward + 3 * 2 * tokens * trained if adapter.rank else 3 * forward
-
-
 def flops(plan: Plan, sampler: Sampler) -> dict[str, float]:
     """Operations of one call of each kind of program that multiplies matrices, over all devices. A micro-batch
     has full rows; decoding is a block of steps with every slot active over the whole ring."""
@@ -66,7 +45,7 @@ def flops(plan: Plan, sampler: Sampler) -> dict[str, float]:
     decode = config.rollout.block_size * forward_flops(model, sampler.slots, sampler.buckets[-1])
     length = sampler.prompt_buckets[-1]
     return {"score": rows * row, "reference score": rows * row,
-            "train step": rows * (train_flops(plan, *sizes) + again * row),
+            "train step": rows * (train_flops(model, *sizes, plan.adapter_parameters) + again * row),
             "decode": decode, "decode, truncated": decode,
             "prefill": forward_flops(model, sampler.prefills * length, length / 2)}
 
@@ -112,7 +91,7 @@ def estimate(plan: Plan, sampler: Sampler, memory: Model, device: Device, assume
     micro_batches = math.ceil(kept * length / (plan.longest.rows * config.row_length))
     passes = (rollout.old_logprobs == "trainer" and not config.on_policy) + bool(config.terms.kl_weight)
     score = passes * max(forward, micro_batches * received.get("score", received.get("reference score", 0.0)) / link)
-    train = max(train_flops(plan, kept * length, length / 2) / compute,
+    train = max(train_flops(model, kept * length, length / 2, plan.adapter_parameters) / compute,
                 micro_batches * received.get("train step", 0.0) / link)
     sample = sampling(kept / share, 1 if share == 1 else 2)
     step, evaluation, evaluations = sample + score + train, 0.0, 0

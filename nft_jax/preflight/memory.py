@@ -37,7 +37,7 @@ class Split(NamedTuple):
 class Model:
     """What stays on each device between the programs, in bytes, and the temporaries of each kind of program."""
     parameters: int               # that are trained, float32: all, or the adapters
-    moments: int                  # the optimizer's part of the train state
+    moments: int                  # the rest of the train state: the optimizer's moments, and rollout.ema's average
     base: int                     # the frozen parameters under adapters
     reference: int                # the parameters of a KL term's reference, unless the base serves as one
     weights: int                  # the weights that decode
@@ -53,6 +53,7 @@ class Model:
         state, sampling = self.parameters + self.moments, self.weights + self.cache
         beside = {
             "train step": -self.base,
+            "average": self.moments - self.parameters,
             "cast": self.moments - self.base,
             "score": self.moments + sampling - self.base,
             "reference score": state + sampling - (self.reference or self.base),
@@ -74,7 +75,7 @@ def analytic(plan: Plan, sampler: Sampler, attention: Attention) -> Model:
     nothing = Split(0, 0)
     return Model(
         parameters=sharded_bytes(plan.state.params),
-        moments=sharded_bytes(plan.state.opt_state),
+        moments=sharded_bytes((plan.state.opt_state, plan.state.average)),
         base=sharded_bytes(plan.base),
         reference=0 if plan.reference is plan.base else sharded_bytes(plan.reference),
         weights=weight_bytes(model, sampler.mesh, dtype, rollout.weight_dtype),
@@ -85,7 +86,8 @@ def analytic(plan: Plan, sampler: Sampler, attention: Attention) -> Model:
         layers=model.num_layers,
         temporaries={
             "cast": work.cast(), "rollout key": nothing, "empty cache": nothing, "prefill": work.prefill(),
-            "admit": work.admit(), "grow": nothing, "decode": work.decode(4), "decode, truncated": work.decode(6),
+            "admit": work.admit(), "grow": nothing, "average": nothing,
+            "decode": work.decode(4), "decode, truncated": work.decode(6),
             "train step": work.rows_of(True), "score": work.rows_of(False), "reference score": work.rows_of(False),
         })
 

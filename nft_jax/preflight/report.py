@@ -20,7 +20,7 @@ from nft_jax.train.programs import SCORES, programs_of
 # Kinds of programs whose memory grows with rows, with slots, and with neither.
 ROWS = ("train step", *SCORES)
 SLOTS = ("empty cache", "prefill", "admit", "decode", "decode, truncated", "grow", *SCORES)
-UNSIZED = ("cast",)
+UNSIZED = ("cast", "average")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,9 +3,9 @@ from rich.console import Console
 from rich.table import Table
 
 from nft_jax.model.decoder import told_parameters
-from nft_jax.preflight.devices import GiB
 from nft_jax.preflight.estimate import BANDWIDTH, LINKS, UTILISATION
 from nft_jax.preflight.report import Report
+from nft_jax.runtime.devices import GiB
 from nft_jax.runtime.terminal import duration
 
 MiB = 2**20

@@ -4,7 +4,7 @@
 2. a manifest with the checksum of every file is added there;
 3. the folder gets the step's name, and only then are old checkpoints deleted.
 
-The state may be any tree that has `.params`."""
+The state is a NamedTuple that has `.params`. Its fields that are None are not stored."""
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +28,11 @@ WRITTEN_LAST = ("_CHECKPOINT_METADATA", "commit_success.txt")
 UNFINISHED = ".orbax-checkpoint-tmp"
 
 Restored = tuple[Any, dict, dict[str, list[Group]]]          # state, counters of the host, groups
+
+
+def _present(state: Any) -> dict[str, Any]:
+    """The fields of the state that are there: orbax refuses a tree with more of them than are stored."""
+    return {name: value for name, value in state._asdict().items() if value is not None}
 
 
 class Damaged(InputError):
@@ -99,8 +104,8 @@ class Checkpoints:
         if exists:
             self._together(lambda: write_notes(self._folder / str(step), self._notes(step)) if is_first() else None)
             return
-        self._together(lambda: self._checkpointer.save_checkpointables_async(
-            step, {"state": state, "host": host, "groups": {k: to_bytes(v) for k, v in groups.items()}}, force=True))
+        content = {"state": _present(state), "host": host, "groups": {k: to_bytes(v) for k, v in groups.items()}}
+        self._together(lambda: self._checkpointer.save_checkpointables_async(step, content, force=True))
 
     def wait(self) -> None:
         """Waits until the last save is on disk. Raises its error, as `save` does."""
@@ -176,16 +181,18 @@ class Checkpoints:
         InputError if the parameters belong to another model."""
         self._stored(step, shapes.params)
         with self._reading(step):
-            loaded = self._checkpointer.load_checkpointables(step, {"state": shapes})
+            loaded = self._checkpointer.load_checkpointables(step, {"state": _present(shapes)})
             host = self._checkpointer.load_checkpointables(step, {"host": None, "groups": None})
-            return loaded["state"], host["host"], {name: from_bytes(value) for name, value in host["groups"].items()}
+            groups = {name: from_bytes(value) for name, value in host["groups"].items()}
+            return shapes._replace(**loaded["state"]), host["host"], groups
 
-    def restore_params(self, step: int, shapes: Any) -> Any:
-        """The parameters alone of the checkpoint of `step`, laid out like `shapes`. Raises as `restore`."""
+    def restore_params(self, step: int, shapes: Any, part: str = "params") -> Any:
+        """The parameters alone of the checkpoint of `step`, or their "average", laid out like `shapes`. Raises as
+        `restore`."""
         # A placeholder is not read, so the optimizer's state takes neither time nor memory.
-        wanted = jax.tree.map(lambda _: ocp.PLACEHOLDER, self._stored(step, shapes)) | {"params": shapes}
+        wanted = jax.tree.map(lambda _: ocp.PLACEHOLDER, self._stored(step, shapes)) | {part: shapes}
         with self._reading(step):
-            return self._checkpointer.load_checkpointables(step, {"state": wanted})["state"]["params"]
+            return self._checkpointer.load_checkpointables(step, {"state": wanted})["state"][part]
 
     def restore_counters(self, step: int) -> dict:
         """The host's counters alone of the checkpoint of `step`. Raises Damaged where they cannot be read."""

@@ -28,9 +28,10 @@ from nft_jax.types import InputError
 
 # Names that a run writes. The order is that of their removal: a kill on the way must not leave checkpoints or rows to
 # a run of another configuration.
+STORED = "answers.parquet"      # stored answers, judged and scored (`nft_jax.train.stored_groups`)
 NAMES = ("checkpoints", "rollouts", "tensorboard", "wandb", "model", "profile", "nonfinite", "evaluations",
          "metrics.jsonl", "curves.png", "summary.json", "skipped.json", "wandb.json", "trackio.json", "hang.txt",
-         OBJECTIVE, "config.json")
+         STORED, OBJECTIVE, "config.json")
 START_OVER = "choose another workdir, or start over with --fresh, which deletes that run"
 
 
@@ -98,6 +99,7 @@ def _beginning(config: Config, folder: Path, leftovers: tuple[str, ...], fork: s
     if config.steps <= step:
         raise InputError(f"steps is {config.steps}, and --fork starts at step {step} of {fork!r}: give more steps.")
     _require_same_adapters(config, source, fork)
+    _require_same_average(config, source, fork)
     lines.append(f"forked from step {step} of {source.folder}")
     return Standing(leftovers, step=step, source=source, lines=tuple(lines))
 
@@ -111,6 +113,15 @@ def _require_same_adapters(config: Config, source: RunFolder, fork: str) -> None
         raise InputError(f"adapter.{name} is {getattr(config.adapter, name)!r}, and in the run that --fork {fork!r} "
                          f"takes its checkpoint from it is {getattr(there, name)!r}: give {flags}, or begin a run "
                          f"from its model with --policy.path {fork}.")
+
+
+def _require_same_average(config: Config, source: RunFolder, fork: str) -> None:
+    """Raises InputError unless both or neither of the runs keep an average of the parameters."""
+    here, there = config.rollout.ema, source.fields["rollout.ema"]
+    if bool(here) != bool(there):
+        raise InputError(f"rollout.ema is {here!r}, and in the run that --fork {fork!r} takes its checkpoint from it "
+                         f"is {there!r}: only one of them keeps an average of the parameters. Give --rollout.ema "
+                         f"{there}, or begin a run from its model with --policy.path {fork}.")
 
 
 def _going_on(config: Config, run: RunFolder, names: tuple[str, ...], fork: str) -> Standing:
@@ -158,7 +169,7 @@ def _may_be(path: Path, access: int) -> bool:
 
 def _require_inputs_elsewhere(config: Config, folder: Path, fork: str) -> None:
     inputs = [("policy.path", config.policy.path), ("adapter.path", config.adapter.path),
-              ("data.source", config.data.source),
+              ("data.source", config.data.source), ("rollout.answers", config.rollout.answers),
               ("data.chat_template", config.data.chat_template),
               ("terms.reference", config.terms.reference), ("--fork", fork),
               *(("evaluation.source", one.data.source) for one in sets_of(config.evaluation, config.data))]
@@ -292,6 +303,10 @@ def _bound(config: Config, inputs: Mapping[str, str], objective: str, standing: 
         (folder / name).mkdir(exist_ok=True)
     if standing.source is not None:
         _take_over(standing.source.folder, folder, standing.step)
+        # Of the same answers, the parameters that pi_old is of are the source's first ones.
+        if config.rollout.answers and (standing.source.folder / STORED).exists():
+            with replaced(folder / STORED) as partial:
+                shutil.copy(standing.source.folder / STORED, partial)
     return standing
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nft_jax.config import Config
+from nft_jax.config import Config, VerifierConfig
 from nft_jax.record.trackers import Mirror, open_writers
 from nft_jax.runtime.files import replaced
 from nft_jax.runtime.writing import Writing, append
@@ -24,7 +24,8 @@ def _mean(values: Iterable[float]) -> float | None:
 
 def answer_metrics(groups: Sequence[Group], prefix: str = "") -> dict[str, float]:
     """Accuracy, lengths, entropies and verdict counts over all answers of the groups. Lengths are in tokens.
-    Entropies are in nats, of the sampled distribution, averaged over tokens. A mean over nothing is left out."""
+    Entropies are in nats, of the sampled distribution, averaged over tokens, where every answer has them. A mean over
+    nothing is left out."""
     answers = [(rollout, verdict) for group in groups
                for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True)]
     counts = Counter(verdict.outcome for _, verdict in answers)
@@ -34,25 +35,26 @@ def answer_metrics(groups: Sequence[Group], prefix: str = "") -> dict[str, float
            "truncated_share": _mean(r.finish_reason == "length" for r, _ in answers)}
     for kind, chosen in kinds.items():
         out[f"length/{kind}"] = _mean(len(r.tokens) for r, _ in chosen)
-        out[f"entropy/{kind}"] = float(np.concatenate([r.entropies for r, _ in chosen]).mean()) if chosen else None
+        if chosen and all(len(r.entropies) == len(r.tokens) for r, _ in chosen):
+            out[f"entropy/{kind}"] = float(np.concatenate([r.entropies for r, _ in chosen]).mean())
     out |= {f"verdicts/{outcome}": counts[outcome] for outcome in OUTCOMES}
     return {prefix + key: value for key, value in out.items() if value is not None}
 
 
-def decided_by(groups: Sequence[Group], prefix: str = "") -> dict[str, float]:
-    """Four shares of the answers: where mode strict (the official NFT training rule) and mode equivalent
-    disagree, where only equivalent says right, where only strict does, and where math-verify alone says right.
-    Empty without verdicts of mode equivalent."""
-    words = [(verdict.outcome == "right", verdict.strict, verdict.reason == SECOND_OPINION)
-             for group in groups for verdict in group.verdicts
-             if verdict.strict is not None and verdict.outcome != "error"]
-    if not words:
+def decided_by(groups: Sequence[Group], verifier: VerifierConfig) -> dict[str, float]:
+    """Shares of the answers: where math-verify alone says right; with verifier.disagreement also where mode strict
+    (the official NFT training rule) and mode equivalent disagree, where only equivalent says right, and where only
+    strict does. Empty where nothing is compared with a gold as maths."""
+    verdicts = [verdict for group in groups for verdict in group.verdicts if verdict.outcome != "error"]
+    if not verdicts or verifier.reward != "math" or verifier.mode == "strict":
         return {}
-    equivalent, strict, second = np.array(words).T
-    return {f"{prefix}verdicts/strict_disagreement": float((equivalent != strict).mean()),
-            f"{prefix}verdicts/only_equivalent": float((equivalent & ~strict).mean()),
-            f"{prefix}verdicts/only_strict": float((strict & ~equivalent).mean()),
-            f"{prefix}verdicts/second_opinion": float(second.mean())}
+    found = {"verdicts/second_opinion": float(np.mean([verdict.reason == SECOND_OPINION for verdict in verdicts]))}
+    if verifier.disagreement:
+        equivalent, strict = np.array([(verdict.outcome == "right", verdict.strict) for verdict in verdicts]).T
+        found |= {"verdicts/strict_disagreement": float((equivalent != strict).mean()),
+                  "verdicts/only_equivalent": float((equivalent & ~strict).mean()),
+                  "verdicts/only_strict": float((strict & ~equivalent).mean())}
+    return found
 
 
 def mismatch_metrics(groups: Sequence[Group]) -> dict[str, float]:

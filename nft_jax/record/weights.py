@@ -30,6 +30,7 @@ class Weights(NamedTuple):
     home: Path | None = None         # of that run, or of an adapter
     step: int | None = None          # of that checkpoint
     adapter: Adapter | None = None   # beside the model in `folder`
+    ema: bool = False                # whether it is the average that samples (rollout.ema), not the trained parameters
 
     @property
     def date(self) -> str:
@@ -86,7 +87,8 @@ class Weights(NamedTuple):
         """In `dtype`; None keeps the checkpoint's types."""
         places = SingleDeviceSharding(jax.devices()[0]) if mesh is None else parameter_shardings(shapes, mesh)
         with reading(self.home, self.run.checkpoint) as found:
-            params = found.restore_params(self.step, with_shardings(shapes, places))
+            params = found.restore_params(self.step, with_shardings(shapes, places),
+                                          "average" if self.ema else "params")
         if dtype is not None:
             params = jax.tree.map(lambda array: array.astype(dtype), params)
         for path, array in jax.tree_util.tree_leaves_with_path(params):
@@ -97,20 +99,25 @@ class Weights(NamedTuple):
         return params
 
 
-def find_weights(path: str | os.PathLike, step: int | str = LATEST, base: str | os.PathLike = "") -> Weights:
+def find_weights(path: str | os.PathLike, step: int | str = LATEST, base: str | os.PathLike = "",
+                 ema: bool = False) -> Weights:
     """The weights of a model's folder, of a hub name, of an adapter's folder, or of the checkpoint `step` of a run's
     folder.
 
     step: "latest", "best" or a number.
     base: folder or hub name of the model under an adapter; "" is the one that the adapter names.
+    ema: of a run with rollout.ema, the average that samples, instead of the trained parameters.
 
     Raises InputError: no such folder, an architecture or feature that is not implemented, a run without such a
-    checkpoint, an adapter that does not fit its base, `step` with a folder that is no run's, or `base` with one that
-    is no adapter's."""
+    checkpoint, an adapter that does not fit its base, `step` or `ema` with a folder that is no run's, `ema` with a run
+    that keeps no average, or `base` with one that is no adapter's."""
     home = Path(path).expanduser()
     if base and (is_run(home) or not peft.is_adapter(resolve_folder(path))):
         raise InputError(f"base is {str(base)!r}, but {str(path)!r} is no folder of an adapter: only adapters have "
                          "a base. Leave it out.")
+    if ema and not (is_run(home) and read_run(home, "path").config.rollout.ema):
+        raise InputError(f"ema is True, and {str(path)!r} is no run with rollout.ema: it keeps no average of its "
+                         "parameters. Leave it out.")
     if not is_run(home):
         if step != LATEST:
             raise InputError(f"step is {step!r}, but {str(path)!r} is not the folder of a run: only a run's "
@@ -125,7 +132,7 @@ def find_weights(path: str | os.PathLike, step: int | str = LATEST, base: str | 
         with reading(home, run.checkpoint) as found:
             adapter = Adapter(run.adapter, run.policy.path, found.restore_counters(step)["base_digest"])
         peft.require_base(adapter, folder, model, f"the checkpoint of step {step} in {str(path)!r}", "policy.path")
-    return Weights(folder, model, run, home, step, adapter)
+    return Weights(folder, model, run, home, step, adapter, ema)
 
 
 def _adapter(home: Path, base: str | os.PathLike) -> Weights:

@@ -35,12 +35,13 @@ from nft_jax.verify import Verifier
 PART_ROUNDS = 8          # a part fills every slot so many times: little of it waits for its last answer
 SPEED = ("tensor", "slots", "block_size", "part_prompts")     # settings that change no answer
 OF_SETS = ("date",)      # told by `questions_of`
+OPTIONAL = ("ema",)      # told where it is set: tables from before it was there are of the same settings
 
 
 def identity(settings: AnswerConfig, weights: Weights, **more: str) -> dict[str, Any]:
     """What the answers to any set depend on, and `more`; `questions_of` says the rest."""
     found = {each.name: getattr(settings, each.name) for each in fields(AnswerConfig)
-             if each.name not in SPEED + OF_SETS}
+             if each.name not in SPEED + OF_SETS and (each.name not in OPTIONAL or getattr(settings, each.name))}
     if weights.step is not None:
         found["step"] = weights.step
     return found | more | {"weights": weights.files}

@@ -98,7 +98,8 @@ class Arguments(AnswerConfig):
 def parse(arguments: list[str] | None = None, prog: str = "nft-jax evaluate") -> Arguments:
     """The command line. What a flag is without being given depends on --model, --sampling and --suite."""
     which, _ = tyro.cli(Which, args=arguments, return_unknown_args=True, add_help=False)
-    return tyro.cli(Arguments, prog=prog, description=__doc__, args=arguments, config=(tyro.conf.UseAppendAction,),
+    return tyro.cli(Arguments, prog=prog, description=__doc__.replace("nft-jax evaluate", prog), args=arguments,
+                    config=(tyro.conf.UseAppendAction,),
                     default=defaults(run_config(which.model), which.sampling, which.suite))
 
 
@@ -131,7 +132,7 @@ def defaults(config: Config, sampling: Sampling | None = None, suite: str = "") 
 def verifier_of(given: Arguments, config: Config) -> VerifierConfig:
     """The run's verifier, with the reward of its evaluations and the flags of the command."""
     return replace(config.verifier, reward=config.evaluation.reward or config.verifier.reward, mode=given.mode,
-                   workers=given.workers)
+                   workers=given.workers, disagreement=False)
 
 
 def sets_asked(given: Arguments, config: Config) -> list[Asked]:
@@ -175,11 +176,11 @@ def evaluate(given: Arguments) -> str:
     config = run_config(given.model)
     # The flags are checked before a model of the hub is downloaded.
     verifier, asked = verifier_of(given, config), sets_asked(given, config)
-    weights = find_weights(given.model, given.step)
+    weights = find_weights(given.model, given.step, ema=given.ema)
     require_positions(weights.config, given.max_prompt_tokens, given.max_new_tokens,
                       fields=("--max-prompt-tokens", "--max-new-tokens"))
     out = given.out or (Path("runs/evaluations") / (weights.home or weights.folder).name if weights.run is None else
-                        weights.home / "evaluations" / f"step_{weights.step:06d}")
+                        weights.home / "evaluations" / f"step_{weights.step:06d}{'_ema' * weights.ema}")
     tokenizer, tables, skipped = load_tokenizer(weights.folder, given.chat_template or weights.chat_template), [], {}
     common = identity(given, weights, mode=verifier.mode, reward=verifier.reward)
     for one in asked:
@@ -213,7 +214,8 @@ def measured(weights: Weights, summaries: Mapping[str, Summary]) -> str:
     """A line on what the run itself measured at this step, beside what was found now; "" without such a number."""
     from nft_jax.record.folder import read_run
     from nft_jax.rollout.evaluation import mean_of
-    rows = read_run(weights.home).rows if weights.run is not None else []
+    # A run evaluates its trained parameters, never their average.
+    rows = read_run(weights.home).rows if weights.run is not None and not weights.ema else []
     then = next((row.get("evaluation/accuracy/all") for row in rows if row["step"] == weights.step), None)
     found = [one.estimates["accuracy"] for one in summaries.values() if "accuracy" in one.estimates]
     if then is None or not found:

@@ -109,6 +109,12 @@ class Example:
     group: int = 0                                   # equal for the answers to one prompt
     reference_logprobs: np.ndarray | None = None     # [n] float32
     importance: np.ndarray | float = 1.0             # [n], factors of the tokens' weights
+    mask: np.ndarray | None = None                   # [n] bool: the tokens that are trained on; None: all
+
+    @property
+    def trained(self) -> int:
+        """Tokens that are trained on."""
+        return len(self.response) if self.mask is None else int(self.mask.sum())
 
 
 def deal(groups: Sequence[Group], updates: int, seed: Sequence[int]) -> list[list[Group]]:
@@ -139,8 +145,8 @@ def examples_of(group: Group, loss: ObjectiveConfig, max_new_tokens: int,
             importance = 1.0
             if terms.mismatch != "off":
                 importance = mismatch_weights(terms.mismatch, old[i], rollout.logprobs, terms.mismatch_cap)
-            examples.append(Example(group.prompt.tokens, rollout.tokens, reward, mean, std, old[i], group.prompt.index,
-                                    reference[i], importance))
+            examples.append(Example(rollout.prompt.tokens, rollout.tokens, reward, mean, std, old[i],
+                                    group.prompt.index, reference[i], importance, rollout.mask))
     return examples
 
 
@@ -207,7 +213,7 @@ def make_batch(examples: Sequence[Example], shape: BatchShape, loss_agg: LossAgg
         names.append("reference_logprobs")
     floats = {name: np.zeros((total, shape.row_length), np.float32) for name in names}
     groups = np.unique([e.group for e in examples], return_inverse=True)[1] + 1
-    weights = token_weights(loss_agg, np.array([len(e.response) for e in examples]), constant_length)
+    weights = token_weights(loss_agg, np.array([e.trained for e in examples]), constant_length)
     places: list[Place] = [(0, slice(0))] * len(examples)
     for row, members in zip(balance(rows, sizes, shape), rows, strict=True):
         start = 0
@@ -221,7 +227,8 @@ def make_batch(examples: Sequence[Example], shape: BatchShape, loss_agg: LossAgg
                 ints["group_ids"][row, answer] = groups[index]
             if fresh:
                 ints["fresh"][row, answer] = e.old_logprobs is None
-            values = {"weight": weights[index] * e.importance, "rewards": e.reward,
+            weight = weights[index] * e.importance
+            values = {"weight": weight if e.mask is None else weight * e.mask, "rewards": e.reward,
                       "group_accuracy": e.group_accuracy, "group_std": e.group_std,
                       "old_logprobs": 0.0 if e.old_logprobs is None else e.old_logprobs,
                       "reference_logprobs": e.reference_logprobs}

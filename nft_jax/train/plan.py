@@ -56,6 +56,11 @@ class Plan:
         return wrap(self.base, self.state.params, self.config.adapter)
 
     @property
+    def adapter_parameters(self) -> int:
+        """Parameters that are trained beside a frozen base; 0 without adapters."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.state.params)) if self.config.adapter.rank else 0
+
+    @property
     def longest(self) -> BatchShape:
         """The batch with the longest rows, which needs the most memory."""
         return self.shapes[-1]
@@ -136,6 +141,6 @@ def make_plan(config: Config, model: ModelConfig, devices: Sequence[jax.Device] 
 def abstract_state(config: Config, model: ModelConfig, mesh: Mesh) -> TrainState:
     """The train state of a settled configuration, as jax.ShapeDtypeStruct with shardings."""
     shapes = adapter_shapes(model, config.adapter) if config.adapter.rank else decoder.parameter_shapes(model)
-    optimizer = make_optimizer(config.optimizer)
-    return with_shardings(jax.eval_shape(partial(init_state, optimizer=optimizer), shapes),
-                          state_shardings(shapes, optimizer, mesh))
+    optimizer, average = make_optimizer(config.optimizer), config.rollout.ema > 0
+    return with_shardings(jax.eval_shape(partial(init_state, optimizer=optimizer, average=average), shapes),
+                          state_shardings(shapes, optimizer, mesh, average))

@@ -10,7 +10,7 @@ from nft_jax.rollout.engine import Sampler
 from nft_jax.runtime.compilation import Program
 from nft_jax.train.batch import BatchShape
 from nft_jax.train.plan import Plan
-from nft_jax.train.state import make_optimizer
+from nft_jax.train.state import compile_average, make_optimizer
 from nft_jax.train.step import Loss, compile_score, compile_step, place_batch
 from nft_jax.types import TrainBatch
 
@@ -19,18 +19,19 @@ SCORES = ("score", "reference score")      # kinds of programs that score; they 
 
 def programs_of(plan: Plan, sampler: Sampler) -> list[Program]:
     """Every program of a run: the sampler's first, then the trainer's."""
-    return sampler.programs(truncations(plan.config), plan.params) + training_programs(plan)
+    decoding = truncations(plan.config)
+    return (sampler.programs(decoding, plan.params) if decoding else []) + training_programs(plan)
 
 
 def truncations(config: Config) -> list[bool]:
     """Which programs decode: without top-k, top-p and min-p (False), with them (True), or both. Training and
-    evaluation may differ."""
-    evaluated = config.evaluation if config.evaluation.source else config.rollout
-    return sorted({config.rollout.truncates, evaluated.truncates})
+    evaluation may differ. None decodes in a run on stored answers without an evaluation."""
+    found = set() if config.rollout.answers else {config.rollout.truncates}
+    return sorted(found | ({config.evaluation.truncates} if config.evaluation.source else set()))
 
 
 def training_programs(plan: Plan) -> list[Program]:
-    """`train step` and `score` of each batch shape; their size is the length of a row.
+    """`train step` and `score` of each batch shape; their size is the length of a row. `average` with rollout.ema.
 
     `reference score` is `score` of the reference's parameters. It is a program of its own only where `score` does
     not serve: the reference has other dtypes than the policy, the policy has adapters, or it is not scored."""
@@ -43,8 +44,12 @@ def training_programs(plan: Plan) -> list[Program]:
     score_reference = score if plan.base is None else compile_score(
         mesh, placed(reference), model=plan.model, compute=plan.compute)
     whole_groups = find_objective(config.objective).whole_groups
-    scores = config.rollout.old_logprobs == "trainer"
+    # Stored answers without log-probs are scored whatever the choice is.
+    scores = config.rollout.old_logprobs == "trainer" or bool(config.rollout.answers)
     programs = []
+    if state.average is not None:
+        average = compile_average(mesh, placed(state.params))
+        programs.append(Program("average", (), average, (state.average, state.params, config.rollout.ema)))
     for shape in plan.shapes:
         size = (shape.row_length,)
         trained = _batch(plan, shape, group_ids=whole_groups, reference=reference is not None, fresh=config.on_policy)

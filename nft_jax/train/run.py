@@ -13,6 +13,7 @@ from nft_jax.record.checkpoint import Checkpoints
 from nft_jax.record.metrics import MetricsWriter
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.evaluation import HeldOut
+from nft_jax.rollout.stored import Stored
 from nft_jax.runtime.clock import Clock, Timeline
 from nft_jax.runtime.compilation import CompileCounter
 from nft_jax.runtime.stops import Stop
@@ -33,10 +34,12 @@ class Run:
     verifier: Verifier
     examiner: Verifier                         # judges the evaluation: the verifier, unless evaluation.reward is set
     stream: PromptStream
+    stored: Stored | None                      # answers in the sampler's place; None where the run samples
     held_out: list[HeldOut]
     score: Any                                 # jitted: `train.step.score`; None where nothing is scored
     score_reference: Any                       # the same, of the reference's parameters
     train_step: Any                            # jitted: `train.step.train_step`
+    average: Any                               # jitted: `train.state.averaged`; None without rollout.ema
     base: Any                                  # frozen parameters under the adapters; None without adapters
     reference: Any                             # parameters of the reference; None without a KL term
     checkpoints: Checkpoints

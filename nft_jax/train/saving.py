@@ -20,7 +20,8 @@ from nft_jax.runtime.mesh import peak_memory_mb
 from nft_jax.runtime.writing import cannot_be_written, disk_is_full, reason
 from nft_jax.train.run import Run
 from nft_jax.train.state import Progress, TrainState
-from nft_jax.train.step_metrics import Rollouts, Updates, count_skipped, nonfinite_advice, write_batches
+from nft_jax.train.step_metrics import Rollouts, Updates, count_skipped, drift, nonfinite_advice, write_batches
+from nft_jax.train.work import speed_of
 from nft_jax.types import Halted
 
 PATIENCE = 600.0       # seconds for which the end of a run waits for room on the disk
@@ -68,14 +69,14 @@ def write_row(run: Run, progress: Progress, metrics: dict) -> None:
     """Writes the row of metrics of this step, with the seconds of its phases since the row before."""
     seconds = run.clock.lap()
     progress.seconds += seconds["step"]
-    for phase, tokens in (("rollout", "tokens/generated"), ("train", "tokens/kept")):
-        if metrics.get(tokens) and seconds.get(phase):
-            metrics[f"tokens_per_second/{phase}"] = metrics[tokens] / seconds[phase]
+    metrics |= speed_of(metrics, seconds, run.plan.mesh)
     metrics |= {f"seconds/{name}": value for name, value in seconds.items()}
     metrics |= {"compiles": run.compiles.take(), "memory/peak_mb": peak_memory_mb()}
     if run.writer is not None:
         run.writer.write(progress.step, metrics)
     run.console.step(progress.step, metrics)
+    if line := drift(metrics, run.stream.size):
+        run.console.say(line)
 
 
 def save_if_due(run: Run, state: TrainState, progress: Progress, metrics: dict) -> None:

@@ -21,6 +21,12 @@ class TrainState(NamedTuple):
     params: Any
     opt_state: Any
     updates: jax.Array                # [] int32: optimizer updates taken
+    average: Any = None               # of the parameters over the steps, like `params`; None without rollout.ema
+
+    @property
+    def sampling(self) -> Any:
+        """The parameters that sample answers, pi_old."""
+        return self.params if self.average is None else self.average
 
 
 @dataclass
@@ -28,9 +34,9 @@ class Progress:
     """Where a run stands, beside its train state."""
     step: int = 0
     updates: int = 0
-    cursor: int = 0                    # prompts taken from the stream
     asked: float = 0.0                 # prompts asked so far, and of them those with a group to learn from;
     accepted: float = 0.0              # each step counts half as much as the one after it (`acceptance`)
+    stream: dict = field(default_factory=lambda: {"index": 0})      # of the prompt stream: its place and its history
     tokens_generated: int = 0
     tokens_kept: int = 0               # tokens of answers that were trained on
     skipped_steps: int = 0             # steps without a single group to learn from
@@ -65,30 +71,48 @@ class Progress:
     def of(cls, counters: dict, groups: dict[str, list[Group]]) -> "Progress":
         """The inverse of `counters` and `groups`.
 
-        Reads checkpoints from before `asked` and `base_digest`, and from before `evaluated`: these were saved after the
-        evaluation of their step. Raises InputError for one that was not."""
+        Reads checkpoints from before `stream`, `asked` and `base_digest`, and from before `evaluated`: these were saved
+        after the evaluation of their step. Raises InputError for one that was not."""
         if counters.get("unfinished") is not None:
             raise InputError(f"checkpoint {counters['step']} was saved by an older nft_jax that was stopped in an "
                              "evaluation; it holds a row of metrics that is not in metrics.jsonl. Continue the run "
                              "with that version, or remove this checkpoint to go on from the one before.")
-        known = {"evaluated": counters["step"], "base_digest": "", "asked": 0.0, "accepted": 0.0} | counters
+        known = {"evaluated": counters["step"], "base_digest": "", "asked": 0.0, "accepted": 0.0,
+                 "stream": {"index": counters.get("cursor", 0)}} | counters
         return cls(**{each.name: known[each.name] for each in fields(cls) if each.name != "carried"},
                    carried=groups["carried"])
 
 
-def init_state(params, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state at the start. The moments take over the sharding of the parameters. May be traced."""
-    return TrainState(params, optimizer.init(params), jnp.int32(0))
+def init_state(params, optimizer: optax.GradientTransformation, average: bool = False) -> TrainState:
+    """The state at the start, with or without an average. The moments take over the sharding of the parameters. May be
+    traced."""
+    # A copy: both are donated, each to its own program.
+    return TrainState(params, optimizer.init(params), jnp.int32(0), jax.tree.map(jnp.copy, params) if average else None)
 
 
-def state_shardings(param_shapes, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Shardings of the state for parameters of these shapes: each moment lies where its parameter lies."""
+def averaged(average, params, decay):
+    """The average after a step: `decay` times itself, and the rest of the parameters. It is pi_old of the next step.
+
+    Zheng et al., DiffusionNFT, arXiv 2509.16117: the policy that collects follows the trained one softly."""
+    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, average, params)
+
+
+def compile_average(mesh: Mesh, placements):
+    """`averaged` jitted over the mesh, the old average donated. `placements`: the shardings of the parameters."""
+    return jax.jit(averaged, donate_argnums=0, in_shardings=(placements, placements, sharding(mesh)),
+                   out_shardings=placements)
+
+
+def state_shardings(param_shapes, optimizer: optax.GradientTransformation, mesh: Mesh,
+                    average: bool = False) -> TrainState:
+    """Shardings of the state for parameters of these shapes: each moment lies where its parameter lies, and so does
+    the average."""
     placements = parameter_shardings(param_shapes, mesh)
     shapes = jax.eval_shape(partial(init_state, optimizer=optimizer), param_shapes)
     moments = optax.tree_utils.tree_map_params(
         optimizer, lambda _, placement: placement, shapes.opt_state, placements,
         transform_non_params=lambda _: sharding(mesh))
-    return TrainState(placements, moments, sharding(mesh))
+    return TrainState(placements, moments, sharding(mesh), placements if average else None)
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:

@@ -187,7 +187,7 @@ def train_step(state: TrainState, batch: TrainBatch, learning_rate, temperature,
     def step(state):
         direction, opt_state = optimizer.update(gradient, state.opt_state, state.params, norm=norm)
         params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, direction)
-        return TrainState(params, opt_state, state.updates + 1)
+        return state._replace(params=params, opt_state=opt_state, updates=state.updates + 1)
 
     # A branch works in place; `where` would keep the old state beside the new one.
     after = jax.lax.cond(finite, step, lambda state: state, state)

@@ -129,7 +129,7 @@ class Verifier:
             open_tasks = _tasks_of(self.reward, prompts, responses, golds)
         else:
             open_tasks = self._decide(batch, prompts, responses, golds)
-            if self.config.mode == "equivalent":
+            if self.config.disagreement:
                 batch.strict = [strictly_right(response, gold)
                                 for response, gold in zip(responses, golds, strict=True)]
         if open_tasks:

@@ -49,6 +49,8 @@ def test_a_result_has_its_keys_and_was_checked(case, options, end_to_end, monkey
     line = command.measure_case(case, Namespace(**vars(options) | {"profile": tmp_path}))
     assert line.keys() >= KEYS and json.loads(json.dumps(line)) == line
     assert line["tokens"] == 17
+    # Every prompt of 8 tokens stands before both of its answers.
+    assert line["trained_tokens_per_s_device"] == pytest.approx(line["value"] * (17 + 32) / 17, rel=0.01)
     assert 0 <= line["check"]["logprob_error_mean"] <= line["check"]["logprob_error"] < 1e-4
     assert 0 <= line["check"]["trainer_logprob_error"] < 1e-4 and 0 <= line["check"]["trainer_loss_error"] < 1e-4
     assert line["value"] > 0 and line["profile"]["costs"][0]["ms"] > 0
@@ -133,7 +135,14 @@ def test_accelerator_workloads(tiny_model):
     assert all(64 <= len(prompt.tokens) <= 512 for prompt in rollout.prompts)
     varied = device.accelerator_case(tiny_model, "rollout_var", slots=16)
     assert varied.limits.size == 48 and varied.limits.max() == 1024 and abs(varied.limits.mean() - 256) < 40
-    assert [len(e.response) for e in device.accelerator_case(tiny_model, "train", sequences=2).examples] == [3584] * 2
+    full = device.accelerator_case(tiny_model, "train")
+    assert [len(e.response) for e in full.examples] == [3584] * 16 and (full.rows, full.row_length) == (4, 4096)
+    # prime-rl's shape on one card.
+    long = device.accelerator_case(tiny_model, "train", row_length=device.ROW_LENGTHS["qwen3_0_6b"])
+    assert [len(e.response) for e in long.examples] == [15_872] * 4 and (long.rows, long.row_length) == (1, 16_384)
+    both = device.accelerator_case(tiny_model, "e2e", slots=16)
+    assert both.sequences == both.limits.size == len(both.examples) == 16
+    assert (both.rows, both.row_length) == (4, 4096)
 
 
 def test_device_rates_and_costs(tmp_path):
@@ -207,8 +216,8 @@ def test_one_failure_does_not_stop_the_others(monkeypatch, capsys, tmp_path):
     ("", "give --task or --compare"),
     ("--task rollout --model one_and_half", "write --model nano or mini or half, or add --device gpu"),
     ("--task rollout --device gpu", "--device gpu has no model nano: write --model half or one_and_half"),
-    ("--task e2e train_var train --device gpu --model half",
-     "--device gpu has no task e2e train_var: write --task rollout or rollout_var or train"),
+    ("--task e2e_var train_var train --device gpu --model half",
+     "--device gpu has no task e2e_var train_var: write --task rollout or rollout_var or train or e2e"),
 ])
 def test_what_a_device_has_no_workload_for_is_refused(wrong, way_out, capsys):
     with pytest.raises(SystemExit):

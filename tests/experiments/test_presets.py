@@ -14,12 +14,12 @@ from nft_jax.config import flat
 from nft_jax.data import templates
 from nft_jax.data.prompts import load_questions
 from nft_jax.model.decoder import count_parameters
+from nft_jax.model.flops import forward_flops
 from nft_jax.model.hf import config_of
 from nft_jax.model.hf.published import PUBLISHED
 from nft_jax.objectives.registry import token_weights
 from nft_jax.preflight.devices import Topology
 from nft_jax.preflight.dry_run import batch_arithmetic, memory_estimate
-from nft_jax.preflight.estimate import forward_flops
 from nft_jax.preflight.report import estimate_of
 from nft_jax.runtime.names import experiment
 from nft_jax.train.opening import preview

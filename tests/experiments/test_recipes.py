@@ -78,7 +78,7 @@ def test_the_commands_of_the_control_are_commands():
 def test_gemmas_sums_are_right_and_held_out_ones_are_apart(tmp_path, monkeypatch):
     splits = gemma3_270m.sums()
     train, held_out = ({row["problem"] for row in splits[split]} for split in ("train", "heldout"))
-    assert (len(train), len(held_out)) == (650, 160) and not train & held_out and splits == gemma3_270m.sums()
+    assert (len(train), len(held_out)) == (649, 160) and not train & held_out and splits == gemma3_270m.sums()
     assert all(eval(row["problem"]) == int(row["answer"]) for rows in splits.values() for row in rows)
     answers = ["25\n", " 25", " 26", "", " 25 + 1 = 26"]
     verdicts = nft_jax.verify(answers, ["25"] * 5, mode=gemma3_270m.PRESET.verifier.mode)

@@ -5,8 +5,9 @@ import pytest
 
 from nft_jax.config import MeshConfig
 from nft_jax.preflight import devices
-from nft_jax.preflight.devices import DEVICES, Topology
+from nft_jax.preflight.devices import Topology
 from nft_jax.preflight.report import estimate_of
+from nft_jax.runtime.devices import DEVICES
 from refusal import refused
 
 

@@ -17,17 +17,19 @@ from nft_jax.config import AdapterConfig, MeshConfig, OptimizerConfig, TermsConf
 from nft_jax.model.adapter import adapter_shapes, wrap
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.decoder import hidden_states, parameter_shapes, told_parameters
+from nft_jax.model.flops import forward_flops
 from nft_jax.model.hf.published import PUBLISHED
 from nft_jax.preflight import report as report_module
 from nft_jax.preflight.__main__ import main
 from nft_jax.preflight.compiled import compile_programs
-from nft_jax.preflight.devices import DEVICES, GiB, Topology
+from nft_jax.preflight.devices import Topology
 from nft_jax.preflight.dry_run import adapter_lines, describe, memory_estimate, process_peak
-from nft_jax.preflight.estimate import BANDWIDTH, UTILISATION, flops, forward_flops
+from nft_jax.preflight.estimate import BANDWIDTH, UTILISATION, flops
 from nft_jax.preflight.memory import FACTOR, Split, Work, analytic
 from nft_jax.preflight.report import calibrated, preflight
 from nft_jax.preflight.text import text
 from nft_jax.runtime.compilation import largest
+from nft_jax.runtime.devices import DEVICES, GiB
 from nft_jax.runtime.mesh import sharded_bytes
 from nft_jax.train.batch import token_cost
 from nft_jax.train.plan import make_plan, settle
@@ -124,6 +126,28 @@ def test_adapters_and_their_base_are_counted(planned, model):
     assert make_plan(automatic[1], model, free=2 * free).config.rollout.slots > 0
     with refused("rollout.slots", 0):
         make_plan(automatic[0], model, free=free)
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_the_average_that_samples_is_counted(planned, model, rank):
+    """Of all parameters, or of the adapters alone; in memory, slots, the dry run and beside every program."""
+    plain = planned(MeshConfig(data=2, fsdp=2, tensor=2), 32, 128)
+    plain = replace(plain, adapter=AdapterConfig(rank=rank))
+    config = replace(plain, rollout=replace(plain.rollout, ema=0.5))
+    plan, without = make_plan(config, model), make_plan(plain, model)
+    memory, before = analytic(plan, plan.sampler(), "xla"), analytic(without, without.sampler(), "xla")
+    assert memory.parameters == before.parameters == sharded_bytes(plan.state.average)
+    assert memory.moments == before.moments + memory.parameters
+    programs = largest(programs_of(plan, plan.sampler()))
+    everything = memory.base + memory.parameters + memory.moments
+    for kind, given in (("train step", (0, 4)), ("average", (0, 1)), ("cast", (0,))):
+        arguments = sharded_bytes([programs[kind].arguments[index] for index in given])
+        assert memory.beside(kind) + arguments == pytest.approx(everything, abs=8), kind
+    assert memory.beside("decode") == everything + memory.entries
+    told, others = dict(memory_estimate(config, model)), dict(memory_estimate(plain, model))
+    more = told.keys() - others.keys()
+    assert len(more) == 1 and "rollout.ema" in min(more) and told[min(more)] == pytest.approx(
+        sum(told.values()) - sum(others.values()))
 
 
 def test_the_dry_run_says_what_is_trained_and_which_rate_suits_it(planned, model):

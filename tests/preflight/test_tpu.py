@@ -51,7 +51,8 @@ def test_a_slice_that_does_not_exist_is_refused(name):
 def test_a_train_step_of_7b_for_64_chips_of_v5p():
     """Minutes of compiling. The state is exact; the temporaries are those of a micro-batch of one row in 16 devices."""
     code = """
-from nft_jax.preflight.devices import GiB, Topology
+from nft_jax.preflight.devices import Topology
+from nft_jax.runtime.devices import GiB
 topology = Topology.parse("v5p:4x4x4")
 topology.prepare()
 from dataclasses import replace

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from made import make_group
-from nft_jax.config import Config
+from nft_jax.config import Config, VerifierConfig
 from nft_jax.record.metrics import (
     MetricsWriter,
     answer_metrics,
@@ -42,12 +42,15 @@ def test_answers_are_counted_once_and_averaged_over_all(groups):
 def test_who_decided():
     """Of three answers with a verdict, one is right in mode equivalent only, by math-verify's word."""
     group = make_group(0, [1.0, 1.0, 0.0, None], rng=np.random.default_rng(0))
-    assert decided_by([group]) == {}                       # no verdicts of mode equivalent
+    for other in (VerifierConfig(mode="strict"), VerifierConfig(reward="boxed")):
+        assert decided_by([group], other) == {}
     words = (True, False, False, True)
     reasons = "same string", SECOND_OPINION, "not equal", SECOND_OPINION
     verdicts = tuple(dataclasses.replace(v, strict=word, reason=reason)
                      for v, word, reason in zip(group.verdicts, words, reasons, strict=True))
-    assert decided_by([dataclasses.replace(group, verdicts=verdicts)]) == {
+    group = dataclasses.replace(group, verdicts=verdicts)
+    assert decided_by([group], VerifierConfig()) == {"verdicts/second_opinion": pytest.approx(1 / 3)}
+    assert decided_by([group], VerifierConfig(disagreement=True)) == {
         "verdicts/strict_disagreement": pytest.approx(1 / 3), "verdicts/only_equivalent": pytest.approx(1 / 3),
         "verdicts/only_strict": 0.0, "verdicts/second_opinion": pytest.approx(1 / 3)}
 

@@ -16,7 +16,7 @@ from refusal import refused
 def test_a_checkpoint_whose_values_are_not_finite_is_named(value, monkeypatch, tmp_path):
     params = load_params(NANO)
     params["layers"]["down"] = params["layers"]["down"].at[1, 0, 0].set(value)
-    stored = SimpleNamespace(restore_params=lambda step, shapes: params)
+    stored = SimpleNamespace(restore_params=lambda step, shapes, part: params)
     monkeypatch.setattr(weights, "reading", lambda *_: nullcontext(stored))
     found = weights.Weights(NANO, read_config(NANO), SimpleNamespace(checkpoint=None), tmp_path, 3)
     if np.isfinite(value):

@@ -1,7 +1,7 @@
 """A real model on one CPU core: what NFT, RFT and GRPO make of Gemma 3 270M, with LoRA, and NFT in full training.
 
 The preset `experiments.presets.gemma3_270m` is the base of all arms, and its docstring says where the weights come
-from. Full training has a hundredth of the learning rate.
+from. Full training has a fiftieth of the learning rate.
 """
 from experiments.harness.study import Claim, Study
 
@@ -13,7 +13,7 @@ STUDY = Study(
         "nft": {"objective": "nft"},
         "rft": {"objective": "rft"},
         "grpo": {"objective": "grpo"},
-        "nft full": {"objective": "nft", "adapter.rank": 0, "optimizer.learning_rate": 1e-5},
+        "nft full": {"objective": "nft", "adapter.rank": 0, "optimizer.learning_rate": 2e-6},
     },
     claims=(
         Claim("nft", "", "steps", "above", "a real model learns"),

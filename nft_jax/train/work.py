@@ -1,0 +1,51 @@
+"""What the phases of a step compute, and at what share of the devices' peak."""
+from collections.abc import Mapping, Sequence
+
+from jax.sharding import Mesh
+
+from nft_jax.model.flops import forward_flops, train_flops
+from nft_jax.objectives.terms import answers_in_loss
+from nft_jax.runtime.devices import published
+from nft_jax.train.plan import Plan
+from nft_jax.types import Group
+
+
+def work_of(plan: Plan, seen: Sequence[Group], trained: Sequence[Group]) -> dict[str, float]:
+    """Tokens and operations of a step, over all devices, without padding and recomputation.
+
+        tokens/packed     prompt and answer tokens of the answers in the loss; a prompt counts for each
+        flops/rollout     sampling the `seen` groups, and scoring the ones with unequal rewards; of stored answers,
+                          which come with their old log-probs, what the KL term scores
+        flops/train       forward and backward passes of the `trained` groups
+    """
+    config, model = plan.config, plan.model
+    # A prompt is computed once for all answers to it.
+    rollout = sum(forward_flops(model, len(group.prompt.tokens), len(group.prompt.tokens) / 2)
+                  + sum(forward_flops(model, len(r.tokens), len(group.prompt.tokens) + len(r.tokens) / 2)
+                        for r in group.rollouts) for group in (() if config.rollout.answers else seen))
+    # The devices score between two blocks of decoding, so both count as one phase.
+    scores = config.rollout.old_logprobs == "trainer" and not config.on_policy and not config.rollout.answers
+    passes = scores + bool(config.terms.kl_weight)
+    scored = [len(group.prompt.tokens) + len(r.tokens) for group in seen if group.has_signal for r in group.rollouts]
+    rows = [len(group.prompt.tokens) + len(group.rollouts[i].tokens)
+            for group in trained for i in answers_in_loss(group, config.terms)]
+    return {"tokens/packed": sum(rows),
+            "flops/rollout": rollout + passes * sum(forward_flops(model, length, length / 2) for length in scored),
+            "flops/train": sum(train_flops(model, length, length / 2, plan.adapter_parameters) for length in rows)}
+
+
+def speed_of(metrics: Mapping[str, float], seconds: Mapping[str, float], mesh: Mesh) -> dict[str, float]:
+    """Rates of a step from its metrics and the seconds of its phases. MFU is the share of the makers' peak (PaLM,
+    arXiv 2204.02311, appendix B), and missing on a device without a published one, such as a CPU."""
+    rates = {}
+    for phase, tokens, devices in (("rollout", "tokens/generated", 1), ("train", "tokens/kept", 1),
+                                   ("step", "tokens/packed", mesh.size)):
+        if metrics.get(tokens) and seconds.get(phase):
+            name = "device" if phase == "step" else phase
+            rates[f"tokens_per_second/{name}"] = metrics[tokens] / seconds[phase] / devices
+    device = published(mesh.devices.flat[0].device_kind)
+    flops = {phase: metrics.get(f"flops/{phase}", 0.0) for phase in ("rollout", "train")}
+    for phase, operations in (flops | {"step": sum(flops.values())}).items():
+        if device and operations and seconds.get(phase):
+            rates[f"mfu/{phase}"] = operations / seconds[phase] / (device.flops * mesh.size)
+    return rates
