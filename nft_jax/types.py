@@ -52,8 +52,9 @@ class Prompt:
 
 @dataclass(frozen=True, repr=False)
 class Rollout:
-    """One sampled answer. `tokens` are the sampled ids, with the end-of-sequence id when
-    `finish_reason` is "stop". These ids are trained on; nothing is tokenised again."""
+    """One answer, sampled or stored. `tokens` are the sampled ids, with the end-of-sequence id when
+    `finish_reason` is "stop". These ids are trained on; nothing is tokenised again. Numbers that a stored answer lacks
+    are arrays [0]."""
     prompt: Prompt
     sample: int                       # 0 .. K-1
     text: str                         # decoded without the end-of-sequence or stop id
@@ -62,11 +63,17 @@ class Rollout:
     truncated_logprobs: np.ndarray    # [n] float32, after top-k / top-p; equal to logprobs when both are off
     entropies: np.ndarray             # [n] float32, nats, of the distribution of `logprobs`
     finish_reason: Literal["stop", "length"]
+    mask: np.ndarray | None = None    # [n] bool: the tokens that are trained on; the others are context. None: all
+
+    @cached_property
+    def trained(self) -> int:
+        """Tokens that are trained on. An answer without any counts in its group's accuracy alone."""
+        return len(self.tokens) if self.mask is None else int(self.mask.sum())
 
     def __repr__(self) -> str:
         ended = {"stop": "ended", "length": "cut short"}.get(self.finish_reason, self.finish_reason)
-        told = f"log-prob {self.logprobs.sum():.2f}, entropy {self.entropies.mean():.3f} nats per token" if len(
-            self.tokens) else "no tokens"
+        told = (f"log-prob {self.logprobs.sum():.2f}" if len(self.logprobs) else "no log-probs") + (
+            f", entropy {self.entropies.mean():.3f} nats per token" if len(self.entropies) else "")
         return (f"Rollout: answer {self.sample + 1} to {_cut(self.prompt.problem)}\n"
                 f"  {_cut(self.text)}\n"
                 f"  {len(self.tokens)} tokens, {ended}; {told}")

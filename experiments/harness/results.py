@@ -20,7 +20,8 @@ ENTROPY = "entropy/all"
 KEYS = ("run", "arm", "seed", "objective", "step", "tokens")
 # The metrics that are kept beside the figures.
 KEPT = (ACCURACY, "accuracy/all", ENTROPY, "length/all", "truncated_share", "grad_norm/mean", "share/clamped",
-        "share/clipped", "groups/accepted_share", "ratio/p95_positive", "ratio/p95_negative", "seconds/step",
+        "share/clipped", "share/saturated", "groups/accepted_share", "ratio/p95_positive", "ratio/p95_negative",
+        "ratio/mean_positive", "ratio/mean_negative", "ratio/effective_sample_size", "answers/epoch", "seconds/step",
         "memory/peak_mb")
 
 

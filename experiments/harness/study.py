@@ -11,7 +11,7 @@ table to make its runs again.
 Exit status: 0; 1 when a run failed; 2 for bad input.
 """
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -69,6 +69,8 @@ class Study:
     """paper: what the paper says, with its numbers.
     arms: name -> the fields that this arm sets, by dotted names. A value that is a function is called with the
         scale's base configuration.
+    prepare: makes what the arms read, from the base configuration, before the first run starts.
+    more: a part of the page beside the tables, from what was measured.
     """
     name: str
     title: str
@@ -76,6 +78,8 @@ class Study:
     arms: Mapping[str, Mapping[str, object]]
     claims: tuple[Claim, ...]
     scale: str = "nano"            # of its command, unless --scale says another
+    prepare: Callable[[Config], None] | None = None
+    more: Callable[[Measures], str] | None = None
 
     def arms_of(self, base: Config, names: str = "") -> dict[str, dict[str, object]]:
         """The arms of `names` ("a,b"; "" is all) with their values for `base`. Raises InputError for an unknown arm."""
@@ -139,6 +143,8 @@ def main(study: Study, documentation: str, arguments: Sequence[str] | None = Non
         missing = [each for each in planned if _digest(each.folder.name) not in known]
         print(f"{len(planned) - len(missing)} of {len(planned)} runs are in the tables of {FIGURES}")
         all_ended = False
+        if missing and study.prepare is not None:
+            study.prepare(base)
         try:
             all_ended = run_planned(missing, given.jobs)
         finally:
@@ -235,6 +241,7 @@ def page(study: Study, scale: str, measures: Measures) -> str:
         "Accuracy in per cent on held-out questions, entropy in nats per token: mean over seeds, ± half of its 95% "
         "interval\n(Student's t).\n"
         f"{len(measures.numbers)} runs, {hours:.1f} hours of training and evaluation in all.",
+        *([study.more(measures)] if study.more is not None else []),
         markdown(COLUMNS, [row(claim, claim.of(measures)) for claim in study.claims]),
         "Differences are paired by seed. `experiments/harness/study.py` says what the verdicts mean.",
         f"Written by `python -m experiments.studies.{study.name} --scale {scale} --draw`."]) + "\n"

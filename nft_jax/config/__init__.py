@@ -128,6 +128,9 @@ class Config(Checked):
         self.require(self.terms.mismatch == "off" or rollout.old_logprobs == "trainer", "terms.mismatch",
                      "it compares the trainer's log-probs with the sampler's, and rollout.old_logprobs is "
                      f"{rollout.old_logprobs!r}: use trainer there, or terms.mismatch off.")
+        self.require(self.terms.mismatch == "off" or not rollout.answers, "terms.mismatch",
+                     f"rollout.answers is {rollout.answers!r}, and stored answers have no sampler to compare with the "
+                     "trainer: leave it off.")
 
     @property
     def row_length(self) -> int:
@@ -145,7 +148,7 @@ class Config(Checked):
         """Whether a step's only update computes the old log-probs itself: its policy is pi_old. An average that samples
         is another policy, and weights against the sampler's mismatch need the old log-probs before."""
         return (self.batch.updates_per_step == 1 and self.rollout.old_logprobs == "trainer"
-                and self.terms.mismatch == "off" and not self.rollout.ema)
+                and self.terms.mismatch == "off" and not self.rollout.ema and not self.rollout.answers)
 
     @property
     def folder(self) -> str:

@@ -117,11 +117,14 @@ class DecodingConfig(SamplingConfig):
 
 @dataclass(frozen=True)
 class RolloutConfig(DecodingConfig, prefix="rollout."):
-    """Sampling answers to train on."""
+    """Answers to train on: sampled, or stored."""
+    answers: str = ""
+    """Stored answers take the sampler's place: a .parquet or .jsonl file, a folder of them, or a run's folder. Its rows
+    are groups of answers, each with a reward or a gold. data.source is then not asked. Empty: sample."""
     prompts_per_step: int = 64
     """Groups with unequal rewards that one step trains on."""
     samples_per_prompt: int = 16
-    """K: answers per prompt."""
+    """K: answers per prompt; of stored answers, the most that a group may have."""
     max_generation_batches: int = 10
     """To collect groups with unequal rewards, a step samples at most so many times prompts_per_step prompts. Then it
     trains on the groups it has. Without any, the step is skipped and counted. A batch is as large as the share of
@@ -132,7 +135,9 @@ class RolloutConfig(DecodingConfig, prefix="rollout."):
     sampler: the sampler's before truncation; with int8, of the quantised policy. truncated: the
     sampler's after truncation. With top_k, top_p or min_p, only truncated is of the distribution
     that was sampled; a run with trainer prints a remark. The metrics mismatch/* compare the
-    trainer's log-probs with the sampler's, so only trainer has them."""
+    trainer's log-probs with the sampler's, so only trainer has them.
+    Of rollout.answers: with trainer pi_old is the model that the run starts from; with sampler and truncated, the
+    stored log-probs, and that model for answers without any. Either is computed once, and kept."""
 
     ema: float = 0.0
     """Answers are sampled by, and pi_old is, an exponential moving average of the parameters, of which every step
@@ -143,6 +148,8 @@ class RolloutConfig(DecodingConfig, prefix="rollout."):
         super().__post_init__()
         self.require_least(1, "prompts_per_step", "max_generation_batches")
         self.require(0 <= self.ema < 1, "ema", "use a number in [0, 1): 0 is off, and 1 would never follow the policy.")
+        self.require(not (self.ema and self.answers), "ema", f"rollout.answers is {self.answers!r}, and nothing is "
+                     "sampled; leave it at 0.")
         self.require(self.samples_per_prompt >= 2, "samples_per_prompt",
                      "a group needs at least 2 answers to have a right and a wrong one.")
         self.require(self.temperature > 0, "temperature",

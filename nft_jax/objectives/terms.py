@@ -69,12 +69,12 @@ def mismatch_weights(kind: Literal["token", "sequence"], old_logprobs: np.ndarra
 
 
 def answers_in_loss(group: Group, terms: TermsConfig) -> tuple[int, ...]:
-    """Indices of the group's answers that the loss is over: the answers with a reward, with
+    """Indices of the group's answers that the loss is over: the answers with a reward and a trained token, with
     `terms.mask_truncated` only answers that were not cut at rollout.max_new_tokens. There may be none.
 
     Overlong filtering of DAPO (Yu et al., arXiv 2503.14476, section 3.4)."""
-    return tuple(i for i in group.judged
-                 if not (terms.mask_truncated and group.rollouts[i].finish_reason == "length"))
+    return tuple(i for i in group.judged if group.rollouts[i].trained
+                 and not (terms.mask_truncated and group.rollouts[i].finish_reason == "length"))
 
 
 def answer_terms(weights: Sequence[np.ndarray | float], judged: int, terms: TermsConfig) -> dict[str, float]:

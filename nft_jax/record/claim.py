@@ -28,9 +28,10 @@ from nft_jax.types import InputError
 
 # Names that a run writes. The order is that of their removal: a kill on the way must not leave checkpoints or rows to
 # a run of another configuration.
+STORED = "answers.parquet"      # stored answers, judged and scored (`nft_jax.train.stored_groups`)
 NAMES = ("checkpoints", "rollouts", "tensorboard", "wandb", "model", "profile", "nonfinite", "evaluations",
          "metrics.jsonl", "curves.png", "summary.json", "skipped.json", "wandb.json", "trackio.json", "hang.txt",
-         OBJECTIVE, "config.json")
+         STORED, OBJECTIVE, "config.json")
 START_OVER = "choose another workdir, or start over with --fresh, which deletes that run"
 
 
@@ -168,7 +169,7 @@ def _may_be(path: Path, access: int) -> bool:
 
 def _require_inputs_elsewhere(config: Config, folder: Path, fork: str) -> None:
     inputs = [("policy.path", config.policy.path), ("adapter.path", config.adapter.path),
-              ("data.source", config.data.source),
+              ("data.source", config.data.source), ("rollout.answers", config.rollout.answers),
               ("data.chat_template", config.data.chat_template),
               ("terms.reference", config.terms.reference), ("--fork", fork),
               *(("evaluation.source", one.data.source) for one in sets_of(config.evaluation, config.data))]
@@ -302,6 +303,10 @@ def _bound(config: Config, inputs: Mapping[str, str], objective: str, standing: 
         (folder / name).mkdir(exist_ok=True)
     if standing.source is not None:
         _take_over(standing.source.folder, folder, standing.step)
+        # Of the same answers, the parameters that pi_old is of are the source's first ones.
+        if config.rollout.answers and (standing.source.folder / STORED).exists():
+            with replaced(folder / STORED) as partial:
+                shutil.copy(standing.source.folder / STORED, partial)
     return standing
 
 

@@ -20,11 +20,13 @@ KINDS = "{all,right,wrong}"
 SIGNS = "{positive,negative}"
 EXPERTS = "a model with experts"
 SOMETIMES = "answers of this kind"
+SAMPLED = "answers that are sampled"
+STORED = "rollout.answers"
 ANSWERS = (
     Term("accuracy/all", "mean reward of the answers that were judged"),
     Term("length/all", "mean length of an answer, in tokens"),
     Term("length/{right,wrong}", "the same of right, of wrong answers", SOMETIMES),
-    Term("entropy/all", "mean entropy of the sampled distribution, in nats per token"),
+    Term("entropy/all", "mean entropy of the sampled distribution, in nats per token", "answers that have it"),
     Term("entropy/{right,wrong}", "the same over the tokens of right, of wrong answers", SOMETIMES),
     Term("truncated_share", "share of the answers cut at rollout.max_new_tokens"),
     Term("verdicts/right", "number of right answers"),
@@ -46,8 +48,8 @@ SECTIONS: dict[str, tuple[Term, ...]] = {
         Term("verdicts/only_strict", "share that only mode strict calls right", "verifier.disagreement"),
     ),
     "Groups and tokens": (
-        Term("groups/generated", "groups that were sampled in the step"),
-        Term("groups/accepted_share", "share of them with right and wrong answers"),
+        Term("groups/generated", "groups that were sampled in the step, or read from stored answers"),
+        Term("groups/accepted_share", "share of them with right and wrong answers", "a group that was sampled"),
         Term("prompts/age", "mean number of epochs since the step's questions were asked before",
              "data.order accuracy, a question asked again"),
         Term("prompts/new_share", "share of the step's prompts whose question was never asked", "data.order accuracy"),
@@ -55,10 +57,12 @@ SECTIONS: dict[str, tuple[Term, ...]] = {
         Term("groups/carried", "groups with right and wrong answers that are left for the next step"),
         Term("groups/kept", "groups that the step trained on"),
         Term("accuracy/kept", "mean reward of the answers that the step trained on", "a group that was kept"),
-        Term("rollout/batches", "generation batches of the step; each drains the slots once"),
-        Term("rollout/occupancy", "share of the slots' decode steps that sampled a token"),
-        Term("rollout/drained_steps", "decode steps with an empty slot and no answer left for it"),
-        Term("tokens/generated", "tokens that were sampled"),
+        Term("rollout/batches", "generation batches of the step; each drains the slots once", SAMPLED),
+        Term("rollout/occupancy", "share of the slots' decode steps that sampled a token", SAMPLED),
+        Term("rollout/drained_steps", "decode steps with an empty slot and no answer left for it",
+             SAMPLED),
+        Term("answers/epoch", "epochs over the stored groups so far", STORED),
+        Term("tokens/generated", "tokens that were sampled; stored answers all count at the first step"),
         Term("tokens/kept", "answer tokens that were trained on"),
         Term("tokens/packed", "tokens/kept with their prompts, which count for each answer"),
         Term("steps_skipped", "steps so far that trained on nothing, because no group had right and wrong answers"),
@@ -71,6 +75,8 @@ SECTIONS: dict[str, tuple[Term, ...]] = {
         Term(f"ratio/mean_{SIGNS}", "mean probability ratio to the policy that sampled", "tokens of this kind"),
         Term(f"ratio/p95_{SIGNS}", "its 95% quantile", "tokens of this kind"),
         Term(f"ratio/max_{SIGNS}", "its maximum", "tokens of this kind"),
+        Term("ratio/effective_sample_size", "share of the tokens that as many tokens of one ratio are worth: "
+             "1 at ratios that are all alike"),
         Term("share/clamped", "NFT: share of wrong tokens whose implicit negative ratio is at the clamp epsilon"),
         Term("share/saturated", "NFT: share of wrong tokens past the end of the implicit negative policy, r R >= 1"),
         Term("share/clipped", "share of the tokens whose gradient the clip takes"),
@@ -80,9 +86,9 @@ SECTIONS: dict[str, tuple[Term, ...]] = {
         Term("nonfinite/skipped", "updates of the step that were skipped: loss or gradient not finite"),
         Term("nonfinite/logprobs", "trained tokens whose old log-prob is not finite"),
         Term("mismatch/{mean,p95}", "difference of the sampler's and the trainer's log-probs, in nats",
-             "rollout.old_logprobs trainer"),
+             "rollout.old_logprobs trainer, and sampled answers"),
         Term("mismatch/outside_10_percent", "share of the tokens whose two probabilities differ by more than a tenth",
-             "rollout.old_logprobs trainer"),
+             "rollout.old_logprobs trainer, and sampled answers"),
         Term("objective/NAME", "mean over the trained tokens of a metric of an objective of your own",
              "an objective of your own"),
     ),
@@ -103,7 +109,8 @@ SECTIONS: dict[str, tuple[Term, ...]] = {
         Term("mismatch/capped", "share of the tokens whose weight is the cap", "terms.mismatch"),
     ),
     "Evaluation": (
-        *(term._replace(names=f"evaluation/{term.names}", when=term.when or "evaluation.source") for term in ANSWERS),
+        *(term._replace(names=f"evaluation/{term.names}",
+                        when=SOMETIMES if term.when == SOMETIMES else "evaluation.source") for term in ANSWERS),
         Term("evaluation/standard_error", "standard error of the accuracy, by bootstrap over the questions",
              "two questions or more"),
         Term("evaluation/pass@K", "probability that K of the answers to a question hold a right one",

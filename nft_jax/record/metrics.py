@@ -24,7 +24,8 @@ def _mean(values: Iterable[float]) -> float | None:
 
 def answer_metrics(groups: Sequence[Group], prefix: str = "") -> dict[str, float]:
     """Accuracy, lengths, entropies and verdict counts over all answers of the groups. Lengths are in tokens.
-    Entropies are in nats, of the sampled distribution, averaged over tokens. A mean over nothing is left out."""
+    Entropies are in nats, of the sampled distribution, averaged over tokens, where every answer has them. A mean over
+    nothing is left out."""
     answers = [(rollout, verdict) for group in groups
                for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True)]
     counts = Counter(verdict.outcome for _, verdict in answers)
@@ -34,7 +35,8 @@ def answer_metrics(groups: Sequence[Group], prefix: str = "") -> dict[str, float
            "truncated_share": _mean(r.finish_reason == "length" for r, _ in answers)}
     for kind, chosen in kinds.items():
         out[f"length/{kind}"] = _mean(len(r.tokens) for r, _ in chosen)
-        out[f"entropy/{kind}"] = float(np.concatenate([r.entropies for r, _ in chosen]).mean()) if chosen else None
+        if chosen and all(len(r.entropies) == len(r.tokens) for r, _ in chosen):
+            out[f"entropy/{kind}"] = float(np.concatenate([r.entropies for r, _ in chosen]).mean())
     out |= {f"verdicts/{outcome}": counts[outcome] for outcome in OUTCOMES}
     return {prefix + key: value for key, value in out.items() if value is not None}
 

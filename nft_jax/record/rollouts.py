@@ -20,6 +20,8 @@ SCHEMA = pa.schema([
     ("entropies", pa.list_(pa.float32())), ("old_logprobs", pa.list_(pa.float32())),
     ("reference_logprobs", pa.list_(pa.float32())),
 ])
+# Of tables in which an answer has a mask.
+MASKED = SCHEMA.append(pa.field("mask", pa.list_(pa.bool_())))
 # Columns that an answer has only once it is judged, or scored.
 SCORED = ("old_logprobs", "reference_logprobs")
 JUDGED = ("extracted", "outcome", "reward", "reason", "group_accuracy", "kept", *SCORED)
@@ -37,7 +39,7 @@ def _row(rollout: Rollout) -> dict:
             "prompt": _text(prompt.text), "text": _text(rollout.text), "gold": _text(prompt.gold),
             "finish_reason": rollout.finish_reason, "prompt_tokens": prompt.tokens, "tokens": rollout.tokens,
             "logprobs": rollout.logprobs, "truncated_logprobs": rollout.truncated_logprobs,
-            "entropies": rollout.entropies}
+            "entropies": rollout.entropies, "mask": rollout.mask}
 
 
 def answers_to_table(groups: Iterable[Sequence[Rollout]]) -> pa.Table:
@@ -45,15 +47,18 @@ def answers_to_table(groups: Iterable[Sequence[Rollout]]) -> pa.Table:
     return pa.Table.from_pylist([_row(rollout) for rollouts in groups for rollout in rollouts], schema=ANSWERS)
 
 
-def groups_to_table(groups: Sequence[Group], kept: frozenset[int] = frozenset()) -> pa.Table:
-    """Judged answers, one row each. `kept` has the prompt indices of the groups that were trained on."""
+def groups_to_table(groups: Sequence[Group], kept: frozenset[int] = frozenset(), masks: bool = False) -> pa.Table:
+    """Judged answers, one row each. `kept` has the prompt indices of the groups that were trained on. The table has
+    masks where an answer has one, or by `masks`."""
+    masks = masks or any(rollout.mask is not None for group in groups for rollout in group.rollouts)
     return pa.Table.from_pylist([
         _row(rollout) | {
             "extracted": _text(verdict.extracted), "outcome": verdict.outcome, "reward": verdict.reward,
             "reason": _text(verdict.reason), "group_accuracy": group.accuracy, "kept": group.prompt.index in kept,
             **{name: None if getattr(group, name) is None else getattr(group, name)[i] for name in SCORED}}
         for group in groups
-        for i, (rollout, verdict) in enumerate(zip(group.rollouts, group.verdicts, strict=True))], schema=SCHEMA)
+        for i, (rollout, verdict) in enumerate(zip(group.rollouts, group.verdicts, strict=True))],
+        schema=MASKED if masks else SCHEMA)
 
 
 def table_to_groups(table: pa.Table) -> list[Group]:
@@ -61,13 +66,14 @@ def table_to_groups(table: pa.Table) -> list[Group]:
     groups = []
     for _, rows in groupby(table.to_pylist(), key=lambda row: row["prompt_index"]):
         rows = list(rows)
-        first = rows[0]
-        prompt = Prompt(first["prompt_index"], first["problem"], first["gold"], first["prompt"],
-                        np.array(first["prompt_tokens"], np.int32))
+        first, prompt = rows[0], _prompt(rows[0])
+        # Stored answers of one group may have prompts that differ.
         rollouts = tuple(
-            Rollout(prompt, row["sample"], row["text"], np.array(row["tokens"], np.int32),
+            Rollout(prompt if row["prompt_tokens"] == first["prompt_tokens"] else _prompt(row), row["sample"],
+                    row["text"], np.array(row["tokens"], np.int32),
                     *(np.array(row[name], np.float32) for name in ("logprobs", "truncated_logprobs", "entropies")),
-                    finish_reason=row["finish_reason"])
+                    finish_reason=row["finish_reason"],
+                    mask=None if row.get("mask") is None else np.array(row["mask"], bool))
             for row in rows)
         verdicts = tuple(Verdict(row["outcome"], row["reward"], row["extracted"], row["reason"]) for row in rows)
         # Tables of older versions have no reference_logprobs.
@@ -75,6 +81,11 @@ def table_to_groups(table: pa.Table) -> list[Group]:
                   for name in SCORED)
         groups.append(Group(prompt, rollouts, verdicts, *scored))
     return groups
+
+
+def _prompt(row: dict) -> Prompt:
+    return Prompt(row["prompt_index"], row["problem"], row["gold"], row["prompt"],
+                  np.array(row["prompt_tokens"], np.int32))
 
 
 def to_bytes(groups: Sequence[Group]) -> np.ndarray:

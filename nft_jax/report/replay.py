@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from nft_jax.report.views import GroupView
 
 # Columns that a table may lack.
-OPTIONAL = ("old_logprobs", "reference_logprobs", "kept")
+OPTIONAL = ("old_logprobs", "reference_logprobs", "kept", "mask")
 # Tokens whose losses are computed at a time.
 PART = 1 << 20
 
@@ -179,7 +179,8 @@ def replay_update(update: int, groups: Sequence[Group], run: Config, policy: "Po
     rows, places = packed_rows([example for *_, example in made], longest, run.loss)
     logprobs, entropies = rows.old_logprobs, np.zeros_like(rows.weight)
     for (row, place), (_, rollout, _) in zip(places, made, strict=True):
-        entropies[row, place] = rollout.entropies
+        # A stored answer may have none.
+        entropies[row, place] = rollout.entropies if len(rollout.entropies) else 0
     if policy is not None:
         logprobs, entropies = score(policy, rows, temperature, run.batch.rows_per_micro_batch)
     values = row_losses(rows, logprobs, entropies, run.objective, run.loss)

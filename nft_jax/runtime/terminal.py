@@ -23,10 +23,12 @@ from nft_jax.types import Halted, InputError
 
 # The metrics shown beside a step, and their form. A metric that the step did not measure is left out.
 SHOWN = {"accuracy/all": "train {:.1%}", "evaluation/accuracy/all": "held-out {:.1%}", "entropy/all": "entropy {:.3f}",
-         "tokens_per_second/rollout": "rollout {:,.0f} tok/s", "tokens_per_second/train": "train {:,.0f} tok/s"}
+         "answers/epoch": "epoch {:.2f}", "tokens_per_second/rollout": "rollout {:,.0f} tok/s",
+         "tokens_per_second/train": "train {:,.0f} tok/s"}
 RECENT = 10            # steps whose time tells the time that is left
 PULSE = 60.0           # seconds of silence after which a run that is no terminal's prints what it does
 FEW = 0.1              # share of groups with right and wrong answers below which the console points to the page
+CLAMPED = 0.5          # share of the tokens of wrong answers at NFT's clamp from which the console warns
 PAGE = "experiments/what_you_should_see.md"
 
 
@@ -120,10 +122,12 @@ class Console:
     def __init__(self, steps: int, first: int = 0, quiet: bool = False):
         # What is said may quote a token such as [/INST], which is no markup.
         self.rich = RichConsole(quiet=quiet, highlight=False, markup=False, emoji=False)
+        # A run begins with the evaluation of step 0. Later on the row of a step tells of it when it has ended.
         self.steps, self._done, self._doing, self._tokens = steps, first, "", 0
+        self._number = first + 1 if first else 0
         self._seconds: deque[float] = deque(maxlen=RECENT)
         self._begun = self._spoken = time.monotonic()
-        self._advised = False
+        self._advised: set[str] = set()
         self._bar = Progress(
             SpinnerColumn(), TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=None), _Now(self),
             console=self.rich, transient=True, disable=not self.rich.is_terminal)
@@ -161,6 +165,7 @@ class Console:
         if step > self._done and "seconds/step" in metrics:
             self._seconds.append(metrics["seconds/step"])
         self._done, self._tokens, self._begun = step, 0, time.monotonic()
+        self._number = min(step + 1, self.steps)
         self._bar.update(self._task, completed=step)
         self.say("  ".join(filter(None, (f"step {step}/{self.steps}", *self._numbers(metrics), self._left()))))
         self._advise(metrics)
@@ -174,7 +179,7 @@ class Console:
         """Prints `now` whenever nothing was printed for PULSE seconds."""
         while not self._ended.wait(max(self._spoken + PULSE - time.monotonic(), 1.0)):
             if time.monotonic() - self._spoken >= PULSE:
-                self.say(f"step {min(self._done + 1, self.steps)}/{self.steps}  {self.now()}")
+                self.say(f"step {self._number}/{self.steps}  {self.now()}")
 
     def _left(self) -> str:
         """"" while no step tells it."""
@@ -186,16 +191,33 @@ class Console:
     @staticmethod
     def _numbers(metrics: dict[str, float]) -> Iterator[str]:
         yield from (form.format(metrics[key]) for key, form in SHOWN.items() if metrics.get(key) is not None)
-        if groups := metrics.get("groups/generated"):
+        # All stored groups that are read are mixed.
+        if (groups := metrics.get("groups/generated")) and "answers/epoch" not in metrics:
             yield f"{round(metrics['groups/accepted_share'] * groups)} of {groups} groups mixed"
 
     def _advise(self, metrics: dict[str, float]) -> None:
-        """Says once what too few groups with right and wrong answers mean, and where the remedies stand."""
-        if self._advised or metrics.get("groups/accepted_share", 1.0) >= FEW:
-            return
-        self._advised = True
-        self.say("Fewer than a tenth of the groups have right and wrong answers (\"mixed\"). The others teach nothing. "
-                 f"{PAGE}, \"The reward is flat\", says what to look at and which field to turn.")
+        """Says, each once, what no right answer, too few groups with right and wrong ones, and a clamp at work on every
+        second token mean, and where the remedies stand."""
+        if metrics.get("evaluation/accuracy/all") == 0:
+            empty, cut = metrics.get("evaluation/verdicts/no_answer"), metrics.get("evaluation/truncated_share", 0.0)
+            found = f"{empty:.0f} answers have no final answer, such as a box, and " if empty is not None else ""
+            self._once("right", f"No held-out answer is right: {found}{cut:.0%} were cut at their limit of tokens. "
+                                "Look at the first prompt above: it is what the model reads, and data.template and "
+                                "data.system make it.")
+        if metrics.get("groups/accepted_share", 1.0) < FEW:
+            self._once("mixed", "Fewer than a tenth of the groups have right and wrong answers (\"mixed\"). The others "
+                                f"teach nothing. {PAGE}, \"The reward is flat\", says what to look at and which field "
+                                "to turn.")
+        if metrics.get("share/clamped", 0.0) >= CLAMPED:
+            self._once("clamped", "Half of the tokens of wrong answers are at NFT's clamp (share/clamped): the policy "
+                                  "has moved far from the one that gave the answers. Take fewer epochs or updates, a "
+                                  f"lower learning rate, or fresh answers. {PAGE} says more (\"Stored answers grow "
+                                  "old\").")
+
+    def _once(self, what: str, text: str) -> None:
+        if what not in self._advised:
+            self._advised.add(what)
+            self.say(text)
 
 
 class _Now(ProgressColumn):

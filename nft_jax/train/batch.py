@@ -16,6 +16,7 @@ from heapq import heappop, heappush
 import numpy as np
 
 from nft_jax.config import Config, LossAgg, ObjectiveConfig, TermsConfig
+from nft_jax.model import delta
 from nft_jax.model.config import ModelConfig
 from nft_jax.objectives.registry import overlong_penalty, token_weights
 from nft_jax.objectives.terms import OFF, answers_in_loss, mismatch_weights
@@ -67,12 +68,18 @@ def shapes_of(config: Config, data_parallel: int = 1, model: ModelConfig | None 
 def token_cost(model: ModelConfig) -> float:
     """What a token costs outside attention, in query-key pairs.
 
-    The multiplications with the weights, over the multiplications of one pair in all heads and layers.
+    The multiplications with the weights, over the multiplications of one pair in all heads and layers with attention.
     The elementwise work of a pair weighs SCORE_COST times its products."""
-    heads = model.num_heads * model.head_dim
+    heads, gates = model.num_heads * model.head_dim, model.num_heads * (model.query_size - model.head_dim)
     feed = model.experts_per_token * model.expert_size if model.num_experts else model.intermediate_size
-    layer = model.hidden_size * (2 * heads + 2 * model.num_kv_heads * model.head_dim + 3 * feed + model.num_experts)
-    return (layer + model.hidden_size * model.vocab_size / model.num_layers) / (2 * heads * (1 + SCORE_COST))
+    feed = model.hidden_size * (3 * feed + model.num_experts)
+    layer = model.hidden_size * (2 * heads + gates + 2 * model.num_kv_heads * model.head_dim) + feed
+    others = model.hidden_size * model.vocab_size
+    if model.delta_layers:
+        keys, values = (model.delta_key_heads * model.delta_key_dim, model.delta_value_heads * model.delta_value_dim)
+        products = model.hidden_size * (2 * keys + 3 * values + 2 * model.delta_value_heads)
+        others += len(model.delta_layers) * (products + feed + delta.operations(model) / 2)
+    return (layer + others / len(model.attention_layers)) / (2 * heads * (1 + SCORE_COST))
 
 
 def choose_shape(lengths: Sequence[int], shapes: Sequence[BatchShape]) -> tuple[BatchShape, list[list[int]]]:
@@ -102,6 +109,12 @@ class Example:
     group: int = 0                                   # equal for the answers to one prompt
     reference_logprobs: np.ndarray | None = None     # [n] float32
     importance: np.ndarray | float = 1.0             # [n], factors of the tokens' weights
+    mask: np.ndarray | None = None                   # [n] bool: the tokens that are trained on; None: all
+
+    @property
+    def trained(self) -> int:
+        """Tokens that are trained on."""
+        return len(self.response) if self.mask is None else int(self.mask.sum())
 
 
 def deal(groups: Sequence[Group], updates: int, seed: Sequence[int]) -> list[list[Group]]:
@@ -132,8 +145,8 @@ def examples_of(group: Group, loss: ObjectiveConfig, max_new_tokens: int,
             importance = 1.0
             if terms.mismatch != "off":
                 importance = mismatch_weights(terms.mismatch, old[i], rollout.logprobs, terms.mismatch_cap)
-            examples.append(Example(group.prompt.tokens, rollout.tokens, reward, mean, std, old[i], group.prompt.index,
-                                    reference[i], importance))
+            examples.append(Example(rollout.prompt.tokens, rollout.tokens, reward, mean, std, old[i],
+                                    group.prompt.index, reference[i], importance, rollout.mask))
     return examples
 
 
@@ -200,7 +213,7 @@ def make_batch(examples: Sequence[Example], shape: BatchShape, loss_agg: LossAgg
         names.append("reference_logprobs")
     floats = {name: np.zeros((total, shape.row_length), np.float32) for name in names}
     groups = np.unique([e.group for e in examples], return_inverse=True)[1] + 1
-    weights = token_weights(loss_agg, np.array([len(e.response) for e in examples]), constant_length)
+    weights = token_weights(loss_agg, np.array([e.trained for e in examples]), constant_length)
     places: list[Place] = [(0, slice(0))] * len(examples)
     for row, members in zip(balance(rows, sizes, shape), rows, strict=True):
         start = 0
@@ -214,7 +227,8 @@ def make_batch(examples: Sequence[Example], shape: BatchShape, loss_agg: LossAgg
                 ints["group_ids"][row, answer] = groups[index]
             if fresh:
                 ints["fresh"][row, answer] = e.old_logprobs is None
-            values = {"weight": weights[index] * e.importance, "rewards": e.reward,
+            weight = weights[index] * e.importance
+            values = {"weight": weight if e.mask is None else weight * e.mask, "rewards": e.reward,
                       "group_accuracy": e.group_accuracy, "group_std": e.group_std,
                       "old_logprobs": 0.0 if e.old_logprobs is None else e.old_logprobs,
                       "reference_logprobs": e.reference_logprobs}

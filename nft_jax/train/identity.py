@@ -13,16 +13,20 @@ from nft_jax.model.hf.tokenizer import tokenizer_files
 from nft_jax.objectives.source import digest_of, record_of
 from nft_jax.record.folder import OBJECTIVE_SOURCE
 from nft_jax.rollout.evaluation import HeldOut
+from nft_jax.rollout.stored import Stored
 from nft_jax.verify.rewards.registry import lookup
 
 SAMPLES, SAMPLE = 64, 1 << 12        # pieces of a file of weights that are read, and bytes of each
 
 
 def identity_of(config: Config, folder: Path, tokenizer, eos: Sequence[int], stream: PromptStream,
-                held_out: Sequence[HeldOut], *, weights: bool = True) -> dict[str, str]:
+                held_out: Sequence[HeldOut], stored: Stored | None = None, *,
+                weights: bool = True) -> dict[str, str]:
     """Name -> digest of everything that a run of the settled `config` reads. `folder` has its model. Without
     `weights` the digests of the models' weights are left out."""
     found = {"questions": f"{stream.size}, {stream.digest()}"}
+    if stored is not None:
+        found["stored answers"] = f"{stored.report.used}, {stored.digest}"
     for one in held_out:
         found[f"held-out questions {one.name}".rstrip()] = f"{len(one.prompts)}, {digest(one.prompts)}"
     found["tokenizer"] = _of_files(path for path in tokenizer_files(folder)

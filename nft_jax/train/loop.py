@@ -12,7 +12,6 @@ A step is one rollout phase and the optimizer updates on its answers:
 import json
 import shlex
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 
@@ -24,7 +23,7 @@ from nft_jax.objectives.custom import adopt
 from nft_jax.objectives.registry import Objective, TokenLoss, find_objective
 from nft_jax.objectives.terms import answer_terms, answers_in_loss
 from nft_jax.policy import save
-from nft_jax.record.metrics import mismatch_metrics, read_metrics
+from nft_jax.record.metrics import decided_by, mismatch_metrics, read_metrics
 from nft_jax.rollout.evaluation import evaluation_key, evaluation_metrics
 from nft_jax.rollout.judged import judged_groups
 from nft_jax.rollout.schedule import SlotUse
@@ -34,15 +33,17 @@ from nft_jax.runtime.files import replaced
 from nft_jax.runtime.stops import StopRun
 from nft_jax.runtime.terminal import output_guarded
 from nft_jax.train.acceptance import DECAY, MOST, prompts_to_ask
-from nft_jax.train.batch import Example, Place, choose_shape, deal, examples_of, make_batch, unpack
+from nft_jax.train.batch import deal, examples_of
 from nft_jax.train.opening import Finished, open_run
 from nft_jax.train.run import Run
 from nft_jax.train.saving import count_updates, finish_writing, save_if_due, save_last, write_rollouts, write_row
+from nft_jax.train.scoring import packed, score
 from nft_jax.train.state import Progress, TrainState, learning_rate
 from nft_jax.train.step import place_batch
 from nft_jax.train.step_metrics import Rollouts, Update, Updates
+from nft_jax.train.stored_groups import stored_stream
 from nft_jax.train.work import work_of
-from nft_jax.types import Group, Halted, InputError, TrainBatch
+from nft_jax.types import Group, Halted, InputError
 from nft_jax.verify import Verifier
 
 TRAINING = 0       # which of the seed's streams of random numbers; evaluation has 1, and new adapters 2
@@ -76,6 +77,9 @@ def train(config: Config, *, objective: Objective | TokenLoss | None = None, fre
                 config, fresh=fresh, fork=fork, verifier=verifier, quiet=quiet, profile=profile))
         except Finished as end:
             return end.summary
+        if run.stored is not None:
+            with suppress(StopRun):
+                run.stream = stored_stream(run, run.whole(state.params), progress)
         # The model as it came, or a step whose evaluation was given up.
         if evaluation_is_due(run.config, progress):
             record(run, state, progress, {})
@@ -100,6 +104,8 @@ def train(config: Config, *, objective: Objective | TokenLoss | None = None, fre
 def collect(run: Run, params, progress: Progress) -> Rollouts:
     """The first prompts_per_step groups with unequal rewards, in the order of the prompt stream.
 
+    Stored answers take the sampler's place: the stream's prompts carry theirs (`StoredPrompt`).
+
     First come the groups carried over. Then a batch of new prompts follows, as large as the share of groups accepted
     so far calls for (`prompts_to_ask`); more follow if it falls short. A step asks at most max_generation_batches *
     prompts_per_step prompts. Surplus groups are carried to the next step. Every group's old log-probs are of the
@@ -108,14 +114,14 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
     Raises StopRun, with `progress` as it was, where the run is to stop."""
     rollout = run.config.rollout
     key = jax.random.fold_in(jax.random.key(run.config.seed), TRAINING)
-    own = run.config.on_policy
+    own, stored = run.config.on_policy, run.stored is not None
     accepted, seen, use, weights = list(progress.carried), [], SlotUse(), None
     # The share of earlier steps, as it stands in the progress, and of this one.
     share = progress.accepted, progress.asked
     run.watchdog.feed("collect", progress.step + 1)
     while len(accepted) < rollout.prompts_per_step and len(seen) < rollout.max_prompts:
         # Cast once for all batches, and not at all where the carried groups are enough.
-        if weights is None:
+        if weights is None and not stored:
             with run.clock.phase("rollout"):
                 weights = run.sampler.cast(params)
         run.stop.check()
@@ -123,10 +129,10 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
         prompts = run.stream.take(min(wanted, MOST * rollout.prompts_per_step, rollout.max_prompts - len(seen)))
         # A further batch is sized only after this one is judged, so slots idle while the longest answers finish. To
         # fill them with prompts that may not be needed would make the rollouts depend on which answer ended first.
-        judged = judged_groups(run.sampler, run.verifier, weights, prompts, rollout.samples_per_prompt, key,
-                               progress.step, rollout, progress=run.alive, settled=run.stop.check,
-                               phase=run.clock.phase, use=use)
-        groups = score(run, params, judged, old=not own)
+        judged = (prompt.group for prompt in prompts) if stored else judged_groups(
+            run.sampler, run.verifier, weights, prompts, rollout.samples_per_prompt, key, progress.step, rollout,
+            progress=run.alive, settled=run.stop.check, phase=run.clock.phase, use=use)
+        groups = score(run, params, judged, old=not own and not stored)
         run.stream.observe(groups)
         seen += groups
         accepted += [group for group in groups if group.has_signal]
@@ -143,57 +149,14 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
         scored = {group.prompt.index: group for group in score(run, params, iter([*partial_loss, *carried]))}
         kept, carried = ([scored.get(group.prompt.index, group) for group in part] for part in (kept, carried))
     progress.carried = carried
-    return Rollouts(kept, seen, use, run.stream.metrics())
-
-
-def score(run: Run, params, judged: Iterator[Group], old: bool = True) -> list[Group]:
-    """All groups in their order; groups with unequal rewards get the log-probs that they lack.
-
-    `old_logprobs` are by the trainer's own graph or the sampler's, as rollout.old_logprobs says; without `old`, none
-    by the trainer's. `reference_logprobs` are by the reference, in a run that has one. The first groups are packed
-    and handed to the devices while the last ones are still sampled and judged; decoding waits for them within
-    seconds/rollout."""
-    choice = run.config.rollout.old_logprobs
-    scorers = {"old_logprobs": (run.score, params)} if choice == "trainer" and old else {}
-    if run.reference is not None:
-        scorers["reference_logprobs"] = run.score_reference, run.reference
-    groups, waiting, parts = [], [], []
-
-    def dispatch(part: list[int]) -> None:
-        with run.clock.phase("score"):
-            batch, places = packed(run, [Example(groups[i].prompt.tokens, r.tokens)
-                                         for i in part for r in groups[i].rollouts])
-            batch = place_batch(batch, run.plan.mesh)
-            parts.append((part, places, {name: score(weights, batch, run.config.rollout.temperature)
-                                         for name, (score, weights) in scorers.items()}))
-
-    for group in judged:
-        if choice != "trainer" and group.has_signal:
-            name = "logprobs" if choice == "sampler" else "truncated_logprobs"
-            group = replace(group, old_logprobs=tuple(getattr(r, name) for r in group.rollouts))
-        groups.append(group)
-        if group.has_signal and any(getattr(group, name) is None for name in scorers):
-            waiting.append(len(groups) - 1)
-        if scorers and len(waiting) == run.config.groups_per_update:
-            dispatch(waiting)
-            waiting = []
-    if scorers and waiting:
-        dispatch(waiting)
-    with run.clock.phase("score"):
-        for part, places, scored in parts:
-            for name, values in scored.items():
-                values = iter(unpack(np.asarray(values), places))
-                for i in part:
-                    groups[i] = replace(groups[i], **{name: tuple(next(values) for _ in groups[i].rollouts)})
-    return groups
-
-
-def packed(run: Run, examples: list[Example], group_ids: bool = False,
-           fresh: bool = False) -> tuple[TrainBatch, list[Place]]:
-    """`make_batch` in the shape that costs least for these examples."""
-    shape, rows = choose_shape([len(e.prompt) + len(e.response) for e in examples], run.plan.shapes)
-    loss = run.config.loss
-    return make_batch(examples, shape, loss.loss_agg, loss.constant_length, group_ids, rows, fresh)
+    if stored:
+        # All of them were sampled before the first step.
+        tokens = 0 if progress.step else run.stored.report.tokens
+        sources = {"answers/epoch": progress.stream["index"] / run.stream.size}
+    else:
+        tokens = sum(len(r.tokens) for group in seen for r in group.rollouts)
+        sources = decided_by(seen, run.config.verifier) | use.metrics()
+    return Rollouts(kept, seen, tokens, sources | run.stream.metrics())
 
 
 def update(run: Run, state: TrainState, groups: list[Group], progress: Progress) -> tuple[TrainState, Updates]:
@@ -216,7 +179,7 @@ def update(run: Run, state: TrainState, groups: list[Group], progress: Progress)
             placed = place_batch(batch, run.plan.mesh)
             state, *given = run.train_step(state, placed, rate, config.rollout.temperature, run.base)
         progress.updates += 1
-        kept += sum(len(e.response) for e in chosen)
+        kept += sum(e.trained for e in chosen)
         places = iter(places)
         updates.made.append(Update(
             batch, part, [[next(places) for _ in examples[group.prompt.index]] for group in part], *given))
@@ -239,9 +202,9 @@ def finish(run: Run, rollouts: Rollouts, updates: Updates, progress: Progress) -
     trained = updates.groups()
     known = {group.prompt.index: group for group in trained}
     rollouts = replace(rollouts, kept=[known.get(group.prompt.index, group) for group in rollouts.kept])
-    metrics = (updates.metrics | rollouts.metrics(len(progress.carried), run.config.verifier)
+    metrics = (updates.metrics | rollouts.metrics(len(progress.carried))
                | work_of(run.plan, rollouts.seen, trained))
-    if run.config.rollout.old_logprobs == "trainer":
+    if run.config.rollout.old_logprobs == "trainer" and run.stored is None:
         metrics |= mismatch_metrics(trained)
     with run.clock.phase("write"):
         write_rollouts(run, progress.step, rollouts)
@@ -323,7 +286,9 @@ def conclude(run: Run, state: TrainState, progress: Progress) -> dict:
 
     finish_writing(run, state, progress, write_results)
     if not finished and not run.halted:
-        run.console.say(f"stopped as asked, saved as of step {progress.step}; the same command goes on from there")
+        run.console.say(f"stopped as asked, saved as of step {progress.step}; the same command goes on from there"
+                        if progress.step else
+                        "stopped as asked before the end of the first step; the same command begins again")
     # Nobody leaves while the first process still writes.
     gather(None)
     return summary

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import jax
 
 from nft_jax.config import Config, flat
-from nft_jax.data.prompts import LoadReport, dated, load_questions, prompt_lines
+from nft_jax.data.prompts import LoadReport, Question, dated, load_questions, prompt_lines
 from nft_jax.data.stream import STREAMS, PromptStream
 from nft_jax.model import hf
 from nft_jax.model.adapter import Adapter
@@ -41,13 +41,14 @@ from nft_jax.rollout.ends import Ends
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.evaluation import HeldOut, read_held_out
 from nft_jax.rollout.slots import require_positions
+from nft_jax.rollout.stored import Stored, StoredReport, read_stored
 from nft_jax.runtime.clock import Timeline
 from nft_jax.runtime.compilation import CompileCounter, Program, compile_all, largest
 from nft_jax.runtime.distributed import ends_together, gather, is_first, process_count, require_same, together
 from nft_jax.runtime.files import replaced
 from nft_jax.runtime.mesh import hosts, require_host_memory
 from nft_jax.runtime.stops import stop_on_signals
-from nft_jax.runtime.terminal import Console
+from nft_jax.runtime.terminal import Console, duration
 from nft_jax.runtime.watchdog import Watchdog
 from nft_jax.runtime.writing import Writing
 from nft_jax.train import adapters
@@ -76,8 +77,9 @@ class Inputs(NamedTuple):
     tokenizer: Any
     eos: tuple[int, ...]               # ids that end an answer
     stream: PromptStream
+    stored: Stored | None              # answers in the sampler's place
     held_out: list[HeldOut]
-    reports: dict[str, LoadReport]     # on the questions, by the name of their source
+    reports: dict[str, LoadReport | StoredReport]     # on the questions, by the name of their source
     identity: dict[str, str]           # name -> digest
 
 
@@ -98,11 +100,19 @@ def read_inputs(config: Config, today: str = "", *, weights: bool = True) -> Inp
     adapters.check_first(config, model)
     check_reference(config, model, weights=weights)
     config = replace(config, data=dated(config.data, tokenizer, today))
-    questions, report = load_questions(config.data, tokenizer, reward=config.verifier.reward)
+    eos, stored = hf.eos_token_ids(folder, tokenizer), None
+    if config.rollout.answers:
+        stored = read_stored(config, tokenizer, eos, model.vocab_size)
+        # Until the groups are judged, all of them: `stored_stream` leaves some out.
+        questions, reports = [Question(p.problem, p.gold, p.text, p.tokens) for p in stored.prompts], {
+            "rollout.answers": stored.report}
+    else:
+        questions, report = load_questions(config.data, tokenizer, reward=config.verifier.reward)
+        reports = {"data": report}
     held_out, evaluated = read_held_out(config, tokenizer)
-    stream, eos = STREAMS[config.data.order](questions, config.data.seed), hf.eos_token_ids(folder, tokenizer)
-    identity = identity_of(config, folder, tokenizer, eos, stream, held_out, weights=weights)
-    return Inputs(config.data.date, model, tokenizer, eos, stream, held_out, {"data": report} | evaluated, identity)
+    stream = STREAMS[config.data.order](questions, config.data.seed)
+    identity = identity_of(config, folder, tokenizer, eos, stream, held_out, stored, weights=weights)
+    return Inputs(config.data.date, model, tokenizer, eos, stream, stored, held_out, reports | evaluated, identity)
 
 
 def require_chosen(config: Config) -> None:
@@ -110,6 +120,8 @@ def require_chosen(config: Config) -> None:
     needed = {
         "policy.path": (config.policy.path, "--policy.path FOLDER (a model in Hugging Face layout, or a hub name)"),
         "data.source": (config.data.source, "--data.source FILE (questions, .jsonl or .parquet, or a hub name)")}
+    if config.rollout.answers:
+        del needed["data.source"]
     missing = {name: flag for name, (value, flag) in needed.items() if not value}
     if missing:
         raise InputError(f"{' and '.join(f'{name} is {str()!r}' for name in missing)}: this configuration trains what "
@@ -241,7 +253,7 @@ def compile_programs(programs: Sequence[Program], console: Console, watchdog: Wa
         watchdog.feed()
         console.phase(f"compiled {done} of {total} programs: {program}")
         if not console.rich.is_terminal:
-            console.say(f"compiled {done}/{total}  {program}  {time.monotonic() - started:.1f} s")
+            console.say(f"compiled {done}/{total}  {program}  after {duration(time.monotonic() - started)}")
 
     compile_all(programs, threads=os.cpu_count() or 1, progress=progress)
 
@@ -249,7 +261,7 @@ def compile_programs(programs: Sequence[Program], console: Console, watchdog: Wa
 def truncation_remark(config: Config) -> list[str]:
     """One line where the sampled distribution is not the trained one."""
     rollout = config.rollout
-    if not rollout.truncates or rollout.old_logprobs != "trainer":
+    if not rollout.truncates or rollout.old_logprobs != "trainer" or rollout.answers:
         return []
     return [f"rollout.old_logprobs: trainer, and top_k={rollout.top_k}, top_p={rollout.top_p}, min_p={rollout.min_p}: "
             "the sampled distribution is not the trained one (top-p 0.8 alone moves the mean ratio to 0.9). Switch "
@@ -341,7 +353,7 @@ def open_run(config: Config, *, fresh: bool, fork: str = "", verifier: Verifier 
             scores = [kinds[kind].function for kind in SCORES if kind in kinds] or [None]
             yield Run(
                 plan=plan, folder=folder, tokenizer=inputs.tokenizer, sampler=sampler, verifier=judge,
-                examiner=examiner or judge, stream=stream, held_out=held_out,
+                examiner=examiner or judge, stream=stream, stored=inputs.stored, held_out=held_out,
                 score=scores[0], score_reference=scores[-1], train_step=kinds["train step"].function,
                 average=kinds["average"].function if "average" in kinds else None, base=base, reference=reference,
                 checkpoints=checkpoints, writer=writer, compiles=compiles, console=console, stop=stop,

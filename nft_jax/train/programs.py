@@ -19,14 +19,15 @@ SCORES = ("score", "reference score")      # kinds of programs that score; they 
 
 def programs_of(plan: Plan, sampler: Sampler) -> list[Program]:
     """Every program of a run: the sampler's first, then the trainer's."""
-    return sampler.programs(truncations(plan.config), plan.params) + training_programs(plan)
+    decoding = truncations(plan.config)
+    return (sampler.programs(decoding, plan.params) if decoding else []) + training_programs(plan)
 
 
 def truncations(config: Config) -> list[bool]:
     """Which programs decode: without top-k, top-p and min-p (False), with them (True), or both. Training and
-    evaluation may differ."""
-    evaluated = config.evaluation if config.evaluation.source else config.rollout
-    return sorted({config.rollout.truncates, evaluated.truncates})
+    evaluation may differ. None decodes in a run on stored answers without an evaluation."""
+    found = set() if config.rollout.answers else {config.rollout.truncates}
+    return sorted(found | ({config.evaluation.truncates} if config.evaluation.source else set()))
 
 
 def training_programs(plan: Plan) -> list[Program]:
@@ -43,7 +44,8 @@ def training_programs(plan: Plan) -> list[Program]:
     score_reference = score if plan.base is None else compile_score(
         mesh, placed(reference), model=plan.model, compute=plan.compute)
     whole_groups = find_objective(config.objective).whole_groups
-    scores = config.rollout.old_logprobs == "trainer"
+    # Stored answers without log-probs are scored whatever the choice is.
+    scores = config.rollout.old_logprobs == "trainer" or bool(config.rollout.answers)
     programs = []
     if state.average is not None:
         average = compile_average(mesh, placed(state.params))

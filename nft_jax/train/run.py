@@ -13,6 +13,7 @@ from nft_jax.record.checkpoint import Checkpoints
 from nft_jax.record.metrics import MetricsWriter
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.evaluation import HeldOut
+from nft_jax.rollout.stored import Stored
 from nft_jax.runtime.clock import Clock, Timeline
 from nft_jax.runtime.compilation import CompileCounter
 from nft_jax.runtime.stops import Stop
@@ -33,6 +34,7 @@ class Run:
     verifier: Verifier
     examiner: Verifier                         # judges the evaluation: the verifier, unless evaluation.reward is set
     stream: PromptStream
+    stored: Stored | None                      # answers in the sampler's place; None where the run samples
     held_out: list[HeldOut]
     score: Any                                 # jitted: `train.step.score`; None where nothing is scored
     score_reference: Any                       # the same, of the reference's parameters

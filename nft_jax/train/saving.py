@@ -20,7 +20,7 @@ from nft_jax.runtime.mesh import peak_memory_mb
 from nft_jax.runtime.writing import cannot_be_written, disk_is_full, reason
 from nft_jax.train.run import Run
 from nft_jax.train.state import Progress, TrainState
-from nft_jax.train.step_metrics import Rollouts, Updates, count_skipped, nonfinite_advice, write_batches
+from nft_jax.train.step_metrics import Rollouts, Updates, count_skipped, drift, nonfinite_advice, write_batches
 from nft_jax.train.work import speed_of
 from nft_jax.types import Halted
 
@@ -75,6 +75,8 @@ def write_row(run: Run, progress: Progress, metrics: dict) -> None:
     if run.writer is not None:
         run.writer.write(progress.step, metrics)
     run.console.step(progress.step, metrics)
+    if line := drift(metrics, run.stream.size):
+        run.console.say(line)
 
 
 def save_if_due(run: Run, state: TrainState, progress: Progress, metrics: dict) -> None:

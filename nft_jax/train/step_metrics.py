@@ -15,12 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nft_jax.config import VerifierConfig
 from nft_jax.model.experts import Load, balance_loss
 from nft_jax.objectives.registry import METRICS
 from nft_jax.objectives.terms import summarise_terms
-from nft_jax.record.metrics import answer_metrics, decided_by
-from nft_jax.rollout.schedule import SlotUse
+from nft_jax.record.metrics import answer_metrics
 from nft_jax.runtime.files import replaced
 from nft_jax.runtime.writing import Writing
 from nft_jax.train.batch import Place, unpack
@@ -104,6 +102,17 @@ def quantile(histogram: np.ndarray, q: float) -> float:
     return float(np.exp(np.sinh(scaled) / _STEEPNESS))
 
 
+def effective_sample_size(histogram: np.ndarray) -> float:
+    """(sum of R)^2 / (count * sum of R^2) over the tokens of a histogram of ratios R, each taken at the middle of its
+    bin: the share of the tokens that as many tokens of one ratio are worth. 1 where all ratios are alike.
+
+    L. Kish, Survey Sampling (1965); A. Kong, A Note on Importance Sampling using Standardized Weights (1992)."""
+    scaled = (np.arange(HISTOGRAM_BINS) + 0.5) / HISTOGRAM_BINS * 2 - 1
+    ratios = np.exp(np.sinh(scaled * np.arcsinh(_LIMIT * _STEEPNESS)) / _STEEPNESS)
+    counts = np.asarray(histogram, np.float64)
+    return float((counts @ ratios) ** 2 / (counts.sum() * (counts @ ratios**2)))
+
+
 def summarise(total: dict[str, np.ndarray], updates: int) -> dict[str, float]:
     """The metrics of `updates` optimizer updates from their combined tally. A sign without tokens has no ratio."""
     tokens = float(total["count/tokens"])
@@ -114,6 +123,8 @@ def summarise(total: dict[str, np.ndarray], updates: int) -> dict[str, float]:
         "share/clamped": float(total["sum/clamped"]) / max(negatives, 1.0),
         "share/saturated": float(total["sum/saturated"]) / max(negatives, 1.0),
         "share/clipped": float(total["sum/clipped"]) / tokens,
+        # The histogram, not one more sum on the devices: another reduction would change the last bits of a run.
+        "ratio/effective_sample_size": effective_sample_size(sum(total[f"hist/ratio_{sign}"] for sign in SIGNS)),
     }
     for sign in SIGNS:
         count = float(total[f"count/{sign}"])
@@ -126,6 +137,21 @@ def summarise(total: dict[str, np.ndarray], updates: int) -> dict[str, float]:
     out |= {key.removeprefix("sum/"): float(value) / tokens for key, value in sorted(total.items())
             if key.startswith(f"sum/{OWN}")}
     return out | summarise_terms(total, updates) | summarise_load(total)
+
+
+def drift(metrics: dict[str, float], size: int) -> str:
+    """A line at the end of an epoch over `size` stored groups: how far the policy has moved from pi_old, by the step
+    that ends the epoch. "" for any other step."""
+    read = round(metrics.get("answers/epoch", 0) * size)
+    epoch = read // size
+    if not read or epoch == (read - metrics["groups/generated"]) // size:
+        return ""
+    shares = [f"{name} {metrics[key]:.1%}" for name, key in (
+        ("clamped", "share/clamped"), ("saturated", "share/saturated"),
+        ("effective sample size", "ratio/effective_sample_size")) if key in metrics]
+    ratios = [f"ratio {metrics[key]:.3f} of {kind} tokens" for kind, key in (
+        ("right", "ratio/mean_positive"), ("wrong", "ratio/mean_negative")) if key in metrics]
+    return f"end of epoch {epoch} over the stored answers: {', '.join([*ratios, *shares])}"
 
 
 class Update(NamedTuple):
@@ -176,21 +202,19 @@ class Updates:
 class Rollouts:
     """The groups of one step."""
     kept: list[Group]                  # the groups it trains on, in the order of the prompt stream
-    seen: list[Group]                  # all groups it generated
-    use: SlotUse                       # what the slots did for them
-    asked: dict[str, float]            # metrics of the prompt stream
+    seen: list[Group]                  # all groups it generated, or read
+    tokens: int                        # that were generated; at the first step on stored answers, all of theirs
+    sources: dict[str, float]          # metrics of slots and verdicts, or of stored answers; and of the prompt stream
 
-    def metrics(self, carried: int, verifier: VerifierConfig) -> dict[str, float]:
+    def metrics(self, carried: int) -> dict[str, float]:
         """`carried`: how many groups are left for the next step."""
-        return answer_metrics(self.seen) | decided_by(self.seen, verifier) | self.use.metrics() | self.asked | {
+        metrics = answer_metrics(self.seen) | self.sources | {
             "groups/generated": len(self.seen), "groups/carried": carried, "tokens/generated": self.tokens,
-            "groups/accepted_share": sum(group.has_signal for group in self.seen) / max(len(self.seen), 1),
             "nonfinite/logprobs": nonfinite_logprobs(self.kept)}
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that were generated."""
-        return sum(len(r.tokens) for group in self.seen for r in group.rollouts)
+        # A step whose carried groups are enough asks nothing, and then no share is known.
+        if self.seen:
+            metrics["groups/accepted_share"] = float(np.mean([group.has_signal for group in self.seen]))
+        return metrics
 
 
 def nonfinite_logprobs(groups: list[Group]) -> int:

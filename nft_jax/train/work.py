@@ -14,16 +14,18 @@ def work_of(plan: Plan, seen: Sequence[Group], trained: Sequence[Group]) -> dict
     """Tokens and operations of a step, over all devices, without padding and recomputation.
 
         tokens/packed     prompt and answer tokens of the answers in the loss; a prompt counts for each
-        flops/rollout     sampling the `seen` groups, and scoring the ones with unequal rewards
+        flops/rollout     sampling the `seen` groups, and scoring the ones with unequal rewards; of stored answers,
+                          which come with their old log-probs, what the KL term scores
         flops/train       forward and backward passes of the `trained` groups
     """
     config, model = plan.config, plan.model
     # A prompt is computed once for all answers to it.
     rollout = sum(forward_flops(model, len(group.prompt.tokens), len(group.prompt.tokens) / 2)
                   + sum(forward_flops(model, len(r.tokens), len(group.prompt.tokens) + len(r.tokens) / 2)
-                        for r in group.rollouts) for group in seen)
+                        for r in group.rollouts) for group in (() if config.rollout.answers else seen))
     # The devices score between two blocks of decoding, so both count as one phase.
-    passes = (config.rollout.old_logprobs == "trainer" and not config.on_policy) + bool(config.terms.kl_weight)
+    scores = config.rollout.old_logprobs == "trainer" and not config.on_policy and not config.rollout.answers
+    passes = scores + bool(config.terms.kl_weight)
     scored = [len(group.prompt.tokens) + len(r.tokens) for group in seen if group.has_signal for r in group.rollouts]
     rows = [len(group.prompt.tokens) + len(group.rollouts[i].tokens)
             for group in trained for i in answers_in_loss(group, config.terms)]

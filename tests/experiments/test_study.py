@@ -28,6 +28,7 @@ from experiments.studies import (
     controls,
     longer,
     main_table,
+    offline,
     real_model,
 )
 from experiments.sweep import plan
@@ -278,7 +279,7 @@ def test_a_run_that_was_never_evaluated_cannot_be_compared(runs):
 # ---- every study ---------------------------------------------------------------------------------------------------
 
 MODULES = (main_table, ablate_prompt_weight, ablate_clamp, ablate_negative_weight, ablate_ratio, ablate_updates,
-           ablate_rft, controls, longer, real_model)
+           ablate_rft, controls, longer, offline, real_model)
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -331,7 +332,7 @@ def test_every_study_has_its_page(module):
         up = "../" * (1 + place.count("/"))
         assert f"({up}figures/{name}_{scale}.md)" in page and f"({up}figures/{name}_{scale}.png)" in page
     else:
-        assert module is real_model and "not run to its end" in page
+        assert module in (offline, real_model) and "not run to its end" in page
 
 
 def test_pages_and_tables_say_what_the_stored_results_give():

@@ -83,6 +83,19 @@ def test_a_run_does_not_depend_on_the_number_of_processes(tmp_path, one_process,
     assert [row["compiles"] for row in read_metrics(tmp_path / "metrics.jsonl")[1:STEPS]] == [0] * (STEPS - 1)
 
 
+def test_a_run_on_stored_answers_does_not_depend_on_the_number_of_processes(tmp_path):
+    """Text with golds: each process judges its share, and all of them score. Two epochs of nine groups, and more."""
+    rows = [{"prompt": f"{i}+{i}", "response": f"\\boxed{{{value}}}", "answer": str(2 * i)}
+            for i in range(1, 10) for value in (2 * i, 2 * i + 1, i, 2 * i)]
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for processes in (1, 2):
+        output = launch(tmp_path / str(processes), processes, 8 // processes, "--mesh.data", "2", "--mesh.fsdp", "4",
+                        "--rollout.answers", str(answers))
+        assert output.count("stored answers: 9 groups with 36 answers are trained on") == 1
+    assert_same_run(tmp_path / "2", tmp_path / "1")
+
+
 @pytest.mark.parametrize("killed", [0, 1])
 def test_when_one_process_dies_all_end(tmp_path, killed):
     processes = start([*RUN, "--workdir", str(tmp_path), "--steps", "1000"])

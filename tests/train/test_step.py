@@ -1,4 +1,5 @@
 """The compiled step: one loss and gradient whatever the layout, AdamW equal to torch's formula, no recompilation."""
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -205,3 +206,46 @@ def test_learning_rate_warms_up_from_a_tenth():
     config = OptimizerConfig(learning_rate=2.0, warmup_updates=10)
     assert [learning_rate(config, i) for i in (0, 5, 10, 99)] == pytest.approx([0.2, 1.1, 2.0, 2.0])
     assert learning_rate(OptimizerConfig(learning_rate=2.0, warmup_updates=0), 0) == 2.0
+
+
+def test_masked_tokens_get_no_gradient_and_are_context(tiny_model, tiny_params):
+    """The packed, masked loss has the gradient of the unpacked answers, of whose losses only the trained tokens' are
+    summed. A masked token changes the loss of the tokens after it; the last one changes nothing."""
+    rng, loss = np.random.default_rng(3), resolve("nft", ObjectiveConfig())
+    masks = [np.array([0, 1, 0, 1, 1, 0], bool), np.array([1, 0, 0, 1], bool), None]
+    items = [Example(*(rng.integers(1, 30, n).astype(np.int32) for n in (3, size)), float(i % 2), 1 / 3, 0.5,
+                     rng.normal(-1, 0.3, size).astype(np.float32), i, mask=mask)
+             for i, (size, mask) in enumerate(zip((6, 4, 5), masks, strict=True))]
+
+    @jax.jit
+    @jax.value_and_grad
+    def packed(params, batch):
+        return micro_loss(params, batch, 1.0, Loss("nft", loss, tiny_model, FLOAT32))[0]
+
+    def of(items):
+        batch, _ = make_batch(items, BatchShape(1, 2, 24), "token_mean")
+        return packed(tiny_params, micro_batch(batch, 0))
+
+    def alone(params):
+        total = 0.0
+        for e in items:
+            tokens = np.concatenate([e.prompt, e.response])[None]
+            logprobs, _ = token_logprobs(params, tiny_model, tokens, np.arange(tokens.size)[None],
+                                         np.ones_like(tokens), wanted=np.ones(tokens.shape, bool), temperature=1.0,
+                                         compute=FLOAT32)
+            chosen = np.ones(len(e.response), bool) if e.mask is None else e.mask
+            token_losses, _ = token_loss("nft", logprobs[:, len(e.prompt):], e.old_logprobs[None],
+                                         np.ones((1, len(e.response))), np.array([e.reward]),
+                                         np.array([e.group_accuracy]), loss)
+            total += (token_losses[0] * chosen).sum()
+        return total / sum(e.trained for e in items)
+
+    (value, gradient), (expected, wanted) = of(items), jax.value_and_grad(alone)(tiny_params)
+    assert value == pytest.approx(float(expected), rel=1e-5)
+    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    for place, same in ((0, False), (5, True)):
+        response = items[0].response.copy()
+        response[place] = response[place] % 29 + 1
+        changed, _ = of([replace(items[0], response=response), *items[1:]])
+        assert (float(changed) == float(value)) == same

@@ -14,7 +14,17 @@ from nft_jax.runtime.writing import Writing
 from nft_jax.train import step_metrics
 from nft_jax.train.batch import BatchShape, examples_of, make_batch
 from nft_jax.train.step import Loss
-from nft_jax.train.step_metrics import Update, Updates, combine, quantile, summarise, tally, write_batches
+from nft_jax.train.step_metrics import (
+    Rollouts,
+    Update,
+    Updates,
+    combine,
+    drift,
+    quantile,
+    summarise,
+    tally,
+    write_batches,
+)
 
 LOSS = resolve("nft", ObjectiveConfig())
 SHAPE = BatchShape.for_sequences(16, 4, 32)
@@ -33,6 +43,13 @@ def tokens():
             "entropy": rng.random(shape), "weight": weight, "rewards": (rng.random(shape) < 0.4).astype(float)}
 
 
+def test_a_step_that_asks_nothing_knows_no_share():
+    """Its carried groups were enough. A share of 0 would be read as a policy that learns nothing."""
+    group = make_group(0, [1, 0], rng=np.random.default_rng(0))
+    assert "groups/accepted_share" not in Rollouts([group], [], 0, {}).metrics(0)
+    assert Rollouts([group], [group], 9, {}).metrics(0)["groups/accepted_share"] == 1
+
+
 def of_rows(tokens, rows):
     pick = {key: value[rows] for key, value in tokens.items() if key != "metrics"}
     return tally(metrics={name: value[rows] for name, value in tokens["metrics"].items()}, **pick)
@@ -49,6 +66,9 @@ def test_summary_equals_numpy(tokens):
         assert found[f"coefficient/{sign}"] == pytest.approx(tokens["coefficient"][chosen].mean(), rel=1e-4)
         part = (tokens["weight"] * tokens["metrics"][f"{sign}_loss"])[chosen].sum()
         assert found[f"loss/{sign}"] == pytest.approx(part / 2, rel=1e-4)
+    ratio = tokens["metrics"]["ratio"][inside]
+    assert found["ratio/effective_sample_size"] == pytest.approx(
+        ratio.sum() ** 2 / (ratio.size * (ratio**2).sum()), rel=1e-3)
     own = tokens["metrics"]["deep/one's own"][inside].mean()
     assert found["objective/deep/one's own"] == pytest.approx(own, rel=1e-4, abs=1e-6)
     assert found["entropy/trained"] == pytest.approx(tokens["entropy"][inside].mean(), rel=1e-5)
@@ -198,3 +218,14 @@ def test_old_logprobs_that_are_not_finite_are_counted():
     group.old_logprobs[1][0] = np.nan
     assert step_metrics.nonfinite_logprobs([group, make_group(1, [1, 0], rng=np.random.default_rng(1), old=False)]) == 1
     assert step_metrics.nonfinite_logprobs([]) == 0
+
+
+def test_drift_is_told_where_an_epoch_ends():
+    """Of five groups, three a step; the step that ends two epochs names the second. A run that samples has none."""
+    row = {"groups/generated": 3, "ratio/mean_positive": 1.25, "ratio/mean_negative": 0.5, "share/clamped": 0.25,
+           "share/saturated": 0.125, "ratio/effective_sample_size": 0.75}
+    told = [drift(row | {"answers/epoch": read / 5}, 5) for read in (3, 6, 9, 12)]
+    assert [bool(line) for line in told] == [False, True, False, True]
+    for part in ("epoch 2", "1.250", "0.500", "25.0%", "12.5%", "75.0%"):
+        assert part in told[3]
+    assert drift(row, 5) == "" and "ratio" not in drift({"groups/generated": 5, "answers/epoch": 1.0}, 5)

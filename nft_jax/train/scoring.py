@@ -1,0 +1,75 @@
+"""Log-probs of answers by the trainer's own graph, packed as an update packs them."""
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from nft_jax.train.batch import Example, Place, choose_shape, make_batch, unpack
+from nft_jax.train.run import Run
+from nft_jax.train.step import place_batch
+from nft_jax.types import Group, TrainBatch
+
+
+def score(run: Run, params, judged: Iterator[Group], old: bool = True) -> list[Group]:
+    """All groups in their order; groups with unequal rewards get the log-probs that they lack.
+
+    `old_logprobs` are by the trainer's own graph or the sampler's, as rollout.old_logprobs says; without `old`, none
+    by the trainer's. `reference_logprobs` are by the reference, in a run that has one. The first groups are packed
+    and handed to the devices while the last ones are still sampled and judged; decoding waits for them within
+    seconds/rollout."""
+    choice = run.config.rollout.old_logprobs
+    scorers = {"old_logprobs": (run.score, params)} if choice == "trainer" and old else {}
+    if run.reference is not None:
+        scorers["reference_logprobs"] = run.score_reference, run.reference
+
+    def sampled(group: Group) -> Group:
+        # Stored groups come with their own.
+        if choice == "trainer" or not group.has_signal or group.old_logprobs is not None:
+            return group
+        name = "logprobs" if choice == "sampler" else "truncated_logprobs"
+        return replace(group, old_logprobs=tuple(getattr(r, name) for r in group.rollouts))
+
+    return scored(run, map(sampled, judged), scorers)
+
+
+def scored(run: Run, judged: Iterable[Group], scorers: Mapping[str, tuple[Any, Any]]) -> list[Group]:
+    """`score` by these programs: field of a group -> (program, parameters). Groups with unequal rewards that lack one
+    of the fields get all of them."""
+    groups, waiting, parts = [], [], []
+
+    def dispatch(part: list[int]) -> None:
+        with run.clock.phase("score"):
+            # A stored answer without a trained token may be longer than a row.
+            batch, places = packed(run, [Example(r.prompt.tokens, r.tokens)
+                                         for i in part for r in groups[i].rollouts if r.trained])
+            batch = place_batch(batch, run.plan.mesh)
+            parts.append((part, places, {name: program(weights, batch, run.config.rollout.temperature)
+                                         for name, (program, weights) in scorers.items()}))
+
+    for group in judged:
+        groups.append(group)
+        if group.has_signal and any(getattr(group, name) is None for name in scorers):
+            waiting.append(len(groups) - 1)
+        if scorers and len(waiting) == run.config.groups_per_update:
+            dispatch(waiting)
+            waiting = []
+    if scorers and waiting:
+        dispatch(waiting)
+    with run.clock.phase("score"):
+        for part, places, found in parts:
+            for name, values in found.items():
+                values = iter(unpack(np.asarray(values), places))
+                for i in part:
+                    groups[i] = replace(groups[i], **{name: tuple(
+                        next(values) if r.trained else np.zeros(len(r.tokens), np.float32)
+                        for r in groups[i].rollouts)})
+    return groups
+
+
+def packed(run: Run, examples: list[Example], group_ids: bool = False,
+           fresh: bool = False) -> tuple[TrainBatch, list[Place]]:
+    """`make_batch` in the shape that costs least for these examples."""
+    shape, rows = choose_shape([len(e.prompt) + len(e.response) for e in examples], run.plan.shapes)
+    loss = run.config.loss
+    return make_batch(examples, shape, loss.loss_agg, loss.constant_length, group_ids, rows, fresh)
