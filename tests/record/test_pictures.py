@@ -102,7 +102,7 @@ def test_an_early_end_has_its_name_beside_it_unless_another_curve_is_there():
     looks_of_three = looks(["nft", "rft", "grpo"])
 
     def named(short):
-        figure, (axes,) = canvas(1, 1, (6, 3))
+        _, (axes,) = canvas(1, 1, (6, 3))
         curve(axes, range(40), np.linspace(0, 1, 40), looks_of_three[0], "long")
         curve(axes, range(10), short, looks_of_three[1], "short")
         label_ends(axes)
