@@ -23,6 +23,7 @@ import numpy as np
 from nft_jax.config import Config
 from nft_jax.data.prompts import LONGEST_DETAIL, Question, render, token_ids, turn_end
 from nft_jax.data.questions import Unusable, gold_reader, half_pair, read_question
+from nft_jax.data.sources import ANSWER_COLUMNS, with_names
 from nft_jax.data.stream import hash_of
 from nft_jax.rollout.ends import Ends
 from nft_jax.rollout.stored_rows import (
@@ -361,9 +362,12 @@ def read_stored(config: Config, tokenizer, eos: Sequence[int], vocabulary: int) 
 
 
 def _rows(files: Sequence, said: str, config: Config) -> Iterator[tuple[Place, bool, dict | Unusable]]:
-    """Every answer of the files: its place, whether a run wrote it, and its row or why it cannot be read."""
+    """Every answer of the files: its place, whether a run wrote it, and its row or why it cannot be read. The columns
+    that data.columns names are called problem and answer."""
+    renamed = config.data.renamed
     # Golds of other rewards than maths may stand in any column.
-    wanted = ("answer", "final_answer", "solution", "reward_model") if config.verifier.reward == "math" else None
+    wanted = (*ANSWER_COLUMNS, *(name.partition(".")[0] for name in renamed.values()), *renamed.values()) \
+        if config.verifier.reward == "math" else None
     requests: dict[str, dict] = {}
     for file in files:
         if file.suffix == ".jsonl":
@@ -375,6 +379,7 @@ def _rows(files: Sequence, said: str, config: Config) -> Iterator[tuple[Place, b
             if isinstance(row, str):
                 yield place, of_run, Unusable("unreadable", row)
             elif not is_request(row):
+                row = with_names(row, renamed) if renamed else row
                 yield from ((where, of_run, answer) for where, answer in answers_in(place, row, requests))
 
 

@@ -22,8 +22,8 @@ EOS = hf.eos_token_ids(FOLDER, TOKENIZER)
 SIZE = hf.read_config(FOLDER).vocab_size
 
 
-def read(path, size=SIZE, limit=0, **rollout):
-    config = Config(data=DataConfig(max_prompt_tokens=24, limit=limit),
+def read(path, size=SIZE, limit=0, columns="", **rollout):
+    config = Config(data=DataConfig(max_prompt_tokens=24, limit=limit, columns=columns),
                     rollout=RolloutConfig(answers=str(path), max_new_tokens=32, **rollout))
     return read_stored(config, TOKENIZER, EOS, size)
 
@@ -75,6 +75,15 @@ def test_an_answer_with_a_gold_waits_for_the_verifier(tmp_path):
     assert [(a.rollout.prompt.gold, a.verdict and a.verdict.reward) for a in members] == [
         ("3", None), ("3", None), ("", 0.25)]
     assert stored.report.unjudged == 2 and members[2].verdict.outcome == "wrong"
+
+
+def test_columns_of_other_names_are_those_that_are_named(tmp_path):
+    rows = [{"q": "1+2", "info": {"gold": "3"}, "answer": "no gold", "response": text} for text in ("3", "4")]
+    for name, write in (("a.jsonl", lambda path: written(path, *rows)),
+                        ("b.parquet", lambda path: pq.write_table(pa.Table.from_pylist(rows), path))):
+        write(tmp_path / name)
+        (members,) = read(tmp_path / name, columns="problem=q,answer=info.gold").groups
+        assert {(a.rollout.prompt.problem, a.rollout.prompt.gold) for a in members} == {("1+2", "3")}
 
 
 def test_groups_are_of_a_prompt_or_of_an_id(tmp_path):
