@@ -174,7 +174,8 @@ class Reader:
             return None, gold
         if not isinstance(reward, bool | int | float) or not 0 <= reward <= 1:
             raise Unusable("bad_reward", f"reward is {reward!r}: it must be a number from 0 to 1")
-        found = verdict_of("right", row["extracted"], str(row["reason"] or ""), float(reward))
+        extracted, reason = (value if isinstance(value, str) else "" for value in (row["extracted"], row["reason"]))
+        found = verdict_of("right", extracted or None, reason, float(reward))
         outcome = row["outcome"]
         known = outcome in OUTCOMES and outcome != "error" and (outcome == "right") == (found.outcome == "right")
         return replace(found, outcome=outcome) if known else found, gold
@@ -397,13 +398,15 @@ def _identity(row: dict, answer: StoredAnswer, of_run: bool) -> tuple[Hashable, 
     row has neither, so an equal row is another sample."""
     prompt = answer.rollout.prompt.tokens.tobytes()
     # A run asks a question again in a later epoch, and another policy answers.
-    group = (row["prompt_index"], prompt) if of_run else ("", prompt) if row["group"] is None else (str(row["group"]),)
+    group = (str(row["prompt_index"]), prompt) if of_run else ("", prompt)
+    if not of_run and row["group"] is not None:
+        group = (str(row["group"]),)
     if row.get(SERVER_ID) is not None:
         return group, row[SERVER_ID]
     if row["sample"] is None:
         return group, None
     file = None if of_run else answer.place.file
-    return group, (file, group, row["sample"])
+    return group, (file, group, str(row["sample"]))
 
 
 def _grouped(groups: dict[Hashable, list[StoredAnswer]], config: Config, report: StoredReport,

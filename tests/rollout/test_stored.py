@@ -8,12 +8,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from made import make_run
 from nft_jax.config import Config, DataConfig, RolloutConfig, VerifierConfig
 from nft_jax.model import hf
 from nft_jax.record.rollouts import answers_to_table, groups_to_table, table_to_groups
 from nft_jax.rollout.stored import StoredQuestion, read_stored
+from nft_jax.rollout.stored_rows import NAMES, OF_SERVERS
 from refusal import refused
 
 FOLDER = hf.resolve_folder("nano")
@@ -242,6 +245,25 @@ def test_a_row_that_cannot_be_used_is_named(tmp_path, bad, reason, told):
     (skipped,) = report.skipped
     assert (skipped["row"], skipped["reason"]) == ("a.jsonl, row 3", reason) and told in skipped["detail"]
     assert report.used == 2 and report.to_json()["counts"] == {reason: 1} and reason.replace("_", " ") in str(report)
+
+
+JUNK = st.recursive(st.none() | st.booleans() | st.integers(-3, 300) | st.floats() | st.text(max_size=3),
+                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(
+                        ["role", "content", "choices", "body", "message", "logprobs", "token_ids", "token", "tokens",
+                         "messages", "id", "text"]), inner, max_size=3), max_leaves=6)
+COLUMNS = sorted({*OF_SERVERS, *(name for names in NAMES.values() for name in names), "answer"})
+
+
+@settings(max_examples=150)
+@given(rows=st.lists(st.dictionaries(st.sampled_from(COLUMNS), JUNK, max_size=7), min_size=1, max_size=3))
+def test_no_row_takes_the_others_with_it(tmp_path_factory, rows):
+    """Rows of anything: each is an answer, or skipped with a reason, and the rows around it stay."""
+    path = tmp_path_factory.mktemp("junk") / "a.jsonl"
+    with_ids = [{**each, "group": "ours", "id": None} for each in PAIR]
+    report = read(written(path, with_ids[0], *rows, with_ids[1]), old_logprobs="sampler", samples_per_prompt=99).report
+    assert report.used + len(report.skipped) == report.rows and report.used >= 2
+    assert all(skipped["reason"] and skipped["row"].startswith("a.jsonl, row ") for skipped in report.skipped)
+    json.dumps(report.to_json())
 
 
 def test_a_sample_that_comes_twice_is_skipped_and_equal_samples_are_not(tmp_path):
