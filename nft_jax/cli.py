@@ -33,7 +33,7 @@ from nft_jax.data.templates import BOXED
 from nft_jax.objectives.flags import command_line
 from nft_jax.runtime.distributed import ends_together, is_first
 from nft_jax.runtime.names import experiment, load
-from nft_jax.runtime.terminal import one_paragraph_errors
+from nft_jax.runtime.terminal import duration, one_paragraph_errors, output_guarded
 from nft_jax.types import InputError
 
 __all__ = ["LOCAL", "Arguments", "experiment", "main", "parse", "print_summary", "run"]
@@ -107,14 +107,15 @@ def print_summary(config: Config, summary: dict) -> None:
     for column in ("held-out before", "held-out after", "time", "tokens generated", "tokens kept"):
         table.add_column(column, justify="right")
     table.add_row(share(summary["base_accuracy"]), share(summary["final_accuracy"]),
-                  f"{summary['seconds'] / 60:.1f} min", f"{summary['tokens_generated']:,}",
+                  duration(summary["seconds"]), f"{summary['tokens_generated']:,}",
                   f"{summary['tokens_kept']:,}")
     console = Console()
     console.print(table)
     folder = Path(config.folder)
     for name, what in WRITTEN.items():
-        if (folder / name).exists():
-            console.print(f"  {folder / name}  [dim]{what}[/dim]", soft_wrap=True)
+        path = folder / name
+        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+            console.print(f"  {path}  [dim]{what}[/dim]", soft_wrap=True)
     if not summary["finished"]:
         console.print("stopped early; the same command continues the run")
 
@@ -171,7 +172,8 @@ def main(arguments: list[str] | None = None) -> int:
         lines = [f"  {name:10} {what}" for name, (_, what) in COMMANDS.items()]
         text = "\n".join([f"nft_jax {nft_jax.__version__}. usage: nft-jax COMMAND [--help]", "", *lines])
         if command in ("-h", "--help", "--version"):
-            print(f"nft_jax {nft_jax.__version__}" if command == "--version" else text)
+            with output_guarded():
+                print(f"nft_jax {nft_jax.__version__}" if command == "--version" else text)
             return 0
         print(f"there is no command {command!r}\n\n{text}" if command else text, file=sys.stderr)
         return 2

@@ -199,5 +199,5 @@ def test_the_summary_tells_accuracies_and_the_files_that_are_there(tmp_path, cap
                "tokens_generated": 12345, "tokens_kept": 678, "finished": False}
     print_summary(Config(name="small", workdir=str(tmp_path)), summary)
     shown = capsys.readouterr().out
-    assert all(told in shown for told in ("small: nft, 2 steps", "92.5%", "1.5 min", "12,345", "678", "stopped early"))
+    assert all(told in shown for told in ("small: nft, 2 steps", "92.5%", "2 min", "12,345", "678", "stopped early"))
     assert "metrics.jsonl" in shown and "summary.json" not in shown

@@ -160,22 +160,25 @@ def _label(name: str | Objective | TokenLoss) -> str:
 
 
 def try_objective(name: str, config: ObjectiveConfig, *, reference: bool) -> None:
-    """Calls an objective of one's own on abstract arrays, as training will: a mistake in it shows before anything heavy
-    has started. Raises InputError with its place. `reference`: the run has a KL term.
+    """Calls an objective of one's own on a right and a wrong answer of eight tokens, as training will: a mistake in it
+    shows before anything heavy has started. Raises InputError with its place, or where its loss is finite at no token.
+    `reference`: the run has a KL term.
 
     An objective of this package is not called."""
     if ":" not in name:
         return
-    shape = (2, 8)
-    floats, ints = (jax.ShapeDtypeStruct(shape, dtype) for dtype in (jnp.float32, jnp.int32))
-    extras = {"segment_ids": ints, "group_std": floats} | ({"reference_logprobs": floats} if reference else {})
-    extras |= {"group_ids": ints} if find_objective(name).whole_groups else {"entropies": floats}
+    right, ones = np.repeat(np.float32([[1], [0]]), 8, axis=1), np.ones((2, 8), np.float32)
+    logprobs = -np.linspace(0.1, 3.0, 16, dtype=np.float32).reshape(2, 8)
+    extras = {"segment_ids": ones.astype(np.int32), "group_std": ones / 2}
+    extras |= {"reference_logprobs": logprobs[:, ::-1]} if reference else {}
+    extras |= {"group_ids": ones.astype(np.int32)} if find_objective(name).whole_groups else {"entropies": ones / 2}
 
-    def loss(logprobs, old_logprobs, mask, rewards, group_accuracy, extras):
-        return token_loss(name, logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras)
+    def loss(*arrays):
+        return token_loss(name, *arrays[:-1], config, arrays[-1])[0]
 
     try:
-        jax.eval_shape(loss, *(floats,) * 5, extras)
+        # Compiled, as in training: what jax cannot trace is a mistake too.
+        found = jax.jit(loss)(logprobs, logprobs[::-1], ones, right, ones / 2, extras)
     except InputError:
         raise
     # Whatever a function of the user's raises.
@@ -186,6 +189,10 @@ def try_objective(name: str, config: ObjectiveConfig, *, reference: bool) -> Non
         raise InputError(f"objective is {name!r}, which fails on arrays [B, T]{where} ({type(error).__name__}: "
                          f"{error}). It gets the extras {', '.join(extras)}. Try it alone: nft_jax.token_loss."
                          ) from error
+    if not np.isfinite(found).any():
+        raise InputError(f"objective is {name!r}, whose loss is finite at no token of a right and a wrong answer "
+                         f"(log-probs from {logprobs.max():.1f} to {logprobs.min():.1f}, group accuracy 0.5): a log, "
+                         "a division or an exp meets a value outside its range. nft_jax.token_loss gives it by token.")
 
 
 def _unpacked(found: object, label: str) -> tuple[Array, Mapping[str, Array]]:

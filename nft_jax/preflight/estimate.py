@@ -69,8 +69,10 @@ def estimate(plan: Plan, sampler: Sampler, memory: Model, device: Device, assume
     config, model, slots, devices = plan.config, plan.model, sampler.slots, plan.mesh.size
     rollout = config.rollout
     compute, link = devices * device.flops * UTILISATION, device.link * LINKS
-    # A step reads the shortest ring that holds its longest answer: half the cache, on average.
-    reads = (memory.weights + memory.cache / 2) / (device.bandwidth * BANDWIDTH)
+    # A step reads the shortest ring that holds its longest answer: half of the longest, on average. It reads and
+    # writes the memories of delta nets.
+    ring = (memory.cache - memory.memories) / 2
+    reads = (memory.weights + ring + 2 * memory.memories) / (device.bandwidth * BANDWIDTH)
     multiplies = forward_flops(model, slots, sampler.buckets[-1] / 2) / compute
     block = received.get("decode", received.get("decode, truncated", 0.0))
     decode_step = max(reads, multiplies) + block / rollout.block_size / link

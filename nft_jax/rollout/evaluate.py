@@ -98,7 +98,8 @@ class Arguments(AnswerConfig):
 def parse(arguments: list[str] | None = None, prog: str = "nft-jax evaluate") -> Arguments:
     """The command line. What a flag is without being given depends on --model, --sampling and --suite."""
     which, _ = tyro.cli(Which, args=arguments, return_unknown_args=True, add_help=False)
-    return tyro.cli(Arguments, prog=prog, description=__doc__, args=arguments, config=(tyro.conf.UseAppendAction,),
+    return tyro.cli(Arguments, prog=prog, description=__doc__.replace("nft-jax evaluate", prog), args=arguments,
+                    config=(tyro.conf.UseAppendAction,),
                     default=defaults(run_config(which.model), which.sampling, which.suite))
 
 

@@ -122,7 +122,9 @@ class Console:
     def __init__(self, steps: int, first: int = 0, quiet: bool = False):
         # What is said may quote a token such as [/INST], which is no markup.
         self.rich = RichConsole(quiet=quiet, highlight=False, markup=False, emoji=False)
+        # A run begins with the evaluation of step 0. Later on the row of a step tells of it when it has ended.
         self.steps, self._done, self._doing, self._tokens = steps, first, "", 0
+        self._number = first + 1 if first else 0
         self._seconds: deque[float] = deque(maxlen=RECENT)
         self._begun = self._spoken = time.monotonic()
         self._advised: set[str] = set()
@@ -163,6 +165,7 @@ class Console:
         if step > self._done and "seconds/step" in metrics:
             self._seconds.append(metrics["seconds/step"])
         self._done, self._tokens, self._begun = step, 0, time.monotonic()
+        self._number = min(step + 1, self.steps)
         self._bar.update(self._task, completed=step)
         self.say("  ".join(filter(None, (f"step {step}/{self.steps}", *self._numbers(metrics), self._left()))))
         self._advise(metrics)
@@ -176,7 +179,7 @@ class Console:
         """Prints `now` whenever nothing was printed for PULSE seconds."""
         while not self._ended.wait(max(self._spoken + PULSE - time.monotonic(), 1.0)):
             if time.monotonic() - self._spoken >= PULSE:
-                self.say(f"step {min(self._done + 1, self.steps)}/{self.steps}  {self.now()}")
+                self.say(f"step {self._number}/{self.steps}  {self.now()}")
 
     def _left(self) -> str:
         """"" while no step tells it."""
@@ -193,19 +196,27 @@ class Console:
             yield f"{round(metrics['groups/accepted_share'] * groups)} of {groups} groups mixed"
 
     def _advise(self, metrics: dict[str, float]) -> None:
-        """Says once what too few groups with right and wrong answers mean, what a clamp at work on every second token
-        means, and where the remedies stand."""
+        """Says, each once, what no right answer, too few groups with right and wrong ones, and a clamp at work on every
+        second token mean, and where the remedies stand."""
+        if metrics.get("evaluation/accuracy/all") == 0:
+            empty, cut = metrics.get("evaluation/verdicts/no_answer"), metrics.get("evaluation/truncated_share", 0.0)
+            found = f"{empty:.0f} answers have no final answer, such as a box, and " if empty is not None else ""
+            self._once("right", f"No held-out answer is right: {found}{cut:.0%} were cut at their limit of tokens. "
+                                "Look at the first prompt above: it is what the model reads, and data.template and "
+                                "data.system make it.")
         if metrics.get("groups/accepted_share", 1.0) < FEW:
-            self._once("Fewer than a tenth of the groups have right and wrong answers (\"mixed\"). The others teach "
-                       f"nothing. {PAGE}, \"The reward is flat\", says what to look at and which field to turn.")
+            self._once("mixed", "Fewer than a tenth of the groups have right and wrong answers (\"mixed\"). The others "
+                                f"teach nothing. {PAGE}, \"The reward is flat\", says what to look at and which field "
+                                "to turn.")
         if metrics.get("share/clamped", 0.0) >= CLAMPED:
-            self._once("Half of the tokens of wrong answers are at NFT's clamp (share/clamped): the policy has moved "
-                       "far from the one that gave the answers. Take fewer epochs or updates, a lower learning rate, "
-                       f"or fresh answers. {PAGE} says more (\"Stored answers grow old\").")
+            self._once("clamped", "Half of the tokens of wrong answers are at NFT's clamp (share/clamped): the policy "
+                                  "has moved far from the one that gave the answers. Take fewer epochs or updates, a "
+                                  f"lower learning rate, or fresh answers. {PAGE} says more (\"Stored answers grow "
+                                  "old\").")
 
-    def _once(self, text: str) -> None:
-        if text not in self._advised:
-            self._advised.add(text)
+    def _once(self, what: str, text: str) -> None:
+        if what not in self._advised:
+            self._advised.add(what)
             self.say(text)
 
 

@@ -286,7 +286,9 @@ def conclude(run: Run, state: TrainState, progress: Progress) -> dict:
 
     finish_writing(run, state, progress, write_results)
     if not finished and not run.halted:
-        run.console.say(f"stopped as asked, saved as of step {progress.step}; the same command goes on from there")
+        run.console.say(f"stopped as asked, saved as of step {progress.step}; the same command goes on from there"
+                        if progress.step else
+                        "stopped as asked before the end of the first step; the same command begins again")
     # Nobody leaves while the first process still writes.
     gather(None)
     return summary

@@ -48,7 +48,7 @@ from nft_jax.runtime.distributed import ends_together, gather, is_first, process
 from nft_jax.runtime.files import replaced
 from nft_jax.runtime.mesh import hosts, require_host_memory
 from nft_jax.runtime.stops import stop_on_signals
-from nft_jax.runtime.terminal import Console
+from nft_jax.runtime.terminal import Console, duration
 from nft_jax.runtime.watchdog import Watchdog
 from nft_jax.runtime.writing import Writing
 from nft_jax.train import adapters
@@ -253,7 +253,7 @@ def compile_programs(programs: Sequence[Program], console: Console, watchdog: Wa
         watchdog.feed()
         console.phase(f"compiled {done} of {total} programs: {program}")
         if not console.rich.is_terminal:
-            console.say(f"compiled {done}/{total}  {program}  {time.monotonic() - started:.1f} s")
+            console.say(f"compiled {done}/{total}  {program}  after {duration(time.monotonic() - started)}")
 
     compile_all(programs, threads=os.cpu_count() or 1, progress=progress)
 

@@ -239,6 +239,15 @@ BROKEN = """
 
     def numbered(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
         return -logprobs, {3: logprobs}
+
+    def nowhere(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
+        return logprobs / 0, {}
+
+    def somewhere(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
+        return logprobs / rewards, {}
+
+    def untraced(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):
+        return -logprobs if float(rewards[0, 0]) else logprobs, {}
 """
 
 
@@ -246,7 +255,7 @@ BROKEN = """
     ("no_dict", ("returned an array (2, 8)", "{}")), ("too_much", ("a tuple of", "dict, int")),
     ("two", ("(logprobs, rewards)", "group_accuracy")), ("bare", ("scale", "no default")),
     ("listed", ("scales", "(1, 2)")), ("absent", ("line 18", "reference_logprobs", "entropies")),
-    ("numbered", ("metrics", 3))])
+    ("numbered", ("metrics", 3)), ("nowhere", ("finite", "nft_jax.token_loss")), ("untraced", ("line 30",))])
 def test_a_mistake_in_it_is_told_before_anything_heavy(function, named, write):
     with refused("objective", *named):
         try_objective(f"{write(BROKEN)}:{function}", ObjectiveConfig(), reference=False)
@@ -255,6 +264,7 @@ def test_a_mistake_in_it_is_told_before_anything_heavy(function, named, write):
 def test_what_training_gives_is_what_it_is_tried_with(write):
     name = f"{write(BROKEN)}:absent"
     try_objective(name, ObjectiveConfig(), reference=True)
+    try_objective(name.replace("absent", "somewhere"), ObjectiveConfig(), reference=False)
     try_objective("nft", ObjectiveConfig(own={"never": 1}), reference=False)       # of this package: not called
 
 

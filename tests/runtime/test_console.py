@@ -58,6 +58,17 @@ def test_a_long_step_shows_that_it_lives(capsys, monkeypatch):
     assert "tokens" not in console.now()
 
 
+@pytest.mark.parametrize(("first", "number"), [(0, 0), (5, 6)])
+def test_the_first_line_names_the_step_that_is_worked_on(first, number, capsys, monkeypatch):
+    """A run begins with the evaluation of step 0, and goes on after its newest checkpoint."""
+    monkeypatch.setattr(terminal, "PULSE", 0.0)
+    console = Console(9, first=first)
+    waits = iter([False, True])
+    monkeypatch.setattr(console._ended, "wait", lambda seconds: next(waits))
+    console._beat()
+    assert lines_of(capsys)[0].startswith(f"step {number}/9")
+
+
 def test_a_terminal_has_a_moving_line_and_keeps_the_lines_of_steps(monkeypatch):
     screen = io.StringIO()
     monkeypatch.setattr(terminal, "RichConsole", lambda **options: RichConsole(
@@ -80,6 +91,16 @@ def test_too_few_mixed_groups_point_to_the_page_once(share, told, capsys):
         console.step(step, {"groups/generated": 320, "groups/accepted_share": share})
     text = capsys.readouterr().out
     assert text.count(PAGE) == told and f"{round(320 * share)} of 320 groups mixed" in text
+
+
+@pytest.mark.parametrize(("accuracy", "told"), [(0.0, 1), (0.1, 0)])
+def test_no_right_answer_points_to_the_prompt_once(accuracy, told, capsys):
+    console = Console(3)
+    for step in (0, 1):
+        console.step(step, {"evaluation/accuracy/all": accuracy, "evaluation/verdicts/no_answer": 229.0,
+                            "evaluation/truncated_share": 0.97})
+    text = capsys.readouterr().out
+    assert text.count("229") == text.count("97%") == text.count("data.template") == told
 
 
 def test_the_page_that_is_pointed_to_is_there():
