@@ -134,4 +134,12 @@ def overview(run: RunFolder) -> dict[str, Any]:
             "before": accuracy[0] if accuracy and ACCURACY in rows[0] else None,
             "after": accuracy[-1] if accuracy else None, "seconds": rounded(seconds),
             "tokens": sum(row["tokens/generated"] for row in rows if is_number(row.get("tokens/generated"))),
-            "command": summary.get("command"), "objective": run.source or None}
+            "command": summary.get("command"), "objective": run.source or None, "stored": stored(run)}
+
+
+def stored(run: RunFolder) -> str | None:
+    """What a run on stored answers read; None of a run that sampled."""
+    path, epochs = run.fields["rollout.answers"], [row["answers/epoch"] for row in run.rows if "answers/epoch" in row]
+    if not path:
+        return None
+    return f"trained on stored answers, {path}, {max(epochs, default=0):.1f} epochs; its tokens generated are theirs"
