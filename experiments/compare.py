@@ -66,7 +66,9 @@ def evaluated(run: RunFolder) -> RunFolder:
 
 
 def compare(runs: Sequence[RunFolder], out: Path, labels: Sequence[str] = ()) -> str:
-    """The text that is printed. Writes the table, the figure and the report into `out`. `labels`: of each run, or ""."""
+    """The text that is printed. Writes the table, the figure and the report into `out`.
+
+    labels: what each run is called, "" for its folder's name."""
     groups = experiments_named(runs, labels)
     table = tidy((runs[i], {"arm": name}) for name, members in groups for i in members)
     measures = Measures.of(table)

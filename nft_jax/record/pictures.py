@@ -183,8 +183,9 @@ def widen_covered(axes: Axes) -> None:
     lines, places = labelled(axes), _in_points(axes)
     for index, (line, (x, y)) in enumerate(zip(lines, places, strict=True)):
         where = np.linspace(x.min(), x.max(), 50)
-        covers = sum(bool(np.mean(np.abs(np.interp(where, x, y) - np.interp(where, *other, np.nan, np.nan)) < 1.5) > 0.8)
-                     for other in places[index + 1:])
+        own = np.interp(where, x, y)
+        later = [np.interp(where, *other, np.nan, np.nan) for other in places[index + 1:]]
+        covers = sum(bool(np.mean(np.abs(each - own) < 1.5) > 0.8) for each in later)
         line.set(linewidth=line.get_linewidth() + 1.8 * covers, markersize=line.get_markersize() + 1.8 * covers)
 
 
@@ -212,7 +213,8 @@ def label_ends(axes: Axes) -> None:
         heights[order] = np.clip(apart(heights[order], gap), rank * gap, height - rank[::-1] * gap)
     beside = axes.transAxes + ScaledTranslation(space / 72, 0, axes.figure.dpi_scale_trans)
     # Thin and grey, unlike a curve.
-    leader = dict(arrowstyle="-", color=QUIET, lw=0.7, ls=(0, (1, 1.5)), relpos=(0, 0.5), shrinkA=1, shrinkB=0)
+    leader = {"arrowstyle": "-", "color": QUIET, "lw": 0.7, "ls": (0, (1, 1.5)), "relpos": (0, 0.5), "shrinkA": 1,
+              "shrinkB": 0}
     for line, (x, y), place, within in zip(lines, ends, heights, inside, strict=True):
         left = x if within else width
         far = abs(place - y) > LABEL / 2 or left - x > space
