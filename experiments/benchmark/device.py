@@ -68,7 +68,7 @@ def rollout_bytes(case: Case) -> float:
     prompts = np.array([len(prompt.tokens) for prompt in case.prompts])[:, None]
     attended = float((lengths * prompts + lengths * (lengths - 1) / 2).sum())
     return item * (steps * count_parameters(model)
-                   + attended * 2 * model.num_layers * model.num_kv_heads * model.head_dim)
+                   + attended * 2 * len(model.attention_layers) * model.num_kv_heads * model.head_dim)
 
 
 def train_flops(case: Case, passes: int = 3) -> float:

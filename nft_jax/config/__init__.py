@@ -161,6 +161,11 @@ class Config(Checked):
                 and self.terms.mismatch == "off" and not self.rollout.ema and not self.rollout.answers)
 
     @property
+    def scores(self) -> bool:
+        """Whether every step scores its answers before the updates. Stored answers come with their log-probs."""
+        return self.rollout.old_logprobs == "trainer" and not self.on_policy and not self.rollout.answers
+
+    @property
     def folder(self) -> str:
         """Folder of the run."""
         return os.path.expanduser(self.workdir) or f"runs/{self.name}"

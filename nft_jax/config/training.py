@@ -15,7 +15,9 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "attention": ("query", "key", "value", "out"),
     "mlp": ("gate", "up", "down"),
     "all": ("query", "key", "value", "out", "gate", "up", "down"),
+    "delta": ("delta_query", "delta_key", "delta_value", "delta_gate", "delta_write", "delta_forget", "delta_out"),
 }
+PROJECTIONS = TARGETS["all"] + TARGETS["delta"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class AdapterConfig(Checked, prefix="adapter."):
     alpha: float = 32.0
     """The scale is alpha / rank."""
     targets: tuple[str, ...] = ("all",)
-    """Projections with an adapter: attention, mlp, all, or any of query, key, value, out, gate, up, down."""
+    """Projections with an adapter: attention, mlp, delta (of delta nets), all, or any of query, key, value, out, gate,
+    up, down, delta_query, delta_key, delta_value, delta_gate, delta_write, delta_forget, delta_out."""
     rslora: bool = False
     """The scale is alpha / sqrt(rank) instead, which suits large ranks (rsLoRA, arXiv 2312.03732)."""
     path: str = ""
@@ -61,8 +64,8 @@ class AdapterConfig(Checked, prefix="adapter."):
     def __post_init__(self):
         self.require_least(0, "rank")
         self.require(0 < self.alpha < math.inf, "alpha", "use a positive number.")
-        self.require(len(self.targets) > 0 and set(self.targets) <= {*TARGETS, *TARGETS["all"]}, "targets",
-                     f"nothing of a layer has such a name; use any of {', '.join([*TARGETS, *TARGETS['all']])}.")
+        self.require(len(self.targets) > 0 and set(self.targets) <= {*TARGETS, *PROJECTIONS}, "targets",
+                     f"nothing of a layer has such a name; use any of {', '.join([*TARGETS, *PROJECTIONS])}.")
         # The folder of `path` has the rank, alpha and targets.
         free = ("path", "base_dtype") if self.path else ()
         for each in fields(self):
@@ -72,9 +75,10 @@ class AdapterConfig(Checked, prefix="adapter."):
 
     @property
     def projections(self) -> tuple[str, ...]:
-        """The projections that `targets` means, in the order of the layer."""
+        """The projections that `targets` names, in the order of the layer. In a model with delta nets, "all" means
+        theirs too (`model.adapter.projections_of`)."""
         meant = {name for target in self.targets for name in TARGETS.get(target, (target,))}
-        return tuple(name for name in TARGETS["all"] if name in meant)
+        return tuple(name for name in PROJECTIONS if name in meant)
 
     @property
     def scale(self) -> float:

@@ -10,8 +10,8 @@ asks whether it is frozen, and the sampler merges.
 A matrix [in, out] has A [in, r] and B [r, out], where `in` and `out` stand for all its axes: query [layers, D, H, E]
 has A [layers, D, r] and B [layers, r, H, E].
 
-PEFT sees a fused matrix (`ModelConfig.fused_projections`) as one, with one A. Its parts share that A here: only the
-first one, query or gate, has a `lora_a`.
+PEFT sees a fused matrix (`parameters.fused`) as one, with one A. Its parts share that A here: only the first one,
+such as query or gate, has a `lora_a`.
 """
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from nft_jax.config import AdapterConfig
-from nft_jax.config.training import TARGETS
+from nft_jax.config.training import PROJECTIONS, TARGETS
 from nft_jax.model.config import ModelConfig
-from nft_jax.model.parameters import FUSED, IN_LAYERS, sizes_of
+from nft_jax.model.parameters import FUSED, IN_LAYERS, fused, sizes_of
 from nft_jax.model.quantise import Quantized, dequantise
 from nft_jax.types import InputError
 
@@ -56,25 +56,32 @@ class Adapter(NamedTuple):
     digest: str = ""                   # `hf.weights_digest` of that model; "" where it is not known
 
 
-def adapter_shapes(model: ModelConfig, config: AdapterConfig) -> dict:
-    """The adapters of a model as jax.ShapeDtypeStruct, float32. Raises InputError for a target that the model lacks,
-    and for some of the matrices that are one."""
-    found, fused = {}, FUSED if model.fused_projections else ()
-    for names in fused:
-        if 0 < len(set(names) & set(config.projections)) < len(names):
+def projections_of(model: ModelConfig, config: AdapterConfig) -> tuple[str, ...]:
+    """The projections of a model with an adapter, in the order of the layer. Raises InputError for a target that the
+    model lacks, and for some of the matrices that are one."""
+    meant = {*config.projections, *(TARGETS["delta"] if "all" in config.targets and model.delta_layers else ())}
+    for names in fused(model):
+        if 0 < len(set(names) & meant) < len(names):
             raise InputError(f"adapter.targets is {config.targets!r}, and in a {model.family} model {', '.join(names)} "
                              "are one matrix, whose adapter has one A: name all of them, or none.")
-    for name in config.projections:
-        array = IN_LAYERS[name]
-        if not array.present(model):
-            others = ", ".join(each for each in TARGETS["all"] if IN_LAYERS[each].present(model))
+    has = [name for name in PROJECTIONS if IN_LAYERS[name].present(model)]
+    for name in PROJECTIONS:
+        if name in meant and name not in has:
             why = " Adapters of experts are not implemented: PEFT names them in two ways." if model.num_experts else ""
             raise InputError(f"adapter.targets is {config.targets!r}, and a {model.family} model of this config has no "
-                             f"{name}: use any of {others}.{why}")
-        sizes, cut = sizes_of(array.axes, model), len(array.summed)
-        found[name] = {part: jax.ShapeDtypeStruct((model.num_layers, *shape), jnp.float32) for part, shape in (
+                             f"{name}: use any of {', '.join(has)}.{why}")
+    return tuple(name for name in has if name in meant)
+
+
+def adapter_shapes(model: ModelConfig, config: AdapterConfig) -> dict:
+    """The adapters of a model as jax.ShapeDtypeStruct, float32. Raises the InputErrors of `projections_of`."""
+    found = {}
+    for name in projections_of(model, config):
+        array = IN_LAYERS[name]
+        sizes, cut, layers = sizes_of(array.axes, model), len(array.summed), len(array.layers(model))
+        found[name] = {part: jax.ShapeDtypeStruct((layers, *shape), jnp.float32) for part, shape in (
             ("lora_a", (*sizes[:cut], config.rank)), ("lora_b", (config.rank, *sizes[cut:])))}
-        if any(name in names[1:] for names in fused):
+        if any(name in names[1:] for names in fused(model)):
             del found[name]["lora_a"]
     return {"layers": found}
 
@@ -89,7 +96,7 @@ def init(model: ModelConfig, config: AdapterConfig, key) -> dict:
     # One draw for all: XLA takes about half a second to compile each random generator.
     drawn = jnp.split(jax.random.uniform(key, (sum(sizes),), minval=-1.0), np.cumsum(sizes)[:-1])
     for (name, lora_a), values in zip(first.items(), drawn, strict=True):
-        inputs = lora_a.size // (model.num_layers * config.rank)
+        inputs = lora_a.size // (lora_a.shape[0] * config.rank)
         made[name]["lora_a"] = values.reshape(lora_a.shape) / np.float32(inputs ** 0.5)
     return {"layers": made}
 

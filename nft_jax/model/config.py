@@ -60,9 +60,11 @@ RopeScaling = LinearRope | Llama3Rope | YarnRope | LongRope
 
 
 class LayerKind(NamedTuple):
-    """What sets a layer apart from the others. Each is a bool, or [] bool in a scan over layers that differ in it."""
+    """What sets a layer apart from the others. `local` and `rotated` are bools, or [] bool in a scan over layers that
+    differ in them."""
     local: bool            # it sees a window
     rotated: bool          # its queries and keys have rotary positions
+    delta: bool = False    # it has a delta net in place of attention, and so other arrays: always a bool
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,13 @@ class ModelConfig:
     experts_per_token: int = 0
     expert_size: int = 0               # feed-forward size of one expert; `intermediate_size` is then not used
     norm_topk_prob: bool = False       # the probabilities of a token's experts are divided by their sum
+    output_gate: bool = False          # a sigmoid of the token scales the output of attention (Qwen3.5)
+    delta_layers: tuple[int, ...] = () # with a delta net (`model.delta`) in place of attention (Qwen3.5)
+    delta_key_heads: int = 0           # of their queries and keys
+    delta_value_heads: int = 0         # a multiple of them
+    delta_key_dim: int = 0
+    delta_value_dim: int = 0
+    delta_conv: int = 0                # tokens that their convolutions see, the token itself included
 
     @property
     def queries_per_kv(self) -> int:
@@ -110,8 +119,25 @@ class ModelConfig:
     @property
     def kinds(self) -> tuple[LayerKind, ...]:
         """Of each layer."""
-        return tuple(LayerKind(layer in self.local_layers, layer not in self.unrotated_layers)
-                     for layer in range(self.num_layers))
+        return tuple(LayerKind(layer in self.local_layers, layer not in self.unrotated_layers,
+                               layer in self.delta_layers) for layer in range(self.num_layers))
+
+    @property
+    def attention_layers(self) -> tuple[int, ...]:
+        return tuple(layer for layer in range(self.num_layers) if layer not in self.delta_layers)
+
+    @property
+    def period(self) -> int:
+        """After so many layers, delta nets and attention stand in the same order again; 1 where all layers are
+        alike in this."""
+        order = [layer in self.delta_layers for layer in range(self.num_layers)]
+        return next(size for size in range(1, self.num_layers + 1)
+                    if self.num_layers % size == 0 and order == order[:size] * (self.num_layers // size))
+
+    @property
+    def query_size(self) -> int:
+        """Numbers that the query's matrix makes for a head: its query, and the gate of its output."""
+        return self.head_dim * (2 if self.output_gate else 1)
 
     @property
     def rotary_dim(self) -> int:

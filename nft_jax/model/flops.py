@@ -4,16 +4,18 @@ XLA's `cost_analysis` counts the body of a loop once, and nearly all our work is
 a sum: two for each token and weight that multiplies. Padding and recomputation do not count (model FLOPs; PaLM,
 arXiv 2204.02311, appendix B).
 """
+from nft_jax.model import delta
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.decoder import count_active_parameters
 
 
 def forward_flops(model: ModelConfig, tokens: float, seen: float) -> float:
     """Operations of a forward pass of `tokens`, each of which attends to `seen` tokens on average: the weights that
-    multiply, and the scores and sums of attention."""
+    multiply, the scores and sums of attention, and the work of delta nets."""
     lookup = 0 if model.tie_embeddings else model.vocab_size * model.hidden_size
     weights = count_active_parameters(model) - lookup
-    return tokens * (2 * weights + 4 * model.num_layers * model.num_heads * model.head_dim * seen)
+    attention = 4 * len(model.attention_layers) * model.num_heads * model.head_dim * seen
+    return tokens * (2 * weights + attention + len(model.delta_layers) * delta.operations(model))
 
 
 def train_flops(model: ModelConfig, tokens: float, seen: float, adapter_parameters: int = 0) -> float:

@@ -4,8 +4,8 @@ The parameters are one plain dict of float32 arrays:
 
     {"embed": [V, D], "final_norm": [D], "head": [D, V], "layers": {"query": [layers, D, H, E], ...}}
 
-Arrays of a layer are stacked over the layers on a leading axis. A tied model has no "head". In place of a matrix
-may stand `quantise.Quantized` or `adapter.Adapted`, whose parts take their axes from the matrix.
+Arrays of a layer are stacked, on a leading axis, over the layers that have them. A tied model has no "head".
+In place of a matrix may stand `quantise.Quantized` or `adapter.Adapted`, whose parts take their axes from the matrix.
 """
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,9 +26,15 @@ AXES: dict[str, tuple[str, str | None]] = {
     "H": ("num_heads", "heads"),
     "K": ("num_kv_heads", "kv_heads"),
     "E": ("head_dim", None),
+    "Q": ("query_size", None),
     "V": ("vocab_size", "vocab"),
     "X": ("num_experts", "experts"),
     "M": ("expert_size", None),
+    "N": ("delta_key_heads", "heads"),
+    "U": ("delta_value_heads", "heads"),
+    "I": ("delta_key_dim", None),
+    "O": ("delta_value_dim", None),
+    "W": ("delta_conv", None),
 }
 
 
@@ -41,11 +47,12 @@ def sizes_of(axes: str, config: ModelConfig) -> tuple[int, ...]:
 class Array:
     """One array, of one layer where it belongs to the layers.
 
-    Matrices and biases are sharded by their axes. Norms and routers are small: they lie whole on every device, and
-    every pass reads them in float32."""
+    Matrices and biases are sharded by their axes. The other kinds are small: they lie whole on every device, and
+    every pass reads them in float32. "gain" begins at 1 whatever the model's norm_offset."""
     layout: str                        # its axes; a product with a matrix sums over those before ">"; "X|" are several
-    kind: Literal["matrix", "router", "norm", "bias"]
-    present: Callable[[ModelConfig], bool] = lambda config: True       # whether a model has the array
+    kind: Literal["matrix", "router", "norm", "bias", "gain", "convolution", "decay"]
+    when: Callable[[ModelConfig], bool] = lambda config: True          # the models that have the array
+    mixer: Literal["", "attention", "delta"] = ""      # the layers that have it: all, or those with one of the two
 
     @property
     def axes(self) -> str:
@@ -59,7 +66,16 @@ class Array:
     @property
     def exact(self) -> bool:
         """Whether passes of all types read it in float32."""
-        return self.kind in ("router", "norm")
+        return self.kind not in ("matrix", "bias")
+
+    def layers(self, config: ModelConfig) -> tuple[int, ...]:
+        """The numbers of the layers that have the array."""
+        return {"": tuple(range(config.num_layers)), "attention": config.attention_layers,
+                "delta": config.delta_layers}[self.mixer]
+
+    def present(self, config: ModelConfig) -> bool:
+        """Whether a model of this config has the array."""
+        return len(self.layers(config)) > 0 and self.when(config)
 
     @property
     def logical_axes(self) -> tuple[str | None, ...]:
@@ -73,17 +89,30 @@ OUTSIDE_LAYERS = {
 }
 IN_LAYERS = {
     "attention_norm": Array("D", "norm", lambda config: config.norms_before),
-    "query": Array("D > HE", "matrix"),
-    "key": Array("D > KE", "matrix"),
-    "value": Array("D > KE", "matrix"),
-    "query_bias": Array("HE", "bias", lambda config: config.qkv_bias),
-    "key_bias": Array("KE", "bias", lambda config: config.qkv_bias),
-    "value_bias": Array("KE", "bias", lambda config: config.qkv_bias),
-    "query_norm": Array("E", "norm", lambda config: config.qk_norm),
-    "key_norm": Array("E", "norm", lambda config: config.qk_norm),
-    "query_heads_norm": Array("HE", "norm", lambda config: config.qk_norm_all_heads),
-    "key_heads_norm": Array("KE", "norm", lambda config: config.qk_norm_all_heads),
-    "out": Array("HE > D", "matrix"),
+    "query": Array("D > HQ", "matrix", mixer="attention"),
+    "key": Array("D > KE", "matrix", mixer="attention"),
+    "value": Array("D > KE", "matrix", mixer="attention"),
+    "query_bias": Array("HE", "bias", lambda config: config.qkv_bias, "attention"),
+    "key_bias": Array("KE", "bias", lambda config: config.qkv_bias, "attention"),
+    "value_bias": Array("KE", "bias", lambda config: config.qkv_bias, "attention"),
+    "query_norm": Array("E", "norm", lambda config: config.qk_norm, "attention"),
+    "key_norm": Array("E", "norm", lambda config: config.qk_norm, "attention"),
+    "query_heads_norm": Array("HE", "norm", lambda config: config.qk_norm_all_heads, "attention"),
+    "key_heads_norm": Array("KE", "norm", lambda config: config.qk_norm_all_heads, "attention"),
+    "out": Array("HE > D", "matrix", mixer="attention"),
+    "delta_query": Array("D > NI", "matrix", mixer="delta"),
+    "delta_key": Array("D > NI", "matrix", mixer="delta"),
+    "delta_value": Array("D > UO", "matrix", mixer="delta"),
+    "delta_gate": Array("D > UO", "matrix", mixer="delta"),
+    "delta_write": Array("D > U", "matrix", mixer="delta"),
+    "delta_forget": Array("D > U", "matrix", mixer="delta"),
+    "delta_query_convolution": Array("NIW", "convolution", mixer="delta"),
+    "delta_key_convolution": Array("NIW", "convolution", mixer="delta"),
+    "delta_value_convolution": Array("UOW", "convolution", mixer="delta"),
+    "delta_log_decay": Array("U", "decay", mixer="delta"),
+    "delta_forget_bias": Array("U", "gain", mixer="delta"),
+    "delta_norm": Array("O", "gain", mixer="delta"),
+    "delta_out": Array("UO > D", "matrix", mixer="delta"),
     "post_attention_norm": Array("D", "norm", lambda config: config.norms_after),
     "mlp_norm": Array("D", "norm", lambda config: config.norms_before),
     "gate": Array("D > F", "matrix", lambda config: not config.num_experts),
@@ -96,13 +125,19 @@ IN_LAYERS = {
     "post_mlp_norm": Array("D", "norm", lambda config: config.norms_after),
 }
 ARRAYS = OUTSIDE_LAYERS | IN_LAYERS
-# The matrices that are one in a model of `fused_projections`.
-FUSED = (("query", "key", "value"), ("gate", "up"))
+# Matrices that are one in the files: of a model of `fused_projections`, and of every delta net.
+FUSED = (("query", "key", "value"), ("gate", "up"), ("delta_query", "delta_key", "delta_value"))
 
 
 def arrays_of(table: dict[str, Array], config: ModelConfig) -> Iterator[tuple[str, Array, tuple[int, ...]]]:
     """(name, array, shape) of the arrays of the table that a model of this config has."""
     return ((name, array, sizes_of(array.axes, config)) for name, array in table.items() if array.present(config))
+
+
+def fused(config: ModelConfig) -> tuple[tuple[str, ...], ...]:
+    """The groups of `FUSED` that are one matrix in a model of this config."""
+    return tuple(names for names in FUSED if IN_LAYERS[names[0]].present(config)
+                 and (config.fused_projections or IN_LAYERS[names[0]].mixer == "delta"))
 
 
 # ---- on a device mesh ------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from dataclasses import replace
 import jax
 
 from nft_jax.config import Config, MeshConfig
-from nft_jax.model.adapter import adapter_shapes
+from nft_jax.model.adapter import adapter_shapes, projections_of
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.decoder import count_parameters, told_parameters
 from nft_jax.preflight.memory import analytic
@@ -73,7 +73,8 @@ def memory_estimate(config: Config, model: ModelConfig) -> list[tuple[str, float
         ("gradients, of the step and of a micro-batch", gradients),
         ("activations of a micro-batch", memory.temporaries["train step"].at(plan.longest.rows) - gradients),
         ("weights for sampling", memory.weights),
-        (f"keys and values of {plan.config.rollout.slots} slots", memory.cache),
+        (f"{'memories, keys' if memory.memories else 'keys'} and values of {plan.config.rollout.slots} slots",
+         memory.cache),
     ]
 
 
@@ -91,8 +92,8 @@ def adapter_lines(config: Config, model: ModelConfig) -> list[str]:
     trained = sum(leaf.size for leaf in jax.tree.leaves(adapter_shapes(model, adapter)))
     begun = f"; they go on from {adapter.path}" if adapter.path else ""
     return [
-        f"adapters: rank {adapter.rank} on {', '.join(adapter.projections)}, scale {adapter.scale:g}: {trained:,} "
-        f"trained parameters, {trained / count_parameters(model):.2%} of the model's{begun}",
+        f"adapters: rank {adapter.rank} on {', '.join(projections_of(model, adapter))}, scale {adapter.scale:g}: "
+        f"{trained:,} trained parameters, {trained / count_parameters(model):.2%} of the model's{begun}",
         f"optimizer.learning_rate is {rate:g}. The presets' rates are for full training, and adapters learn best at "
         f"about {RATES:g} times that (Schulman et al., LoRA Without Regret, Thinking Machines Lab, 2025). If this is a "
         f"preset's rate, use --optimizer.learning-rate {RATES * rate:g}", ""]

@@ -69,8 +69,10 @@ def estimate(plan: Plan, sampler: Sampler, memory: Model, device: Device, assume
     config, model, slots, devices = plan.config, plan.model, sampler.slots, plan.mesh.size
     rollout = config.rollout
     compute, link = devices * device.flops * UTILISATION, device.link * LINKS
-    # A step reads the shortest ring that holds its longest answer: half the cache, on average.
-    reads = (memory.weights + memory.cache / 2) / (device.bandwidth * BANDWIDTH)
+    # A step reads the shortest ring that holds its longest answer: half of the longest, on average. It reads and
+    # writes the memories of delta nets.
+    ring = (memory.cache - memory.memories) / 2
+    reads = (memory.weights + ring + 2 * memory.memories) / (device.bandwidth * BANDWIDTH)
     multiplies = forward_flops(model, slots, sampler.buckets[-1] / 2) / compute
     block = received.get("decode", received.get("decode, truncated", 0.0))
     decode_step = max(reads, multiplies) + block / rollout.block_size / link
@@ -87,11 +89,11 @@ def estimate(plan: Plan, sampler: Sampler, memory: Model, device: Device, assume
     length = assumed.prompt_tokens + assumed.answer_tokens
     forward = forward_flops(model, kept * length, length / 2) / compute
     micro_batches = math.ceil(kept * length / (plan.longest.rows * config.row_length))
-    passes = (rollout.old_logprobs == "trainer" and not config.on_policy) + bool(config.terms.kl_weight)
+    passes = config.scores + bool(config.terms.kl_weight)
     score = passes * max(forward, micro_batches * received.get("score", received.get("reference score", 0.0)) / link)
     train = max(train_flops(model, kept * length, length / 2, plan.adapter_parameters) / compute,
                 micro_batches * received.get("train step", 0.0) / link)
-    sample = sampling(kept / share, 1 if share == 1 else 2)
+    sample = 0.0 if rollout.answers else sampling(kept / share, 1 if share == 1 else 2)
     step, evaluation, evaluations = sample + score + train, 0.0, 0
     if config.evaluation.source:
         evaluation = sampling(answers_of(config.evaluation), 1)

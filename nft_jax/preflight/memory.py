@@ -10,10 +10,12 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from nft_jax.model import decoder
+from nft_jax.model import decoder, delta
+from nft_jax.model.adapter import projections_of
 from nft_jax.model.config import Attention
 from nft_jax.model.kernels import LANES
 from nft_jax.model.logprobs import CHUNK_ELEMENTS
+from nft_jax.model.parameters import IN_LAYERS
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.slots import entry_bytes, weight_bytes
 from nft_jax.runtime.mesh import data_parallel_size, sharded_bytes
@@ -39,7 +41,8 @@ class Model:
     base: int                     # the frozen parameters under adapters
     reference: int                # the parameters of a KL term's reference, unless the base serves as one
     weights: int                  # the weights that decode
-    cache: int                    # keys and values of all slots, of the longest answers
+    cache: int                    # keys and values of all slots, of the longest answers, and memories of delta nets
+    memories: int                 # of the cache
     entries: int                  # of the prompts that are prefilled together and wait for free slots
     layers: int
     temporaries: Mapping[str, Split]
@@ -77,6 +80,7 @@ def analytic(plan: Plan, sampler: Sampler, attention: Attention) -> Model:
         reference=0 if plan.reference is plan.base else sharded_bytes(plan.reference),
         weights=weight_bytes(model, sampler.mesh, dtype, rollout.weight_dtype),
         cache=entry_bytes(model, sampler.mesh, sampler.slots, sampler.buckets[-1], dtype, rollout.kv_dtype),
+        memories=entry_bytes(model, sampler.mesh, sampler.slots, 0, dtype),
         entries=entry_bytes(model, sampler.mesh, sampler.prefills, sampler.prompt_buckets[-1], dtype,
                             rollout.kv_dtype, axis=None),
         layers=model.num_layers,
@@ -99,13 +103,20 @@ class Work:
         self.context, self.rows = mesh.shape["context"], plan.longest.rows
         self.kv_heads = model.num_kv_heads / tensor if model.num_kv_heads % tensor == 0 else model.num_kv_heads
         self.heads, self.vocab = model.num_heads / tensor, model.vocab_size / tensor
-        self.qkv = (self.heads + 2 * self.kv_heads) * model.head_dim
+        self.qkv = self.heads * model.query_size + 2 * self.kv_heads * model.head_dim
+        # Of a delta net: a token's products with the matrices, and its work and memories in float32.
+        keys, values = (model.delta_key_heads * model.delta_key_dim, model.delta_value_heads * model.delta_value_dim)
+        self.delta_products = 2 * (keys + values + model.delta_value_heads) / tensor
+        self.delta_memory = 4 * model.delta_value_heads * model.delta_key_dim * model.delta_value_dim / tensor
+        self.delta_work = 12 * (model.delta_value_heads * delta.CHUNK + keys + values) / tensor \
+            + self.delta_memory / delta.CHUNK
         # A token's inner activations of the MLP. With experts a device has room for all rows of a token, wherever
         # the experts lie.
         experts = model.experts_per_token * model.expert_size
         self.feed = experts if model.num_experts else model.intermediate_size / tensor
         # Activations of a token in a layer; with experts also each row's input and output.
-        self.width = (4 + 2 * model.experts_per_token) * model.hidden_size + 2 * self.qkv + 3 * self.feed
+        self.width = (4 + 2 * model.experts_per_token) * model.hidden_size + 3 * self.feed \
+            + 2 * max(self.qkv, self.delta_products)
         parameters, outside = decoder.count_parameters(model), model.vocab_size * model.hidden_size
         self.gradient, self.outside = sharded_bytes(plan.state.params), outside / tensor
         self.layer = (parameters - outside * (1 if model.tie_embeddings else 2)) / model.num_layers / tensor
@@ -128,16 +139,35 @@ class Work:
     def row(self, gradients: bool) -> float:
         """One row, forward (and backward): what is kept of every layer, and the work of the layer in use."""
         m, tokens = self.model, self.config.row_length / self.parallel / self.context
-        return tokens * (gradients * m.num_layers * self.kept() + (2 if gradients else 1) * self.width * self.item
-                         + 8 * m.hidden_size + self.scores(self.config.row_length, 10 if gradients else 4))
+        kept = len(m.attention_layers) * self.kept() + len(m.delta_layers) * self.kept_around_delta()
+        # Every device of `context` computes all tokens of a delta net.
+        mixing = max(self.scores(self.config.row_length, 10 if gradients else 4),
+                     (4 if gradients else 1) * self.delta_work * self.context)
+        return tokens * (gradients * kept + (2 if gradients else 1) * self.width * self.item + 8 * m.hidden_size
+                         + mixing)
+
+    def ranks(self, mixer: str) -> int:
+        """Numbers of a token between A and B, of all adapters in a layer of this kind."""
+        if not self.adapter.rank:
+            return 0
+        names = projections_of(self.model, self.adapter)
+        return self.adapter.rank * sum(IN_LAYERS[name].mixer in ("", mixer) for name in names)
+
+    def kept_around_delta(self) -> float:
+        """`kept` of a layer with a delta net, whose own work is always computed again."""
+        m, remat = self.model, self.config.policy.remat
+        products = self.delta_products + m.hidden_size + 2 * self.feed + self.ranks("delta")
+        return (remat != "offload") * m.hidden_size * self.item + (remat == "none") * products * self.item
 
     def kept(self) -> float:
-        """What a layer keeps of each token for its backward pass (`decoder.hidden_states`).
+        """What a layer with attention keeps of each token for its backward pass (`decoder.hidden_states`).
 
         With a kernel, remat "none" and "attention" keep its operands (splash pads the heads to its lanes), its
-        output in its own and in the model's layout, and the logarithm of each head's sum.
+        output in its own and in the model's layout, and the logarithm of each head's sum. A gate of the output is kept
+        beside them.
         """
         m, remat, kernel = self.model, self.config.policy.remat, self.attention != "xla"
+        gate = self.heads * (m.query_size - m.head_dim) * self.item
         head = -(-m.head_dim // LANES) * LANES if self.attention == "splash" else m.head_dim
         around = (self.heads * (head + m.head_dim) + (self.heads + 2 * self.kv_heads) * head) * self.item \
             + 4 * self.heads
@@ -145,13 +175,13 @@ class Work:
         if not kernel:
             products += self.qkv
         elif m.qk_norm or m.qk_norm_all_heads:
-            products += (self.heads + self.kv_heads) * m.head_dim          # inputs of the two norms
-        products += self.adapter.rank * len(self.adapter.projections)
+            products += self.heads * m.query_size + self.kv_heads * m.head_dim          # inputs of the two norms
+        products += self.ranks("attention")
         block_input = 0 if remat == "offload" else m.hidden_size * self.item
         if remat == "none":
-            return block_input + products * self.item + around * kernel
+            return block_input + products * self.item + (around + gate) * kernel
         if remat == "attention":
-            return block_input + (around if kernel else self.heads * m.head_dim * self.item)
+            return block_input + (around + gate if kernel else self.heads * m.head_dim * self.item)
         return block_input
 
     def scores(self, length: float, size: int) -> float:
@@ -176,16 +206,20 @@ class Work:
     def decode(self, arrays: int) -> Split:
         """`arrays` of [S, V] float32 (logits and what sampling makes of them), scores against the cache, a layer."""
         scores = 2 * 4 * self.heads * self.sampler.buckets[-1]
-        return Split(0, (4 * arrays * self.vocab + scores + self.width * self.item) / self.parallel)
+        return Split(0, (4 * arrays * self.vocab + scores + self.width * self.item + 2 * self.delta_memory)
+                     / self.parallel)
 
     def prefill(self) -> Split:
         """All prompts that are prefilled together. XLA may place them anywhere, so they count on every device."""
         length = self.sampler.prompt_buckets[-1]
-        return Split(self.sampler.prefills * length * (self.width * self.item + self.scores(length, 4)), 0)
+        mixing = max(self.scores(length, 4), self.delta_work)
+        return Split(self.sampler.prefills * length * (self.width * self.item + mixing), 0)
 
     def admit(self) -> Split:
-        """Rows of one layer's cache for the samples that are admitted together, a quarter of the slots."""
-        return Split(0, self.kv_heads * self.model.head_dim * self.item * self.sampler.buckets[-1])
+        """Rows of one layer's cache for the samples that are admitted together, a quarter of the slots; or of its
+        memories."""
+        entries = self.kv_heads * self.model.head_dim * self.item * self.sampler.buckets[-1]
+        return Split(0, max(entries, self.delta_memory))
 
     def cast(self) -> Split:
         """The largest parameter, which fsdp brings together before it is divided into layers. With adapters, the

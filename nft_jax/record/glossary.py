@@ -49,7 +49,7 @@ SECTIONS: dict[str, tuple[Term, ...]] = {
     ),
     "Groups and tokens": (
         Term("groups/generated", "groups that were sampled in the step, or read from stored answers"),
-        Term("groups/accepted_share", "share of them with right and wrong answers"),
+        Term("groups/accepted_share", "share of them with right and wrong answers", "a group that was sampled"),
         Term("prompts/age", "mean number of epochs since the step's questions were asked before",
              "data.order accuracy, a question asked again"),
         Term("prompts/new_share", "share of the step's prompts whose question was never asked", "data.order accuracy"),

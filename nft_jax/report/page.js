@@ -48,6 +48,8 @@ function drawRuns() {
   const commands = data.runs.filter(run => run.command);
   if (commands.length) byId("runs").append(element("details", {}, element("summary", {}, "Commands"),
     ...commands.map(run => element("p", {class: "command"}, `${run.name}: ${run.command}`))));
+  byId("runs").append(...data.runs.filter(run => run.stored).map(run => element("p", {class: "note"},
+    `${run.name}: ${run.stored}.`)));
   const sources = new Map(data.runs.filter(run => run.objective).map(run => [run.objective, run.name]));
   for (const [source, name] of sources) byId("runs").append(element("details", {},
     element("summary", {}, `The objective of ${name}`), element("pre", {class: "source"}, source)));
@@ -89,6 +91,8 @@ const PANELS = [
   ["groups/accepted_share", "Groups with right and wrong answers", "share"],
   ["entropy/all", "Entropy", "nats per token"],
   ["grad_norm/mean", "Gradient norm", ""], ["mismatch/mean", "Sampler against trainer", "nats per token"],
+  ["ratio/effective_sample_size", "Effective sample size", "share"],
+  ["share/clamped", "Wrong tokens at NFT's clamp", "share"],
   ["length/all", "Length of answers", "tokens"], ["length/right", "Length of right answers", "tokens"],
   ["length/wrong", "Length of wrong answers", "tokens"], ["truncated_share", "Truncated answers", "share"],
 ];

@@ -1,9 +1,12 @@
-"""The decode state: an aligned ring of keys and values.
+"""The decode state: an aligned ring of keys and values, and the memories of delta nets.
 
 Every decode step writes the entries of all slots at one shared ring index: one slice per layer, and no scatter. The
 tokens of a slot are therefore the `length` entries just behind the write index. A prompt is admitted by laying its
 prefilled entries there. Rotary positions count a slot's own tokens, not ring indices. The ring grows from bucket to
 bucket, so a step reads the bucket, not the longest answer allowed.
+
+A memory (`model.delta.Memory`) is all that a delta net has of a slot's tokens. It has no ring: each step replaces it,
+admission overwrites it, and it does not grow.
 
 The sequence axis is never sharded: XLA drops a clamped update on a sharded axis (openxla/xla#49118).
 """
@@ -14,8 +17,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from nft_jax.model import delta
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.decoder import cache_entries
+from nft_jax.model.delta import Memory
 from nft_jax.runtime.compilation import with_shardings
 from nft_jax.runtime.mesh import sharding
 
@@ -24,8 +29,9 @@ RING_AXES = (3, 2)     # of keys [S, K, E, C] and of values [S, K, C, E]
 
 class DecodeState(NamedTuple):
     """S slots over a ring of C entries. Donated to every program that takes it."""
-    # per layer: keys [S, kv_heads, head_dim, C], values [S, kv_heads, C, head_dim]
+    # per layer with attention: keys [S, kv_heads, head_dim, C], values [S, kv_heads, C, head_dim]
     cache: list[tuple[Any, Any]]
+    memories: list[Memory]            # per layer with a delta net, of S sequences
     write_index: jax.Array            # [] int32: ring index that the next step writes
     length: jax.Array                 # [S] int32: entries of the slot behind the write index
     token: jax.Array                  # [S] int32: next token to feed
@@ -38,6 +44,13 @@ class DecodeState(NamedTuple):
     def capacity(self) -> int:
         """C, also where the cache is quantised: the scales of the values are [S, kv_heads, C, 1]."""
         return jax.tree.leaves(self.cache[0][1])[0].shape[2]
+
+
+class Prefilled(NamedTuple):
+    """What P prompts leave behind, like the fields of `DecodeState`. The ring axis has T entries, and the last entry of
+    a prompt is last."""
+    cache: list[tuple[Any, Any]]
+    memories: list[Memory]
 
 
 def buckets_up_to(longest: int, smallest: int = 1) -> tuple[int, ...]:
@@ -58,9 +71,10 @@ def empty_layer(config: ModelConfig, slots: int, length: int, dtype, quantised: 
 def empty_state(config: ModelConfig, slots: int, capacity: int, dtype, quantised: bool = False) -> DecodeState:
     """All slots free, over a ring of `capacity` entries."""
     zeros = jnp.zeros(slots, jnp.int32)
-    cache = [empty_layer(config, slots, capacity, dtype, quantised) for _ in range(config.num_layers)]
-    return DecodeState(cache, write_index=jnp.int32(0), length=zeros, token=zeros, generated=zeros, limit=zeros,
-                       stream=zeros.astype(jnp.uint32), active=zeros.astype(bool))
+    cache = [empty_layer(config, slots, capacity, dtype, quantised) for _ in config.attention_layers]
+    memories = [delta.empty(config, slots, dtype) for _ in config.delta_layers]
+    return DecodeState(cache, memories, write_index=jnp.int32(0), length=zeros, token=zeros, generated=zeros,
+                       limit=zeros, stream=zeros.astype(jnp.uint32), active=zeros.astype(bool))
 
 
 def entry_sharding(config: ModelConfig, mesh: Mesh, slots: str | None = "batch"):
@@ -68,10 +82,20 @@ def entry_sharding(config: ModelConfig, mesh: Mesh, slots: str | None = "batch")
     return sharding(mesh, slots, None if config.num_kv_heads % mesh.shape["tensor"] else "kv_heads", None, None)
 
 
+def memory_sharding(mesh: Mesh, slots: str | None = "batch"):
+    """Sharding of memories: slots over the data axes, heads over `tensor`."""
+    return sharding(mesh, slots, *delta.MEMORY_AXES)
+
+
 def state_shardings(config: ModelConfig, mesh: Mesh) -> DecodeState:
-    """Shardings of a state: `entry_sharding` for the cache; arrays [S] are split like the slots."""
+    """Shardings of a state: of the cache and the memories by their own; arrays [S] are split like the slots."""
     slots = sharding(mesh, "batch")
-    return DecodeState(entry_sharding(config, mesh), sharding(mesh), *(slots,) * 6)
+    return DecodeState(entry_sharding(config, mesh), memory_sharding(mesh), sharding(mesh), *(slots,) * 6)
+
+
+def prefilled_shardings(config: ModelConfig, mesh: Mesh) -> Prefilled:
+    """Prompts are whole on every device of the data axes."""
+    return Prefilled(entry_sharding(config, mesh, None), memory_sharding(mesh, None))
 
 
 def abstract_decode_state(config: ModelConfig, mesh: Mesh, *sizes) -> DecodeState:
@@ -85,10 +109,10 @@ def attended(write_index, length, capacity: int):
     return behind[None] <= length[:, None]
 
 
-def admit(state: DecodeState, entries, slots, source, token, length, stream, limit) -> DecodeState:
-    """Step 2 of the life of a sample: puts A samples of P prefilled prompts into slots.
+def admit(state: DecodeState, prefilled: Prefilled, slots, source, token, length, stream, limit) -> DecodeState:
+    """Step 2 of the life of a sample: puts A samples of P prefilled prompts into slots. Samples of one prompt take
+    copies of what it left behind, and nothing remains of the slots' earlier samples.
 
-    entries: like `state.cache`, for P prompts; the ring axis has T entries, and the last entry of a prompt is last.
     slots [A]: an index >= S is dropped. source [A]: the prompt of each sample. token [A]: the prompt's last token,
     which decoding feeds first. length [A]: the entries before that token. stream [A], limit [A]: of the sample."""
     def lay(ring, prompts, axis):
@@ -105,10 +129,12 @@ def admit(state: DecodeState, entries, slots, source, token, length, stream, lim
 
     cache = [tuple(jax.tree.map(lambda ring, new, axis=axis: lay(ring, new, axis), *pair)
                    for axis, *pair in zip(RING_AXES, layer, new, strict=True))
-             for layer, new in zip(state.cache, entries, strict=True)]
+             for layer, new in zip(state.cache, prefilled.cache, strict=True)]
+    memories = jax.tree.map(lambda old, prompts: put(old, prompts[source]), state.memories, prefilled.memories)
     new = {"length": length, "token": token, "generated": jnp.zeros_like(length), "limit": limit, "stream": stream,
            "active": jnp.ones_like(length, bool)}
-    return state._replace(cache=cache, **{name: put(getattr(state, name), value) for name, value in new.items()})
+    return state._replace(cache=cache, memories=memories,
+                          **{name: put(getattr(state, name), value) for name, value in new.items()})
 
 
 def grow_layer(layer, write_index, rows=None, *, capacity: int):

@@ -3,8 +3,8 @@
 The life of a sample; the loop is `Sampler.sample`:
 
 1. Its prompt is prefilled, once for all K samples of the group (`prefill`).
-2. The sample is admitted to a free slot: the prompt's keys and values are laid into the slot's ring
-   (`cache.admit`).
+2. The sample is admitted to a free slot: the prompt's keys and values are laid into the slot's ring, and the
+   memories of its delta nets are copied (`cache.admit`).
 3. Blocks of decode steps run on the device (`decode_block`). The ring grows when a slot needs more of it.
 4. The host reads the block, appends its tokens and frees the slots of ended answers (`Schedule.collect`).
 5. When the last sample of a group has ended, the group is yielded while other groups are still decoded.
@@ -15,7 +15,7 @@ On an accelerator the next block is asked for before the last one is read. The d
 and the host decides with knowledge that is one block old.
 
 A sample does not depend on this schedule. Its random numbers are a function of its identity (`rollout.sampling`),
-and its slot attends to its own entries only (`rollout.cache`).
+and its slot attends to its own entries only (`rollout.cache`). A memory is a function of the slot's own tokens.
 """
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +36,7 @@ from nft_jax.model.parameters import ARRAYS, parameter_shardings
 from nft_jax.model.quantise import quantise_matrices
 from nft_jax.rollout.cache import (
     DecodeState,
+    Prefilled,
     abstract_decode_state,
     admit,
     attended,
@@ -44,6 +45,7 @@ from nft_jax.rollout.cache import (
     entry_sharding,
     grow_layer,
     keep_slots,
+    prefilled_shardings,
     state_shardings,
 )
 from nft_jax.rollout.ends import Ends
@@ -61,7 +63,7 @@ TAIL_KINDS = ("shrink", "keep slots", "decode a tail")
 PREFILL_TOKENS = 16_384       # most tokens, padding included, of the prompts that are prefilled together
 
 
-def decode_weights(params, compute: Compute, weight_dtype: Stored):
+def decode_weights(params, model: ModelConfig, compute: Compute, weight_dtype: Stored):
     """The parameters as decoding reads them: a dict of arrays for every layer, in the compute dtype.
 
     Adapters are merged into their matrices in float32, a layer at a time. Norms and routers stay in float32, as in
@@ -69,7 +71,7 @@ def decode_weights(params, compute: Compute, weight_dtype: Stored):
     def cast(path, x):
         return x if ARRAYS[path[-1].key].exact or is_wrapped(x) else x.astype(compute.dtype)
 
-    weights = decoder.split_layers(jax.tree_util.tree_map_with_path(cast, params, is_leaf=is_wrapped))
+    weights = decoder.split_layers(jax.tree_util.tree_map_with_path(cast, params, is_leaf=is_wrapped), model)
     weights["layers"] = [merge(layer, compute.dtype) for layer in weights["layers"]]
     if weight_dtype == "int8":
         weights["layers"] = [quantise_matrices(layer) for layer in weights["layers"]]
@@ -85,20 +87,20 @@ def decode_weight_shardings(model: ModelConfig, mesh: Mesh, weight_dtype: Stored
                                 for axis, size in zip(ARRAYS[name].logical_axes, x.shape, strict=True)))
 
     return jax.tree_util.tree_map_with_path(place, jax.eval_shape(
-        partial(decode_weights, compute=FLOAT32, weight_dtype=weight_dtype), decoder.parameter_shapes(model)))
+        partial(decode_weights, model=model, compute=FLOAT32, weight_dtype=weight_dtype),
+        decoder.parameter_shapes(model)))
 
 
 def prefill(params, model: ModelConfig, compute: Compute, length: int, quantised: bool, tokens, lengths):
-    """Step 1: keys and values of prompts, per layer, padded on the left to `length` entries.
+    """Step 1: what prompts leave behind; keys and values are padded on the left to `length` entries.
 
     tokens [P, T]: left-padded prompts without their last tokens, which decoding feeds first. lengths [P]."""
     size = tokens.shape[1]
     place = jnp.arange(size)[None] - (size - lengths[:, None])
-    keys, values = decoder.prefill(params, model, tokens, jnp.maximum(place, 0), (place >= 0).astype(jnp.int32),
-                                   compute)
+    entries, memories = decoder.prefill(params, model, tokens, jnp.maximum(place, 0), (place >= 0).astype(jnp.int32),
+                                        compute)
     pad = ((0, 0), (0, 0), (length - size, 0), (0, 0))
-    return [decoder.cache_entries(jnp.pad(k, pad), jnp.pad(v, pad), quantised)
-            for k, v in zip(keys, values, strict=True)]
+    return Prefilled([decoder.cache_entries(jnp.pad(k, pad), jnp.pad(v, pad), quantised) for k, v in entries], memories)
 
 
 def decode_block(params, model: ModelConfig, mesh: Mesh, eos: tuple[int, ...], block_size: int, truncate: bool,
@@ -117,15 +119,15 @@ def decode_block(params, model: ModelConfig, mesh: Mesh, eos: tuple[int, ...], b
     def one(step, carry):
         state, out = carry
         valid = attended(state.write_index, state.length, capacity)
-        logits, cache = decoder.decode(params, model, state.token, state.length, state.cache,
-                                       state.write_index, valid, mesh)
+        logits, cache, memories = decoder.decode(params, model, state.token, state.length, state.cache,
+                                                 state.memories, state.write_index, valid, mesh)
         sampled = sample_tokens(logits, uniform[step], sampling, truncate=truncate)
         generated = state.generated + 1
         ended = (sampled.token[:, None] == eos_ids[None]).any(-1) | (generated >= state.limit)
         after = DecodeState(
-            cache=cache, write_index=(state.write_index + 1) % capacity, length=state.length + state.active,
-            token=sampled.token, generated=generated, limit=state.limit, stream=state.stream,
-            active=state.active & ~ended)
+            cache=cache, memories=memories, write_index=(state.write_index + 1) % capacity,
+            length=state.length + state.active, token=sampled.token, generated=generated, limit=state.limit,
+            stream=state.stream, active=state.active & ~ended)
         shown = sampled._replace(token=jnp.where(state.active, sampled.token, INERT))
         return after, jax.tree.map(lambda rows, row: rows.at[step].set(row), out, shown)
 
@@ -181,16 +183,16 @@ class Sampler:
     def _compile(self, weight_dtype: Stored) -> None:
         """Makes the jitted programs. Each shape is compiled when it is first needed."""
         model, mesh, compute = self.model, self.mesh, self.compute
-        state, self._entry_sharding = state_shardings(model, mesh), entry_sharding(model, mesh, None)
+        state, self._prefilled_shardings = state_shardings(model, mesh), prefilled_shardings(model, mesh)
         self._weight_shardings = decode_weight_shardings(model, mesh, weight_dtype)
         replicated, outputs = sharding(mesh), sharding(mesh, None, "batch")
-        self._cast = jax.jit(partial(decode_weights, compute=compute, weight_dtype=weight_dtype),
+        self._cast = jax.jit(partial(decode_weights, model=model, compute=compute, weight_dtype=weight_dtype),
                              out_shardings=decode_weight_shardings(model, self.params_mesh, weight_dtype))
         self._empty = {capacity: jax.jit(partial(empty_state, model, self.slots, capacity, *self._stored),
                                          out_shardings=state) for capacity in self.buckets}
         self._prefill = jax.jit(
             lambda params, *arrays: prefill(params, model, compute, self.prompt_buckets[-1], self._stored[1], *arrays),
-            out_shardings=self._entry_sharding)
+            out_shardings=self._prefilled_shardings)
         self._admit = jax.jit(admit, donate_argnums=0, out_shardings=state)
         self._grow = {capacity: jax.jit(partial(grow_layer, capacity=capacity),
                                         out_shardings=entry_sharding(model, mesh)) for capacity in self.buckets}
@@ -229,7 +231,7 @@ class Sampler:
         schedule = Schedule(
             prompts, limits, slots=self.slots, admissions=self.admissions, prefills=self.prefills,
             block_size=self.block_size, ends=self.ends)
-        capacity, state, entries, unread = 0, None, None, deque()
+        capacity, state, prefilled, unread = 0, None, None, deque()
         while not schedule.finished:
             tail = self._tail(schedule)
             if tail and not unread:
@@ -247,11 +249,11 @@ class Sampler:
             for new_prompts, admission in admissions:
                 if new_prompts is not None:
                     # Dropped before the next are made: the ring shares memory with one prefill, never with two.
-                    entries = None
-                    entries = self._prefill_padded(params, *new_prompts)
-                state = self._admit(state, entries, *admission)
+                    prefilled = None
+                    prefilled = self._prefill_padded(params, *new_prompts)
+                state = self._admit(state, prefilled, *admission)
             if not schedule.ready:
-                entries = None
+                prefilled = None
             if steps:
                 state, outputs = decode(params, state, np.int32(steps), key, values)
                 jax.tree.map(lambda x: x.copy_to_host_async(), outputs)
@@ -295,7 +297,8 @@ class Sampler:
 
     def _moved(self, state: DecodeState, capacity: int, wanted: int, rows: np.ndarray | None = None) -> DecodeState:
         """The state, or its slots `rows`, with a ring of `wanted` entries. Empties the list `state.cache`."""
-        # A layer at a time, and popped: no other holder of the state keeps an old layer in memory.
+        # A layer at a time, and popped: no other holder of the state keeps an old layer in memory. Memories do not
+        # grow, and move to fewer slots with the other arrays.
         old, cache = state.cache, []
         while old:
             cache.append(self._grow[wanted](old.pop(0), state.write_index, rows))
@@ -321,8 +324,8 @@ class Sampler:
                     for ring in self.buckets}
         prompts = {size: (np.zeros((self.prefills, size), np.int32), np.zeros(self.prefills, np.int32))
                    for size in self.prompt_buckets}
-        entries = with_shardings(jax.eval_shape(self._prefill, weights, *prompts[self.prompt_buckets[0]]),
-                                 self._entry_sharding)
+        prefilled = with_shardings(jax.eval_shape(self._prefill, weights, *prompts[self.prompt_buckets[0]]),
+                                   self._prefilled_shardings)
         rows = np.zeros(self.admissions, np.int32)
         admission = Admission(rows, rows, rows, rows, rows.astype(np.uint32), rows)
 
@@ -332,7 +335,7 @@ class Sampler:
             out.append(Program("prefill", (size,), self._prefill, (weights, *arrays)))
         for ring, state in state_of.items():
             out.append(Program("empty cache", (ring,), self._empty[ring], ()))
-            out.append(Program("admit", (ring,), self._admit, (state, entries, *admission)))
+            out.append(Program("admit", (ring,), self._admit, (state, prefilled, *admission)))
             for truncate in truncations:
                 kind = "decode, truncated" if truncate else "decode"
                 out.append(Program(kind, (ring,), self._decode[truncate],

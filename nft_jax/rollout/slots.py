@@ -10,10 +10,10 @@ import jax
 from jax.sharding import Mesh
 
 from nft_jax.config import DecodingConfig
-from nft_jax.model import decoder
+from nft_jax.model import decoder, delta
 from nft_jax.model.config import Compute, LongRope, ModelConfig
 from nft_jax.model.parameters import parameter_shardings
-from nft_jax.rollout.cache import buckets_up_to, empty_layer, entry_sharding
+from nft_jax.rollout.cache import buckets_up_to, empty_layer, entry_sharding, memory_sharding
 from nft_jax.rollout.engine import Stored, decode_weight_shardings, decode_weights, prefills_of
 from nft_jax.runtime.compilation import with_shardings
 from nft_jax.runtime.mesh import data_parallel_size, sharded_bytes
@@ -46,17 +46,20 @@ def parameter_bytes(model: ModelConfig, mesh: Mesh) -> int:
 
 def weight_bytes(model: ModelConfig, mesh: Mesh, dtype: str, weight_dtype: Stored = "compute") -> int:
     """Bytes on one device of the weights that decode."""
-    shapes = jax.eval_shape(partial(decode_weights, compute=Compute(dtype), weight_dtype=weight_dtype),
+    shapes = jax.eval_shape(partial(decode_weights, model=model, compute=Compute(dtype), weight_dtype=weight_dtype),
                             decoder.parameter_shapes(model))
     return sharded_bytes(with_shardings(shapes, decode_weight_shardings(model, mesh, weight_dtype)))
 
 
 def entry_bytes(model: ModelConfig, mesh: Mesh, sequences: int, entries: int, dtype: str,
                 kv_dtype: Stored = "compute", axis: str | None = "batch") -> int:
-    """Bytes on one device of the keys and values of `entries` tokens in each of `sequences`. `axis`: their logical
-    axis; "batch" for the slots, None for prefilled prompts, which are whole on every device."""
+    """Bytes on one device of the keys and values of `entries` tokens in each of `sequences`, and of the memories of
+    delta nets. `axis`: of the sequences; "batch" for the slots, None for prefilled prompts, which are whole on every
+    device."""
     layer = jax.eval_shape(partial(empty_layer, model, sequences, entries, dtype, kv_dtype == "int8"))
-    return model.num_layers * sharded_bytes(with_shardings(layer, entry_sharding(model, mesh, axis)))
+    memory = jax.eval_shape(partial(delta.empty, model, sequences, dtype)) if model.delta_layers else ()
+    return len(model.attention_layers) * sharded_bytes(with_shardings(layer, entry_sharding(model, mesh, axis))) \
+        + len(model.delta_layers) * sharded_bytes(with_shardings(memory, memory_sharding(mesh, axis)))
 
 
 def slot_bytes(model: ModelConfig, mesh: Mesh, entries: int, dtype: str, kv_dtype: Stored = "compute") -> int:

@@ -23,6 +23,7 @@ import numpy as np
 from nft_jax.config import Config
 from nft_jax.data.prompts import LONGEST_DETAIL, Question, render, token_ids, turn_end
 from nft_jax.data.questions import Unusable, gold_reader, half_pair, read_question
+from nft_jax.data.sources import ANSWER_COLUMNS, with_names
 from nft_jax.data.stream import hash_of
 from nft_jax.rollout.ends import Ends
 from nft_jax.rollout.stored_rows import (
@@ -173,7 +174,8 @@ class Reader:
             return None, gold
         if not isinstance(reward, bool | int | float) or not 0 <= reward <= 1:
             raise Unusable("bad_reward", f"reward is {reward!r}: it must be a number from 0 to 1")
-        found = verdict_of("right", row["extracted"], str(row["reason"] or ""), float(reward))
+        extracted, reason = (value if isinstance(value, str) else "" for value in (row["extracted"], row["reason"]))
+        found = verdict_of("right", extracted or None, reason, float(reward))
         outcome = row["outcome"]
         known = outcome in OUTCOMES and outcome != "error" and (outcome == "right") == (found.outcome == "right")
         return replace(found, outcome=outcome) if known else found, gold
@@ -361,9 +363,12 @@ def read_stored(config: Config, tokenizer, eos: Sequence[int], vocabulary: int) 
 
 
 def _rows(files: Sequence, said: str, config: Config) -> Iterator[tuple[Place, bool, dict | Unusable]]:
-    """Every answer of the files: its place, whether a run wrote it, and its row or why it cannot be read."""
+    """Every answer of the files: its place, whether a run wrote it, and its row or why it cannot be read. The columns
+    that data.columns names are called problem and answer."""
+    renamed = config.data.renamed
     # Golds of other rewards than maths may stand in any column.
-    wanted = ("answer", "final_answer", "solution", "reward_model") if config.verifier.reward == "math" else None
+    wanted = (*ANSWER_COLUMNS, *(name.partition(".")[0] for name in renamed.values()), *renamed.values()) \
+        if config.verifier.reward == "math" else None
     requests: dict[str, dict] = {}
     for file in files:
         if file.suffix == ".jsonl":
@@ -375,6 +380,7 @@ def _rows(files: Sequence, said: str, config: Config) -> Iterator[tuple[Place, b
             if isinstance(row, str):
                 yield place, of_run, Unusable("unreadable", row)
             elif not is_request(row):
+                row = with_names(row, renamed) if renamed else row
                 yield from ((where, of_run, answer) for where, answer in answers_in(place, row, requests))
 
 
@@ -392,13 +398,15 @@ def _identity(row: dict, answer: StoredAnswer, of_run: bool) -> tuple[Hashable, 
     row has neither, so an equal row is another sample."""
     prompt = answer.rollout.prompt.tokens.tobytes()
     # A run asks a question again in a later epoch, and another policy answers.
-    group = (row["prompt_index"], prompt) if of_run else ("", prompt) if row["group"] is None else (str(row["group"]),)
+    group = (str(row["prompt_index"]), prompt) if of_run else ("", prompt)
+    if not of_run and row["group"] is not None:
+        group = (str(row["group"]),)
     if row.get(SERVER_ID) is not None:
         return group, row[SERVER_ID]
     if row["sample"] is None:
         return group, None
     file = None if of_run else answer.place.file
-    return group, (file, group, row["sample"])
+    return group, (file, group, str(row["sample"]))
 
 
 def _grouped(groups: dict[Hashable, list[StoredAnswer]], config: Config, report: StoredReport,

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from nft_jax.config import AdapterConfig, Config
 from nft_jax.model import hf
-from nft_jax.model.adapter import init
+from nft_jax.model.adapter import init, projections_of
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.hf import peft
 from nft_jax.model.hf.tokenizer import own_chat_template
@@ -41,15 +41,20 @@ def settled(config: Config) -> Config:
     base = base or peft.base_of(settings, home)
     model = hf.config_of(base, field="policy.path" if base == config.policy.path else peft.base_field(home))
     stored = peft.adapter_config(settings, model, home)
-    _require_same(config.adapter, stored, folder)
+    _require_same(config.adapter, stored, model, folder)
     data = replace(config.data, chat_template=config.data.chat_template or own_chat_template(home))
     return replace(config, policy=replace(config.policy, path=base), data=data,
                    adapter=replace(stored, path=folder, base_dtype=config.adapter.base_dtype))
 
 
-def _require_same(asked: AdapterConfig, stored: AdapterConfig, folder: str) -> None:
+def _require_same(asked: AdapterConfig, stored: AdapterConfig, model: ModelConfig, folder: str) -> None:
     """Raises InputError, with the flags that fit, for the first field that is asked for and differs."""
-    for name in asked.differs(stored) if asked.rank else ():
+    if not asked.rank:
+        return
+    differing = asked.differs(stored)
+    if not differing and projections_of(model, asked) != projections_of(model, stored):
+        differing = ["targets"]
+    for name in differing:
         raise InputError(f"adapter.{name} is {getattr(asked, name)!r}, and the adapter in {folder!r} has "
                          f"{getattr(stored, name)!r}: leave adapter.* out to go on with it, or write {stored.flags}. "
                          "For a new adapter, merge this one first: nft_jax.save(nft_jax.load(FOLDER), PATH, "

@@ -16,6 +16,7 @@ from heapq import heappop, heappush
 import numpy as np
 
 from nft_jax.config import Config, LossAgg, ObjectiveConfig, TermsConfig
+from nft_jax.model import delta
 from nft_jax.model.config import ModelConfig
 from nft_jax.objectives.all_wrong import prior_accuracies
 from nft_jax.objectives.registry import overlong_penalty, token_weights
@@ -68,12 +69,18 @@ def shapes_of(config: Config, data_parallel: int = 1, model: ModelConfig | None 
 def token_cost(model: ModelConfig) -> float:
     """What a token costs outside attention, in query-key pairs.
 
-    The multiplications with the weights, over the multiplications of one pair in all heads and layers.
+    The multiplications with the weights, over the multiplications of one pair in all heads and layers with attention.
     The elementwise work of a pair weighs SCORE_COST times its products."""
-    heads = model.num_heads * model.head_dim
+    heads, gates = model.num_heads * model.head_dim, model.num_heads * (model.query_size - model.head_dim)
     feed = model.experts_per_token * model.expert_size if model.num_experts else model.intermediate_size
-    layer = model.hidden_size * (2 * heads + 2 * model.num_kv_heads * model.head_dim + 3 * feed + model.num_experts)
-    return (layer + model.hidden_size * model.vocab_size / model.num_layers) / (2 * heads * (1 + SCORE_COST))
+    feed = model.hidden_size * (3 * feed + model.num_experts)
+    layer = model.hidden_size * (2 * heads + gates + 2 * model.num_kv_heads * model.head_dim) + feed
+    others = model.hidden_size * model.vocab_size
+    if model.delta_layers:
+        keys, values = (model.delta_key_heads * model.delta_key_dim, model.delta_value_heads * model.delta_value_dim)
+        products = model.hidden_size * (2 * keys + 3 * values + 2 * model.delta_value_heads)
+        others += len(model.delta_layers) * (products + feed + delta.operations(model) / 2)
+    return (layer + others / len(model.attention_layers)) / (2 * heads * (1 + SCORE_COST))
 
 
 def choose_shape(lengths: Sequence[int], shapes: Sequence[BatchShape]) -> tuple[BatchShape, list[list[int]]]:

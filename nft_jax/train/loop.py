@@ -133,7 +133,7 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
         judged = (prompt.group for prompt in prompts) if stored else judged_groups(
             run.sampler, run.verifier, weights, prompts, rollout.samples_per_prompt, key, progress.step, rollout,
             progress=run.alive, settled=run.stop.check, phase=run.clock.phase, use=use)
-        groups = score(run, params, judged, old=not own and not stored)
+        groups = score(run, params, judged, old=run.config.scores)
         run.stream.observe(groups)
         seen += groups
         accepted += [group for group in groups if group.has_signal]

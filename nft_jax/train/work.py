@@ -25,8 +25,7 @@ def work_of(plan: Plan, seen: Sequence[Group], trained: Sequence[Group]) -> dict
                   + sum(forward_flops(model, len(r.tokens), len(group.prompt.tokens) + len(r.tokens) / 2)
                         for r in group.rollouts) for group in (() if config.rollout.answers else seen))
     # The devices score between two blocks of decoding, so both count as one phase.
-    scores = config.rollout.old_logprobs == "trainer" and not config.on_policy and not config.rollout.answers
-    passes = scores + bool(config.terms.kl_weight)
+    passes = config.scores + bool(config.terms.kl_weight)
     scored = [len(group.prompt.tokens) + len(r.tokens) for group in seen if learns(group, config.loss)
               for r in group.rollouts]
     rows = [len(group.prompt.tokens) + len(group.rollouts[i].tokens)

@@ -11,6 +11,7 @@ import nft_jax
 from nft_jax.config import DataConfig, EvaluationConfig, RolloutConfig, TermsConfig
 from nft_jax.record.metrics import read_metrics
 from nft_jax.record.rollouts import table_to_groups
+from nft_jax.report.data import page_data
 from nft_jax.train import loop
 from nft_jax.train.opening import preview
 from nft_jax.train.plan import settle
@@ -97,6 +98,13 @@ def test_text_is_judged_and_scored_once(trained, texts):
     # All of them were sampled before the first step, groups that are left out too.
     assert [row["tokens/generated"] for row in rows] == [skipped["tokens"], 0, 0]
     assert {row["compiles"] for row in rows[1:]} == {0} and rows[0]["ratio/mean_positive"] == pytest.approx(1, abs=0.05)
+
+
+def test_the_report_says_what_was_read(trained, texts):
+    """Of answers without log-probs and entropies too."""
+    page = page_data([trained], 12)
+    assert str(texts) in page["runs"][0]["stored"] and "3.0 epochs" in page["runs"][0]["stored"]
+    assert len(page["rollouts"]["rows"]) == 12 and "ratio/effective_sample_size" in page["series"][0]
 
 
 def test_an_epoch_has_every_group_once_in_the_order_of_the_seed(trained):

@@ -32,6 +32,7 @@ CASES = {       # base: options of LoraConfig
     "qwen3_moe_untied": {"r": 3, "lora_alpha": 5, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]},
     "llama_untied_linear": {"r": 5, "lora_alpha": 10, "target_modules": EVERY, "exclude_modules": ["self_attn.v_proj"]},
     "phi3_tied_longrope": {"r": 3, "lora_alpha": 4, "target_modules": ["qkv_proj", "gate_up_proj", "down_proj"]},
+    "qwen3_5_untied_sharded": {"r": 2, "lora_alpha": 3, "target_modules": "all-linear"},
 }
 RATE, DECAY, CLIP, EPSILON, UPDATES = 1e-3, 0.1, 1.0, 1.0, 3
 REWARDS = ((1, 0, 0, 0), (1, 1, 0, 1), (0, 1, 0, 1))

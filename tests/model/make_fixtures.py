@@ -120,6 +120,21 @@ CASES = {       # name: (family, settings, largest file)
             "full_attention": yarn(90.0, factor=4.0, original_max_position_embeddings=32, mscale=0.7,
                                    mscale_all_dim=0.3),
             "sliding_attention": default(90.0)}}, "1MB"),
+    "qwen3_5_tied": ("Qwen3_5", {
+        **NO_IDS, "vocab_size": 61, "num_hidden_layers": 6, "head_dim": 14, "tie_word_embeddings": True,
+        "rms_norm_eps": 3e-2, "layer_types": ["linear_attention", "linear_attention", "full_attention"] * 2,
+        "linear_num_key_heads": 2, "linear_num_value_heads": 6, "linear_key_head_dim": 5, "linear_value_head_dim": 7,
+        "linear_conv_kernel_dim": 3, "rope_parameters": {**default(300.0), "partial_rotary_factor": 0.43}}, "1MB"),
+    "qwen3_5_untied_sharded": ("Qwen3_5", {
+        **NO_IDS, "vocab_size": 53, "num_hidden_layers": 3, "head_dim": 10, "tie_word_embeddings": False,
+        "rms_norm_eps": 1e-3, "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+        "linear_num_key_heads": 3, "linear_num_value_heads": 3, "linear_key_head_dim": 8, "linear_value_head_dim": 6,
+        "rope_parameters": {**default(50.0), "partial_rotary_factor": 0.6}}, "20KB"),
+    "qwen3_5_untied_interval": ("Qwen3_5", {
+        **NO_IDS, "vocab_size": 47, "num_hidden_layers": 2, "head_dim": 24, "tie_word_embeddings": False,
+        "rms_norm_eps": 1e-6, "full_attention_interval": 2, "linear_num_key_heads": 1, "linear_num_value_heads": 2,
+        "linear_key_head_dim": 6, "linear_value_head_dim": 6, "linear_conv_kernel_dim": 5,
+        "rope_parameters": default(1e4)}, "1MB"),
 }
 LENGTHS = (17, 1, 9, 16)
 
@@ -128,16 +143,21 @@ def make(name: str, family: str, settings: dict, largest_file: str, seed: int) -
     """Write one folder: config.json, weights, and reference.npz (tokens, lengths, logits; rows padded on the right;
     with experts also the load-balancing loss over all tokens but padding)."""
     torch.manual_seed(seed)
-    make_config = getattr(transformers, f"{family}TextConfig" if family == "Gemma3" else f"{family}Config")
+    text = f"{family}TextConfig" if family in ("Gemma3", "Qwen3_5") else f"{family}Config"
+    make_config = getattr(transformers, text)
     config = make_config(**{**COMMON, **settings}, attn_implementation="eager")
     model = getattr(transformers, f"{family}ForCausalLM")(config).float().eval()
     if "Moe" in family:
         model.set_experts_implementation("eager")      # torch's grouped products refuse odd sizes
-    middle = 0.0 if family == "Gemma3" else 1.0        # Gemma's norms multiply by 1 + weight
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
+            # Norms of Gemma and Qwen3.5 multiply by 1 + weight, but not those of delta nets.
+            offset = family in ("Gemma3", "Qwen3_5") and "linear_attn" not in parameter_name
+            middle = 0.0 if offset else 1.0
             if "norm" in parameter_name:
                 parameter.uniform_(middle - 0.5, middle + 0.5)
+            elif parameter_name.endswith("A_log"):
+                parameter.uniform_(-4.0, 1.0)
             else:
                 parameter.normal_(0.0, 0.5 if parameter_name.endswith("bias") else 0.3)
     lengths = torch.tensor(LENGTHS)

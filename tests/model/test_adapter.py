@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nft_jax.config import AdapterConfig, MeshConfig
-from nft_jax.config.training import TARGETS
+from nft_jax.config.training import PROJECTIONS, TARGETS
 from nft_jax.model import adapter, decoder
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.logprobs import token_logprobs
@@ -47,8 +47,8 @@ def close(found, expected, rtol=1e-5):
 
 
 def test_targets_are_the_matrices_of_a_layer():
-    assert set(TARGETS["all"]) == {name for name, array in IN_LAYERS.items()
-                                   if array.kind == "matrix" and not name.startswith("expert_")}
+    assert set(PROJECTIONS) == {name for name, array in IN_LAYERS.items()
+                                if array.kind == "matrix" and not name.startswith("expert_")}
     assert AdapterConfig(rank=1, targets=("down", "attention", "key")).projections == (
         "query", "key", "value", "out", "down")
 
@@ -59,6 +59,23 @@ def test_experts_have_no_adapters_and_the_error_says_what_has(tiny_model):
         adapter.adapter_shapes(model, AdapterConfig(rank=2))
     assert set(adapter.adapter_shapes(model, AdapterConfig(rank=2, targets=("attention",)))["layers"]) == set(
         TARGETS["attention"])
+
+
+def test_delta_nets_have_adapters_of_their_own_layers(tiny_model):
+    model = replace(tiny_model, num_layers=3, delta_layers=(0, 2), delta_key_heads=2, delta_value_heads=4,
+                    delta_key_dim=6, delta_value_dim=5, delta_conv=4)
+    found = adapter.adapter_shapes(model, AdapterConfig(rank=2))["layers"]
+    assert set(found) == set(PROJECTIONS)
+    assert found["query"]["lora_b"].shape == (1, 2, 4, 8) and found["delta_out"]["lora_a"].shape == (2, 4, 5, 2)
+    # One matrix in PEFT, and so one A.
+    assert found["delta_query"]["lora_a"].shape == (2, 16, 2) and set(found["delta_key"]) == {"lora_b"}
+    assert set(adapter.projections_of(model, AdapterConfig(rank=2, targets=("attention",)))) == set(
+        TARGETS["attention"])
+    with refused("adapter.targets", ("delta_query",), "delta_key", "delta_value"):
+        adapter.adapter_shapes(model, AdapterConfig(rank=2, targets=("delta_query",)))
+    with refused("adapter.targets", ("delta",), "delta_query", "query, key, value, out, gate, up, down"):
+        adapter.adapter_shapes(tiny_model, AdapterConfig(rank=2, targets=("delta",)))
+    assert "delta_query" not in adapter.adapter_shapes(tiny_model, AdapterConfig(rank=2))["layers"]
 
 
 def test_the_scale_is_alpha_over_the_rank_or_its_root():

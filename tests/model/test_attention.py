@@ -172,5 +172,5 @@ def test_prompts_take_the_kernel_where_they_divide(tpu_devices, prompts, name):
     tokens = jax.ShapeDtypeStruct((prompts, 256), jnp.int32, sharding=sharding(mesh))
     prefill = partial(decoder.prefill, config=MODEL, compute=Compute("bfloat16", attention="splash", mesh=mesh))
     lowered = jax.jit(lambda params, tokens: prefill(
-        decoder.split_layers(params), tokens=tokens, positions=tokens, segment_ids=tokens)).lower(params, tokens)
+        decoder.split_layers(params, MODEL), tokens=tokens, positions=tokens, segment_ids=tokens)).lower(params, tokens)
     assert ("tpu_custom_call" in lowered.as_text()) == (name == "splash")

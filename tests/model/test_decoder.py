@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from model_folders import CASES, FIXTURES
-from nft_jax.model import decoder
+from nft_jax.model import decoder, delta
 from nft_jax.model.adapter import is_wrapped
 from nft_jax.model.attention import attend
 from nft_jax.model.config import FLOAT32, Compute, LinearRope, Llama3Rope, LongRope, ModelConfig, YarnRope
@@ -83,16 +83,17 @@ def test_prefill_and_decode_steps_match_one_forward(case):
     length, prompt, capacity = 16, 7, 20
     tokens = reference["tokens"][[0, 3], :length]
     positions, segment_ids = rows([length, length], length)
-    split = decoder.split_layers(params)
-    keys, values = jax.jit(decoder.prefill, static_argnums=1)(
+    split = decoder.split_layers(params, config)
+    entries, memories = jax.jit(decoder.prefill, static_argnums=1)(
         split, config, tokens[:, :prompt], positions[:, :prompt], segment_ids[:, :prompt])
+    assert (len(entries), len(memories)) == (len(config.attention_layers), len(config.delta_layers))
     empty = np.zeros((2, config.num_kv_heads, capacity - prompt, config.head_dim), np.float32)
-    cache = [decoder.cache_entries(*(np.concatenate([part[i], empty], axis=2) for part in (keys, values)), False)
-             for i in range(config.num_layers)]
+    cache = [decoder.cache_entries(*(np.concatenate([part, empty], axis=2) for part in pair), False)
+             for pair in entries]
     step = jax.jit(partial(decoder.decode, split, config))
     for t in range(prompt, length):
         valid = np.arange(capacity)[None].repeat(2, 0) <= t
-        logits, cache = step(tokens[:, t], positions[:, t], cache, t, valid)
+        logits, cache, memories = step(tokens[:, t], positions[:, t], cache, memories, t, valid)
         np.testing.assert_allclose(logits, expected[:, t], atol=2e-5, rtol=0)
 
 
@@ -101,18 +102,18 @@ def test_decode_ignores_what_is_not_valid_and_where_it_is_written(tiny):
     tokens = np.arange(8, dtype=np.int32)[None] % TINY.vocab_size
     positions, segment_ids = rows([8], 8)
     expected = all_logits(tiny, TINY, tokens, positions, segment_ids)[0, -1]
-    split = decoder.split_layers(tiny)
-    keys, values = jax.jit(decoder.prefill, static_argnums=1)(
+    split = decoder.split_layers(tiny, TINY)
+    entries, _ = jax.jit(decoder.prefill, static_argnums=1)(
         split, TINY, tokens[:, :7], positions[:, :7], segment_ids[:, :7])
     noise = np.random.default_rng(5).normal(0, 1e3, (1, TINY.num_kv_heads, 24, TINY.head_dim)).astype(np.float32)
 
     def in_noise(part):
         return np.concatenate([noise[:, :, :9], part, noise[:, :, 16:]], axis=2)
 
-    cache = [decoder.cache_entries(in_noise(keys[i]), in_noise(values[i]), False) for i in range(TINY.num_layers)]
+    cache = [decoder.cache_entries(*map(in_noise, pair), False) for pair in entries]
     valid = np.zeros((1, 24), bool)
     valid[0, 9:16] = valid[0, 20] = True
-    logits, _ = jax.jit(partial(decoder.decode, split, TINY))(tokens[:, 7], positions[:, 7], cache, 20, valid)
+    logits, *_ = jax.jit(partial(decoder.decode, split, TINY))(tokens[:, 7], positions[:, 7], cache, [], 20, valid)
     np.testing.assert_allclose(logits[0], expected, atol=2e-5, rtol=0)
 
 
@@ -120,15 +121,17 @@ def test_decode_ignores_what_is_not_valid_and_where_it_is_written(tiny):
 PACKED = (((0, 9), (2, 5)), ((3, 7), (0, 7), (1, 1)), ((2, 9), (3, 8)), ((3, 16),))
 
 
-@pytest.mark.parametrize("case", ["olmo3_untied"], indirect=True)
+@pytest.mark.parametrize("case", ["olmo3_untied", "qwen3_5_untied_sharded"], indirect=True)
 def test_decoding_with_int8_weights_is_decoding_with_what_they_stand_for(case):
     config, params, reference = case
     quantised = params | {"layers": quantise_matrices(params["layers"])}
     tokens, start = reference["tokens"][:, 0], np.zeros(4, np.int32)
     cache = [(np.zeros((4, config.num_kv_heads, config.head_dim, 3), np.float32),
-              np.zeros((4, config.num_kv_heads, 3, config.head_dim), np.float32))] * config.num_layers
+              np.zeros((4, config.num_kv_heads, 3, config.head_dim), np.float32))] * len(config.attention_layers)
+    memories = [delta.empty(config, 4, np.float32) for _ in config.delta_layers]
     step = jax.jit(decoder.decode, static_argnums=1)
-    found, expected = (step(decoder.split_layers(weights), config, tokens, start, cache, 0, np.eye(4, 3, dtype=bool))[0]
+    found, expected = (step(decoder.split_layers(weights, config), config, tokens, start, cache, memories, 0,
+                            np.eye(4, 3, dtype=bool))[0]
                        for weights in (quantised, jax.tree.map(dequantise, quantised, is_leaf=is_wrapped)))
     np.testing.assert_allclose(found[:1], expected[:1], atol=1e-4)
     np.testing.assert_allclose(expected[:1], reference["logits"][:1, 0], atol=0.5)
@@ -174,7 +177,7 @@ def test_a_token_sees_what_precedes_it_and_nothing_else(tiny):
 
 
 @pytest.mark.parametrize("case", ["qwen2_tied", "qwen3_tied", "llama_tied", "gemma3_tied_softcap",
-                                  "phi3_tied_longrope", "olmo3_untied"], indirect=True)
+                                  "phi3_tied_longrope", "olmo3_untied", "qwen3_5_tied"], indirect=True)
 def test_bfloat16_is_close_to_float32(case):
     config, params, reference = case
     tokens, lengths = reference["tokens"], reference["lengths"]

@@ -20,10 +20,14 @@ def test_a_model_with_everything_has_every_array(tiny_model):
     shapes = parameter_shapes(everything)
     experts = parameter_shapes(replace(everything, num_experts=6, experts_per_token=2, expert_size=5))
     wide = parameter_shapes(replace(everything, qk_norm=False, qk_norm_all_heads=True))
-    names = [{path[-1].key for path, _ in jax.tree.leaves_with_path(tree)} for tree in (shapes, experts, wide)]
+    delta = parameter_shapes(replace(everything, output_gate=True, num_layers=3, delta_layers=(0, 2), delta_key_heads=2,
+                                     delta_value_heads=4, delta_key_dim=6, delta_value_dim=5, delta_conv=7))
+    names = [{path[-1].key for path, _ in jax.tree.leaves_with_path(tree)} for tree in (shapes, experts, wide, delta)]
     assert set().union(*names) == set(ARRAYS) and names[0] - names[1] == {"gate", "up", "down"}
     assert shapes["layers"]["out"].shape == (2, 4, 8, 16) and shapes["head"].shape == (16, 32)
     assert experts["layers"]["expert_down"].shape == (2, 6, 5, 16)
+    assert {name: delta["layers"][name].shape for name in ("query", "delta_value", "delta_key_convolution", "up")} == {
+        "query": (1, 16, 4, 16), "delta_value": (2, 16, 4, 5), "delta_key_convolution": (2, 2, 6, 7), "up": (3, 16, 32)}
     assert "head" not in parameter_shapes(tiny_model)
 
 
@@ -42,6 +46,17 @@ def test_experts_lie_over_tensor_and_their_router_on_every_device(tiny_model):
     assert placed["expert_down"].spec == jax.P(None, "tensor", None, "fsdp")
     assert placed["router"].is_fully_replicated
     with refused("mesh.tensor", 4, "'expert_down'", 6):
+        parameter_shardings(shapes, make_mesh(MeshConfig(data=2, tensor=4)))
+
+
+def test_heads_of_delta_nets_lie_over_tensor_and_their_small_arrays_on_every_device(tiny_model):
+    shapes = parameter_shapes(replace(tiny_model, delta_layers=(0,), delta_key_heads=2, delta_value_heads=4,
+                                      delta_key_dim=6, delta_value_dim=5, delta_conv=7))
+    placed = parameter_shardings(shapes, make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))["layers"]
+    assert placed["delta_value"].spec == jax.P(None, "fsdp", "tensor", None)
+    assert placed["delta_out"].spec == jax.P(None, "tensor", None, "fsdp")
+    assert placed["delta_value_convolution"].is_fully_replicated and placed["delta_log_decay"].is_fully_replicated
+    with refused("mesh.tensor", 4, "'delta_query", 2):
         parameter_shardings(shapes, make_mesh(MeshConfig(data=2, tensor=4)))
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from experiments.presets import PRESETS
 from nft_jax.config import AdapterConfig, MeshConfig, OptimizerConfig, TermsConfig
+from nft_jax.model.adapter import adapter_shapes, wrap
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.decoder import hidden_states, parameter_shapes, told_parameters
 from nft_jax.model.flops import forward_flops
@@ -327,6 +328,60 @@ def test_what_a_layer_keeps_is_what_autodiff_says(planned, attention, remat, qk_
     plan = make_plan(config, shape, jax.devices("cpu")[:1])
     work = Work(plan, plan.sampler(), attention)
     assert work.kept() == kept / 67 / 640
+
+
+@pytest.fixture(scope="module")
+def delta_model(model):
+    return replace(model, family="qwen3_5_text", num_layers=4, output_gate=True, delta_layers=(0, 2), delta_key_heads=4,
+                   delta_value_heads=8, delta_key_dim=16, delta_value_dim=16, delta_conv=4)
+
+
+@pytest.mark.parametrize(("attention", "remat", "rank"), [
+    ("xla", "none", 0), ("splash", "none", 0), ("splash", "attention", 0), ("xla", "block", 4), ("xla", "none", 4)])
+def test_what_layers_with_delta_nets_keep_is_what_autodiff_says(planned, delta_model, attention, remat, rank):
+    """67 periods of one of them and one with attention; as the test above."""
+    shape = replace(delta_model, num_layers=134, delta_layers=tuple(range(0, 134, 2)), max_positions=1024)
+    tokens, adapter = jax.ShapeDtypeStruct((1, 640), jnp.int32), AdapterConfig(rank=rank)
+
+    def backward(trained, params, tokens):
+        return jax.vjp(lambda trained: hidden_states(wrap(params, trained, adapter) if rank else trained, shape, tokens,
+                                                     tokens, tokens, Compute("bfloat16", remat, attention)), trained)[1]
+
+    params = parameter_shapes(shape)
+    kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(
+        backward, adapter_shapes(shape, adapter) if rank else params, params, tokens))
+        if leaf.shape[:1] == (67,) and 640 in leaf.shape)
+    config = replace(planned(MeshConfig(data=1), 1, 16, remat=remat, compute_dtype="bfloat16"), adapter=adapter)
+    plan = make_plan(config, shape, jax.devices("cpu")[:1])
+    work = Work(plan, plan.sampler(), attention)
+    assert work.kept() + work.kept_around_delta() == pytest.approx(kept / 67 / 640, rel=0.02)
+
+
+def test_memories_of_delta_nets_are_counted_as_the_programs_have_them(planned, delta_model):
+    plan = make_plan(planned(MeshConfig(data=1, fsdp=4, tensor=2), 16, 128, compute_dtype="bfloat16"), delta_model)
+    sampler = plan.sampler()
+    memory, programs = analytic(plan, sampler, "xla"), largest(sampler.programs())
+    weights, state = programs["decode"].arguments[:2]
+    assert memory.weights == sharded_bytes(weights)
+    assert memory.cache == sharded_bytes((state.cache, state.memories))
+    assert memory.entries == sharded_bytes(programs["admit"].arguments[1])
+    plain = replace(delta_model, delta_layers=())
+    assert forward_flops(delta_model, 1, 1000) - forward_flops(delta_model, 1, 0) == 2 * 4 * 128 * 1000
+    assert forward_flops(plain, 1, 1000) - forward_flops(plain, 1, 0) == 4 * 4 * 128 * 1000
+    assert token_cost(delta_model) > token_cost(plain)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mesh", "rows", "remat"), [
+    (MeshConfig(data=1, fsdp=4, tensor=2), 16, "block"), (MeshConfig(data=8), 32, "none")], ids=str)
+def test_the_memory_model_agrees_with_the_compiler_on_delta_nets(planned, delta_model, mesh, rows, remat):
+    plan = make_plan(planned(mesh, rows, 128, remat=remat), delta_model)
+    sampler = plan.sampler()
+    memory, kinds = analytic(plan, sampler, "xla"), largest(programs_of(plan, sampler))
+    names = ("train step", "score", "decode", "prefill", "admit")
+    for name, compiled in zip(names, compile_programs([kinds[name] for name in names], 8), strict=True):
+        count = rows if name in ("train step", "score") else 128
+        assert 1 / FACTOR < memory.temporaries[name].at(count) / compiled.temporaries < FACTOR, name
 
 
 @pytest.mark.slow

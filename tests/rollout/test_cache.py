@@ -11,7 +11,7 @@ from nft_jax.model import decoder
 from nft_jax.model.logprobs import token_logprobs
 from nft_jax.model.quantise import Quantized
 from nft_jax.record.metrics import mismatch_metrics
-from nft_jax.rollout.cache import RING_AXES, admit, attended, buckets_up_to, empty_state, grow_layer
+from nft_jax.rollout.cache import RING_AXES, Prefilled, admit, attended, buckets_up_to, empty_state, grow_layer
 from nft_jax.rollout.engine import Sampler
 from nft_jax.runtime.compilation import largest
 from nft_jax.runtime.mesh import make_mesh
@@ -48,7 +48,7 @@ def test_admitted_entries_survive_growth(tiny_model, quantised, write_index):
                for _ in range(tiny_model.num_layers)]
     entries = [decoder.cache_entries(jnp.asarray(k), jnp.asarray(v), quantised) for k, v in prompts]
     length = np.array([6, 12, 0], np.int32)
-    state = admit(state, entries, np.array([2, 0, 9]), np.array([1, 0, 0]), np.array([3, 4, 5]), length,
+    state = admit(state, Prefilled(entries, []), np.array([2, 0, 9]), np.array([1, 0, 0]), np.array([3, 4, 5]), length,
                   np.zeros(3, np.uint32), np.ones(3, np.int32))
     grown = state._replace(cache=[grow_layer(layer, state.write_index, capacity=24) for layer in state.cache],
                            write_index=jnp.int32(16))

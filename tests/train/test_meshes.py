@@ -37,6 +37,11 @@ OLMO = ModelConfig("olmo3", VOCAB, HIDDEN, FEED, LAYERS, HEADS, KV_HEADS, HEAD, 
                    local_rope_theta=50.0, unrotated_layers=(2,))
 EXPERTS = ModelConfig("qwen3_moe", VOCAB, HIDDEN, FEED, LAYERS, HEADS, KV_HEADS, HEAD, max_positions=64, qk_norm=True,
                       initializer_range=0.1, num_experts=8, experts_per_token=3, expert_size=20, norm_topk_prob=True)
+# Two periods of two layers with delta nets and one with attention, and heads that `tensor` divides.
+DELTA = ModelConfig("qwen3_5_text", VOCAB, HIDDEN, FEED, 6, HEADS, KV_HEADS, HEAD, max_positions=64, qk_norm=True,
+                    initializer_range=0.1, norm_offset=1.0, output_gate=True, partial_rotary_factor=0.5,
+                    delta_layers=(0, 1, 3, 4), delta_key_heads=4, delta_value_heads=8, delta_key_dim=6,
+                    delta_value_dim=10, delta_conv=4)
 MICRO, ROWS, LENGTH = 2, 8, 40
 ONE = (1, 1, 1, 1)
 MESHES = [(8, 1, 1, 1), (1, 8, 1, 1), (1, 2, 4, 1), (2, 2, 2, 1), (1, 2, 2, 2)]
@@ -117,6 +122,12 @@ def test_local_layers_soft_cap_and_a_head_of_its_own_on_meshes(sizes):
 @pytest.mark.slow
 def test_norms_over_all_heads_and_layers_of_several_kinds_on_a_mesh():
     assert_same_step(built((1, 2, 2, 2), OLMO).result, built(ONE, OLMO).result)
+
+
+@pytest.mark.slow
+def test_a_step_with_delta_nets_does_not_depend_on_the_mesh():
+    """With the tokens of a row on two devices, every block computed again in the backward pass."""
+    assert_same_step(built((1, 2, 2, 2), DELTA, "block").result, built(ONE, DELTA).result)
 
 
 @pytest.mark.parametrize("sizes", [pytest.param((2, 2, 2, 1), marks=pytest.mark.slow), (1, 2, 2, 2)])

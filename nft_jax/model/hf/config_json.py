@@ -13,7 +13,7 @@ from typing import Any
 from nft_jax.model.config import LinearRope, Llama3Rope, LongRope, RopeScaling, YarnRope
 from nft_jax.types import InputError
 
-FULL, SLIDING = "full_attention", "sliding_attention"
+FULL, SLIDING, LINEAR = "full_attention", "sliding_attention", "linear_attention"
 SWITCHED = ("last", "unrotated", "if_used")        # rules of families whose windows use_sliding_window turns on
 MOST_LAYERS = 10_000      # more is a damaged file: the work that follows grows with the layers
 LARGEST = 2.0**127        # float32, in which all is computed, has no room for twice as much
@@ -134,17 +134,39 @@ def unrotated_layers(raw: Mapping) -> tuple[int, ...]:
     return tuple(layer for layer in range(count) if not rotated[layer])
 
 
-def partial_rotary_factor(raw: Mapping, implemented: bool) -> float:
-    """implemented: whether the family's code in transformers reads it."""
+def delta_layers(raw: Mapping) -> tuple[int, ...]:
+    """The layers with a delta net: those that layer_types names, or all but every full_attention_interval-th."""
+    count, kinds = integer(raw, "num_hidden_layers"), raw.get("layer_types")
+    expect(count <= MOST_LAYERS, "num_hidden_layers", count, f"at most {MOST_LAYERS:,} layers are read.")
+    if kinds is None:
+        every = integer({"full_attention_interval": 4, **raw}, "full_attention_interval")
+        kinds = [FULL if (layer + 1) % every == 0 else LINEAR for layer in range(count)]
+    expect(isinstance(kinds, list) and len(kinds) == count and set(kinds) <= {FULL, LINEAR}, "layer_types", kinds,
+           f"it must say {FULL!r} or {LINEAR!r} for each of the {count} layers; no other kind is implemented.")
+    expect(FULL in kinds, "layer_types", kinds, f"at least one layer must be {FULL!r}.")
+    return tuple(layer for layer, kind in enumerate(kinds) if kind == LINEAR)
+
+
+def without_grids(raw: Mapping) -> dict:
+    """config.json without the settings by which rotary positions of images have three numbers. Those of text are one
+    number, three times."""
+    rope = raw.get("rope_parameters")
+    kept = {name: value for name, value in rope.items() if name not in ("mrope_section", "mrope_interleaved")} \
+        if isinstance(rope, Mapping) else rope
+    return {**raw, "rope_parameters": kept}
+
+
+def partial_rotary_factor(raw: Mapping, otherwise: float) -> float:
+    """otherwise: where there is none; 0: the family's code in transformers does not read it."""
     found = {}
     for place in ("", "rope_parameters", "rope_scaling"):
         values, prefix = raw.get(place) if place else raw, place + "." if place else ""
         if isinstance(values, Mapping) and values.get("partial_rotary_factor") is not None:
             found[f"{prefix}partial_rotary_factor"] = number(values, "partial_rotary_factor", prefix)
     expect(len(set(found.values())) <= 1, "partial_rotary_factor", found, "these must agree.")
-    name, factor = next(iter(found.items()), ("", 1.0))
-    expect(factor == 1 or (implemented and factor < 1), name, factor,
-           "more than 1 is not possible." if implemented else "only 1 is implemented for this family.")
+    name, factor = next(iter(found.items()), ("", otherwise or 1.0))
+    expect(factor == 1 or (otherwise > 0 and factor < 1), name, factor,
+           "more than 1 is not possible." if otherwise else "only 1 is implemented for this family.")
     return factor
 
 

@@ -4,7 +4,8 @@ To add a family:
 
 1. Open modeling_NAME.py of transformers beside `nft_jax.model.decoder`. Each part that the decoder
    lacks becomes a field of `ModelConfig` that is off by default. Each array it lacks becomes a row
-   of `nft_jax.model.parameters.ARRAYS`. Gemma 3 brought `norms_after` and two arrays this way.
+   of `nft_jax.model.parameters.ARRAYS`. Gemma 3 brought `norms_after` and two arrays this way. Qwen3.5
+   brought layers of another kind: a file (`nft_jax.model.delta`) and arrays with a `mixer`.
 2. Compare the tensor names with `NAMES`. Where they differ, give the family a table of its own, as Phi-3 has.
 3. Go through configuration_NAME.py field by field and write one `Family` into `FAMILIES`. Llama's says it all:
 
@@ -33,9 +34,11 @@ import numpy as np
 from nft_jax.model.config import LongRope, ModelConfig
 from nft_jax.model.hf.config_json import (
     FULL,
+    LINEAR,
     SLIDING,
     SWITCHED,
     boolean,
+    delta_layers,
     expect,
     integer,
     local_layers,
@@ -44,6 +47,7 @@ from nft_jax.model.hf.config_json import (
     rope_to_json,
     ropes,
     unrotated_layers,
+    without_grids,
 )
 from nft_jax.model.parameters import ARRAYS, sizes_of
 from nft_jax.types import InputError
@@ -57,9 +61,10 @@ class Tensor:
     in this tensor one after the other, in the order of the table (Phi-3).
 
     layout: the tensor's axes, in the letters of `nft_jax.model.parameters`; letters side by side form one merged
-        axis. `nn.Linear` stores our query [D, H, E] as [out, in], which is "HE D".
+        axis. `nn.Linear` stores our query [D, H, E] as [out, in], which is "HE D". "1" is an axis of size 1 that our
+        array lacks (of convolutions).
 
-    Our arrays stack the tensors of all layers, and of all experts, on leading axes."""
+    Our arrays stack the tensors of all layers that have them, and of all experts, on leading axes."""
     array: str                         # key of `nft_jax.model.parameters.ARRAYS`
     name: str                          # {} stands for the number of the layer, {expert} for the number of the expert
     layout: str
@@ -79,19 +84,30 @@ class Tensor:
 
     def stacked(self, config: ModelConfig) -> tuple[int, ...]:
         """Sizes of the axes on which our array stacks tensors: of the layers, and of the experts."""
-        return (config.num_layers,) * self.layered + (config.num_experts,) * ("{expert}" in self.name)
+        layers = (len(self.layers(config)),) if self.layered else ()
+        return layers + (config.num_experts,) * ("{expert}" in self.name)
 
-    def named(self, *place: int) -> str:
+    def layers(self, config: ModelConfig) -> tuple[int, ...]:
+        """The numbers of the layers that have it, in the order in which our array stacks them."""
+        return ARRAYS[self.array].layers(config)
+
+    def named(self, config: ModelConfig, *place: int) -> str:
         """The name of the tensor at this place of the stacked axes."""
-        return self.name.format(*place[:1], expert=place[1:] and place[1])
+        layer = [self.layers(config)[index] for index in place[:1]]
+        return self.name.format(*layer, expert=place[1:] and place[1])
+
+    def names(self, config: ModelConfig) -> list[str]:
+        """Of the tensors at all places of the stacked axes."""
+        return [self.named(config, *place) for place in np.ndindex(self.stacked(config))]
 
     def shapes(self, config: ModelConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """(our shape, shape in Hugging Face's layout) of one tensor, or of the array's rows in it."""
-        return sizes_of(self.ours, config), tuple(math.prod(sizes_of(axes, config)) for axes in self.layout.split())
+        return sizes_of(self.ours, config), tuple(math.prod(sizes_of(axes.replace("1", ""), config))
+                                                  for axes in self.layout.split())
 
     def to_hf(self, array: np.ndarray, config: ModelConfig) -> np.ndarray:
         """Our array, at one place of the stacked axes, in the Hugging Face layout."""
-        order = self.layout.replace(" ", "")
+        order = self.layout.replace(" ", "").replace("1", "")
         moved = array.transpose([self.ours.index(axis) for axis in order])
         # The safetensors writer ignores strides, so the result must be contiguous.
         return np.ascontiguousarray(moved.reshape(self.shapes(config)[1]))
@@ -102,7 +118,7 @@ LAYER = "model.layers.{}."
 NAMES = (
     Tensor("embed", "model.embed_tokens.weight", "V D"),
     Tensor("attention_norm", LAYER + "input_layernorm.weight", "D"),
-    Tensor("query", LAYER + "self_attn.q_proj.weight", "HE D"),
+    Tensor("query", LAYER + "self_attn.q_proj.weight", "HQ D"),
     Tensor("key", LAYER + "self_attn.k_proj.weight", "KE D"),
     Tensor("value", LAYER + "self_attn.v_proj.weight", "KE D"),
     Tensor("out", LAYER + "self_attn.o_proj.weight", "D HE"),
@@ -123,6 +139,21 @@ NAMES = (
     Tensor("key_norm", LAYER + "self_attn.k_norm.weight", "E"),
     Tensor("query_heads_norm", LAYER + "self_attn.q_norm.weight", "HE"),
     Tensor("key_heads_norm", LAYER + "self_attn.k_norm.weight", "KE"),
+)
+# A delta net has the rows of its queries, keys and values in one tensor, and in one convolution.
+DELTA_NAMES = (
+    *NAMES,
+    *(Tensor(f"delta_{part}", LAYER + "linear_attn.in_proj_qkv.weight", f"{rows} D")
+      for part, rows in (("query", "NI"), ("key", "NI"), ("value", "UO"))),
+    *(Tensor(f"delta_{part}_convolution", LAYER + "linear_attn.conv1d.weight", f"{rows} 1 W")
+      for part, rows in (("query", "NI"), ("key", "NI"), ("value", "UO"))),
+    Tensor("delta_gate", LAYER + "linear_attn.in_proj_z.weight", "UO D"),
+    Tensor("delta_write", LAYER + "linear_attn.in_proj_b.weight", "U D"),
+    Tensor("delta_forget", LAYER + "linear_attn.in_proj_a.weight", "U D"),
+    Tensor("delta_log_decay", LAYER + "linear_attn.A_log", "U"),
+    Tensor("delta_forget_bias", LAYER + "linear_attn.dt_bias", "U"),
+    Tensor("delta_norm", LAYER + "linear_attn.norm.weight", "O"),
+    Tensor("delta_out", LAYER + "linear_attn.out_proj.weight", "D UO"),
 )
 # Phi-3 has the rows of several arrays in one tensor.
 PHI3_NAMES = tuple(
@@ -153,7 +184,9 @@ class Family:
     windows: Literal["", "last", "unrotated", "pattern", "if_set", "if_used"] = ""      # see `config_json.local_layers`
     ropes: tuple[str, ...] = ("default", "linear", "llama3", "yarn")         # rope_types
     rope_kind: Literal["rope_type", "type"] = "rope_type"          # its name in rope_scaling of transformers 4
-    partial_rotary: bool = False       # partial_rotary_factor is read
+    partial_rotary: float = 0.0        # partial_rotary_factor where config.json has none; 0: the family has none
+    delta: bool = False                # some layers have a delta net: see `config_json.delta_layers`
+    grids: bool = False                # rotary settings of images (mrope) may be there; text does not need them
     all_kv_heads: bool = False         # an absent num_key_value_heads means num_attention_heads
     unrotated: bool = False            # some layers have no rotary positions: see `config_json.unrotated_layers`
     ignored: tuple[str, ...] = ()      # fields that its code in transformers does not read, though others do
@@ -179,6 +212,19 @@ FAMILIES = {family.model_type: family for family in (
                      "moe_intermediate_size": "expert_size"},
            booleans={"norm_topk_prob": "norm_topk_prob"}, spellings={"num_local_experts": "num_experts"},
            windows="if_used", ignored=("max_window_layers",)),
+    Family("qwen3_5_text", "Qwen3_5ForCausalLM", tensors=DELTA_NAMES,
+           traits={"qk_norm": True, "output_gate": True, "norm_offset": 1.0},
+           only={**LLAMA_ONLY, "attn_output_gate": True, "mlp_only_layers": []},
+           integers={"linear_num_key_heads": "delta_key_heads", "linear_num_value_heads": "delta_value_heads",
+                     "linear_key_head_dim": "delta_key_dim", "linear_value_head_dim": "delta_value_dim",
+                     "linear_conv_kernel_dim": "delta_conv"},
+           defaults={"vocab_size": 248_320, "hidden_size": 4096, "intermediate_size": 12_288, "num_hidden_layers": 32,
+                     "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 256,
+                     "max_position_embeddings": 32_768, "rms_norm_eps": 1e-6, "linear_conv_kernel_dim": 4,
+                     "linear_key_head_dim": 128, "linear_value_head_dim": 128, "linear_num_key_heads": 16,
+                     "linear_num_value_heads": 32},
+           ignored=("mtp_num_hidden_layers", "mtp_use_dedicated_embeddings", "mamba_ssm_dtype"),
+           ropes=("default",), partial_rotary=0.25, delta=True, grids=True, rope_theta=10_000.0),
     Family("llama", "LlamaForCausalLM", traits={}, only={**LLAMA_ONLY, "mlp_bias": False, "pretraining_tp": 1},
            defaults={"rms_norm_eps": 1e-6}, rope_theta=10_000.0, all_kv_heads=True),
     Family("mistral", "MistralForCausalLM", traits={}, only=LLAMA_ONLY,
@@ -189,7 +235,7 @@ FAMILIES = {family.model_type: family for family in (
     Family("phi3", "Phi3ForCausalLM", tensors=PHI3_NAMES, traits={"fused_projections": True},
            only={**LLAMA_ONLY, "mlp_bias": False, "lm_head_bias": False, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
            defaults={"rms_norm_eps": 1e-5, "original_max_position_embeddings": 4096},
-           windows="if_set", ropes=("default", "longrope"), rope_kind="type", partial_rotary=True, all_kv_heads=True,
+           windows="if_set", ropes=("default", "longrope"), rope_kind="type", partial_rotary=1.0, all_kv_heads=True,
            ignored=("auto_map", "full_attn_mod", "interpolate_factor"), rope_theta=10_000.0),
     Family("gemma3_text", "Gemma3ForCausalLM", tensors=NORMS_AFTER_NAMES,
            traits={"qk_norm": True, "norms_after": True, "norm_offset": 1.0, "activation": "gelu_tanh",
@@ -251,7 +297,8 @@ WITHOUT_EFFECT = frozenset("""
     _sliding_window_pattern output_router_logits router_aux_loss_coef
 """.split())   # noqa: SIM905
 # Checkpoints with an image encoder, and the model_type of the text model inside, where that is a family here.
-WITH_IMAGES = {"Gemma3ForConditionalGeneration": "gemma3_text", "Mistral3ForConditionalGeneration": "mistral"}
+WITH_IMAGES = {"Gemma3ForConditionalGeneration": "gemma3_text", "Mistral3ForConditionalGeneration": "mistral",
+               "Qwen3_5ForConditionalGeneration": "qwen3_5_text"}
 
 
 def config_from_hf(raw: dict) -> ModelConfig:
@@ -270,18 +317,22 @@ def config_from_hf(raw: dict) -> ModelConfig:
         raw["head_dim"] = hidden // heads
     if raw.get("num_key_value_heads") is None and family.all_kv_heads:
         raw["num_key_value_heads"] = raw.get("num_attention_heads")
-    window, local = local_layers(raw, family.windows)
-    rope = ropes(raw, family.ropes, family.rope_theta, family.local_rope, family.local_rope_theta)
+    delta = delta_layers(raw) if family.delta else ()
+    window, local = local_layers(raw if not family.delta else {**raw, "layer_types": None}, family.windows)
+    rope = ropes(raw if not family.grids else without_grids(raw), family.ropes, family.rope_theta, family.local_rope,
+                 family.local_rope_theta)
     config = ModelConfig(
         family=family.model_type, **{ours: integer(raw, name) for name, ours in (INTEGERS | family.integers).items()},
         **{ours: number(raw, name) for name, ours in NUMBERS.items()},
         **{ours: number(raw, name) for name, ours in family.numbers.items() if raw.get(name) is not None},
         **{ours: boolean(raw, name) for name, ours in family.booleans.items()},
         tie_embeddings=boolean(raw, "tie_word_embeddings"), window=window, local_layers=local,
-        unrotated_layers=unrotated_layers(raw) if family.unrotated else (),
+        unrotated_layers=unrotated_layers(raw) if family.unrotated else (), delta_layers=delta,
         partial_rotary_factor=partial_rotary_factor(raw, family.partial_rotary), **rope, **family.traits)
     expect(config.num_heads % config.num_kv_heads == 0, "num_attention_heads", config.num_heads,
            f"it must be a multiple of {config.num_kv_heads} kv heads.")
+    expect(not delta or config.delta_value_heads % config.delta_key_heads == 0, "linear_num_value_heads",
+           config.delta_value_heads, f"it must be a multiple of {config.delta_key_heads} key heads.")
     expect(config.experts_per_token <= config.num_experts, "num_experts_per_tok", config.experts_per_token,
            f"it must be at most num_experts, {config.num_experts}.")
     expect(config.rotary_dim % 2 == 0 and config.rotary_dim > 0, "head_dim", config.head_dim,
@@ -320,6 +371,8 @@ def config_to_hf(config: ModelConfig) -> dict:
         raw["layer_types"] = [SLIDING if kind.local else FULL for kind in config.kinds]
     if family.windows in SWITCHED:
         raw["use_sliding_window"] = bool(config.local_layers)
+    if family.delta:
+        raw["layer_types"] = [LINEAR if kind.delta else FULL for kind in config.kinds]
     if family.partial_rotary:
         raw["partial_rotary_factor"] = config.partial_rotary_factor
     if isinstance(config.rope_scaling, LongRope):
@@ -381,6 +434,8 @@ def _refuse_other_features(raw: dict, family: Family) -> None:
         read |= {ORIGINAL}
     if family.unrotated:
         read |= {"no_rope_layers", "no_rope_layer_interval"}
+    if family.delta:
+        read |= {"full_attention_interval"}
     if family.local_rope:
         read |= {family.local_rope}
     for name in sorted(raw.keys() - read - WITHOUT_EFFECT):

@@ -205,9 +205,8 @@ def load_params(folder: str | os.PathLike, config: ModelConfig | None = None, dt
     dtype_of = flatten_dict(dtype, sep="/") if isinstance(dtype, dict) else {}
     params = {}
     for tensor in tensors_of(config):
-        names = (tensor.named(*place) for place in np.ndindex(tensor.stacked(config)))
         kind = dtype_of[tensor.path] if dtype_of else dtype or np.dtype(
-            reduce(jnp.promote_types, (stored[name].dtype for name in names)))
+            reduce(jnp.promote_types, (stored[name].dtype for name in tensor.names(config))))
         load = _load_stacked if tensor.layered else _load_single
         params[tensor.path] = store(tensor.path, load(
             stored, tensor, config, kind, sharding_of[tensor.path] if sharding_of else None))
@@ -251,8 +250,10 @@ def hf_order(config: ModelConfig) -> Iterator[tuple[str, tuple[Tensor, ...], tup
     joined = joined_tensors(config)
     yield from ((t[0].name, t, ()) for t in joined if not t[0].layered)
     for layer in range(config.num_layers):
-        yield from ((t[0].named(layer, *rest), t, (layer, *rest)) for t in joined if t[0].layered
-                    for rest in np.ndindex(t[0].stacked(config)[1:]))
+        here = [t for t in joined if t[0].layered and layer in t[0].layers(config)]
+        yield from ((t[0].named(config, *place), t, place) for t in here
+                    for rest in np.ndindex(t[0].stacked(config)[1:])
+                    for place in [(t[0].layers(config).index(layer), *rest)])
 
 
 def _load_single(stored: dict[str, Stored], tensor: Tensor, config: ModelConfig, dtype: np.dtype,
@@ -270,7 +271,7 @@ def _load_stacked(stored: dict[str, Stored], tensor: Tensor, config: ModelConfig
         def part(index):
             stacked, inner = index[:-len(one)], index[-len(one):]
             chosen = [places[cut] for places, cut in zip((layers, *map(range, experts)), stacked, strict=True)]
-            names = [tensor.named(*place) for place in itertools.product(*chosen)]
+            names = [tensor.named(config, *place) for place in itertools.product(*chosen)]
             read = np.stack([_read_part(stored[name].file, name, tensor, config, dtype, inner) for name in names])
             return read.reshape(*map(len, chosen), *read.shape[1:])
         return placed((len(layers), *shape), sharding, part)
@@ -308,10 +309,11 @@ def _read_part(file: Path, name: str, tensor: Tensor, config: ModelConfig, dtype
     size = dict(zip(tensor.ours, tensor.shapes(config)[0], strict=True))
     wanted = {axis: range(size[axis])[cut] for axis, cut in zip(tensor.ours, index, strict=True)}
     merged = tensor.layout.split()
-    order = "".join(merged)
+    order = "".join(merged).replace("1", "")
     part = np.empty([len(wanted[axis]) for axis in tensor.ours], dtype)
     target = part.transpose([tensor.ours.index(axis) for axis in order])
     widths = [math.prod(size[axis] for axis in axes[1:]) for axes in merged]
+    wanted["1"] = range(1)
     others = next(joined for joined in joined_tensors(config) if tensor in joined)
     first_row = sum(other.shapes(config)[1][0] for other in others[:others.index(tensor)])
     columns = tuple(slice(wanted[axes[0]].start * width, wanted[axes[0]].stop * width)

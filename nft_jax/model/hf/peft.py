@@ -25,8 +25,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from nft_jax.config import AdapterConfig
-from nft_jax.config.training import TARGETS
-from nft_jax.model.adapter import Adapter, adapter_shapes
+from nft_jax.config.training import PROJECTIONS
+from nft_jax.model.adapter import Adapter, adapter_shapes, projections_of
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.hf.families import tensors_of
 from nft_jax.model.hf.load import (
@@ -123,9 +123,9 @@ def adapter_config(settings: dict[str, Any], model: ModelConfig, folder: str | o
     for tensor in tensors_of(model):
         if ARRAYS[tensor.array].kind != "matrix":
             continue
-        modules = [tensor.named(*place).removesuffix(".weight") for place in np.ndindex(tensor.stacked(model))]
+        modules = [name.removesuffix(".weight") for name in tensor.names(model)]
         hits = [one for one in modules if _targeted(settings, one, tensor.layered, folder)]
-        if hits and tensor.array not in TARGETS["all"]:
+        if hits and tensor.array not in PROJECTIONS:
             raise _refusal(folder, "target_modules", asked,
                            f"it names {hits[0]}, and only the projections of the layers are implemented.")
         if hits and hits != modules:
@@ -136,14 +136,17 @@ def adapter_config(settings: dict[str, Any], model: ModelConfig, folder: str | o
     if not found:
         raise _refusal(folder, "target_modules", asked, f"it names nothing of a {model.family} model, which has "
                        f"{', '.join(_modules(model).values())}.")
+    # With delta nets "all" means more than its list of names, so an adapter of everything is read as "all".
+    everything = model.delta_layers and set(found) == set(PROJECTIONS)
+    targets = ("all",) if everything else tuple(name for name in PROJECTIONS if name in found)
     return AdapterConfig(rank=settings["r"], alpha=settings["lora_alpha"], rslora=settings.get("use_rslora", False),
-                         targets=tuple(name for name in TARGETS["all"] if name in found))
+                         targets=targets)
 
 
 def _modules(model: ModelConfig) -> dict[str, str]:
     """Projection -> the last part of its module's name, such as q_proj."""
     return {tensor.array: tensor.name.removesuffix(".weight").rpartition(".")[2] for tensor in tensors_of(model)
-            if tensor.array in TARGETS["all"]}
+            if tensor.array in PROJECTIONS}
 
 
 def _targeted(settings: dict[str, Any], module: str, layered: bool, folder: str | os.PathLike) -> bool:
@@ -296,7 +299,7 @@ def _settings(model: ModelConfig, adapter: Adapter) -> dict[str, Any]:
         "r": config.rank, "lora_alpha": int(config.alpha) if config.alpha == int(config.alpha) else config.alpha,
         "use_rslora": config.rslora,
         # A fused matrix is one module.
-        "target_modules": list(dict.fromkeys(modules[name] for name in config.projections)),
+        "target_modules": list(dict.fromkeys(modules[name] for name in projections_of(model, config))),
         "lora_dropout": 0.0, "bias": "none", "fan_in_fan_out": False, "init_lora_weights": True,
         "inference_mode": True, "modules_to_save": None, "layers_to_transform": None, "rank_pattern": {},
         "alpha_pattern": {}, "use_dora": False,

@@ -37,6 +37,20 @@ def _qwen3_moe(hidden, layers, heads, expert, *, intermediate, positions=40_960)
         "use_sliding_window": False, "max_window_layers": layers})
 
 
+# https://huggingface.co/Qwen. The text part: the checkpoints also have an image encoder and a head for two tokens.
+def _qwen3_5(hidden, intermediate, layers, heads, kv_heads, value_heads, *, tied) -> ModelConfig:
+    return config_from_hf({
+        "model_type": "qwen3_5_text", "vocab_size": 248_320, "hidden_size": hidden, "intermediate_size": intermediate,
+        "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": 256,
+        "max_position_embeddings": 262_144, "rms_norm_eps": 1e-6, "tie_word_embeddings": tied, "hidden_act": "silu",
+        "attn_output_gate": True, "full_attention_interval": 4, "linear_conv_kernel_dim": 4,
+        "linear_key_head_dim": 128, "linear_value_head_dim": 128, "linear_num_key_heads": 16,
+        "linear_num_value_heads": value_heads, "mamba_ssm_dtype": "float32", "mlp_only_layers": [],
+        "mtp_num_hidden_layers": 1, "mtp_use_dedicated_embeddings": False, "rope_parameters": {
+            "mrope_interleaved": True, "mrope_section": [11, 11, 10], "rope_type": "default", "rope_theta": 1e7,
+            "partial_rotary_factor": 0.25}})
+
+
 # https://huggingface.co/allenai. Olmo 3 extends 8,192 tokens to 65,536 in its full layers.
 def _olmo2(hidden, intermediate, layers, heads, kv_heads=None) -> ModelConfig:
     return config_from_hf({
@@ -70,6 +84,11 @@ PUBLISHED: dict[str, ModelConfig] = {
     "Qwen/Qwen3-30B-A3B": _qwen3_moe(2048, 48, 32, 768, intermediate=6144),
     "Qwen/Qwen3-30B-A3B-Base": _qwen3_moe(2048, 48, 32, 768, intermediate=6144, positions=32_768),
     "Qwen/Qwen3-235B-A22B": _qwen3_moe(4096, 94, 64, 1536, intermediate=12_288),
+    "Qwen/Qwen3.5-0.8B": _qwen3_5(1024, 3584, 24, 8, 2, 16, tied=True),
+    "Qwen/Qwen3.5-2B": _qwen3_5(2048, 6144, 24, 8, 2, 16, tied=True),
+    "Qwen/Qwen3.5-4B": _qwen3_5(2560, 9216, 32, 16, 4, 32, tied=True),
+    "Qwen/Qwen3.5-9B": _qwen3_5(4096, 12_288, 32, 16, 4, 32, tied=False),
+    "Qwen/Qwen3.5-27B": _qwen3_5(5120, 17_408, 64, 24, 4, 48, tied=False),
     "mistralai/Mistral-7B-Instruct-v0.3": _mistral(4096, 14_336, 32, vocab=32_768, positions=32_768, theta=1e6),
     "mistralai/Mistral-Nemo-Instruct-2407": _mistral(5120, 14_336, 40, vocab=131_072, positions=131_072, theta=1e6),
     "mistralai/Mistral-Small-24B-Instruct-2501": _mistral(5120, 32_768, 40, vocab=131_072, positions=32_768, theta=1e8),

@@ -71,7 +71,8 @@ def test_logits_match_peft(name):
         assert np.abs(base["logits"] - reference["logits"])[0].max() > 0.1
 
 
-@pytest.mark.parametrize("name", ["gemma3_tied_softcap", "llama_untied_linear", "phi3_tied_longrope"])
+@pytest.mark.parametrize("name", ["gemma3_tied_softcap", "llama_untied_linear", "phi3_tied_longrope",
+                                  "qwen3_5_untied_sharded"])
 def test_updates_match_torch_on_a_model_of_peft(name, tmp_path):
     """NFT's loss on fixed answers, packed into rows, by the compiled step."""
     weights, params, reference = load_case(name)

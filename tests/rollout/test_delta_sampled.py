@@ -1,0 +1,103 @@
+"""The sampler of a model with delta nets: their memories follow the samples through every change of the schedule."""
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nft_jax.config import DecodingConfig, MeshConfig
+from nft_jax.model import decoder
+from nft_jax.model.logprobs import token_logprobs
+from nft_jax.rollout.cache import empty_state
+from nft_jax.rollout.engine import Sampler
+from nft_jax.rollout.slots import entry_bytes
+from nft_jax.runtime.mesh import make_mesh, sharded_bytes
+from nft_jax.types import Prompt
+
+LONGEST, SAMPLES, PROMPTS = 24, 3, (1, 13, 2, 9, 5, 1, 11)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model):
+    """A layer with a delta net, and one with attention."""
+    return replace(tiny_model, family="qwen3_5_text", output_gate=True, norm_offset=1.0,
+                   partial_rotary_factor=0.5, delta_layers=(0,), delta_key_heads=2, delta_value_heads=4,
+                   delta_key_dim=6, delta_value_dim=5, delta_conv=4)
+
+
+@pytest.fixture(scope="module")
+def params(model):
+    return decoder.init(model, jax.random.key(1))
+
+
+@pytest.fixture(scope="module")
+def make(model, number_tokenizer):
+    def make(slots, mesh=None, block_size=4, buckets=None, **more):
+        mesh = mesh or make_mesh(MeshConfig(), jax.devices()[:1])
+        return Sampler(model, number_tokenizer, (3,), DecodingConfig(max_new_tokens=LONGEST, slots=slots,
+                       block_size=block_size, **more), mesh=mesh, max_prompt_tokens=13, buckets=buckets)
+    return make
+
+
+def answers(sampler, params):
+    rng = np.random.default_rng(0)
+    prompts = [Prompt(i, "", "", "", rng.integers(4, 32, n).astype(np.int32)) for i, n in enumerate(PROMPTS)]
+    # Short and long answers in turn, so that slots are freed and taken again at different steps.
+    limits = rng.integers(1, LONGEST + 1, (len(prompts), SAMPLES))
+    groups = dict(sampler.sample(sampler.cast(params), prompts, SAMPLES, jax.random.key(5), 2, limits=limits))
+    return [rollout for i in range(len(prompts)) for rollout in groups[i]]
+
+
+@pytest.fixture(scope="module")
+def reference(make, params):
+    """Every sample has a slot of its own from the beginning, and the ring never grows."""
+    return answers(make(len(PROMPTS) * SAMPLES, buckets=(40,)), params)
+
+
+def trainers(model, params, found):
+    """Log-probs of whole answers by the trainer's graph."""
+    tokens, segments = np.zeros((2, len(found), 13 + LONGEST), np.int32)
+    for row, answer in enumerate(found):
+        whole = np.concatenate([answer.prompt.tokens, answer.tokens])
+        tokens[row, :len(whole)], segments[row, :len(whole)] = whole, 1
+    positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
+    expected, _ = jax.jit(lambda *arrays: token_logprobs(params, model, *arrays))(
+        *map(jnp.asarray, (tokens, positions, segments)))
+    return [np.asarray(expected)[row, len(answer.prompt.tokens):len(answer.prompt.tokens) + len(answer.tokens)]
+            for row, answer in enumerate(found)]
+
+
+def test_logprobs_are_those_of_the_trainer(model, params, reference):
+    for answer, expected in zip(reference, trainers(model, params, reference), strict=True):
+        np.testing.assert_allclose(answer.logprobs, expected, atol=3e-5)
+
+
+@pytest.mark.parametrize(("slots", "block_size", "buckets", "mesh"), [
+    (16, 3, (16, 24, 40), None),         # slots are taken again, the ring grows, the last answers move to fewer slots
+    (8, 4, (40,), MeshConfig(data=1, fsdp=2, tensor=2))])
+def test_samples_do_not_depend_on_the_schedule(make, params, reference, slots, block_size, buckets, mesh):
+    sampler = make(slots, mesh and make_mesh(mesh, jax.devices()[:mesh.fsdp * mesh.tensor]), block_size, buckets)
+    moved, keep = [], sampler._keep
+    sampler._keep = lambda state, rows: moved.append(rows) or keep(state, rows)
+    for found, expected in zip(answers(sampler, params), reference, strict=True):
+        np.testing.assert_array_equal(found.tokens, expected.tokens)
+        np.testing.assert_allclose(found.logprobs, expected.logprobs, atol=1e-5)
+    assert [rows.shape for rows in moved] == [(8,)] * (slots == 16)
+
+
+def test_int8_rings_and_weights_are_close_to_the_trainer(make, model, params):
+    found = answers(make(8, buckets=(40,), kv_dtype="int8", weight_dtype="int8"), params)
+    gaps = np.concatenate([np.abs(answer.logprobs - expected) for answer, expected in
+                           zip(found, trainers(model, params, found), strict=True)])
+    assert 1e-4 < gaps.mean() < 0.1
+
+
+def test_memory_is_counted_and_does_not_grow_with_the_answer(model):
+    one = make_mesh(MeshConfig(), jax.devices()[:1])
+    state = jax.eval_shape(lambda: empty_state(model, 3, 40, jnp.float32))
+    assert entry_bytes(model, one, 3, 40, "float32") == sharded_bytes((state.cache, state.memories))
+    attention = 2 * 3 * model.num_kv_heads * model.head_dim * 4
+    assert entry_bytes(model, one, 3, 80, "float32") - entry_bytes(model, one, 3, 40, "float32") == 40 * attention
+    split = make_mesh(MeshConfig(data=1, fsdp=2, tensor=2), jax.devices()[:4])
+    assert entry_bytes(model, split, 4, 40, "float32") == entry_bytes(model, one, 4, 40, "float32") / 4
