@@ -188,7 +188,7 @@ def reached(measured: pd.DataFrame, accuracy: float) -> float:
 
 def tokens_text(count: float) -> str:
     """A number of generated tokens: 4,608, or 0.43 M."""
-    return f"{count / 1e6:.2f} M" if count >= 1e4 else f"{count:,.0f}"
+    return f"{count / 1e6:.2f} M" if count >= 1e5 else f"{count:,.0f}"
 
 
 def accuracy_table(measures: Measures, first: str = "arm", marked: bool = False) -> str:
@@ -212,7 +212,7 @@ def accuracy_table(measures: Measures, first: str = "arm", marked: bool = False)
                 shares[name] = "~" * measures.interpolated(name, arm) + shares[name]
             shares["best"] += f" ({steps_text(numbers['best step'])})"
         rows.append([arm, str(len(runs)), *shares.values(), measures.of_arm("entropy", arm).text(3, 1),
-                     f"{means['made'] / 1e6:.2f}", f"{means['minutes']:.1f}"])
+                     f"{means['made'] / 1e6:{'.2f' if means['made'] >= 1e5 else '.4f'}}", f"{means['minutes']:.1f}"])
         if with_memory:
             rows[-1].append(f"{means['memory']:.1f}")
     return markdown(head, rows)
