@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from experiments import compare
 from experiments.harness import study
+from experiments.harness.plots import draw_intervals
 from experiments.harness.results import ACCURACY, Mean, Measures, accuracy_table, kept, read_run, tidy
 from experiments.harness.scales import SCALES
 from experiments.harness.study import Claim, Study
@@ -33,6 +34,7 @@ from experiments.studies import (
 from experiments.sweep import plan
 from nft_jax.cli import parse
 from nft_jax.config import EvaluationConfig, VerifierConfig
+from nft_jax.record.pictures import canvas
 from refusal import refused
 
 
@@ -103,6 +105,27 @@ def test_measures_at_equal_steps_and_at_equal_tokens(runs):
     other = pd.DataFrame({"run": "x", "arm": "x", "seed": 0, "step": [0, 2], "tokens": [0, 90], ACCURACY: [0.1, 0.9]})
     short = Measures.of(pd.concat([table, other]))
     assert (short.step, short.tokens) == (2, 90)
+
+
+def test_runs_that_were_evaluated_at_other_steps():
+    """The last step that all were evaluated at, though the shorter run goes on to step 12; else its end, marked."""
+    def measured(*evaluated):
+        return Measures.of(pd.concat([pd.DataFrame({
+            "run": name, "arm": name, "seed": 0, "objective": name, "step": steps, "tokens": np.multiply(steps, times),
+            ACCURACY: values}) for name, times, (steps, values) in zip(("nft", "rft"), (10, 20), evaluated,
+                                                                      strict=True)]))
+    shared = measured(([0, 5, 10, 12], [0.4, 0.7, 0.9, 0.6]), ([0, 5, 8, 15], [0.4, 0.5, 0.6, 0.7]))
+    assert shared.step == 5 and not shared.interpolated("steps", "nft")
+    assert shared.of_arm("steps", "nft").value == 0.7 and shared.interpolated("tokens", "rft")
+    assert "| nft | 1 | 40.0 | 70.0 | 60.0 | 90.0 (step 10) |" in accuracy_table(shared, marked=True)
+    assert "| rft | 1 | 40.0 | 50.0 | ~53.3 | 70.0 (step 15) |" in accuracy_table(shared, marked=True)
+    assert "~" not in accuracy_table(shared)
+    apart = measured(([0, 5, 10, 12], [0.4, 0.7, 0.9, 0.6]), ([0, 3], [0.4, 0.5]))
+    assert apart.step == 3 and not apart.interpolated("steps", "rft")
+    assert "| nft | 1 | 40.0 | ~58.0 | ~" in accuracy_table(apart, marked=True)
+    draw_intervals(axes := canvas(1, 1, (4, 3))[1][0], apart)
+    faces = [line.get_markerfacecolor() for line in axes.get_lines() if line.get_marker() in ("o", "D")]
+    assert [face == "white" for face in faces] == [True, True, False, False]
 
 
 def test_a_mean_has_an_interval_only_with_several_values():
@@ -390,6 +413,16 @@ def test_compare_takes_seeds_together_and_tells_what_differs(four, tmp_path, cap
     assert {path.suffix for path in root.glob("compare.*")} == {".md", ".png", ".parquet", ".html"}
     assert pq.read_table(root / "compare.parquet").num_rows == 12
     assert "<h1>epsilon 1 · epsilon 0.5</h1>" in (root / "compare.html").read_text()
+
+
+def test_compare_calls_runs_as_it_is_told(four, tmp_path, capsys):
+    root = tmp_path / "sweep"
+    compare.main([f"full={root}/a*", f"half={four[2]}", "-o", str(tmp_path / "out")])
+    told = capsys.readouterr().out
+    assert "| full | 2 | 10.0 ± 0.0 | 51.0 ± 12.7 |" in told and "| half | 1 | 10.0 | 40.0 |" in told
+    assert "| field | full | half |" in told and "<h1>full · half</h1>" in (tmp_path / "out/compare.html").read_text()
+    compare.main([str(four[0]), str(four[2]), "-o", str(tmp_path / "out")])          # each is one run: folders
+    assert "| a0 | 1 | 10.0 | 50.0 |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("make", "told"), [
