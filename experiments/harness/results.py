@@ -17,6 +17,7 @@ from nft_jax.types import InputError
 
 ACCURACY = "evaluation/accuracy/all"
 ENTROPY = "entropy/all"
+TARGET = 0.6       # the accuracy of the measure "until"
 KEYS = ("run", "arm", "seed", "objective", "step", "tokens")
 # The metrics that are kept beside the figures.
 KEPT = (ACCURACY, "accuracy/all", ENTROPY, "length/all", "truncated_share", "grad_norm/mean", "share/clamped",
@@ -155,6 +156,8 @@ def _numbers(run: pd.DataFrame, step: float, tokens: float) -> dict[str, float]:
     ... measured                whether the run was evaluated there
     area                        mean accuracy over the steps up to the common one
     entropy, entropy start      nats per token of the training answers, at the common step and first
+    until                       natural logarithm of the tokens generated until the accuracy reached TARGET; NaN if it
+                                never did, or was there at the start
     made, minutes               tokens generated up to the last evaluation, and time
     memory                      the most memory of the process or device, in GiB
     """
@@ -167,8 +170,20 @@ def _numbers(run: pd.DataFrame, step: float, tokens: float) -> dict[str, float]:
             "steps": at(run, ACCURACY, step), "steps measured": step in steps,
             "tokens": at(run, ACCURACY, tokens, "tokens"), "tokens measured": tokens in measured["tokens"].to_numpy(),
             "area": area, "entropy": at(run, ENTROPY, step),
-            "entropy start": at(run, ENTROPY, 0), "made": measured["tokens"].iloc[-1],
-            "minutes": run["seconds/step"].sum() / 60, "memory": run["memory/peak_mb"].max() / 1024}
+            "entropy start": at(run, ENTROPY, 0), "until": math.log(reached(measured, TARGET)),
+            "made": measured["tokens"].iloc[-1], "minutes": run["seconds/step"].sum() / 60,
+            "memory": run["memory/peak_mb"].max() / 1024}
+
+
+def reached(measured: pd.DataFrame, accuracy: float) -> float:
+    """Tokens until an evaluation of one run, or the line between two, reached the accuracy; NaN if it never did, or was
+    there at the start."""
+    tokens, values = measured["tokens"].to_numpy(float), measured[ACCURACY].to_numpy(float)
+    first = int(np.argmax(values >= accuracy))
+    if not first or values[first] < accuracy:
+        return math.nan
+    share = (accuracy - values[first - 1]) / (values[first] - values[first - 1])
+    return float(tokens[first - 1] + share * (tokens[first] - tokens[first - 1]))
 
 
 def tokens_text(count: float) -> str:

@@ -56,6 +56,7 @@ SECTIONS: dict[str, tuple[Term, ...]] = {
         Term("prompts/resting_share", "share of all questions that rest in the coming epoch", "data.order accuracy"),
         Term("groups/carried", "groups with right and wrong answers that are left for the next step"),
         Term("groups/kept", "groups that the step trained on"),
+        Term("groups/all_wrong", "of them, groups of wrong answers only", "loss.all_wrong"),
         Term("accuracy/kept", "mean reward of the answers that the step trained on", "a group that was kept"),
         Term("rollout/batches", "generation batches of the step; each drains the slots once", SAMPLED),
         Term("rollout/occupancy", "share of the slots' decode steps that sampled a token", SAMPLED),

@@ -1,5 +1,6 @@
 """Studies on run folders written by hand: tables, figures, claims with their verdicts, and every arm."""
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +15,13 @@ from hypothesis import strategies as st
 from experiments import compare
 from experiments.harness import study
 from experiments.harness.plots import draw_intervals
-from experiments.harness.results import ACCURACY, Mean, Measures, accuracy_table, kept, read_run, tidy
+from experiments.harness.results import ACCURACY, Mean, Measures, accuracy_table, kept, reached, read_run, tidy
 from experiments.harness.scales import SCALES
 from experiments.harness.study import Claim, Study
 from experiments.studies import (
     ablate_clamp,
     ablate_negative_weight,
+    ablate_optimizer,
     ablate_prompt_weight,
     ablate_ratio,
     ablate_rft,
@@ -29,6 +31,7 @@ from experiments.studies import (
     longer,
     main_table,
     offline,
+    order,
     real_model,
 )
 from experiments.sweep import plan
@@ -279,7 +282,7 @@ def test_a_run_that_was_never_evaluated_cannot_be_compared(runs):
 # ---- every study ---------------------------------------------------------------------------------------------------
 
 MODULES = (main_table, ablate_prompt_weight, ablate_clamp, ablate_negative_weight, ablate_ratio, ablate_updates,
-           ablate_rft, controls, longer, offline, real_model)
+           ablate_rft, ablate_optimizer, controls, longer, offline, order, real_model)
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -294,7 +297,7 @@ def test_every_arm_of_every_study_is_a_run_that_its_command_makes(scale, tmp_pat
         for each in planned:
             command = each.command
             assert command[1:4] == ("-m", "experiments.train", SCALES[scale].experiment)
-            if module in (controls, ablate_updates):                # these set fields of every kind
+            if module in (controls, ablate_updates, order):         # these set fields of every kind
                 assert parse(base, "", command[4:]).config == each.config
         known = {each.arm for each in planned}
         for claim in module.STUDY.claims:
@@ -332,7 +335,7 @@ def test_every_study_has_its_page(module):
         up = "../" * (1 + place.count("/"))
         assert f"({up}figures/{name}_{scale}.md)" in page and f"({up}figures/{name}_{scale}.png)" in page
     else:
-        assert module in (offline, real_model) and "not run to its end" in page
+        assert "not run" in page.lower()
 
 
 def test_pages_and_tables_say_what_the_stored_results_give():
@@ -435,3 +438,9 @@ def test_compare_refuses_what_is_no_run(make, told, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         compare.main([str(folder), "-o", str(tmp_path / "out")])
     assert ended.value.code == 2 and told in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_tokens_until_an_accuracy_lie_on_the_line_between_evaluations():
+    run = pd.DataFrame({"tokens": [0, 100, 300, 400], ACCURACY: [0.2, 0.4, 0.8, 0.5]})
+    assert reached(run, 0.6) == pytest.approx(200) and reached(run, 0.8) == 300
+    assert math.isnan(reached(run, 0.9)) and math.isnan(reached(run, 0.1))
