@@ -60,18 +60,21 @@ def looks(objectives: Sequence[str]) -> list[Look]:
         hue = len(HUES) if name in own else place % len(HUES)
         light, dark = OWN if name in own else HUES[hue]
         if len(alike) > 1:
-            light, dark = (_shade(colour, before / (len(alike) - 1), back)
+            light, dark = (_shade(colour, before, len(alike), back)
                            for colour, back in zip((light, dark), BACKS, strict=True))
         found.append(Look(light, dark, (place // len(HUES) + before) % len(DASHES), (hue + before) % len(MARKERS)))
     return found
 
 
-def _shade(colour: str, share: float, back: str) -> str:
-    """A shade of the colour: at 0 as near to the background as `CONTRAST` allows, at 1 half of the way from the colour
-    to black or white, where the hue is still seen."""
+def _shade(colour: str, place: int, count: int, back: str) -> str:
+    """The shade of a colour at a place among `count`, ever farther from the background.
+
+    The last is half of the way from the colour to black or white, where the hue is still seen. Of two the first is the
+    colour itself. The first of many is as near to the background as `CONTRAST` allows."""
     far = "#000000" if luminance(back) > 0.5 else "#ffffff"
     near = max(amount / 40 for amount in range(30) if contrast(_mixed(colour, back, amount / 40), back) >= CONTRAST)
-    amount = near - share * (near + 0.5)
+    near *= 1 - 2 / count
+    amount = near - place / (count - 1) * (near + 0.5)
     return _mixed(colour, back, amount) if amount > 0 else _mixed(colour, far, -amount)
 
 
