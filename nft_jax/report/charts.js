@@ -21,8 +21,8 @@ const number = (value, share = false) => {
   if (size >= 1000) return value.toLocaleString("en", {maximumFractionDigits: size < 1e5 ? 1 : 0});
   return size && size < 1e-3 ? String(Number(value.toPrecision(3))) : String(Number(value.toPrecision(4)));
 };
-// Where a line may break: behind the signs in paths, and not within a word, a number or a file's ending.
-const BREAKS = /([/_,=:])(?=\D)/g;
+// Where a line may break: behind the signs between names, and not within a file's name or a number.
+const BREAKS = /([/,=:])(?=\D)/g;
 const breakable = text => text.replace(BREAKS, "$1\0").split("\0").flatMap((word, i) =>
   i ? [element("wbr"), word] : [word]);
 const DASHES = ["none", "6 3", "2 3"];
