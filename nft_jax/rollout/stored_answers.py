@@ -147,7 +147,7 @@ class Reader:
         data, question = self.config.data, ""
         if ids is not None:
             tokens = self.ids(ids, "prompt_tokens")
-            text, = self.ends.texts([tokens])
+            text = self.text(tokens)
             # Our tables have the text of the prompt beside the question.
             if isinstance(asked, str) and row["problem"] not in (None, asked):
                 text = asked
@@ -178,7 +178,7 @@ class Reader:
         if ids is not None:
             tokens = self.ids(ids, "response_tokens")
             ended = tokens[-1] in self.ends.ids if reason is None else reason != "length"
-            decoded, = self.ends.texts([tokens])
+            decoded = self.text(tokens)
             self.compare(place, tokens, decoded, text)
             return tokens, decoded, "stop" if ended else "length"
         if not text:
@@ -191,6 +191,13 @@ class Reader:
             tokens.append(self.end)
             self.report.ended += 1
         return np.asarray(tokens, np.int32), text, "stop" if ended else "length"
+
+    def text(self, tokens: np.ndarray, plain: bool = False) -> str:
+        """The text of ids, as `Ends.texts` has it; `plain`: without special tokens."""
+        ids = tokens.tolist()
+        # Not the tokenizer of transformers itself, which looks at every id in Python.
+        return self.tokenizer.backend_tokenizer.decode(ids[:-1] if ids[-1] in self.ends.ids else ids,
+                                                       skip_special_tokens=plain)
 
     def ids(self, value: Any, name: str) -> np.ndarray:
         """Token ids [n] int32. Raises Unusable for none, and for ids that the model lacks."""
@@ -211,8 +218,7 @@ class Reader:
             return
         self.checked += 1
         # Servers cut stop strings and blanks off, and leave special tokens out. A reasoning parser leaves the end.
-        plain = self.tokenizer.decode(tokens, skip_special_tokens=True)
-        if "�" not in decoded and not any(text.strip() in told for told in (decoded, plain)):
+        if "�" not in decoded and not any(text.strip() in told for told in (decoded, self.text(tokens, plain=True))):
             self.strange += 1
             self.first_strange = self.first_strange or f"{place}: {decoded[:80]!r}, and its text is {text[:80]!r}"
 

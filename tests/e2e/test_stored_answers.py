@@ -12,7 +12,7 @@ from nft_jax.config import DataConfig, EvaluationConfig, RolloutConfig, TermsCon
 from nft_jax.record.metrics import read_metrics
 from nft_jax.record.rollouts import table_to_groups
 from nft_jax.report.data import page_data
-from nft_jax.train import loop
+from nft_jax.train import loop, stored_groups
 from nft_jax.train.opening import preview
 from nft_jax.train.plan import settle
 from refusal import refused
@@ -118,7 +118,7 @@ def test_an_epoch_has_every_group_once_in_the_order_of_the_seed(trained):
 
 
 def test_a_killed_run_ends_like_a_whole_one(config, texts, trained, tmp_path, monkeypatch):
-    """In the second epoch. Nothing is judged or scored again."""
+    """Killed while it scores, and in the second epoch. Then nothing is judged or scored again."""
     record = loop.record
 
     def kill(run, state, progress, metrics):
@@ -126,6 +126,14 @@ def test_a_killed_run_ends_like_a_whole_one(config, texts, trained, tmp_path, mo
         if progress.step == 2:
             raise KeyboardInterrupt
 
+    def cut(run, part, params):
+        raise KeyboardInterrupt
+
+    # While the answers are scored: their table is whole or absent.
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stored_groups, "_with_old", cut)
+        nft_jax.train(config(tmp_path / "run", texts, steps=3), verifier=BY_GOLD, quiet=True)
+    assert not (tmp_path / "run" / "answers.parquet").exists()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(loop, "record", kill)
         nft_jax.train(config(tmp_path / "run", texts, steps=3), verifier=BY_GOLD, quiet=True)
