@@ -177,8 +177,9 @@ def curve(axes: Axes, x: Sequence[float], y: Sequence[float], look: Look, label:
 
 
 def labelled(axes: Axes) -> list[Line2D]:
-    """The curves that have a name and points."""
-    return [line for line in axes.get_lines() if not str(line.get_label()).startswith("_") and len(line.get_xdata())]
+    """The curves that have a name and finite points."""
+    return [line for line in axes.get_lines()
+            if not str(line.get_label()).startswith("_") and np.isfinite(line.get_xydata()).all(1).any()]
 
 
 def widen_covered(axes: Axes) -> None:
@@ -228,11 +229,11 @@ def label_ends(axes: Axes) -> None:
 
 
 def _in_points(axes: Axes) -> list[np.ndarray]:
-    """The points [2, n] of every curve with a name, in 1/72 inch from the panel's lower left corner."""
+    """The finite points [2, n] of every curve with a name, in 1/72 inch from the panel's lower left corner."""
     axes.figure.draw_without_rendering()
-    corner = axes.get_window_extent().min
-    return [((axes.transData.transform(np.column_stack([line.get_xdata(), line.get_ydata()])) - corner)
-             / axes.figure.dpi * 72).T for line in labelled(axes)]
+    corner, inch = axes.get_window_extent().min, axes.figure.dpi
+    points = [line.get_xydata() for line in labelled(axes)]
+    return [(axes.transData.transform(each[np.isfinite(each).all(1)]) - corner).T / inch * 72 for each in points]
 
 
 def apart(places: Sequence[float], gap: float) -> np.ndarray:
