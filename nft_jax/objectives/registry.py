@@ -35,6 +35,7 @@ TokenLoss = Callable[..., tuple[Array, dict[str, Array]]]
 METRICS = ("ratio", "positive_loss", "negative_loss", "clamped", "saturated", "clipped")
 EXTRAS = ("segment_ids", "group_std", "group_ids", "reference_logprobs", "sampler_logprobs", "entropies")
 REDUCTION = ("loss_agg", "constant_length")     # fields that every objective reads, in the reduction of its loss
+BATCH = ("std_ddof", "overlong_buffer", "all_wrong")      # that the batch reads for the objectives that use them
 CHOICES = {"prompt_weight": get_args(PromptWeight), "ratio": get_args(Ratio), "std_ddof": (0, 1),
            "loss_agg": get_args(LossAgg)}
 
@@ -69,16 +70,15 @@ class Objective:
 
 _LIKELIHOODS = ("epsilon", "prompt_weight", "pos_weight", "neg_weight", "ratio", "all_wrong")
 _CLIP = ("clip_low", "clip_high")
-_GROUP = ("std_ddof", "overlong_buffer", "all_wrong")
 _PPO = {"clip_low": 0.2, "clip_high": 0.2}
 _PER_ANSWER: LossAgg = "seq_mean_token_mean"
 OBJECTIVES: dict[str, Objective] = {
     "nft": Objective(nft, _LIKELIHOODS, prompt_weight="1-r", neg_weight=1.0),
     "rft": Objective(rft, ("prompt_weight", "pos_weight", "ratio"), prompt_weight="1", neg_weight=0.0),
-    "grpo": Objective(policy_gradient.grpo, (*_CLIP, *_GROUP), **_PPO, loss_agg=_PER_ANSWER),
+    "grpo": Objective(policy_gradient.grpo, (*_CLIP, *BATCH), **_PPO, loss_agg=_PER_ANSWER),
     "dr_grpo": Objective(policy_gradient.dr_grpo, (*_CLIP, "overlong_buffer", "all_wrong"), **_PPO,
                          loss_agg="constant"),
-    "dapo": Objective(policy_gradient.grpo, (*_CLIP, *_GROUP), clip_low=0.2, clip_high=0.28),
+    "dapo": Objective(policy_gradient.grpo, (*_CLIP, *BATCH), clip_low=0.2, clip_high=0.28),
     "dpo": Objective(dpo, ("beta", "nll_weight"), loss_agg="constant", loss_aggs=("constant", "token_mean"),
                      whole_groups=True),
     "nft_clip": Objective(nft_clip, (*_LIKELIHOODS, *_CLIP), prompt_weight="1-r", neg_weight=1.0,
@@ -87,9 +87,9 @@ OBJECTIVES: dict[str, Objective] = {
                                 neg_weight=1.0),
     "reinforce": Objective(policy_gradient.reinforce, ("overlong_buffer", "all_wrong")),
     "maxrl": Objective(policy_gradient.maxrl, _CLIP, **_PPO),
-    "cispo": Objective(policy_gradient.cispo, (*_CLIP, *_GROUP), clip_low=1.0, clip_high=4.0),
-    "gspo": Objective(policy_gradient.gspo, (*_CLIP, *_GROUP), clip_low=3e-4, clip_high=4e-4, loss_agg=_PER_ANSWER),
-    "sapo": Objective(policy_gradient.sapo, ("tau_positive", "tau_negative", *_GROUP), loss_agg=_PER_ANSWER),
+    "cispo": Objective(policy_gradient.cispo, (*_CLIP, *BATCH), clip_low=1.0, clip_high=4.0),
+    "gspo": Objective(policy_gradient.gspo, (*_CLIP, *BATCH), clip_low=3e-4, clip_high=4e-4, loss_agg=_PER_ANSWER),
+    "sapo": Objective(policy_gradient.sapo, ("tau_positive", "tau_negative", *BATCH), loss_agg=_PER_ANSWER),
     "topr": Objective(policy_gradient.topr, ("pos_weight", "neg_weight"), neg_weight=1.0),
     "psr": Objective(policy_gradient.psr, ("clip_high",), **_PPO),
     "nsr": Objective(policy_gradient.nsr, ("clip_low",), **_PPO),
@@ -211,14 +211,14 @@ def settings_read(name: str, source: str = "") -> frozenset[str]:
     """The fields of `ObjectiveConfig` that an objective looks at, by its name alone: nothing is imported or run.
 
     source: of an objective of one's own, the text that its run keeps (objective.py). It may read every field that its
-        text names, or any field where it hands `config` on. Without a text, and of an objective that this version
-        does not know: every field."""
+        text names, or any field where it hands `config` on; and the batch reads `BATCH` for it. Without a text, and
+        of an objective that this version does not know: every field."""
     every = frozenset(field.name for field in fields(ObjectiveConfig))
     if name in OBJECTIVES:
         return frozenset((*OBJECTIVES[name].reads, *REDUCTION))
     if not source or re.search(r"[(,]\s*config\s*[,)]", re.sub(r"def \w+\([^)]*\)", "", source)):
         return every
-    return (every & set(re.findall(r"\w+", source))) | {*REDUCTION}
+    return (every & set(re.findall(r"\w+", source))) | {*REDUCTION, *BATCH}
 
 
 def token_loss(name: str | Objective | TokenLoss, logprobs: Array, old_logprobs: Array, mask: Array, rewards: Array,

@@ -60,18 +60,21 @@ def looks(objectives: Sequence[str]) -> list[Look]:
         hue = len(HUES) if name in own else place % len(HUES)
         light, dark = OWN if name in own else HUES[hue]
         if len(alike) > 1:
-            light, dark = (_shade(colour, before / (len(alike) - 1), back)
+            light, dark = (_shade(colour, before, len(alike), back)
                            for colour, back in zip((light, dark), BACKS, strict=True))
         found.append(Look(light, dark, (place // len(HUES) + before) % len(DASHES), (hue + before) % len(MARKERS)))
     return found
 
 
-def _shade(colour: str, share: float, back: str) -> str:
-    """A shade of the colour: at 0 as near to the background as `CONTRAST` allows, at 1 half of the way from the colour
-    to black or white, where the hue is still seen."""
+def _shade(colour: str, place: int, count: int, back: str) -> str:
+    """The shade of a colour at a place among `count`, ever farther from the background.
+
+    The last is half of the way from the colour to black or white, where the hue is still seen. Of two the first is the
+    colour itself. The first of many is as near to the background as `CONTRAST` allows."""
     far = "#000000" if luminance(back) > 0.5 else "#ffffff"
     near = max(amount / 40 for amount in range(30) if contrast(_mixed(colour, back, amount / 40), back) >= CONTRAST)
-    amount = near - share * (near + 0.5)
+    near *= 1 - 2 / count
+    amount = near - place / (count - 1) * (near + 0.5)
     return _mixed(colour, back, amount) if amount > 0 else _mixed(colour, far, -amount)
 
 
@@ -174,8 +177,9 @@ def curve(axes: Axes, x: Sequence[float], y: Sequence[float], look: Look, label:
 
 
 def labelled(axes: Axes) -> list[Line2D]:
-    """The curves that have a name and points."""
-    return [line for line in axes.get_lines() if not str(line.get_label()).startswith("_") and len(line.get_xdata())]
+    """The curves that have a name and finite points."""
+    return [line for line in axes.get_lines()
+            if not str(line.get_label()).startswith("_") and np.isfinite(line.get_xydata()).all(1).any()]
 
 
 def widen_covered(axes: Axes) -> None:
@@ -225,11 +229,11 @@ def label_ends(axes: Axes) -> None:
 
 
 def _in_points(axes: Axes) -> list[np.ndarray]:
-    """The points [2, n] of every curve with a name, in 1/72 inch from the panel's lower left corner."""
+    """The finite points [2, n] of every curve with a name, in 1/72 inch from the panel's lower left corner."""
     axes.figure.draw_without_rendering()
-    corner = axes.get_window_extent().min
-    return [((axes.transData.transform(np.column_stack([line.get_xdata(), line.get_ydata()])) - corner)
-             / axes.figure.dpi * 72).T for line in labelled(axes)]
+    corner, inch = axes.get_window_extent().min, axes.figure.dpi
+    points = [line.get_xydata() for line in labelled(axes)]
+    return [(axes.transData.transform(each[np.isfinite(each).all(1)]) - corner).T / inch * 72 for each in points]
 
 
 def apart(places: Sequence[float], gap: float) -> np.ndarray:

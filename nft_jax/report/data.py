@@ -33,7 +33,7 @@ def page_data(folders: Sequence[Path], rollouts: int, labels: Sequence[str] = ()
     # A run that is a group by itself has the group's name.
     names_of = folder_names(runs)
     for name, members in groups:
-        if len(groups) > 1 and len(members) == 1:
+        if len(members) == 1:
             names_of[members[0]] = name
     firsts = [runs[members[0]] for _, members in groups]
     of_group = [[runs[i] for i in members] for _, members in groups]

@@ -170,8 +170,9 @@ def update(run: Run, state: TrainState, groups: list[Group], progress: Progress)
     with run.clock.phase("pack"):
         examples = {group.prompt.index: examples_of(group, config.loss, config.rollout.max_new_tokens, config.terms)
                     for group in groups}
-    updates.metrics |= answer_terms([e.importance for each in examples.values() for e in each],
-                                    sum(len(group.judged) for group in groups), config.terms)
+    # Groups of wrong answers have a weight of their own, which says nothing of the terms.
+    updates.metrics |= answer_terms([e.importance for each in examples.values() for e in each if e.counted],
+                                    sum(len(group.judged) for group in groups if group.has_signal), config.terms)
     groups = [group for group in groups if examples[group.prompt.index]]
     whole_groups = find_objective(config.objective).whole_groups
     # Groups of wrong answers alone make no update: they are dealt to those of the others.

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import nft_jax
-from nft_jax.config import DataConfig, ObjectiveConfig
+from nft_jax.config import DataConfig, ObjectiveConfig, OptimizerConfig
 from nft_jax.record.metrics import read_metrics
 from nft_jax.record.rollouts import table_to_groups
 from nft_jax.train import loop
@@ -132,4 +132,7 @@ def test_an_average_is_asked_of_runs_that_keep_one(whole, config, small_run, tmp
         nft_jax.load("nano", ema=True)
     forked = small_run(tmp_path / "fork", steps=STEPS + 1)
     with refused("rollout.ema", 0.0, EMA):
+        loop.train(forked, fork=str(whole[0]), quiet=True)
+    forked = replace(forked, rollout=replace(forked.rollout, ema=0.5), optimizer=OptimizerConfig(name="muon"))
+    with refused("optimizer.name", "muon", "adamw"):
         loop.train(forked, fork=str(whole[0]), quiet=True)

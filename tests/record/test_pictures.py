@@ -108,6 +108,9 @@ def test_an_early_end_has_its_name_beside_it_unless_another_curve_is_there():
         label_ends(axes)
         return {text.get_text(): (text.get_position()[0], text.arrow_patch) for text in axes.texts}
 
+    # A run that broke off: the end is its last finite point.
+    broken = named(np.array([0.9] * 9 + [np.nan]))
+    assert broken["short"][0] < 0.3 and named(np.full(10, np.nan)) == {}
     free, crossed = named(np.full(10, 0.9)), named(np.linspace(0, 0.27, 10))
     assert 0.2 < free["short"][0] < 0.3 and free["short"][1] is None and free["long"][0] == 1
     assert crossed["short"][0] == 1 and crossed["short"][1] is not None        # a leader, thin and grey

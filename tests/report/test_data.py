@@ -231,7 +231,7 @@ def test_groups_are_told_apart_by_what_their_objectives_read(tmp_path):
     seeds = page_data([*runs, make_run(tmp_path / "e", steps=0, seed=1)], 0)
     assert heading(seeds) == "nft, epsilon 1 · nft, epsilon 0.1 · grpo · forks"
     assert len({tuple(group["colours"]) for group in data["groups"]}) == 4
-    assert heading(page_data(runs[:1], 0)) == "a"
+    assert heading(page_data(runs[:1], 0)) == "a" and heading(page_data(runs[:1], 0, ["mine"])) == "mine"
 
 
 def test_full_colour_is_at_the_deepest_tokens_of_the_page():

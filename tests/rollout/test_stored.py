@@ -15,6 +15,7 @@ from made import make_run
 from nft_jax.config import Config, DataConfig, RolloutConfig, VerifierConfig
 from nft_jax.model import hf
 from nft_jax.record.rollouts import answers_to_table, groups_to_table, table_to_groups
+from nft_jax.rollout.ends import Ends
 from nft_jax.rollout.stored import StoredQuestion, read_stored
 from nft_jax.rollout.stored_rows import NAMES, OF_SERVERS
 from refusal import refused
@@ -125,6 +126,7 @@ def test_a_runs_rollouts_are_read_as_they_are(tmp_path):
             np.testing.assert_array_equal(answer.rollout.prompt.tokens, rollout.prompt.tokens)
             np.testing.assert_array_equal(answer.rollout.entropies, rollout.entropies)
             np.testing.assert_array_equal(answer.old, rollout.logprobs if old is None else old)
+            assert [answer.rollout.text] == Ends(TOKENIZER, EOS, RolloutConfig(), SIZE).texts([rollout.tokens])
             assert answer.verdict == verdict and answer.rollout.finish_reason == rollout.finish_reason
     truncated = read(folder, old_logprobs="truncated").groups[0][0]
     np.testing.assert_array_equal(truncated.old, groups[0].rollouts[0].truncated_logprobs)
@@ -254,7 +256,7 @@ JUNK = st.recursive(st.none() | st.booleans() | st.integers(-3, 300) | st.floats
 COLUMNS = sorted({*OF_SERVERS, *(name for names in NAMES.values() for name in names), "answer"})
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(rows=st.lists(st.dictionaries(st.sampled_from(COLUMNS), JUNK, max_size=7), min_size=1, max_size=3))
 def test_no_row_takes_the_others_with_it(tmp_path_factory, rows):
     """Rows of anything: each is an answer, or skipped with a reason, and the rows around it stay."""
