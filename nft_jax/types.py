@@ -120,6 +120,11 @@ class Group:
         """Whether the rewards differ. A group of equal rewards teaches nothing under any objective."""
         return len(self.rewards) > 0 and bool(self.rewards.min() != self.rewards.max())
 
+    @property
+    def all_wrong(self) -> bool:
+        """Whether every reward is 0."""
+        return len(self.rewards) > 0 and not self.rewards.any()
+
 
 class TrainBatch(NamedTuple):
     """The packed sequences of one update: M micro-batches of R rows of T tokens. The first

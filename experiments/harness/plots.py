@@ -7,7 +7,18 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from experiments.harness.results import ACCURACY, ENTROPY, Mean, Measures, at, tokens_text
-from nft_jax.record.pictures import GRID, MARKERS, TEXT, Look, canvas, curve, describe, label_ends, looks, scale
+from nft_jax.record.pictures import (
+    GRID,
+    TEXT,
+    Look,
+    canvas,
+    curve,
+    describe,
+    label_ends,
+    looks,
+    scale,
+    widen_covered,
+)
 
 MOST_BANDS = 3           # bands of more arms hide each other; the panel of intervals has them
 
@@ -48,13 +59,14 @@ def draw(measures: Measures, path: Path, title: str) -> None:
     at equal tokens, with its interval. Bands are drawn for up to `MOST_BANDS` arms."""
     bands, arms = len(measures.runs) <= MOST_BANDS, len(measures.runs)
     figure, panels = canvas(2, 2, (11, max(7.0, 4.6 + 0.3 * arms)), title)
-    shown = (("Held-out accuracy", "", ACCURACY, "step", "step"),
-             ("Held-out accuracy", "", ACCURACY, "tokens", "million tokens generated for training"),
+    shown = (("Held-out accuracy by step", "", ACCURACY, "step", "step"),
+             ("Held-out accuracy by tokens", "", ACCURACY, "tokens", "million tokens generated for training"),
              ("Entropy of the training answers", "nats per token", ENTROPY, "step", "step"))
     for axes, (name, unit, metric, axis, label) in zip(panels, shown, strict=False):
         draw_bands(axes, measures.runs, metric, axis, bands)
         describe(axes, name, unit, label)
         scale(axes, share=metric == ACCURACY, steps=axis == "step")
+        widen_covered(axes)
         label_ends(axes)
     draw_intervals(panels[3], measures)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,18 +74,23 @@ def draw(measures: Measures, path: Path, title: str) -> None:
 
 
 def draw_intervals(axes: Axes, measures: Measures) -> None:
-    """A row for every arm, the first at the top: accuracy at equal steps (full) and at equal tokens (open)."""
+    """A row for every arm, the first at the top: accuracy at equal steps (circle) and at equal tokens (diamond). A mark
+    is open where a run of the arm has no evaluation: its accuracy is linear between two of them."""
     styles = looks_of(measures.runs)
+    some_open = False
     for index, (arm, look) in enumerate(styles.items()):
-        for shift, measure, fill in ((-0.14, "steps", look.light), (0.14, "tokens", "white")):
-            mean = measures.of_arm(measure, arm)
+        for shift, measure, marker in ((-0.14, "steps", "o"), (0.14, "tokens", "D")):
+            mean, is_open = measures.of_arm(measure, arm), measures.interpolated(measure, arm)
             axes.errorbar(100 * mean.value, index + shift, xerr=100 * np.nan_to_num(mean.half), color=look.light,
-                          fmt=MARKERS[look.marker], ms=5.5, mfc=fill, mew=1.4, elinewidth=1.4, capsize=0)
+                          fmt=marker, ms=5.5, mfc="white" if is_open else look.light, mew=1.4, elinewidth=1.4,
+                          capsize=0)
+            some_open |= is_open
     axes.set_yticks(range(len(styles)), list(styles), color=TEXT)
     axes.set_ylim(len(styles) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
     axes.grid(axis="x", color=GRID, lw=0.9)
     axes.xaxis.set_major_formatter("{x:.0f}%")
     axes.margins(x=0.08)
-    describe(axes, "Held-out accuracy",
-             f"full: at step {measures.step:.0f} · open: at {tokens_text(measures.tokens)} tokens")
+    describe(axes, "Held-out accuracy at equal steps and equal tokens",
+             x=f"● at step {measures.step:.0f}    ◆ at {tokens_text(measures.tokens)} tokens"
+               + "    open: between two evaluations" * some_open)

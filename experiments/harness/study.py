@@ -20,7 +20,7 @@ import pandas as pd
 import tyro
 
 from experiments.harness.plots import draw
-from experiments.harness.results import Mean, Measures, accuracy_table, kept, read_run, tidy
+from experiments.harness.results import TARGET, Mean, Measures, accuracy_table, kept, read_run, tidy
 from experiments.harness.scales import SCALES
 from experiments.harness.variants import resolved
 from experiments.sweep import Planned, plan, run_planned
@@ -34,7 +34,7 @@ from nft_jax.types import InputError
 FIGURES = Path(__file__).parents[1] / "figures"
 COLUMNS = ("difference", "measured", "seeds", "excludes 0", "expected", "verdict")
 MEASURED = {"steps": "accuracy at equal steps", "tokens": "accuracy at equal tokens",
-            "entropy": "entropy at equal steps"}
+            "entropy": "entropy at equal steps", "until": f"logarithm of the tokens until {TARGET:.0%}"}
 
 
 @dataclass(frozen=True)
@@ -249,8 +249,9 @@ def page(study: Study, scale: str, measures: Measures) -> str:
 
 # ---- claims --------------------------------------------------------------------------------------------------------
 
-# The smallest difference that matters: two points of accuracy, or a hundredth of a nat.
-MARGINS = {"steps": 0.02, "tokens": 0.02, "entropy": 0.01}
+# The smallest difference that matters: two points of accuracy, a hundredth of a nat, or 5% of the tokens.
+MARGINS = {"steps": 0.02, "tokens": 0.02, "entropy": 0.01, "until": 0.05}
+UNITS = {"entropy": (3, 1, "nats"), "until": (3, 1, "(ln)")}       # digits, scale, unit; accuracy is in points
 MOST_SEEDS = 1000
 
 
@@ -259,7 +260,7 @@ def row(claim: Claim, found: Mean) -> list[str]:
     expected = ": ".join(part for part in (claim.expected, claim.source) if part)
     if not found.count:
         return [claim.what, "not measured", "0", "", expected, ""]
-    digits, scale, unit = (3, 1, "nats") if claim.measure == "entropy" else (1, 100, "points")
+    digits, scale, unit = UNITS.get(claim.measure, (1, 100, "points"))
     low, high = found.interval
     excludes = "no interval" if found.count < 2 else "yes" if low > 0 or high < 0 else "no"
     return [claim.what, f"{found.text(digits, scale, sign=True)} {unit}", str(found.count), excludes, expected,

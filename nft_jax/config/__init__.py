@@ -128,6 +128,11 @@ class Config(Checked):
         self.require(self.terms.mismatch == "off" or rollout.old_logprobs == "trainer", "terms.mismatch",
                      "it compares the trainer's log-probs with the sampler's, and rollout.old_logprobs is "
                      f"{rollout.old_logprobs!r}: use trainer there, or terms.mismatch off.")
+        self.require(not (self.loss.all_wrong and rollout.answers), "loss.all_wrong",
+                     f"rollout.answers is {rollout.answers!r}, and stored groups of wrong answers are left out: use 0.")
+        self.require(self.data.order == "permutation" or not rollout.answers, "data.order",
+                     f"rollout.answers is {rollout.answers!r}, whose groups all have right and wrong answers: use "
+                     "permutation.")
         self.require(self.terms.mismatch == "off" or not rollout.answers, "terms.mismatch",
                      f"rollout.answers is {rollout.answers!r}, and stored answers have no sampler to compare with the "
                      "trainer: leave it off.")
@@ -140,8 +145,13 @@ class Config(Checked):
 
     @property
     def groups_per_update(self) -> int:
-        """The most groups that one update takes."""
+        """The most groups with right and wrong answers that one update takes."""
         return -(-self.rollout.prompts_per_step // self.batch.updates_per_step)
+
+    @property
+    def sequences_per_update(self) -> int:
+        """The most answers that one update takes: of its groups, and with loss.all_wrong of as many wrong ones."""
+        return self.groups_per_update * self.rollout.samples_per_prompt * (2 if self.loss.all_wrong else 1)
 
     @property
     def on_policy(self) -> bool:
@@ -149,6 +159,11 @@ class Config(Checked):
         is another policy, and weights against the sampler's mismatch need the old log-probs before."""
         return (self.batch.updates_per_step == 1 and self.rollout.old_logprobs == "trainer"
                 and self.terms.mismatch == "off" and not self.rollout.ema and not self.rollout.answers)
+
+    @property
+    def scores(self) -> bool:
+        """Whether every step scores its answers before the updates. Stored answers come with their log-probs."""
+        return self.rollout.old_logprobs == "trainer" and not self.on_policy and not self.rollout.answers
 
     @property
     def folder(self) -> str:

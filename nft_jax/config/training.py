@@ -156,6 +156,10 @@ class ObjectiveConfig(Checked, prefix="loss."):
     """SAPO: the same where it is negative; larger fades faster away from ratio 1."""
     psr_weight: float = 0.1
     """w_reinforce: weight of right answers beside wrong ones."""
+    all_wrong: float = 0.0
+    """Weight of the groups in which every answer is wrong, trained beside the others, at most as many. Each answer is
+    weighed by its confidence (LENS, arXiv 2510.08696, whose weight is 0.25 / rollout.samples_per_prompt here). 0 =
+    left out, as in the paper."""
     overlong_buffer: int = 0
     """DAPO's soft penalty: the reward falls by up to 1 over the last tokens before max_new_tokens. 0 = off."""
     loss_agg: LossAgg | None = None
@@ -172,7 +176,7 @@ class ObjectiveConfig(Checked, prefix="loss."):
                      "the clamp of the negative ratio must be positive; the paper uses 1 and tries 0.1 to 4.")
         for name in ("beta", "tau_positive", "tau_negative", "constant_length"):
             self.require(0 < getattr(self, name) < math.inf, name, "use a positive number.")
-        for name in ("pos_weight", "neg_weight", "nll_weight", "psr_weight"):
+        for name in ("pos_weight", "neg_weight", "nll_weight", "psr_weight", "all_wrong"):
             self.require(getattr(self, name) is None or 0 <= getattr(self, name) < math.inf, name, "use 0 or more.")
         # An infinite bound is no bound.
         for name in ("clip_low", "clip_high"):
@@ -239,6 +243,9 @@ class BatchConfig(Checked, prefix="batch."):
 @dataclass(frozen=True)
 class OptimizerConfig(Checked, prefix="optimizer."):
     """AdamW with a linear warm-up from a tenth of the rate, then constant (the paper's settings)."""
+    name: Literal["adamw", "muon"] = "adamw"
+    """muon: the matrices of the layers take the orthogonalised momentum (K. Jordan, 2024), scaled as in arXiv
+    2502.16982, so that AdamW's rates serve; the rest takes AdamW with Nesterov's momentum, as optax has it."""
     learning_rate: float = 1e-6
     """Rate after the warm-up."""
     warmup_updates: int = 160

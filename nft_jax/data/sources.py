@@ -36,7 +36,7 @@ def read_source(config: DataConfig, field: str = "data", reward: str = "math") -
     `field`.split. Raises Unreachable for a data set of the hub that cannot be had."""
     table = _read(config, field, reward)
     if renamed := config.renamed:
-        table.rows = ((number, row if isinstance(row, str) else _renamed(row, renamed)) for number, row in table.rows)
+        table.rows = ((number, row if isinstance(row, str) else with_names(row, renamed)) for number, row in table.rows)
     return table
 
 
@@ -71,7 +71,7 @@ def _wanted(config: DataConfig, reward: str) -> Callable[[str], bool]:
     return names.__contains__
 
 
-def _renamed(row: dict, columns: dict[str, str]) -> dict:
+def with_names(row: dict, columns: dict[str, str]) -> dict:
     """The row with the values of these columns as problem and answer. No other column stands in for them."""
     found = {kind: _value(row, name) for kind, name in columns.items()}
     dropped = {name for kind in columns for name in (QUESTION_COLUMNS if kind == "problem" else ANSWER_COLUMNS)}

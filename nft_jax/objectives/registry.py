@@ -35,6 +35,7 @@ TokenLoss = Callable[..., tuple[Array, dict[str, Array]]]
 METRICS = ("ratio", "positive_loss", "negative_loss", "clamped", "saturated", "clipped")
 EXTRAS = ("segment_ids", "group_std", "group_ids", "reference_logprobs", "sampler_logprobs", "entropies")
 REDUCTION = ("loss_agg", "constant_length")     # fields that every objective reads, in the reduction of its loss
+BATCH = ("std_ddof", "overlong_buffer", "all_wrong")      # that the batch reads for the objectives that use them
 CHOICES = {"prompt_weight": get_args(PromptWeight), "ratio": get_args(Ratio), "std_ddof": (0, 1),
            "loss_agg": get_args(LossAgg)}
 
@@ -67,28 +68,28 @@ class Objective:
                              f"{', '.join(known)}.")
 
 
-_LIKELIHOODS = ("epsilon", "prompt_weight", "pos_weight", "neg_weight", "ratio")
+_LIKELIHOODS = ("epsilon", "prompt_weight", "pos_weight", "neg_weight", "ratio", "all_wrong")
 _CLIP = ("clip_low", "clip_high")
-_GROUP = ("std_ddof", "overlong_buffer")
 _PPO = {"clip_low": 0.2, "clip_high": 0.2}
 _PER_ANSWER: LossAgg = "seq_mean_token_mean"
 OBJECTIVES: dict[str, Objective] = {
     "nft": Objective(nft, _LIKELIHOODS, prompt_weight="1-r", neg_weight=1.0),
     "rft": Objective(rft, ("prompt_weight", "pos_weight", "ratio"), prompt_weight="1", neg_weight=0.0),
-    "grpo": Objective(policy_gradient.grpo, (*_CLIP, *_GROUP), **_PPO, loss_agg=_PER_ANSWER),
-    "dr_grpo": Objective(policy_gradient.dr_grpo, (*_CLIP, "overlong_buffer"), **_PPO, loss_agg="constant"),
-    "dapo": Objective(policy_gradient.grpo, (*_CLIP, *_GROUP), clip_low=0.2, clip_high=0.28),
+    "grpo": Objective(policy_gradient.grpo, (*_CLIP, *BATCH), **_PPO, loss_agg=_PER_ANSWER),
+    "dr_grpo": Objective(policy_gradient.dr_grpo, (*_CLIP, "overlong_buffer", "all_wrong"), **_PPO,
+                         loss_agg="constant"),
+    "dapo": Objective(policy_gradient.grpo, (*_CLIP, *BATCH), clip_low=0.2, clip_high=0.28),
     "dpo": Objective(dpo, ("beta", "nll_weight"), loss_agg="constant", loss_aggs=("constant", "token_mean"),
                      whole_groups=True),
     "nft_clip": Objective(nft_clip, (*_LIKELIHOODS, *_CLIP), prompt_weight="1-r", neg_weight=1.0,
                           clip_low=0.2, clip_high=0.28),
     "naive_contrast": Objective(naive_contrast, ("prompt_weight", "pos_weight", "neg_weight"), prompt_weight="1",
                                 neg_weight=1.0),
-    "reinforce": Objective(policy_gradient.reinforce, ("overlong_buffer",)),
+    "reinforce": Objective(policy_gradient.reinforce, ("overlong_buffer", "all_wrong")),
     "maxrl": Objective(policy_gradient.maxrl, _CLIP, **_PPO),
-    "cispo": Objective(policy_gradient.cispo, (*_CLIP, *_GROUP), clip_low=1.0, clip_high=4.0),
-    "gspo": Objective(policy_gradient.gspo, (*_CLIP, *_GROUP), clip_low=3e-4, clip_high=4e-4, loss_agg=_PER_ANSWER),
-    "sapo": Objective(policy_gradient.sapo, ("tau_positive", "tau_negative", *_GROUP), loss_agg=_PER_ANSWER),
+    "cispo": Objective(policy_gradient.cispo, (*_CLIP, *BATCH), clip_low=1.0, clip_high=4.0),
+    "gspo": Objective(policy_gradient.gspo, (*_CLIP, *BATCH), clip_low=3e-4, clip_high=4e-4, loss_agg=_PER_ANSWER),
+    "sapo": Objective(policy_gradient.sapo, ("tau_positive", "tau_negative", *BATCH), loss_agg=_PER_ANSWER),
     "topr": Objective(policy_gradient.topr, ("pos_weight", "neg_weight"), neg_weight=1.0),
     "psr": Objective(policy_gradient.psr, ("clip_high",), **_PPO),
     "nsr": Objective(policy_gradient.nsr, ("clip_low",), **_PPO),
@@ -210,14 +211,14 @@ def settings_read(name: str, source: str = "") -> frozenset[str]:
     """The fields of `ObjectiveConfig` that an objective looks at, by its name alone: nothing is imported or run.
 
     source: of an objective of one's own, the text that its run keeps (objective.py). It may read every field that its
-        text names, or any field where it hands `config` on. Without a text, and of an objective that this version
-        does not know: every field."""
+        text names, or any field where it hands `config` on; and the batch reads `BATCH` for it. Without a text, and
+        of an objective that this version does not know: every field."""
     every = frozenset(field.name for field in fields(ObjectiveConfig))
     if name in OBJECTIVES:
         return frozenset((*OBJECTIVES[name].reads, *REDUCTION))
     if not source or re.search(r"[(,]\s*config\s*[,)]", re.sub(r"def \w+\([^)]*\)", "", source)):
         return every
-    return (every & set(re.findall(r"\w+", source))) | {*REDUCTION}
+    return (every & set(re.findall(r"\w+", source))) | {*REDUCTION, *BATCH}
 
 
 def token_loss(name: str | Objective | TokenLoss, logprobs: Array, old_logprobs: Array, mask: Array, rewards: Array,
@@ -333,11 +334,13 @@ def _per_token(label: str, value: Array, shape: tuple[int, int], shapes: tuple[t
 # ---- reduction and reward shaping (numpy, on the host) ---------------------------------------------------------
 
 
-def token_weights(loss_agg: LossAgg, lengths: np.ndarray, constant_length: float = 1000.0) -> np.ndarray:
+def token_weights(loss_agg: LossAgg, lengths: np.ndarray, constant_length: float = 1000.0,
+                  counted: np.ndarray | None = None) -> np.ndarray:
     """[N] float64: the weight of each response token of sequence i. The loss is the sum of weight * token loss.
 
     lengths: [N] response tokens of all sequences of ONE optimizer batch, over all rows,
         micro-batches and devices.
+    counted: [N] bool, the sequences whose tokens and number the denominators count; None: all.
 
         token_mean             1 / sum(lengths)
         seq_mean_token_mean    1 / (N lengths[i])
@@ -348,10 +351,11 @@ def token_weights(loss_agg: LossAgg, lengths: np.ndarray, constant_length: float
     if lengths.size and lengths.min() < 1:
         raise InputError(f"lengths has the value {lengths.min():g}: a sequence without response tokens has no loss; "
                          "leave it out of the batch.")
+    among = lengths if counted is None else lengths[counted]
     if loss_agg == "token_mean":
-        return np.full(lengths.shape, 1 / max(lengths.sum(), 1))
+        return np.full(lengths.shape, 1 / max(among.sum(), 1))
     if loss_agg == "seq_mean_token_mean":
-        return 1 / (lengths.size * lengths)
+        return 1 / (max(among.size, 1) * lengths)
     if loss_agg == "constant":
         return np.full(lengths.shape, 1 / constant_length)
     raise InputError(f"loss.loss_agg is {loss_agg!r}: use one of {', '.join(CHOICES['loss_agg'])}.")

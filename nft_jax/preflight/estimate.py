@@ -89,11 +89,11 @@ def estimate(plan: Plan, sampler: Sampler, memory: Model, device: Device, assume
     length = assumed.prompt_tokens + assumed.answer_tokens
     forward = forward_flops(model, kept * length, length / 2) / compute
     micro_batches = math.ceil(kept * length / (plan.longest.rows * config.row_length))
-    passes = (rollout.old_logprobs == "trainer" and not config.on_policy) + bool(config.terms.kl_weight)
+    passes = config.scores + bool(config.terms.kl_weight)
     score = passes * max(forward, micro_batches * received.get("score", received.get("reference score", 0.0)) / link)
     train = max(train_flops(model, kept * length, length / 2, plan.adapter_parameters) / compute,
                 micro_batches * received.get("train step", 0.0) / link)
-    sample = sampling(kept / share, 1 if share == 1 else 2)
+    sample = 0.0 if rollout.answers else sampling(kept / share, 1 if share == 1 else 2)
     step, evaluation, evaluations = sample + score + train, 0.0, 0
     if config.evaluation.source:
         evaluation = sampling(answers_of(config.evaluation), 1)

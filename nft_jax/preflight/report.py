@@ -152,7 +152,7 @@ def _most_rows(sketch: Sketch, lines: list[Line]) -> int:
     what was found at the rows asked for."""
     config, mesh, memory, rows = sketch.plan.config, sketch.plan.mesh, sketch.memory, sketch.plan.longest.rows
     parallel = data_parallel_size(mesh)
-    sequences = config.groups_per_update * config.rollout.samples_per_prompt
+    sequences = config.sequences_per_update
     arrays = 9 if config.terms.kl_weight else 8                                     # of a batch, [M, R, T] each
     row = arrays * 4 * config.row_length / parallel / mesh.shape["context"]
 

@@ -99,7 +99,7 @@ def _beginning(config: Config, folder: Path, leftovers: tuple[str, ...], fork: s
     if config.steps <= step:
         raise InputError(f"steps is {config.steps}, and --fork starts at step {step} of {fork!r}: give more steps.")
     _require_same_adapters(config, source, fork)
-    _require_same_average(config, source, fork)
+    _require_same_state(config, source, fork)
     lines.append(f"forked from step {step} of {source.folder}")
     return Standing(leftovers, step=step, source=source, lines=tuple(lines))
 
@@ -115,13 +115,14 @@ def _require_same_adapters(config: Config, source: RunFolder, fork: str) -> None
                          f"from its model with --policy.path {fork}.")
 
 
-def _require_same_average(config: Config, source: RunFolder, fork: str) -> None:
-    """Raises InputError unless both or neither of the runs keep an average of the parameters."""
-    here, there = config.rollout.ema, source.fields["rollout.ema"]
-    if bool(here) != bool(there):
-        raise InputError(f"rollout.ema is {here!r}, and in the run that --fork {fork!r} takes its checkpoint from it "
-                         f"is {there!r}: only one of them keeps an average of the parameters. Give --rollout.ema "
-                         f"{there}, or begin a run from its model with --policy.path {fork}.")
+def _require_same_state(config: Config, source: RunFolder, fork: str) -> None:
+    """Raises InputError unless the runs have one optimizer, and both or neither an average of the parameters."""
+    for name, here, same in (("optimizer.name", config.optimizer.name, str), ("rollout.ema", config.rollout.ema, bool)):
+        there = source.fields[name]
+        if same(here) != same(there):
+            raise InputError(f"{name} is {here!r}, and in the run that --fork {fork!r} takes its checkpoint from it is "
+                             f"{there!r}: the checkpoint has another state than this run needs. Give --{name} {there}, "
+                             f"or begin a run from its model with --policy.path {fork}.")
 
 
 def _going_on(config: Config, run: RunFolder, names: tuple[str, ...], fork: str) -> Standing:

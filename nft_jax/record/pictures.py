@@ -13,13 +13,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from matplotlib.transforms import ScaledTranslation
 
 from nft_jax.config.differences import objective_label
 
-# On white and on black: Okabe and Ito's colours, darkened or lightened to a contrast of at least 3 to 1.
-HUES = (("#0072b2", "#56b4e9"), ("#d55e00", "#ff9152"), ("#00805c", "#33cfa0"), ("#b0508a", "#e79ac4"),
+BACKS = ("#ffffff", "#14171a")          # of figures and the light page; of the dark page
+# Of every line to its background. WCAG 2 asks 3 of graphics and 4.5 of text: names have their curves' colours.
+CONTRAST = 4.5
+# On white and on black: Okabe and Ito's colours, darkened or lightened to that contrast.
+HUES = (("#0072b2", "#56b4e9"), ("#c04f00", "#ff9152"), ("#00805c", "#33cfa0"), ("#b0508a", "#e79ac4"),
         ("#8a6d00", "#e8d34a"), ("#3f4750", "#c9d0d6"))
 OWN = ("#7a55c7", "#b9a2f2")             # of objectives of one's own
 # The hue is that of the place modulo 6, the dash that of the place divided by 6.
@@ -56,17 +60,21 @@ def looks(objectives: Sequence[str]) -> list[Look]:
         hue = len(HUES) if name in own else place % len(HUES)
         light, dark = OWN if name in own else HUES[hue]
         if len(alike) > 1:
-            light, dark = _shade(light, before / (len(alike) - 1), "#ffffff"), _shade(
-                dark, before / (len(alike) - 1), "#14171a")
+            light, dark = (_shade(colour, before, len(alike), back)
+                           for colour, back in zip((light, dark), BACKS, strict=True))
         found.append(Look(light, dark, (place // len(HUES) + before) % len(DASHES), (hue + before) % len(MARKERS)))
     return found
 
 
-def _shade(colour: str, share: float, back: str) -> str:
-    """A shade of the colour: at 0 as near to the background as a contrast of 3 to 1 allows, at 1 far from it."""
+def _shade(colour: str, place: int, count: int, back: str) -> str:
+    """The shade of a colour at a place among `count`, ever farther from the background.
+
+    The last is half of the way from the colour to black or white, where the hue is still seen. Of two the first is the
+    colour itself. The first of many is as near to the background as `CONTRAST` allows."""
     far = "#000000" if luminance(back) > 0.5 else "#ffffff"
-    near = max(amount / 20 for amount in range(15) if contrast(_mixed(colour, back, amount / 20), back) >= 3)
-    amount = near - share * (near + 0.6)
+    near = max(amount / 40 for amount in range(30) if contrast(_mixed(colour, back, amount / 40), back) >= CONTRAST)
+    near *= 1 - 2 / count
+    amount = near - place / (count - 1) * (near + 0.5)
     return _mixed(colour, back, amount) if amount > 0 else _mixed(colour, far, -amount)
 
 
@@ -168,30 +176,64 @@ def curve(axes: Axes, x: Sequence[float], y: Sequence[float], look: Look, label:
         axes.fill_between(x, y - half, y + half, color=look.light, alpha=0.14, lw=0)
 
 
+def labelled(axes: Axes) -> list[Line2D]:
+    """The curves that have a name and finite points."""
+    return [line for line in axes.get_lines()
+            if not str(line.get_label()).startswith("_") and np.isfinite(line.get_xydata()).all(1).any()]
+
+
+def widen_covered(axes: Axes) -> None:
+    """Draws a curve wider for every later one that lies upon all of it, so that each of them is seen."""
+    lines, places = labelled(axes), _in_points(axes)
+    for index, (line, (x, y)) in enumerate(zip(lines, places, strict=True)):
+        where = np.linspace(x.min(), x.max(), 50)
+        own = np.interp(where, x, y)
+        later = [np.interp(where, *other, np.nan, np.nan) for other in places[index + 1:]]
+        covers = sum(bool(np.mean(np.abs(each - own) < 1.5) > 0.8) for each in later)
+        line.set(linewidth=line.get_linewidth() + 1.8 * covers, markersize=line.get_markersize() + 1.8 * covers)
+
+
 def label_ends(axes: Axes) -> None:
     """Writes each curve's name beside its end, in its colour. Names that would overlap move apart.
 
-    A panel with one curve needs no name. The layout makes room for the texts."""
-    lines = [line for line in axes.get_lines() if not str(line.get_label()).startswith("_") and len(line.get_xdata())]
+    The name of a curve that ends early stands in the panel, where no other curve passes. A panel with one curve needs
+    no name. The layout makes room for the texts."""
+    lines, places = labelled(axes), _in_points(axes)
     if len({line.get_label() for line in lines}) < 2:
         return
+    width, height = np.array(axes.get_window_extent().size) / axes.figure.dpi * 72
+    ends = np.array([place[:, -1] for place in places]).clip(0, [width, height])
+    gap, space = 1.25 * LABEL, 8
+    inside = np.empty(len(lines), bool)
+    for index, (line, end) in enumerate(zip(lines, ends, strict=True)):
+        # A letter is about 0.6 of its height wide.
+        where = end[0] + space + np.linspace(0, 0.6 * LABEL * len(line.get_label()), 20)
+        passing = [np.interp(where, *other, np.nan, np.nan) for other in places[:index] + places[index + 1:]]
+        inside[index] = where[-1] < width and not any((np.abs(each - end[1]) < gap / 2).any() for each in passing)
+    heights = ends[:, 1].copy()
+    for column in (inside, ~inside):
+        order = np.flatnonzero(column)[np.argsort(heights[column], kind="stable")]
+        rank = np.arange(len(order))
+        heights[order] = np.clip(apart(heights[order], gap), rank * gap, height - rank[::-1] * gap)
+    beside = axes.transAxes + ScaledTranslation(space / 72, 0, axes.figure.dpi_scale_trans)
+    # Thin and grey, unlike a curve.
+    leader = {"arrowstyle": "-", "color": QUIET, "lw": 0.7, "ls": (0, (1, 1.5)), "relpos": (0, 0.5), "shrinkA": 1,
+              "shrinkB": 0}
+    for line, (x, y), place, within in zip(lines, ends, heights, inside, strict=True):
+        left = x if within else width
+        far = abs(place - y) > LABEL / 2 or left - x > space
+        name = axes.annotate(line.get_label(), (x / width, y / height), (left / width, place / height), "axes fraction",
+                             beside, leader if far else None, annotation_clip=False, va="center", fontsize=LABEL,
+                             color=line.get_color())
+        name.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
+
+
+def _in_points(axes: Axes) -> list[np.ndarray]:
+    """The finite points [2, n] of every curve with a name, in 1/72 inch from the panel's lower left corner."""
     axes.figure.draw_without_rendering()
-    height = axes.get_window_extent().height / axes.figure.dpi * 72
-    ends = [axes.transAxes.inverted().transform(axes.transData.transform((line.get_xdata()[-1], line.get_ydata()[-1])))
-            for line in lines]
-    # In points above the bottom of the panel.
-    wanted = np.array([np.clip(y, 0, 1) * height for _, y in ends])
-    order, rank, gap = np.argsort(wanted, kind="stable"), np.arange(len(lines)), 1.25 * LABEL
-    placed = np.empty(len(lines))
-    placed[order] = np.clip(apart(wanted[order], gap), rank * gap, height - (len(lines) - 1 - rank) * gap)
-    beside = axes.transAxes + ScaledTranslation(6 / 72, 0, axes.figure.dpi_scale_trans)
-    for line, (x, _), at, place in zip(lines, ends, wanted, placed, strict=True):
-        axes.text(1, place / height, line.get_label(), transform=beside, va="center", fontsize=LABEL,
-                  color=line.get_color())
-        # From a curve to a name that had to move, or that stands far from its end.
-        if abs(place - at) > LABEL or x < 0.96:
-            axes.add_line(Line2D([min(x, 1), 1], [at / height, place / height], transform=axes.transAxes,
-                                 color=line.get_color(), lw=0.6, alpha=0.6, clip_on=False))
+    corner, inch = axes.get_window_extent().min, axes.figure.dpi
+    points = [line.get_xydata() for line in labelled(axes)]
+    return [(axes.transData.transform(each[np.isfinite(each).all(1)]) - corner).T / inch * 72 for each in points]
 
 
 def apart(places: Sequence[float], gap: float) -> np.ndarray:

@@ -1,8 +1,9 @@
 """One page on one or several runs: `python -m nft_jax.report RUN [RUN ...] -o report.html`.
 
-RUN is the folder of a run, finished or not. The page is one file that opens anywhere, offline: the configurations and
-their differences, curves, and a sample of the answers, group by group, their tokens coloured. The sample is random but
-always the same, with as many groups from every step of every run as there are."""
+RUN is the folder of a run, finished or not; LABEL=RUN calls it by the label instead of by its folder. The page is one
+file that opens anywhere, offline: the configurations and their differences, curves, and a sample of the answers, group
+by group, their tokens coloured. The sample is random but always the same, with as many groups from every step of every
+run as there are."""
 import argparse
 import os
 from pathlib import Path
@@ -14,7 +15,7 @@ from nft_jax.types import InputError
 def main(arguments: list[str] | None = None, prog: str = "python -m nft_jax.report") -> None:
     parser = argparse.ArgumentParser(prog, description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", metavar="RUN", type=Path, nargs="+")
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="the folder of a run, or LABEL=RUN")
     parser.add_argument("-o", "--out", metavar="FILE", type=Path, default=Path("report.html"))
     parser.add_argument("--rollouts", metavar="N", type=int, default=2000,
                         help="answers on the page, in whole groups (default: 2000)")
@@ -27,8 +28,10 @@ def main(arguments: list[str] | None = None, prog: str = "python -m nft_jax.repo
             raise InputError(f"--out is {str(given.out)!r}: there is no folder {str(given.out.parent)!r}; make it.")
         # Set before jax is imported. A run may be using the accelerator, and nothing is asked of a network.
         os.environ |= {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"}
+        from nft_jax.record.labels import split_label
         from nft_jax.report.page import write_page
-        data = write_page(given.runs, given.out, given.rollouts, given.title)
+        labels, folders = zip(*map(split_label, given.runs), strict=True)
+        data = write_page([*map(Path, folders)], given.out, given.rollouts, given.title, labels)
     shown, total = len(data["rollouts"]["rows"]), data["rollouts"]["total"]
     print(f"{given.out}: {len(data['runs'])} runs, {shown:,} of {total:,} answers, "
           f"{given.out.stat().st_size / 1e6:.1f} MB")

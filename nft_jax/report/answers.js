@@ -59,10 +59,11 @@ const SCALES = {
   nothing: () => "",
 };
 
+// The exponent deepens weak shades, so that they are seen on a dark page too.
 function colourTokens(holder, row) {
   [...holder.querySelectorAll("span")].forEach((span, i) => {
     const [hue, strength] = tint(row, i);
-    styled(span, {"--hue": `var(--${hue})`, "--strength": (0.6 * strength).toFixed(3)});
+    styled(span, {"--hue": `var(--${hue})`, "--strength": (0.6 * strength ** 0.6).toFixed(3)});
   });
 }
 
@@ -82,8 +83,10 @@ function tell(span) {
   span.classList.add("at");
   tip.textContent = holder.describe(span);
   tip.hidden = false;
-  const at = span.getBoundingClientRect();
-  styled(tip, {left: `${Math.max(0, Math.min(at.left + scrollX, innerWidth - tip.offsetWidth - 12))}px`,
+  // At the left it is as wide as it needs to be. The window's inner width would count the scroll bar.
+  styled(tip, {left: 0});
+  const at = span.getBoundingClientRect(), room = document.documentElement.clientWidth - tip.offsetWidth - 12;
+  styled(tip, {left: `${Math.max(0, Math.min(at.left + scrollX, room))}px`,
     top: `${at.bottom + scrollY + 4}px`});
 }
 
@@ -141,22 +144,22 @@ function inWords(row, goldAbove) {
 
 const verdict = row => element("strong", {}, `${MARKS[row[VERDICT]] ?? "?"} ${spoken(row[VERDICT] ?? "not judged")}`);
 const hued = (node, row) => styled(node, {"--of": OUTCOME(row[VERDICT] in MARKS ? row[VERDICT] : "error")});
+const isFraction = reward => reward > 0 && reward < 1;
 const signed = share => `${share < 0 ? "−" : "+"}${(100 * Math.abs(share)).toFixed(1)}%`;
 
 // What an answer contributed: a bar from the middle, to the right where it was pushed up, as long as its share.
 function pushBar(row, most) {
-  if (row[PUSH] === null) return element("span", {class: "push"}, "not trained on");
+  if (row[PUSH] === null) return element("p", {class: "track"});
   const half = 50 * Math.abs(row[PUSH]) / (most || 1), up = row[PUSH] >= 0;
-  const bar = styled(element("i"), {left: `${up ? 50 : 50 - half}%`, width: `${half}%`,
-    background: `rgb(var(--${up ? "up" : "down"}))`});
-  return element("span", {class: "push"}, element("span", {class: "track"}, bar), `push ${signed(row[PUSH])}`);
+  return element("p", {class: "track"}, styled(element("i"), {left: `${up ? 50 : 50 - half}%`, width: `${half}%`,
+    background: `rgb(var(--${up ? "up" : "down"}))`}));
 }
 
 function answer(row) {
   const facts = [
     `step ${row[STEP]}`, data.runs.length > 1 && data.runs[row[RUN]].name,
     row[SAMPLE] !== null && `answer ${row[SAMPLE] + 1}`, row[COUNT] && `${row[COUNT]} tokens`,
-    row[TRUNCATED] && "truncated", row[REWARD] > 0 && row[REWARD] < 1 && `reward ${number(row[REWARD])}`,
+    row[TRUNCATED] && "truncated", isFraction(row[REWARD]) && `reward ${number(row[REWARD])}`,
     row[ACCURACY] !== null && `group accuracy ${number(row[ACCURACY], true)}`, row[KEPT] === false && "not trained on",
     row[PUSH] !== null && `push ${signed(row[PUSH])} of its group's`];
   return hued(element("article", {class: "answer"}, element("p", {class: "head"}, verdict(row),
@@ -178,10 +181,10 @@ function group(members) {
     hued(element("i"), row)));
   const cell = row => hued(element("li", {class: "cell"},
     element("p", {class: "head"}, verdict(row), element("span", {}, `${row[SAMPLE] + 1}`),
-      ...row[TRUNCATED] ? [element("span", {}, "truncated")] : [],
-      ...row[REWARD] > 0 && row[REWARD] < 1 ? [element("span", {}, `reward ${number(row[REWARD])}`)] : [],
-      pushBar(row, most)),
-    answerTokens(row), inWords(row, true)), row);
+      element("span", {class: "push"}, row[PUSH] === null ? "not trained on" : `push ${signed(row[PUSH])}`)),
+    pushBar(row, most), answerTokens(row), inWords(row, true), ...row[TRUNCATED] || isFraction(row[REWARD])
+      ? [element("p", {class: "foot"}, element("span", {}, [row[TRUNCATED] && "truncated",
+        isFraction(row[REWARD]) && `reward ${number(row[REWARD])}`].filter(Boolean).join(", ")))] : []), row);
   return element("article", {class: "group"},
     element("p", {class: "problem", dir: "auto"}, problem ?? ""),
     element("p", {class: "head"}, ...facts.filter(Boolean).map(fact => element("span", {}, fact)),
@@ -239,7 +242,7 @@ function drawAnswers() {
       + "many from every step of every run, drawn at random, and the same whenever this page is made.";
   if (rows.some(row => row[PUSH] !== null)) sample.append(" Push is an answer's share of what its group "
     + "moves: its tokens' coefficients at the first update, weighted as loss.loss_agg says. + makes it likelier.");
-  sample.append(...notes.map(([run, note]) => element("span", {}, ` ${data.runs[run].name}: ${note}.`)));
+  sample.append(...notes.map(([run, note]) => element("span", {}, ` ${data.runs[run].name}: ${note.replace(/\.$/, "")}.`)));
   const count = test => rows.reduce((sum, row) => sum + (test(row) ? 1 : 0), 0);
   const judged = outcomes.map(name => [name, spoken(name), count(row => row[VERDICT] === name)]);
   const cut = ["truncated", "truncated", count(row => row[TRUNCATED])];

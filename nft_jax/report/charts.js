@@ -21,6 +21,10 @@ const number = (value, share = false) => {
   if (size >= 1000) return value.toLocaleString("en", {maximumFractionDigits: size < 1e5 ? 1 : 0});
   return size && size < 1e-3 ? String(Number(value.toPrecision(3))) : String(Number(value.toPrecision(4)));
 };
+// Where a line may break: behind the signs between names, and not within a file's name or a number.
+const BREAKS = /([/,=:])(?=\D)/g;
+const breakable = text => text.replace(BREAKS, "$1\0").split("\0").flatMap((word, i) =>
+  i ? [element("wbr"), word] : [word]);
 const DASHES = ["none", "6 3", "2 3"];
 
 const WIDTH = 390, HEIGHT = 215, LEFT = 46, RIGHT = 10, TOP = 8, BOTTOM = 34;
@@ -95,8 +99,9 @@ function axes(svg, marks, ys, share) {
     drawn("text", {x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 4, "text-anchor": "middle"}, "step"));
 }
 
-// `lines`: {name, colour, dash, values: [steps, means] or [steps, means, smallest, largest, runs]}.
-function lineChart(title, unit, lines) {
+// `lines`: {name, colour, dash, values: [steps, means] or [steps, means, smallest, largest, runs]}. `whole`: the first
+// and the last step of the axis, if they are not those of the lines.
+function lineChart(title, unit, lines, whole) {
   const share = unit === "share", all = lines.flatMap(({values}) => values.slice(1, 4).flat());
   const steps = [...new Set(lines.flatMap(({values}) => values[0]))].sort((a, b) => a - b);
   let low = all.reduce((a, b) => Math.min(a, b)), high = all.reduce((a, b) => Math.max(a, b));
@@ -104,7 +109,7 @@ function lineChart(title, unit, lines) {
   if (low >= 0) low = 0;
   if (share && low === 0) high = Math.max(high, 0.1);
   if (low === high) [low, high] = low ? [low - Math.abs(low) / 10, low + Math.abs(low) / 10] : [0, 1];
-  const ys = ticks(low, high, 4), range = [ys[0], ys[ys.length - 1]], span = [steps[0], steps[steps.length - 1]];
+  const ys = ticks(low, high, 4), range = [ys[0], ys[ys.length - 1]], span = whole ?? [steps[0], steps.at(-1)];
   const point = (x, y) => `${across(x, ...span).toFixed(1)},${up(y, ...range).toFixed(1)}`;
   const tell = i => [`step ${steps[i]}`, ...lines.map(({name, colour, dash, values}) => {
     const place = values[0].indexOf(steps[i]), at = row => number(values[row][place], share);
@@ -172,7 +177,7 @@ function heatChart(title, colour, bins, {columns, counts}) {
   const [first, last] = [counts[0], counts.at(-1)].map(column =>
     number(1 - (column[0] + column.at(-1)) / Math.max(column.reduce((a, b) => a + b, 0), 1), true));
   const summary = `${title}. Groups with right and wrong answers: ${first} at first, ${last} at last`;
-  const [figure, svg] = frame(title, "share of right answers in the group", summary, centres, tell);
+  const [figure, svg] = frame(title, "", summary, centres, tell);
   axes(svg, columnMarks(columns, centres), [], false);
   bins.forEach((name, bin) => {
     const y = HEIGHT - BOTTOM - height * (bin + 1);

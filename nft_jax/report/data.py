@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from nft_jax.config.differences import MISSING, SAME, SEEDS, differences, experiments_of
+from nft_jax.config.differences import MISSING, SAME, SEEDS, differences
 from nft_jax.record.folder import ACCURACY, RunFolder, read_run
+from nft_jax.record.labels import experiments_named, folder_names
 from nft_jax.record.pictures import looks
 from nft_jax.report.rollouts import read_table, sample_of
 
@@ -22,12 +23,18 @@ BINS = ("0", *(f"{i / 8:.3g} to {(i + 1) / 8:.3g}" for i in range(8)), "1")
 COLUMNS = 40                 # most columns of a histogram over the steps
 
 
-def page_data(folders: Sequence[Path], rollouts: int) -> dict[str, Any]:
+def page_data(folders: Sequence[Path], rollouts: int, labels: Sequence[str] = ()) -> dict[str, Any]:
     """The contents of the page, with about `rollouts` answers. A group's first run gives the value of a field; a
-    setting that its objective does not read is null."""
-    unique = list({folder.resolve(): folder for folder in folders}.values())
-    runs = [read_run(folder) for folder in unique]
-    groups = experiments_of([run.told for run in runs])
+    setting that its objective does not read is null. `labels`: what each run is called, "" for its folder's name."""
+    labels = labels or [""] * len(folders)
+    unique = {folder.resolve(): (folder, label) for folder, label in zip(folders, labels, strict=True)}.values()
+    runs = [read_run(folder) for folder, _ in unique]
+    groups = experiments_named(runs, [label for _, label in unique])
+    # A run that is a group by itself has the group's name.
+    names_of = folder_names(runs)
+    for name, members in groups:
+        if len(members) == 1:
+            names_of[members[0]] = name
     firsts = [runs[members[0]] for _, members in groups]
     of_group = [[runs[i] for i in members] for _, members in groups]
     names = dict.fromkeys(name for run in firsts for name in run.told if name not in HIDDEN)
@@ -35,7 +42,7 @@ def page_data(folders: Sequence[Path], rollouts: int) -> dict[str, Any]:
     return {
         "groups": [{"name": name, "runs": members, "colours": [look.light, look.dark], "dash": look.dash}
                    for (name, members), look in zip(groups, styles, strict=True)],
-        "runs": [{"name": name} | overview(run) for name, run in zip(run_names(runs), runs, strict=True)],
+        "runs": [{"name": name} | overview(run) for name, run in zip(names_of, runs, strict=True)],
         "fields": [[name, [run.told.get(name) for run in firsts]] for name in names],
         **differing([run.told for run in firsts]),
         "series": [series(members) for members in of_group],
@@ -57,17 +64,6 @@ def heading(data: dict[str, Any]) -> str:
     names = [group["name"] for group in data["groups"]] if len(data["groups"]) > 1 else [
         run["name"] for run in data["runs"]]
     return " · ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
-def run_names(runs: Sequence[RunFolder]) -> list[str]:
-    """The last parts of each folder's path, as many as tell the folders apart."""
-    parts = [run.folder.resolve().parts for run in runs]
-    deepest = max(map(len, parts))
-    for depth in range(1, deepest + 1):
-        names = ["/".join(part[-depth:]) for part in parts]
-        if len(set(names)) == len(names):
-            break
-    return names
 
 
 def is_number(value: Any) -> bool:
@@ -138,4 +134,12 @@ def overview(run: RunFolder) -> dict[str, Any]:
             "before": accuracy[0] if accuracy and ACCURACY in rows[0] else None,
             "after": accuracy[-1] if accuracy else None, "seconds": rounded(seconds),
             "tokens": sum(row["tokens/generated"] for row in rows if is_number(row.get("tokens/generated"))),
-            "command": summary.get("command"), "objective": run.source or None}
+            "command": summary.get("command"), "objective": run.source or None, "stored": stored(run)}
+
+
+def stored(run: RunFolder) -> str | None:
+    """What a run on stored answers read; None of a run that sampled."""
+    path, epochs = run.fields["rollout.answers"], [row["answers/epoch"] for row in run.rows if "answers/epoch" in row]
+    if not path:
+        return None
+    return f"trained on stored answers, {path}, {max(epochs, default=0):.1f} epochs; its tokens generated are theirs"

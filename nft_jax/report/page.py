@@ -50,9 +50,11 @@ def build(data: dict[str, Any], title: str) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], (files / "page.html").read_text(encoding="utf-8"))
 
 
-def write_page(folders: Sequence[Path], out: Path, rollouts: int, title: str = "") -> dict[str, Any]:
-    """Writes the page on these runs to `out`; returns what it shows. The title is `heading` unless given."""
-    data = page_data(folders, rollouts)
+def write_page(folders: Sequence[Path], out: Path, rollouts: int, title: str = "",
+               labels: Sequence[str] = ()) -> dict[str, Any]:
+    """Writes the page on these runs to `out`; returns what it shows. The title is `heading` unless given. `labels`:
+    what each run is called, "" for its folder's name."""
+    data = page_data(folders, rollouts, labels)
     # The names of folders may be no valid Unicode.
     with replaced(out) as partial:
         partial.write_bytes(build(data, title or heading(data)).encode("utf-8", "xmlcharrefreplace"))

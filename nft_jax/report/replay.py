@@ -30,7 +30,7 @@ from nft_jax.objectives.terms import answers_in_loss
 from nft_jax.record.folder import RunFolder, is_run, read_run
 from nft_jax.record.rollouts import SCHEMA, table_to_groups
 from nft_jax.report.tokens import FLAGS, Answer
-from nft_jax.train.batch import BatchShape, Example, deal, examples_of, make_batch, unpack
+from nft_jax.train.batch import BatchShape, Example, deal, examples_of, learns, make_batch, unpack
 from nft_jax.train.step import loss_inputs
 from nft_jax.train.step_metrics import combine, summarise, tally
 from nft_jax.types import Group, InputError, TrainBatch
@@ -137,7 +137,7 @@ def replay(step: str | os.PathLike, objective: str | Objective | Callable | None
     if find_objective(objective).whole_groups:
         run = replace(run, terms=replace(run.terms, mismatch="off"))
     run = replace(run, objective=objective, loss=loss)
-    trained = [group for group in every if answers_in_loss(group, run.terms)]
+    trained = [group for group in every if answers_in_loss(group, run.terms) and learns(group, loss)]
     groups = [group if group.old_logprobs is not None else
               replace(group, old_logprobs=tuple(rollout.logprobs for rollout in group.rollouts)) for group in trained]
     sampled = sum(group.old_logprobs is None for group in trained)
@@ -151,7 +151,10 @@ def replay(step: str | os.PathLike, objective: str | Objective | Callable | None
     else:
         text = recorded.text if recorded is not None else None
     number = path.stem.removeprefix("step_")
-    parts = deal(groups, run.batch.updates_per_step, (run.seed, int(number) - 1)) if number.isdecimal() else [groups]
+    parts = [groups]
+    if number.isdecimal():
+        parts = deal([group for group in groups if group.has_signal], run.batch.updates_per_step,
+                     (run.seed, int(number) - 1), beside=[group for group in groups if not group.has_signal])
     temperature = run.rollout.temperature if temperature is None else temperature
     longest = max(len(r.prompt.tokens) + len(r.tokens) for group in groups for r in group.rollouts)
     answers, tallies = [], []
@@ -241,7 +244,8 @@ def read_groups(path: Path, kept: bool) -> list[Group]:
     if kept:
         known = "kept" in table.column_names
         table = table.filter(pc.fill_null(table["kept"], False)) if known else table.slice(0, 0)
-    return [group for group in table_to_groups(table) if group.has_signal]
+    # A step trains on groups of wrong answers with loss.all_wrong.
+    return [group for group in table_to_groups(table) if group.has_signal or (kept and group.all_wrong)]
 
 
 def loaded(policy: "Policy | str | os.PathLike | None", groups: Sequence[Group]) -> "Policy | None":

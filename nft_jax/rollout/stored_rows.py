@@ -77,7 +77,7 @@ def value_of(row: dict, names: Iterable[str]) -> Any:
 
 def is_request(row: dict) -> bool:
     """Whether the row asks a server: a line of the input of `vllm run-batch`."""
-    return isinstance(row.get("body"), dict) and "custom_id" in row and not row.get("response")
+    return isinstance(row.get("body"), dict) and isinstance(row.get("custom_id"), str) and not row.get("response")
 
 
 def request_in(row: dict) -> dict:
@@ -102,13 +102,17 @@ def answers_in(place: Place, row: dict, requests: dict[str, dict]) -> Iterator[t
         yield place, _named(row)
         return
     beside = {name: value for name, value in row.items() if name not in (*OF_SERVERS, "id")}
-    own = requests.get(row.get("custom_id"), {}) | beside
+    own = requests.get(str(row.get("custom_id")), {}) | beside
     for number, choice in enumerate(body["choices"]):
         found, rewards = place._replace(choice=number), own.get("reward")
         try:
             answer = own | _choice(choice, number, body)
         except Unusable as unusable:
             yield found, unusable
+            continue
+        # Values of other types than a server's.
+        except (AttributeError, TypeError, ValueError) as error:
+            yield found, Unusable("unreadable", f"it is no server's choice ({error})")
             continue
         # A list has a reward for each choice.
         if isinstance(rewards, list):
@@ -134,8 +138,6 @@ def _body(row: dict) -> dict | None:
 
 def _choice(choice: dict, number: int, body: dict) -> dict:
     """A choice of a chat or of a completion. Raises Unusable for one whose tokens cannot be known."""
-    if not isinstance(choice, dict):
-        raise Unusable("unreadable", f"a choice is of type {type(choice).__name__}, not an object")
     message = choice.get("message") or {}
     told = choice.get("logprobs") or {}
     content = told.get("content") or []

@@ -18,6 +18,7 @@ import numpy as np
 from nft_jax.config import Config, LossAgg, ObjectiveConfig, TermsConfig
 from nft_jax.model import delta
 from nft_jax.model.config import ModelConfig
+from nft_jax.objectives.all_wrong import prior_accuracies
 from nft_jax.objectives.registry import overlong_penalty, token_weights
 from nft_jax.objectives.terms import OFF, answers_in_loss, mismatch_weights
 from nft_jax.types import Group, TrainBatch
@@ -58,7 +59,7 @@ def shapes_of(config: Config, data_parallel: int = 1, model: ModelConfig | None 
         lengths = [power >> i for i in range(MOST_SHAPES - 1)
                    if power >> i >= SHORTEST_ROW and not (power >> i) % max(config.mesh.context, 1)]
     rows = -(-config.batch.rows_per_micro_batch // data_parallel) * data_parallel
-    sequences = config.groups_per_update * config.rollout.samples_per_prompt
+    sequences = config.sequences_per_update
     cost = token_cost(model) if model else 0.0
     return tuple(BatchShape.for_sequences(
         sequences, rows * longest // length // data_parallel * data_parallel, length, data_parallel, cost)
@@ -109,6 +110,7 @@ class Example:
     group: int = 0                                   # equal for the answers to one prompt
     reference_logprobs: np.ndarray | None = None     # [n] float32
     importance: np.ndarray | float = 1.0             # [n], factors of the tokens' weights
+    counted: bool = True                             # whether the denominators of the loss count it
     mask: np.ndarray | None = None                   # [n] bool: the tokens that are trained on; None: all
 
     @property
@@ -117,11 +119,22 @@ class Example:
         return len(self.response) if self.mask is None else int(self.mask.sum())
 
 
-def deal(groups: Sequence[Group], updates: int, seed: Sequence[int]) -> list[list[Group]]:
+def learns(group: Group, loss: ObjectiveConfig) -> bool:
+    """Whether a step may train on the group: its rewards differ, or all are 0 and `loss.all_wrong` is set."""
+    return group.has_signal or (loss.all_wrong > 0 and group.all_wrong)
+
+
+def deal(groups: Sequence[Group], updates: int, seed: Sequence[int],
+         beside: Sequence[Group] = ()) -> list[list[Group]]:
     """Whole groups, shuffled by `seed` and dealt to `updates` parts of nearly equal size. No part is empty:
-    fewer groups make fewer parts."""
+    fewer groups make fewer parts. Groups `beside` them are dealt likewise to the parts that there are."""
     order = np.random.default_rng(seed).permutation(len(groups))
-    return [[groups[i] for i in part] for part in np.array_split(order, updates) if len(part)]
+    parts = [[groups[i] for i in part] for part in np.array_split(order, updates) if len(part)]
+    if parts and beside:
+        order = np.random.default_rng([*seed, 1]).permutation(len(beside))
+        for part, more in zip(parts, np.array_split(order, len(parts)), strict=True):
+            part += [beside[i] for i in more]
+    return parts
 
 
 def examples_of(group: Group, loss: ObjectiveConfig, max_new_tokens: int,
@@ -129,24 +142,30 @@ def examples_of(group: Group, loss: ObjectiveConfig, max_new_tokens: int,
     """The answers of a group that are in the loss (`answers_in_loss`).
 
     Mean and standard deviation are of the full group's rewards: answers outside the loss say as much
-    about the policy. With `loss.overlong_buffer` they include DAPO's overlong penalty."""
+    about the policy. With `loss.overlong_buffer` they include DAPO's overlong penalty. Each answer of a group of wrong
+    answers has those of a reward that is 1 with the probability of `prior_accuracies`."""
     rollouts = [group.rollouts[i] for i in group.judged]
     rewards = group.rewards.astype(np.float64)
     if loss.overlong_buffer:
         lengths = np.array([len(rollout.tokens) for rollout in rollouts])
         rewards = rewards + overlong_penalty(lengths, max_new_tokens, loss.overlong_buffer)
-    mean, std = rewards.mean(), rewards.std(ddof=loss.std_ddof)
+    weight = 1.0
+    if group.all_wrong:
+        weight, means = loss.all_wrong, prior_accuracies([rollout.logprobs for rollout in rollouts])
+        stds = np.sqrt(means * (1 - means))
+    else:
+        means, stds = (np.full(len(rewards), each) for each in (rewards.mean(), rewards.std(ddof=loss.std_ddof)))
     old, reference = (scored or (None,) * len(group.rollouts)
                       for scored in (group.old_logprobs, group.reference_logprobs))
     chosen = set(answers_in_loss(group, terms))
     examples = []
-    for i, rollout, reward in zip(group.judged, rollouts, rewards, strict=True):
+    for i, rollout, reward, mean, std in zip(group.judged, rollouts, rewards, means, stds, strict=True):
         if i in chosen:
-            importance = 1.0
+            importance = weight
             if terms.mismatch != "off":
-                importance = mismatch_weights(terms.mismatch, old[i], rollout.logprobs, terms.mismatch_cap)
+                importance = weight * mismatch_weights(terms.mismatch, old[i], rollout.logprobs, terms.mismatch_cap)
             examples.append(Example(rollout.prompt.tokens, rollout.tokens, reward, mean, std, old[i],
-                                    group.prompt.index, reference[i], importance, rollout.mask))
+                                    group.prompt.index, reference[i], importance, not group.all_wrong, rollout.mask))
     return examples
 
 
@@ -213,7 +232,8 @@ def make_batch(examples: Sequence[Example], shape: BatchShape, loss_agg: LossAgg
         names.append("reference_logprobs")
     floats = {name: np.zeros((total, shape.row_length), np.float32) for name in names}
     groups = np.unique([e.group for e in examples], return_inverse=True)[1] + 1
-    weights = token_weights(loss_agg, np.array([e.trained for e in examples]), constant_length)
+    weights = token_weights(loss_agg, np.array([e.trained for e in examples]), constant_length,
+                            np.array([e.counted for e in examples], bool))
     places: list[Place] = [(0, slice(0))] * len(examples)
     for row, members in zip(balance(rows, sizes, shape), rows, strict=True):
         start = 0

@@ -108,8 +108,9 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
 
     First come the groups carried over. Then a batch of new prompts follows, as large as the share of groups accepted
     so far calls for (`prompts_to_ask`); more follow if it falls short. A step asks at most max_generation_batches *
-    prompts_per_step prompts. Surplus groups are carried to the next step. Every group's old log-probs are of the
-    parameters that sampled it: scored here, or left to the only update of the step, if there is only one.
+    prompts_per_step prompts. Surplus groups are carried to the next step. With loss.all_wrong, the first groups of
+    wrong answers are kept too, at most as many. Every group's old log-probs are of the parameters that sampled it:
+    scored here, or left to the only update of the step, if there is only one.
 
     Raises StopRun, with `progress` as it was, where the run is to stop."""
     rollout = run.config.rollout
@@ -132,7 +133,7 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
         judged = (prompt.group for prompt in prompts) if stored else judged_groups(
             run.sampler, run.verifier, weights, prompts, rollout.samples_per_prompt, key, progress.step, rollout,
             progress=run.alive, settled=run.stop.check, phase=run.clock.phase, use=use)
-        groups = score(run, params, judged, old=not own and not stored)
+        groups = score(run, params, judged, old=run.config.scores)
         run.stream.observe(groups)
         seen += groups
         accepted += [group for group in groups if group.has_signal]
@@ -143,6 +144,9 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
         progress.accepted, progress.asked = (DECAY * count for count in share)
     progress.stream = run.stream.state()
     kept, carried = accepted[:rollout.prompts_per_step], accepted[rollout.prompts_per_step:]
+    if run.config.loss.all_wrong:
+        wrong = [group for group in seen if group.all_wrong][:len(kept)]
+        kept = sorted([*kept, *wrong], key=lambda group: group.prompt.index)
     if own:
         # The next step has other parameters, and an update has no log-probs of answers outside its loss.
         partial_loss = [group for group in kept if len(answers_in_loss(group, run.config.terms)) < len(group.rollouts)]
@@ -166,11 +170,16 @@ def update(run: Run, state: TrainState, groups: list[Group], progress: Progress)
     with run.clock.phase("pack"):
         examples = {group.prompt.index: examples_of(group, config.loss, config.rollout.max_new_tokens, config.terms)
                     for group in groups}
-    updates.metrics |= answer_terms([e.importance for each in examples.values() for e in each],
-                                    sum(len(group.judged) for group in groups), config.terms)
+    # Groups of wrong answers have a weight of their own, which says nothing of the terms.
+    updates.metrics |= answer_terms([e.importance for each in examples.values() for e in each if e.counted],
+                                    sum(len(group.judged) for group in groups if group.has_signal), config.terms)
     groups = [group for group in groups if examples[group.prompt.index]]
     whole_groups = find_objective(config.objective).whole_groups
-    for part in deal(groups, config.batch.updates_per_step, (config.seed, progress.step)):
+    # Groups of wrong answers alone make no update: they are dealt to those of the others.
+    parts = deal([group for group in groups if group.has_signal], config.batch.updates_per_step,
+                 (config.seed, progress.step), beside=[group for group in groups if not group.has_signal])
+    groups = groups if parts else []
+    for part in parts:
         with run.clock.phase("pack"):
             chosen = [e for group in part for e in examples[group.prompt.index]]
             batch, places = packed(run, chosen, whole_groups, config.on_policy)
@@ -190,6 +199,8 @@ def update(run: Run, state: TrainState, groups: list[Group], progress: Progress)
     progress.tokens_kept += kept
     progress.skipped_steps += not groups
     updates.metrics |= {"groups/kept": len(groups), "tokens/kept": kept, "steps_skipped": progress.skipped_steps}
+    if config.loss.all_wrong:
+        updates.metrics["groups/all_wrong"] = sum(group.all_wrong for group in groups)
     if groups:
         updates.metrics["accuracy/kept"] = float(np.mean(np.concatenate([group.rewards for group in groups])))
     return state, updates

@@ -41,7 +41,8 @@ from nft_jax.rollout.ends import Ends
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.evaluation import HeldOut, read_held_out
 from nft_jax.rollout.slots import require_positions
-from nft_jax.rollout.stored import Stored, StoredReport, read_stored
+from nft_jax.rollout.stored import Stored, read_stored
+from nft_jax.rollout.stored_answers import StoredReport
 from nft_jax.runtime.clock import Timeline
 from nft_jax.runtime.compilation import CompileCounter, Program, compile_all, largest
 from nft_jax.runtime.distributed import ends_together, gather, is_first, process_count, require_same, together

@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from nft_jax.train.batch import Example, Place, choose_shape, make_batch, unpack
+from nft_jax.train.batch import Example, Place, choose_shape, learns, make_batch, unpack
 from nft_jax.train.run import Run
 from nft_jax.train.step import place_batch
 from nft_jax.types import Group, TrainBatch
 
 
 def score(run: Run, params, judged: Iterator[Group], old: bool = True) -> list[Group]:
-    """All groups in their order; groups with unequal rewards get the log-probs that they lack.
+    """All groups in their order; groups that `learns` takes get the log-probs that they lack.
 
     `old_logprobs` are by the trainer's own graph or the sampler's, as rollout.old_logprobs says; without `old`, none
     by the trainer's. `reference_logprobs` are by the reference, in a run that has one. The first groups are packed
@@ -25,7 +25,7 @@ def score(run: Run, params, judged: Iterator[Group], old: bool = True) -> list[G
 
     def sampled(group: Group) -> Group:
         # Stored groups come with their own.
-        if choice == "trainer" or not group.has_signal or group.old_logprobs is not None:
+        if choice == "trainer" or not learns(group, run.config.loss) or group.old_logprobs is not None:
             return group
         name = "logprobs" if choice == "sampler" else "truncated_logprobs"
         return replace(group, old_logprobs=tuple(getattr(r, name) for r in group.rollouts))
@@ -34,8 +34,8 @@ def score(run: Run, params, judged: Iterator[Group], old: bool = True) -> list[G
 
 
 def scored(run: Run, judged: Iterable[Group], scorers: Mapping[str, tuple[Any, Any]]) -> list[Group]:
-    """`score` by these programs: field of a group -> (program, parameters). Groups with unequal rewards that lack one
-    of the fields get all of them."""
+    """`score` by these programs: field of a group -> (program, parameters). Groups that `learns` takes and that lack
+    one of the fields get all of them."""
     groups, waiting, parts = [], [], []
 
     def dispatch(part: list[int]) -> None:
@@ -49,7 +49,7 @@ def scored(run: Run, judged: Iterable[Group], scorers: Mapping[str, tuple[Any, A
 
     for group in judged:
         groups.append(group)
-        if group.has_signal and any(getattr(group, name) is None for name in scorers):
+        if learns(group, run.config.loss) and any(getattr(group, name) is None for name in scorers):
             waiting.append(len(groups) - 1)
         if scorers and len(waiting) == run.config.groups_per_update:
             dispatch(waiting)

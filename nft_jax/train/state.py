@@ -8,12 +8,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from jax.sharding import Mesh
 
 from nft_jax.config import OptimizerConfig
-from nft_jax.model.parameters import parameter_shardings
+from nft_jax.model.parameters import ARRAYS, parameter_shardings, part_axes
 from nft_jax.runtime.mesh import sharding
 from nft_jax.types import Group, InputError
+
+MUON_RMS = 0.2      # of Muon's updates before the rate: what AdamW's have (Liu et al., arXiv 2502.16982)
 
 
 class TrainState(NamedTuple):
@@ -109,22 +112,48 @@ def state_shardings(param_shapes, optimizer: optax.GradientTransformation, mesh:
     the average."""
     placements = parameter_shardings(param_shapes, mesh)
     shapes = jax.eval_shape(partial(init_state, optimizer=optimizer), param_shapes)
-    moments = optax.tree_utils.tree_map_params(
-        optimizer, lambda _, placement: placement, shapes.opt_state, placements,
-        transform_non_params=lambda _: sharding(mesh))
+
+    def place(path, leaf):
+        ours = any(getattr(key, "key", None) in ARRAYS for key in path)
+        return sharding(mesh, *part_axes(path, leaf.shape, mesh)) if ours else sharding(mesh)
+
+    moments = jax.tree_util.tree_map_with_path(place, shapes.opt_state)
     return TrainState(placements, moments, sharding(mesh), placements if average else None)
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Clip by global norm, then AdamW.
+    """Clip by global norm, then AdamW or Muon.
 
     The step applies the learning rate, as a value: another rate compiles nothing. Like torch's AdamW,
     and so like the official code, decay reaches every parameter."""
+    if config.name == "muon":
+        # The rate of -1 undoes optax's sign: the step subtracts.
+        return optax.chain(clip_by_norm(config.clip_norm), optax.contrib.muon(
+            -1.0, weight_decay=config.weight_decay, adam_weight_decay=config.weight_decay, adam_b1=config.b1,
+            adam_b2=config.b2, eps=config.eps, consistent_rms=MUON_RMS, muon_weight_dimension_numbers=matrices_of))
     return optax.chain(
         clip_by_norm(config.clip_norm),
         optax.scale_by_adam(config.b1, config.b2, config.eps),
         optax.add_decayed_weights(config.weight_decay),
     )
+
+
+def matrices_of(params):
+    """What Muon orthogonalises: of each matrix of the layers, and of each part of an adapter, the axes that a product
+    sums over and the others. Layers and experts have a matrix each. None for all other parameters."""
+    def axes(path, leaf):
+        keys = [key.key for key in path]
+        array = ARRAYS[keys[1]] if keys[0] == "layers" else None
+        if array is None or array.kind != "matrix":
+            return None
+        inner = tuple(1 + axis for axis in array.summed)
+        if keys[-1] == "lora_a":
+            return optax.contrib.MuonDimensionNumbers(inner, (leaf.ndim - 1,))
+        if keys[-1] == "lora_b":
+            return optax.contrib.MuonDimensionNumbers((1,), tuple(range(2, leaf.ndim)))
+        return optax.contrib.MuonDimensionNumbers(inner, tuple(range(inner[-1] + 1, leaf.ndim)))
+
+    return jax.tree_util.tree_map_with_path(axes, params)
 
 
 def clip_by_norm(limit: float) -> optax.GradientTransformationExtraArgs:

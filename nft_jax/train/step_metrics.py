@@ -208,10 +208,13 @@ class Rollouts:
 
     def metrics(self, carried: int) -> dict[str, float]:
         """`carried`: how many groups are left for the next step."""
-        return answer_metrics(self.seen) | self.sources | {
+        metrics = answer_metrics(self.seen) | self.sources | {
             "groups/generated": len(self.seen), "groups/carried": carried, "tokens/generated": self.tokens,
-            "groups/accepted_share": sum(group.has_signal for group in self.seen) / max(len(self.seen), 1),
             "nonfinite/logprobs": nonfinite_logprobs(self.kept)}
+        # A step whose carried groups are enough asks nothing, and then no share is known.
+        if self.seen:
+            metrics["groups/accepted_share"] = float(np.mean([group.has_signal for group in self.seen]))
+        return metrics
 
 
 def nonfinite_logprobs(groups: list[Group]) -> int:

@@ -23,7 +23,8 @@ from nft_jax.data.stream import STREAMS, PromptStream, hash_of
 from nft_jax.record.claim import STORED, refusals_named
 from nft_jax.record.folder import read_marker
 from nft_jax.record.rollouts import MASKED, groups_to_table, table_to_groups
-from nft_jax.rollout.stored import StoredAnswer, StoredQuestion, require_unequal
+from nft_jax.rollout.stored import StoredQuestion, require_unequal, why_equal
+from nft_jax.rollout.stored_answers import StoredAnswer
 from nft_jax.runtime.distributed import gather, is_first, process_count
 from nft_jax.runtime.files import replaced
 from nft_jax.train.run import Run
@@ -91,13 +92,18 @@ def _read(path: Path) -> Iterator[list[Group]]:
 def _make(run: Run, params, path: Path, made_of: str) -> None:
     """Judges and scores the groups, and writes those that have something to teach. Every process scores; the first
     one writes."""
-    stored, verdicts = run.stored.groups, _judged(run)
-    require_unequal(verdicts, f"rollout.answers is {run.config.rollout.answers!r}")
+    stored, verdicts, said = run.stored.groups, _judged(run), f"rollout.answers is {run.config.rollout.answers!r}"
+    require_unequal(verdicts, said)
     whole = [(Group(members[0].rollout.prompt, tuple(each.rollout for each in members), tuple(judged)), members)
              for members, judged in zip(stored, verdicts, strict=True)]
-    used = [(_numbered(group, index), members)
+    used = [(StoredQuestion.of(group).prompt(index).group, members)
             for index, (group, members) in enumerate((g, m) for g, m in whole if _teaches(g))]
-    notes = {"made of": made_of, "left out": Counter(_kind(group) for group, _ in whole if not _teaches(group)),
+    left = Counter("no trained token" if group.has_signal else why_equal(group.verdicts)
+                   for group, _ in whole if not _teaches(group))
+    if not used:
+        raise InputError(f"{said}: its groups with different rewards have no trained token ({left.total():,} groups "
+                         "left out). Give masks with a 1, or raise rollout.max_new_tokens.")
+    notes = {"made of": made_of, "left out": left,
              "stored log-probs": sum(each.old is not None for _, members in used for each in members)}
     schema = MASKED.with_metadata({METADATA: json.dumps(notes).encode()})
     size = CHUNK * run.config.groups_per_update
@@ -118,19 +124,6 @@ def _make(run: Run, params, path: Path, made_of: str) -> None:
 
 def _teaches(group: Group) -> bool:
     return group.has_signal and any(group.rollouts[i].trained for i in group.judged)
-
-
-def _kind(group: Group) -> str:
-    """Why a group teaches nothing."""
-    if len(group.rollouts) == 1:
-        return "one answer"
-    if group.has_signal:
-        return "no trained token"
-    return {0.0: "all wrong", 1.0: "all right"}.get(group.accuracy, "equal rewards" if group.judged else "no verdict")
-
-
-def _numbered(group: Group, index: int) -> Group:
-    return StoredQuestion.of(group).prompt(index).group
 
 
 def _judged(run: Run) -> list[list[Verdict]]:

@@ -6,6 +6,7 @@ from jax.sharding import Mesh
 from nft_jax.model.flops import forward_flops, train_flops
 from nft_jax.objectives.terms import answers_in_loss
 from nft_jax.runtime.devices import published
+from nft_jax.train.batch import learns
 from nft_jax.train.plan import Plan
 from nft_jax.types import Group
 
@@ -14,7 +15,7 @@ def work_of(plan: Plan, seen: Sequence[Group], trained: Sequence[Group]) -> dict
     """Tokens and operations of a step, over all devices, without padding and recomputation.
 
         tokens/packed     prompt and answer tokens of the answers in the loss; a prompt counts for each
-        flops/rollout     sampling the `seen` groups, and scoring the ones with unequal rewards; of stored answers,
+        flops/rollout     sampling the `seen` groups, and scoring the ones that may be trained on; of stored answers,
                           which come with their old log-probs, what the KL term scores
         flops/train       forward and backward passes of the `trained` groups
     """
@@ -24,9 +25,9 @@ def work_of(plan: Plan, seen: Sequence[Group], trained: Sequence[Group]) -> dict
                   + sum(forward_flops(model, len(r.tokens), len(group.prompt.tokens) + len(r.tokens) / 2)
                         for r in group.rollouts) for group in (() if config.rollout.answers else seen))
     # The devices score between two blocks of decoding, so both count as one phase.
-    scores = config.rollout.old_logprobs == "trainer" and not config.on_policy and not config.rollout.answers
-    passes = scores + bool(config.terms.kl_weight)
-    scored = [len(group.prompt.tokens) + len(r.tokens) for group in seen if group.has_signal for r in group.rollouts]
+    passes = config.scores + bool(config.terms.kl_weight)
+    scored = [len(group.prompt.tokens) + len(r.tokens) for group in seen if learns(group, config.loss)
+              for r in group.rollouts]
     rows = [len(group.prompt.tokens) + len(group.rollouts[i].tokens)
             for group in trained for i in answers_in_loss(group, config.terms)]
     return {"tokens/packed": sum(rows),

@@ -27,6 +27,7 @@ CLASSES = [value for value in vars(config_module).values() if dataclasses.is_dat
     ("rollout", "samples_per_prompt", 1), ("rollout", "temperature", 0), ("data", "template", "no place"),
     ("loss", "epsilon", -1), ("loss", "epsilon", float("inf")), ("loss", "constant_length", 0),
     ("loss", "neg_weight", -1), ("loss", "neg_weight", float("nan")), ("loss", "clip_high", -1), ("loss", "beta", 0),
+    ("rollout", "ema", 1.0), ("rollout", "ema", -0.1), ("loss", "all_wrong", float("inf")),
     ("loss", "tau_negative", 0), ("loss", "nll_weight", -1), ("loss", "psr_weight", -1),
     ("checkpoint", "best", "loss"), ("checkpoint", "keep_every", 25), ("terms", "kl_weight", -1),
     ("terms", "kl_weight", float("inf")), ("terms", "entropy_weight", -1), ("terms", "mismatch_cap", 0.5),
@@ -37,6 +38,8 @@ def test_values_are_refused(room, field, value):
 
 
 @pytest.mark.parametrize(("fields", "told"), [
+    ({"rollout": RolloutConfig(answers="a.jsonl"), "loss": ObjectiveConfig(all_wrong=0.5)}, "loss.all_wrong is 0.5"),
+    ({"rollout": RolloutConfig(answers="a.jsonl"), "data": DataConfig(order="accuracy")}, "data.order is 'accuracy'"),
     ({"mesh": MeshConfig(context=7)}, "mesh.context is 7"), ({"steps": 0}, "steps is 0"),
     ({"writers": ("paper",)}, "writers is ('paper',)"), ({"writers": ("wandb", "wandb")}, "writers is ('wandb',"),
     ({"batch": BatchConfig(row_length=100)}, "batch.row_length is 100"),

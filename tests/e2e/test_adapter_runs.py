@@ -38,8 +38,9 @@ def base(tmp_path_factory):
 @pytest.fixture(scope="module")
 def settings(small_run, base):
     def make(folder, **changes):
-        return small_run(folder, **{"policy": PolicyConfig(path=str(base)), "adapter": ADAPTER,
-                                    "terms": TermsConfig(kl_weight=0.1, mismatch="token"), **changes})
+        run = small_run(folder, **{"policy": PolicyConfig(path=str(base)), "adapter": ADAPTER,
+                                   "terms": TermsConfig(kl_weight=0.1, mismatch="token"), **changes})
+        return replace(run, rollout=replace(run.rollout, ema=0.5))
     return make
 
 
@@ -79,6 +80,16 @@ def test_the_base_is_the_reference(folders):
         apart.append(max(float(np.abs(old - reference).max()) for group in groups if group.has_signal
                          for old, reference in zip(group.old_logprobs, group.reference_logprobs, strict=True)))
     assert apart[0] < 1e-5 and apart[1] > 1e-4
+
+
+def test_the_average_that_samples_is_of_the_adapters(folders):
+    """The adapters' B began at 0."""
+    first, last, average = (unwrap(nft_jax.load(folders[0], step=step, ema=ema).params)["layers"]
+                            for step, ema in ((1, False), (2, False), (2, True)))
+    for name, parts in average.items():
+        expected = 0.25 * first[name]["lora_b"] + 0.5 * last[name]["lora_b"]
+        np.testing.assert_allclose(parts["lora_b"], expected, rtol=1e-5, atol=1e-9)
+    assert max(np.abs(parts["lora_b"]).max() for parts in average.values()) > 0
 
 
 def test_checkpoints_hold_adapters_and_their_moments_alone(folders, base):

@@ -1,14 +1,16 @@
 """A run whose answers are sampled by an average of its parameters (rollout.ema), and whose questions come again by
-their accuracy (data.order)."""
+their accuracy (data.order). Groups of wrong answers are trained on too (loss.all_wrong)."""
 from dataclasses import replace
 
 import jax
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 import nft_jax
-from nft_jax.config import DataConfig
+from nft_jax.config import DataConfig, ObjectiveConfig, OptimizerConfig
 from nft_jax.record.metrics import read_metrics
+from nft_jax.record.rollouts import table_to_groups
 from nft_jax.train import loop
 from refusal import refused
 from runs import Judge, assert_same_run
@@ -22,7 +24,8 @@ JUDGE = Judge(lambda i, text, gold: (1.0, 0.0, float(i % 2))[int(gold) % 3])
 def config(small_run, compiled_once):
     def make(workdir, **changes):
         run = small_run(workdir, steps=STEPS, data=DataConfig(source="arithmetic", max_prompt_tokens=24, limit=12,
-                                                          order="accuracy"), **changes)
+                                                          order="accuracy"),
+                        loss=ObjectiveConfig(all_wrong=0.25), **changes)
         return replace(run, rollout=replace(run.rollout, prompts_per_step=6, ema=EMA),
                        evaluation=replace(run.evaluation, every=0))
     return make
@@ -87,6 +90,23 @@ def test_questions_rest_by_their_accuracy(whole):
     assert rows[-1]["prompts/resting_share"] > 0 and max(row.get("prompts/age", 0) for row in rows) > 1
 
 
+def test_groups_of_wrong_answers_are_trained_beside_the_others(whole):
+    """At most as many, with the log-probs of the policy that sampled; a replay weighs them as the run did."""
+    rows = read_metrics(whole[0] / "metrics.jsonl")[1:]
+    assert any(row["groups/all_wrong"] for row in rows)
+    for step, row in enumerate(rows, 1):
+        table = pq.read_table(whole[0] / "rollouts" / f"step_{step:06d}.parquet")
+        kept = table_to_groups(table.filter(table["kept"]))
+        wrong = [group for group in kept if group.all_wrong]
+        assert len(kept) == row["groups/kept"] and len(wrong) == row["groups/all_wrong"] <= len(kept) / 2
+        assert all(group.old_logprobs is not None for group in kept)
+    step = next(step for step, row in enumerate(rows, 1) if row["groups/all_wrong"])
+    found = nft_jax.replay(whole[0] / "rollouts" / f"step_{step:06d}.parquet")
+    wrong = [answer for answer in found.answers if answer.reward == 0 and answer.group_accuracy not in (0.25, 0.5)]
+    assert wrong and all(0 < answer.group_accuracy <= 0.5 and (answer.coefficient < 0).all() for answer in wrong)
+    assert found.metrics["loss/negative"] == pytest.approx(0, abs=1e-6)
+
+
 def test_a_killed_run_ends_like_a_whole_one_and_both_parameters_are_loaded(whole, config, tmp_path, monkeypatch):
     record = loop.record
 
@@ -112,4 +132,7 @@ def test_an_average_is_asked_of_runs_that_keep_one(whole, config, small_run, tmp
         nft_jax.load("nano", ema=True)
     forked = small_run(tmp_path / "fork", steps=STEPS + 1)
     with refused("rollout.ema", 0.0, EMA):
+        loop.train(forked, fork=str(whole[0]), quiet=True)
+    forked = replace(forked, rollout=replace(forked.rollout, ema=0.5), optimizer=OptimizerConfig(name="muon"))
+    with refused("optimizer.name", "muon", "adamw"):
         loop.train(forked, fork=str(whole[0]), quiet=True)

@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from nft_jax.config import BatchConfig, CheckpointConfig, TermsConfig
+from nft_jax.config import BatchConfig, CheckpointConfig, ObjectiveConfig, TermsConfig
 from nft_jax.record.metrics import read_metrics
 from nft_jax.train import loop
 from runs import Judge, assert_same_run
@@ -17,8 +17,9 @@ FAILING = Judge(lambda i, text, gold: None if i == 2 and int(gold) % 5 == 1 else
 def test_a_run_records_the_log_probs_of_the_parameters_that_sampled(small_run, compiled_once, tmp_path, monkeypatch):
     """Also of groups that waited a step, and of answers outside the loss; and a killed run ends like a whole one."""
     def config(name):
-        run = small_run(tmp_path / name, steps=3, checkpoint=CheckpointConfig(every=1), terms=TermsConfig(
-            mask_truncated=True), batch=BatchConfig(updates_per_step=1, row_length=64, rows_per_micro_batch=8))
+        run = small_run(tmp_path / name, steps=3, checkpoint=CheckpointConfig(every=1),
+                        loss=ObjectiveConfig(all_wrong=0.5), terms=TermsConfig(mask_truncated=True),
+                        batch=BatchConfig(updates_per_step=1, row_length=64, rows_per_micro_batch=8))
         return replace(run, rollout=replace(run.rollout, prompts_per_step=5),
                        evaluation=replace(run.evaluation, every=0))
 

@@ -11,7 +11,8 @@ import nft_jax
 from nft_jax.config import DataConfig, EvaluationConfig, RolloutConfig, TermsConfig
 from nft_jax.record.metrics import read_metrics
 from nft_jax.record.rollouts import table_to_groups
-from nft_jax.train import loop
+from nft_jax.report.data import page_data
+from nft_jax.train import loop, stored_groups
 from nft_jax.train.opening import preview
 from nft_jax.train.plan import settle
 from refusal import refused
@@ -99,6 +100,13 @@ def test_text_is_judged_and_scored_once(trained, texts):
     assert {row["compiles"] for row in rows[1:]} == {0} and rows[0]["ratio/mean_positive"] == pytest.approx(1, abs=0.05)
 
 
+def test_the_report_says_what_was_read(trained, texts):
+    """Of answers without log-probs and entropies too."""
+    page = page_data([trained], 12)
+    assert str(texts) in page["runs"][0]["stored"] and "3.0 epochs" in page["runs"][0]["stored"]
+    assert len(page["rollouts"]["rows"]) == 12 and "ratio/effective_sample_size" in page["series"][0]
+
+
 def test_an_epoch_has_every_group_once_in_the_order_of_the_seed(trained):
     asked = [sorted({row["problem"] for row in pq.read_table(path).to_pylist()})
              for path in sorted((trained / "rollouts").iterdir())]
@@ -110,7 +118,7 @@ def test_an_epoch_has_every_group_once_in_the_order_of_the_seed(trained):
 
 
 def test_a_killed_run_ends_like_a_whole_one(config, texts, trained, tmp_path, monkeypatch):
-    """In the second epoch. Nothing is judged or scored again."""
+    """Killed while it scores, and in the second epoch. Then nothing is judged or scored again."""
     record = loop.record
 
     def kill(run, state, progress, metrics):
@@ -118,6 +126,14 @@ def test_a_killed_run_ends_like_a_whole_one(config, texts, trained, tmp_path, mo
         if progress.step == 2:
             raise KeyboardInterrupt
 
+    def cut(run, part, params):
+        raise KeyboardInterrupt
+
+    # While the answers are scored: their table is whole or absent.
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stored_groups, "_with_old", cut)
+        nft_jax.train(config(tmp_path / "run", texts, steps=3), verifier=BY_GOLD, quiet=True)
+    assert not (tmp_path / "run" / "answers.parquet").exists()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(loop, "record", kill)
         nft_jax.train(config(tmp_path / "run", texts, steps=3), verifier=BY_GOLD, quiet=True)
@@ -164,15 +180,14 @@ def test_without_unequal_rewards_a_run_is_refused(config, texts, compiled_once, 
         nft_jax.train(config(tmp_path / "run", texts), verifier=Judge(lambda *_: 0.0), quiet=True)
 
 
-@pytest.mark.parametrize("objective", ["rft", "dpo"])
-def test_other_objectives_on_the_same_file(config, texts, compiled_once, tmp_path, objective):
-    """With stored masks, in a group of which one answer is too long, and a KL term."""
+def test_another_objective_on_the_same_answers(config, texts, compiled_once, tmp_path):
+    """One of whole groups, with stored masks, in a group of which one answer is too long, and a KL term."""
     rows = [json.loads(line) for line in texts.read_text().splitlines()]
     rows += [{"prompt_tokens": [5, 6], "response_tokens": ids, "mask": mask, "reward": reward}
              for ids, mask, reward in (([7, 8, 9], [1, 0, 1], 1), ([7, 9], [1, 1], 0), ([7] * 40, None, 1))]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    terms = TermsConfig(kl_weight=0.1) if objective == "rft" else TermsConfig()
-    run = replace(config(tmp_path / "run", tmp_path / "a.jsonl", steps=2, terms=terms), objective=objective)
+    run = config(tmp_path / "run", tmp_path / "a.jsonl", steps=2, terms=TermsConfig(kl_weight=0.1))
+    run = replace(run, objective="dpo")
     nft_jax.train(run, verifier=BY_GOLD, quiet=True)
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")[1:]
     assert all(row["nonfinite/skipped"] == 0 and row["grad_norm/mean"] > 0 for row in rows)

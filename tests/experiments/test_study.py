@@ -1,5 +1,6 @@
 """Studies on run folders written by hand: tables, figures, claims with their verdicts, and every arm."""
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +14,14 @@ from hypothesis import strategies as st
 
 from experiments import compare
 from experiments.harness import study
-from experiments.harness.results import ACCURACY, Mean, Measures, accuracy_table, kept, read_run, tidy
+from experiments.harness.plots import draw_intervals
+from experiments.harness.results import ACCURACY, Mean, Measures, accuracy_table, kept, reached, read_run, tidy
 from experiments.harness.scales import SCALES
 from experiments.harness.study import Claim, Study
 from experiments.studies import (
     ablate_clamp,
     ablate_negative_weight,
+    ablate_optimizer,
     ablate_prompt_weight,
     ablate_ratio,
     ablate_rft,
@@ -28,11 +31,13 @@ from experiments.studies import (
     longer,
     main_table,
     offline,
+    order,
     real_model,
 )
 from experiments.sweep import plan
 from nft_jax.cli import parse
 from nft_jax.config import EvaluationConfig, VerifierConfig
+from nft_jax.record.pictures import canvas
 from refusal import refused
 
 
@@ -103,6 +108,27 @@ def test_measures_at_equal_steps_and_at_equal_tokens(runs):
     other = pd.DataFrame({"run": "x", "arm": "x", "seed": 0, "step": [0, 2], "tokens": [0, 90], ACCURACY: [0.1, 0.9]})
     short = Measures.of(pd.concat([table, other]))
     assert (short.step, short.tokens) == (2, 90)
+
+
+def test_runs_that_were_evaluated_at_other_steps():
+    """The last step that all were evaluated at, though the shorter run goes on to step 12; else its end, marked."""
+    def measured(*evaluated):
+        return Measures.of(pd.concat([pd.DataFrame({
+            "run": name, "arm": name, "seed": 0, "objective": name, "step": steps, "tokens": np.multiply(steps, times),
+            ACCURACY: values}) for name, times, (steps, values) in zip(("nft", "rft"), (10, 20), evaluated,
+                                                                      strict=True)]))
+    shared = measured(([0, 5, 10, 12], [0.4, 0.7, 0.9, 0.6]), ([0, 5, 8, 15], [0.4, 0.5, 0.6, 0.7]))
+    assert shared.step == 5 and not shared.interpolated("steps", "nft")
+    assert shared.of_arm("steps", "nft").value == 0.7 and shared.interpolated("tokens", "rft")
+    assert "| nft | 1 | 40.0 | 70.0 | 60.0 | 90.0 (step 10) |" in accuracy_table(shared, marked=True)
+    assert "| rft | 1 | 40.0 | 50.0 | ~53.3 | 70.0 (step 15) |" in accuracy_table(shared, marked=True)
+    assert "~" not in accuracy_table(shared)
+    apart = measured(([0, 5, 10, 12], [0.4, 0.7, 0.9, 0.6]), ([0, 3], [0.4, 0.5]))
+    assert apart.step == 3 and not apart.interpolated("steps", "rft")
+    assert "| nft | 1 | 40.0 | ~58.0 | ~" in accuracy_table(apart, marked=True)
+    draw_intervals(axes := canvas(1, 1, (4, 3))[1][0], apart)
+    faces = [line.get_markerfacecolor() for line in axes.get_lines() if line.get_marker() in ("o", "D")]
+    assert [face == "white" for face in faces] == [True, True, False, False]
 
 
 def test_a_mean_has_an_interval_only_with_several_values():
@@ -256,7 +282,7 @@ def test_a_run_that_was_never_evaluated_cannot_be_compared(runs):
 # ---- every study ---------------------------------------------------------------------------------------------------
 
 MODULES = (main_table, ablate_prompt_weight, ablate_clamp, ablate_negative_weight, ablate_ratio, ablate_updates,
-           ablate_rft, controls, longer, offline, real_model)
+           ablate_rft, ablate_optimizer, controls, longer, offline, order, real_model)
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -271,7 +297,7 @@ def test_every_arm_of_every_study_is_a_run_that_its_command_makes(scale, tmp_pat
         for each in planned:
             command = each.command
             assert command[1:4] == ("-m", "experiments.train", SCALES[scale].experiment)
-            if module in (controls, ablate_updates):                # these set fields of every kind
+            if module in (controls, ablate_updates, order):         # these set fields of every kind
                 assert parse(base, "", command[4:]).config == each.config
         known = {each.arm for each in planned}
         for claim in module.STUDY.claims:
@@ -309,7 +335,7 @@ def test_every_study_has_its_page(module):
         up = "../" * (1 + place.count("/"))
         assert f"({up}figures/{name}_{scale}.md)" in page and f"({up}figures/{name}_{scale}.png)" in page
     else:
-        assert module in (offline, real_model) and "not run to its end" in page
+        assert "not run" in page.lower()
 
 
 def test_pages_and_tables_say_what_the_stored_results_give():
@@ -392,6 +418,16 @@ def test_compare_takes_seeds_together_and_tells_what_differs(four, tmp_path, cap
     assert "<h1>epsilon 1 · epsilon 0.5</h1>" in (root / "compare.html").read_text()
 
 
+def test_compare_calls_runs_as_it_is_told(four, tmp_path, capsys):
+    root = tmp_path / "sweep"
+    compare.main([f"full={root}/a*", f"half={four[2]}", "-o", str(tmp_path / "out")])
+    told = capsys.readouterr().out
+    assert "| full | 2 | 10.0 ± 0.0 | 51.0 ± 12.7 |" in told and "| half | 1 | 10.0 | 40.0 |" in told
+    assert "| field | full | half |" in told and "<h1>full · half</h1>" in (tmp_path / "out/compare.html").read_text()
+    compare.main([str(four[0]), str(four[2]), "-o", str(tmp_path / "out")])          # each is one run: folders
+    assert "| a0 | 1 | 10.0 | 50.0 |" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("make", "told"), [
     (lambda path: path / "nothing", "no config.json"), (lambda path: path / "no*pattern", "no config.json"),
     (lambda path: write_run(path / "a", []), "metrics.jsonl"),
@@ -402,3 +438,9 @@ def test_compare_refuses_what_is_no_run(make, told, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         compare.main([str(folder), "-o", str(tmp_path / "out")])
     assert ended.value.code == 2 and told in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_tokens_until_an_accuracy_lie_on_the_line_between_evaluations():
+    run = pd.DataFrame({"tokens": [0, 100, 300, 400], ACCURACY: [0.2, 0.4, 0.8, 0.5]})
+    assert reached(run, 0.6) == pytest.approx(200) and reached(run, 0.8) == 300
+    assert math.isnan(reached(run, 0.9)) and math.isnan(reached(run, 0.1))

@@ -22,7 +22,8 @@ SMALL = ["--steps", str(STEPS), "--checkpoint.every", "2", "--rollout.prompts-pe
          "--rollout.samples-per-prompt", "4", "--rollout.max-new-tokens", "24", "--rollout.slots", "16",
          "--batch.updates-per-step", "2", "--batch.row-length", "64", "--evaluation.questions", "3",
          "--evaluation.samples", "2", "--evaluation.every", "2", "--optimizer.warmup-updates", "4", "--data.limit",
-         "200", "--data.max-prompt-tokens", "24", "--verifier.workers", "1", "--terms.kl-weight", "0.05"]
+         "12", "--data.max-prompt-tokens", "24", "--verifier.workers", "1", "--terms.kl-weight", "0.05", "--data.order",
+         "accuracy", "--rollout.ema", "0.5", "--loss.all-wrong", "0.25"]
 RUN = [sys.executable, "-m", "experiments.quickstart", *SMALL]
 
 

@@ -273,7 +273,7 @@ def test_defaults():
 
 ALTERED = {"epsilon": 0.5, "prompt_weight": "sqrt", "pos_weight": 0.5, "neg_weight": 0.5, "ratio": "sequence",
            "clip_low": 0.1, "clip_high": 0.9, "std_ddof": 1, "overlong_buffer": 8, "beta": 0.3, "nll_weight": 0.5,
-           "tau_positive": 2.0, "tau_negative": 2.0, "psr_weight": 0.5}
+           "tau_positive": 2.0, "tau_negative": 2.0, "psr_weight": 0.5, "all_wrong": 0.5}
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -285,7 +285,7 @@ def test_a_field_changes_the_loss_or_is_refused(name, field):
         with refused(f"loss.{field}", repr(ALTERED[field]), name, *users):
             resolve(name, config)
         return
-    if field in ("std_ddof", "overlong_buffer"):                    # read by the batch: group_std and the rewards
+    if field in ("std_ddof", "overlong_buffer", "all_wrong"):       # read by the batch: group_std, rewards, groups
         assert getattr(resolve(name, config), field) == ALTERED[field]
         return
     arguments = draw(0, soft=True, dtype="float32")
@@ -396,9 +396,11 @@ def test_settings_that_an_objective_reads_are_known_without_running_it():
     head = "def f(logprobs, old_logprobs, mask, rewards, group_accuracy, config, extras):\n    "
     every = {field.name for field in fields(ObjectiveConfig)}
     always = {"loss_agg", "constant_length"}
-    assert settings_read("grpo") == {"clip_low", "clip_high", "std_ddof", "overlong_buffer"} | always
-    assert settings_read("a.py:f", head + "return config.beta * logprobs, {}") == {"beta"} | always
-    assert settings_read("a.py:f", head + "return -rewards * logprobs, {}") == always
+    assert settings_read("grpo") == {"clip_low", "clip_high", "std_ddof", "overlong_buffer", "all_wrong"} | always
+    # What the batch reads changes the loss of any function.
+    own = always | {"std_ddof", "overlong_buffer", "all_wrong"}
+    assert settings_read("a.py:f", head + "return config.beta * logprobs, {}") == {"beta"} | own
+    assert settings_read("a.py:f", head + "return -rewards * logprobs, {}") == own
     # Handed on, or not known: any.
     assert settings_read("a.py:f", head + "return nft(logprobs, config)") == every == settings_read("a.py:f")
     assert settings_read("an older one") == every

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from nft_jax.runtime.mesh import sharded_bytes
 from nft_jax.train.batch import token_cost
 from nft_jax.train.plan import make_plan, settle
 from nft_jax.train.programs import programs_of, training_programs
+from nft_jax.types import InputError
 from refusal import refused
 
 ROOT = Path(__file__).parents[2]
@@ -148,6 +150,17 @@ def test_the_average_that_samples_is_counted(planned, model, rank):
     more = told.keys() - others.keys()
     assert len(more) == 1 and "rollout.ema" in min(more) and told[min(more)] == pytest.approx(
         sum(told.values()) - sum(others.values()))
+    if not rank:
+        def least(config):
+            """The least memory, in quarters of the parameters, in which one slot fits."""
+            automatic = replace(config, rollout=replace(config.rollout, slots=0))
+            for quarters in range(8, 200):
+                with suppress(InputError):
+                    make_plan(automatic, model, free=quarters * memory.parameters // 4)
+                    return quarters
+            return None
+
+        assert least(config) == least(plain) + 4
 
 
 def test_the_dry_run_says_what_is_trained_and_which_rate_suits_it(planned, model):

@@ -1,4 +1,5 @@
 """Figures: one look for an objective wherever it stands, readable in grey, with axes that do not mislead."""
+import colorsys
 import io
 from itertools import pairwise
 
@@ -6,11 +7,23 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.colors import to_rgb
 from PIL import Image
 
 from nft_jax.objectives import registry
 from nft_jax.record import pictures
-from nft_jax.record.pictures import Look, canvas, contrast, curve, describe, draw_curves, label_ends, looks, scale
+from nft_jax.record.pictures import (
+    Look,
+    canvas,
+    contrast,
+    curve,
+    describe,
+    draw_curves,
+    label_ends,
+    looks,
+    scale,
+    widen_covered,
+)
 from nft_jax.types import OUTCOMES
 
 
@@ -19,7 +32,7 @@ def test_every_objective_and_outcome_has_colours_that_stand_out():
     found = looks(pictures.OBJECTIVES)
     assert len({(look.light, look.dash) for look in found}) == len(found)
     for light, dark in (*(look[:2] for look in found), *pictures.OUTCOMES.values(), pictures.OWN):
-        assert contrast(light, "#ffffff") >= 3 and contrast(dark, "#14171a") >= 3
+        assert contrast(light, "#ffffff") >= 4.5 and contrast(dark, "#14171a") >= 4.5
     assert contrast("#000000", "#ffffff") == pytest.approx(21) and contrast("#777777", "#ffffff") == pytest.approx(
         4.478, abs=1e-3)
 
@@ -36,7 +49,10 @@ def test_experiments_of_one_objective_are_shades_of_it(count, objective):
     found = looks([objective] * count + ["rft"])
     for place, back in ((0, "#ffffff"), (1, "#14171a")):
         contrasts = [contrast(look[place], back) for look in found[:count]]
-        assert contrasts == sorted(contrasts) and len(set(contrasts)) == count and contrasts[0] >= 2.99
+        assert contrasts == sorted(contrasts) and len(set(contrasts)) == count and contrasts[0] >= 4.5
+        # Of one hue, on the colour wheel.
+        hues = {colorsys.rgb_to_hsv(*to_rgb(look[place]))[0] for look in found[:count]}
+        assert max(hues) - min(hues) < 0.04
     assert all(a.dash != b.dash and a.marker != b.marker for a, b in pairwise(found[:count]))
 
 
@@ -80,6 +96,34 @@ def test_curves_carry_their_names_and_no_legend_hides_them():
     figure.draw_without_rendering()
     ends = [text.get_window_extent().x1 for text in names.values()]
     assert max(ends) <= figure.bbox.x1
+
+
+def test_an_early_end_has_its_name_beside_it_unless_another_curve_is_there():
+    looks_of_three = looks(["nft", "rft", "grpo"])
+
+    def named(short):
+        _, (axes,) = canvas(1, 1, (6, 3))
+        curve(axes, range(40), np.linspace(0, 1, 40), looks_of_three[0], "long")
+        curve(axes, range(10), short, looks_of_three[1], "short")
+        label_ends(axes)
+        return {text.get_text(): (text.get_position()[0], text.arrow_patch) for text in axes.texts}
+
+    # A run that broke off: the end is its last finite point.
+    broken = named(np.array([0.9] * 9 + [np.nan]))
+    assert broken["short"][0] < 0.3 and named(np.full(10, np.nan)) == {}
+    free, crossed = named(np.full(10, 0.9)), named(np.linspace(0, 0.27, 10))
+    assert 0.2 < free["short"][0] < 0.3 and free["short"][1] is None and free["long"][0] == 1
+    assert crossed["short"][0] == 1 and crossed["short"][1] is not None        # a leader, thin and grey
+
+
+def test_curves_that_lie_on_one_another_are_all_seen():
+    _, (axes,) = canvas(1, 1, (6, 3))
+    for look, height in zip(looks(["nft", "nft", "nft", "grpo"]), (0.5, 0.501, 0.5, 0.9), strict=True):
+        curve(axes, range(9), np.full(9, height), look, str(height))
+    scale(axes, share=True)
+    widen_covered(axes)
+    widths = [line.get_linewidth() for line in axes.get_lines()]
+    assert widths[0] > widths[1] > widths[2] == widths[3]
 
 
 def test_curves_of_a_run_are_drawn(tmp_path):

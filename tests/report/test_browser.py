@@ -45,6 +45,8 @@ def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     rows = [{"step": step, "accuracy/all": step / 10, "entropy/all": 0.3, "verdicts/right": 3, "verdicts/wrong": step,
              "evaluation/accuracy/all": 0.5, "seconds/step": 2.0, "seconds/train": 1.0} for step in range(3)]
+    rows[0]["entropy/all"] = rows[0]["objective/undecided"] = None
+    rows[1]["objective/undecided"] = 0.25
     runs = [make_run(folder / name, rewards=((1, 0) * 8,) * 32, rows=rows, steps=2, **fields)
             for name, fields in {"a": {}, "b": {"seed": 1}, "c": {"objective": "grpo"}}.items()]
     group = make_group(5, [1, 0, 0, 0, 0, 0, None], rng=np.random.default_rng(0), longest=5)
@@ -218,6 +220,66 @@ def test_a_tooltip_cuts_no_value(browser, page, width):
 
 
 @pytest.mark.parametrize("width", [390, 1440])
+def test_a_token_s_tooltip_stays_on_the_page(browser, page, width):
+    """Of the last token of every answer of a group, those at the right edge too."""
+    browser.open(page, width=width)
+    assert browser.run("""[...document.querySelectorAll('.group .cell')].slice(0, 16).every(cell => {
+      const span = [...cell.querySelectorAll('.tokens span')].at(-1), root = document.documentElement;
+      span.dispatchEvent(new PointerEvent('pointerover', {bubbles: true}));
+      const tip = byId('tip').getBoundingClientRect();
+      return tip.width > 0 && tip.left >= 0 && tip.right <= root.clientWidth && root.scrollWidth <= root.clientWidth;
+    })""")
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_charts_stand_in_line_and_the_legend_beside_them(browser, page, width):
+    """The first group's name is long. Axes of a row are at one height, every curve has the same axis of steps, and the
+    legend covers no chart, however far the page is scrolled."""
+    browser.open(page, width=width)
+    assert browser.run("""[...document.querySelectorAll('.charts')].every(charts => {
+      const rows = {};
+      for (const figure of charts.querySelectorAll('figure'))
+        (rows[Math.round(figure.getBoundingClientRect().top)] ??= new Set()).add(
+          Math.round(figure.querySelector('svg').getBoundingClientRect().top));
+      return Object.values(rows).every(tops => tops.size === 1);
+    })""")
+    firsts = browser.run("[...document.querySelectorAll('#curves svg')].map(svg => [...svg.querySelectorAll('text')]"
+                         ".filter(t => t.getAttribute('text-anchor') === 'middle')[0].textContent)")
+    assert len(firsts) >= 5 and set(firsts) == {"0"}
+    assert browser.run("""[0, 400, 800].every(y => {
+      scrollTo(0, byId('curves').offsetTop + y);
+      const legend = document.querySelector('.legend').getBoundingClientRect();
+      return legend.height > 0 && [...document.querySelectorAll('#curves figure')].every(figure => {
+        const box = figure.getBoundingClientRect();
+        return box.bottom <= legend.top || box.top >= legend.bottom || box.right <= legend.left;
+      });
+    })""")
+
+
+def test_metrics_of_an_objective_s_own_have_charts(browser, page):
+    browser.open(page)
+    titles = browser.run("[...document.querySelectorAll('#own figcaption')].map(each => each.textContent)")
+    assert titles == ["undecided"]
+    assert browser.run("[...byId('metric').options].every(option => !option.text.startsWith('objective/'))")
+
+
+def test_the_head_of_an_answer_is_one_line_whatever_its_verdict(browser, page):
+    browser.open(page, width=1440)
+    choose(browser, "outcome", "timeout")
+    told = browser.run("[...document.querySelectorAll('.cell')].map(cell => [cell.textContent.includes('truncated'), "
+                       "cell.querySelector('.head').clientHeight])")
+    assert [cut for cut, _ in told].count(True) == 1 and len(told) == 7 and len({height for _, height in told}) == 1
+
+
+def test_times_have_two_digits_and_paths_break_at_their_signs(browser, page):
+    browser.open(page)
+    assert browser.run("[0, 0.000505, 0.0458, 0.7806, 14.97, 150].map(duration)") == [
+        "0 s", "0.51 ms", "46 ms", "0.78 s", "15 s", "2.5 min"]
+    assert browser.run("breakable('/tmp/held_out.jsonl -0.5').map(each => each.textContent ?? each)") == [
+        "/", "", "tmp/", "", "held_out.jsonl -0.5"]
+
+
+@pytest.mark.parametrize("width", [390, 1440])
 def test_accuracy_is_in_sight_at_once(browser, page, width):
     browser.open(page, width=width)
     places = browser.run("[...document.querySelectorAll('#runs td.after')].map(cell => { "
@@ -264,6 +326,21 @@ def test_pages_fit_and_texts_stand_out_in_the_light_and_in_the_dark(browser, pag
         backs.append(back)
         contrasts = [(max(back, text) + 0.05) / (min(back, text) + 0.05) for text in texts]
         assert min(contrasts) >= 4.5, dict(zip(colours[1:], contrasts, strict=True))
+        # Of an answer's text where its tokens have full colour.
+        browser.run("document.querySelectorAll('.tokens span').forEach(s => s.style.setProperty('--strength', 0.6))")
+        for hue in ("up", "down", "surprise", "spread"):
+            drawn = browser.run(f"""(() => {{
+              const span = document.querySelector('.tokens span'), paper = document.createElement('canvas').getContext(
+                '2d', {{willReadFrequently: true}});
+              span.style.setProperty('--hue', 'var(--{hue})');
+              for (const colour of [getComputedStyle(span.closest('.cell')).backgroundColor,
+                                    getComputedStyle(span).backgroundColor]) {{
+                paper.fillStyle = colour; paper.fillRect(0, 0, 1, 1);
+              }}
+              return [`rgb(${{[...paper.getImageData(0, 0, 1, 1).data].slice(0, 3)}})`, getComputedStyle(span).color];
+            }})()""")
+            low, high = sorted(map(luminance, drawn))
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (hue, dark, drawn)
     assert backs[0] > 0.9 and backs[1] < 0.05
 
 

@@ -224,13 +224,14 @@ def test_groups_are_told_apart_by_what_their_objectives_read(tmp_path):
     runs = [make_run(tmp_path / "a", steps=0), make_run(tmp_path / "b", steps=0, loss__epsilon=0.1),
             make_run(tmp_path / "c", steps=0, objective="grpo", loss__epsilon=0.7), own]
     data = page_data(runs, 0)
-    assert [group["name"] for group in data["groups"]] == ["nft, epsilon 1", "nft, epsilon 0.1", "grpo", "forks"]
+    assert [group["name"] for group in data["groups"]] == [run["name"] for run in data["runs"]] == ["a", "b", "c", "d"]
     fields = dict(data["fields"])
     assert fields["loss.epsilon"] == [1.0, 0.1, None, None] and fields["loss.beta"] == [None, None, None, 0.1]
     assert {"objective", "loss.epsilon"} <= set(data["different"]) and "loss.beta" in data["partly"]
-    assert heading(data) == "nft, epsilon 1 · nft, epsilon 0.1 · grpo · forks"
+    seeds = page_data([*runs, make_run(tmp_path / "e", steps=0, seed=1)], 0)
+    assert heading(seeds) == "nft, epsilon 1 · nft, epsilon 0.1 · grpo · forks"
     assert len({tuple(group["colours"]) for group in data["groups"]}) == 4
-    assert heading(page_data(runs[:1], 0)) == "a"
+    assert heading(page_data(runs[:1], 0)) == "a" and heading(page_data(runs[:1], 0, ["mine"])) == "mine"
 
 
 def test_full_colour_is_at_the_deepest_tokens_of_the_page():

@@ -16,7 +16,7 @@ import pytest
 from nft_jax.config import Config, MeshConfig
 from nft_jax.record.parts import Parts
 from nft_jax.record.rollouts import JUDGED, SCHEMA
-from nft_jax.rollout.answers import dated_as_begun, questions_of
+from nft_jax.rollout.answers import dated_as_begun, identity, questions_of
 from nft_jax.rollout.evaluation import HeldOut
 from nft_jax.rollout.generate import main, parse
 from nft_jax.rollout.slots import slots_that_fit
@@ -143,3 +143,9 @@ def test_the_date_that_a_template_writes_is_of_the_first_start(tmp_path):
     assert questions_of(HeldOut("", [], 1, 0), dated_as_begun(*asked))["date"] == "2026-03-09"
     with refused("date", "2026-03-02", "2026-03-09"):
         _ = Parts(tmp_path / "t.parquet", {"date": "2026-03-09"}).finished
+
+
+def test_answers_of_an_average_are_others_and_older_tables_are_as_before(command, tmp_path):
+    weights = types.SimpleNamespace(step=3, files=[])
+    plain, average = (identity(parse(command(tmp_path / "out.parquet", *more)), weights) for more in ((), ("--ema",)))
+    assert average == plain | {"ema": True}

@@ -8,12 +8,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from made import make_run
 from nft_jax.config import Config, DataConfig, RolloutConfig, VerifierConfig
 from nft_jax.model import hf
 from nft_jax.record.rollouts import answers_to_table, groups_to_table, table_to_groups
+from nft_jax.rollout.ends import Ends
 from nft_jax.rollout.stored import StoredQuestion, read_stored
+from nft_jax.rollout.stored_rows import NAMES, OF_SERVERS
 from refusal import refused
 
 FOLDER = hf.resolve_folder("nano")
@@ -22,8 +26,8 @@ EOS = hf.eos_token_ids(FOLDER, TOKENIZER)
 SIZE = hf.read_config(FOLDER).vocab_size
 
 
-def read(path, size=SIZE, limit=0, **rollout):
-    config = Config(data=DataConfig(max_prompt_tokens=24, limit=limit),
+def read(path, size=SIZE, limit=0, columns="", **rollout):
+    config = Config(data=DataConfig(max_prompt_tokens=24, limit=limit, columns=columns),
                     rollout=RolloutConfig(answers=str(path), max_new_tokens=32, **rollout))
     return read_stored(config, TOKENIZER, EOS, size)
 
@@ -77,6 +81,15 @@ def test_an_answer_with_a_gold_waits_for_the_verifier(tmp_path):
     assert stored.report.unjudged == 2 and members[2].verdict.outcome == "wrong"
 
 
+def test_columns_of_other_names_are_those_that_are_named(tmp_path):
+    rows = [{"q": "1+2", "info": {"gold": "3"}, "answer": "no gold", "response": text} for text in ("3", "4")]
+    for name, write in (("a.jsonl", lambda path: written(path, *rows)),
+                        ("b.parquet", lambda path: pq.write_table(pa.Table.from_pylist(rows), path))):
+        write(tmp_path / name)
+        (members,) = read(tmp_path / name, columns="problem=q,answer=info.gold").groups
+        assert {(a.rollout.prompt.problem, a.rollout.prompt.gold) for a in members} == {("1+2", "3")}
+
+
 def test_groups_are_of_a_prompt_or_of_an_id(tmp_path):
     rows = [row("3", 1), row("7", 1, prompt="3+4"), row("4", 0), row("8", 0, prompt="3+4")]
     assert [len(members) for members in read(written(tmp_path / "a.jsonl", *rows)).groups] == [2, 2]
@@ -113,6 +126,7 @@ def test_a_runs_rollouts_are_read_as_they_are(tmp_path):
             np.testing.assert_array_equal(answer.rollout.prompt.tokens, rollout.prompt.tokens)
             np.testing.assert_array_equal(answer.rollout.entropies, rollout.entropies)
             np.testing.assert_array_equal(answer.old, rollout.logprobs if old is None else old)
+            assert [answer.rollout.text] == Ends(TOKENIZER, EOS, RolloutConfig(), SIZE).texts([rollout.tokens])
             assert answer.verdict == verdict and answer.rollout.finish_reason == rollout.finish_reason
     truncated = read(folder, old_logprobs="truncated").groups[0][0]
     np.testing.assert_array_equal(truncated.old, groups[0].rollouts[0].truncated_logprobs)
@@ -233,6 +247,25 @@ def test_a_row_that_cannot_be_used_is_named(tmp_path, bad, reason, told):
     (skipped,) = report.skipped
     assert (skipped["row"], skipped["reason"]) == ("a.jsonl, row 3", reason) and told in skipped["detail"]
     assert report.used == 2 and report.to_json()["counts"] == {reason: 1} and reason.replace("_", " ") in str(report)
+
+
+JUNK = st.recursive(st.none() | st.booleans() | st.integers(-3, 300) | st.floats() | st.text(max_size=3),
+                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(
+                        ["role", "content", "choices", "body", "message", "logprobs", "token_ids", "token", "tokens",
+                         "messages", "id", "text"]), inner, max_size=3), max_leaves=6)
+COLUMNS = sorted({*OF_SERVERS, *(name for names in NAMES.values() for name in names), "answer"})
+
+
+@settings(max_examples=80)
+@given(rows=st.lists(st.dictionaries(st.sampled_from(COLUMNS), JUNK, max_size=7), min_size=1, max_size=3))
+def test_no_row_takes_the_others_with_it(tmp_path_factory, rows):
+    """Rows of anything: each is an answer, or skipped with a reason, and the rows around it stay."""
+    path = tmp_path_factory.mktemp("junk") / "a.jsonl"
+    with_ids = [{**each, "group": "ours", "id": None} for each in PAIR]
+    report = read(written(path, with_ids[0], *rows, with_ids[1]), old_logprobs="sampler", samples_per_prompt=99).report
+    assert report.used + len(report.skipped) == report.rows and report.used >= 2
+    assert all(skipped["reason"] and skipped["row"].startswith("a.jsonl, row ") for skipped in report.skipped)
+    json.dumps(report.to_json())
 
 
 def test_a_sample_that_comes_twice_is_skipped_and_equal_samples_are_not(tmp_path):

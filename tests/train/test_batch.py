@@ -222,3 +222,32 @@ def test_the_devices_only_order_the_rows():
     for name in ("tokens", "segment_ids", "weight", "old_logprobs"):
         a, b = (sorted(map(tuple, getattr(batch, name).reshape(-1, 24))) for batch in (one, four))
         assert a == b
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(1, 8), st.integers(0, 100))
+def test_groups_of_wrong_answers_go_beside_the_others(count, wrong, updates, seed):
+    """The others are dealt as without them; and no update gets more of them than of others."""
+    wrong = min(wrong, count)
+    plain = deal(list(range(count)), updates, (seed, 3))
+    parts = deal(list(range(count)), updates, (seed, 3), beside=[f"w{i}" for i in range(wrong)])
+    assert [[x for x in part if isinstance(x, int)] for part in parts] == plain
+    assert sorted(x for part in parts for x in part if isinstance(x, str)) == sorted(f"w{i}" for i in range(wrong))
+    assert all(sum(isinstance(x, str) for x in part) <= -(-count // len(parts)) for part in parts)
+
+
+def test_wrong_answers_of_a_group_have_an_accuracy_each():
+    group = make_group(0, [0, 0, None, 0], rng=np.random.default_rng(0))
+    items = examples_of(group, ObjectiveConfig(all_wrong=0.25), 12)
+    confidence = np.array([np.exp(group.rollouts[i].logprobs.mean()) for i in group.judged])
+    np.testing.assert_allclose([e.group_accuracy for e in items], confidence / confidence.max() / 2, rtol=1e-6)
+    np.testing.assert_allclose([e.group_std ** 2 for e in items],
+                               [e.group_accuracy * (1 - e.group_accuracy) for e in items])
+    assert all(e.importance == 0.25 and not e.counted and e.reward == 0 for e in items)
+    others = examples_of(make_group(1, [1, 0, 0, 1], rng=np.random.default_rng(1)), ObjectiveConfig(all_wrong=0.25), 12)
+    batch, places = make_batch([*others, *items], SHAPE)
+    alone, where = make_batch(others, SHAPE)
+    for found, expected in zip(unpack(batch.weight, places[:4]), unpack(alone.weight, where), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    for found in unpack(batch.weight, places[4:]):
+        np.testing.assert_allclose(found, 0.25 / sum(len(e.response) for e in others), rtol=1e-6)

@@ -14,7 +14,17 @@ from nft_jax.runtime.writing import Writing
 from nft_jax.train import step_metrics
 from nft_jax.train.batch import BatchShape, examples_of, make_batch
 from nft_jax.train.step import Loss
-from nft_jax.train.step_metrics import Update, Updates, combine, drift, quantile, summarise, tally, write_batches
+from nft_jax.train.step_metrics import (
+    Rollouts,
+    Update,
+    Updates,
+    combine,
+    drift,
+    quantile,
+    summarise,
+    tally,
+    write_batches,
+)
 
 LOSS = resolve("nft", ObjectiveConfig())
 SHAPE = BatchShape.for_sequences(16, 4, 32)
@@ -31,6 +41,13 @@ def tokens():
     weight = np.where(rng.random(shape) < 0.8, rng.random(shape), 0)
     return {"metrics": metrics, "loss": rng.normal(size=shape), "coefficient": rng.normal(size=shape),
             "entropy": rng.random(shape), "weight": weight, "rewards": (rng.random(shape) < 0.4).astype(float)}
+
+
+def test_a_step_that_asks_nothing_knows_no_share():
+    """Its carried groups were enough. A share of 0 would be read as a policy that learns nothing."""
+    group = make_group(0, [1, 0], rng=np.random.default_rng(0))
+    assert "groups/accepted_share" not in Rollouts([group], [], 0, {}).metrics(0)
+    assert Rollouts([group], [group], 9, {}).metrics(0)["groups/accepted_share"] == 1
 
 
 def of_rows(tokens, rows):
