@@ -119,18 +119,19 @@ class ModelConfig:
     @property
     def kinds(self) -> tuple[LayerKind, ...]:
         """Of each layer."""
-        return tuple(LayerKind(layer in self.local_layers, layer not in self.unrotated_layers,
-                               layer in self.delta_layers) for layer in range(self.num_layers))
+        delta = set(self.delta_layers)
+        return tuple(LayerKind(layer in self.local_layers, layer not in self.unrotated_layers, layer in delta)
+                     for layer in range(self.num_layers))
 
     @property
     def attention_layers(self) -> tuple[int, ...]:
-        return tuple(layer for layer in range(self.num_layers) if layer not in self.delta_layers)
+        return tuple(layer for layer, kind in enumerate(self.kinds) if not kind.delta)
 
     @property
     def period(self) -> int:
         """After so many layers, delta nets and attention stand in the same order again; 1 where all layers are
         alike in this."""
-        order = [layer in self.delta_layers for layer in range(self.num_layers)]
+        order = [kind.delta for kind in self.kinds]
         return next(size for size in range(1, self.num_layers + 1)
                     if self.num_layers % size == 0 and order == order[:size] * (self.num_layers // size))
 

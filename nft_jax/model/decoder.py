@@ -116,12 +116,12 @@ class Block(nn.Module):
     config: ModelConfig
     compute: Compute = FLOAT32
     mesh: Mesh | None = None
-    delta: bool = False                # the kind of the layer
+    delta_net: bool = False            # which of the two it has
 
     def setup(self):
         # Linen only looks the arrays up, by the names of the table; `init` makes their values.
         for name, array, shape in arrays_of(IN_LAYERS, self.config):
-            if array.mixer in ("", "delta" if self.delta else "attention"):
+            if array.mixer in ("", "delta" if self.delta_net else "attention"):
                 setattr(self, name, self.param(name, nn.initializers.zeros, shape, jnp.float32))
 
     def project(self, x, cos, sin):
@@ -195,7 +195,7 @@ class Block(nn.Module):
     def __call__(self, x, angles, segment_ids, kind: LayerKind):
         """x [B, T, D], angles of `angles_by_kind` -> the layer's output and what its router said (`finish`), and its
         keys and values, or its memory."""
-        if self.delta:
+        if self.delta_net:
             return self.remember(x, segment_ids)
         q, k, v, gate = self.enter(x, angles, kind)
         return *self.finish(x, self.attend(q, k, v, segment_ids, kind), gate), (k, v)
@@ -338,8 +338,8 @@ def states_and_load(params, config: ModelConfig, tokens, positions, segment_ids,
 
     kept = partial(jax.checkpoint, prevent_cse=False, policy=KEPT[compute.remat])
 
-    def part(method, weights, *arguments, delta=False):
-        return Block(config, compute, mesh, delta).apply({"params": weights}, *arguments, method=method)
+    def part(method, weights, *arguments, delta_net=False):
+        return Block(config, compute, mesh, delta_net).apply({"params": weights}, *arguments, method=method)
 
     def left(x, routed):
         load = load_of(*routed, segment_ids > 0) if routed else None
@@ -347,7 +347,7 @@ def states_and_load(params, config: ModelConfig, tokens, positions, segment_ids,
 
     def layer(x, weights, kind):
         x, weights = checkpoint_name(x, "layer_input"), layer_weights(weights, compute)
-        x, routed, _ = part("__call__", weights, x, angles, segment_ids, kind, delta=kind.delta)
+        x, routed, _ = part("__call__", weights, x, angles, segment_ids, kind, delta_net=kind.delta)
         return left(x, routed)
 
     def layer_around_kernel(x, weights, kind):
@@ -442,7 +442,7 @@ def decode(params, config: ModelConfig, tokens, positions, cache, memories, writ
             lambda r, e: jax.lax.dynamic_update_slice_in_dim(r, e.astype(r.dtype), write_index, axis), ring, entry)
 
     for weights, kind in zip(params["layers"], config.kinds, strict=True):
-        block = partial(Block(config, mesh=mesh, delta=kind.delta).apply, {"params": weights})
+        block = partial(Block(config, mesh=mesh, delta_net=kind.delta).apply, {"params": weights})
         if kind.delta:
             x, _, memory = block(x, next(memories), method="remember_one")
             new_memories.append(memory)

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from nft_jax.model.config import ModelConfig
@@ -81,7 +82,12 @@ def mix(inputs: Inputs, weights: dict[str, Any], segment_ids_BT, mesh: Mesh | No
 
     def local(inputs, weights, segment_ids):
         if context > 1:
-            inputs = Inputs(*(jax.lax.all_gather(x, "context", axis=1, tiled=True) for x in inputs))
+            # In one exchange: XLA may run several at a time, and on CPUs they then wait for each other's threads.
+            flat = jnp.concatenate([x.reshape(*x.shape[:2], -1) for x in inputs], -1)
+            whole = jax.lax.all_gather(flat, "context", axis=1, tiled=True)
+            parts = jnp.split(whole, np.cumsum([x[0, 0].size for x in inputs])[:-1], axis=-1)
+            inputs = Inputs(*(part.reshape(*whole.shape[:2], *x.shape[2:]) for part, x in
+                              zip(parts, inputs, strict=True)))
         out, memory = _local(inputs, weights, segment_ids)
         if context > 1:
             length = out.shape[1] // context

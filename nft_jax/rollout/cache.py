@@ -20,7 +20,6 @@ from jax.sharding import Mesh
 from nft_jax.model import delta
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.decoder import cache_entries
-from nft_jax.model.delta import Memory
 from nft_jax.runtime.compilation import with_shardings
 from nft_jax.runtime.mesh import sharding
 
@@ -31,7 +30,7 @@ class DecodeState(NamedTuple):
     """S slots over a ring of C entries. Donated to every program that takes it."""
     # per layer with attention: keys [S, kv_heads, head_dim, C], values [S, kv_heads, C, head_dim]
     cache: list[tuple[Any, Any]]
-    memories: list[Memory]            # per layer with a delta net, of S sequences
+    memories: list[delta.Memory]      # per layer with a delta net, of S sequences
     write_index: jax.Array            # [] int32: ring index that the next step writes
     length: jax.Array                 # [S] int32: entries of the slot behind the write index
     token: jax.Array                  # [S] int32: next token to feed
@@ -50,7 +49,7 @@ class Prefilled(NamedTuple):
     """What P prompts leave behind, like the fields of `DecodeState`. The ring axis has T entries, and the last entry of
     a prompt is last."""
     cache: list[tuple[Any, Any]]
-    memories: list[Memory]
+    memories: list[delta.Memory]
 
 
 def buckets_up_to(longest: int, smallest: int = 1) -> tuple[int, ...]:

@@ -139,7 +139,7 @@ def no_hub(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLISHED if not name.startswith("Qwen")])
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if not name.startswith(("Qwen/Qwen2.5", "Qwen/Qwen3-"))])
 def test_every_published_shape_can_be_planned(name, no_hub):
     """The arithmetic of a dry run and of preflight, on devices that are not there."""
     preset = replace(gsm8k.PRESET, policy=replace(gsm8k.PRESET.policy, path=name))

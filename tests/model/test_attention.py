@@ -75,14 +75,19 @@ def test_every_implementation_is_attention(monkeypatch, name, window):
         np.testing.assert_allclose(ours, wanted, atol=2e-5)
 
 
-@pytest.mark.parametrize(("remat", "local_layers"), [("none", ()), ("attention", ()), ("none", (1,))])
-def test_layers_around_a_kernel_are_the_same_layers(monkeypatch, remat, local_layers):
+GATED = {"output_gate": True, "qk_norm": True, "qkv_bias": False, "delta_layers": (0,), "delta_key_heads": 1,
+         "delta_value_heads": 2, "delta_key_dim": 4, "delta_value_dim": 3, "delta_conv": 3}
+
+
+@pytest.mark.parametrize(("remat", "changes"), [
+    ("none", {}), ("attention", {}), ("none", {"local_layers": (1,), "window": 3}), ("none", GATED)])
+def test_layers_around_a_kernel_are_the_same_layers(monkeypatch, remat, changes):
     """With a kernel the backward pass keeps what the kernel needs and not the whole layer's; the numbers do not change,
     whether the model has one kind of layers or both."""
     plain = jax.numpy_rank_promotion("allow")(jax.nn.dot_product_attention)
     monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *a, implementation, **k: plain(*a, **k))
-    config = ModelConfig("qwen2", 31, 12, 20, 3, 4, 2, 6, 64, qkv_bias=True, tie_embeddings=True,
-                         local_layers=local_layers, window=3 if local_layers else 0, initializer_range=0.3)
+    config = ModelConfig("qwen2", 31, 12, 20, 3, 4, 2, 6, 64, **{
+        "qkv_bias": True, "tie_embeddings": True, "initializer_range": 0.3, **changes})
     params = decoder.init(config, jax.random.key(0))
     tokens, positions = np.arange(16).reshape(2, 8), np.arange(8)[None].repeat(2, axis=0)
 

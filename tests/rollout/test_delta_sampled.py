@@ -1,4 +1,5 @@
 """The sampler of a model with delta nets: their memories follow the samples through every change of the schedule."""
+import re
 from dataclasses import replace
 
 import jax
@@ -12,6 +13,7 @@ from nft_jax.model.logprobs import token_logprobs
 from nft_jax.rollout.cache import empty_state
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.slots import entry_bytes
+from nft_jax.runtime.compilation import largest
 from nft_jax.runtime.mesh import make_mesh, sharded_bytes
 from nft_jax.types import Prompt
 
@@ -84,6 +86,17 @@ def test_samples_do_not_depend_on_the_schedule(make, params, reference, slots, b
         np.testing.assert_array_equal(found.tokens, expected.tokens)
         np.testing.assert_allclose(found.logprobs, expected.logprobs, atol=1e-5)
     assert [rows.shape for rows in moved] == [(8,)] * (slots == 16)
+
+
+@pytest.mark.slow
+def test_memories_and_weights_stay_on_their_devices_while_they_decode(make, model):
+    """On a mesh nothing is gathered that is as large as a device's part of a memory, or of a matrix."""
+    program = largest(make(8, make_mesh(MeshConfig(data=1, fsdp=2, tensor=2), jax.devices()[:4])).programs())["decode"]
+    text = program.function.lower(*program.arguments).compile().as_text()
+    sizes = [int(np.prod([int(n) for n in dims.split(",") if n])) for dims in
+             re.findall(r"= [a-z]+\d*\[([\d,]*)\]\S* (?:all-gather|all-to-all|collective-permute)\(", text)]
+    memory, matrix = 4 * 2 * model.delta_key_dim * model.delta_value_dim, model.hidden_size * model.delta_key_dim
+    assert max(sizes, default=0) < min(memory, matrix)
 
 
 def test_int8_rings_and_weights_are_close_to_the_trainer(make, model, params):
