@@ -57,7 +57,7 @@ def test_what_a_person_holds_is_three_lines(policy, rollouts):
     assert f"{len(first.tokens)} tokens" in lines[2] and f"{first.logprobs.sum():.2f}" in lines[2]
     empty = replace(first, text="x" * 500, tokens=first.tokens[:0], logprobs=first.logprobs[:0],
                     entropies=first.entropies[:0])
-    assert "no tokens" in repr(empty) and max(map(len, repr(empty).splitlines())) < 120
+    assert "0 tokens, ended; no log-probs" in repr(empty) and max(map(len, repr(empty).splitlines())) < 120
 
 
 def test_chat_messages_and_nothing(policy):

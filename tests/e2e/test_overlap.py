@@ -7,7 +7,7 @@ import pytest
 
 from nft_jax.config import BatchConfig, CheckpointConfig, DataConfig, EvaluationConfig, MeshConfig, RolloutConfig
 from nft_jax.record.metrics import MetricsWriter, read_metrics
-from nft_jax.train import loop
+from nft_jax.train import loop, scoring
 from runs import EVERY_OTHER, Judge, assert_same_run, use_devices
 
 STEPS = 4
@@ -33,7 +33,7 @@ def plain(config, tmp_path_factory):
     """The folder of a run with a timeline; the row length of every batch; and at every row of metrics its step, and how
     many files of answers there were."""
     folder, lengths, order = tmp_path_factory.mktemp("plain"), [], []
-    choose, write = loop.choose_shape, MetricsWriter.write
+    choose, write = scoring.choose_shape, MetricsWriter.write
 
     def alternate(sizes, shapes):
         """Long rows at first, short rows in the last two steps."""
@@ -47,7 +47,7 @@ def plain(config, tmp_path_factory):
         write(self, step, metrics)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "choose_shape", alternate)
+        patch.setattr(scoring, "choose_shape", alternate)
         patch.setattr(MetricsWriter, "write", note)
         loop.train(config(folder), verifier=EVERY_OTHER, quiet=True, profile=True)
     return folder, lengths, order

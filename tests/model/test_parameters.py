@@ -56,7 +56,7 @@ def test_heads_of_delta_nets_lie_over_tensor_and_their_small_arrays_on_every_dev
     assert placed["delta_value"].spec == jax.P(None, "fsdp", "tensor", None)
     assert placed["delta_out"].spec == jax.P(None, "tensor", None, "fsdp")
     assert placed["delta_value_convolution"].is_fully_replicated and placed["delta_log_decay"].is_fully_replicated
-    with refused("mesh.tensor", 4, "'delta_query", 2):
+    with refused("mesh.tensor", 4, "'delta_key'", 2):
         parameter_shardings(shapes, make_mesh(MeshConfig(data=2, tensor=4)))
 
 
