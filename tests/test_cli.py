@@ -172,7 +172,8 @@ def test_dry_run_tells_what_will_happen(tmp_path):
                  "answers end with: '<|end|>' (1)",
                  "the first prompt, 12 tokens:\n<|user|>(92-75)*8<|end|><|assistant|>\n'<|user|>' 3, '(' 16, '9' 33,"):
         assert text in result.stdout
-    refused = command("--dry-run", "--rollout.stop-token-ids", "5", "104")
+    # A folder of its own: runs/quickstart may be there already.
+    refused = command("--dry-run", "--workdir", str(tmp_path / "run"), "--rollout.stop-token-ids", "5", "104")
     assert refused.returncode == 2 and "rollout.stop_token_ids is (5, 104)" in refused.stderr
     assert not (tmp_path / "run").exists()
 
