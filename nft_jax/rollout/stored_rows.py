@@ -7,7 +7,7 @@ the row has it. Four kinds of rows are known:
 - with a prompt, a response and a reward or a gold, under the names of NAMES;
 - an answer of an OpenAI-style server such as vLLM's: an object with `choices`, whose fields may stand beside columns of
   one's own, or a line that `vllm run-batch` writes;
-- a line that `vllm run-batch` reads: `requests_in` finds it, and its answers take its messages and its other columns.
+- a line that `vllm run-batch` reads: `is_request` finds it, and its answers take its messages and its other columns.
 
 The names of the server's fields are those of vLLM 0.11 (entrypoints/openai/protocol.py).
 """

@@ -8,7 +8,7 @@ from nft_jax.objectives.terms import answers_in_loss
 from nft_jax.runtime.devices import published
 from nft_jax.train.batch import learns
 from nft_jax.train.plan import Plan
-from nft_jax.types import Group
+from nft_jax.types import Group, Rollout
 
 
 def work_of(plan: Plan, seen: Sequence[Group], trained: Sequence[Group]) -> dict[str, float]:
@@ -21,18 +21,29 @@ def work_of(plan: Plan, seen: Sequence[Group], trained: Sequence[Group]) -> dict
     """
     config, model = plan.config, plan.model
     # A prompt is computed once for all answers to it.
-    rollout = sum(forward_flops(model, len(group.prompt.tokens), len(group.prompt.tokens) / 2)
-                  + sum(forward_flops(model, len(r.tokens), len(group.prompt.tokens) + len(r.tokens) / 2)
-                        for r in group.rollouts) for group in (() if config.rollout.answers else seen))
+    sampled = [part for group in (() if config.rollout.answers else seen) for part in (
+        (len(group.prompt.tokens), len(group.prompt.tokens) / 2),
+        *((len(r.tokens), len(group.prompt.tokens) + len(r.tokens) / 2) for r in group.rollouts))]
     # The devices score between two blocks of decoding, so both count as one phase.
     passes = config.scores + bool(config.terms.kl_weight)
-    scored = [len(group.prompt.tokens) + len(r.tokens) for group in seen if learns(group, config.loss)
-              for r in group.rollouts]
-    rows = [len(group.prompt.tokens) + len(group.rollouts[i].tokens)
-            for group in trained for i in answers_in_loss(group, config.terms)]
-    return {"tokens/packed": sum(rows),
-            "flops/rollout": rollout + passes * sum(forward_flops(model, length, length / 2) for length in scored),
-            "flops/train": sum(train_flops(model, length, length / 2, plan.adapter_parameters) for length in rows)}
+    scored = [_row(group, r) for group in seen if learns(group, config.loss) for r in group.rollouts]
+    rows = [_row(group, group.rollouts[i]) for group in trained for i in answers_in_loss(group, config.terms)]
+    return {"tokens/packed": sum(length for length, _ in rows),
+            "flops/rollout": forward_flops(model, *_total(sampled)) + passes * forward_flops(model, *_total(scored)),
+            "flops/train": train_flops(model, *_total(rows), plan.adapter_parameters)}
+
+
+def _row(group: Group, rollout: Rollout) -> tuple[int, float]:
+    """Tokens of a prompt with its answer, and how many of them each attends to on average."""
+    length = len(group.prompt.tokens) + len(rollout.tokens)
+    return length, length / 2
+
+
+def _total(parts: Sequence[tuple[int, float]]) -> tuple[int, float]:
+    """All tokens of the parts, and how many tokens each of them attends to on average. A count of operations is linear
+    in both, and costs a look at every array of the model: it is taken of the total, not of every answer."""
+    tokens = sum(count for count, _ in parts)
+    return tokens, sum(count * seen for count, seen in parts) / max(tokens, 1)
 
 
 def speed_of(metrics: Mapping[str, float], seconds: Mapping[str, float], mesh: Mesh) -> dict[str, float]:
