@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from made import trainers_logprobs
 from nft_jax.config import DecodingConfig, MeshConfig
 from nft_jax.model import decoder
-from nft_jax.model.logprobs import token_logprobs
 from nft_jax.rollout.cache import empty_state
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.slots import entry_bytes
@@ -57,21 +57,8 @@ def reference(make, params):
     return answers(make(len(PROMPTS) * SAMPLES, buckets=(40,)), params)
 
 
-def trainers(model, params, found):
-    """Log-probs of whole answers by the trainer's graph."""
-    tokens, segments = np.zeros((2, len(found), 13 + LONGEST), np.int32)
-    for row, answer in enumerate(found):
-        whole = np.concatenate([answer.prompt.tokens, answer.tokens])
-        tokens[row, :len(whole)], segments[row, :len(whole)] = whole, 1
-    positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
-    expected, _ = jax.jit(lambda *arrays: token_logprobs(params, model, *arrays))(
-        *map(jnp.asarray, (tokens, positions, segments)))
-    return [np.asarray(expected)[row, len(answer.prompt.tokens):len(answer.prompt.tokens) + len(answer.tokens)]
-            for row, answer in enumerate(found)]
-
-
 def test_logprobs_are_those_of_the_trainer(model, params, reference):
-    for answer, expected in zip(reference, trainers(model, params, reference), strict=True):
+    for answer, expected in zip(reference, trainers_logprobs(params, model, reference), strict=True):
         np.testing.assert_allclose(answer.logprobs, expected, atol=3e-5)
 
 
@@ -102,7 +89,7 @@ def test_memories_and_weights_stay_on_their_devices_while_they_decode(make, mode
 def test_int8_rings_and_weights_are_close_to_the_trainer(make, model, params):
     found = answers(make(8, buckets=(40,), kv_dtype="int8", weight_dtype="int8"), params)
     gaps = np.concatenate([np.abs(answer.logprobs - expected) for answer, expected in
-                           zip(found, trainers(model, params, found), strict=True)])
+                           zip(found, trainers_logprobs(params, model, found), strict=True)])
     assert 1e-4 < gaps.mean() < 0.1
 
 

@@ -3,13 +3,12 @@ import re
 from dataclasses import replace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from made import trainers_logprobs
 from nft_jax.config import DecodingConfig, MeshConfig
 from nft_jax.model import decoder
-from nft_jax.model.logprobs import token_logprobs
 from nft_jax.rollout.engine import Sampler
 from nft_jax.runtime.compilation import largest
 from nft_jax.runtime.mesh import make_mesh
@@ -50,16 +49,8 @@ def reference(make, params):
 
 
 def test_logprobs_are_those_of_the_trainer(model, params, reference):
-    tokens, segments = np.zeros((2, len(reference), 8 + LONGEST), np.int32)
-    for row, answer in enumerate(reference):
-        whole = np.concatenate([answer.prompt.tokens, answer.tokens])
-        tokens[row, :len(whole)], segments[row, :len(whole)] = whole, 1
-    positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
-    expected, _ = jax.jit(lambda *arrays: token_logprobs(params, model, *arrays))(
-        *map(jnp.asarray, (tokens, positions, segments)))
-    for row, answer in enumerate(reference):
-        inside = slice(len(answer.prompt.tokens), len(answer.prompt.tokens) + len(answer.tokens))
-        np.testing.assert_allclose(answer.logprobs, expected[row, inside], atol=1e-5)
+    for answer, expected in zip(reference, trainers_logprobs(params, model, reference), strict=True):
+        np.testing.assert_allclose(answer.logprobs, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("slots", "mesh"), [(2, MeshConfig(data=1)), (8, MeshConfig(data=1, fsdp=2, tensor=2))])

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from nft_jax.config import Config
+from nft_jax.model.logprobs import token_logprobs
 from nft_jax.model.parameters import parameter_shardings
 from nft_jax.record.rollouts import groups_to_table
 from nft_jax.train.state import init_state, make_optimizer, state_shardings
@@ -29,6 +30,17 @@ def make_group(index: int, rewards, *, rng: np.random.Generator, vocabulary: int
                      for r in rewards)
     old_logprobs = tuple(r.logprobs + 0.01 for r in rollouts) if old else None
     return Group(prompt, tuple(rollouts), verdicts, old_logprobs)
+
+
+def trainers_logprobs(params, model, found) -> list[np.ndarray]:
+    """Log-probs of the tokens of rollouts, [n] each, by the trainer's graph over prompt and answer in a row each."""
+    wholes = [np.concatenate([r.prompt.tokens, r.tokens]) for r in found]
+    tokens, segments = np.zeros((2, len(found), max(map(len, wholes))), np.int32)
+    for row, whole in enumerate(wholes):
+        tokens[row, :len(whole)], segments[row, :len(whole)] = whole, 1
+    positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
+    values, _ = jax.jit(partial(token_logprobs, params, model))(tokens, positions, segments)
+    return [np.asarray(values)[row, len(r.prompt.tokens):len(wholes[row])] for row, r in enumerate(found)]
 
 
 def make_run(folder, *, rewards=((1, 0, 0, 0), (1, 1, 1, 0), (0, 0, 0, 0)), steps=2, objective="nft", rows=None,

@@ -132,7 +132,8 @@ def adapter_config(settings: dict[str, Any], model: ModelConfig, folder: str | o
             other = next(one for one in modules if one not in hits)
             raise _refusal(folder, "target_modules", asked, f"it names {hits[0]} and not {other}; adapters in some of "
                            "the layers are not implemented.")
-        found += [tensor.array] * bool(hits)
+        if hits:
+            found.append(tensor.array)
     if not found:
         raise _refusal(folder, "target_modules", asked, f"it names nothing of a {model.family} model, which has "
                        f"{', '.join(_modules(model).values())}.")
