@@ -20,7 +20,7 @@ import pandas as pd
 import tyro
 
 from experiments.harness.plots import draw
-from experiments.harness.results import TARGET, Mean, Measures, accuracy_table, kept, read_run, tidy
+from experiments.harness.results import TARGET, Mean, Measures, accuracy_table, cost_table, kept, read_run, tidy
 from experiments.harness.scales import SCALES
 from experiments.harness.variants import resolved
 from experiments.sweep import Planned, plan, run_planned
@@ -233,7 +233,7 @@ def report(study: Study, scale: str, table: pd.DataFrame, folder: Path) -> None:
 
 
 def page(study: Study, scale: str, measures: Measures) -> str:
-    """The table of accuracy and the table of claims, as Markdown."""
+    """The tables of accuracy, of cost and of claims, as Markdown."""
     hours = measures.numbers["minutes"].sum() / 60
     return "\n\n".join([
         f"# {study.title} ({scale})",
@@ -241,6 +241,9 @@ def page(study: Study, scale: str, measures: Measures) -> str:
         "Accuracy in per cent on held-out questions, entropy in nats per token: mean over seeds, ± half of its 95% "
         "interval\n(Student's t).\n"
         f"{len(measures.numbers)} runs, {hours:.1f} hours of training and evaluation in all.",
+        cost_table(measures),
+        f"What it took until an accuracy of {TARGET:.0%}: geometric means over the seeds that reached it, with 95% "
+        "intervals.\nMinutes are of the machine that made the run, with whatever else it did.",
         *([study.more(measures)] if study.more is not None else []),
         markdown(COLUMNS, [row(claim, claim.of(measures)) for claim in study.claims]),
         "Differences are paired by seed. `experiments/harness/study.py` says what the verdicts mean.",

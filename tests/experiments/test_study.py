@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 from experiments import compare
 from experiments.harness import study
 from experiments.harness.plots import draw_intervals
-from experiments.harness.results import ACCURACY, Mean, Measures, accuracy_table, kept, reached, read_run, tidy
+from experiments.harness.results import (
+    ACCURACY,
+    Mean,
+    Measures,
+    accuracy_table,
+    cost_table,
+    kept,
+    reached,
+    read_run,
+    tidy,
+)
 from experiments.harness.scales import SCALES
 from experiments.harness.study import Claim, Study
 from experiments.studies import (
@@ -444,3 +454,18 @@ def test_tokens_until_an_accuracy_lie_on_the_line_between_evaluations():
     run = pd.DataFrame({"tokens": [0, 100, 300, 400], ACCURACY: [0.2, 0.4, 0.8, 0.5]})
     assert reached(run, 0.6) == pytest.approx(200) and reached(run, 0.8) == 300
     assert math.isnan(reached(run, 0.9)) and math.isnan(reached(run, 0.1))
+
+
+def test_the_cost_until_an_accuracy():
+    """Of three seeds, two reach 60%: after 100 and 400 tokens, 2 and 8 minutes."""
+    table = pd.concat([pd.DataFrame({
+        "run": f"a{seed}", "arm": "a", "seed": seed, "objective": "nft", "step": [0, 1, 2], "seconds/step": 60.0 * rate,
+        "tokens": np.multiply([0, 1, 2], 100 * rate), ACCURACY: curve})
+        for seed, (rate, curve) in enumerate(((1, [0.2, 0.6, 0.7]), (4, [0.2, 0.6, 0.7]), (1, [0.2, 0.3, 0.4])))])
+    told = cost_table(Measures.of(table))
+    low, high = scipy.stats.ttest_1samp(np.log([2, 8]), 0).confidence_interval(0.95)
+    minutes = f"4.0 ({np.exp(low):.1f} to {np.exp(high):.1f})"
+    assert f"| a | 2 of 3 | 0.000 (0.000 to {50e-6 * np.exp(high):.3f}) | {minutes} | 60.0 ± " in told
+    alone = cost_table(Measures.of(table[table["seed"] == 1].assign(tokens=lambda each: 1e4 * each["tokens"])))
+    assert "| a | 1 of 1 | 4.000 | 8.0 | 70.0 |" in alone
+    assert "| a | 0 of 1 | - | - | 40.0 |" in cost_table(Measures.of(table[table["seed"] == 2]))
