@@ -17,13 +17,17 @@ from nft_jax.types import InputError
 
 ACCURACY = "evaluation/accuracy/all"
 ENTROPY = "entropy/all"
-TARGET = 0.6       # the accuracy of the measure "until"
+TARGET = 0.6       # the accuracy of the measure "until", and of "... level"
+POWERS = (2, 4, 8, 16, 32, 64)
+# Measures of an evaluation beside accuracy: name -> metric.
+BESIDE = {"pass@64": "evaluation/pass@64", "solutions": "evaluation/solutions@64",
+          "entropy right": "evaluation/entropy/right", "entropy wrong": "evaluation/entropy/wrong"}
 KEYS = ("run", "arm", "seed", "objective", "step", "tokens")
 # The metrics that are kept beside the figures.
 KEPT = (ACCURACY, "accuracy/all", ENTROPY, "length/all", "truncated_share", "grad_norm/mean", "share/clamped",
         "share/clipped", "share/saturated", "groups/accepted_share", "ratio/p95_positive", "ratio/p95_negative",
         "ratio/mean_positive", "ratio/mean_negative", "ratio/effective_sample_size", "answers/epoch", "seconds/step",
-        "memory/peak_mb")
+        "memory/peak_mb", *(f"evaluation/pass@{k}" for k in POWERS[:-1]), *BESIDE.values())
 
 
 def read_run(folder: Path) -> RunFolder:
@@ -156,6 +160,7 @@ def _numbers(run: pd.DataFrame, step: float, tokens: float) -> dict[str, float]:
     ... measured                whether the run was evaluated there
     area                        mean accuracy over the steps up to the common one
     entropy, entropy start      nats per token of the training answers, at the common step and first
+    of BESIDE                   at the common step; "... start" before, "... level" where the accuracy reached TARGET
     until                       natural logarithm of the tokens generated until the accuracy reached TARGET; NaN if it
                                 never did, or was there at the start
     made, minutes               tokens generated up to the last evaluation, and time
@@ -166,24 +171,27 @@ def _numbers(run: pd.DataFrame, step: float, tokens: float) -> dict[str, float]:
     where = np.append(steps[steps < step], step)
     heights = np.interp(where, steps, values)
     area = np.trapezoid(heights, where) / (where[-1] - where[0]) if len(where) > 1 else heights[0]
+    level = reached(measured, TARGET, "step")
+    beside = {f"{name}{when}": at(run, metric, place) for name, metric in BESIDE.items()
+              for when, place in (("", step), (" start", 0), (" level", level))}
     return {"start": values[0], "best": values.max(), "best step": steps[values.argmax()],
             "steps": at(run, ACCURACY, step), "steps measured": step in steps,
             "tokens": at(run, ACCURACY, tokens, "tokens"), "tokens measured": tokens in measured["tokens"].to_numpy(),
             "area": area, "entropy": at(run, ENTROPY, step),
             "entropy start": at(run, ENTROPY, 0), "until": math.log(reached(measured, TARGET)),
             "made": measured["tokens"].iloc[-1], "minutes": run["seconds/step"].sum() / 60,
-            "memory": run["memory/peak_mb"].max() / 1024}
+            **beside, "memory": run["memory/peak_mb"].max() / 1024}
 
 
-def reached(measured: pd.DataFrame, accuracy: float) -> float:
-    """Tokens until an evaluation of one run, or the line between two, reached the accuracy; NaN if it never did, or was
-    there at the start."""
-    tokens, values = measured["tokens"].to_numpy(float), measured[ACCURACY].to_numpy(float)
+def reached(measured: pd.DataFrame, accuracy: float, axis: str = "tokens") -> float:
+    """Tokens (or the "step") until an evaluation of one run, or the line between two, reached the accuracy; NaN if it
+    never did, or was there at the start."""
+    places, values = measured[axis].to_numpy(float), measured[ACCURACY].to_numpy(float)
     first = int(np.argmax(values >= accuracy))
     if not first or values[first] < accuracy:
         return math.nan
     share = (accuracy - values[first - 1]) / (values[first] - values[first - 1])
-    return float(tokens[first - 1] + share * (tokens[first] - tokens[first - 1]))
+    return float(places[first - 1] + share * (places[first] - places[first - 1]))
 
 
 def tokens_text(count: float) -> str:

@@ -28,6 +28,7 @@ from experiments.studies import (
     ablate_updates,
     check,
     controls,
+    exploration,
     longer,
     main_table,
     offline,
@@ -282,7 +283,9 @@ def test_a_run_that_was_never_evaluated_cannot_be_compared(runs):
 # ---- every study ---------------------------------------------------------------------------------------------------
 
 MODULES = (main_table, ablate_prompt_weight, ablate_clamp, ablate_negative_weight, ablate_ratio, ablate_updates,
-           ablate_rft, ablate_optimizer, controls, longer, offline, order, real_model)
+           ablate_rft, ablate_optimizer, controls, exploration, longer, offline, order, real_model)
+# Scales of one study each. The preset of Gemma has too few prompts in a step for the other studies' many updates.
+OWN = {"gemma": (real_model,), "countdown": (exploration,)}
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -290,8 +293,7 @@ def test_every_arm_of_every_study_is_a_run_that_its_command_makes(scale, tmp_pat
     """Resolved without complaint; different arms compute different things; the command line gives the configuration
     back."""
     base = SCALES[scale].config
-    # The preset of Gemma has too few prompts in a step for the other studies' many updates.
-    for module in MODULES if scale != "gemma" else (real_model,):
+    for module in OWN.get(scale, MODULES):
         planned = plan(SCALES[scale].experiment, base, module.STUDY.arms_of(base), 1, tmp_path)
         assert len({each.folder for each in planned}) == len(planned), module.STUDY.name
         for each in planned:
