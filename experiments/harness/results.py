@@ -17,13 +17,17 @@ from nft_jax.types import InputError
 
 ACCURACY = "evaluation/accuracy/all"
 ENTROPY = "entropy/all"
-TARGET = 0.6       # the accuracy of the measure "until"
+TARGET = 0.6       # the accuracy of the measure "until", and of "... level"
+POWERS = (2, 4, 8, 16, 32, 64)
+# Measures of an evaluation beside accuracy: name -> metric.
+BESIDE = {"pass@64": "evaluation/pass@64", "solutions": "evaluation/solutions@64",
+          "entropy right": "evaluation/entropy/right", "entropy wrong": "evaluation/entropy/wrong"}
 KEYS = ("run", "arm", "seed", "objective", "step", "tokens")
 # The metrics that are kept beside the figures.
 KEPT = (ACCURACY, "accuracy/all", ENTROPY, "length/all", "truncated_share", "grad_norm/mean", "share/clamped",
         "share/clipped", "share/saturated", "groups/accepted_share", "ratio/p95_positive", "ratio/p95_negative",
         "ratio/mean_positive", "ratio/mean_negative", "ratio/effective_sample_size", "answers/epoch", "seconds/step",
-        "memory/peak_mb")
+        "memory/peak_mb", *(f"evaluation/pass@{k}" for k in POWERS[:-1]), *BESIDE.values())
 
 
 def read_run(folder: Path) -> RunFolder:
@@ -140,11 +144,16 @@ class Measures:
         """Whether `measure`, "steps" or "tokens", lies between two evaluations in a run of the arm."""
         return not self.numbers.loc[arm][f"{measure} measured"].all()
 
-    def paired(self, measure: str, arm: str, than: str, its: str) -> Mean:
-        """Differences by seed, `measure` of `arm` less `its` (a measure too) of `than`, over the seeds of both."""
-        if not {arm, than} <= set(self.runs):
+    def paired(self, measure: str, arms: Sequence[str], than: Sequence[str], its: str) -> Mean:
+        """Differences by seed, the mean of `measure` over `arms` less that of `its` (a measure too) over `than`, of the
+        seeds that all of them have."""
+        if not {*arms, *than} <= set(self.runs):
             return Mean(math.nan, math.nan, 0)
-        return Mean.of(self.numbers.loc[arm][measure] - self.numbers.loc[than][its])
+
+        def mean(name: str, some: Sequence[str]) -> pd.Series:
+            return self.numbers[name].unstack("arm")[list(some)].mean(axis=1, skipna=False)
+
+        return Mean.of(mean(measure, arms) - mean(its, than))
 
 
 def _numbers(run: pd.DataFrame, step: float, tokens: float) -> dict[str, float]:
@@ -156,6 +165,7 @@ def _numbers(run: pd.DataFrame, step: float, tokens: float) -> dict[str, float]:
     ... measured                whether the run was evaluated there
     area                        mean accuracy over the steps up to the common one
     entropy, entropy start      nats per token of the training answers, at the common step and first
+    of BESIDE                   at the common step; "... start" before, "... level" where the accuracy reached TARGET
     until, until minutes        natural logarithm of the tokens generated, and of the minutes, until the accuracy
                                 reached TARGET; NaN if it never did, or was there at the start
     made, minutes               tokens generated up to the last evaluation, and time
@@ -168,6 +178,9 @@ def _numbers(run: pd.DataFrame, step: float, tokens: float) -> dict[str, float]:
     where = np.append(steps[steps < step], step)
     heights = np.interp(where, steps, values)
     area = np.trapezoid(heights, where) / (where[-1] - where[0]) if len(where) > 1 else heights[0]
+    level = reached(measured, TARGET, "step")
+    beside = {f"{name}{when}": at(run, metric, place) for name, metric in BESIDE.items()
+              for when, place in (("", step), (" start", 0), (" level", level))}
     return {"start": values[0], "best": values.max(), "best step": steps[values.argmax()],
             "steps": at(run, ACCURACY, step), "steps measured": step in steps,
             "tokens": at(run, ACCURACY, tokens, "tokens"), "tokens measured": tokens in measured["tokens"].to_numpy(),
@@ -175,7 +188,7 @@ def _numbers(run: pd.DataFrame, step: float, tokens: float) -> dict[str, float]:
             "entropy start": at(run, ENTROPY, 0), "until": math.log(reached(measured, TARGET)),
             "until minutes": math.log(reached(measured, TARGET, "minutes")),
             "made": measured["tokens"].iloc[-1], "minutes": minutes[-1],
-            "memory": run["memory/peak_mb"].max() / 1024}
+            **beside, "memory": run["memory/peak_mb"].max() / 1024}
 
 
 def reached(measured: pd.DataFrame, accuracy: float, axis: str = "tokens") -> float:
