@@ -39,6 +39,7 @@ from experiments.studies import (
     check,
     controls,
     exploration,
+    factorial,
     longer,
     main_table,
     offline,
@@ -293,7 +294,7 @@ def test_a_run_that_was_never_evaluated_cannot_be_compared(runs):
 # ---- every study ---------------------------------------------------------------------------------------------------
 
 MODULES = (main_table, ablate_prompt_weight, ablate_clamp, ablate_negative_weight, ablate_ratio, ablate_updates,
-           ablate_rft, ablate_optimizer, controls, exploration, longer, offline, order, real_model)
+           ablate_rft, ablate_optimizer, controls, factorial, exploration, longer, offline, order, real_model)
 # Scales of one study each. The preset of Gemma has too few prompts in a step for the other studies' many updates.
 OWN = {"gemma": (real_model,), "countdown": (exploration,)}
 
@@ -327,6 +328,38 @@ def test_studies_share_the_runs_that_are_the_same(tmp_path):
             folder(ablate_prompt_weight, "1-r"), folder(controls, "nft true")} == {nft}
     assert folder(main_table, "rft") == folder(ablate_rft, "rft 1")
     assert folder(ablate_negative_weight, "0") == folder(ablate_rft, "rft 1-r")
+
+
+def test_the_factorial_study_adds_one_arm_to_the_others(tmp_path):
+    base = SCALES["nano"].config
+    made, known = ({each.folder for module in some for each in plan("x", base, module.STUDY.arms_of(base), 1, tmp_path)}
+                   for some in ((factorial,), (main_table, ablate_rft, ablate_prompt_weight, ablate_negative_weight,
+                                               ablate_updates, offline)))
+    arms = factorial.STUDY.arms_of(base, "rft sqrt")
+    assert made - known == {plan("x", base, arms, 1, tmp_path)[0].folder}
+
+
+def test_main_effects_are_means_over_the_other_factor():
+    """Of additive effects with noise by seed: what least squares on the design gives, with an interval of the noise."""
+    rng, rows = np.random.default_rng(0), []
+    negatives, weights, together = {"rft": 0.0, "nft": 0.02}, {"1": 0.0, "1-r": 0.01, "sqrt": -0.03}, 0.04
+    noise = {(arm, seed): rng.normal(0, 0.01) for arm in (*factorial.RFT, *factorial.NFT) for seed in range(5)}
+    for (arm, seed), error in noise.items():
+        name, weight = arm.split()
+        value = 0.5 + 0.05 * seed + negatives[name] + weights[weight] + together * (arm == "nft 1-r") + error
+        rows.append(pd.DataFrame({"run": f"{arm}{seed}", "arm": arm, "seed": seed, "objective": name, "step": [0, 8],
+                                  "tokens": [0, 10], ACCURACY: [0.1, value]}))
+    measures = Measures.of(pd.concat(rows))
+    found = {(claim.arms, claim.others): claim.of(measures) for claim in factorial.claims("steps")}
+    error = np.array([[[noise[f"{name} {weight}", seed] for weight in weights] for name in negatives]
+                      for seed in range(5)])
+    gain = error[:, 1].mean(-1) - error[:, 0].mean(-1)
+    effect = found[factorial.NFT, factorial.RFT]
+    assert effect.value == pytest.approx(0.02 + together / 3 + gain.mean(), abs=1e-6) and effect.count == 5
+    assert effect.interval == pytest.approx(tuple(scipy.stats.ttest_1samp(
+        0.02 + together / 3 + gain, 0).confidence_interval(0.95)), abs=1e-6)
+    both = found[("nft 1-r", "rft 1"), ("nft 1", "rft 1-r")]
+    assert abs(both.value - together / 2) < 0.015
 
 
 def test_many_updates_keep_the_warm_up_in_steps():
