@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import nft_jax
 from experiments.nano import countdown, countdown_base
 from nft_jax.config import VerifierConfig
+from nft_jax.types import Halted
 from nft_jax.verify import Verifier
 
 PROBLEM = "2,3,5,7=24"
@@ -183,12 +184,18 @@ def test_the_reward_runs_in_workers():
 
 
 def test_the_base_is_made_with_its_log(tmp_path, monkeypatch):
-    """Tiny: one update. The log tells what the regime is chosen by."""
+    """Tiny: a round of one update. The log tells what the regime is chosen by. A base that stays wrong is refused."""
     monkeypatch.setattr(countdown_base, "EXAMPLES", 8)
     monkeypatch.setattr(countdown_base, "ROWS", 8)
+    monkeypatch.setattr(countdown_base, "MOST_ROUNDS", 1)
+    with pytest.raises(Halted) as ended:
+        countdown_base.make(tmp_path / "base", updates=1, questions=4, samples=4)
+    assert "MOST_ROUNDS" in str(ended.value) and "0.0%" in str(ended.value) and not (tmp_path / "base").exists()
+    monkeypatch.setattr(countdown_base, "ENOUGH", 0.0)
     countdown_base.make(tmp_path / "base", updates=1, questions=4, samples=4)
     assert nft_jax.load(tmp_path / "base").config == nft_jax.load("nano").config
-    *_, made, found = map(json.loads, (tmp_path / "base" / countdown_base.LOG).read_text().splitlines())
+    first, made, found = map(json.loads, (tmp_path / "base" / countdown_base.LOG).read_text().splitlines())
+    assert (first["round"], first["split"], found["split"]) == (1, "train", "heldout")
     assert len(made["sha256"]) == 64 and [*found["pass"]] == ["1", "2", "4"]
     assert sum(found["questions by tenths of right answers"]) == 4
     assert sum(share for share, _ in found["styles"].values()) == pytest.approx(1, abs=0.01)
