@@ -133,6 +133,9 @@ def test_programs_are_compiled_ahead(make, tiny_params, prompts):
     kinds = {program.kind for program in sampler.programs()}
     assert kinds - {program.kind for program in make(slots=24).programs()} == {"prefill, begun", "admit, begun"}
     compile_all(sampler.programs(), threads=1)
+    weights, key, asked = sampler.cast(tiny_params), jax.random.key(KEY), prompts[:2]
     counter = CompileCounter()
-    in_calls(sampler, tiny_params, prompts, 5)
-    assert counter.take() == 0
+    for step in range(2):
+        groups = dict(sampler.sample(weights, asked, SAMPLES, key, step, budget=5))
+        asked = [Group(prompt, groups[i], ()) for i, prompt in enumerate(prompts[:2])]
+    assert any(len(r.tokens) > 5 for group in asked for r in group.rollouts) and counter.take() == 0
