@@ -34,7 +34,12 @@ from nft_jax.types import InputError
 FIGURES = Path(__file__).parents[1] / "figures"
 COLUMNS = ("difference", "measured", "seeds", "excludes 0", "expected", "verdict")
 MEASURED = {"steps": "accuracy at equal steps", "tokens": "accuracy at equal tokens",
-            "entropy": "entropy at equal steps", "until": f"logarithm of the tokens until {TARGET:.0%}"}
+            "entropy": "entropy at equal steps", "until": f"logarithm of the tokens until {TARGET:.0%}",
+            "pass@64": "pass@64 at equal steps", "pass@64 level": "pass@64 at equal accuracy",
+            "solutions": "solutions per question at equal steps",
+            "solutions level": "solutions per question at equal accuracy",
+            "entropy right": "entropy of right answers at equal steps",
+            "entropy wrong": "entropy of wrong answers at equal steps"}
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class Claim:
 
     def of(self, measures: Measures) -> Mean:
         """The difference; its count is 0 where an arm was not run."""
-        start = "entropy start" if self.measure == "entropy" else "start"
+        start = "start" if self.measure in ("steps", "tokens") else f"{self.measure} start"
         return measures.paired(self.measure, self.arm, self.than or self.arm, self.measure if self.than else start)
 
 
@@ -71,6 +76,7 @@ class Study:
         scale's base configuration.
     prepare: makes what the arms read, from the base configuration, before the first run starts.
     more: a part of the page beside the tables, from what was measured.
+    picture: draws a second figure, NAME_SCALE_more.png.
     """
     name: str
     title: str
@@ -80,6 +86,7 @@ class Study:
     scale: str = "nano"            # of its command, unless --scale says another
     prepare: Callable[[Config], None] | None = None
     more: Callable[[Measures], str] | None = None
+    picture: Callable[[Measures, Path], None] | None = None
 
     def arms_of(self, base: Config, names: str = "") -> dict[str, dict[str, object]]:
         """The arms of `names` ("a,b"; "" is all) with their values for `base`. Raises InputError for an unknown arm."""
@@ -102,7 +109,7 @@ def updates(count: int) -> dict[str, object]:
 @dataclass(frozen=True)
 class Options:
     """The command line of a study."""
-    scale: Literal["nano", "gemma", "gsm8k", "7b"]
+    scale: Literal["nano", "countdown", "gemma", "gsm8k", "7b"]
     """The base configuration: experiments/harness/scales.py."""
     seeds: int = 3
     """Seeds 0 .. SEEDS-1 of every arm."""
@@ -227,6 +234,8 @@ def report(study: Study, scale: str, table: pd.DataFrame, folder: Path) -> None:
     """Draws and prints the results, and writes NAME_SCALE.png and NAME_SCALE.md into `folder`."""
     path, measures = folder / f"{study.name}_{scale}.png", Measures.of(table)
     draw(measures, path, f"{study.title} ({scale})")
+    if study.picture is not None:
+        study.picture(measures, folder / f"{study.name}_{scale}_more.png")
     text = page(study, scale, measures)
     path.with_suffix(".md").write_text(text)
     print(text, end="")
@@ -249,9 +258,13 @@ def page(study: Study, scale: str, measures: Measures) -> str:
 
 # ---- claims --------------------------------------------------------------------------------------------------------
 
-# The smallest difference that matters: two points of accuracy, a hundredth of a nat, or 5% of the tokens.
-MARGINS = {"steps": 0.02, "tokens": 0.02, "entropy": 0.01, "until": 0.05}
-UNITS = {"entropy": (3, 1, "nats"), "until": (3, 1, "(ln)")}       # digits, scale, unit; accuracy is in points
+# The smallest difference that matters: two points of accuracy or pass@k, a hundredth of a nat, 5% of the tokens, or a
+# quarter of a solution.
+MARGINS = {"steps": 0.02, "tokens": 0.02, "entropy": 0.01, "until": 0.05, "pass@64": 0.02, "pass@64 level": 0.02,
+           "solutions": 0.25, "solutions level": 0.25, "entropy right": 0.01, "entropy wrong": 0.01}
+# Digits, scale, unit; accuracy and pass@k are in points.
+UNITS = {"entropy": (3, 1, "nats"), "entropy right": (3, 1, "nats"), "entropy wrong": (3, 1, "nats"),
+         "until": (3, 1, "(ln)"), "solutions": (2, 1, "solutions"), "solutions level": (2, 1, "solutions")}
 MOST_SEEDS = 1000
 
 

@@ -1,8 +1,8 @@
-"""The decoder: a Flax Linen module used as pure functions of a plain dict of parameters.
+"""The decoder: pure functions of a plain dict of parameters. `block` is one layer, `stack` how they follow each other.
 
     params = init(config, key)                                                 float32, layers stacked on axis 0
     hidden = hidden_states(params, config, tokens, positions, segment_ids)     training scans the stacked layers
-    split = split_layers(params, config)                                       sampling unrolls them
+    split = stack.split_layers(params, config)                                 sampling unrolls them
     entries, memories = prefill(split, config, tokens, positions, segment_ids) a prompt's keys and values
     logits, cache, memories = decode(split, config, token, position, cache, memories, ...)     one token of every slot
 
@@ -12,21 +12,21 @@ G queries per kv head, V vocabulary, E head dimension, X experts.
 from dataclasses import replace
 from functools import partial
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 
-from nft_jax.model import delta
-from nft_jax.model.adapter import Adapted
-from nft_jax.model.attention import align, attend, attend_cache, rotary_angles, rotate
-from nft_jax.model.config import FLOAT32, Compute, LayerKind, ModelConfig
-from nft_jax.model.experts import Load, load_of, mixture
+from nft_jax.model.attention import attend_cache
+from nft_jax.model.block import Block, angles_by_kind
+from nft_jax.model.config import FLOAT32, Compute, ModelConfig
+from nft_jax.model.experts import Load, load_of
 from nft_jax.model.parameters import ARRAYS, IN_LAYERS, OUTSIDE_LAYERS, arrays_of
+from nft_jax.model.products import rms_norm
 from nft_jax.model.quantise import Quantized, quantise
-from nft_jax.model.sharded import layer_weights, look_up, over_mesh
+from nft_jax.model.sharded import layer_weights, look_up
+from nft_jax.model.stack import scan_layers
 from nft_jax.runtime.mesh import constrain, data_parallel_size
 
 # What the forward pass keeps for the backward pass, by `Compute.remat`. Elementwise work and attention scores are
@@ -40,17 +40,6 @@ KEPT = {
         offload_src="device", offload_dst="pinned_host"),
 }
 
-ACTIVATIONS = {"silu": nn.silu, "gelu_tanh": partial(nn.gelu, approximate=True)}
-
-
-def rms_norm(x, scale, config: ModelConfig):
-    """RMSNorm of x [..., n], times `scale` [n] + config.norm_offset: in float32, back to the type of x.
-
-    Zhang & Sennrich, arXiv 1910.07467."""
-    x32, scale = x.astype(jnp.float32), scale.astype(jnp.float32)
-    normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + config.norm_eps)
-    return (normed * align(scale + config.norm_offset if config.norm_offset else scale, x)).astype(x.dtype)
-
 
 def embed(params, config: ModelConfig, tokens, compute: Compute):
     """tokens [B, T] -> [B, T, D] of type `compute.dtype`."""
@@ -62,215 +51,6 @@ def embed(params, config: ModelConfig, tokens, compute: Compute):
 def soft_cap(logits, cap: float):
     """cap * tanh(logits / cap); with `cap` 0, the logits unchanged."""
     return cap * jnp.tanh(logits / cap) if cap else logits
-
-
-def angles_by_kind(config: ModelConfig, positions):
-    """Rotary angles (cos, sin), [..., rotary_dim/2] each, of the layers that see everything and of the local layers."""
-    everywhere = rotary_angles(positions, config.rotary_dim, config.rope_theta, config.rope_scaling)
-    if config.local_rope_theta is None or not config.local_layers:
-        return everywhere, everywhere
-    return everywhere, rotary_angles(positions, config.rotary_dim, config.local_rope_theta)
-
-
-def matmul(x, weights):
-    """x [B, T, in] @ weights [in, out] -> [B, T, out], in the type of x.
-
-    The weights may be `Adapted`. In decoding they may be `Quantized`; their scales then multiply the product."""
-    if isinstance(weights, Adapted):
-        low = checkpoint_name(weights.scale * _product(x, weights.lora_a), "product")
-        return checkpoint_name(_product(x, weights.base) + _product(low, weights.lora_b), "product")
-    if not isinstance(weights, Quantized):
-        return checkpoint_name(_product(x, weights), "product")
-    product = jnp.matmul(x, weights.values.astype(x.dtype), preferred_element_type=jnp.float32)
-    return (product * align(weights.scale[0], product)).astype(x.dtype)
-
-
-@jax.custom_vjp
-def _product(x, weights):
-    return x @ weights.astype(x.dtype)
-
-
-def _product_forward(x, weights):
-    # x is kept for the weights' gradient alone, and frozen weights have none.
-    return _product(x.value, weights.value), (x.value if weights.perturbed else None, weights.value)
-
-
-def _product_backward(operands, g_BTO):
-    x_BTI, weights = operands
-    dx_BTI = jnp.einsum("bto,io->bti", g_BTO, weights.astype(g_BTO.dtype))
-    if x_BTI is None:
-        return dx_BTI, None
-    # The weights' gradient is summed in float32: autodiff would round each device's part to the type of x first.
-    return dx_BTI, jnp.einsum("bti,bto->io", x_BTI, g_BTO, preferred_element_type=jnp.float32).astype(weights.dtype)
-
-
-_product.defvjp(_product_forward, _product_backward, symbolic_zeros=True)
-
-
-class Block(nn.Module):
-    """One layer. With attention it has two halves: `project` before the attention, `finish` after it. Between them
-    stands `attend` of whole sequences, or `attend_cache` of a decode step. With a delta net it is `remember` of whole
-    sequences, or `remember_one` of a decode step.
-
-    mesh: that the experts lie on, also where `compute` leaves the places of other arrays to XLA."""
-    config: ModelConfig
-    compute: Compute = FLOAT32
-    mesh: Mesh | None = None
-    delta_net: bool = False            # which of the two it has
-
-    def setup(self):
-        # Linen only looks the arrays up, by the names of the table; `init` makes their values.
-        for name, array, shape in arrays_of(IN_LAYERS, self.config):
-            if array.mixer in ("", "delta" if self.delta_net else "attention"):
-                setattr(self, name, self.param(name, nn.initializers.zeros, shape, jnp.float32))
-
-    def project(self, x, cos, sin):
-        """x [B, T, D] -> q [B, K, G, T, E] and k, v [B, K, T, E], rotated; and the gate of the attention's output
-        [B, T, H, E], or () in a model without."""
-        c, (batch, length, _) = self.config, x.shape
-        h = rms_norm(x, self.attention_norm, c) if c.norms_before else x
-        q, k, v = (matmul(h, w.reshape(c.hidden_size, -1)).reshape(batch, length, -1, size)
-                   for w, size in ((self.query, c.query_size), (self.key, c.head_dim), (self.value, c.head_dim)))
-        q, gate = jnp.split(q, 2, axis=-1) if c.output_gate else (q, ())
-        if c.qkv_bias:
-            q, k, v = (y + align(b.astype(x.dtype), y) for y, b in
-                       ((q, self.query_bias), (k, self.key_bias), (v, self.value_bias)))
-        if c.qk_norm:
-            q, k = rms_norm(q, self.query_norm, c), rms_norm(k, self.key_norm, c)
-        if c.qk_norm_all_heads:
-            q, k = (rms_norm(y.reshape(batch, length, -1), w.reshape(-1), c).reshape(y.shape)
-                    for y, w in ((q, self.query_heads_norm), (k, self.key_heads_norm)))
-        q, k = rotate(q, cos[:, :, None], sin[:, :, None]), rotate(k, cos[:, :, None], sin[:, :, None])
-        q, k, v = (jnp.swapaxes(y, 1, 2) for y in (q, k, v))
-        return q.reshape(batch, c.num_kv_heads, c.queries_per_kv, length, c.head_dim), k, v, gate
-
-    def finish(self, x, attended, gate):
-        """x [B, T, D], attended [B, K, G, T, E], gate of `project` -> the layer's output [B, T, D], and what its router
-        said (`mlp`)."""
-        c, (batch, length, _) = self.config, x.shape
-        heads = jnp.swapaxes(attended.reshape(batch, c.num_heads, length, c.head_dim), 1, 2)
-        if c.output_gate:
-            heads = heads * nn.sigmoid(gate)
-        return self.join(x, heads, self.out)
-
-    def join(self, x, heads, out):
-        """x [B, T, D], and heads [B, T, ...] that the matrix `out` brings back to D -> as `finish`."""
-        c, (batch, length, _) = self.config, x.shape
-        y = matmul(heads.reshape(batch, length, -1), out.reshape(-1, c.hidden_size))
-        x = x + (rms_norm(y, self.post_attention_norm, c) if c.norms_after else y)
-        y, routed = self.mlp(rms_norm(x, self.mlp_norm, c) if c.norms_before else x)
-        return x + (rms_norm(y, self.post_mlp_norm, c) if c.norms_after else y), routed
-
-    def mlp(self, h):
-        """h [B, T, D] -> the MLP's output [B, T, D], and () or, with experts, their probabilities [B, T, X] and those
-        chosen for each token [B, T, experts_per_token]."""
-        c, activation = self.config, ACTIVATIONS[self.config.activation]
-        if c.num_experts:
-            weights = {name: getattr(self, name) for name in ("router", "expert_gate", "expert_up", "expert_down")}
-            y, *routed = mixture(h, weights, c, activation, self.mesh)
-            return y, tuple(routed)
-        return matmul(activation(matmul(h, self.gate)) * matmul(h, self.up), self.down), ()
-
-    def enter(self, x, angles, kind: LayerKind):
-        """`project` with the angles of the layer's kind."""
-        cos, sin = angles[kind.local] if isinstance(kind.local, bool) else (
-            jnp.where(kind.local, near, far) for far, near in zip(*angles, strict=True))
-        if kind.rotated is not True:
-            # By the angle 0, which changes nothing.
-            cos, sin = jnp.where(kind.rotated, cos, 1), jnp.where(kind.rotated, sin, 0)
-        return self.project(x, cos, sin)
-
-    def attend(self, q, k, v, segment_ids, kind: LayerKind):
-        """q [B, K, G, T, E], k and v [B, K, T, E] -> like q, by full or by local attention."""
-        c, local = self.config, kind.local
-        # Each kind is compiled with its own window, because kernels need it as a constant.
-        windowed, full = (
-            over_mesh(partial(attend, scale=c.attention_scale, window=window,
-                              implementation=self.compute.attention), self.compute.mesh)
-            for window in (c.window, 0))
-        if isinstance(local, bool):
-            return (windowed if local else full)(q, k, v, segment_ids)
-        return jax.lax.cond(local, windowed, full, q, k, v, segment_ids)
-
-    def __call__(self, x, angles, segment_ids, kind: LayerKind):
-        """x [B, T, D], angles of `angles_by_kind` -> the layer's output and what its router said (`finish`), and its
-        keys and values, or its memory."""
-        if self.delta_net:
-            return self.remember(x, segment_ids)
-        q, k, v, gate = self.enter(x, angles, kind)
-        return *self.finish(x, self.attend(q, k, v, segment_ids, kind), gate), (k, v)
-
-    def remember(self, x, segment_ids):
-        """x [B, T, D] -> as `finish`, and the `delta.Memory` after each row."""
-        inputs, gate, weights = self.delta_inputs(x)
-        mixed, memory = delta.mix(inputs, weights, segment_ids, self.compute.mesh)
-        return *self.leave_delta(x, mixed, gate), memory
-
-    def remember_one(self, x, memory):
-        """`remember` of one more token for every slot, x [S, 1, D]."""
-        inputs, gate, weights = self.delta_inputs(x)
-        mixed, memory = delta.step(inputs, weights, memory)
-        return *self.leave_delta(x, mixed, gate), memory
-
-    def delta_inputs(self, x):
-        """x [B, T, D] -> the delta net's inputs, the gate [B, T, U, O] of its output, and its small arrays."""
-        c, (batch, length, _) = self.config, x.shape
-        h = rms_norm(x, self.attention_norm, c)
-        query, key, value, gate, write, forget = (matmul(h, w.reshape(c.hidden_size, -1)) for w in (
-            self.delta_query, self.delta_key, self.delta_value, self.delta_gate, self.delta_write, self.delta_forget))
-        query, key = (y.reshape(batch, length, -1, c.delta_key_dim) for y in (query, key))
-        value, gate = (y.reshape(batch, length, -1, c.delta_value_dim) for y in (value, gate))
-        return delta.Inputs(query, key, value, write, forget), gate, {
-            name: getattr(self, name) for name in delta.SMALL}
-
-    def leave_delta(self, x, mixed, gate):
-        return self.join(x, delta.gated_norm(mixed, self.delta_norm, gate, self.config.norm_eps).astype(x.dtype),
-                         self.delta_out)
-
-
-def scan_layers(layer, x, params, config: ModelConfig, transform=lambda body: body):
-    """jax.lax.scan of `layer(x, weights, kind)`, transformed, over the stacked layers.
-
-    What all layers have in common is a Python bool of the kind. What differs is scanned beside the weights. Layers
-    with other arrays cannot share a program: where there are such, one turn of the scan is a period of them."""
-    places = range(config.period)
-    values = [LayerKind(*zip(*config.kinds[place::config.period], strict=True)) for place in places]
-    shared = [LayerKind(*(value[0] for value in each)) for each in values]
-    differing = [{name: jnp.array(value) for name, value in each._asdict().items() if len(set(value)) > 1}
-                 for each in values]
-
-    def turn(x, scanned):
-        told = []
-        for place, weights, differs in zip(places, of_a_period(scanned[0], config), scanned[1], strict=True):
-            x, one = transform(lambda x, weights, differs, place=place: layer(
-                x, weights, shared[place]._replace(**differs)))(x, weights, differs)
-            told.append(one)
-        return x, told[0] if len(told) == 1 else jax.tree.map(lambda *each: jnp.stack(each), *told)
-
-    x, told = jax.lax.scan(turn, x, (in_periods(params["layers"], config), differing))
-    return x, told if config.period == 1 else jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]), told)
-
-
-def in_periods(layers: dict, config: ModelConfig) -> dict:
-    """The stacked arrays [layers, ...] as [periods, layers of a period, ...]; as they are where a period is a layer."""
-    if config.period == 1:
-        return layers
-    return jax.tree.map(lambda w: w.reshape(config.num_layers // config.period, -1, *w.shape[1:]), layers)
-
-
-def of_a_period(layers: dict, config: ModelConfig) -> list[dict]:
-    """The arrays of each layer in one period of `in_periods`."""
-    if config.period == 1:
-        return [layers]
-    found: list[dict] = [{} for _ in range(config.period)]
-    for name, array in layers.items():
-        owners = [layer for layer in IN_LAYERS[name].layers(config) if layer < config.period]
-        leaves, tree = jax.tree.flatten(array)
-        # The gradient of a split is one concatenation; that of an index would be a sum of padded arrays.
-        pieces = [jnp.split(leaf, len(owners)) for leaf in leaves]
-        for place, owner in enumerate(owners):
-            found[owner][name] = tree.unflatten([piece[place][0] for piece in pieces])
-    return found
 
 
 def parameter_shapes(config: ModelConfig) -> dict:
@@ -377,21 +157,10 @@ def logits(params, config: ModelConfig, hidden):
     return soft_cap(product, config.final_softcap)
 
 
-def split_layers(params, config: ModelConfig) -> dict:
-    """The parameters with "layers" as a list: over stacked arrays, every decode step would first copy each layer."""
-    layers: list[dict] = []
-    for layer in range(config.num_layers):
-        places = {name: IN_LAYERS[name].layers(config).index(layer) for name in sorted(params["layers"])
-                  if layer in IN_LAYERS[name].layers(config)}
-        layers.append({name: jax.tree.map(lambda w, i=place: w[i], params["layers"][name])
-                       for name, place in places.items()})
-    return params | {"layers": layers}
-
-
 def prefill(params, config: ModelConfig, tokens, positions, segment_ids, compute: Compute = FLOAT32):
     """What prompts leave behind, tokens, positions, segment_ids [P, T] int32: a list of the keys and values, two of
     [P, K, T, E], for each layer with attention; and of the memories after the last tokens, for each with a delta net.
-    params: of `split_layers`."""
+    params: of `stack.split_layers`."""
     # Prompts need not divide over a mesh, so XLA places them. A kernel, which XLA cannot divide, needs that they do.
     anywhere, mesh = replace(compute, mesh=None), compute.mesh
     angles, x = angles_by_kind(config, positions), embed(params, config, tokens, anywhere)
@@ -422,7 +191,7 @@ def decode(params, config: ModelConfig, tokens, positions, cache, memories, writ
            mesh: Mesh | None = None):
     """Feed one token to every slot. Returns logits [S, V] float32, the new cache and the new memories.
 
-    params: of `split_layers`. Activations have the type of the embedding.
+    params: of `stack.split_layers`. Activations have the type of the embedding.
     tokens, positions: [S] int32.
     cache: a pair (keys [S, K, E, C], values [S, K, C, E]) per layer with attention, made by `cache_entries`.
     memories: a `delta.Memory` per layer with a delta net.

@@ -121,6 +121,8 @@ SECTIONS: dict[str, tuple[Term, ...]] = {
              "two questions or more"),
         Term("evaluation/pass@K", "probability that K of the answers to a question hold a right one",
              "evaluation.samples of 2 or more"),
+        Term("evaluation/solutions@K", "different right answers among the K answers to a question",
+             "a reward that tells solutions apart"),
         Term("evaluation/maj@K", "share of the questions whose most frequent answer is right",
              "evaluation.samples of 2 or more"),
     ),

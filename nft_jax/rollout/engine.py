@@ -35,6 +35,7 @@ from nft_jax.model.adapter import is_wrapped, merge
 from nft_jax.model.config import FLOAT32, Compute, ModelConfig
 from nft_jax.model.parameters import ARRAYS, parameter_shardings
 from nft_jax.model.quantise import quantise_matrices
+from nft_jax.model.stack import split_layers
 from nft_jax.rollout.cache import (
     DecodeState,
     Prefilled,
@@ -75,7 +76,7 @@ def decode_weights(params, model: ModelConfig, compute: Compute, weight_dtype: S
     def cast(path, x):
         return x if ARRAYS[path[-1].key].exact or is_wrapped(x) else x.astype(compute.dtype)
 
-    weights = decoder.split_layers(jax.tree_util.tree_map_with_path(cast, params, is_leaf=is_wrapped), model)
+    weights = split_layers(jax.tree_util.tree_map_with_path(cast, params, is_leaf=is_wrapped), model)
     weights["layers"] = [merge(layer, compute.dtype) for layer in weights["layers"]]
     if weight_dtype == "int8":
         weights["layers"] = [quantise_matrices(layer) for layer in weights["layers"]]

@@ -269,7 +269,7 @@ def evaluate(run: Run, params, progress: Progress) -> dict:
             key, weights = evaluation_key(run.config.seed), run.sampler.cast(params)
             metrics = evaluation_metrics({held.name: list(judged_groups(
                 run.sampler, run.examiner, weights, held.prompts, held.samples, key, held.stream, settings,
-                progress=run.alive, settled=run.stop.check)) for held in run.held_out})
+                progress=run.alive, settled=run.stop.check)) for held in run.held_out}, run.examiner.reward)
     progress.evaluated, progress.accuracy = progress.step, metrics.get("evaluation/accuracy/all")
     if progress.step == 0:
         progress.base_accuracy, best = progress.accuracy, run.config.checkpoint.best

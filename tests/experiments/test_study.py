@@ -28,6 +28,7 @@ from experiments.studies import (
     ablate_updates,
     check,
     controls,
+    exploration,
     longer,
     main_table,
     offline,
@@ -129,6 +130,18 @@ def test_runs_that_were_evaluated_at_other_steps():
     draw_intervals(axes := canvas(1, 1, (4, 3))[1][0], apart)
     faces = [line.get_markerfacecolor() for line in axes.get_lines() if line.get_marker() in ("o", "D")]
     assert [face == "white" for face in faces] == [True, True, False, False]
+
+
+def test_the_common_level_is_that_of_the_arms_that_learn():
+    """The worst of their runs' best accuracies. An arm that gains less than half of the best arm's gain is left out."""
+    def level(**curves):
+        return Measures.of(pd.concat([pd.DataFrame({
+            "run": f"{arm}{seed}", "arm": arm, "seed": seed, "objective": arm, "step": range(3), "tokens": range(3),
+            ACCURACY: curve}) for arm, seeds in curves.items() for seed, curve in enumerate(seeds)])).level
+
+    assert level(nft=[[0.2, 0.8, 0.7], [0.2, 0.5, 0.6]], rft=[[0.2, 0.6, 0.7]] * 2, dpo=[[0.2, 0.3, 0.1]] * 2) == 0.6
+    assert level(nft=[[0.2, 0.6, 0.6]], rft=[[0.2, 0.4, 0.3]]) == 0.4
+    assert math.isnan(level(nft=[[0.2, 0.2, 0.1]], rft=[[0.2, 0.1, 0.1]]))
 
 
 def test_a_mean_has_an_interval_only_with_several_values():
@@ -282,7 +295,9 @@ def test_a_run_that_was_never_evaluated_cannot_be_compared(runs):
 # ---- every study ---------------------------------------------------------------------------------------------------
 
 MODULES = (main_table, ablate_prompt_weight, ablate_clamp, ablate_negative_weight, ablate_ratio, ablate_updates,
-           ablate_rft, ablate_optimizer, controls, longer, offline, order, real_model)
+           ablate_rft, ablate_optimizer, controls, exploration, longer, offline, order, real_model)
+# Scales of one study each. The preset of Gemma has too few prompts in a step for the other studies' many updates.
+OWN = {"gemma": (real_model,), "countdown": (exploration,)}
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -290,8 +305,7 @@ def test_every_arm_of_every_study_is_a_run_that_its_command_makes(scale, tmp_pat
     """Resolved without complaint; different arms compute different things; the command line gives the configuration
     back."""
     base = SCALES[scale].config
-    # The preset of Gemma has too few prompts in a step for the other studies' many updates.
-    for module in MODULES if scale != "gemma" else (real_model,):
+    for module in OWN.get(scale, MODULES):
         planned = plan(SCALES[scale].experiment, base, module.STUDY.arms_of(base), 1, tmp_path)
         assert len({each.folder for each in planned}) == len(planned), module.STUDY.name
         for each in planned:

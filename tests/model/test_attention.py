@@ -14,6 +14,7 @@ from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.kernels import choose_attention, splash
 from nft_jax.model.logprobs import token_logprobs
 from nft_jax.model.parameters import parameter_shardings
+from nft_jax.model.stack import split_layers
 from nft_jax.runtime.mesh import AXES, sharding
 from refusal import refused
 
@@ -177,5 +178,5 @@ def test_prompts_take_the_kernel_where_they_divide(tpu_devices, prompts, name):
     tokens = jax.ShapeDtypeStruct((prompts, 256), jnp.int32, sharding=sharding(mesh))
     prefill = partial(decoder.prefill, config=MODEL, compute=Compute("bfloat16", attention="splash", mesh=mesh))
     lowered = jax.jit(lambda params, tokens: prefill(
-        decoder.split_layers(params, MODEL), tokens=tokens, positions=tokens, segment_ids=tokens)).lower(params, tokens)
+        split_layers(params, MODEL), tokens=tokens, positions=tokens, segment_ids=tokens)).lower(params, tokens)
     assert ("tpu_custom_call" in lowered.as_text()) == (name == "splash")

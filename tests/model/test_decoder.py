@@ -15,6 +15,7 @@ from nft_jax.model.config import FLOAT32, Compute, LinearRope, Llama3Rope, LongR
 from nft_jax.model.hf import load_params, read_config
 from nft_jax.model.hf.families import FAMILIES
 from nft_jax.model.quantise import dequantise, quantise_matrices
+from nft_jax.model.stack import split_layers
 
 TINY = ModelConfig("qwen3", vocab_size=31, hidden_size=12, intermediate_size=20, num_layers=2, num_heads=6,
                    num_kv_heads=2, head_dim=6, max_positions=64, rope_theta=100.0, qk_norm=True, initializer_range=0.3)
@@ -83,7 +84,7 @@ def test_prefill_and_decode_steps_match_one_forward(case):
     length, prompt, capacity = 16, 7, 20
     tokens = reference["tokens"][[0, 3], :length]
     positions, segment_ids = rows([length, length], length)
-    split = decoder.split_layers(params, config)
+    split = split_layers(params, config)
     entries, memories = jax.jit(decoder.prefill, static_argnums=1)(
         split, config, tokens[:, :prompt], positions[:, :prompt], segment_ids[:, :prompt])
     assert (len(entries), len(memories)) == (len(config.attention_layers), len(config.delta_layers))
@@ -102,7 +103,7 @@ def test_decode_ignores_what_is_not_valid_and_where_it_is_written(tiny):
     tokens = np.arange(8, dtype=np.int32)[None] % TINY.vocab_size
     positions, segment_ids = rows([8], 8)
     expected = all_logits(tiny, TINY, tokens, positions, segment_ids)[0, -1]
-    split = decoder.split_layers(tiny, TINY)
+    split = split_layers(tiny, TINY)
     entries, _ = jax.jit(decoder.prefill, static_argnums=1)(
         split, TINY, tokens[:, :7], positions[:, :7], segment_ids[:, :7])
     noise = np.random.default_rng(5).normal(0, 1e3, (1, TINY.num_kv_heads, 24, TINY.head_dim)).astype(np.float32)
@@ -130,7 +131,7 @@ def test_decoding_with_int8_weights_is_decoding_with_what_they_stand_for(case):
               np.zeros((4, config.num_kv_heads, 3, config.head_dim), np.float32))] * len(config.attention_layers)
     memories = [delta.empty(config, 4, np.float32) for _ in config.delta_layers]
     step = jax.jit(decoder.decode, static_argnums=1)
-    found, expected = (step(decoder.split_layers(weights, config), config, tokens, start, cache, memories, 0,
+    found, expected = (step(split_layers(weights, config), config, tokens, start, cache, memories, 0,
                             np.eye(4, 3, dtype=bool))[0]
                        for weights in (quantised, jax.tree.map(dequantise, quantised, is_leaf=is_wrapped)))
     np.testing.assert_allclose(found[:1], expected[:1], atol=1e-4)

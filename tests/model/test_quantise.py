@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from nft_jax.model.attention import attend_cache
-from nft_jax.model.decoder import cache_entries, matmul
+from nft_jax.model.decoder import cache_entries
+from nft_jax.model.products import matmul
 from nft_jax.model.quantise import Quantized, quantise, quantise_matrices
 
 

@@ -31,7 +31,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 
 from nft_jax.model.config import ModelConfig
-from nft_jax.model.hf.families import Tensor, config_from_hf, joined_shape, joined_tensors, tensors_of
+from nft_jax.model.hf.families import joined_shape, joined_tensors, tensors_of
+from nft_jax.model.hf.tensors import Tensor
+from nft_jax.model.hf.translate import config_from_hf
 from nft_jax.runtime.tables import no_file
 from nft_jax.types import InputError
 

@@ -6,7 +6,7 @@ copied from each model's config.json on the Hugging Face hub. Weights are never 
 from __future__ import annotations
 
 from nft_jax.model.config import ModelConfig
-from nft_jax.model.hf.families import config_from_hf
+from nft_jax.model.hf.translate import config_from_hf
 
 
 def _qwen2_5(hidden, intermediate, layers, heads, kv_heads, *, vocab=151_936, positions=32_768, theta=1e6, eps=1e-6,

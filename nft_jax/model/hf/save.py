@@ -24,8 +24,10 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import NamedSharding, PartitionSpec
 
 from nft_jax.model.config import ModelConfig
-from nft_jax.model.hf.families import Tensor, config_to_hf, joined_shape
+from nft_jax.model.hf.families import joined_shape
 from nft_jax.model.hf.load import FLOATS, INDEX, SINGLE, float_type, hf_order
+from nft_jax.model.hf.tensors import Tensor
+from nft_jax.model.hf.translate import config_to_hf
 from nft_jax.runtime.files import make_folder
 from nft_jax.types import InputError
 

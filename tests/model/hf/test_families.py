@@ -10,8 +10,9 @@ from safetensors.numpy import load_file, save_file
 from model_folders import CASES, FIXTURES
 from nft_jax.model import decoder
 from nft_jax.model.hf import load_params, read_config, save_params
-from nft_jax.model.hf.families import FAMILIES, config_from_hf, config_to_hf, tensors_of
+from nft_jax.model.hf.families import FAMILIES, tensors_of
 from nft_jax.model.hf.published import PUBLISHED
+from nft_jax.model.hf.translate import config_from_hf, config_to_hf
 from nft_jax.rollout.slots import require_positions
 from refusal import refused
 
