@@ -44,12 +44,12 @@ def whole(sampler, tiny_params, prompts):
     return [found[i] for i in range(PROMPTS)]
 
 
-def in_calls(sampler, params, prompts, budget, later=(), sampling=SamplingConfig(), use=None):
+def in_calls(sampler, params, prompts, budget, later=(), use=None):
     """The same answers, of so many calls as it takes: rollout indices FIRST, FIRST + 1, ... `later`: prompts that the
     second call asks, with an index of its own. All groups, by prompt index, and the calls."""
     weights, asked, ended, step = sampler.cast(params), list(prompts), {}, FIRST
     while asked:
-        groups = sampler.sample(weights, asked, SAMPLES, jax.random.key(KEY), step, sampling, budget=budget, use=use)
+        groups = sampler.sample(weights, asked, SAMPLES, jax.random.key(KEY), step, budget=budget, use=use)
         found = {rollouts[0].prompt.index: Group(rollouts[0].prompt, rollouts, ()) for _, rollouts in groups}
         assert len(found) == len(asked)
         ended |= {index: group for index, group in found.items() if not group.is_open}
