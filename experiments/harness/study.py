@@ -35,9 +35,9 @@ FIGURES = Path(__file__).parents[1] / "figures"
 COLUMNS = ("difference", "measured", "seeds", "excludes 0", "expected", "verdict")
 MEASURED = {"steps": "accuracy at equal steps", "tokens": "accuracy at equal tokens",
             "entropy": "entropy at equal steps", "until": f"logarithm of the tokens until {TARGET:.0%}",
-            "pass@64": "pass@64 at equal steps", "pass@64 level": f"pass@64 at {TARGET:.0%} accuracy",
+            "pass@64": "pass@64 at equal steps", "pass@64 level": "pass@64 at equal accuracy",
             "solutions": "solutions per question at equal steps",
-            "solutions level": f"solutions per question at {TARGET:.0%} accuracy",
+            "solutions level": "solutions per question at equal accuracy",
             "entropy right": "entropy of right answers at equal steps",
             "entropy wrong": "entropy of wrong answers at equal steps"}
 

@@ -43,7 +43,9 @@ def cells(text: str, heading: str) -> dict[str, list[str]]:
 
 
 def test_tables_at_equal_steps_and_at_equal_accuracy(table):
-    text = exploration.tables(Measures.of(table))
+    measures = Measures.of(table)
+    assert measures.level == 42 / 64
+    text = exploration.tables(measures)
     equal = cells(text, "after 20 steps")
     assert list(equal) == ["base", *CURVES]
     assert equal["base"][:2] == ["2", "0.0 ± 0.0"] and equal["nft"][1] == "20.0 ± 0.0"
@@ -52,10 +54,11 @@ def test_tables_at_equal_steps_and_at_equal_accuracy(table):
     assert equal["nft"][3].startswith(f"{100 * pass_at_k(np.array([45, 46]), np.full(2, 64), 2).mean():.1f} ± ")
     assert equal["rft"][9] == "2.00 ± 0.00" and equal["base"][9] == "8.00 ± 0.00"
     assert equal["rft"][10:] == ["0.500 ± 0.000", "0.800 ± 0.000"]
-    level = cells(text, "where 60% is reached")
+    # The worse seed of GRPO is right in 42 of 64. The contrast gains less than half of what RFT does.
+    level = cells(text, f"where {42 / 64:.1%} is reached")
     assert level["naive_contrast"][:3] == ["0", "-", "-"] and "base" not in level
     for arm in ("nft", "rft", "grpo"):
-        assert level[arm][0] == "2" and level[arm][2] == "60.0 ± 0.0"
+        assert level[arm][0] == "2" and level[arm][2] == "65.6 ± 0.0"
     assert float(level["rft"][1].split()[0]) < 10 < float(level["nft"][1].split()[0])
 
 
@@ -64,9 +67,9 @@ def test_claims_read_the_same_numbers(table):
     found = {(claim.arm, claim.than, claim.measure): claim.of(measures) for claim in STUDY.claims}
     assert found["nft", "rft", "solutions"].value == 6
     assert found["nft", "rft", "entropy wrong"].value == 0
-    # RFT has 60% on its way from 8 to 4 solutions.
-    steps = [(60 - 100 * start / 64) / (100 * (end - start) / 64) for start, end in ((19, 45), (20, 46))]
-    assert found["nft", "rft", "solutions level"].value == pytest.approx(4 * np.mean(steps), abs=1e-4)
+    # RFT is right in 42 of 64 on its way from 8 to 4 solutions.
+    shares = [(42 - start) / (end - start) for start, end in ((19, 45), (20, 46))]
+    assert found["nft", "rft", "solutions level"].value == pytest.approx(4 * np.mean(shares), abs=1e-4)
     assert found["rft", "", "pass@64"].count == 2 and found["nft", "", "pass@64"].value == 0
 
 

@@ -143,6 +143,18 @@ def test_runs_that_were_evaluated_at_other_steps():
     assert [face == "white" for face in faces] == [True, True, False, False]
 
 
+def test_the_common_level_is_that_of_the_arms_that_learn():
+    """The worst of their runs' best accuracies. An arm that gains less than half of the best arm's gain is left out."""
+    def level(**curves):
+        return Measures.of(pd.concat([pd.DataFrame({
+            "run": f"{arm}{seed}", "arm": arm, "seed": seed, "objective": arm, "step": range(3), "tokens": range(3),
+            ACCURACY: curve}) for arm, seeds in curves.items() for seed, curve in enumerate(seeds)])).level
+
+    assert level(nft=[[0.2, 0.8, 0.7], [0.2, 0.5, 0.6]], rft=[[0.2, 0.6, 0.7]] * 2, dpo=[[0.2, 0.3, 0.1]] * 2) == 0.6
+    assert level(nft=[[0.2, 0.6, 0.6]], rft=[[0.2, 0.4, 0.3]]) == 0.4
+    assert math.isnan(level(nft=[[0.2, 0.2, 0.1]], rft=[[0.2, 0.1, 0.1]]))
+
+
 def test_a_mean_has_an_interval_only_with_several_values():
     values = [1.0, 2.0, 4.0]
     found = Mean.of(pd.Series([*values, np.nan]))
