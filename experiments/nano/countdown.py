@@ -1,8 +1,8 @@
-"""Countdown: reach a number with four numbers, each used once. Questions, reward, and worked solutions.
+"""Countdown: reach a number with some of four numbers, each used at most once. Questions, reward, worked solutions.
 
 `2,3,5,7=24` asks for an expression of 2, 3, 5 and 7 whose value is 24. It is boxed, may have + - * / and brackets, and
-is judged by exact arithmetic. A question has several right expressions, so what a policy still finds can be counted.
-Imports no jax.
+is judged by exact arithmetic. Short expressions are easy to find, and long ones add more, so what a policy still finds
+can be counted. Imports no jax.
 """
 import hashlib
 import operator
@@ -37,10 +37,11 @@ def read(problem: str) -> tuple[tuple[int, ...], int]:
 
 
 def reaches(prompt: str, response: str, gold: str) -> float:
-    """1 when the boxed expression uses every number of the question once and its value is the target, exactly."""
+    """1 when the boxed expression uses no number more often than the question has it, and its value is the target,
+    exactly."""
     numbers, target = read(prompt)
     found = _boxed(response)
-    return float(found is not None and found[0] == target and Counter(found[1]) == Counter(numbers))
+    return float(found is not None and found[0] == target and Counter(found[1]) <= Counter(numbers))
 
 
 def _boxed(response: str) -> tuple[Fraction, list[int]] | None:
@@ -103,20 +104,38 @@ def expressions(numbers: tuple[int, ...]) -> dict[int, Expression]:
     return found
 
 
+@lru_cache(1024)
+def of_some(numbers: tuple[int, ...]) -> dict[int, Expression]:
+    """Every function of some of the numbers, each used at most once, as `expressions`; the shortest way to write it."""
+    found: dict[int, Expression] = {}
+    for size in range(1, len(numbers) + 1):
+        for chosen in sorted(set(combinations(numbers, size))):
+            for key, each in expressions(chosen).items():
+                if key not in found or (each.plain and not found[key].plain):
+                    found[key] = each
+    return found
+
+
 def right(numbers: tuple[int, ...], target: int) -> list[Expression]:
     """The different right expressions."""
-    return [each for each in expressions(numbers).values() if each.value == target]
+    return [each for each in of_some(numbers).values() if each.value == target]
+
+
+def size_of(tree: Tree) -> int:
+    """Numbers in an expression."""
+    return 1 if isinstance(tree, str) else size_of(tree[1]) + size_of(tree[2])
 
 
 @lru_cache(1)
 def universe(fewest: int) -> dict[str, list[str]]:
-    """Split -> its questions with so many different right expressions, in the order of their numbers."""
+    """Split -> its questions with so many different right expressions, in the order of their numbers. No target is one
+    of the numbers."""
     found: dict[str, list[str]] = {"base": [], "train": [], "heldout": []}
     for numbers in combinations_with_replacement(range(1, LARGEST + 1), COUNT):
-        counts = Counter(each.value for each in expressions(numbers).values())
-        plain = {each.value for each in expressions(numbers).values() if each.plain}
+        every = of_some(numbers).values()
+        counts, plain = Counter(each.value for each in every), {each.value for each in every if each.plain}
         for target in TARGETS:
-            if counts[target] >= fewest and target in plain:
+            if counts[target] >= fewest and target in plain and target not in numbers:
                 problem = f"{','.join(map(str, numbers))}={target}"
                 found[split_of(problem)].append(problem)
     return found
@@ -168,22 +187,29 @@ def worked(numbers: tuple[int, ...], target: int, style: str, rng: random.Random
     trials      one or two wrong expressions with their values, then the right one
     direct      no working
     """
-    tree = turned(rng.choice([each.tree for each in right(numbers, target) if each.plain]), rng)
+    tree = turned(_draw([each.tree for each in right(numbers, target) if each.plain], rng), rng)
     working = ""
     if style == "forward":
         working = "".join(f"{text}={value};" for text, value in parts(tree))
     elif style == "backward":
         working = "".join(f"{value}={text};" for text, value in reversed(parts(tree)))
     elif style == "trials":
-        wrong = [each for each in expressions(numbers).values() if each.plain and target != each.value <= 99]
-        tried = [turned(each.tree, rng) for each in rng.choices(wrong, k=rng.randint(1, 2))] + [tree]
-        working = "".join(f"{infix(each)}={parts(each)[-1][1]};" for each in tried)
+        wrong = [each.tree for each in of_some(numbers).values()
+                 if each.plain and target != each.value <= 99 and not isinstance(each.tree, str)]
+        tried = [turned(_draw(wrong, rng), rng) for _ in range(rng.randint(1, 2))] + [tree]
+        working = ",".join(f"{infix(each)}={parts(each)[-1][1]}" for each in tried) + ";"
     return f"{working}\\boxed{{{infix(tree)}}}"
 
 
+def _draw(trees: list[Tree], rng: random.Random) -> Tree:
+    """One of the trees: first its size, then the tree, so that the many long ones do not hide the short ones."""
+    size = rng.choice(sorted({size_of(tree) for tree in trees}))
+    return rng.choice([tree for tree in trees if size_of(tree) == size])
+
+
 def attempts(seed: int) -> Iterator[tuple[str, str]]:
-    """(problem, right answer) of the base split, for ever: solution and style are drawn alike. Nothing wrong is shown:
-    a small model is wrong by itself, and what it then believes is calibrated."""
+    """(problem, right answer) of the base split, for ever: size, solution and style are drawn alike. Nothing wrong is
+    shown: a small model is wrong by itself, and what it then believes is calibrated."""
     rng, found = random.Random(f"countdown/{seed}"), universe(1)["base"]
     while True:
         problem = rng.choice(found)

@@ -14,6 +14,7 @@
 """
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,7 +88,9 @@ def style_of(response: str) -> str:
         return "direct"
     if first.isdigit():
         return "backward"
-    return "forward" if sum(sign in countdown.OPERATIONS for sign in first) == 1 else "trials"
+    # A comma follows a trial that is wrong.
+    end = re.search("[,;]", response)
+    return "trials" if end and end[0] == "," else "forward"
 
 
 def measure(policy, split: str, questions: int, samples: int, temperature: float = 1.0) -> dict:

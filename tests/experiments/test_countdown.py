@@ -2,6 +2,7 @@
 import itertools
 import json
 import random
+import re
 from fractions import Fraction
 from itertools import islice
 
@@ -29,9 +30,11 @@ def boxed(text: str) -> str:
     (boxed("-(2-5)+(3*7)"), 1), ("\\boxed{1}; \\boxed{7*3+5-2}", 1), ("\\boxed{7*3+5-2}; \\boxed{1}", 0),
     # No box, an empty one, one that stays open, and one in a thought.
     ("7*3+5-2", 0), ("\\boxed{}", 0), ("\\boxed{7*3+5-2", 0), ("<think>\\boxed{7*3+5-2}", 0), ("", 0),
-    # The target itself, numbers that were not given, given twice, joined or left out.
+    # Numbers may be left out.
+    (boxed("3*7"), 0), (boxed("3*7+5-2"), 1), (boxed("7*2+5*2"), 0), (boxed("2+7+3*5"), 1), (boxed("3*5+7"), 0),
+    # The target itself, numbers that were not given, used twice or joined.
     (boxed("24"), 0), (boxed("8*3"), 0), (boxed("7*3+5-2+0"), 0), (boxed("7*3+5-2*1"), 0), (boxed("7*3+3"), 0),
-    (boxed("7*3+5-2+7-7"), 0), (boxed("27-3+0*5"), 0), (boxed("7*3=21;21+5-2"), 0), (boxed("7*3+5-2=24"), 0),
+    (boxed("7*3+5-2+7-7"), 0), (boxed("27-3"), 0), (boxed("7*3=21;21+5-2"), 0), (boxed("7*3+5-2=24"), 0),
     # What Python would read and we do not.
     (boxed("7*3+5-2**1"), 0), (boxed("7*3+5-2 if 1 else 0"), 0), (boxed("7*3+5--2"), 0), (boxed("7//2*3*5"), 0),
     (boxed("__import__('os')"), 0), (boxed("9**9**9**9"), 0), (boxed("1/0"), 0), (boxed("7*3+5-2.0"), 0),
@@ -39,7 +42,7 @@ def boxed(text: str) -> str:
     (boxed("(" * 200 + "7*3+5-2" + ")" * 200), 0),
     (boxed("7*3+5-2" + " " * 100), 1), (boxed("7 *" + " " * 100 + "3+5-2"), 0), (boxed("7*3+5-2," * 10), 0),
 ])
-def test_the_reward_is_exact_arithmetic_on_every_number_once(response, reward):
+def test_the_reward_is_exact_arithmetic_on_every_number_at_most_once(response, reward):
     assert countdown.reaches(PROBLEM, response, "") == reward
 
 
@@ -47,6 +50,8 @@ def test_values_are_fractions_and_not_floating_point():
     assert countdown.reaches("1,3,3=1", boxed("1/3*3"), "") == 1
     assert countdown.reaches("3,3,8,8=24", boxed("8/(3-8/3)"), "") == 1           # 23.999... in floating point
     assert countdown.reaches("3,3,8,8=24", boxed("8/(3-8/3)*1"), "") == 0
+    assert countdown.reaches("3,4,8,8=32", boxed("4*8"), "") == countdown.reaches("3,4,8,8=64", boxed("8*8"), "") == 1
+    assert countdown.reaches("3,4,7,8=64", boxed("8*8"), "") == 0
 
 
 # ---- solutions -----------------------------------------------------------------------------------------------------
@@ -123,16 +128,23 @@ def test_what_counts_as_new(one, other, same):
 
 
 def test_right_expressions_are_all_that_there_are():
-    """Of one question, against every order, sign and bracket."""
+    """Of one question, against every order, sign and bracket of two, three and four numbers."""
     found = set()
+    for count in (2, 3):
+        for leaves in itertools.permutations(map(str, (2, 3, 5, 7)), count):
+            for a, b in itertools.product("+-*/", repeat=2):
+                w, x, *y = leaves
+                for tree in ((a, (b, w, x), y[0]), (a, w, (b, x, y[0]))) if y else ((a, w, x),):
+                    if exact(tree) == 10:
+                        found.add(countdown.solution("", boxed(countdown.infix(tree))))
     for leaves in itertools.permutations(map(str, (2, 3, 5, 7))):
         for a, b, c in itertools.product("+-*/", repeat=3):
             w, x, y, z = leaves
             for tree in ((a, (b, (c, w, x), y), z), (a, (b, w, (c, x, y)), z), (a, (b, w, x), (c, y, z)),
                          (a, w, (b, (c, x, y), z)), (a, w, (b, x, (c, y, z)))):
-                if exact(tree) == 24:
+                if exact(tree) == 10:
                     found.add(countdown.solution("", boxed(countdown.infix(tree))))
-    assert len(found) == len(countdown.right((2, 3, 5, 7), 24)) == 3
+    assert len(found) == len(countdown.right((2, 3, 5, 7), 10)) > 8
 
 
 # ---- questions and worked answers ----------------------------------------------------------------------------------
@@ -165,7 +177,7 @@ def test_worked_answers_are_right_true_in_every_step_and_of_every_style():
         assert countdown.reaches(problem, response, "") == 1
         assert len(response) <= countdown_base.COUNTDOWN.rollout.max_new_tokens
         working = response.partition("\\boxed")[0]
-        for step in working.split(";")[:-1]:
+        for step in re.split("[,;]", working)[:-1]:
             left, right = step.split("=")
             assert eval(left) == eval(right)
         seen[countdown_base.style_of(response)] += 1
