@@ -9,6 +9,7 @@ train     An optimizer update on rows of 4,096 tokens. The limit is the matrix u
           qwen3_0_6b has rows of 16,384 tokens: the shape that prime-rl quotes for one card.
 e2e       The rollout, a reward in Python, and one update on its answers.
 """
+import math
 import re
 import timeit
 from argparse import Namespace
@@ -67,8 +68,8 @@ def rollout_bytes(case: Case) -> float:
     lengths = case.limits.astype(np.float64)
     prompts = np.array([len(prompt.tokens) for prompt in case.prompts])[:, None]
     attended = float((lengths * prompts + lengths * (lengths - 1) / 2).sum())
-    return item * (steps * count_parameters(model)
-                   + attended * 2 * len(model.attention_layers) * model.num_kv_heads * model.head_dim)
+    entry = 2 * sum(math.prod(model.heads_of(model.kinds[layer])) for layer in model.attention_layers)
+    return item * (steps * count_parameters(model) + attended * entry)
 
 
 def train_flops(case: Case, passes: int = 3) -> float:

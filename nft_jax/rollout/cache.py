@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from nft_jax.model import delta
-from nft_jax.model.config import ModelConfig
+from nft_jax.model.config import LayerKind, ModelConfig
 from nft_jax.model.decoder import cache_entries
 from nft_jax.runtime.compilation import with_shardings
 from nft_jax.runtime.mesh import sharding
@@ -28,7 +28,7 @@ RING_AXES = (3, 2)     # of keys [S, K, E, C] and of values [S, K, C, E]
 
 class DecodeState(NamedTuple):
     """S slots over a ring of C entries. Donated to every program that takes it."""
-    # per layer with attention: keys [S, kv_heads, head_dim, C], values [S, kv_heads, C, head_dim]
+    # per layer that has its own: keys [S, kv_heads, head_dim, C], values [S, kv_heads, C, head_dim]
     cache: list[tuple[Any, Any]]
     memories: list[delta.Memory]      # per layer with a delta net, of S sequences
     write_index: jax.Array            # [] int32: ring index that the next step writes
@@ -62,23 +62,34 @@ def buckets_up_to(longest: int, smallest: int = 1) -> tuple[int, ...]:
     return (*sizes, longest)
 
 
-def empty_layer(config: ModelConfig, slots: int, length: int, dtype, quantised: bool):
-    zeros = jnp.zeros((slots, config.num_kv_heads, length, config.head_dim), dtype)
+def empty_layer(config: ModelConfig, kind: LayerKind, slots: int, length: int, dtype, quantised: bool):
+    kv_heads, head_dim = config.heads_of(kind)
+    zeros = jnp.zeros((slots, kv_heads, length, head_dim), dtype)
     return cache_entries(zeros, zeros, quantised)
+
+
+def cached_kinds(config: ModelConfig) -> list[LayerKind]:
+    """Of the layers in the cache."""
+    return [config.kinds[layer] for layer in config.cached_layers]
 
 
 def empty_state(config: ModelConfig, slots: int, capacity: int, dtype, quantised: bool = False) -> DecodeState:
     """All slots free, over a ring of `capacity` entries."""
     zeros = jnp.zeros(slots, jnp.int32)
-    cache = [empty_layer(config, slots, capacity, dtype, quantised) for _ in config.attention_layers]
+    cache = [empty_layer(config, kind, slots, capacity, dtype, quantised) for kind in cached_kinds(config)]
     memories = [delta.empty(config, slots, dtype) for _ in config.delta_layers]
     return DecodeState(cache, memories, write_index=jnp.int32(0), length=zeros, token=zeros, generated=zeros,
                        limit=zeros, stream=zeros.astype(jnp.uint32), active=zeros.astype(bool))
 
 
-def entry_sharding(config: ModelConfig, mesh: Mesh, slots: str | None = "batch"):
-    """Sharding of keys and values: slots over the data axes, kv heads over `tensor` where it divides them."""
-    return sharding(mesh, slots, None if config.num_kv_heads % mesh.shape["tensor"] else "kv_heads", None, None)
+def entry_sharding(config: ModelConfig, kind: LayerKind, mesh: Mesh, slots: str | None = "batch"):
+    """Sharding of a layer's keys and values: slots over the data axes, kv heads over `tensor` where it divides them."""
+    kv_heads, _ = config.heads_of(kind)
+    return sharding(mesh, slots, None if kv_heads % mesh.shape["tensor"] else "kv_heads", None, None)
+
+
+def cache_shardings(config: ModelConfig, mesh: Mesh, slots: str | None = "batch") -> list:
+    return [entry_sharding(config, kind, mesh, slots) for kind in cached_kinds(config)]
 
 
 def memory_sharding(mesh: Mesh, slots: str | None = "batch"):
@@ -89,12 +100,12 @@ def memory_sharding(mesh: Mesh, slots: str | None = "batch"):
 def state_shardings(config: ModelConfig, mesh: Mesh) -> DecodeState:
     """Shardings of a state: of the cache and the memories by their own; arrays [S] are split like the slots."""
     slots = sharding(mesh, "batch")
-    return DecodeState(entry_sharding(config, mesh), memory_sharding(mesh), sharding(mesh), *(slots,) * 6)
+    return DecodeState(cache_shardings(config, mesh), memory_sharding(mesh), sharding(mesh), *(slots,) * 6)
 
 
 def prefilled_shardings(config: ModelConfig, mesh: Mesh) -> Prefilled:
     """Prompts are whole on every device of the data axes."""
-    return Prefilled(entry_sharding(config, mesh, None), memory_sharding(mesh, None))
+    return Prefilled(cache_shardings(config, mesh, None), memory_sharding(mesh, None))
 
 
 def abstract_decode_state(config: ModelConfig, mesh: Mesh, *sizes) -> DecodeState:

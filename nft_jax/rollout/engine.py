@@ -42,6 +42,7 @@ from nft_jax.rollout.cache import (
     admit,
     attended,
     buckets_up_to,
+    cached_kinds,
     empty_state,
     entry_sharding,
     grow_layer,
@@ -195,9 +196,12 @@ class Sampler:
             lambda params, *arrays: prefill(params, model, compute, self.prompt_buckets[-1], self._stored[1], *arrays),
             out_shardings=self._prefilled_shardings)
         self._admit = jax.jit(admit, donate_argnums=0, out_shardings=state)
-        self._grow = {capacity: jax.jit(partial(grow_layer, capacity=capacity),
-                                        out_shardings=entry_sharding(model, mesh)) for capacity in self.buckets}
-        self._keep = jax.jit(keep_slots, out_shardings=state)
+        # The first layer of each kind stands for all that have rings like its own.
+        self._rings = {kind.form: layer for layer, kind in reversed([*enumerate(cached_kinds(model))])}
+        self._grow = {(capacity, form): jax.jit(partial(grow_layer, capacity=capacity),
+                                                out_shardings=entry_sharding(model, form, mesh))
+                      for capacity in self.buckets for form in self._rings}
+        self._keep = jax.jit(keep_slots, out_shardings=state._replace(cache=[]))
         # Two programs: one computes top-k, top-p and min-p, the other has nothing of them.
         self._decode = {truncate: jax.jit(
             lambda params, *arrays, truncate=truncate: decode_block(
@@ -301,8 +305,8 @@ class Sampler:
         # A layer at a time, and popped: no other holder of the state keeps an old layer in memory. Memories do not
         # grow, and move to fewer slots with the other arrays.
         old, cache = state.cache, []
-        while old:
-            cache.append(self._grow[wanted](old.pop(0), state.write_index, rows))
+        for kind in cached_kinds(self.model):
+            cache.append(self._grow[wanted, kind.form](old.pop(0), state.write_index, rows))
         write_index = jax.device_put(np.int32(capacity % wanted), state.write_index.sharding)
         if rows is not None:
             state = self._keep(state._replace(cache=[]), rows)
@@ -342,15 +346,16 @@ class Sampler:
                 out.append(Program(kind, (ring,), self._decode[truncate],
                                    (weights, state, np.int32(0), key, SamplingParams.of(PLAIN))))
             for old in self.buckets[:self.buckets.index(ring)]:
-                out.append(Program("grow", (ring, old), self._grow[ring],
-                                   (state_of[old].cache[0], state.write_index, None)))
+                out += [Program("grow", (ring, old), self._grow[ring, form],
+                                (state_of[old].cache[layer], state.write_index, None))
+                        for form, layer in self._rings.items()]
         # A tail has the longest ring, and moves there from any ring of all slots, or from a larger tail.
         longest, sources = self.buckets[-1], [(self.slots, ring, state) for ring, state in state_of.items()]
         for tail in self.tails:
             rows = np.zeros(tail, np.int32)
             for slots, ring, state in sources:
-                out.append(Program(TAIL_KINDS[0], (tail, slots, ring), self._grow[longest],
-                                   (state.cache[0], state.write_index, rows)))
+                out += [Program(TAIL_KINDS[0], (tail, slots, ring), self._grow[longest, form],
+                                (state.cache[layer], state.write_index, rows)) for form, layer in self._rings.items()]
             # The ring is left out, so one state of each size will do.
             for slots, state in {slots: state for slots, _, state in sources}.items():
                 out.append(Program(TAIL_KINDS[1], (tail, slots), self._keep, (state._replace(cache=[]), rows)))

@@ -12,7 +12,7 @@ from nft_jax.config.training import PROJECTIONS, TARGETS
 from nft_jax.model import adapter, decoder
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.logprobs import token_logprobs
-from nft_jax.model.parameters import IN_LAYERS, parameter_shardings
+from nft_jax.model.parameters import IN_LAYERS, parameter_shardings, role_of
 from nft_jax.model.quantise import quantise_matrices
 from nft_jax.runtime.mesh import make_mesh
 from refusal import refused
@@ -47,8 +47,8 @@ def close(found, expected, rtol=1e-5):
 
 
 def test_targets_are_the_matrices_of_a_layer():
-    assert set(PROJECTIONS) == {name for name, array in IN_LAYERS.items()
-                                if array.kind == "matrix" and not name.startswith("expert_")}
+    assert set(PROJECTIONS) == {role_of(name) for name, array in IN_LAYERS.items()
+                                if array.kind == "matrix" and not role_of(name).startswith("expert_")}
     assert AdapterConfig(rank=1, targets=("down", "attention", "key")).projections == (
         "query", "key", "value", "out", "down")
 
