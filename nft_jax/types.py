@@ -62,8 +62,9 @@ class Rollout:
     logprobs: np.ndarray              # [n] float32, at the sampling temperature, before truncation
     truncated_logprobs: np.ndarray    # [n] float32, after top-k / top-p; equal to logprobs when both are off
     entropies: np.ndarray             # [n] float32, nats, of the distribution of `logprobs`
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "budget"]       # budget: it goes on in the next step
     mask: np.ndarray | None = None    # [n] bool: the tokens that are trained on; the others are context. None: all
+    steps: np.ndarray | None = None   # [n] int32: the step that sampled each token, with rollout.tokens_per_step
 
     @cached_property
     def trained(self) -> int:
@@ -71,7 +72,8 @@ class Rollout:
         return len(self.tokens) if self.mask is None else int(self.mask.sum())
 
     def __repr__(self) -> str:
-        ended = {"stop": "ended", "length": "cut short"}.get(self.finish_reason, self.finish_reason)
+        ended = {"stop": "ended", "length": "cut short", "budget": "goes on"}.get(
+            self.finish_reason, self.finish_reason)
         told = (f"log-prob {self.logprobs.sum():.2f}" if len(self.logprobs) else "no log-probs") + (
             f", entropy {self.entropies.mean():.3f} nats per token" if len(self.entropies) else "")
         return (f"Rollout: answer {self.sample + 1} to {_cut(self.prompt.problem)}\n"
@@ -93,12 +95,20 @@ class Verdict:
 @dataclass(frozen=True)
 class Group:
     """A prompt with its K judged answers. Each answer has old log-probs [n], of the parameters that
-    sampled it, and in a run with a KL term log-probs [n] of the reference."""
+    sampled it, and in a run with a KL term log-probs [n] of the reference.
+
+    An open group has answers that go on in the next step (finish_reason "budget"), and no verdicts. Its old log-probs
+    may end before its tokens do."""
     prompt: Prompt
     rollouts: tuple[Rollout, ...]
     verdicts: tuple[Verdict, ...]
     old_logprobs: tuple[np.ndarray, ...] | None = None
     reference_logprobs: tuple[np.ndarray, ...] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether an answer has not ended."""
+        return any(rollout.finish_reason == "budget" for rollout in self.rollouts)
 
     @cached_property
     def judged(self) -> tuple[int, ...]:

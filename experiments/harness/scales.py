@@ -1,9 +1,10 @@
 """The sizes of the studies, each with its base configuration.
 
-    nano    the embedded model on generated arithmetic, for CPU cores
-    gemma   `experiments.presets.gemma3_270m`, a real model with LoRA, for a CPU core
-    gsm8k   `experiments.presets.gsm8k`, one accelerator
-    7b      `experiments.presets.qwen2_5_math_7b`, the paper's setting
+    nano       the embedded model on generated arithmetic, for CPU cores
+    countdown  `experiments.nano.countdown_base.COUNTDOWN`, a base that can go several ways, for a CPU core
+    gemma      `experiments.presets.gemma3_270m`, a real model with LoRA, for a CPU core
+    gsm8k      `experiments.presets.gsm8k`, one accelerator
+    7b         `experiments.presets.qwen2_5_math_7b`, the paper's setting
 """
 from dataclasses import dataclass, replace
 
@@ -45,6 +46,7 @@ class Scale:
 
 SCALES: dict[str, Scale] = {
     "nano": Scale("experiments.harness.scales:NANO", "cpu:1"),
+    "countdown": Scale("experiments.nano.countdown_base:COUNTDOWN", "cpu:1"),
     "gemma": Scale("gemma3_270m", "cpu:1"),
     "gsm8k": Scale("gsm8k", "gpu:1xH100"),
     "7b": Scale("qwen2_5_math_7b", "gpu:8xH100"),

@@ -20,7 +20,7 @@ import pandas as pd
 import tyro
 
 from experiments.harness.plots import draw
-from experiments.harness.results import TARGET, Mean, Measures, accuracy_table, kept, read_run, tidy
+from experiments.harness.results import TARGET, Mean, Measures, accuracy_table, cost_table, kept, read_run, tidy
 from experiments.harness.scales import SCALES
 from experiments.harness.variants import resolved
 from experiments.sweep import Planned, plan, run_planned
@@ -34,34 +34,50 @@ from nft_jax.types import InputError
 FIGURES = Path(__file__).parents[1] / "figures"
 COLUMNS = ("difference", "measured", "seeds", "excludes 0", "expected", "verdict")
 MEASURED = {"steps": "accuracy at equal steps", "tokens": "accuracy at equal tokens",
-            "entropy": "entropy at equal steps", "until": f"logarithm of the tokens until {TARGET:.0%}"}
+            "entropy": "entropy at equal steps", "until": f"logarithm of the tokens until {TARGET:.0%}",
+            "pass@64": "pass@64 at equal steps", "pass@64 level": "pass@64 at equal accuracy",
+            "solutions": "solutions per question at equal steps",
+            "solutions level": "solutions per question at equal accuracy",
+            "entropy right": "entropy of right answers at equal steps",
+            "entropy wrong": "entropy of wrong answers at equal steps"}
 
 
 @dataclass(frozen=True)
 class Claim:
     """The mean over seeds of `measure` of one arm, less the other arm's, seed by seed.
 
-    than: the other arm; "" compares the arm with its own start.
+    arm: or several, whose mean counts: the main effects of a factorial study compare halves of its arms.
+    than: the other arm, or several; "" compares the arm with its own start.
     measure: a key of MEASURED.
     expected: what the source says of the difference, stated before the runs; "" where it says nothing.
     source: who says so, with the number.
     paper: the paper's claim in words, for the table of its claims; "" where the paper does not make it.
     """
-    arm: str
-    than: str
+    arm: str | tuple[str, ...]
+    than: str | tuple[str, ...]
     measure: str
     expected: Literal["above", "below", "alike", ""] = ""
     source: str = ""
     paper: str = ""
 
     @property
+    def arms(self) -> tuple[str, ...]:
+        return (self.arm,) if isinstance(self.arm, str) else self.arm
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The arms that it is compared with; its own where it is compared with its start."""
+        return self.arms if not self.than else (self.than,) if isinstance(self.than, str) else self.than
+
+    @property
     def what(self) -> str:
-        return f"`{self.arm}` less {f'`{self.than}`' if self.than else 'its start'}, {MEASURED[self.measure]}"
+        arms, others = (", ".join(f"`{arm}`" for arm in some) for some in (self.arms, self.others))
+        return f"{arms} less {others if self.than else 'its start'}, {MEASURED[self.measure]}"
 
     def of(self, measures: Measures) -> Mean:
         """The difference; its count is 0 where an arm was not run."""
-        start = "entropy start" if self.measure == "entropy" else "start"
-        return measures.paired(self.measure, self.arm, self.than or self.arm, self.measure if self.than else start)
+        start = "start" if self.measure in ("steps", "tokens") else f"{self.measure} start"
+        return measures.paired(self.measure, self.arms, self.others, self.measure if self.than else start)
 
 
 @dataclass(frozen=True)
@@ -71,6 +87,7 @@ class Study:
         scale's base configuration.
     prepare: makes what the arms read, from the base configuration, before the first run starts.
     more: a part of the page beside the tables, from what was measured.
+    picture: draws a second figure, NAME_SCALE_more.png.
     """
     name: str
     title: str
@@ -80,6 +97,7 @@ class Study:
     scale: str = "nano"            # of its command, unless --scale says another
     prepare: Callable[[Config], None] | None = None
     more: Callable[[Measures], str] | None = None
+    picture: Callable[[Measures, Path], None] | None = None
 
     def arms_of(self, base: Config, names: str = "") -> dict[str, dict[str, object]]:
         """The arms of `names` ("a,b"; "" is all) with their values for `base`. Raises InputError for an unknown arm."""
@@ -102,7 +120,7 @@ def updates(count: int) -> dict[str, object]:
 @dataclass(frozen=True)
 class Options:
     """The command line of a study."""
-    scale: Literal["nano", "gemma", "gsm8k", "7b"]
+    scale: Literal["nano", "countdown", "gemma", "gsm8k", "7b"]
     """The base configuration: experiments/harness/scales.py."""
     seeds: int = 3
     """Seeds 0 .. SEEDS-1 of every arm."""
@@ -227,13 +245,15 @@ def report(study: Study, scale: str, table: pd.DataFrame, folder: Path) -> None:
     """Draws and prints the results, and writes NAME_SCALE.png and NAME_SCALE.md into `folder`."""
     path, measures = folder / f"{study.name}_{scale}.png", Measures.of(table)
     draw(measures, path, f"{study.title} ({scale})")
+    if study.picture is not None:
+        study.picture(measures, folder / f"{study.name}_{scale}_more.png")
     text = page(study, scale, measures)
     path.with_suffix(".md").write_text(text)
     print(text, end="")
 
 
 def page(study: Study, scale: str, measures: Measures) -> str:
-    """The table of accuracy and the table of claims, as Markdown."""
+    """The tables of accuracy, of cost and of claims, as Markdown."""
     hours = measures.numbers["minutes"].sum() / 60
     return "\n\n".join([
         f"# {study.title} ({scale})",
@@ -241,6 +261,9 @@ def page(study: Study, scale: str, measures: Measures) -> str:
         "Accuracy in per cent on held-out questions, entropy in nats per token: mean over seeds, ± half of its 95% "
         "interval\n(Student's t).\n"
         f"{len(measures.numbers)} runs, {hours:.1f} hours of training and evaluation in all.",
+        cost_table(measures),
+        f"What it took until an accuracy of {TARGET:.0%}: geometric means over the seeds that reached it, with 95% "
+        "intervals.\nMinutes are of the machine that made the run, with whatever else it did.",
         *([study.more(measures)] if study.more is not None else []),
         markdown(COLUMNS, [row(claim, claim.of(measures)) for claim in study.claims]),
         "Differences are paired by seed. `experiments/harness/study.py` says what the verdicts mean.",
@@ -249,9 +272,13 @@ def page(study: Study, scale: str, measures: Measures) -> str:
 
 # ---- claims --------------------------------------------------------------------------------------------------------
 
-# The smallest difference that matters: two points of accuracy, a hundredth of a nat, or 5% of the tokens.
-MARGINS = {"steps": 0.02, "tokens": 0.02, "entropy": 0.01, "until": 0.05}
-UNITS = {"entropy": (3, 1, "nats"), "until": (3, 1, "(ln)")}       # digits, scale, unit; accuracy is in points
+# The smallest difference that matters: two points of accuracy or pass@k, a hundredth of a nat, 5% of the tokens, or a
+# quarter of a solution.
+MARGINS = {"steps": 0.02, "tokens": 0.02, "entropy": 0.01, "until": 0.05, "pass@64": 0.02, "pass@64 level": 0.02,
+           "solutions": 0.25, "solutions level": 0.25, "entropy right": 0.01, "entropy wrong": 0.01}
+# Digits, scale, unit; accuracy and pass@k are in points.
+UNITS = {"entropy": (3, 1, "nats"), "entropy right": (3, 1, "nats"), "entropy wrong": (3, 1, "nats"),
+         "until": (3, 1, "(ln)"), "solutions": (2, 1, "solutions"), "solutions level": (2, 1, "solutions")}
 MOST_SEEDS = 1000
 
 

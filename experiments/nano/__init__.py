@@ -1,4 +1,4 @@
-"""How the embedded model was made, and its two other tasks. Imports no jax."""
+"""How the embedded model was made, its three other tasks, and the base of one. Imports no jax."""
 import json
 from collections.abc import Sequence
 from pathlib import Path

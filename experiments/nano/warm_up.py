@@ -14,11 +14,13 @@ from nft_jax.train.batch import BatchShape, Example, make_batch
 
 
 def warm_up(policy: Policy, pairs: Callable[[int], Iterator[tuple[str, str]]], updates: int, *, rate: float,
-            examples: int = 96, rows: int = 32, row_length: int = 96) -> Policy:
+            examples: int = 96, rows: int = 32, row_length: int = 96,
+            log: Callable[[dict], None] = print) -> Policy:
     """The policy after supervised training on (problem, response) pairs.
 
     pairs: update -> the stream that this update takes its examples from.
     rate: AdamW's peak learning rate; it decays by a cosine to a tenth.
+    log: takes a row with the mean loss of every 50 updates.
     """
     end = policy.tokenizer.decode([policy.eos[0]])
     schedule = optax.warmup_cosine_decay_schedule(rate / 10, rate, updates // 10, updates, rate / 10)
@@ -48,5 +50,5 @@ def warm_up(policy: Policy, pairs: Callable[[int], Iterator[tuple[str, str]]], u
         params, state, loss = update(params, state, batch)
         losses.append(loss)
         if (index + 1) % 50 == 0:
-            print(f"warm-up {index + 1}/{updates}: loss {np.mean(jax.device_get(losses[-50:])):.3f}", flush=True)
+            log({"update": index + 1, "of": updates, "loss": round(float(np.mean(jax.device_get(losses[-50:]))), 4)})
     return replace(policy, params=params)

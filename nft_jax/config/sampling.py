@@ -129,6 +129,11 @@ class RolloutConfig(DecodingConfig, prefix="rollout."):
     """To collect groups with unequal rewards, a step samples at most so many times prompts_per_step prompts. Then it
     trains on the groups it has. Without any, the step is skipped and counted. A batch is as large as the share of
     groups accepted in earlier steps calls for."""
+    tokens_per_step: int = 0
+    """The most tokens of an answer that one generation batch samples. An answer that has not ended then goes on in the
+    next step, under the new parameters. Its tokens keep the log-probs of the policies that sampled them, and its group
+    is judged and trained on once all its answers have ended (partial rollouts, Kimi k1.5, arXiv 2501.12599). 0 = off,
+    and so is max_new_tokens or more. See experiments/studies/budget.md."""
     old_logprobs: Literal["trainer", "sampler", "truncated"] = "trainer"
     """Which log-probs are pi_old in the ratio. trainer: recomputed by the trainer's own graph; with one update a
     step (batch.updates_per_step 1) by that update, without a pass of their own.
@@ -147,6 +152,9 @@ class RolloutConfig(DecodingConfig, prefix="rollout."):
     def __post_init__(self):
         super().__post_init__()
         self.require_least(1, "prompts_per_step", "max_generation_batches")
+        self.require_least(0, "tokens_per_step")
+        self.require(not (self.tokens_per_step and self.answers), "tokens_per_step",
+                     f"rollout.answers is {self.answers!r}, and nothing is sampled; leave it at 0.")
         self.require(0 <= self.ema < 1, "ema", "use a number in [0, 1): 0 is off, and 1 would never follow the policy.")
         self.require(not (self.ema and self.answers), "ema", f"rollout.answers is {self.answers!r}, and nothing is "
                      "sampled; leave it at 0.")
@@ -159,6 +167,16 @@ class RolloutConfig(DecodingConfig, prefix="rollout."):
     def max_prompts(self) -> int:
         """The most prompts that one step samples."""
         return self.max_generation_batches * self.prompts_per_step
+
+    @property
+    def budget(self) -> int:
+        """`tokens_per_step` where it ends a batch before some answers end; else 0."""
+        return self.tokens_per_step if self.tokens_per_step < self.max_new_tokens else 0
+
+    @property
+    def begun_tokens(self) -> int:
+        """The most tokens of an answer that goes on."""
+        return self.max_new_tokens - 1 if self.budget else 0
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,10 @@ class AccuracyStream(PromptStream):
         """Notes the groups of prompts that were taken, each once. A group without a reward counts as one of right and
         wrong answers."""
         for group in groups:
-            question, asked = self._open.pop(group.prompt.index)
+            question, asked = self._open.pop(group.prompt.index, (None, 0))
+            if question is None:
+                # It was asked by the stream that this run was forked from.
+                continue
             streak = 0
             if len(group.rewards) and not group.has_signal:
                 before = int(self._streak[question])
@@ -167,7 +170,8 @@ class AccuracyStream(PromptStream):
     def state(self) -> dict[str, Any]:
         return super().state() | {
             "questions": self.digest(), "epoch": self._turn, "place": self._place, "due": self._due.tolist(),
-            "streak": self._streak.tolist(), "asked": self._asked.tolist()}
+            "streak": self._streak.tolist(), "asked": self._asked.tolist(),
+            "open": [[index, *asked] for index, asked in self._open.items()]}
 
     def restore(self, state: dict[str, Any]) -> None:
         """As `PromptStream.restore`. A state of other questions, or of another order (a run that was forked), says
@@ -179,6 +183,7 @@ class AccuracyStream(PromptStream):
             return
         self._turn, self._place = state["epoch"], state["place"]
         self._due, self._streak, self._asked = (np.array(state[name]) for name in ("due", "streak", "asked"))
+        self._open = {index: (question, epoch) for index, question, epoch in state.get("open", ())}
 
 
 STREAMS: dict[str, type[PromptStream]] = {"permutation": PromptStream, "accuracy": AccuracyStream}

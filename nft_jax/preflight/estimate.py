@@ -43,11 +43,11 @@ def flops(plan: Plan, sampler: Sampler) -> dict[str, float]:
     sizes = config.row_length, config.row_length / 2
     row, again = forward_flops(model, *sizes), 0 if config.policy.remat == "none" else 1
     decode = config.rollout.block_size * forward_flops(model, sampler.slots, sampler.buckets[-1])
-    length = sampler.prompt_buckets[-1]
     return {"score": rows * row, "reference score": rows * row,
             "train step": rows * (train_flops(model, *sizes, plan.adapter_parameters) + again * row),
             "decode": decode, "decode, truncated": decode,
-            "prefill": forward_flops(model, sampler.prefills * length, length / 2)}
+            **{kind: forward_flops(model, count * sizes[-1], sizes[-1] / 2)
+               for kind, (count, sizes) in sampler.prefilled.items()}}
 
 
 @dataclass(frozen=True)

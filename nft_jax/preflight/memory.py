@@ -16,7 +16,7 @@ from nft_jax.model.config import Attention
 from nft_jax.model.kernels import LANES
 from nft_jax.model.logprobs import CHUNK_ELEMENTS
 from nft_jax.model.parameters import IN_LAYERS
-from nft_jax.rollout.engine import Sampler
+from nft_jax.rollout.engine import ADMISSIONS, PREFILLS, Sampler
 from nft_jax.rollout.slots import entry_bytes, weight_bytes
 from nft_jax.runtime.mesh import data_parallel_size, sharded_bytes
 from nft_jax.train.plan import Plan
@@ -63,9 +63,8 @@ class Model:
             "cast": self.moments - self.base,
             "score": self.moments + sampling - self.base,
             "reference score": state + sampling - (self.reference or self.base),
-            "rollout key": state + sampling,
-            "prefill": state + self.cache,
-            "admit": state + self.weights,
+            **dict.fromkeys(PREFILLS, state + self.cache),
+            **dict.fromkeys(ADMISSIONS, state + self.weights),
             "empty cache": state + self.weights + self.entries,
             # The ring grows a layer at a time.
             "grow": state + self.weights + self.entries + self.cache * (1 - 1 / self.layers),
@@ -88,12 +87,13 @@ def analytic(plan: Plan, sampler: Sampler, attention: Attention) -> Model:
         table=0 if model.tie_embeddings else int(work.outside * work.item),
         cache=entry_bytes(model, sampler.mesh, sampler.slots, sampler.buckets[-1], dtype, rollout.kv_dtype),
         memories=entry_bytes(model, sampler.mesh, sampler.slots, 0, dtype),
-        entries=entry_bytes(model, sampler.mesh, sampler.prefills, sampler.prompt_buckets[-1], dtype,
-                            rollout.kv_dtype, axis=None),
+        entries=max(entry_bytes(model, sampler.mesh, count, sizes[-1], dtype, rollout.kv_dtype, axis=None)
+                    for count, sizes in sampler.prefilled.values()),
         layers=model.num_layers,
         temporaries={
-            "cast": work.cast(), "rollout key": nothing, "empty cache": nothing, "prefill": work.prefill(),
-            "admit": work.admit(), "grow": nothing, "average": nothing,
+            "cast": work.cast(), "empty cache": nothing, "grow": nothing, "average": nothing,
+            **{kind: work.prefill(*each) for kind, each in sampler.prefilled.items()},
+            **dict.fromkeys(ADMISSIONS, work.admit()),
             "decode": work.decode(4), "decode, truncated": work.decode(6),
             "train step": work.rows_of(True), "score": work.rows_of(False), "reference score": work.rows_of(False),
         })
@@ -216,11 +216,10 @@ class Work:
         return Split(0, (4 * arrays * self.vocab + scores + self.width * self.item + 2 * self.delta_memory)
                      / self.parallel)
 
-    def prefill(self) -> Split:
-        """All prompts that are prefilled together. XLA may place them anywhere, so they count on every device."""
-        length = self.sampler.prompt_buckets[-1]
-        mixing = max(self.scores(length, 4), self.delta_work)
-        return Split(self.sampler.prefills * length * (self.width * self.item + mixing), 0)
+    def prefill(self, count: int, sizes: tuple[int, ...]) -> Split:
+        """`count` prompts that are prefilled together. XLA may place them anywhere, so they count on every device."""
+        mixing = max(self.scores(sizes[-1], 4), self.delta_work)
+        return Split(count * sizes[-1] * (self.width * self.item + mixing), 0)
 
     def admit(self) -> Split:
         """Rows of one layer's cache for the samples that are admitted together, a quarter of the slots; or of its

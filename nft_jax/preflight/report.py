@@ -11,7 +11,7 @@ from nft_jax.preflight.compiled import Compiled, compile_programs, demanded
 from nft_jax.preflight.devices import Topology
 from nft_jax.preflight.estimate import Assumptions, Estimate, estimate, flops
 from nft_jax.preflight.memory import Model, Split, analytic
-from nft_jax.rollout.engine import TAIL_KINDS, Sampler, prefills_of
+from nft_jax.rollout.engine import ADMISSIONS, PREFILLS, TAIL_KINDS, Sampler, prefills_of
 from nft_jax.runtime.compilation import largest
 from nft_jax.runtime.mesh import data_parallel_size
 from nft_jax.train.plan import Plan, make_plan
@@ -19,7 +19,7 @@ from nft_jax.train.programs import SCORES, programs_of
 
 # Kinds of programs whose memory grows with rows, with slots, and with neither.
 ROWS = ("train step", *SCORES)
-SLOTS = ("empty cache", "prefill", "admit", "decode", "decode, truncated", "grow", *SCORES)
+SLOTS = ("empty cache", *PREFILLS, *ADMISSIONS, "decode", "decode, truncated", "grow", *SCORES)
 UNSIZED = ("cast", "average")
 
 
@@ -186,10 +186,11 @@ def _most_slots(sketch: Sketch, lines: list[Line]) -> int:
     state = memory.parameters + memory.moments + memory.base
 
     def peak(line: Line, count: int) -> float:
-        more, prompts = count / slots, prefills_of(count, sampler.prompt_buckets[-1], parallel) / sampler.prefills
+        more = count / slots
+        prompts = max(prefills_of(count, sizes[-1], parallel) / now for now, sizes in sampler.prefilled.values())
         if line.kind in SCORES:
             return line.peak + memory.cache * (more - 1)
-        if line.kind == "prefill":
+        if line.kind in PREFILLS:
             together = line.temporaries + line.results
             return line.peak + memory.cache * (more - 1) + together * (prompts - 1)
         fixed = state + memory.reference + memory.weights

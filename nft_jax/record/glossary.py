@@ -21,6 +21,7 @@ SIGNS = "{positive,negative}"
 EXPERTS = "a model with experts"
 SOMETIMES = "answers of this kind"
 SAMPLED = "answers that are sampled"
+BUDGET = "rollout.tokens_per_step"
 STORED = "rollout.answers"
 ANSWERS = (
     Term("accuracy/all", "mean reward of the answers that were judged"),
@@ -55,6 +56,7 @@ SECTIONS: dict[str, tuple[Term, ...]] = {
         Term("prompts/new_share", "share of the step's prompts whose question was never asked", "data.order accuracy"),
         Term("prompts/resting_share", "share of all questions that rest in the coming epoch", "data.order accuracy"),
         Term("groups/carried", "groups with right and wrong answers that are left for the next step"),
+        Term("groups/open", "groups with answers that go on in the next step", BUDGET),
         Term("groups/kept", "groups that the step trained on"),
         Term("groups/all_wrong", "of them, groups of wrong answers only", "loss.all_wrong"),
         Term("accuracy/kept", "mean reward of the answers that the step trained on", "a group that was kept"),
@@ -62,6 +64,9 @@ SECTIONS: dict[str, tuple[Term, ...]] = {
         Term("rollout/occupancy", "share of the slots' decode steps that sampled a token", SAMPLED),
         Term("rollout/drained_steps", "decode steps with an empty slot and no answer left for it",
              SAMPLED),
+        Term("rollout/continued_share", "share of the step's tokens that go on with answers of earlier steps", BUDGET),
+        Term("rollout/age_mean", "steps since a token that is trained on was sampled, mean", BUDGET),
+        Term("rollout/age_max", "its maximum", BUDGET),
         Term("answers/epoch", "epochs over the stored groups so far", STORED),
         Term("tokens/generated", "tokens that were sampled; stored answers all count at the first step"),
         Term("tokens/kept", "answer tokens that were trained on"),
@@ -116,6 +121,8 @@ SECTIONS: dict[str, tuple[Term, ...]] = {
              "two questions or more"),
         Term("evaluation/pass@K", "probability that K of the answers to a question hold a right one",
              "evaluation.samples of 2 or more"),
+        Term("evaluation/solutions@K", "different right answers among the K answers to a question",
+             "a reward that tells solutions apart"),
         Term("evaluation/maj@K", "share of the questions whose most frequent answer is right",
              "evaluation.samples of 2 or more"),
     ),

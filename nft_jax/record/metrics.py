@@ -57,6 +57,20 @@ def decided_by(groups: Sequence[Group], verifier: VerifierConfig) -> dict[str, f
     return found
 
 
+def budget_metrics(step: int, sampled: Sequence[Group], kept: Sequence[Group]) -> dict[str, float]:
+    """What rollout.tokens_per_step does in `step` (from 0). sampled: its judged and open groups. kept: those it trains
+    on."""
+    answers = [r.steps for group in sampled for r in group.rollouts if r.steps[-1] == step]
+    new, begun = (sum(int((steps == step).sum()) for steps in answers if (steps[0] < step) == earlier)
+                  for earlier in (False, True))
+    found = {"groups/open": sum(group.is_open for group in sampled),
+             "rollout/continued_share": begun / max(new + begun, 1)}
+    if kept:
+        ages = step - np.concatenate([r.steps for group in kept for r in group.rollouts])
+        found |= {"rollout/age_mean": float(ages.mean()), "rollout/age_max": int(ages.max())}
+    return found
+
+
 def mismatch_metrics(groups: Sequence[Group]) -> dict[str, float]:
     """How far the sampler's log-probs are from the trainer's: mean and 95 % quantile of
     |difference| in nats, over all tokens, and the share of tokens whose ratio (trainer's

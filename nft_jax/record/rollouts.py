@@ -20,12 +20,14 @@ SCHEMA = pa.schema([
     ("entropies", pa.list_(pa.float32())), ("old_logprobs", pa.list_(pa.float32())),
     ("reference_logprobs", pa.list_(pa.float32())),
 ])
-# Of tables in which an answer has a mask.
-MASKED = SCHEMA.append(pa.field("mask", pa.list_(pa.bool_())))
+# Columns of tables in which an answer has them.
+OPTIONAL = {"mask": pa.field("mask", pa.list_(pa.bool_())), "steps": pa.field("steps", pa.list_(pa.int32()))}
+MASKED = SCHEMA.append(OPTIONAL["mask"])
 # Columns that an answer has only once it is judged, or scored.
 SCORED = ("old_logprobs", "reference_logprobs")
 JUDGED = ("extracted", "outcome", "reward", "reason", "group_accuracy", "kept", *SCORED)
 ANSWERS = pa.schema([field for field in SCHEMA if field.name not in JUDGED])
+NO_VERDICT = Verdict(None, None)      # of an answer whose group is open
 
 
 def _text(value: str | None) -> str | None:
@@ -39,7 +41,7 @@ def _row(rollout: Rollout) -> dict:
             "prompt": _text(prompt.text), "text": _text(rollout.text), "gold": _text(prompt.gold),
             "finish_reason": rollout.finish_reason, "prompt_tokens": prompt.tokens, "tokens": rollout.tokens,
             "logprobs": rollout.logprobs, "truncated_logprobs": rollout.truncated_logprobs,
-            "entropies": rollout.entropies, "mask": rollout.mask}
+            "entropies": rollout.entropies, **{name: getattr(rollout, name) for name in OPTIONAL}}
 
 
 def answers_to_table(groups: Iterable[Sequence[Rollout]]) -> pa.Table:
@@ -49,16 +51,20 @@ def answers_to_table(groups: Iterable[Sequence[Rollout]]) -> pa.Table:
 
 def groups_to_table(groups: Sequence[Group], kept: frozenset[int] = frozenset(), masks: bool = False) -> pa.Table:
     """Judged answers, one row each. `kept` has the prompt indices of the groups that were trained on. The table has
-    masks where an answer has one, or by `masks`."""
-    masks = masks or any(rollout.mask is not None for group in groups for rollout in group.rollouts)
+    masks where an answer has one, or by `masks`, and steps where an answer has them. Answers of open groups have no
+    verdict."""
+    schema = SCHEMA
+    for name, field in OPTIONAL.items():
+        if (masks and name == "mask") or any(getattr(r, name) is not None for group in groups for r in group.rollouts):
+            schema = schema.append(field)
     return pa.Table.from_pylist([
         _row(rollout) | {
             "extracted": _text(verdict.extracted), "outcome": verdict.outcome, "reward": verdict.reward,
             "reason": _text(verdict.reason), "group_accuracy": group.accuracy, "kept": group.prompt.index in kept,
             **{name: None if getattr(group, name) is None else getattr(group, name)[i] for name in SCORED}}
         for group in groups
-        for i, (rollout, verdict) in enumerate(zip(group.rollouts, group.verdicts, strict=True))],
-        schema=MASKED if masks else SCHEMA)
+        for i, (rollout, verdict) in enumerate(zip(
+            group.rollouts, group.verdicts or (NO_VERDICT,) * len(group.rollouts), strict=True))], schema=schema)
 
 
 def table_to_groups(table: pa.Table) -> list[Group]:
@@ -73,9 +79,11 @@ def table_to_groups(table: pa.Table) -> list[Group]:
                     row["text"], np.array(row["tokens"], np.int32),
                     *(np.array(row[name], np.float32) for name in ("logprobs", "truncated_logprobs", "entropies")),
                     finish_reason=row["finish_reason"],
-                    mask=None if row.get("mask") is None else np.array(row["mask"], bool))
+                    mask=None if row.get("mask") is None else np.array(row["mask"], bool),
+                    steps=None if row.get("steps") is None else np.array(row["steps"], np.int32))
             for row in rows)
-        verdicts = tuple(Verdict(row["outcome"], row["reward"], row["extracted"], row["reason"]) for row in rows)
+        verdicts = () if first["outcome"] is None else tuple(
+            Verdict(row["outcome"], row["reward"], row["extracted"], row["reason"]) for row in rows)
         # Tables of older versions have no reference_logprobs.
         scored = (None if first.get(name) is None else tuple(np.array(row[name], np.float32) for row in rows)
                   for name in SCORED)

@@ -34,7 +34,8 @@ class DecodeState(NamedTuple):
     token: jax.Array                  # [S] int32: next token to feed
     generated: jax.Array              # [S] int32: tokens sampled so far
     limit: jax.Array                  # [S] int32: most tokens to sample
-    stream: jax.Array                 # [S] uint32: identity of the sample, prompt_index * K + sample
+    stream: jax.Array                 # [S] uint32: identity of the sample, prompt_index * K + sample,
+    rollout: jax.Array                # [S] uint32: and the rollout index in which its prompt was asked
     active: jax.Array                 # [S] bool
 
     @property
@@ -83,7 +84,8 @@ def empty_state(config: ModelConfig, slots: int, capacity: int, dtype, quantised
     cache = [empty_layer(config, slots, capacity, dtype, quantised, heads) for _ in config.attention_layers]
     memories = [delta.empty(config, slots, dtype) for _ in config.delta_layers]
     return DecodeState(cache, memories, write_index=jnp.int32(0), length=zeros, token=zeros, generated=zeros,
-                       limit=zeros, stream=zeros.astype(jnp.uint32), active=zeros.astype(bool))
+                       limit=zeros, stream=zeros.astype(jnp.uint32), rollout=zeros.astype(jnp.uint32),
+                       active=zeros.astype(bool))
 
 
 def entry_sharding(config: ModelConfig, mesh: Mesh, slots: str | None = "batch"):
@@ -99,7 +101,7 @@ def memory_sharding(mesh: Mesh, slots: str | None = "batch"):
 def state_shardings(config: ModelConfig, mesh: Mesh) -> DecodeState:
     """Shardings of a state: of the cache and the memories by their own; arrays [S] are split like the slots."""
     slots = sharding(mesh, "batch")
-    return DecodeState(entry_sharding(config, mesh), memory_sharding(mesh), sharding(mesh), *(slots,) * 6)
+    return DecodeState(entry_sharding(config, mesh), memory_sharding(mesh), sharding(mesh), *(slots,) * 7)
 
 
 def prefilled_shardings(config: ModelConfig, mesh: Mesh) -> Prefilled:
@@ -126,12 +128,14 @@ def each_part(change, layer, *others):
     return Rows(*changed) if isinstance(layer, Rows) else tuple(changed)
 
 
-def admit(state: DecodeState, prefilled: Prefilled, slots, source, token, length, stream, limit) -> DecodeState:
+def admit(state: DecodeState, prefilled: Prefilled, slots, source, token, length, generated, limit, stream,
+          rollout) -> DecodeState:
     """Step 2 of the life of a sample: puts A samples of P prefilled prompts into slots. Samples of one prompt take
     copies of what it left behind, and nothing remains of the slots' earlier samples.
 
     slots [A]: an index >= S is dropped. source [A]: the prompt of each sample. token [A]: the prompt's last token,
-    which decoding feeds first. length [A]: the entries before that token. stream [A], limit [A]: of the sample."""
+    which decoding feeds first. length [A]: the entries before that token. generated [A]: the prompt's last tokens that
+    are of the answer already. limit [A], stream [A], rollout [A]: of the sample."""
     def lay(ring, prompts, axis):
         # The last entry of the prompt comes to stand just behind the write index.
         capacity, given = ring.shape[axis], prompts.shape[axis]
@@ -146,8 +150,8 @@ def admit(state: DecodeState, prefilled: Prefilled, slots, source, token, length
 
     cache = [each_part(lay, layer, new) for layer, new in zip(state.cache, prefilled.cache, strict=True)]
     memories = jax.tree.map(lambda old, prompts: put(old, prompts[source]), state.memories, prefilled.memories)
-    new = {"length": length, "token": token, "generated": jnp.zeros_like(length), "limit": limit, "stream": stream,
-           "active": jnp.ones_like(length, bool)}
+    new = {"length": length, "token": token, "generated": generated, "limit": limit, "stream": stream,
+           "rollout": rollout, "active": jnp.ones_like(length, bool)}
     return state._replace(cache=cache, memories=memories,
                           **{name: put(getattr(state, name), value) for name, value in new.items()})
 

@@ -2,7 +2,8 @@
 
 The life of a sample; the loop is `Sampler.sample`:
 
-1. Its prompt is prefilled, once for all K samples of the group (`prefill`).
+1. Its prompt is prefilled, once for all K samples of the group (`prefill`). An answer that an earlier call began is
+   prefilled behind its prompt, and goes on from there.
 2. The sample is admitted to a free slot: the prompt's keys and values are laid into the slot's ring, and the
    memories of its delta nets are copied (`cache.admit`).
 3. Blocks of decode steps run on the device (`decode_block`). The ring grows when a slot needs more of it.
@@ -53,17 +54,20 @@ from nft_jax.rollout.cache import (
 )
 from nft_jax.rollout.ends import Ends
 from nft_jax.rollout.sampling import Sampled, SamplingParams, sample_by_column, sample_tokens, uniforms
-from nft_jax.rollout.schedule import INERT, Admission, Schedule, SlotUse
+from nft_jax.rollout.schedule import INERT, Admission, Prefill, Schedule, SlotUse
 from nft_jax.runtime.compilation import Program, with_shardings
 from nft_jax.runtime.mesh import RULES, data_parallel_size, host_mesh, hosts, platform_of, sharding
-from nft_jax.types import InputError, Prompt, Rollout
+from nft_jax.types import Group, InputError, Prompt, Rollout
 
 PLAIN = SamplingConfig()
 Stored = Literal["compute", "int8"]
 HALVINGS = 3                  # a draining batch moves to half, a quarter, an eighth of the slots,
 SMALLEST_TAIL = 8             # but to no fewer than these: a step of fewer costs as much
 TAIL_KINDS = ("shrink", "keep slots", "decode a tail")
+# Kinds of programs: of prompts, and of prompts with answers that go on.
+PREFILLS, ADMISSIONS = ("prefill", "prefill, begun"), ("admit", "admit, begun")
 PREFILL_TOKENS = 16_384       # most tokens, padding included, of the prompts that are prefilled together
+BEGUN_SHORTER = 4             # the shortest padding of a prompt with an answer so far is this part of the longest
 
 
 def decode_weights(params, model: ModelConfig, compute: Compute, weight_dtype: Stored):
@@ -108,7 +112,7 @@ def prefill(params, model: ModelConfig, compute: Compute, length: int, quantised
 
 
 def decode_block(params, model: ModelConfig, mesh: Mesh, eos: tuple[int, ...], block_size: int, truncate: bool,
-                 state: DecodeState, steps, rollout_key, sampling: SamplingParams):
+                 state: DecodeState, steps, base_key, sampling: SamplingParams):
     """Step 3: `steps` <= `block_size` decode steps; the new state and a `Sampled` of arrays [block_size, S].
 
     `steps` is a value, so a shorter block compiles nothing. The token is INERT where a slot was not active, and in
@@ -116,7 +120,7 @@ def decode_block(params, model: ModelConfig, mesh: Mesh, eos: tuple[int, ...], b
     capacity, slots = state.capacity, len(state.token)
     # All random numbers of the block at once: they depend on (sample, position) alone.
     positions = state.generated[None] + jnp.arange(block_size)[:, None]
-    uniform = uniforms(rollout_key, jnp.broadcast_to(state.stream, positions.shape), positions)
+    uniform = uniforms(base_key, state.rollout, state.stream, positions)
     nothing = jnp.zeros((block_size, slots), jnp.float32)
     eos_ids = jnp.array(eos, jnp.int32)
     by_column = platform_of(mesh) == "tpu" and not truncate
@@ -133,7 +137,7 @@ def decode_block(params, model: ModelConfig, mesh: Mesh, eos: tuple[int, ...], b
         after = DecodeState(
             cache=cache, memories=memories, write_index=(state.write_index + 1) % capacity,
             length=state.length + state.active, token=sampled.token, generated=generated, limit=state.limit,
-            stream=state.stream, active=state.active & ~ended)
+            stream=state.stream, rollout=state.rollout, active=state.active & ~ended)
         shown = sampled._replace(token=jnp.where(state.active, sampled.token, INERT))
         return after, jax.tree.map(lambda rows, row: rows.at[step].set(row), out, shown)
 
@@ -159,11 +163,12 @@ class Sampler:
     own prompts and on its own devices (`self.mesh`). Only `cast` is a program of all processes.
     delay: blocks asked for ahead of reading. None: 1 on an accelerator; 0 on CPU, which shares its cores with the
     host, so that a delay would only decode ended answers for longer.
-    buckets: lengths of the ring. None: `ring_lengths`."""
+    buckets: lengths of the ring. None: `ring_lengths`.
+    begun_tokens: the most tokens of an answer that `sample` goes on with. 0: it has no programs for that."""
 
     def __init__(self, model: ModelConfig, tokenizer, eos: tuple[int, ...], decoding: DecodingConfig, *, mesh: Mesh,
                  max_prompt_tokens: int, compute: Compute = FLOAT32, delay: int | None = None,
-                 buckets: tuple[int, ...] | None = None):
+                 buckets: tuple[int, ...] | None = None, begun_tokens: int = 0):
         decoding.require(decoding.slots >= 1, "slots", "a sampler needs 1 or more.")
         self.params_mesh, self.mesh = mesh, host_mesh(mesh)
         self.model, self.eos = model, eos
@@ -178,6 +183,13 @@ class Sampler:
         self.admissions = max(1, self.slots // 4)
         self.prompt_buckets = buckets_up_to(max_prompt_tokens)
         self.prefills = prefills_of(self.slots, self.prompt_buckets[-1], data_parallel)
+        # A prompt with its answer so far, which no other sample shares.
+        longest = max_prompt_tokens + begun_tokens
+        self.begun_buckets = buckets_up_to(longest, longest // BEGUN_SHORTER) if begun_tokens else ()
+        self.begun_prefills = prefills_of(self.slots, longest, data_parallel)
+        # Kind of program -> how many sequences it takes, and their lengths.
+        self.prefilled = {kind: each for kind, each in zip(PREFILLS, (
+            (self.prefills, self.prompt_buckets), (self.begun_prefills, self.begun_buckets)), strict=True) if each[1]}
         longest = max_prompt_tokens - 1 + self.max_new_tokens
         platform = platform_of(self.mesh)
         self.buckets = buckets or ring_lengths(longest, platform)
@@ -192,15 +204,15 @@ class Sampler:
         model, mesh, compute = self.model, self.mesh, self.compute
         state, self._prefilled_shardings = state_shardings(model, mesh), prefilled_shardings(model, mesh)
         self._weight_shardings = decode_weight_shardings(model, mesh, weight_dtype)
-        replicated, outputs = sharding(mesh), sharding(mesh, None, "batch")
+        outputs = sharding(mesh, None, "batch")
         self._cast = jax.jit(partial(decode_weights, model=model, compute=compute, weight_dtype=weight_dtype),
                              out_shardings=decode_weight_shardings(model, self.params_mesh, weight_dtype))
         self._empty = {capacity: jax.jit(partial(empty_state, model, self.slots, capacity, *self._stored),
                                          out_shardings=state) for capacity in self.buckets}
-        self._prefill = jax.jit(
-            lambda params, *arrays: prefill(params, model, compute, self.prompt_buckets[-1], *self._stored[1:],
-                                            *arrays),
-            out_shardings=self._prefilled_shardings)
+        self._prefill = [jax.jit(
+            lambda params, *arrays, length=sizes[-1]: prefill(params, model, compute, length, *self._stored[1:],
+                                                              *arrays),
+            out_shardings=self._prefilled_shardings) for _, sizes in self.prefilled.values()]
         self._admit = jax.jit(admit, donate_argnums=0, out_shardings=state)
         self._grow = {capacity: jax.jit(partial(grow_layer, capacity=capacity),
                                         out_shardings=entry_sharding(model, mesh)) for capacity in self.buckets}
@@ -210,7 +222,6 @@ class Sampler:
             lambda params, *arrays, truncate=truncate: decode_block(
                 params, model, mesh, self.ends.ids, self.block_size, truncate, *arrays),
             donate_argnums=1, out_shardings=(state, outputs)) for truncate in (False, True)}
-        self._rollout_key = jax.jit(jax.random.fold_in, out_shardings=replicated)
 
     def cast(self, params):
         """The weights that `sample` decodes with. Every process of the mesh must call it."""
@@ -221,24 +232,31 @@ class Sampler:
         return jax.tree.map(lambda x, place: jax.make_array_from_single_device_arrays(
             x.shape, place, [shard.data for shard in x.addressable_shards]), weights, self._weight_shardings)
 
-    def sample(self, params, prompts: Sequence[Prompt], samples: int, base_key, rollout_index: int,
-               sampling: SamplingConfig = PLAIN, *, limits: np.ndarray | None = None,
+    def sample(self, params, prompts: Sequence[Prompt | Group], samples: int, base_key, rollout_index: int,
+               sampling: SamplingConfig = PLAIN, *, limits: np.ndarray | None = None, budget: int = 0,
                progress: Callable[[int], None] | None = None,
                use: SlotUse | None = None) -> Iterator[tuple[int, tuple[Rollout, ...]]]:
         """Yields (position in `prompts`, its K = `samples` rollouts) as groups finish.
 
-        params: the weights of `cast`. limits [len(prompts), K]: the most tokens of each answer, instead of
-        max_new_tokens. `progress` is called with the number of tokens of every block. `use` counts what the slots
-        did. Raises InputError, before anything runs, for prompts that are empty or too long and for limits out of
-        range; Halted for a log-prob that is not finite."""
+        params: the weights of `cast`. prompts: new ones, and open groups, whose answers go on from where they stand;
+        their rollout index is of the call that began them. limits [len(prompts), K]: the most tokens of each answer,
+        instead of max_new_tokens. budget: the most tokens that this call samples of an answer; one that has not ended
+        then has the finish_reason "budget". 0: no such limit. `progress` is called with the number of tokens of every
+        block. `use` counts what the slots did. Raises InputError, before anything runs, for prompts that are empty or
+        too long and for limits out of range; Halted for a log-prob that is not finite."""
         use = SlotUse() if use is None else use
         limits = self._checked(prompts, samples, limits)
+        if budget:
+            limits = np.minimum(limits, budget + np.array(
+                [[len(r.tokens) for r in each.rollouts] if isinstance(each, Group) else [0] * samples
+                 for each in prompts]).reshape(limits.shape))
         decode = self._decode[sampling.truncates]
-        key = self._rollout_key(base_key, rollout_index)
+        key = jax.device_put(base_key, sharding(self.mesh))
         values = SamplingParams.of(sampling)
         schedule = Schedule(
             prompts, limits, slots=self.slots, admissions=self.admissions, prefills=self.prefills,
-            block_size=self.block_size, ends=self.ends)
+            block_size=self.block_size, ends=self.ends, rollout_index=rollout_index,
+            whole=self.max_new_tokens if budget else 0, begun_prefills=self.begun_prefills)
         capacity, state, prefilled, unread = 0, None, None, deque()
         while not schedule.finished:
             tail = self._tail(schedule)
@@ -254,11 +272,11 @@ class Sampler:
             if wanted > capacity:
                 state = self._empty[wanted]() if state is None else self._moved(state, capacity, wanted)
                 capacity = wanted
-            for new_prompts, admission in admissions:
-                if new_prompts is not None:
+            for new, admission in admissions:
+                if new is not None:
                     # Dropped before the next are made: the ring shares memory with one prefill, never with two.
                     prefilled = None
-                    prefilled = self._prefill_padded(params, *new_prompts)
+                    prefilled = self._prefill_padded(params, new)
                 state = self._admit(state, prefilled, *admission)
             if not schedule.ready:
                 prefilled = None
@@ -278,9 +296,10 @@ class Sampler:
                     progress(count)
                 yield from groups
 
-    def _checked(self, prompts: Sequence[Prompt], samples: int, limits: np.ndarray | None) -> np.ndarray:
+    def _checked(self, prompts: Sequence[Prompt | Group], samples: int, limits: np.ndarray | None) -> np.ndarray:
         """The limits [len(prompts), K]. Raises InputError for prompts and limits out of range."""
-        for prompt in prompts:
+        for each in prompts:
+            prompt = each.prompt if isinstance(each, Group) else each
             if not 1 <= len(prompt.tokens) <= self.max_prompt_tokens:
                 raise InputError(f"prompt {prompt.index} has {len(prompt.tokens)} tokens: use 1 to "
                                  f"{self.max_prompt_tokens}, allow longer prompts, or leave it out.")
@@ -292,10 +311,11 @@ class Sampler:
                              f"{self.max_new_tokens}.")
         return limits
 
-    def _prefill_padded(self, params, tokens: np.ndarray, lengths: np.ndarray):
-        """`prefill` at the smallest bucket that holds the prompts."""
-        size = next(size for size in self.prompt_buckets if size >= tokens.shape[1])
-        return self._prefill(params, np.pad(tokens, ((0, 0), (size - tokens.shape[1], 0))), lengths)
+    def _prefill_padded(self, params, new: Prefill):
+        """`prefill` at the smallest bucket that holds the sequences."""
+        longest = new.tokens.shape[1]
+        size = next(size for size in (self.begun_buckets if new.begun else self.prompt_buckets) if size >= longest)
+        return self._prefill[new.begun](params, np.pad(new.tokens, ((0, 0), (size - longest, 0))), new.lengths)
 
     def _tail(self, schedule: Schedule) -> int:
         """The fewest slots of `tails`, fewer than there are, that hold the live samples of a batch that drains; 0 for
@@ -330,20 +350,16 @@ class Sampler:
         key = with_shardings(base_key, sharding(self.mesh))
         state_of = {ring: abstract_decode_state(self.model, self.mesh, self.slots, ring, *self._stored)
                     for ring in self.buckets}
-        prompts = {size: (np.zeros((self.prefills, size), np.int32), np.zeros(self.prefills, np.int32))
-                   for size in self.prompt_buckets}
-        prefilled = with_shardings(jax.eval_shape(self._prefill, weights, *prompts[self.prompt_buckets[0]]),
-                                   self._prefilled_shardings)
-        rows = np.zeros(self.admissions, np.int32)
-        admission = Admission(rows, rows, rows, rows, rows.astype(np.uint32), rows)
-
-        out = [Program("cast", (), self._cast, (params,)),
-               Program("rollout key", (), self._rollout_key, (base_key, 0))]
-        for size, arrays in prompts.items():
-            out.append(Program("prefill", (size,), self._prefill, (weights, *arrays)))
+        out, admitted = [Program("cast", (), self._cast, (params,))], {}
+        for begun, (kind, (count, sizes)) in enumerate(self.prefilled.items()):
+            for size in sizes:
+                arrays = weights, np.zeros((count, size), np.int32), np.zeros(count, np.int32)
+                out.append(Program(kind, (size,), self._prefill[begun], arrays))
+            prefilled = with_shardings(jax.eval_shape(self._prefill[begun], *arrays), self._prefilled_shardings)
+            admitted[ADMISSIONS[begun]] = prefilled, *Admission.empty(count if begun else self.admissions, 0)
         for ring, state in state_of.items():
             out.append(Program("empty cache", (ring,), self._empty[ring], ()))
-            out.append(Program("admit", (ring,), self._admit, (state, prefilled, *admission)))
+            out += [Program(kind, (ring,), self._admit, (state, *arrays)) for kind, arrays in admitted.items()]
             for truncate in truncations:
                 kind = "decode, truncated" if truncate else "decode"
                 out.append(Program(kind, (ring,), self._decode[truncate],

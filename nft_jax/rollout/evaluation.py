@@ -2,7 +2,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from nft_jax.data.prompts import LoadReport, load_questions
 from nft_jax.record.metrics import answer_metrics
 from nft_jax.rollout.estimators import Estimate, estimates
 from nft_jax.types import OUTCOMES, Group, Prompt, Verdict
-from nft_jax.verify.rewards.registry import lookup
+from nft_jax.verify.rewards.registry import Reward, lookup
 
 
 def evaluation_key(seed: int) -> jax.Array:
@@ -58,8 +58,9 @@ def read_held_out(config: Config, tokenizer) -> tuple[list[HeldOut], dict[str, L
     return held_out, reports
 
 
-def evaluation_metrics(sets: Mapping[str, Sequence[Group]]) -> dict[str, float]:
-    """What the judged answers say: accuracy (avg@k), its `standard_error`, pass@k, maj@k, lengths and verdicts.
+def evaluation_metrics(sets: Mapping[str, Sequence[Group]], reward: Reward | None = None) -> dict[str, float]:
+    """What the judged answers say: accuracy (avg@k), its `standard_error`, pass@k, maj@k, lengths and verdicts; and
+    solutions@k where `reward`, which judged them, tells solutions apart.
 
     A set without a name has `evaluation/accuracy/all`, `evaluation/pass@4`, ...; named sets have
     `evaluation/NAME/...`, and `evaluation/accuracy/all` is the mean over sets, as in the paper."""
@@ -69,6 +70,9 @@ def evaluation_metrics(sets: Mapping[str, Sequence[Group]]) -> dict[str, float]:
         found = estimates([group.verdicts for group in groups])
         out |= answer_metrics(groups, prefix)
         out |= {prefix + key: estimate.value for key, estimate in found.items() if key != "accuracy"}
+        if groups and reward is not None and reward.solution is not None:
+            most = max(len(group.rollouts) for group in groups)
+            out[f"{prefix}solutions@{most}"] = distinct_solutions(groups, reward.solution)
         if "accuracy" in found:
             named += [found["accuracy"]] if name else []
             if math.isfinite(found["accuracy"].standard_error):
@@ -79,6 +83,13 @@ def evaluation_metrics(sets: Mapping[str, Sequence[Group]]) -> dict[str, float]:
         if math.isfinite(average.standard_error):
             out["evaluation/standard_error"] = average.standard_error
     return out
+
+
+def distinct_solutions(groups: Sequence[Group], solution: Callable[[str, str], str]) -> float:
+    """How many different right answers a question has, mean over the questions."""
+    return sum(len({solution(group.prompt.problem, rollout.text)
+                    for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True)
+                    if verdict.outcome == "right"}) for group in groups) / len(groups)
 
 
 def mean_of(sets: Sequence[Estimate]) -> Estimate:

@@ -4,6 +4,7 @@ A group goes to the verifier as soon as its last answer has ended, and decoding 
 """
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import jax
 
@@ -16,14 +17,17 @@ from nft_jax.verify import Verifier
 from nft_jax.verify.maths.extract import with_open_thought
 
 
-def judged_groups(sampler: Sampler, verifier: Verifier, params, prompts: Sequence[Prompt], samples: int, base_key,
-                  rollout_index: int, sampling: SamplingConfig, *, progress: Callable[[int], None] | None = None,
+def judged_groups(sampler: Sampler, verifier: Verifier, params, prompts: Sequence[Prompt | Group], samples: int,
+                  base_key, rollout_index: int, sampling: SamplingConfig, *, budget: int = 0,
+                  progress: Callable[[int], None] | None = None,
                   settled: Callable[[], None] = lambda: None,
                   phase: Callable[[str], AbstractContextManager] = nullcontext,
                   use: SlotUse | None = None) -> Iterator[Group]:
     """Yields K = `samples` judged answers to every prompt, in the order of the prompts.
 
     A group is yielded as soon as it and all groups before it are judged. `params` are the weights of `Sampler.cast`.
+    `prompts` and `budget` are as in `Sampler.sample`: open groups among the prompts go on, and with a budget a group
+    may come back open. Nobody judges it then.
     `phase` is entered as "rollout" around decoding, and as "verify" around the judging that is left after it.
 
     With several processes, process i of n answers and judges the prompts i, i + n, i + 2n, ... Then all
@@ -37,7 +41,8 @@ def judged_groups(sampler: Sampler, verifier: Verifier, params, prompts: Sequenc
     use = SlotUse() if use is None else use
     # Drained steps are a maximum over the processes, and a sum over batches: each counts on from the earlier batches.
     own_use = use if count == 1 else SlotUse(drained_steps=use.drained_steps)
-    answers = sampler.sample(params, here, samples, base_key, rollout_index, sampling, progress=progress, use=own_use)
+    answers = sampler.sample(params, here, samples, base_key, rollout_index, sampling, budget=budget, progress=progress,
+                             use=own_use)
     judged = _judged(answers, verifier, here, phase)
     if count == 1:
         yield from judged
@@ -51,24 +56,26 @@ def judged_groups(sampler: Sampler, verifier: Verifier, params, prompts: Sequenc
     yield from (parts[place % count][place // count] for place in range(len(prompts)))
 
 
-def _judged(answers: Iterator[tuple[int, tuple[Rollout, ...]]], verifier: Verifier, prompts: Sequence[Prompt],
+def _judged(answers: Iterator[tuple[int, tuple[Rollout, ...]]], verifier: Verifier, prompts: Sequence[Prompt | Group],
             phase: Callable[[str], AbstractContextManager]) -> Iterator[Group]:
     """`judged_groups` of one process. `answers`: (position in `prompts`, rollouts), as they finish."""
-    # position -> (rollouts, pending verdicts), and the number of groups that were yielded
+    # position -> (group without verdicts, pending verdicts or None), and the number of groups that were yielded
     submitted, judged = {}, 0
     while judged < len(prompts):
         with phase("rollout"):
             position, rollouts = next(answers, (None, ()))
             if rollouts:
-                prompt, count = prompts[position], len(rollouts)
+                asked, prompt, count = prompts[position], rollouts[0].prompt, len(rollouts)
+                group = replace(asked, rollouts=rollouts) if isinstance(asked, Group) else Group(prompt, rollouts, ())
                 responses = [with_open_thought(prompt.text, r.text) for r in rollouts]
-                submitted[position] = rollouts, verifier.submit(
+                submitted[position] = group, None if group.is_open else verifier.submit(
                     responses, [prompt.gold] * count, [prompt.problem] * count)
         # While decoding goes on, only verdicts that are there already are taken. Afterwards each
         # one is waited for.
-        while judged in submitted and (not rollouts or submitted[judged][1].done()):
+        while judged in submitted and (not rollouts or submitted[judged][1] is None or submitted[judged][1].done()):
             with phase("verify"):
-                answered, verdicts = submitted.pop(judged)
-                group = Group(prompts[judged], answered, tuple(verdicts.result()))
+                group, verdicts = submitted.pop(judged)
+                if verdicts is not None:
+                    group = replace(group, verdicts=tuple(verdicts.result()))
             judged += 1
             yield group

@@ -37,15 +37,17 @@ class Sampled(NamedTuple):
     entropy: jax.Array                # of the tempered distribution
 
 
-def uniforms(rollout_key, stream, position):
-    """Two uniform numbers for every token, [..., 2] float32 in [0, 1).
+def uniforms(base_key, rollout, stream, position):
+    """Two uniform numbers for every token, [B, S, 2] float32 in [0, 1).
 
-    stream [...] uint32: prompt_index * K + sample. position [...] int32: tokens of the answer so far."""
-    def draw(sample, step):
-        return jax.random.uniform(jax.random.fold_in(jax.random.fold_in(rollout_key, sample), step), (2,))
+    rollout [S] uint32: the rollout index of the sample. stream [S] uint32: prompt_index * K + sample. position [B, S]
+    int32: tokens of the answer so far."""
+    def draw(key, step):
+        return jax.random.uniform(jax.random.fold_in(key, step), (2,))
 
-    flat = jax.vmap(draw)(stream.reshape(-1), position.reshape(-1))
-    return flat.reshape(*stream.shape, 2)
+    keys = jax.vmap(lambda index, sample: jax.random.fold_in(jax.random.fold_in(base_key, index), sample))(
+        rollout, stream)
+    return jax.vmap(lambda steps: jax.vmap(draw)(keys, steps))(position)
 
 
 def sample_tokens(logits, uniform, params: SamplingParams, *, truncate: bool) -> Sampled:

@@ -2,21 +2,21 @@
 
 A `Schedule` lives for one call of `Sampler.sample`. Per turn of the sampler's loop:
 
-1. `admissions` says which prompts to prefill and which samples go into which slots.
+1. `admissions` says what to prefill and which samples go into which slots.
 2. `ask` notes that a block of decode steps was asked for.
 3. `collect` reads a block, some blocks later: it cuts ended answers (`Ends`), frees their slots and completes groups.
 
 Its decisions move samples between slots and in time. They change no sample.
 """
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from nft_jax.rollout.ends import Ends
-from nft_jax.types import Halted, Prompt, Rollout
+from nft_jax.types import Group, Halted, Prompt, Rollout
 
 INERT = -1      # the token of a slot that has nothing to decode
 
@@ -27,8 +27,22 @@ class Admission(NamedTuple):
     source: np.ndarray
     token: np.ndarray
     length: np.ndarray
-    stream: np.ndarray
+    generated: np.ndarray
     limit: np.ndarray
+    stream: np.ndarray
+    rollout: np.ndarray
+
+    @classmethod
+    def empty(cls, size: int, slots: int) -> "Admission":
+        zeros = np.zeros((5, size), np.int32)
+        return cls(np.full(size, slots, np.int32), *zeros, *np.zeros((2, size), np.uint32))
+
+
+class Prefill(NamedTuple):
+    """Sequences that are prefilled together, without their last tokens."""
+    tokens: np.ndarray       # [P, T] int32, left-padded
+    lengths: np.ndarray      # [P] int32
+    begun: bool              # whether they are prompts with answers so far, each for one sample
 
 
 @dataclass
@@ -53,22 +67,37 @@ class SlotUse:
 
 
 class Schedule:
-    """Admits samples in the order of the prompts, reads blocks and puts groups together. It uses no device.
+    """Admits samples, reads blocks and puts groups together. It uses no device.
 
-    slots: S. admissions: the most samples of one admission (A). prefills: prompts that are
-    prefilled together (P). limits [len(prompts), K]: the most tokens of each answer."""
+    The answers that go on are admitted first, then the new ones, both in the order of what is asked.
 
-    def __init__(self, prompts: Sequence[Prompt], limits: np.ndarray, *, slots: int, admissions: int, prefills: int,
-                 block_size: int, ends: Ends):
-        self.prompts, self.limits, self.ends = prompts, limits, ends
+    asked: prompts, and open groups. limits [len(asked), K]: the most tokens of each answer. whole: the tokens that an
+    answer may have in all; one with fewer that reaches its limit goes on in the next step. 0: none goes on.
+    rollout_index: of the answers to new prompts. slots: S. admissions: the most samples of one admission (A).
+    prefills: prompts that are prefilled together (P). begun_prefills: of prompts with answers so far."""
+
+    def __init__(self, asked: Sequence[Prompt | Group], limits: np.ndarray, *, slots: int, admissions: int,
+                 prefills: int, block_size: int, ends: Ends, rollout_index: int = 0, whole: int = 0,
+                 begun_prefills: int = 0):
+        self.prompts = [each.prompt if isinstance(each, Group) else each for each in asked]
+        self.limits, self.ends, self.whole, self.rollout_index = limits, ends, whole, rollout_index
         self.slots, self.admissions_size, self.prefills = slots, admissions, prefills
-        self.samples = limits.shape[1]
-        # Prompts are named by their position in `prompts`.
-        self.waiting = deque(range(len(prompts)))               # prompts that are not prefilled yet
+        self.begun_prefills, self.samples = begun_prefills, limits.shape[1]
+        # Prompts are named by their position in `asked`.
+        self.so_far: dict[tuple[int, int], Rollout] = {}        # answers that go on
+        self.waiting: deque[int] = deque()                      # new prompts that are not prefilled yet
         self.ready: deque[tuple[int, int, int]] = deque()       # (row of the prefill, prompt, sample)
         self.free = list(range(slots))[::-1]
         self.owner: dict[int, tuple[int, int]] = {}             # slot -> (prompt, sample)
         self.groups: dict[int, dict[int, Rollout]] = {}         # prompt -> its finished rollouts, by sample
+        for position, each in enumerate(asked):
+            if isinstance(each, Group):
+                ended = [rollout.finish_reason != "budget" for rollout in each.rollouts]
+                self.groups[position] = {k: each.rollouts[k] for k, done in enumerate(ended) if done}
+                self.so_far |= {(position, k): each.rollouts[k] for k, done in enumerate(ended) if not done}
+            else:
+                self.waiting.append(position)
+        self.begun = deque(self.so_far)                         # of them, those that are in no slot yet
         # Blocks are counted, since they are read later than they are asked for.
         self.asked = 0                                          # blocks asked for so far
         self.since = np.zeros(slots, np.int64)                  # the first block of the slot's sample
@@ -80,12 +109,12 @@ class Schedule:
 
     @property
     def finished(self) -> bool:
-        return not (self.waiting or self.ready or self.owner)
+        return not (self.begun or self.waiting or self.ready or self.owner)
 
     @property
     def drains(self) -> bool:
         """Whether a slot is empty for good."""
-        return bool(self.free) and not (self.waiting or self.ready)
+        return bool(self.free) and not (self.begun or self.waiting or self.ready)
 
     @property
     def remaining(self) -> int:
@@ -118,42 +147,57 @@ class Schedule:
         self.asked += 1
         return self.asked - 1
 
-    def admissions(self) -> Iterator[tuple[tuple[np.ndarray, np.ndarray] | None, Admission]]:
-        """The samples that go in now, each with the prompts to prefill before it: tokens [P, T], left-padded and
-        without their last tokens, and lengths [P]; or None, for samples of the prompts that were prefilled last."""
-        while True:
+    def admissions(self) -> Iterator[tuple[Prefill | None, Admission]]:
+        """The samples that go in now, and what to prefill before each admission; None: they are of the prompts that
+        were prefilled last."""
+        # One admission costs about as much for one sample as for a full one: slots wait for each other.
+        while self.begun and len(self.free) >= min(self.begun_prefills, len(self.begun)):
+            chosen = [self.begun.popleft() for _ in range(min(self.begun_prefills, len(self.begun)))]
+            yield self._prefill([np.concatenate([self.prompts[position].tokens, self.so_far[position, k].tokens])
+                                 for position, k in chosen], self.begun_prefills, True), self._admission(
+                self.begun_prefills, [(row, *sample) for row, sample in enumerate(chosen)])
+        while not self.begun:
             left = len(self.ready) + len(self.waiting) * self.samples
-            # One admission costs about as much for one sample as for `admissions_size`: slots wait for each other.
             if not left or len(self.free) < min(self.admissions_size, left):
                 return
             prompts = None if self.ready else self._next_prompts()
-            yield prompts, self._admission(min(self.admissions_size, len(self.free), len(self.ready)))
+            number = min(self.admissions_size, len(self.free), len(self.ready))
+            yield prompts, self._admission(self.admissions_size, [self.ready.popleft() for _ in range(number)])
 
-    def _next_prompts(self) -> tuple[np.ndarray, np.ndarray]:
+    def _next_prompts(self) -> Prefill:
         chosen = [self.waiting.popleft() for _ in range(min(self.prefills, len(self.waiting)))]
-        longest = max(len(self.prompts[position].tokens) for position in chosen)
-        tokens = np.zeros((self.prefills, max(longest - 1, 1)), np.int32)
-        lengths = np.zeros(self.prefills, np.int32)
-        for row, position in enumerate(chosen):
-            cached = self.prompts[position].tokens[:-1]
-            tokens[row, tokens.shape[1] - len(cached):], lengths[row] = cached, len(cached)
-            self.ready.extend((row, position, sample) for sample in range(self.samples))
-        return tokens, lengths
+        self.ready.extend((row, position, k) for row, position in enumerate(chosen) for k in range(self.samples))
+        return self._prefill([self.prompts[position].tokens for position in chosen], self.prefills, False)
 
-    def _admission(self, number: int) -> Admission:
-        slots = np.full(self.admissions_size, self.slots, np.int32)
-        source, token, length, limit = np.zeros((4, self.admissions_size), np.int32)
-        stream = np.zeros(self.admissions_size, np.uint32)
-        for i in range(number):
-            source[i], position, sample = self.ready.popleft()
-            slot, prompt = self.free.pop(), self.prompts[position]
-            self.owner[slot], self.count[slot], self.steps[slot] = (position, sample), 0, 0
+    @staticmethod
+    def _prefill(sequences: Sequence[np.ndarray], size: int, begun: bool) -> Prefill:
+        longest = max(len(sequence) for sequence in sequences)
+        tokens = np.zeros((size, max(longest - 1, 1)), np.int32)
+        lengths = np.zeros(size, np.int32)
+        for row, sequence in enumerate(sequences):
+            tokens[row, tokens.shape[1] - len(sequence) + 1:], lengths[row] = sequence[:-1], len(sequence) - 1
+        return Prefill(tokens, lengths, begun)
+
+    def _admission(self, size: int, chosen: Iterable[tuple[int, int, int]]) -> Admission:
+        """Gives slots to samples: (row of the prefill, prompt, sample)."""
+        out = Admission.empty(size, self.slots)
+        for i, (row, position, sample) in enumerate(chosen):
+            slot, prompt, begun = self.free.pop(), self.prompts[position], self.so_far.get((position, sample))
+            so_far = prompt.tokens[:0] if begun is None else begun.tokens
+            n = len(so_far)
+            self.owner[slot], self.count[slot], self.steps[slot] = (position, sample), n, n
             self.since[slot], self.limit[slot] = self.asked, self.limits[position, sample]
             self.prompt_entries[slot] = len(prompt.tokens) - 1
-            slots[i], limit[i] = slot, self.limit[slot]
-            token[i], length[i] = prompt.tokens[-1], len(prompt.tokens) - 1
-            stream[i] = (prompt.index * self.samples + sample) % (1 << 32)
-        return Admission(slots, source, token, length, stream, limit)
+            if begun is not None:
+                self.tokens[slot, :n] = so_far
+                self.numbers[:, slot, :n] = begun.logprobs, begun.truncated_logprobs, begun.entropies
+            out.slots[i], out.source[i], out.limit[i] = slot, row, self.limit[slot]
+            out.token[i] = so_far[-1] if n else prompt.tokens[-1]
+            out.length[i], out.generated[i] = len(prompt.tokens) - 1 + n, n
+            out.stream[i] = (prompt.index * self.samples + sample) % (1 << 32)
+            # An answer that goes on has the random numbers of the step that began it.
+            out.rollout[i] = self.rollout_index if begun is None else begun.steps[0]
+        return out
 
     def collect(self, block: int, tokens, numbers) -> tuple[int, list[tuple[int, tuple[Rollout, ...]]]]:
         """Reads the outputs of a block, [steps, S] each. Returns its number of tokens and the completed groups.
@@ -193,12 +237,17 @@ class Schedule:
             position, sample = self.owner.pop(slot)
             n = self.count[slot]
             group = self.groups.setdefault(position, {})
+            reason = "stop" if stopped[slot] else "budget" if n < self.whole else "length"
             group[sample] = Rollout(
                 self.prompts[position], sample, text, self.tokens[slot, :n].copy(),
-                *(buffer[slot, :n].copy() for buffer in self.numbers),
-                finish_reason="stop" if stopped[slot] else "length")
+                *(buffer[slot, :n].copy() for buffer in self.numbers), finish_reason=reason,
+                steps=self._steps(self.so_far.get((position, sample)), n) if self.whole else None)
             self.free.append(slot)
             if len(group) == self.samples:
                 del self.groups[position]
                 yield position, tuple(group[k] for k in range(self.samples))
 
+    def _steps(self, begun: Rollout | None, tokens: int) -> np.ndarray:
+        """The step that sampled each token of an answer."""
+        before = np.zeros(0, np.int32) if begun is None else begun.steps
+        return np.concatenate([before, np.full(tokens - len(before), self.rollout_index, np.int32)])

@@ -70,10 +70,12 @@ def slot_bytes(model: ModelConfig, mesh: Mesh, entries: int, dtype: str, kv_dtyp
 
 
 def prefilled_bytes(model: ModelConfig, mesh: Mesh, max_prompt_tokens: int, slots: int, dtype: str,
-                    kv_dtype: Stored = "compute") -> int:
-    """Bytes on each device of the prompts that a sampler of so many slots prefills together and keeps waiting."""
-    longest = buckets_up_to(max_prompt_tokens)[-1]
-    return entry_bytes(model, mesh, prefills_of(slots, longest, 1), longest, dtype, kv_dtype, axis=None)
+                    kv_dtype: Stored = "compute", begun_tokens: int = 0) -> int:
+    """Bytes on each device of what a sampler of so many slots prefills together and keeps waiting: prompts, or prompts
+    with answers of up to `begun_tokens`, whichever take more."""
+    lengths = {buckets_up_to(max_prompt_tokens + more)[-1] for more in (0, begun_tokens)}
+    return max(entry_bytes(model, mesh, prefills_of(slots, longest, 1), longest, dtype, kv_dtype, axis=None)
+               for longest in lengths)
 
 
 def free_bytes(mesh: Mesh) -> int:
@@ -99,7 +101,7 @@ def useful_slots(answers: int) -> int:
 
 
 def slots_that_fit(model: ModelConfig, mesh: Mesh, decoding: DecodingConfig, answers: int, max_prompt_tokens: int,
-                   dtype: str, *, taken: int | None = None, free: int | None = None) -> int:
+                   dtype: str, *, taken: int | None = None, free: int | None = None, begun_tokens: int = 0) -> int:
     """Useful slots for so many answers, a multiple of the data-parallel devices, as far as memory holds them.
 
     They fit in what `free` bytes of each device (None: ask the devices) leave beside the weights that decode,
@@ -108,7 +110,7 @@ def slots_that_fit(model: ModelConfig, mesh: Mesh, decoding: DecodingConfig, ans
     parallel, useful = data_parallel_size(mesh), useful_slots(answers)
     taken = parameter_bytes(model, mesh) if taken is None else taken
     free = free_bytes(mesh) if free is None else free
-    prompts = prefilled_bytes(model, mesh, max_prompt_tokens, useful + parallel, dtype, decoding.kv_dtype)
+    prompts = prefilled_bytes(model, mesh, max_prompt_tokens, useful + parallel, dtype, decoding.kv_dtype, begun_tokens)
     one = slot_bytes(model, mesh, max_prompt_tokens + decoding.max_new_tokens, dtype, decoding.kv_dtype)
     left = free - taken - weight_bytes(model, mesh, dtype, decoding.weight_dtype) - prompts
     fitting = int(left * USABLE) // one

@@ -23,7 +23,7 @@ from nft_jax.objectives.custom import adopt
 from nft_jax.objectives.registry import Objective, TokenLoss, find_objective
 from nft_jax.objectives.terms import answer_terms, answers_in_loss
 from nft_jax.policy import save
-from nft_jax.record.metrics import decided_by, mismatch_metrics, read_metrics
+from nft_jax.record.metrics import budget_metrics, decided_by, mismatch_metrics, read_metrics
 from nft_jax.rollout.evaluation import evaluation_key, evaluation_metrics
 from nft_jax.rollout.judged import judged_groups
 from nft_jax.rollout.schedule import SlotUse
@@ -32,12 +32,12 @@ from nft_jax.runtime.distributed import gather, initialise, is_first
 from nft_jax.runtime.files import replaced
 from nft_jax.runtime.stops import StopRun
 from nft_jax.runtime.terminal import output_guarded
-from nft_jax.train.acceptance import DECAY, MOST, prompts_to_ask
+from nft_jax.train.acceptance import DECAY, MOST, Share
 from nft_jax.train.batch import deal, examples_of
 from nft_jax.train.opening import Finished, open_run
 from nft_jax.train.run import Run
 from nft_jax.train.saving import count_updates, finish_writing, save_if_due, save_last, write_rollouts, write_row
-from nft_jax.train.scoring import packed, score
+from nft_jax.train.scoring import packed, score, score_open
 from nft_jax.train.state import Progress, TrainState, learning_rate
 from nft_jax.train.step import place_batch
 from nft_jax.train.step_metrics import Rollouts, Update, Updates
@@ -107,59 +107,73 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
     Stored answers take the sampler's place: the stream's prompts carry theirs (`StoredPrompt`).
 
     First come the groups carried over. Then a batch of new prompts follows, as large as the share of groups accepted
-    so far calls for (`prompts_to_ask`); more follow if it falls short. A step asks at most max_generation_batches *
-    prompts_per_step prompts. Surplus groups are carried to the next step. With loss.all_wrong, the first groups of
-    wrong answers are kept too, at most as many. Every group's old log-probs are of the parameters that sampled it:
-    scored here, or left to the only update of the step, if there is only one.
+    so far calls for (`Share`); more follow if it falls short. A step asks at most max_generation_batches *
+    prompts_per_step prompts. Surplus groups are carried to the next step. With rollout.tokens_per_step, every step has
+    a batch, which begins with the open groups; those that are open at its end go on in the next step. With
+    loss.all_wrong, the first groups of wrong answers are kept too, at most as many. Every group's old log-probs are of
+    the parameters that sampled it: scored here, or left to the only update of the step, if there is only one.
 
     Raises StopRun, with `progress` as it was, where the run is to stop."""
     rollout = run.config.rollout
     key = jax.random.fold_in(jax.random.key(run.config.seed), TRAINING)
     own, stored = run.config.on_policy, run.stored is not None
-    accepted, seen, use, weights = list(progress.carried), [], SlotUse(), None
-    # The share of earlier steps, as it stands in the progress, and of this one.
-    share = progress.accepted, progress.asked
+    accepted, seen, open_groups, asked = list(progress.carried), [], progress.open, 0
+    # Of earlier steps, as it stands in the progress, and of this one.
+    share, use, weights = Share(progress.asked, progress.accepted, progress.batches), SlotUse(), None
     run.watchdog.feed("collect", progress.step + 1)
-    while len(accepted) < rollout.prompts_per_step and len(seen) < rollout.max_prompts:
+    while (len(accepted) < rollout.prompts_per_step and (open_groups or asked < rollout.max_prompts)) or (
+            open_groups and not use.batches):
         # Cast once for all batches, and not at all where the carried groups are enough.
         if weights is None and not stored:
             with run.clock.phase("rollout"):
                 weights = run.sampler.cast(params)
         run.stop.check()
-        wanted = prompts_to_ask(rollout.prompts_per_step - len(accepted), *share)
-        prompts = run.stream.take(min(wanted, MOST * rollout.prompts_per_step, rollout.max_prompts - len(seen)))
+        wanted = share.new_prompts(rollout.prompts_per_step, len(accepted), len(open_groups))
+        prompts = run.stream.take(min(wanted, MOST * rollout.prompts_per_step, rollout.max_prompts - asked))
+        asked += len(prompts)
         # A further batch is sized only after this one is judged, so slots idle while the longest answers finish. To
         # fill them with prompts that may not be needed would make the rollouts depend on which answer ended first.
         judged = (prompt.group for prompt in prompts) if stored else judged_groups(
-            run.sampler, run.verifier, weights, prompts, rollout.samples_per_prompt, key, progress.step, rollout,
-            progress=run.alive, settled=run.stop.check, phase=run.clock.phase, use=use)
+            run.sampler, run.verifier, weights, [*open_groups, *prompts], rollout.samples_per_prompt, key,
+            progress.step, rollout, budget=rollout.budget, progress=run.alive, settled=run.stop.check,
+            phase=run.clock.phase, use=use)
         groups = score(run, params, judged, old=run.config.scores)
+        open_groups = [group for group in groups if group.is_open]
+        groups = [group for group in groups if not group.is_open]
         run.stream.observe(groups)
         seen += groups
         accepted += [group for group in groups if group.has_signal]
-        share = (share[0] + sum(group.has_signal for group in groups), share[1] + len(groups))
+        share.add(groups, rollout.budget)
         use.batches += 1
     run.stop.check()
     if seen:
-        progress.accepted, progress.asked = (DECAY * count for count in share)
+        progress.asked, progress.accepted, progress.batches = (
+            DECAY * count for count in (share.asked, share.accepted, share.batches))
     progress.stream = run.stream.state()
+    # The oldest first: a group that was open may be older than one that was carried.
+    accepted.sort(key=lambda group: group.prompt.index)
     kept, carried = accepted[:rollout.prompts_per_step], accepted[rollout.prompts_per_step:]
     if run.config.loss.all_wrong:
         wrong = [group for group in seen if group.all_wrong][:len(kept)]
         kept = sorted([*kept, *wrong], key=lambda group: group.prompt.index)
     if own:
-        # The next step has other parameters, and an update has no log-probs of answers outside its loss.
-        partial_loss = [group for group in kept if len(answers_in_loss(group, run.config.terms)) < len(group.rollouts)]
-        scored = {group.prompt.index: group for group in score(run, params, iter([*partial_loss, *carried]))}
+        # The next step has other parameters. An update has no log-probs of answers outside its loss, nor those of the
+        # policies before.
+        left = [group for group in kept if group.old_logprobs is not None
+                or len(answers_in_loss(group, run.config.terms)) < len(group.rollouts)]
+        scored = {group.prompt.index: group for group in score(run, params, iter([*left, *carried]))}
         kept, carried = ([scored.get(group.prompt.index, group) for group in part] for part in (kept, carried))
-    progress.carried = carried
+    open_groups = score_open(run, params, open_groups)
+    progress.carried, progress.open = carried, open_groups
     if stored:
         # All of them were sampled before the first step.
         tokens = 0 if progress.step else run.stored.report.tokens
         sources = {"answers/epoch": progress.stream["index"] / run.stream.size}
     else:
-        tokens = sum(len(r.tokens) for group in seen for r in group.rollouts)
+        tokens = use.tokens
         sources = decided_by(seen, run.config.verifier) | use.metrics()
+        if rollout.budget:
+            sources |= budget_metrics(progress.step, [*seen, *open_groups], kept)
     return Rollouts(kept, seen, tokens, sources | run.stream.metrics())
 
 
@@ -214,7 +228,7 @@ def finish(run: Run, rollouts: Rollouts, updates: Updates, progress: Progress) -
     known = {group.prompt.index: group for group in trained}
     rollouts = replace(rollouts, kept=[known.get(group.prompt.index, group) for group in rollouts.kept])
     metrics = (updates.metrics | rollouts.metrics(len(progress.carried))
-               | work_of(run.plan, rollouts.seen, trained))
+               | work_of(run.plan, [*rollouts.seen, *progress.open], trained, progress.step - 1))
     if run.config.rollout.old_logprobs == "trainer" and run.stored is None:
         metrics |= mismatch_metrics(trained)
     with run.clock.phase("write"):
@@ -255,7 +269,7 @@ def evaluate(run: Run, params, progress: Progress) -> dict:
             key, weights = evaluation_key(run.config.seed), run.sampler.cast(params)
             metrics = evaluation_metrics({held.name: list(judged_groups(
                 run.sampler, run.examiner, weights, held.prompts, held.samples, key, held.stream, settings,
-                progress=run.alive, settled=run.stop.check)) for held in run.held_out})
+                progress=run.alive, settled=run.stop.check)) for held in run.held_out}, run.examiner.reward)
     progress.evaluated, progress.accuracy = progress.step, metrics.get("evaluation/accuracy/all")
     if progress.step == 0:
         progress.base_accuracy, best = progress.accuracy, run.config.checkpoint.best

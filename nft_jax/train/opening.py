@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from nft_jax.config import Config, flat
+from nft_jax.config import Config, RolloutConfig, flat
 from nft_jax.data.prompts import LoadReport, Question, dated, load_questions, prompt_lines
 from nft_jax.data.stream import STREAMS, PromptStream
 from nft_jax.model import hf
@@ -205,6 +205,21 @@ def claim(plan: Plan, inputs: Inputs, fresh: bool, fork: str, quiet: bool, closi
     return lines
 
 
+def require_going_on(rollout: RolloutConfig, progress: Progress) -> None:
+    """Raises InputError where the run cannot go on with the open groups of a checkpoint: a fork may have changed the
+    fields."""
+    if not progress.open:
+        return
+    said = f"the checkpoint of step {progress.step} has {len(progress.open)} groups with answers that go on"
+    longest = max(len(r.tokens) for group in progress.open for r in group.rollouts if r.finish_reason == "budget")
+    rollout.require(rollout.budget > 0, "tokens_per_step", f"{said}; use 1 to rollout.max_new_tokens - 1, or a run "
+                    "without such groups.")
+    rollout.require(longest < rollout.max_new_tokens, "max_new_tokens", f"{said}, of up to {longest} tokens; use more.")
+    samples = len(progress.open[0].rollouts)
+    rollout.require(rollout.samples_per_prompt == samples, "samples_per_prompt", f"{said}, {samples} in each; use "
+                    f"{samples}.")
+
+
 def restore_or_load(plan: Plan, checkpoints: Checkpoints) -> tuple[TrainState, Progress]:
     """The state of the newest whole checkpoint; without one, step 0 from the model folder, or from `first_adapters`.
     Raises InputError where the adapters of a checkpoint, or of adapter.path, were trained beside other weights."""
@@ -213,6 +228,7 @@ def restore_or_load(plan: Plan, checkpoints: Checkpoints) -> tuple[TrainState, P
     if restored is not None:
         state, counters, groups = restored
         progress = Progress.of(counters, groups)
+        require_going_on(config.rollout, progress)
         if progress.best_metric != config.checkpoint.best:
             progress = replace(progress, best_metric=config.checkpoint.best, best=None, best_step=None)
     if config.adapter.rank:

@@ -69,7 +69,8 @@ class Plan:
         """This process's sampler, with its share of the slots. Programs depend on neither the tokenizer nor the
         end-of-sequence ids. Without them the sampler can be compiled, but it must not sample."""
         return Sampler(self.model, tokenizer, eos, self.config.rollout, mesh=self.mesh,
-                       max_prompt_tokens=self.config.data.max_prompt_tokens, compute=self.compute)
+                       max_prompt_tokens=self.config.data.max_prompt_tokens, compute=self.compute,
+                       begun_tokens=self.config.rollout.begun_tokens)
 
 
 def settle(config: Config) -> Config:
@@ -128,7 +129,7 @@ def make_plan(config: Config, model: ModelConfig, devices: Sequence[jax.Device] 
         # Training keeps its state, the base and the reference beside the sampler.
         slots = slots or slots_that_fit(
             model, mesh, rollout, rollout.prompts_per_step * rollout.samples_per_prompt, config.data.max_prompt_tokens,
-            policy.compute_dtype, free=free,
+            policy.compute_dtype, free=free, begun_tokens=rollout.begun_tokens,
             taken=sharded_bytes((state, base, None if reference is base else reference)))
         config = replace(config, rollout=replace(rollout, slots=slots))
     # After the slots: on a GPU the kernel is tried, and the trial takes memory.

@@ -1,5 +1,5 @@
 """Log-probs of answers by the trainer's own graph, packed as an update packs them."""
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -33,9 +33,25 @@ def score(run: Run, params, judged: Iterator[Group], old: bool = True) -> list[G
     return scored(run, map(sampled, judged), scorers)
 
 
-def scored(run: Run, judged: Iterable[Group], scorers: Mapping[str, tuple[Any, Any]]) -> list[Group]:
-    """`score` by these programs: field of a group -> (program, parameters). Groups that `learns` takes and that lack
-    one of the fields get all of them."""
+def score_open(run: Run, params, groups: list[Group]) -> list[Group]:
+    """Open groups with the old log-probs of the tokens that this step sampled, before the parameters change. Their
+    verdicts are not known, so all of them are scored. Nothing is done where old log-probs are the sampler's."""
+    if run.config.rollout.old_logprobs != "trainer":
+        return groups
+    return scored(run, groups, {"old_logprobs": (run.score, params)}, takes=lambda group: True)
+
+
+def lacks(group: Group, field: str) -> bool:
+    """Whether tokens of the group have no log-prob in this field: all, or those sampled since it was scored."""
+    known = getattr(group, field)
+    return known is None or any(len(part) < len(r.tokens) for part, r in zip(known, group.rollouts, strict=True))
+
+
+def scored(run: Run, judged: Iterable[Group], scorers: Mapping[str, tuple[Any, Any]],
+           takes: Callable[[Group], bool] | None = None) -> list[Group]:
+    """`score` by these programs: field of a group -> (program, parameters). Groups that `takes` (None: `learns`) takes
+    and that lack one of the fields get all of them. Where a part of a field is known, only the rest is filled in."""
+    takes = takes or (lambda group: learns(group, run.config.loss))
     groups, waiting, parts = [], [], []
 
     def dispatch(part: list[int]) -> None:
@@ -49,7 +65,7 @@ def scored(run: Run, judged: Iterable[Group], scorers: Mapping[str, tuple[Any, A
 
     for group in judged:
         groups.append(group)
-        if learns(group, run.config.loss) and any(getattr(group, name) is None for name in scorers):
+        if takes(group) and any(lacks(group, name) for name in scorers):
             waiting.append(len(groups) - 1)
         if scorers and len(waiting) == run.config.groups_per_update:
             dispatch(waiting)
@@ -57,13 +73,17 @@ def scored(run: Run, judged: Iterable[Group], scorers: Mapping[str, tuple[Any, A
     if scorers and waiting:
         dispatch(waiting)
     with run.clock.phase("score"):
-        for part, places, found in parts:
-            for name, values in found.items():
+        for part, places, outputs in parts:
+            for name, values in outputs.items():
                 values = iter(unpack(np.asarray(values), places))
                 for i in part:
-                    groups[i] = replace(groups[i], **{name: tuple(
-                        next(values) if r.trained else np.zeros(len(r.tokens), np.float32)
-                        for r in groups[i].rollouts)})
+                    found = [next(values) if r.trained else np.zeros(len(r.tokens), np.float32)
+                             for r in groups[i].rollouts]
+                    known = getattr(groups[i], name)
+                    if known is not None and lacks(groups[i], name):
+                        found = [np.concatenate([first, all_of[len(first):]])
+                                 for first, all_of in zip(known, found, strict=True)]
+                    groups[i] = replace(groups[i], **{name: tuple(found)})
     return groups
 
 

@@ -16,6 +16,7 @@ from nft_jax.model.parameters import ARRAYS, parameter_shardings, part_axes
 from nft_jax.runtime.mesh import sharding
 from nft_jax.types import Group, InputError
 
+GROUPS = ("carried", "open")      # fields of `Progress` that a checkpoint keeps as tables
 MUON_RMS = 0.2      # of Muon's updates before the rate: what AdamW's have (Liu et al., arXiv 2502.16982)
 
 
@@ -37,8 +38,9 @@ class Progress:
     """Where a run stands, beside its train state."""
     step: int = 0
     updates: int = 0
-    asked: float = 0.0                 # prompts asked so far, and of them those with a group to learn from;
-    accepted: float = 0.0              # each step counts half as much as the one after it (`acceptance`)
+    asked: float = 0.0                 # groups judged so far, those of them to learn from, and the batches that they
+    accepted: float = 0.0              # took in all; each step counts half as much as the one after it (`acceptance`)
+    batches: float = 0.0
     stream: dict = field(default_factory=lambda: {"index": 0})      # of the prompt stream: its place and its history
     tokens_generated: int = 0
     tokens_kept: int = 0               # tokens of answers that were trained on
@@ -54,6 +56,7 @@ class Progress:
     best_step: int | None = None       # the step that has it
     base_digest: str = ""              # `weights_digest` of the base under the adapters; "" without adapters
     carried: list[Group] = field(default_factory=list)      # surplus groups, for the next step
+    open: list[Group] = field(default_factory=list)         # groups with answers that go on in the next step
 
     def improves(self, value: float | None) -> bool:
         """Whether `value`, of the metric checkpoint.best, is the largest so far. If so, it is noted."""
@@ -64,26 +67,26 @@ class Progress:
 
     def counters(self) -> dict:
         """All but the groups, as JSON; a checkpoint keeps the groups as a table."""
-        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "carried"}
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in GROUPS}
 
     def groups(self) -> dict[str, list[Group]]:
-        """The groups that later steps train on."""
-        return {"carried": self.carried}
+        """The groups that later steps train on, or go on with."""
+        return {name: getattr(self, name) for name in GROUPS}
 
     @classmethod
     def of(cls, counters: dict, groups: dict[str, list[Group]]) -> "Progress":
         """The inverse of `counters` and `groups`.
 
-        Reads checkpoints from before `stream`, `asked` and `base_digest`, and from before `evaluated`: these were saved
-        after the evaluation of their step. Raises InputError for one that was not."""
+        Reads checkpoints from before `stream`, `asked`, `batches`, `open` and `base_digest`, and from before
+        `evaluated`: these were saved after the evaluation of their step. Raises InputError for one that was not."""
         if counters.get("unfinished") is not None:
             raise InputError(f"checkpoint {counters['step']} was saved by an older nft_jax that was stopped in an "
                              "evaluation; it holds a row of metrics that is not in metrics.jsonl. Continue the run "
                              "with that version, or remove this checkpoint to go on from the one before.")
         known = {"evaluated": counters["step"], "base_digest": "", "asked": 0.0, "accepted": 0.0,
-                 "stream": {"index": counters.get("cursor", 0)}} | counters
-        return cls(**{each.name: known[each.name] for each in fields(cls) if each.name != "carried"},
-                   carried=groups["carried"])
+                 "batches": counters.get("asked", 0.0), "stream": {"index": counters.get("cursor", 0)},
+                 "open": []} | counters | groups
+        return cls(**{each.name: known[each.name] for each in fields(cls)})
 
 
 def init_state(params, optimizer: optax.GradientTransformation, average: bool = False) -> TrainState:

@@ -11,26 +11,33 @@ from nft_jax.train.plan import Plan
 from nft_jax.types import Group, Rollout
 
 
-def work_of(plan: Plan, seen: Sequence[Group], trained: Sequence[Group]) -> dict[str, float]:
+def work_of(plan: Plan, seen: Sequence[Group], trained: Sequence[Group], step: int = 0) -> dict[str, float]:
     """Tokens and operations of a step, over all devices, without padding and recomputation.
 
         tokens/packed     prompt and answer tokens of the answers in the loss; a prompt counts for each
-        flops/rollout     sampling the `seen` groups, and scoring the ones that may be trained on; of stored answers,
-                          which come with their old log-probs, what the KL term scores
+        flops/rollout     sampling the tokens of the `seen` groups that are of this `step` (from 0), and scoring the
+                          groups that may be trained on; of stored answers, which come with their old log-probs, what
+                          the KL term scores
         flops/train       forward and backward passes of the `trained` groups
     """
     config, model = plan.config, plan.model
     # A prompt is computed once for all answers to it.
     sampled = [part for group in (() if config.rollout.answers else seen) for part in (
-        (len(group.prompt.tokens), len(group.prompt.tokens) / 2),
-        *((len(r.tokens), len(group.prompt.tokens) + len(r.tokens) / 2) for r in group.rollouts))]
+        *(() if _before(group.rollouts[0], step) else ((len(group.prompt.tokens), len(group.prompt.tokens) / 2),)),
+        *((len(r.tokens) - before, len(group.prompt.tokens) + (before + len(r.tokens)) / 2)
+          for r in group.rollouts for before in (_before(r, step),)))]
     # The devices score between two blocks of decoding, so both count as one phase.
     passes = config.scores + bool(config.terms.kl_weight)
-    scored = [_row(group, r) for group in seen if learns(group, config.loss) for r in group.rollouts]
+    scored = [_row(group, r) for group in seen if group.is_open or learns(group, config.loss) for r in group.rollouts]
     rows = [_row(group, group.rollouts[i]) for group in trained for i in answers_in_loss(group, config.terms)]
     return {"tokens/packed": sum(length for length, _ in rows),
             "flops/rollout": forward_flops(model, *_total(sampled)) + passes * forward_flops(model, *_total(scored)),
             "flops/train": train_flops(model, *_total(rows), plan.adapter_parameters)}
+
+
+def _before(rollout: Rollout, step: int) -> int:
+    """Tokens of the answer that earlier steps sampled."""
+    return 0 if rollout.steps is None else int((rollout.steps < step).sum())
 
 
 def _row(group: Group, rollout: Rollout) -> tuple[int, float]:

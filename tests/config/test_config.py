@@ -27,7 +27,8 @@ CLASSES = [value for value in vars(config_module).values() if dataclasses.is_dat
     ("rollout", "samples_per_prompt", 1), ("rollout", "temperature", 0), ("data", "template", "no place"),
     ("loss", "epsilon", -1), ("loss", "epsilon", float("inf")), ("loss", "constant_length", 0),
     ("loss", "neg_weight", -1), ("loss", "neg_weight", float("nan")), ("loss", "clip_high", -1), ("loss", "beta", 0),
-    ("rollout", "ema", 1.0), ("rollout", "ema", -0.1), ("loss", "all_wrong", float("inf")),
+    ("rollout", "tokens_per_step", -1), ("rollout", "ema", 1.0), ("rollout", "ema", -0.1),
+    ("loss", "all_wrong", float("inf")),
     ("loss", "tau_negative", 0), ("loss", "nll_weight", -1), ("loss", "psr_weight", -1),
     ("checkpoint", "best", "loss"), ("checkpoint", "keep_every", 25), ("terms", "kl_weight", -1),
     ("terms", "kl_weight", float("inf")), ("terms", "entropy_weight", -1), ("terms", "mismatch_cap", 0.5),
@@ -54,6 +55,14 @@ def test_contradictions_are_refused(fields, told):
 def test_one_axis_takes_the_devices_that_are_left():
     with refused("mesh is (-1, -1, 1, 1)"):
         MeshConfig(data=-1, fsdp=-1)
+
+
+def test_a_budget_is_for_sampled_answers_that_may_be_longer():
+    with refused("rollout.tokens_per_step", 8):
+        RolloutConfig(answers="a.jsonl", tokens_per_step=8)
+    for tokens, budget, begun in ((0, 0, 0), (1, 1, 47), (47, 47, 47), (48, 0, 0), (99, 0, 0)):
+        rollout = RolloutConfig(max_new_tokens=48, tokens_per_step=tokens)
+        assert (rollout.budget, rollout.begun_tokens) == (budget, begun)
 
 
 def test_choices():

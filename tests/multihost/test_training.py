@@ -23,7 +23,7 @@ SMALL = ["--steps", str(STEPS), "--checkpoint.every", "2", "--rollout.prompts-pe
          "--batch.updates-per-step", "2", "--batch.row-length", "64", "--evaluation.questions", "3",
          "--evaluation.samples", "2", "--evaluation.every", "2", "--optimizer.warmup-updates", "4", "--data.limit",
          "12", "--data.max-prompt-tokens", "24", "--verifier.workers", "1", "--terms.kl-weight", "0.05", "--data.order",
-         "accuracy", "--rollout.ema", "0.5", "--loss.all-wrong", "0.25"]
+         "accuracy", "--rollout.ema", "0.5", "--loss.all-wrong", "0.25", "--rollout.tokens-per-step", "10"]
 RUN = [sys.executable, "-m", "experiments.quickstart", *SMALL]
 
 

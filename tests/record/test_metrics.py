@@ -14,8 +14,10 @@ from nft_jax.record.metrics import (
     mismatch_metrics,
     read_metrics,
 )
+from nft_jax.rollout.evaluation import evaluation_metrics
 from nft_jax.types import Verdict
 from nft_jax.verify.maths.judge import SECOND_OPINION
+from nft_jax.verify.rewards import Reward
 
 
 @pytest.fixture
@@ -37,6 +39,20 @@ def test_answers_are_counted_once_and_averaged_over_all(groups):
     assert found["x/entropy/wrong"] == pytest.approx(np.concatenate([r.entropies for r in wrong]).mean())
     assert [found[f"x/verdicts/{o}"] for o in ("right", "wrong", "timeout", "error")] == [3, 3, 1, 1]
     assert found["x/truncated_share"] == 0
+
+
+def test_solutions_are_the_different_right_answers_of_a_question(groups):
+    """Of question 0 one answer is right. Two of question 1 are right, which `parity` takes for two, `alike` for one."""
+    def parity(prompt, response):
+        return f"{prompt}: {int(response.split()[-1]) % 2}"
+
+    def alike(prompt, response):
+        return "the same"
+
+    for solution, mean in ((parity, 1.5), (alike, 1.0)):
+        found = evaluation_metrics({"": groups, "mine": groups[:1]}, Reward("any", parity, solution=solution))
+        assert (found["evaluation/solutions@4"], found["evaluation/mine/solutions@4"]) == (mean, 1.0)
+    assert not any("solutions" in name for name in evaluation_metrics({"": groups}, Reward("any", parity)))
 
 
 def test_who_decided():

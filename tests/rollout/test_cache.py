@@ -65,7 +65,7 @@ def test_admitted_entries_survive_growth(tiny_model, quantised, heads, write_ind
     entries = [cache_entries(jnp.asarray(k), jnp.asarray(v), quantised, heads) for k, v in prompts]
     length = np.array([6, 12, 0], np.int32)
     state = admit(state, Prefilled(entries, []), np.array([2, 0, 9]), np.array([1, 0, 0]), np.array([3, 4, 5]), length,
-                  np.zeros(3, np.uint32), np.ones(3, np.int32))
+                  np.zeros(3, np.int32), np.ones(3, np.int32), np.zeros(3, np.uint32), np.zeros(3, np.uint32))
     grown = state._replace(cache=[grow_layer(layer, state.write_index, capacity=24) for layer in state.cache],
                            write_index=jnp.int32(16))
     assert grown.capacity == 24 and state.active.tolist() == [True, False, True, False]

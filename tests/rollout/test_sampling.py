@@ -44,7 +44,8 @@ def kept_by_sorting(scores, top_k, top_p, min_p=0.0):
 
 @partial(jax.jit, static_argnames="truncate")
 def draw(logits, stream, position, params, truncate=False, seed=1):
-    return sample_tokens(logits, uniforms(jax.random.key(seed), stream, position), params, truncate=truncate)
+    uniform, = uniforms(jax.random.key(seed), jnp.zeros_like(stream), stream, position[None])
+    return sample_tokens(logits, uniform, params, truncate=truncate)
 
 
 def kept(scores, params):

@@ -49,6 +49,7 @@ class Reward:
     starts_processes: bool = False    # workers let it start programs and write files
     read_gold: Callable[[Mapping], str] = plain_gold        # row -> gold; ValueError says why a row has none
     prepare: Callable[[bool], None] | None = None           # (allow_weak_sandbox) -> None; InputError refuses to start
+    solution: Callable[[str, str], str] | None = None       # (prompt, right response) -> which solution it is
 
     def __call__(self, prompt: str, response: str, gold: str) -> float:
         return self.score([prompt], [response], [gold])[0]
@@ -150,8 +151,9 @@ def _in_module(module: ModuleType, home: str, attribute: str, name: str, field: 
 
 def _composed(name: str, function: Callable, parts: Sequence[Reward]) -> Reward:
     """A reward made of others, which needs what any of them needs. The first part that reads golds in a way of
-    its own reads them for all parts."""
+    its own, or tells solutions apart, does it for all parts."""
     readers = [part.read_gold for part in parts if part.read_gold is not plain_gold]
+    solutions = [part.solution for part in parts if part.solution is not None]
 
     def prepare(allow_weak_sandbox: bool) -> None:
         for part in parts:
@@ -160,7 +162,8 @@ def _composed(name: str, function: Callable, parts: Sequence[Reward]) -> Reward:
 
     return Reward(name, function, symbolic=any(part.symbolic for part in parts),
                   starts_processes=any(part.starts_processes for part in parts),
-                  read_gold=readers[0] if readers else plain_gold, prepare=prepare)
+                  read_gold=readers[0] if readers else plain_gold, prepare=prepare,
+                  solution=solutions[0] if solutions else None)
 
 
 def weighted_sum(weights: Mapping[str | Callable, float]) -> Reward:

@@ -15,7 +15,7 @@ from nft_jax.config import VerifierConfig
 from nft_jax.verify import Verifier
 from nft_jax.verify.maths.extract import SCANNED_CHARACTERS
 from nft_jax.verify.processes import Worker
-from nft_jax.verify.rewards.registry import all_of, gated, lookup, plain_gold, register, resolve, weighted_sum
+from nft_jax.verify.rewards.registry import Reward, all_of, gated, lookup, plain_gold, register, resolve, weighted_sum
 from refusal import refused
 
 
@@ -182,6 +182,16 @@ def test_all_of_and_gate(a, b):
     one, two = (lambda p, r, g: a), (lambda p, r, g: b)
     assert all_of(one, two)("", "", "") == float(a == 1 and b == 1)
     assert gated(one, two)("", "", "") == (b if a == 1 else 0.0)
+
+
+def test_a_composition_tells_solutions_apart_as_its_part_does():
+    def same(prompt, response):
+        return response.strip()
+
+    telling = Reward("telling", my_rewards.plain, solution=same)
+    for made in (gated("boxed", telling), all_of("boxed", telling), weighted_sum({"boxed": 0.5, telling: 0.5})):
+        assert made.solution is same
+    assert all_of("boxed").solution is None
 
 
 def test_compositions_refuse_nonsense():

@@ -1,0 +1,134 @@
+"""Make the base of `exploration`: the embedded model after supervised training on worked solutions of countdown.
+
+    python -m experiments.nano.countdown_base            writes runs/countdown_base and its log
+
+1. The embedded model reads right answers to the questions of the split "base", which no run trains or evaluates on.
+   Every solution and every style of working is shown alike often (`experiments.nano.countdown.attempts`).
+2. So the model cannot know which of several good ways to go. It is wrong because it is small, not because it was shown
+   mistakes: its uncertainty is that of maximum likelihood.
+3. Training goes in rounds, until a fifth of the answers to questions that it has not seen are right.
+4. The log has the losses, and after every round what the regime is chosen by: pass@k, solutions per question,
+   entropies, and how often each style comes and is right.
+
+`COUNTDOWN` is the configuration of the runs that start from it.
+"""
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from experiments.nano import countdown, write_questions
+from nft_jax import config as c
+from nft_jax.types import Halted
+
+BASE, DATA = Path("runs/countdown_base"), Path("runs/countdown_data")
+LOG = "train_log.jsonl"
+UPDATES, RATE = 200, 2e-3                         # of a round
+ENOUGH, MOST_ROUNDS = 0.2, 12                     # accuracy that ends the training
+EXAMPLES, ROWS, ROW_LENGTH = 72, 32, 128          # of one update
+TRAIN_QUESTIONS, HELD_OUT = 1600, 128
+SAMPLES = 64                                      # answers to a held-out question, for pass@64
+COUNTDOWN = c.Config(
+    name="countdown",
+    steps=40,
+    policy=c.PolicyConfig(path=str(BASE)),
+    data=c.DataConfig(source=str(DATA / "train.jsonl"), max_prompt_tokens=24),
+    rollout=c.RolloutConfig(prompts_per_step=32, samples_per_prompt=8, max_new_tokens=64, slots=256, block_size=8,
+                            max_generation_batches=6),
+    verifier=c.VerifierConfig(reward="experiments.nano.countdown:countdown"),
+    batch=c.BatchConfig(updates_per_step=8, row_length=128, rows_per_micro_batch=4),
+    optimizer=c.OptimizerConfig(learning_rate=1e-4, warmup_updates=20, weight_decay=0.0),
+    evaluation=c.EvaluationConfig(source=str(DATA / "heldout.jsonl"), questions=HELD_OUT, samples=SAMPLES, every=10),
+    checkpoint=c.CheckpointConfig(every=20, keep=1),
+)
+
+
+def prepare(config: c.Config = COUNTDOWN) -> None:
+    """Writes the questions, and makes the base where it is missing."""
+    for split, count in (("train", TRAIN_QUESTIONS), ("heldout", HELD_OUT)):
+        write_questions(DATA / f"{split}.jsonl", countdown.questions(split, count))
+    if Path(config.policy.path) == BASE and not (BASE / LOG).exists():
+        make()
+
+
+def make(folder: Path = BASE, updates: int = UPDATES, questions: int = HELD_OUT, samples: int = SAMPLES) -> None:
+    """Trains the base and writes it to `folder`, with its log. Raises Halted where MOST_ROUNDS were not enough."""
+    import nft_jax
+    from experiments.nano.warm_up import warm_up
+    rows: list[dict] = []
+
+    def log(row: dict) -> None:
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+
+    policy, stream = nft_jax.load("nano"), countdown.attempts(0)
+    for number in range(1, MOST_ROUNDS + 1):
+        policy = warm_up(policy, lambda index: stream, updates, rate=RATE, examples=EXAMPLES, rows=ROWS,
+                         row_length=ROW_LENGTH, log=log)
+        # Of the questions to train on, a quarter of the answers: the held-out ones choose nothing.
+        found = measure(policy, "train", questions, max(1, samples // 4))
+        log({"round": number} | found)
+        if found["pass"][1] >= ENOUGH:
+            break
+    else:
+        raise Halted(f"The base is right in {found['pass'][1]:.1%} of its answers after {MOST_ROUNDS} rounds, not in "
+                     f"{ENOUGH:.0%}: raise MOST_ROUNDS in {__name__}.")
+    nft_jax.save(policy, folder)
+    log({"sha256": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()})
+    log(measure(nft_jax.load(folder), "heldout", questions, samples))
+    # The log is written last: with it, the base is whole.
+    (folder / LOG).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def style_of(response: str) -> str:
+    """The style that an answer begins in (`experiments.nano.countdown.STYLES`), right or wrong."""
+    first, equals, _ = response.partition("=")
+    if not equals:
+        return "direct"
+    if first.isdigit():
+        return "backward"
+    # A comma follows a trial that is wrong.
+    end = re.search("[,;]", response)
+    return "trials" if end and end[0] == "," else "forward"
+
+
+def measure(policy, split: str, questions: int, samples: int, temperature: float = 1.0) -> dict:
+    """What the regime is chosen by, on questions of a split: pass@k, solutions per question, entropies in nats per
+    token, lengths in tokens, questions by their share of right answers, and of each style its share and accuracy."""
+    import numpy as np
+
+    import nft_jax
+    from nft_jax.rollout.estimators import pass_at_k
+    problems = [row["problem"] for row in countdown.questions(split, questions)]
+    answers = nft_jax.sample(policy, problems, num_samples=samples, max_new_tokens=COUNTDOWN.rollout.max_new_tokens,
+                             temperature=temperature, slots=256)
+    right = np.array([countdown.reaches(each.prompt.problem, each.text, "") for each in answers], bool)
+    counts = right.reshape(questions, samples).sum(1)
+    styles = np.array([style_of(each.text) for each in answers])
+
+    def mean(of: Callable, chosen: np.ndarray) -> float | None:
+        values = [of(answers[i]) for i in np.flatnonzero(chosen)]
+        return round(float(np.concatenate(values).mean()), 4) if values else None
+
+    found = {(each.prompt.problem, countdown.solution(each.prompt.problem, each.text))
+             for each, is_right in zip(answers, right, strict=True) if is_right}
+    powers = [1 << i for i in range(samples.bit_length()) if 1 << i <= samples]
+    return {
+        "split": split, "temperature": temperature,
+        "pass": {k: round(float(pass_at_k(counts, np.full(questions, samples), k).mean()), 4) for k in powers},
+        "solutions": round(len(found) / questions, 2),
+        "entropy": {name: mean(lambda each: each.entropies, chosen) for name, chosen in (
+            ("right", right), ("wrong", ~right))},
+        "length": mean(lambda each: [len(each.tokens)], np.ones_like(right)),
+        "truncated": float(np.mean([each.finish_reason == "length" for each in answers])),
+        "questions by tenths of right answers": np.histogram(counts / samples, np.arange(11) / 10)[0].tolist(),
+        "styles": {style: [round(float((styles == style).mean()), 3),
+                           round(float(right[styles == style].mean()), 3) if (styles == style).any() else None]
+                   for style in countdown.STYLES},
+        "examples": [f"{each.prompt.problem} -> {each.text}" for each in answers[:8 * samples:samples]],
+    }
+
+
+if __name__ == "__main__":
+    make()
