@@ -21,6 +21,7 @@ from nft_jax.model.config import (
     ProportionalRope,
     YarnRope,
 )
+from nft_jax.model.entries import cache_entries
 from nft_jax.model.hf import load_params, read_config
 from nft_jax.model.hf.families import FAMILIES
 from nft_jax.model.quantise import dequantise, quantise_matrices
@@ -105,7 +106,7 @@ def test_prefill_and_decode_steps_match_one_forward(case):
         split, config, tokens[:, :prompt], positions[:, :prompt], segment_ids[:, :prompt])
     assert (len(entries), len(memories)) == (len(config.cached_layers), len(config.delta_layers))
     longer = ((0, 0), (0, 0), (0, capacity - prompt), (0, 0))
-    cache = [decoder.cache_entries(*(np.pad(part, longer) for part in pair), False) for pair in entries]
+    cache = [cache_entries(*(np.pad(part, longer) for part in pair), False) for pair in entries]
     step = jax.jit(partial(decoder.decode, split, config))
     for t in range(prompt, length):
         valid = np.arange(capacity)[None].repeat(2, 0) <= t
@@ -126,11 +127,20 @@ def test_decode_ignores_what_is_not_valid_and_where_it_is_written(tiny):
     def in_noise(part):
         return np.concatenate([noise[:, :, :9], part, noise[:, :, 16:]], axis=2)
 
-    cache = [decoder.cache_entries(*map(in_noise, pair), False) for pair in entries]
+    cache = [cache_entries(*map(in_noise, pair), False) for pair in entries]
     valid = np.zeros((1, 24), bool)
     valid[0, 9:16] = valid[0, 20] = True
     logits, *_ = jax.jit(partial(decoder.decode, split, TINY))(tokens[:, 7], positions[:, 7], cache, [], 20, valid)
     np.testing.assert_allclose(logits[0], expected, atol=2e-5, rtol=0)
+
+
+def test_logits_by_column_are_the_logits(tiny):
+    """Tied and untied, with a cap."""
+    hidden = np.random.default_rng(3).normal(size=(5, TINY.hidden_size)).astype(np.float32)
+    for params in ({"embed": tiny["embed"]}, {"embed": tiny["embed"], "head": 2 * tiny["embed"].T}):
+        config = replace(TINY, final_softcap=3.0)
+        np.testing.assert_allclose(decoder.logits_by_column(params, config, hidden),
+                                   decoder.logits(params, config, hidden), atol=1e-5, rtol=0)
 
 
 # The packed rows: the reference's rows, and how many tokens of each one.
@@ -143,7 +153,7 @@ def test_decoding_with_int8_weights_is_decoding_with_what_they_stand_for(case):
     quantised = params | {"layers": quantise_matrices(params["layers"])}
     tokens, start = reference["tokens"][:, 0], np.zeros(4, np.int32)
     heads = [config.heads_of(config.kinds[layer]) for layer in config.cached_layers]
-    cache = [decoder.cache_entries(*[np.zeros((4, count, 3, size), np.float32)] * 2, False) for count, size in heads]
+    cache = [cache_entries(*[np.zeros((4, count, 3, size), np.float32)] * 2, False) for count, size in heads]
     memories = [delta.empty(config, 4, np.float32) for _ in config.delta_layers]
     step = jax.jit(decoder.decode, static_argnums=1)
     found, expected = (step(split_layers(weights, config), config, tokens, start, cache, memories, 0,
