@@ -5,10 +5,13 @@ import pytest
 
 from experiments.harness import study
 from experiments.harness.results import ACCURACY, BESIDE, Measures, kept, read_run
+from experiments.harness.scales import SCALES
 from experiments.nano import countdown_base, write_questions
 from experiments.studies import exploration
 from experiments.studies.exploration import PASS, STUDY
+from experiments.sweep import plan
 from nft_jax.config import DataConfig, EvaluationConfig
+from nft_jax.preflight.devices import Topology
 from nft_jax.rollout.estimators import pass_at_k
 from nft_jax.train.loop import train
 from runs import use_devices
@@ -94,6 +97,14 @@ def test_a_run_measures_what_the_study_reads(tmp_path, small_run, monkeypatch):
     rows = read_run(tmp_path / "run").rows
     assert [row["evaluation/solutions@2"] for row in rows] == [0, 0] and rows[1]["evaluation/pass@2"] == 0
     assert rows[0]["evaluation/entropy/wrong"] > 0 and "evaluation/entropy/right" not in rows[0]
+
+
+def test_a_dry_run_needs_no_base(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scale = SCALES["countdown"]
+    planned = plan(scale.experiment, scale.config, STUDY.arms_of(scale.config), 1, tmp_path)
+    text = study.dry_run("countdown", Topology.parse(scale.topology), scale.config, planned)
+    assert all(f"\n  {arm} " in text for arm in STUDY.arms) and "4 runs" in text
 
 
 def test_runs_without_their_measures_leave_gaps(table):
