@@ -108,7 +108,9 @@ def test_a_dry_run_needs_no_base(tmp_path, monkeypatch):
 
 
 def test_runs_without_their_measures_leave_gaps(table):
-    """Tables that were stored before these metrics were kept."""
+    """Tables that were stored before these metrics were kept, and arms that learnt nothing."""
+    flat = Measures.of(table[table["step"] == 0])
+    assert "where" not in exploration.tables(flat) and "no equal accuracy" in exploration.tables(flat)
     old = Measures.of(table.drop(columns=[*BESIDE.values(), *(name for k, name in PASS.items() if k > 1)]))
     assert cells(exploration.tables(old), "after 20 steps")["nft"][3:] == ["-"] * 9
     assert next(claim for claim in STUDY.claims if claim.measure == "solutions").of(old).count == 0
