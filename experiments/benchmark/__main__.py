@@ -22,13 +22,13 @@ from experiments.benchmark.compare import OURS, compare, read_lines
 from experiments.peers.common import MODELS, TASKS, add_options, emit, limit_threads, repeat, result
 
 ACCELERATOR_MODELS = ("half", "one_and_half", "qwen3_0_6b")     # their shapes: `benchmark.device.MODELS`
-ACCELERATOR_TASKS = ("rollout", "rollout_var", "train", "e2e")
+ACCELERATOR_TASKS = ("rollout", "rollout_var", "train", "train_lora", "e2e")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m experiments.benchmark", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", choices=[*TASKS, "verify"], nargs="+", default=[])
+    parser.add_argument("--task", choices=[*TASKS, "train_lora", "verify"], nargs="+", default=[])
     parser.add_argument("--model", choices=sorted({*MODELS, *ACCELERATOR_MODELS}), nargs="+", default=["nano"])
     parser.add_argument("--device", choices=["cpu", "gpu", "tpu"], default="cpu")
     parser.add_argument("--slots", type=int, default=0, help="answers decoded at the same time (0: the workload's)")
@@ -82,7 +82,7 @@ def measure_case(case, options: argparse.Namespace) -> dict:
 
     from experiments.benchmark.device import costs, shares
     from experiments.benchmark.tasks import TASK_CLASSES
-    task = TASK_CLASSES[options.task.removesuffix("_var")](case)
+    task = TASK_CLASSES[options.task.partition("_")[0]](case)
     timed = repeat(task.run, options, f"{OURS} {options.model} {options.task}")
     more = {}
     if options.profile is not None:

@@ -7,6 +7,7 @@ rollout   Answers of 1,024 tokens (--new-tokens) to prompts of 64 to 512, in 256
 train     An optimizer update on rows of 4,096 tokens. The limit is the matrix units. The share is 6 x parameters x
           tokens, and the causal attention, over the rate of an 8192-cubed bfloat16 product, over the wall time.
           qwen3_0_6b has rows of 16,384 tokens: the shape that prime-rl quotes for one card.
+train_lora    The same with adapters of rank 32 beside the frozen model, which has no gradient: 4 x parameters x tokens.
 e2e       The rollout, a reward in Python, and one update on its answers.
 """
 import re
@@ -22,18 +23,21 @@ import numpy as np
 
 from experiments.benchmark.tasks import Case, EndToEnd, Rollouts, Training
 from experiments.peers.common import FIRST_ID, Timed, answer_lengths, repeat
+from nft_jax.config import AdapterConfig
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.decoder import count_parameters
-from nft_jax.model.flops import forward_flops
+from nft_jax.model.flops import forward_flops, train_flops
 from nft_jax.model.hf.published import PUBLISHED
 from nft_jax.model.kernels import choose_attention
 from nft_jax.train.batch import Example
+from nft_jax.train.step import NO_ADAPTER
 from nft_jax.types import Prompt
 
 MODELS = {"half": PUBLISHED["Qwen/Qwen2.5-0.5B-Instruct"], "one_and_half": PUBLISHED["Qwen/Qwen2.5-1.5B-Instruct"],
           "qwen3_0_6b": PUBLISHED["Qwen/Qwen3-0.6B"]}
 SHORTEST, LONGEST, ROW_LENGTH = 64, 512, 4096        # tokens of prompts, and of a train step's rows
 ROW_LENGTHS = {"qwen3_0_6b": 16_384}
+LORA = AdapterConfig(rank=32)
 CONTAINERS = ("while", "conditional", "call")       # operations whose time is the sum of others' times
 
 
@@ -47,8 +51,9 @@ def accelerator_case(model: ModelConfig, task: str, *, slots: int = 0, micro: in
     tokens = np.random.default_rng(0).integers(FIRST_ID, model.vocab_size, (sequences, row_length)).astype(np.int32)
     examples = tuple(Example(row[:LONGEST], row[LONGEST:], float(i % 2), 0.5, 0.5) for i, row in enumerate(tokens))
     training = {"examples": examples, "rows": micro or max(4 * ROW_LENGTH // row_length, 1), "row_length": row_length}
-    if task == "train":
-        return Case(model, compute, sequences=sequences, **training)
+    if task.startswith("train"):
+        return Case(model, compute, sequences=sequences, **training,
+                    adapter=LORA if task == "train_lora" else NO_ADAPTER)
     rng, samples, rounds = np.random.default_rng(0), 8, 3 if task == "rollout_var" else 1
     count = -(-slots * rounds // samples)
     prompts = tuple(Prompt(i, "", "", "", rng.integers(FIRST_ID, model.vocab_size, length).astype(np.int32))
@@ -71,10 +76,17 @@ def rollout_bytes(case: Case) -> float:
                    + attended * 2 * len(model.attention_layers) * model.num_kv_heads * model.head_dim)
 
 
-def train_flops(case: Case, passes: int = 3) -> float:
-    """Forward and backward (`passes` 3), or forward alone (1)."""
-    lengths = [len(e.prompt) + len(e.response) for e in case.examples]
-    return passes * sum(forward_flops(case.model, length, length / 2) for length in lengths)
+def step_flops(case: Case, adapter_parameters: int = 0) -> float:
+    """Forward and backward of an update."""
+    return sum(train_flops(case.model, length, length / 2, adapter_parameters) for length in lengths_of(case))
+
+
+def score_flops(case: Case) -> float:
+    return sum(forward_flops(case.model, length, length / 2) for length in lengths_of(case))
+
+
+def lengths_of(case: Case) -> list[int]:
+    return [len(e.prompt) + len(e.response) for e in case.examples]
 
 
 def rate(function, *arrays, calls: int = 20) -> float:
@@ -114,11 +126,12 @@ def shares(task: Rollouts | Training | EndToEnd, timed: Timed, options: Namespac
     elif isinstance(task, Training):
         matmul = matmul_flops_per_second()
         out["matmul_tflops"] = round(matmul / 1e12, 1)
-        for name, function, passes in (("step", task.update, 3), ("score", task.old_logprobs, 1)):
+        for name, function, operations in (("step", task.update, step_flops(case, task.adapter_parameters)),
+                                           ("score", task.old_logprobs, score_flops(case))):
             apart = repeat(lambda _, function=function: function(case.examples), options, name)
             seconds = median(took.wall for took in apart.steady)
             out |= {f"{name}_tokens_per_s": round(task.tokens / seconds, 1),
-                    f"{name}_mfu": round(train_flops(case, passes) / matmul / seconds, 4)}
+                    f"{name}_mfu": round(operations / matmul / seconds, 4)}
     peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     return out if peak is None else out | {"peak_device_mb": round(peak / 2**20)}
 

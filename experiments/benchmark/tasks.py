@@ -14,8 +14,8 @@ import numpy as np
 
 from experiments.peers import common
 from experiments.peers.common import MODELS, PROMPT_LENGTH, WORKLOADS
-from nft_jax.config import DecodingConfig, MeshConfig, ObjectiveConfig, OptimizerConfig
-from nft_jax.model import decoder
+from nft_jax.config import AdapterConfig, DecodingConfig, MeshConfig, ObjectiveConfig, OptimizerConfig
+from nft_jax.model import adapter, decoder
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.logprobs import token_logprobs
 from nft_jax.objectives.registry import resolve
@@ -23,7 +23,7 @@ from nft_jax.rollout.engine import Sampler
 from nft_jax.runtime.mesh import make_mesh
 from nft_jax.train.batch import BatchShape, Example, make_batch, pack, unpack
 from nft_jax.train.state import init_state, make_optimizer, state_shardings
-from nft_jax.train.step import Loss, compile_score, compile_step, micro_batch, micro_loss
+from nft_jax.train.step import NO_ADAPTER, Loss, compile_score, compile_step, micro_batch, micro_loss
 from nft_jax.train.step_metrics import summarise
 from nft_jax.types import Prompt, Rollout, TrainBatch
 
@@ -51,6 +51,7 @@ class Case:
     sequences: int = 1                         # of a train step
     rows: int = 1                              # of a micro-batch
     row_length: int = 0
+    adapter: AdapterConfig = NO_ADAPTER        # what is trained beside a frozen model; rank 0: the model itself
 
 
 def model_config(shape: common.ModelShape) -> ModelConfig:
@@ -179,12 +180,29 @@ class Training:
         self.case, mesh = case, one_device_mesh()
         optimizer = make_optimizer(OptimizerConfig(learning_rate=LEARNING_RATE))
         self.loss = resolve(OBJECTIVE, ObjectiveConfig())
-        placements = state_shardings(decoder.parameter_shapes(case.model), optimizer, mesh)
+        first, self.base = random_params(case), None
+        if case.adapter.rank:
+            # As a run keeps a frozen base: in the dtype of the passes.
+            self.base = jax.tree.map(lambda x: x.astype(case.compute.dtype), first)
+            first = adapter.init(case.model, case.adapter, jax.random.key(1))
+        placements = state_shardings(jax.eval_shape(lambda: first), optimizer, mesh)
         self.state = jax.jit(partial(init_state, optimizer=optimizer), out_shardings=placements,
-                             donate_argnums=0)(random_params(case))
+                             donate_argnums=0)(first)
         self.shape = BatchShape.for_sequences(case.sequences, case.rows, case.row_length)
-        self.score = compile_score(mesh, placements.params, model=case.model, compute=case.compute)
-        self.step = compile_step(mesh, placements, optimizer, Loss(OBJECTIVE, self.loss, case.model, case.compute))
+        placed = jax.tree.map(lambda x: x.sharding, (self.params, self.base))
+        self.score = compile_score(mesh, placed[0], model=case.model, compute=case.compute)
+        self.step = compile_step(mesh, placements, optimizer, Loss(OBJECTIVE, self.loss, case.model, case.compute,
+                                                                   adapter=case.adapter), placed[1])
+
+    @property
+    def adapter_parameters(self) -> int:
+        """Parameters that are trained beside a frozen model; 0 where the model is trained."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.state.params)) if self.case.adapter.rank else 0
+
+    @property
+    def params(self):
+        """The parameters of a pass."""
+        return adapter.wrap(self.base, self.state.params, self.case.adapter)
 
     @property
     def tokens(self) -> int:
@@ -205,7 +223,7 @@ class Training:
 
     def old_logprobs(self, examples: Sequence[Example]) -> list[np.ndarray]:
         batch, places = self.batch(examples)
-        return unpack(np.asarray(self.score(self.state.params, batch, 1.0)), places)
+        return unpack(np.asarray(self.score(self.params, batch, 1.0)), places)
 
     def update(self, examples: Sequence[Example]) -> float:
         """The loss of one optimizer update, whose work is done on return."""
@@ -213,7 +231,7 @@ class Training:
 
     def take(self, batch: TrainBatch) -> tuple[float, Any]:
         """The loss of the update on `batch`, and the old log-probs of a fresh one."""
-        self.state, tally, _, old = self.step(self.state, batch, LEARNING_RATE, 1.0, None)
+        self.state, tally, _, old = self.step(self.state, batch, LEARNING_RATE, 1.0, self.base)
         loss = summarise(jax.device_get(tally), 1)["loss/total"]
         jax.block_until_ready(self.state)
         if not np.isfinite(loss):
@@ -236,10 +254,10 @@ class Training:
         rows = pack([len(e.prompt) + len(e.response) for e in examples], self.case.row_length)[:self.case.rows]
         rng, chosen = np.random.default_rng(0), [examples[i] for row in rows for i in row]
         chosen = [replace(e, old_logprobs=old) for e, old in zip(chosen, self.old_logprobs(chosen), strict=True)]
-        found = check_logprobs(self.state.params, self.case, chosen, "old log-probs", min(self.case.rows, 8))
+        found = check_logprobs(self.params, self.case, chosen, "old log-probs", min(self.case.rows, 8))
         chosen = [replace(e, old_logprobs=e.old_logprobs + np.float32(rng.normal(0, 0.2, e.old_logprobs.shape)))
                   for e in chosen]
-        expected = unpacked_loss(self.state.params, self.case, chosen, self.loss)
+        expected = unpacked_loss(self.params, self.case, chosen, self.loss)
         difference = abs(self.update(chosen) - expected)
         require_close(difference, LOSS_TOLERANCE[self.case.compute.dtype],
                       f"the losses of a packed micro-batch ({expected:.6f} expected)")
@@ -272,7 +290,7 @@ class EndToEnd:
         return self.tokens + samples * sum(len(prompt.tokens) for prompt in self.case.prompts)
 
     def run(self, repetition: int) -> None:
-        sampler, params = self.rollouts.sampler, self.training.state.params
+        sampler, params = self.rollouts.sampler, self.training.params
         self.rollouts.rollouts = self.rollouts.sample(sampler.cast(params), repetition)
         rewards = np.array([common.even_share(rollout.text.split()) for rollout in self.rollouts.rollouts])
         groups = rewards.reshape(self.case.limits.shape)

@@ -151,11 +151,16 @@ class Measures:
         """Whether `measure`, "steps" or "tokens", lies between two evaluations in a run of the arm."""
         return not self.numbers.loc[arm][f"{measure} measured"].all()
 
-    def paired(self, measure: str, arm: str, than: str, its: str) -> Mean:
-        """Differences by seed, `measure` of `arm` less `its` (a measure too) of `than`, over the seeds of both."""
-        if not {arm, than} <= set(self.runs):
+    def paired(self, measure: str, arms: Sequence[str], than: Sequence[str], its: str) -> Mean:
+        """Differences by seed, the mean of `measure` over `arms` less that of `its` (a measure too) over `than`, of the
+        seeds that all of them have."""
+        if not {*arms, *than} <= set(self.runs):
             return Mean(math.nan, math.nan, 0)
-        return Mean.of(self.numbers.loc[arm][measure] - self.numbers.loc[than][its])
+
+        def mean(name: str, some: Sequence[str]) -> pd.Series:
+            return self.numbers[name].unstack("arm")[list(some)].mean(axis=1, skipna=False)
+
+        return Mean.of(mean(measure, arms) - mean(its, than))
 
 
 def _numbers(run: pd.DataFrame, step: float, tokens: float, level: float) -> dict[str, float]:
@@ -169,12 +174,14 @@ def _numbers(run: pd.DataFrame, step: float, tokens: float, level: float) -> dic
     entropy, entropy start      nats per token of the training answers, at the common step and first
     of BESIDE                   at the common step; "... start" before, "... level" where the accuracy first reached
                                 the common level
-    until                       natural logarithm of the tokens generated until the accuracy reached TARGET; NaN if it
-                                never did, or was there at the start
+    until, until minutes        natural logarithm of the tokens generated, and of the minutes, until the accuracy
+                                reached TARGET; NaN if it never did, or was there at the start
     made, minutes               tokens generated up to the last evaluation, and time
     memory                      the most memory of the process or device, in GiB
     """
-    measured = run.dropna(subset=ACCURACY)
+    seconds = run["seconds/step"]
+    minutes = np.nancumsum(seconds) / 60 if seconds.notna().any() else np.full(len(run), math.nan)
+    measured = run.assign(minutes=minutes).dropna(subset=ACCURACY)
     steps, values = measured["step"].to_numpy(), measured[ACCURACY].to_numpy()
     where = np.append(steps[steps < step], step)
     heights = np.interp(where, steps, values)
@@ -187,12 +194,13 @@ def _numbers(run: pd.DataFrame, step: float, tokens: float, level: float) -> dic
             "tokens": at(run, ACCURACY, tokens, "tokens"), "tokens measured": tokens in measured["tokens"].to_numpy(),
             "area": area, "entropy": at(run, ENTROPY, step),
             "entropy start": at(run, ENTROPY, 0), "until": math.log(reached(measured, TARGET)),
-            "made": measured["tokens"].iloc[-1], "minutes": run["seconds/step"].sum() / 60,
+            "until minutes": math.log(reached(measured, TARGET, "minutes")),
+            "made": measured["tokens"].iloc[-1], "minutes": minutes[-1],
             **beside, "memory": run["memory/peak_mb"].max() / 1024}
 
 
 def reached(measured: pd.DataFrame, accuracy: float, axis: str = "tokens") -> float:
-    """Tokens (or the "step") until an evaluation of one run, or the line between two, reached the accuracy; NaN if it
+    """The place of the axis where an evaluation of one run, or the line between two, reached the accuracy; NaN if it
     never did, or was there at the start."""
     places, values = measured[axis].to_numpy(float), measured[ACCURACY].to_numpy(float)
     first = int(np.argmax(values >= accuracy))
@@ -232,6 +240,26 @@ def accuracy_table(measures: Measures, first: str = "arm", marked: bool = False)
         if with_memory:
             rows[-1].append(f"{means['memory']:.1f}")
     return markdown(head, rows)
+
+
+def cost_table(measures: Measures) -> str:
+    """What it took until TARGET: tokens generated and minutes, geometric means over the seeds that reached it, with the
+    95% interval."""
+    rows = []
+    for arm, runs in measures.runs.items():
+        found = measures.of_arm("until", arm)
+        rows.append([arm, f"{found.count} of {len(runs)}", _power_text(found, 1e-6, 3),
+                     _power_text(measures.of_arm("until minutes", arm), 1, 1), measures.of_arm("steps", arm).text()])
+    return markdown(["arm", f"seeds that reached {TARGET:.0%}", "M tokens until then", "minutes until then",
+                     f"accuracy at step {measures.step:.0f}"], rows)
+
+
+def _power_text(found: Mean, scale: float, digits: int) -> str:
+    """A mean of logarithms as the number itself, with its interval if there is one."""
+    if not found.count:
+        return "-"
+    value, low, high = (f"{math.exp(each) * scale:.{digits}f}" for each in (found.value, *found.interval))
+    return value if math.isnan(found.half) else f"{value} ({low} to {high})"
 
 
 def steps_text(steps: pd.Series) -> str:

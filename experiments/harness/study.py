@@ -20,7 +20,7 @@ import pandas as pd
 import tyro
 
 from experiments.harness.plots import draw
-from experiments.harness.results import TARGET, Mean, Measures, accuracy_table, kept, read_run, tidy
+from experiments.harness.results import TARGET, Mean, Measures, accuracy_table, cost_table, kept, read_run, tidy
 from experiments.harness.scales import SCALES
 from experiments.harness.variants import resolved
 from experiments.sweep import Planned, plan, run_planned
@@ -46,27 +46,38 @@ MEASURED = {"steps": "accuracy at equal steps", "tokens": "accuracy at equal tok
 class Claim:
     """The mean over seeds of `measure` of one arm, less the other arm's, seed by seed.
 
-    than: the other arm; "" compares the arm with its own start.
+    arm: or several, whose mean counts: the main effects of a factorial study compare halves of its arms.
+    than: the other arm, or several; "" compares the arm with its own start.
     measure: a key of MEASURED.
     expected: what the source says of the difference, stated before the runs; "" where it says nothing.
     source: who says so, with the number.
     paper: the paper's claim in words, for the table of its claims; "" where the paper does not make it.
     """
-    arm: str
-    than: str
+    arm: str | tuple[str, ...]
+    than: str | tuple[str, ...]
     measure: str
     expected: Literal["above", "below", "alike", ""] = ""
     source: str = ""
     paper: str = ""
 
     @property
+    def arms(self) -> tuple[str, ...]:
+        return (self.arm,) if isinstance(self.arm, str) else self.arm
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The arms that it is compared with; its own where it is compared with its start."""
+        return self.arms if not self.than else (self.than,) if isinstance(self.than, str) else self.than
+
+    @property
     def what(self) -> str:
-        return f"`{self.arm}` less {f'`{self.than}`' if self.than else 'its start'}, {MEASURED[self.measure]}"
+        arms, others = (", ".join(f"`{arm}`" for arm in some) for some in (self.arms, self.others))
+        return f"{arms} less {others if self.than else 'its start'}, {MEASURED[self.measure]}"
 
     def of(self, measures: Measures) -> Mean:
         """The difference; its count is 0 where an arm was not run."""
         start = "start" if self.measure in ("steps", "tokens") else f"{self.measure} start"
-        return measures.paired(self.measure, self.arm, self.than or self.arm, self.measure if self.than else start)
+        return measures.paired(self.measure, self.arms, self.others, self.measure if self.than else start)
 
 
 @dataclass(frozen=True)
@@ -242,7 +253,7 @@ def report(study: Study, scale: str, table: pd.DataFrame, folder: Path) -> None:
 
 
 def page(study: Study, scale: str, measures: Measures) -> str:
-    """The table of accuracy and the table of claims, as Markdown."""
+    """The tables of accuracy, of cost and of claims, as Markdown."""
     hours = measures.numbers["minutes"].sum() / 60
     return "\n\n".join([
         f"# {study.title} ({scale})",
@@ -250,6 +261,9 @@ def page(study: Study, scale: str, measures: Measures) -> str:
         "Accuracy in per cent on held-out questions, entropy in nats per token: mean over seeds, ± half of its 95% "
         "interval\n(Student's t).\n"
         f"{len(measures.numbers)} runs, {hours:.1f} hours of training and evaluation in all.",
+        cost_table(measures),
+        f"What it took until an accuracy of {TARGET:.0%}: geometric means over the seeds that reached it, with 95% "
+        "intervals.\nMinutes are of the machine that made the run, with whatever else it did.",
         *([study.more(measures)] if study.more is not None else []),
         markdown(COLUMNS, [row(claim, claim.of(measures)) for claim in study.claims]),
         "Differences are paired by seed. `experiments/harness/study.py` says what the verdicts mean.",

@@ -18,16 +18,15 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 
-from nft_jax.model.attention import attend_cache
 from nft_jax.model.block import Block, angles_by_kind
 from nft_jax.model.config import FLOAT32, Compute, ModelConfig
+from nft_jax.model.entries import attend_cache, write_entries
 from nft_jax.model.experts import Load, load_of
 from nft_jax.model.parameters import ARRAYS, IN_LAYERS, OUTSIDE_LAYERS, arrays_of
 from nft_jax.model.products import rms_norm
-from nft_jax.model.quantise import Quantized, quantise
 from nft_jax.model.sharded import layer_weights, look_up
 from nft_jax.model.stack import scan_layers
-from nft_jax.runtime.mesh import constrain, data_parallel_size
+from nft_jax.runtime.mesh import constrain, data_parallel_size, platform_of
 
 # What the forward pass keeps for the backward pass, by `Compute.remat`. Elementwise work and attention scores are
 # cheaper to compute again than to write and read.
@@ -157,6 +156,17 @@ def logits(params, config: ModelConfig, hidden):
     return soft_cap(product, config.final_softcap)
 
 
+def logits_by_column(params, config: ModelConfig, hidden):
+    """`logits` of hidden [S, D] -> [S, V], on TPU with a token's logits side by side in memory, as
+    `sampling.sample_by_column` reads them."""
+    weights, axes = (params["head"], (1, 0)) if "head" in params else (params["embed"], (0, 1))
+    # A product, written as a convolution without a window: XLA makes one of a dot too, but with the slots first.
+    by_column = jax.lax.ConvDimensionNumbers(lhs_spec=axes, rhs_spec=(0, 1), out_spec=(0, 1))
+    product = jax.lax.conv_general_dilated(weights.astype(hidden.dtype), hidden, (), (), dimension_numbers=by_column,
+                                           preferred_element_type=jnp.float32)
+    return soft_cap(product.T, config.final_softcap)
+
+
 def prefill(params, config: ModelConfig, tokens, positions, segment_ids, compute: Compute = FLOAT32):
     """What prompts leave behind, tokens, positions, segment_ids [P, T] int32: a list of the keys and values, two of
     [P, K, T, E], for each layer with attention; and of the memories after the last tokens, for each with a delta net.
@@ -177,28 +187,18 @@ def prefill(params, config: ModelConfig, tokens, positions, segment_ids, compute
     return entries, memories
 
 
-def cache_entries(keys, values, quantised: bool):
-    """keys, values [S, K, T, E] in the cache's layout: keys [S, K, E, T], values unchanged.
-
-    quantised: both in int8, with a scale for every token and head."""
-    # From [S, K, E, T] the scores are computed 20% faster on CPU.
-    if quantised:
-        keys, values = quantise(keys, -1), quantise(values, -1)
-    return jax.tree.map(lambda x: jnp.swapaxes(x, 2, 3), keys), values
-
-
 def decode(params, config: ModelConfig, tokens, positions, cache, memories, write_index, valid,
            mesh: Mesh | None = None):
     """Feed one token to every slot. Returns logits [S, V] float32, the new cache and the new memories.
 
     params: of `stack.split_layers`. Activations have the type of the embedding.
     tokens, positions: [S] int32.
-    cache: a pair (keys [S, K, E, C], values [S, K, C, E]) per layer with attention, made by `cache_entries`.
+    cache: per layer with attention its keys and values, as `entries.cache_entries` lays them out.
     memories: a `delta.Memory` per layer with a delta net.
     write_index: the cache index of this token's entries, the same for all slots, so that writing is one slice.
     valid: [S, C] bool, the entries that each slot attends to, the token itself included. Local layers attend to
         those written in the last `window` steps, so a slot's entries must lie side by side.
-    mesh: that the experts lie on."""
+    mesh: that experts and slots lie on."""
     # The layers are unrolled: a scan that carries the cache in and out would copy all of it at every step.
     angles = angles_by_kind(config, positions[:, None])
     x = embed(params, config, tokens[:, None], Compute(params["embed"].dtype.name))
@@ -206,22 +206,16 @@ def decode(params, config: ModelConfig, tokens, positions, cache, memories, writ
     cache, memories = iter(cache), iter(memories)
     near = valid & ((write_index - jnp.arange(capacity)) % capacity < config.window)[None]
 
-    def write(ring, entry, axis):
-        return jax.tree.map(
-            lambda r, e: jax.lax.dynamic_update_slice_in_dim(r, e.astype(r.dtype), write_index, axis), ring, entry)
-
     for weights, kind in zip(params["layers"], config.kinds, strict=True):
         block = partial(Block(config, mesh=mesh, delta_net=kind.delta).apply, {"params": weights})
         if kind.delta:
             x, _, memory = block(x, next(memories), method="remember_one")
             new_memories.append(memory)
             continue
-        keys, values = next(cache)
         q, k, v, gate = block(x, angles, kind, method="enter")
-        k, v = cache_entries(k, v, isinstance(keys, Quantized))
-        keys, values = write(keys, k, 3), write(values, v, 2)
+        new_cache.append(write_entries(next(cache), k, v, write_index, mesh))
         seen = near if kind.local else valid
-        attended = attend_cache(q[:, :, :, 0], keys, values, seen, scale=config.attention_scale)
+        attended = attend_cache(q[:, :, :, 0], new_cache[-1], seen, scale=config.attention_scale)
         x, _ = block(x, attended[:, :, :, None], gate, method="finish")
-        new_cache.append((keys, values))
-    return logits(params, config, rms_norm(x[:, 0], params["final_norm"], config)), new_cache, new_memories
+    head = logits_by_column if mesh is not None and platform_of(mesh) == "tpu" else logits
+    return head(params, config, rms_norm(x[:, 0], params["final_norm"], config)), new_cache, new_memories

@@ -41,11 +41,17 @@ class Model:
     base: int                     # the frozen parameters under adapters
     reference: int                # the parameters of a KL term's reference, unless the base serves as one
     weights: int                  # the weights that decode
+    table: int                    # of the weights, an embedding that is looked up and not multiplied
     cache: int                    # keys and values of all slots, of the longest answers, and memories of delta nets
     memories: int                 # of the cache
     entries: int                  # of the prompts that are prefilled together and wait for free slots
     layers: int
     temporaries: Mapping[str, Split]
+
+    def needed(self, fill: float) -> float:
+        """Bytes that a decode step cannot do without: the weights, and keys and values of the share `fill` of the
+        longest ring. Memories are read and written."""
+        return self.weights - self.table + 2 * self.memories + fill * (self.cache - self.memories)
 
     def beside(self, kind: str) -> float:
         """Bytes on the device that are no argument of the running program of this kind. Scoring may begin while
@@ -78,6 +84,7 @@ def analytic(plan: Plan, sampler: Sampler, attention: Attention) -> Model:
         base=sharded_bytes(plan.base),
         reference=0 if plan.reference is plan.base else sharded_bytes(plan.reference),
         weights=weight_bytes(model, sampler.mesh, dtype, rollout.weight_dtype),
+        table=0 if model.tie_embeddings else int(work.outside * work.item),
         cache=entry_bytes(model, sampler.mesh, sampler.slots, sampler.buckets[-1], dtype, rollout.kv_dtype),
         memories=entry_bytes(model, sampler.mesh, sampler.slots, 0, dtype),
         entries=max(entry_bytes(model, sampler.mesh, count, sizes[-1], dtype, rollout.kv_dtype, axis=None)

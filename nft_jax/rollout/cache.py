@@ -19,16 +19,14 @@ from jax.sharding import Mesh
 
 from nft_jax.model import delta
 from nft_jax.model.config import ModelConfig
-from nft_jax.model.decoder import cache_entries
+from nft_jax.model.entries import Rows, cache_entries, ring_axes
 from nft_jax.runtime.compilation import with_shardings
 from nft_jax.runtime.mesh import sharding
-
-RING_AXES = (3, 2)     # of keys [S, K, E, C] and of values [S, K, C, E]
 
 
 class DecodeState(NamedTuple):
     """S slots over a ring of C entries. Donated to every program that takes it."""
-    # per layer with attention: keys [S, kv_heads, head_dim, C], values [S, kv_heads, C, head_dim]
+    # per layer with attention: keys and values, in the layout of `model.entries`
     cache: list[tuple[Any, Any]]
     memories: list[delta.Memory]      # per layer with a delta net, of S sequences
     write_index: jax.Array            # [] int32: ring index that the next step writes
@@ -63,15 +61,27 @@ def buckets_up_to(longest: int, smallest: int = 1) -> tuple[int, ...]:
     return (*sizes, longest)
 
 
-def empty_layer(config: ModelConfig, slots: int, length: int, dtype, quantised: bool):
+def ring_lengths(longest: int, platform: str) -> tuple[int, ...]:
+    """The buckets of rings: powers of two from a sixteenth of `longest` on, at least 128. On TPU, where a step's time
+    is that of reading its ring, eighths of the longest from its half on."""
+    powers = buckets_up_to(longest, max(128, longest // 16))
+    if platform != "tpu":
+        return powers
+    # Whole tiles of 16 entries.
+    upper = sorted({-(-powers[-1] * eighths // 128) * 16 for eighths in range(4, 8)})
+    return (*(size for size in powers if size < upper[0]), *(size for size in upper if size < powers[-1]), powers[-1])
+
+
+def empty_layer(config: ModelConfig, slots: int, length: int, dtype, quantised: bool, heads: int = 0):
     zeros = jnp.zeros((slots, config.num_kv_heads, length, config.head_dim), dtype)
-    return cache_entries(zeros, zeros, quantised)
+    return cache_entries(zeros, zeros, quantised, heads)
 
 
-def empty_state(config: ModelConfig, slots: int, capacity: int, dtype, quantised: bool = False) -> DecodeState:
-    """All slots free, over a ring of `capacity` entries."""
+def empty_state(config: ModelConfig, slots: int, capacity: int, dtype, quantised: bool = False,
+                heads: int = 0) -> DecodeState:
+    """All slots free, over a ring of `capacity` entries. heads: as of `cache_entries`."""
     zeros = jnp.zeros(slots, jnp.int32)
-    cache = [empty_layer(config, slots, capacity, dtype, quantised) for _ in config.attention_layers]
+    cache = [empty_layer(config, slots, capacity, dtype, quantised, heads) for _ in config.attention_layers]
     memories = [delta.empty(config, slots, dtype) for _ in config.delta_layers]
     return DecodeState(cache, memories, write_index=jnp.int32(0), length=zeros, token=zeros, generated=zeros,
                        limit=zeros, stream=zeros.astype(jnp.uint32), rollout=zeros.astype(jnp.uint32),
@@ -110,6 +120,14 @@ def attended(write_index, length, capacity: int):
     return behind[None] <= length[:, None]
 
 
+def each_part(change, layer, *others):
+    """The layer with `change(ring, ..., axis)` of its keys and of its values; `axis` is that of the ring. `others` are
+    layers too, whose keys or values `change` takes beside."""
+    changed = [jax.tree.map(partial(change, axis=axis), *parts)
+               for axis, *parts in zip(ring_axes(layer), layer, *others, strict=True)]
+    return Rows(*changed) if isinstance(layer, Rows) else tuple(changed)
+
+
 def admit(state: DecodeState, prefilled: Prefilled, slots, source, token, length, generated, limit, stream,
           rollout) -> DecodeState:
     """Step 2 of the life of a sample: puts A samples of P prefilled prompts into slots. Samples of one prompt take
@@ -130,9 +148,7 @@ def admit(state: DecodeState, prefilled: Prefilled, slots, source, token, length
     def put(old, new):
         return old.at[slots].set(new.astype(old.dtype), mode="drop")
 
-    cache = [tuple(jax.tree.map(lambda ring, new, axis=axis: lay(ring, new, axis), *pair)
-                   for axis, *pair in zip(RING_AXES, layer, new, strict=True))
-             for layer, new in zip(state.cache, prefilled.cache, strict=True)]
+    cache = [each_part(lay, layer, new) for layer, new in zip(state.cache, prefilled.cache, strict=True)]
     memories = jax.tree.map(lambda old, prompts: put(old, prompts[source]), state.memories, prefilled.memories)
     new = {"length": length, "token": token, "generated": generated, "limit": limit, "stream": stream,
            "rollout": rollout, "active": jnp.ones_like(length, bool)}
@@ -151,8 +167,7 @@ def grow_layer(layer, write_index, rows=None, *, capacity: int):
         pad[axis] = (0, capacity - ring.shape[axis])
         return jnp.pad(jnp.roll(ring, -write_index, axis=axis), pad)
 
-    return tuple(jax.tree.map(lambda ring, axis=axis: grow(ring, axis), part)
-                 for axis, part in zip(RING_AXES, layer, strict=True))
+    return each_part(grow, layer)
 
 
 def keep_slots(state: DecodeState, rows) -> DecodeState:

@@ -33,6 +33,7 @@ from nft_jax.config import DecodingConfig, SamplingConfig
 from nft_jax.model import decoder
 from nft_jax.model.adapter import is_wrapped, merge
 from nft_jax.model.config import FLOAT32, Compute, ModelConfig
+from nft_jax.model.entries import cache_entries, heads_in_row
 from nft_jax.model.parameters import ARRAYS, parameter_shardings
 from nft_jax.model.quantise import quantise_matrices
 from nft_jax.model.stack import split_layers
@@ -48,13 +49,14 @@ from nft_jax.rollout.cache import (
     grow_layer,
     keep_slots,
     prefilled_shardings,
+    ring_lengths,
     state_shardings,
 )
 from nft_jax.rollout.ends import Ends
-from nft_jax.rollout.sampling import Sampled, SamplingParams, sample_tokens, uniforms
+from nft_jax.rollout.sampling import Sampled, SamplingParams, sample_by_column, sample_tokens, uniforms
 from nft_jax.rollout.schedule import INERT, Admission, Prefill, Schedule, SlotUse
 from nft_jax.runtime.compilation import Program, with_shardings
-from nft_jax.runtime.mesh import RULES, data_parallel_size, host_mesh, hosts, sharding
+from nft_jax.runtime.mesh import RULES, data_parallel_size, host_mesh, hosts, platform_of, sharding
 from nft_jax.types import Group, InputError, Prompt, Rollout
 
 PLAIN = SamplingConfig()
@@ -96,8 +98,9 @@ def decode_weight_shardings(model: ModelConfig, mesh: Mesh, weight_dtype: Stored
         decoder.parameter_shapes(model)))
 
 
-def prefill(params, model: ModelConfig, compute: Compute, length: int, quantised: bool, tokens, lengths):
-    """Step 1: what prompts leave behind; keys and values are padded on the left to `length` entries.
+def prefill(params, model: ModelConfig, compute: Compute, length: int, quantised: bool, heads: int, tokens, lengths):
+    """Step 1: what prompts leave behind; keys and values are padded on the left to `length` entries. heads: as of
+    `cache_entries`.
 
     tokens [P, T]: left-padded prompts without their last tokens, which decoding feeds first. lengths [P]."""
     size = tokens.shape[1]
@@ -105,7 +108,7 @@ def prefill(params, model: ModelConfig, compute: Compute, length: int, quantised
     entries, memories = decoder.prefill(params, model, tokens, jnp.maximum(place, 0), (place >= 0).astype(jnp.int32),
                                         compute)
     pad = ((0, 0), (0, 0), (length - size, 0), (0, 0))
-    return Prefilled([decoder.cache_entries(jnp.pad(k, pad), jnp.pad(v, pad), quantised) for k, v in entries], memories)
+    return Prefilled([cache_entries(jnp.pad(k, pad), jnp.pad(v, pad), quantised, heads) for k, v in entries], memories)
 
 
 def decode_block(params, model: ModelConfig, mesh: Mesh, eos: tuple[int, ...], block_size: int, truncate: bool,
@@ -120,13 +123,15 @@ def decode_block(params, model: ModelConfig, mesh: Mesh, eos: tuple[int, ...], b
     uniform = uniforms(base_key, state.rollout, state.stream, positions)
     nothing = jnp.zeros((block_size, slots), jnp.float32)
     eos_ids = jnp.array(eos, jnp.int32)
+    by_column = platform_of(mesh) == "tpu" and not truncate
+    sample = sample_by_column if by_column else partial(sample_tokens, truncate=truncate)
 
     def one(step, carry):
         state, out = carry
         valid = attended(state.write_index, state.length, capacity)
         logits, cache, memories = decoder.decode(params, model, state.token, state.length, state.cache,
                                                  state.memories, state.write_index, valid, mesh)
-        sampled = sample_tokens(logits, uniform[step], sampling, truncate=truncate)
+        sampled = sample(logits, uniform[step], sampling)
         generated = state.generated + 1
         ended = (sampled.token[:, None] == eos_ids[None]).any(-1) | (generated >= state.limit)
         after = DecodeState(
@@ -158,7 +163,7 @@ class Sampler:
     own prompts and on its own devices (`self.mesh`). Only `cast` is a program of all processes.
     delay: blocks asked for ahead of reading. None: 1 on an accelerator; 0 on CPU, which shares its cores with the
     host, so that a delay would only decode ended answers for longer.
-    buckets: lengths of the ring. None: 128 * 2^k, from a sixteenth of the longest length on.
+    buckets: lengths of the ring. None: `ring_lengths`.
     begun_tokens: the most tokens of an answer that `sample` goes on with. 0: it has no programs for that."""
 
     def __init__(self, model: ModelConfig, tokenizer, eos: tuple[int, ...], decoding: DecodingConfig, *, mesh: Mesh,
@@ -186,11 +191,12 @@ class Sampler:
         self.prefilled = {kind: each for kind, each in zip(PREFILLS, (
             (self.prefills, self.prompt_buckets), (self.begun_prefills, self.begun_buckets)), strict=True) if each[1]}
         longest = max_prompt_tokens - 1 + self.max_new_tokens
-        self.buckets = buckets or buckets_up_to(longest, max(128, longest // 16))
+        platform = platform_of(self.mesh)
+        self.buckets = buckets or ring_lengths(longest, platform)
         self.tails = tuple(size for size in (self.slots >> halvings for halvings in range(1, HALVINGS + 1))
                            if size >= SMALLEST_TAIL and size % data_parallel == 0)
-        self.delay = delay if delay is not None else int(self.mesh.devices.flat[0].platform != "cpu")
-        self._stored = self.compute.dtype, decoding.kv_dtype == "int8"
+        self.delay = delay if delay is not None else int(platform != "cpu")
+        self._stored = self.compute.dtype, decoding.kv_dtype == "int8", heads_in_row(model, self.mesh)
         self._compile(decoding.weight_dtype)
 
     def _compile(self, weight_dtype: Stored) -> None:
@@ -204,7 +210,8 @@ class Sampler:
         self._empty = {capacity: jax.jit(partial(empty_state, model, self.slots, capacity, *self._stored),
                                          out_shardings=state) for capacity in self.buckets}
         self._prefill = [jax.jit(
-            lambda params, *arrays, length=sizes[-1]: prefill(params, model, compute, length, self._stored[1], *arrays),
+            lambda params, *arrays, length=sizes[-1]: prefill(params, model, compute, length, *self._stored[1:],
+                                                              *arrays),
             out_shardings=self._prefilled_shardings) for _, sizes in self.prefilled.values()]
         self._admit = jax.jit(admit, donate_argnums=0, out_shardings=state)
         self._grow = {capacity: jax.jit(partial(grow_layer, capacity=capacity),

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from experiments.benchmark import __main__ as command
-from experiments.benchmark import device, scaling, tasks
+from experiments.benchmark import device, one_card, scaling, tasks
 from experiments.benchmark.compare import compare, read_lines
 from experiments.benchmark.tasks import Case, EndToEnd, Training, WrongResult, standard_case
 from experiments.peers.common import Seconds, Timed
+from nft_jax.config import AdapterConfig
 from nft_jax.model.config import Compute
 from nft_jax.model.decoder import count_parameters
 from nft_jax.train.batch import Example
@@ -88,6 +89,17 @@ def test_wrong_old_logprobs_stop_the_benchmark(case, monkeypatch):
         training.check()
 
 
+def test_adapters_are_trained_beside_a_model_that_stays(case):
+    training = Training(replace(case, adapter=AdapterConfig(rank=2)))
+    base, first = jax.device_get((training.base, training.state.params))
+    training.run(0)
+    assert training.check()["loss_error"] < 1e-4
+    assert training.adapter_parameters == sum(x.size for x in jax.tree.leaves(first)) > 0
+    assert all(np.array_equal(*pair) for pair in zip(*map(jax.tree.leaves, (base, training.base)), strict=True))
+    moved = jax.tree.map(lambda x, y: not np.array_equal(x, y), first, jax.device_get(training.state.params))
+    assert all(jax.tree.leaves([part["lora_b"] for part in moved["layers"].values()]))
+
+
 def test_many_small_differences_are_too_much():
     assert tasks.require_logprobs(np.float32([0.2] + [0.001] * 99), "bfloat16", "")["logprob_error_mean"] < 0.02
     with refused("mean of 100 tokens", kind=WrongResult):
@@ -101,7 +113,7 @@ def test_shares_of_the_device(end_to_end, options, monkeypatch):
     found = device.shares(end_to_end.rollouts, timed, options)
     assert found["bandwidth_share"] == round(device.rollout_bytes(end_to_end.case) / 1e9 / 2.0, 4)
     found = device.shares(end_to_end.training, timed, options)
-    rate = found["step_tokens_per_s"] * device.train_flops(end_to_end.case) / 48 / 1e9
+    rate = found["step_tokens_per_s"] * device.step_flops(end_to_end.case) / 48 / 1e9
     assert found["step_mfu"] == pytest.approx(rate, rel=0.01, abs=1e-4) and found["score_mfu"] > 0
 
 
@@ -123,8 +135,9 @@ def test_traffic_and_operations_are_those_of_a_plain_count(case):
     assert device.rollout_bytes(case) == steps * dtype_bytes * count_parameters(shape) + cache * per_token
     attention = sum(n * n for n in (16, 9, 7, 16)) * shape.num_layers * shape.num_heads * shape.head_dim
     multiplied = count_parameters(shape) - (0 if shape.tie_embeddings else shape.vocab_size * shape.hidden_size)
-    assert device.train_flops(case) == 6 * multiplied * 48 + 6 * attention
-    assert device.train_flops(case, 1) == device.train_flops(case) / 3
+    assert device.step_flops(case) == 6 * multiplied * 48 + 6 * attention == 3 * device.score_flops(case)
+    # A frozen weight has no gradient; an adapter's has one.
+    assert device.step_flops(case, 100) == 2 * device.score_flops(case) + 6 * 100 * 48
 
 
 def test_accelerator_workloads(tiny_model):
@@ -140,6 +153,7 @@ def test_accelerator_workloads(tiny_model):
     # prime-rl's shape on one card.
     long = device.accelerator_case(tiny_model, "train", row_length=device.ROW_LENGTHS["qwen3_0_6b"])
     assert [len(e.response) for e in long.examples] == [15_872] * 4 and (long.rows, long.row_length) == (1, 16_384)
+    assert full.adapter.rank == 0 and device.accelerator_case(tiny_model, "train_lora").adapter == device.LORA
     both = device.accelerator_case(tiny_model, "e2e", slots=16)
     assert both.sequences == both.limits.size == len(both.examples) == 16
     assert (both.rows, both.row_length) == (4, 4096)
@@ -154,6 +168,33 @@ def test_device_rates_and_costs(tmp_path):
     assert found["busy_ms"] == pytest.approx(sum(cost["ms"] for cost in found["costs"]), abs=0.02) and found["costs"]
     kinds = [device.kind_of(name) for name in ("loop_fusion.12", "loop_fusion_7", "dot.3")]
     assert kinds == ["loop_fusion", "loop_fusion", "dot"]
+
+
+def test_questions_about_one_card(monkeypatch, tmp_path, capsys):
+    """Each question's command is one of the benchmark's; what failed or came too late leaves the others."""
+    for question in one_card.QUESTIONS:
+        given = command.parse(one_card.command(question, "gpu", tmp_path)[3:])
+        assert (given.model, given.task, given.device) == ([question.model], [question.task], "gpu")
+    costs = [{"operation": f"kernel{i}", "share": 0.5 / 2 ** i} for i in range(4)]
+    answers = iter([{"bandwidth_share": 0.61}, {"step_mfu": 0.4, "step_tokens_per_s": 90.0},
+                    {"step_mfu": 0.5, "step_tokens_per_s": 120.0}] * 2)
+
+    def run(arguments, timeout, **_):
+        answer = next(answers) | {"profile": {"costs": costs}}
+        if fails == arguments[arguments.index("--task") + 1]:
+            raise one_card.subprocess.TimeoutExpired(arguments, timeout)
+        return Namespace(stdout=json.dumps(answer) + "\n")
+
+    monkeypatch.setattr(one_card.subprocess, "run", run)
+    fails = ""
+    assert one_card.main(["--out", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "| one_and_half rollout | bandwidth_share | ≥ 0.5 | 0.383 | 0.610 | kernel0 50%, kernel1 25%," in told
+    assert "0.75 ×" in told
+    fails = "train"
+    assert one_card.main(["--out", str(tmp_path)]) == 1
+    told = capsys.readouterr().out
+    assert "| half train | step_mfu | ≥ 0.45 | 0.356 | not measured |" in told and "0.610" in told and "×" not in told
 
 
 def line(peer, model, task, value, variant="plain", **more):
@@ -217,7 +258,7 @@ def test_one_failure_does_not_stop_the_others(monkeypatch, capsys, tmp_path):
     ("--task rollout --model one_and_half", "write --model nano or mini or half, or add --device gpu"),
     ("--task rollout --device gpu", "--device gpu has no model nano: write --model half or one_and_half"),
     ("--task e2e_var train_var train --device gpu --model half",
-     "--device gpu has no task e2e_var train_var: write --task rollout or rollout_var or train or e2e"),
+     "--device gpu has no task e2e_var train_var: write --task rollout or rollout_var or train or train_lora or e2e"),
 ])
 def test_what_a_device_has_no_workload_for_is_refused(wrong, way_out, capsys):
     with pytest.raises(SystemExit):

@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 from experiments import compare
 from experiments.harness import study
 from experiments.harness.plots import draw_intervals
-from experiments.harness.results import ACCURACY, Mean, Measures, accuracy_table, kept, reached, read_run, tidy
+from experiments.harness.results import (
+    ACCURACY,
+    Mean,
+    Measures,
+    accuracy_table,
+    cost_table,
+    kept,
+    reached,
+    read_run,
+    tidy,
+)
 from experiments.harness.scales import SCALES
 from experiments.harness.study import Claim, Study
 from experiments.studies import (
@@ -26,9 +36,11 @@ from experiments.studies import (
     ablate_ratio,
     ablate_rft,
     ablate_updates,
+    budget,
     check,
     controls,
     exploration,
+    factorial,
     longer,
     main_table,
     offline,
@@ -98,9 +110,9 @@ def test_measures_at_equal_steps_and_at_equal_tokens(runs):
     # The standard error of 0.50 and 0.52, times the 97.5% quantile of t with 1 degree of freedom.
     assert measures.of_arm("best", "nft").half == pytest.approx(0.01 * 12.7062, abs=1e-5)
     assert measures.of_arm("area", "rft").value == pytest.approx(0.2, abs=1e-6)
-    assert measures.paired("tokens", "nft", "rft", "tokens").value == pytest.approx(0.31, abs=1e-6)
-    assert measures.paired("steps", "nft", "nft", "start").value == pytest.approx(0.41, abs=1e-6)
-    assert measures.paired("tokens", "nft", "dapo", "tokens").count == 0
+    assert measures.paired("tokens", ["nft"], ["rft"], "tokens").value == pytest.approx(0.31, abs=1e-6)
+    assert measures.paired("steps", ["nft"], ["nft"], "start").value == pytest.approx(0.41, abs=1e-6)
+    assert measures.paired("tokens", ["nft"], ["dapo"], "tokens").count == 0
     text = accuracy_table(measures)
     with_memory = accuracy_table(Measures.of(table.assign(**{"memory/peak_mb": 2560.0})))
     assert "GiB" not in text and with_memory.count("| 2.5 |") == 2
@@ -295,7 +307,7 @@ def test_a_run_that_was_never_evaluated_cannot_be_compared(runs):
 # ---- every study ---------------------------------------------------------------------------------------------------
 
 MODULES = (main_table, ablate_prompt_weight, ablate_clamp, ablate_negative_weight, ablate_ratio, ablate_updates,
-           ablate_rft, ablate_optimizer, controls, exploration, longer, offline, order, real_model)
+           ablate_rft, ablate_optimizer, budget, controls, factorial, exploration, longer, offline, order, real_model)
 # Scales of one study each. The preset of Gemma has too few prompts in a step for the other studies' many updates.
 OWN = {"gemma": (real_model,), "countdown": (exploration,)}
 
@@ -315,7 +327,7 @@ def test_every_arm_of_every_study_is_a_run_that_its_command_makes(scale, tmp_pat
                 assert parse(base, "", command[4:]).config == each.config
         known = {each.arm for each in planned}
         for claim in module.STUDY.claims:
-            assert {claim.arm, claim.than or claim.arm} <= known and claim.measure in study.MEASURED
+            assert {*claim.arms, *claim.others} <= known and claim.measure in study.MEASURED
 
 
 def test_studies_share_the_runs_that_are_the_same(tmp_path):
@@ -329,6 +341,38 @@ def test_studies_share_the_runs_that_are_the_same(tmp_path):
             folder(ablate_prompt_weight, "1-r"), folder(controls, "nft true")} == {nft}
     assert folder(main_table, "rft") == folder(ablate_rft, "rft 1")
     assert folder(ablate_negative_weight, "0") == folder(ablate_rft, "rft 1-r")
+
+
+def test_the_factorial_study_adds_one_arm_to_the_others(tmp_path):
+    base = SCALES["nano"].config
+    made, known = ({each.folder for module in some for each in plan("x", base, module.STUDY.arms_of(base), 1, tmp_path)}
+                   for some in ((factorial,), (main_table, ablate_rft, ablate_prompt_weight, ablate_negative_weight,
+                                               ablate_updates, offline)))
+    arms = factorial.STUDY.arms_of(base, "rft sqrt")
+    assert made - known == {plan("x", base, arms, 1, tmp_path)[0].folder}
+
+
+def test_main_effects_are_means_over_the_other_factor():
+    """Of additive effects with noise by seed: what least squares on the design gives, with an interval of the noise."""
+    rng, rows = np.random.default_rng(0), []
+    negatives, weights, together = {"rft": 0.0, "nft": 0.02}, {"1": 0.0, "1-r": 0.01, "sqrt": -0.03}, 0.04
+    noise = {(arm, seed): rng.normal(0, 0.01) for arm in (*factorial.RFT, *factorial.NFT) for seed in range(5)}
+    for (arm, seed), error in noise.items():
+        name, weight = arm.split()
+        value = 0.5 + 0.05 * seed + negatives[name] + weights[weight] + together * (arm == "nft 1-r") + error
+        rows.append(pd.DataFrame({"run": f"{arm}{seed}", "arm": arm, "seed": seed, "objective": name, "step": [0, 8],
+                                  "tokens": [0, 10], ACCURACY: [0.1, value]}))
+    measures = Measures.of(pd.concat(rows))
+    found = {(claim.arms, claim.others): claim.of(measures) for claim in factorial.claims("steps")}
+    error = np.array([[[noise[f"{name} {weight}", seed] for weight in weights] for name in negatives]
+                      for seed in range(5)])
+    gain = error[:, 1].mean(-1) - error[:, 0].mean(-1)
+    effect = found[factorial.NFT, factorial.RFT]
+    assert effect.value == pytest.approx(0.02 + together / 3 + gain.mean(), abs=1e-6) and effect.count == 5
+    assert effect.interval == pytest.approx(tuple(scipy.stats.ttest_1samp(
+        0.02 + together / 3 + gain, 0).confidence_interval(0.95)), abs=1e-6)
+    both = found[("nft 1-r", "rft 1"), ("nft 1", "rft 1-r")]
+    assert abs(both.value - together / 2) < 0.015
 
 
 def test_many_updates_keep_the_warm_up_in_steps():
@@ -458,3 +502,18 @@ def test_tokens_until_an_accuracy_lie_on_the_line_between_evaluations():
     run = pd.DataFrame({"tokens": [0, 100, 300, 400], ACCURACY: [0.2, 0.4, 0.8, 0.5]})
     assert reached(run, 0.6) == pytest.approx(200) and reached(run, 0.8) == 300
     assert math.isnan(reached(run, 0.9)) and math.isnan(reached(run, 0.1))
+
+
+def test_the_cost_until_an_accuracy():
+    """Of three seeds, two reach 60%: after 100 and 400 tokens, 2 and 8 minutes."""
+    table = pd.concat([pd.DataFrame({
+        "run": f"a{seed}", "arm": "a", "seed": seed, "objective": "nft", "step": [0, 1, 2], "seconds/step": 60.0 * rate,
+        "tokens": np.multiply([0, 1, 2], 100 * rate), ACCURACY: curve})
+        for seed, (rate, curve) in enumerate(((1, [0.2, 0.6, 0.7]), (4, [0.2, 0.6, 0.7]), (1, [0.2, 0.3, 0.4])))])
+    told = cost_table(Measures.of(table))
+    low, high = scipy.stats.ttest_1samp(np.log([2, 8]), 0).confidence_interval(0.95)
+    minutes = f"4.0 ({np.exp(low):.1f} to {np.exp(high):.1f})"
+    assert f"| a | 2 of 3 | 0.000 (0.000 to {50e-6 * np.exp(high):.3f}) | {minutes} | 60.0 ± " in told
+    alone = cost_table(Measures.of(table[table["seed"] == 1].assign(tokens=lambda each: 1e4 * each["tokens"])))
+    assert "| a | 1 of 1 | 4.000 | 8.0 | 70.0 |" in alone
+    assert "| a | 0 of 1 | - | - | 40.0 |" in cost_table(Measures.of(table[table["seed"] == 2]))

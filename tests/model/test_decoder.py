@@ -12,6 +12,7 @@ from nft_jax.model import decoder, delta
 from nft_jax.model.adapter import is_wrapped
 from nft_jax.model.attention import attend
 from nft_jax.model.config import FLOAT32, Compute, LinearRope, Llama3Rope, LongRope, ModelConfig, YarnRope
+from nft_jax.model.entries import cache_entries
 from nft_jax.model.hf import load_params, read_config
 from nft_jax.model.hf.families import FAMILIES
 from nft_jax.model.quantise import dequantise, quantise_matrices
@@ -89,7 +90,7 @@ def test_prefill_and_decode_steps_match_one_forward(case):
         split, config, tokens[:, :prompt], positions[:, :prompt], segment_ids[:, :prompt])
     assert (len(entries), len(memories)) == (len(config.attention_layers), len(config.delta_layers))
     empty = np.zeros((2, config.num_kv_heads, capacity - prompt, config.head_dim), np.float32)
-    cache = [decoder.cache_entries(*(np.concatenate([part, empty], axis=2) for part in pair), False)
+    cache = [cache_entries(*(np.concatenate([part, empty], axis=2) for part in pair), False)
              for pair in entries]
     step = jax.jit(partial(decoder.decode, split, config))
     for t in range(prompt, length):
@@ -111,11 +112,20 @@ def test_decode_ignores_what_is_not_valid_and_where_it_is_written(tiny):
     def in_noise(part):
         return np.concatenate([noise[:, :, :9], part, noise[:, :, 16:]], axis=2)
 
-    cache = [decoder.cache_entries(*map(in_noise, pair), False) for pair in entries]
+    cache = [cache_entries(*map(in_noise, pair), False) for pair in entries]
     valid = np.zeros((1, 24), bool)
     valid[0, 9:16] = valid[0, 20] = True
     logits, *_ = jax.jit(partial(decoder.decode, split, TINY))(tokens[:, 7], positions[:, 7], cache, [], 20, valid)
     np.testing.assert_allclose(logits[0], expected, atol=2e-5, rtol=0)
+
+
+def test_logits_by_column_are_the_logits(tiny):
+    """Tied and untied, with a cap."""
+    hidden = np.random.default_rng(3).normal(size=(5, TINY.hidden_size)).astype(np.float32)
+    for params in ({"embed": tiny["embed"]}, {"embed": tiny["embed"], "head": 2 * tiny["embed"].T}):
+        config = replace(TINY, final_softcap=3.0)
+        np.testing.assert_allclose(decoder.logits_by_column(params, config, hidden),
+                                   decoder.logits(params, config, hidden), atol=1e-5, rtol=0)
 
 
 # The packed rows: the reference's rows, and how many tokens of each one.

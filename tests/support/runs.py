@@ -13,11 +13,13 @@ class Judge:
     """Gives the i-th answer of a group the reward `reward(i, text, gold)`, whatever the model says. None: the
     verifier failed."""
 
+    reward = None      # as a `Verifier` of maths has it: it tells no solutions apart
+
     def __init__(self, reward):
-        self.reward = reward
+        self.judged = reward
 
     def submit(self, responses, golds, prompts=None):
-        future, rewards = Future(), map(self.reward, range(len(responses)), responses, golds)
+        future, rewards = Future(), map(self.judged, range(len(responses)), responses, golds)
         future.set_result([Verdict("error" if reward is None else "right" if reward > 0.5 else "wrong", reward)
                            for reward in rewards])
         return future
