@@ -3,7 +3,7 @@
     python -m experiments.nano.countdown_base            writes runs/countdown_base and its log; a killed one goes on
 
 1. The embedded model reads right answers to the questions of the split "base", which no run trains or evaluates on.
-   Every solution and every style of working is shown alike often (`experiments.nano.countdown.attempts`).
+   Of each, the number of operands is drawn, then a solution, then a style (`experiments.nano.countdown.attempts`).
 2. So the model cannot know which of several good ways to go. It is wrong because it is small, not because it was shown
    mistakes: its uncertainty is that of maximum likelihood.
 3. Training goes in rounds, until a fifth of the answers to questions that it has not seen are right. Each round is
@@ -16,12 +16,15 @@
 import hashlib
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from experiments.nano import countdown, write_questions
 from nft_jax import config as c
 from nft_jax.runtime.files import replaced
+from nft_jax.runtime.terminal import one_paragraph_errors
 from nft_jax.types import Halted
 
 BASE, DATA = Path("runs/countdown_base"), Path("runs/countdown_data")
@@ -50,16 +53,27 @@ def prepare(config: c.Config = COUNTDOWN) -> None:
     """Writes the questions, and makes the base where it is missing."""
     for split, count in (("train", TRAIN_QUESTIONS), ("heldout", HELD_OUT)):
         write_questions(DATA / f"{split}.jsonl", countdown.questions(split, count))
-    if Path(config.policy.path) == BASE:
-        make()
+    if Path(config.policy.path) == BASE and not finished(read_log(BASE)):
+        # A process of its own: this one asks for no device.
+        subprocess.run([sys.executable, "-m", __name__], check=True)
+
+
+def read_log(folder: Path) -> list[dict]:
+    """The rows of a base's log; none where there is no log yet."""
+    path = folder / LOG
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def finished(rows: list[dict]) -> bool:
+    """Whether the base with this log is whole: the last row is of the held-out questions."""
+    return bool(rows) and "sha256" in rows[-1]
 
 
 def make(folder: Path = BASE, updates: int = UPDATES, questions: int = HELD_OUT, samples: int = SAMPLES) -> None:
     """Trains the base and writes it to `folder`, with its log, unless it is there; goes on after the last round that
     was saved. Raises Halted where MOST_ROUNDS were not enough."""
-    path = folder / LOG
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    if rows and "sha256" in rows[-1]:
+    rows = read_log(folder)
+    if finished(rows):
         return
     import nft_jax
     from experiments.nano.warm_up import warm_up
@@ -69,7 +83,7 @@ def make(folder: Path = BASE, updates: int = UPDATES, questions: int = HELD_OUT,
         print(json.dumps(row), flush=True)
 
     def save() -> None:
-        with replaced(path) as partial:
+        with replaced(folder / LOG) as partial:
             partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     done = sum("round" in row for row in rows)
@@ -77,7 +91,7 @@ def make(folder: Path = BASE, updates: int = UPDATES, questions: int = HELD_OUT,
     while not done or rows[-1]["pass"]["1"] < ENOUGH:
         if done == MOST_ROUNDS:
             raise Halted(f"The base is right in {rows[-1]['pass']['1']:.1%} of its answers after {done} rounds, not in "
-                         f"{ENOUGH:.0%}: raise MOST_ROUNDS in {__name__}.")
+                         f"{ENOUGH:.0%}: raise MOST_ROUNDS in experiments.nano.countdown_base.")
         done += 1
         stream = countdown.attempts(done)
         policy = warm_up(policy, lambda index, stream=stream: stream, updates, rate=RATE, examples=EXAMPLES,
@@ -142,4 +156,5 @@ def measure(policy, split: str, questions: int, samples: int, temperature: float
 
 
 if __name__ == "__main__":
-    make()
+    with one_paragraph_errors("the same command goes on"):
+        make()

@@ -1,6 +1,5 @@
 """Countdown: its reward against hostile text, its solutions against sympy and a published count, its worked answers."""
 import itertools
-import json
 import random
 import re
 from fractions import Fraction
@@ -195,6 +194,20 @@ def test_the_reward_runs_in_workers():
     assert [each.outcome for each in found] == ["right", "wrong"] and found[0].extracted == "7*3+5-2"
 
 
+def test_the_study_makes_its_questions_and_its_base_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    commands = []
+    monkeypatch.setattr(countdown_base.subprocess, "run", lambda command, check: commands.append(command))
+    countdown_base.prepare()
+    assert [command[1:] for command in commands] == [["-m", "experiments.nano.countdown_base"]]
+    rows = {split: (countdown_base.DATA / f"{split}.jsonl").read_text().splitlines() for split in ("train", "heldout")}
+    assert rows["train"] and rows["heldout"] and not {*rows["train"]} & {*rows["heldout"]}
+    countdown_base.BASE.mkdir()
+    (countdown_base.BASE / countdown_base.LOG).write_text('{"round": 1}\n{"sha256": "0"}\n')
+    countdown_base.prepare()
+    assert len(commands) == 1
+
+
 def test_the_base_is_made_in_rounds_and_goes_on(tmp_path, monkeypatch):
     """Tiny: rounds of one update. A base that stays wrong is refused, and its rounds are kept."""
     monkeypatch.setattr(countdown_base, "EXAMPLES", 8)
@@ -204,12 +217,13 @@ def test_the_base_is_made_in_rounds_and_goes_on(tmp_path, monkeypatch):
 
     def made() -> list[dict]:
         countdown_base.make(folder, updates=1, questions=4, samples=4)
-        return [json.loads(line) for line in (folder / countdown_base.LOG).read_text().splitlines()]
+        return countdown_base.read_log(folder)
 
     for _ in range(2):                                  # the second makes no round
         with pytest.raises(Halted) as ended:
             made()
         assert "MOST_ROUNDS" in str(ended.value) and "0.0%" in str(ended.value)
+        assert not countdown_base.finished(countdown_base.read_log(folder))
     monkeypatch.setattr(countdown_base, "ENOUGH", 0.0)
     first, found = made()
     assert made() == [first, found]
