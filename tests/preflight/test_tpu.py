@@ -1,6 +1,7 @@
 """TPU slices that are not there: run where libtpu is installed (pip install libtpu)."""
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,9 @@ def test_a_small_run_on_a_slice_of_v5e():
     assert result.returncode == 0, result.stderr
     assert "splash attention" in result.stdout and "4 devices of 15.75 GiB" in result.stdout
     assert "it fits" in result.stdout
+    ratio = re.search(r"([\d.]+) times the weights and all \d+ entries of each slot", result.stdout)
+    # So small a model stays in VMEM for a block.
+    assert "A decode step of the longest ring moves" in result.stdout and 0 < float(ratio[1]) < 1
 
 
 def test_a_slice_of_one_chip():
