@@ -1,11 +1,12 @@
 """How many decode steps a rollout phase takes, simulated: generation batches sized as if every group were accepted,
-against batches sized by the share that earlier steps accepted (`nft_jax.train.acceptance`).
+against batches sized by the share that earlier steps accepted (`nft_jax.train.acceptance`); and these against batches
+with a budget (rollout.tokens_per_step).
 
-    python -m experiments.benchmark.draining             prints the table, and draws figures/draining.png
+    python -m experiments.benchmark.draining             prints the tables, and draws figures/draining.png
 
 The shape is the 7B preset's: 512 groups of 16 answers, whose lengths are geometric, with a mean of 1,195 tokens and a
 limit of 3,584. Each answer takes the first slot that is free; a batch ends with its longest answer. A group is
-accepted by chance, whatever its lengths. No model runs.
+accepted by chance, whatever its lengths. No model runs: the prefill of answers that go on is counted apart, in tokens.
 """
 import heapq
 from collections.abc import Callable
@@ -15,11 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from nft_jax.record.pictures import HUES, Look, canvas, curve, describe, label_ends
-from nft_jax.train.acceptance import DECAY, LEAST_SHARE, MOST, prompts_to_ask
+from nft_jax.train.acceptance import DECAY, LEAST_SHARE, MOST, Share, prompts_to_ask
 
 FIGURE = Path(__file__).parents[1] / "figures" / "draining.png"
 SLOTS = (512, 1024, 2048, 4096, 8192)
 SHARES = (0.3, 0.5, 0.7)
+BUDGETS = (1792, 896)       # a half and a quarter of the limit
+FILLING = 10                # first steps that are not counted: open groups become as many as they stay
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Cost:
     tokens: int = 0
     batches: int = 0
     carried: int = 0
+    open_groups: int = 0
+    prefilled: int = 0      # tokens of answers that go on
 
 
 Rule = Callable[[int, float, float], int]
@@ -86,6 +91,54 @@ def simulate(phase: Phase, slots: int, rule: str, *, steps: int = 20, seed: int 
     return cost
 
 
+def budgeted(phase: Phase, slots: int, budget: int, *, steps: int = 20, seed: int = 0) -> Cost:
+    """`steps` steps of `nft_jax.train.loop.collect` with rollout.tokens_per_step, after FILLING others."""
+    rng, cost, share = np.random.default_rng(seed), Cost(steps=steps), Share(0.0, 0.0, 0.0)
+    going, carried = np.zeros((0, 2, phase.samples), int), 0      # of the open groups: lengths, tokens so far
+    for step in range(FILLING + steps):
+        have, batches = carried, 0
+        while have < phase.groups or (len(going) and not batches):
+            asked = min(share.new_prompts(phase.groups, have, len(going)), MOST * phase.groups)
+            new = np.minimum(rng.geometric(1 / phase.mean, (asked, phase.samples)), phase.limit)
+            going = np.concatenate([going, np.stack([new, np.zeros_like(new)], axis=1)])
+            lengths, so_far = going[:, 0], going[:, 1]
+            now = np.minimum(lengths - so_far, budget)
+            batches += 1
+            if step >= FILLING:
+                cost.decode_steps += makespan(now[now > 0], slots)
+                cost.tokens += int(now.sum())
+                cost.prefilled += int(so_far[now > 0].sum())
+                cost.batches += 1
+            ended = (so_far + now == lengths).all(axis=1)
+            going = np.stack([lengths, so_far + now], axis=1)
+            accepted = rng.binomial(int(ended.sum()), phase.accepted)
+            have += accepted
+            share.asked, share.accepted = share.asked + int(ended.sum()), share.accepted + accepted
+            share.batches += int(-(-lengths[ended].max(axis=1) // budget).sum())
+            going = going[~ended]
+        carried = have - phase.groups
+        cost.carried += carried * (step >= FILLING)
+        cost.open_groups += len(going) * (step >= FILLING)
+        share = Share(DECAY * share.asked, DECAY * share.accepted, DECAY * share.batches)
+    return cost
+
+
+def budgets_table() -> None:
+    print("| slots | accepted | tokens a step | decode steps a step | ratio to off | batches | carried, open groups "
+          "| prefilled again |")
+    print("|---|---|---|---|---|---|---|---|")
+    for share in SHARES:
+        for slots in (512, 2048, 8192):
+            phase = Phase(accepted=share)
+            off = simulate(phase, slots, "by share")
+            for budget in BUDGETS:
+                one = budgeted(phase, slots, budget)
+                print(f"| {slots:,} | {share:.0%} | {budget:,} | {one.decode_steps / one.steps:,.0f} "
+                      f"| {off.decode_steps / one.decode_steps:.2f} × | {one.batches / one.steps:.2f} "
+                      f"| {one.carried / one.steps:.0f}, {one.open_groups / one.steps:,.0f} "
+                      f"| {one.prefilled / one.tokens:.0%} of the sampled |", flush=True)
+
+
 def main() -> None:
     print("| slots | accepted | decode steps a step, before | by share | ratio | batches | carried groups |")
     print("|---|---|---|---|---|---|---|")
@@ -106,6 +159,8 @@ def main() -> None:
     describe(axes, "Decode steps of a rollout phase", "before ÷ by share", "slots")
     label_ends(axes)
     figure.save(FIGURE)
+    print()
+    budgets_table()
 
 
 if __name__ == "__main__":

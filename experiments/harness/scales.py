@@ -35,9 +35,11 @@ class Scale:
 
     experiment: its name for `experiments.train`.
     topology: the devices that its cost is estimated for (`nft_jax.preflight`).
+    shape: a model of the base's shape, for the estimate: the base itself may not be made yet. "" is the base.
     """
     experiment: str
     topology: str
+    shape: str = ""
 
     @property
     def config(self) -> Config:
@@ -46,7 +48,7 @@ class Scale:
 
 SCALES: dict[str, Scale] = {
     "nano": Scale("experiments.harness.scales:NANO", "cpu:1"),
-    "countdown": Scale("experiments.nano.countdown_base:COUNTDOWN", "cpu:1"),
+    "countdown": Scale("experiments.nano.countdown_base:COUNTDOWN", "cpu:1", "nano"),
     "gemma": Scale("gemma3_270m", "cpu:1"),
     "gsm8k": Scale("gsm8k", "gpu:1xH100"),
     "7b": Scale("qwen2_5_math_7b", "gpu:8xH100"),

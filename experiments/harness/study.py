@@ -191,7 +191,7 @@ def dry_run(scale: str, topology: Topology, base: Config, planned: Sequence[Plan
     for arm, config in configs.items():
         told = differences(resolved(base), resolved(config), ignore=SEEDS)
         lines.append(f"  {arm:24} {fields_of({name: now for name, (_, now) in told.items() if now is not None})}")
-    model = config_of(base.policy.path)
+    model = config_of(SCALES[scale].shape or base.policy.path)
     sketch = estimate_of(base, model, topology)
     assumed, found = sketch.assumed, sketch.estimate
     hours = {arm: estimate_of(config, model, topology).estimate.device_hours for arm, config in configs.items()}

@@ -22,7 +22,7 @@ from nft_jax.verify.rewards.gym import read_expression
 
 COUNT, LARGEST = 4, 9                   # numbers of a question, from 1 to LARGEST
 TARGETS = range(1, 61)
-FEWEST = 4                              # different right expressions of a question
+FEWEST = 8                              # different right expressions of a question
 LONGEST = 64                            # characters of a right expression
 PRIME = 2**61 - 1
 STYLES = ("forward", "backward", "trials", "direct")

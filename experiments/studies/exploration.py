@@ -6,6 +6,7 @@ unbiased pass@k for k = 1 to 64, and how many different right answers (solutions
 after equal steps, and where each first reaches an accuracy that all arms reach which learn: there a higher pass@k is
 not a higher accuracy.
 """
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,12 +59,14 @@ def table(measures: Measures, place: Place, with_base: bool) -> str:
 
 
 def tables(measures: Measures) -> str:
+    """pass@k and what stands beside it, after equal steps and, where an arm learns, at equal accuracy."""
+    equal = [f"## pass@k where {measures.level:.1%} is reached", table(measures, at_level(measures), False)]
     return "\n\n".join([
         f"## pass@k after {measures.step:.0f} steps", table(measures, lambda run: measures.step, True),
-        f"## pass@k where {measures.level:.1%} is reached", table(measures, at_level(measures), False),
+        *(equal if math.isfinite(measures.level) else ["No arm is better than its start: there is no equal accuracy."]),
         "pass@k is unbiased, in per cent, from 64 answers to a question. Solutions are the different right answers\n"
-        "among them, mean over all questions. Entropies are in nats per token of held-out answers. Every\n"
-        f"run of an arm that learns reaches {measures.level:.1%}; other runs are left out of the second table."])
+        "among them, mean over all questions. Entropies are in nats per token of held-out answers. The\n"
+        "second table has the runs that reach the accuracy: all runs of the arms that learn."])
 
 
 def draw(measures: Measures, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Attention of whole sequences (`attend`) and of one decode step (`attend_cache`).
+"""Attention of whole sequences. `entries.attend_cache` is that of a decode step.
 
 Arrays are head-major: [batch, kv_heads, sequence, head_dim]. XLA multiplies this layout 4 to 5
 times faster on CPU than sequence-major, and a decode step updates it in one slice.
@@ -9,9 +9,16 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from nft_jax.model.config import Attention, LinearRope, Llama3Rope, LongRope, RopeScaling, YarnRope
+from nft_jax.model.config import (
+    Attention,
+    LinearRope,
+    Llama3Rope,
+    LongRope,
+    ProportionalRope,
+    RopeScaling,
+    YarnRope,
+)
 from nft_jax.model.kernels import cudnn, splash
-from nft_jax.model.quantise import Quantized
 
 # Finite, so that a row with nothing to attend to gives a number and not nan.
 MASKED = -1e30
@@ -42,6 +49,9 @@ def scaled_frequencies(frequencies, theta: float, scaling: RopeScaling):
     slow = frequencies / scaling.factor
     if isinstance(scaling, LinearRope):
         return slow
+    if isinstance(scaling, ProportionalRope):
+        # By the angle 0, which changes nothing.
+        return jnp.where(jnp.arange(len(slow)) < int(scaling.partial_rotary_factor * len(slow)), slow, 0)
     if isinstance(scaling, Llama3Rope):
         # Turns of each frequency in the original context.
         turns = scaling.original_max_position_embeddings * frequencies / (2 * math.pi)
@@ -123,21 +133,3 @@ def attend(q_BKGTD, k_BKSD, v_BKSD, segment_ids_BS, *, scale: float, window: int
     weighted = checkpoint_name(jnp.einsum("bkns,bksd->bknd", exponents.astype(v_BKSD.dtype), v_BKSD,
                                           preferred_element_type=jnp.float32), "attended")
     return (weighted / total).astype(v_BKSD.dtype).reshape(q_BKGTD.shape)
-
-
-def attend_cache(q_SKGD, k_SKDC, v_SKCD, valid_SC, *, scale: float):
-    """One query per slot against the slot's cache.
-
-    q [S, kv_heads, queries_per_kv, head_dim], k [S, kv_heads, head_dim, cache], v
-    [S, kv_heads, cache, head_dim], valid [S, cache] bool -> like q. k and v may be `Quantized`: their scales
-    multiply the scores and the weights, not the cache. The softmax is taken in float32."""
-    k, k_scale = k_SKDC if isinstance(k_SKDC, Quantized) else (k_SKDC, None)
-    v, v_scale = v_SKCD if isinstance(v_SKCD, Quantized) else (v_SKCD, None)
-    scores = jnp.einsum("skgd,skdc->skgc", q_SKGD, k.astype(q_SKGD.dtype), preferred_element_type=jnp.float32) * scale
-    scores = jnp.where(valid_SC[:, None, None], scores if k_scale is None else scores * k_scale, MASKED)
-    exponents = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
-    total = exponents.sum(axis=-1, keepdims=True)
-    weights = exponents if v_scale is None else exponents * jnp.swapaxes(v_scale, 2, 3)
-    weighted = jnp.einsum("skgc,skcd->skgd", weights.astype(q_SKGD.dtype), v.astype(q_SKGD.dtype),
-                          preferred_element_type=jnp.float32)
-    return (weighted / total).astype(q_SKGD.dtype)

@@ -1,4 +1,5 @@
-"""What the devices send each other, read from the text of a compiled program."""
+"""What the devices send each other, read from the text of a compiled program (`collectives`). What `traffic` needs of
+that text too stands here."""
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ def collectives(text: str, devices: int) -> Counter[str]:
     counts as often as it runs, or once where the text does not say (the walk over micro-batches). Of a
     conditional's branches only the one that receives most counts, as if it were always taken.
     """
-    computations, entry = _computations(text)
+    computations, entry = computations_of(text)
 
     def walk(name: str, times: int, scope: str, seen: set) -> Iterator[tuple[str, int]]:
         for line in computations.get(name, ()):
@@ -33,18 +34,17 @@ def collectives(text: str, devices: int) -> Counter[str]:
                 kind, size = _received(match, line, name, devices)
                 # An asynchronous collective is written several times: its start, the work it
                 # overlaps, its end. Its channel and shape tell that it is the same.
-                identity = (scope, kind, size, _group(r"channel_id=(\d+)", line))
+                identity = (scope, kind, size, group_of(r"channel_id=(\d+)", line))
                 if identity not in seen:
                     seen.add(identity)
                     yield kind, times * size
             if " while(" in line:
-                body = _group(r"body=%?([^\s,)]+)", line)
-                yield from walk(body, times * _trip_count(line, computations), body, seen)
+                body = group_of(r"body=%?([^\s,)]+)", line)
+                yield from walk(body, times * trip_count(line, computations), body, seen)
             elif not match:
                 for called in CALLED.findall(line):
                     yield from walk(called, times, scope, seen)
-                names = BRANCH.findall(" ".join(map(" ".join, BRANCHES.findall(line))))
-                branches = [list(walk(branch, times, scope, set(seen))) for branch in names]
+                branches = [list(walk(branch, times, scope, set(seen))) for branch in branches_of(line)]
                 yield from max(branches, key=lambda found: sum(size for _, size in found), default=())
 
     received: Counter[str] = Counter()
@@ -53,7 +53,7 @@ def collectives(text: str, devices: int) -> Counter[str]:
     return received
 
 
-def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+def computations_of(text: str) -> tuple[dict[str, list[str]], str]:
     """Name -> lines of each computation, and the name of the entry computation."""
     found, entry, lines = {}, "", []
     for line in text.splitlines():
@@ -66,25 +66,30 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
     return found, entry
 
 
-def _group(pattern: str, line: str) -> str:
+def branches_of(line: str) -> list[str]:
+    """The computations of a conditional's branches; none for another instruction."""
+    return BRANCH.findall(" ".join(map(" ".join, BRANCHES.findall(line))))
+
+
+def group_of(pattern: str, line: str) -> str:
     """The pattern's group in the line, or ""."""
     match = re.search(pattern, line)
     return match[1] if match else ""
 
 
-def _trip_count(line: str, computations: dict[str, list[str]]) -> int:
-    """How often a while loop runs; 1 if the text does not tell. The CPU compiler notes the number. Otherwise it
+def trip_count(line: str, computations: dict[str, list[str]], unknown: int = 1) -> int:
+    """How often a while loop runs; `unknown` if the text does not tell. The CPU compiler notes the number. Otherwise it
     is the constant that the loop's condition compares with."""
-    known = _group(r'known_trip_count"?[:=]\{"?n"?[:=]"?(\d+)', line)
+    known = group_of(r'known_trip_count"?[:=]\{"?n"?[:=]"?(\d+)', line)
     if known:
         return int(known)
-    condition = computations.get(_group(r"condition=%?([^\s,)]+)", line), [])
+    condition = computations.get(group_of(r"condition=%?([^\s,)]+)", line), [])
     constants = dict(re.findall(r"%(\S+) = s32\[\]\S* constant\((\d+)\)", "\n".join(condition)))
     for other in condition:
         compared = re.search(r"compare\(%?\S+?, %?([^\s)]+)\), direction=LT", other)
         if compared and compared[1] in constants:
             return int(constants[compared[1]])
-    return 1
+    return unknown
 
 
 def _received(match: re.Match, line: str, computation: str, devices: int) -> tuple[str, int]:
@@ -112,10 +117,10 @@ def _received(match: re.Match, line: str, computation: str, devices: int) -> tup
 
 def _group_size(line: str, devices: int) -> int:
     """Devices of the collective's groups, written in one of three ways; all devices where none is written."""
-    explicit = _group(r"replica_groups=\{\{([\d,]+)\}", line)
+    explicit = group_of(r"replica_groups=\{\{([\d,]+)\}", line)
     if explicit:
         return len(explicit.split(","))
-    iota = _group(r"replica_groups=\[\d+,(\d+)\]", line)
+    iota = group_of(r"replica_groups=\[\d+,(\d+)\]", line)
     if iota:
         return int(iota)
     mesh = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", line)

@@ -76,6 +76,17 @@ class Report(Sketch):
     def fits(self) -> bool:
         return not self.too_large
 
+    @property
+    def decode(self) -> Line:
+        """A block of decode steps over the longest ring."""
+        return next(line for line in self.lines if line.kind.startswith("decode"))
+
+    def excess(self, entries: int) -> float:
+        """Bytes that a decode step over the longest ring moves, as a multiple of what it needs (`Model.needed`) when
+        each slot has `entries` valid entries. 0 where the compiler does not tell."""
+        step = self.decode.moved / self.plan.config.rollout.block_size
+        return step / self.memory.needed(entries / self.sampler.buckets[-1])
+
 
 def estimate_of(config: Config, model: ModelConfig, topology: Topology,
                 assumed: Assumptions | None = None) -> Sketch:
@@ -114,7 +125,8 @@ def preflight(config: Config, model: ModelConfig, topology: Topology, assumed: A
     # A tail's programs are those of all slots, with fewer.
     programs = [program for program in programs_of(plan, sampler) if program.kind not in TAIL_KINDS]
     kinds, variants, work = largest(programs), Counter(program.kind for program in programs), flops(plan, sampler)
-    compiled = compile_programs(list(kinds.values()), plan.mesh.size, progress)
+    compiled = compile_programs(list(kinds.values()), plan.mesh.size, progress,
+                                plan.config.rollout.block_size if topology.platform == "tpu" else 0)
     lines = [_line(sketch, kind, variants[kind], work.get(kind, 0.0) / plan.mesh.size, one)
              for kind, one in zip(kinds, compiled, strict=True)]
     times = estimate(plan, sampler, sketch.memory, topology.device, sketch.assumed,

@@ -19,7 +19,8 @@ COLUMNS = ("program", "beside", "arguments", "temporaries", "peak", "of usable",
 
 
 def text(report: Report) -> str:
-    return "\n".join([*_head(report), "", *_table(report), "", *_verdict(report), "", *_times(report)])
+    return "\n".join([*_head(report), "", *_table(report), *_traffic(report), "", *_verdict(report), "",
+                      *_times(report)])
 
 
 def _head(r: Report) -> list[str]:
@@ -67,9 +68,21 @@ def _table(r: Report) -> list[str]:
     ]
 
 
+def _traffic(r: Report) -> list[str]:
+    """What a decode step moves, where the compiled program tells."""
+    if not r.decode.moved:
+        return []
+    step, ring = r.decode.moved / r.plan.config.rollout.block_size, r.sampler.buckets[-1]
+    lines = [f"A decode step of the longest ring moves {step / GiB:.2f} GiB to and from HBM, by the compiled program:",
+             f"{r.excess(ring):.2f} times the weights and all {ring:,} entries of each slot"]
+    if len(r.sampler.buckets) > 1:
+        fewest = r.sampler.buckets[-2] + 1
+        lines.append(f"{r.excess(fewest):.2f} times the weights and {fewest:,} entries, the fewest that need this ring")
+    return ["", *lines]
+
+
 def _verdict(r: Report) -> list[str]:
-    decode = next(line for line in r.lines if line.kind.startswith("decode"))
-    room = r.usable - decode.beside - decode.temporaries - r.memory.weights
+    room = r.usable - r.decode.beside - r.decode.temporaries - r.memory.weights
     slot = r.memory.cache / r.sampler.slots * r.plan.mesh.size
     lines = [
         f"keys and values: room for {max(0, room) / GiB:.2f} GiB on each device; a slot of the longest answer takes "

@@ -10,6 +10,7 @@ admission overwrites it, and it does not grow.
 
 The sequence axis is never sharded: XLA drops a clamped update on a sharded axis (openxla/xla#49118).
 """
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,17 +19,15 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from nft_jax.model import delta
-from nft_jax.model.config import ModelConfig
-from nft_jax.model.decoder import cache_entries
+from nft_jax.model.config import LayerKind, ModelConfig
+from nft_jax.model.entries import Rows, cache_entries, ring_axes
 from nft_jax.runtime.compilation import with_shardings
 from nft_jax.runtime.mesh import sharding
-
-RING_AXES = (3, 2)     # of keys [S, K, E, C] and of values [S, K, C, E]
 
 
 class DecodeState(NamedTuple):
     """S slots over a ring of C entries. Donated to every program that takes it."""
-    # per layer with attention: keys [S, kv_heads, head_dim, C], values [S, kv_heads, C, head_dim]
+    # per layer that has its own: keys and values, in the layout of `model.entries`
     cache: list[tuple[Any, Any]]
     memories: list[delta.Memory]      # per layer with a delta net, of S sequences
     write_index: jax.Array            # [] int32: ring index that the next step writes
@@ -63,24 +62,52 @@ def buckets_up_to(longest: int, smallest: int = 1) -> tuple[int, ...]:
     return (*sizes, longest)
 
 
-def empty_layer(config: ModelConfig, slots: int, length: int, dtype, quantised: bool):
-    zeros = jnp.zeros((slots, config.num_kv_heads, length, config.head_dim), dtype)
-    return cache_entries(zeros, zeros, quantised)
+def ring_lengths(longest: int, platform: str) -> tuple[int, ...]:
+    """The buckets of rings: powers of two from a sixteenth of `longest` on, at least 128. On TPU, where a step's time
+    is that of reading its ring, eighths of the longest from its half on."""
+    powers = buckets_up_to(longest, max(128, longest // 16))
+    if platform != "tpu":
+        return powers
+    # Whole tiles of 16 entries.
+    upper = sorted({-(-powers[-1] * eighths // 128) * 16 for eighths in range(4, 8)})
+    return (*(size for size in powers if size < upper[0]), *(size for size in upper if size < powers[-1]), powers[-1])
 
 
-def empty_state(config: ModelConfig, slots: int, capacity: int, dtype, quantised: bool = False) -> DecodeState:
-    """All slots free, over a ring of `capacity` entries."""
+def no_rows(kind: LayerKind) -> int:
+    """No layer lies in rows (`model.entries`)."""
+    return 0
+
+
+def empty_layer(config: ModelConfig, kind: LayerKind, slots: int, length: int, dtype, quantised: bool, heads: int = 0):
+    kv_heads, head_dim = config.heads_of(kind)
+    zeros = jnp.zeros((slots, kv_heads, length, head_dim), dtype)
+    return cache_entries(zeros, zeros, quantised, heads)
+
+
+def cached_kinds(config: ModelConfig) -> list[LayerKind]:
+    """Of the layers in the cache."""
+    return [config.kinds[layer] for layer in config.cached_layers]
+
+
+def empty_state(config: ModelConfig, slots: int, capacity: int, dtype, quantised: bool = False,
+                heads: Callable[[LayerKind], int] = no_rows) -> DecodeState:
+    """All slots free, over a ring of `capacity` entries. heads: of a layer of this kind, as of `cache_entries`."""
     zeros = jnp.zeros(slots, jnp.int32)
-    cache = [empty_layer(config, slots, capacity, dtype, quantised) for _ in config.attention_layers]
+    cache = [empty_layer(config, kind, slots, capacity, dtype, quantised, heads(kind)) for kind in cached_kinds(config)]
     memories = [delta.empty(config, slots, dtype) for _ in config.delta_layers]
     return DecodeState(cache, memories, write_index=jnp.int32(0), length=zeros, token=zeros, generated=zeros,
                        limit=zeros, stream=zeros.astype(jnp.uint32), rollout=zeros.astype(jnp.uint32),
                        active=zeros.astype(bool))
 
 
-def entry_sharding(config: ModelConfig, mesh: Mesh, slots: str | None = "batch"):
-    """Sharding of keys and values: slots over the data axes, kv heads over `tensor` where it divides them."""
-    return sharding(mesh, slots, None if config.num_kv_heads % mesh.shape["tensor"] else "kv_heads", None, None)
+def entry_sharding(config: ModelConfig, kind: LayerKind, mesh: Mesh, slots: str | None = "batch"):
+    """Sharding of a layer's keys and values: slots over the data axes, kv heads over `tensor` where it divides them."""
+    kv_heads, _ = config.heads_of(kind)
+    return sharding(mesh, slots, None if kv_heads % mesh.shape["tensor"] else "kv_heads", None, None)
+
+
+def cache_shardings(config: ModelConfig, mesh: Mesh, slots: str | None = "batch") -> list:
+    return [entry_sharding(config, kind, mesh, slots) for kind in cached_kinds(config)]
 
 
 def memory_sharding(mesh: Mesh, slots: str | None = "batch"):
@@ -91,12 +118,12 @@ def memory_sharding(mesh: Mesh, slots: str | None = "batch"):
 def state_shardings(config: ModelConfig, mesh: Mesh) -> DecodeState:
     """Shardings of a state: of the cache and the memories by their own; arrays [S] are split like the slots."""
     slots = sharding(mesh, "batch")
-    return DecodeState(entry_sharding(config, mesh), memory_sharding(mesh), sharding(mesh), *(slots,) * 7)
+    return DecodeState(cache_shardings(config, mesh), memory_sharding(mesh), sharding(mesh), *(slots,) * 7)
 
 
 def prefilled_shardings(config: ModelConfig, mesh: Mesh) -> Prefilled:
     """Prompts are whole on every device of the data axes."""
-    return Prefilled(entry_sharding(config, mesh, None), memory_sharding(mesh, None))
+    return Prefilled(cache_shardings(config, mesh, None), memory_sharding(mesh, None))
 
 
 def abstract_decode_state(config: ModelConfig, mesh: Mesh, *sizes) -> DecodeState:
@@ -108,6 +135,14 @@ def attended(write_index, length, capacity: int):
     """[S, C] bool: the entry being written and the `length` entries of the slot behind it."""
     behind = (write_index - jnp.arange(capacity)) % capacity
     return behind[None] <= length[:, None]
+
+
+def each_part(change, layer, *others):
+    """The layer with `change(ring, ..., axis)` of its keys and of its values; `axis` is that of the ring. `others` are
+    layers too, whose keys or values `change` takes beside."""
+    changed = [jax.tree.map(partial(change, axis=axis), *parts)
+               for axis, *parts in zip(ring_axes(layer), layer, *others, strict=True)]
+    return Rows(*changed) if isinstance(layer, Rows) else tuple(changed)
 
 
 def admit(state: DecodeState, prefilled: Prefilled, slots, source, token, length, generated, limit, stream,
@@ -130,9 +165,7 @@ def admit(state: DecodeState, prefilled: Prefilled, slots, source, token, length
     def put(old, new):
         return old.at[slots].set(new.astype(old.dtype), mode="drop")
 
-    cache = [tuple(jax.tree.map(lambda ring, new, axis=axis: lay(ring, new, axis), *pair)
-                   for axis, *pair in zip(RING_AXES, layer, new, strict=True))
-             for layer, new in zip(state.cache, prefilled.cache, strict=True)]
+    cache = [each_part(lay, layer, new) for layer, new in zip(state.cache, prefilled.cache, strict=True)]
     memories = jax.tree.map(lambda old, prompts: put(old, prompts[source]), state.memories, prefilled.memories)
     new = {"length": length, "token": token, "generated": generated, "limit": limit, "stream": stream,
            "rollout": rollout, "active": jnp.ones_like(length, bool)}
@@ -151,8 +184,7 @@ def grow_layer(layer, write_index, rows=None, *, capacity: int):
         pad[axis] = (0, capacity - ring.shape[axis])
         return jnp.pad(jnp.roll(ring, -write_index, axis=axis), pad)
 
-    return tuple(jax.tree.map(lambda ring, axis=axis: grow(ring, axis), part)
-                 for axis, part in zip(RING_AXES, layer, strict=True))
+    return each_part(grow, layer)
 
 
 def keep_slots(state: DecodeState, rows) -> DecodeState:

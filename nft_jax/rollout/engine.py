@@ -32,7 +32,8 @@ from jax.sharding import Mesh
 from nft_jax.config import DecodingConfig, SamplingConfig
 from nft_jax.model import decoder
 from nft_jax.model.adapter import is_wrapped, merge
-from nft_jax.model.config import FLOAT32, Compute, ModelConfig
+from nft_jax.model.config import FLOAT32, Compute, LayerKind, ModelConfig
+from nft_jax.model.entries import cache_entries, heads_in_row
 from nft_jax.model.parameters import ARRAYS, parameter_shardings
 from nft_jax.model.quantise import quantise_matrices
 from nft_jax.model.stack import split_layers
@@ -43,18 +44,20 @@ from nft_jax.rollout.cache import (
     admit,
     attended,
     buckets_up_to,
+    cached_kinds,
     empty_state,
     entry_sharding,
     grow_layer,
     keep_slots,
     prefilled_shardings,
+    ring_lengths,
     state_shardings,
 )
 from nft_jax.rollout.ends import Ends
-from nft_jax.rollout.sampling import Sampled, SamplingParams, sample_tokens, uniforms
+from nft_jax.rollout.sampling import Sampled, SamplingParams, sample_by_column, sample_tokens, uniforms
 from nft_jax.rollout.schedule import INERT, Admission, Prefill, Schedule, SlotUse
 from nft_jax.runtime.compilation import Program, with_shardings
-from nft_jax.runtime.mesh import RULES, data_parallel_size, host_mesh, hosts, sharding
+from nft_jax.runtime.mesh import RULES, data_parallel_size, host_mesh, hosts, platform_of, sharding
 from nft_jax.types import Group, InputError, Prompt, Rollout
 
 PLAIN = SamplingConfig()
@@ -96,8 +99,10 @@ def decode_weight_shardings(model: ModelConfig, mesh: Mesh, weight_dtype: Stored
         decoder.parameter_shapes(model)))
 
 
-def prefill(params, model: ModelConfig, compute: Compute, length: int, quantised: bool, tokens, lengths):
-    """Step 1: what prompts leave behind; keys and values are padded on the left to `length` entries.
+def prefill(params, model: ModelConfig, compute: Compute, length: int, quantised: bool,
+            heads: Callable[[LayerKind], int], tokens, lengths):
+    """Step 1: what prompts leave behind; keys and values are padded on the left to `length` entries. heads: of a
+    layer of this kind, as of `cache_entries`.
 
     tokens [P, T]: left-padded prompts without their last tokens, which decoding feeds first. lengths [P]."""
     size = tokens.shape[1]
@@ -105,7 +110,8 @@ def prefill(params, model: ModelConfig, compute: Compute, length: int, quantised
     entries, memories = decoder.prefill(params, model, tokens, jnp.maximum(place, 0), (place >= 0).astype(jnp.int32),
                                         compute)
     pad = ((0, 0), (0, 0), (length - size, 0), (0, 0))
-    return Prefilled([decoder.cache_entries(jnp.pad(k, pad), jnp.pad(v, pad), quantised) for k, v in entries], memories)
+    return Prefilled([cache_entries(jnp.pad(k, pad), jnp.pad(v, pad), quantised, heads(kind))
+                      for (k, v), kind in zip(entries, cached_kinds(model), strict=True)], memories)
 
 
 def decode_block(params, model: ModelConfig, mesh: Mesh, eos: tuple[int, ...], block_size: int, truncate: bool,
@@ -120,13 +126,15 @@ def decode_block(params, model: ModelConfig, mesh: Mesh, eos: tuple[int, ...], b
     uniform = uniforms(base_key, state.rollout, state.stream, positions)
     nothing = jnp.zeros((block_size, slots), jnp.float32)
     eos_ids = jnp.array(eos, jnp.int32)
+    by_column = platform_of(mesh) == "tpu" and not truncate
+    sample = sample_by_column if by_column else partial(sample_tokens, truncate=truncate)
 
     def one(step, carry):
         state, out = carry
         valid = attended(state.write_index, state.length, capacity)
         logits, cache, memories = decoder.decode(params, model, state.token, state.length, state.cache,
                                                  state.memories, state.write_index, valid, mesh)
-        sampled = sample_tokens(logits, uniform[step], sampling, truncate=truncate)
+        sampled = sample(logits, uniform[step], sampling)
         generated = state.generated + 1
         ended = (sampled.token[:, None] == eos_ids[None]).any(-1) | (generated >= state.limit)
         after = DecodeState(
@@ -158,7 +166,7 @@ class Sampler:
     own prompts and on its own devices (`self.mesh`). Only `cast` is a program of all processes.
     delay: blocks asked for ahead of reading. None: 1 on an accelerator; 0 on CPU, which shares its cores with the
     host, so that a delay would only decode ended answers for longer.
-    buckets: lengths of the ring. None: 128 * 2^k, from a sixteenth of the longest length on.
+    buckets: lengths of the ring. None: `ring_lengths`.
     begun_tokens: the most tokens of an answer that `sample` goes on with. 0: it has no programs for that."""
 
     def __init__(self, model: ModelConfig, tokenizer, eos: tuple[int, ...], decoding: DecodingConfig, *, mesh: Mesh,
@@ -186,11 +194,12 @@ class Sampler:
         self.prefilled = {kind: each for kind, each in zip(PREFILLS, (
             (self.prefills, self.prompt_buckets), (self.begun_prefills, self.begun_buckets)), strict=True) if each[1]}
         longest = max_prompt_tokens - 1 + self.max_new_tokens
-        self.buckets = buckets or buckets_up_to(longest, max(128, longest // 16))
+        platform = platform_of(self.mesh)
+        self.buckets = buckets or ring_lengths(longest, platform)
         self.tails = tuple(size for size in (self.slots >> halvings for halvings in range(1, HALVINGS + 1))
                            if size >= SMALLEST_TAIL and size % data_parallel == 0)
-        self.delay = delay if delay is not None else int(self.mesh.devices.flat[0].platform != "cpu")
-        self._stored = self.compute.dtype, decoding.kv_dtype == "int8"
+        self.delay = delay if delay is not None else int(platform != "cpu")
+        self._stored = self.compute.dtype, decoding.kv_dtype == "int8", partial(heads_in_row, model, self.mesh)
         self._compile(decoding.weight_dtype)
 
     def _compile(self, weight_dtype: Stored) -> None:
@@ -204,12 +213,16 @@ class Sampler:
         self._empty = {capacity: jax.jit(partial(empty_state, model, self.slots, capacity, *self._stored),
                                          out_shardings=state) for capacity in self.buckets}
         self._prefill = [jax.jit(
-            lambda params, *arrays, length=sizes[-1]: prefill(params, model, compute, length, self._stored[1], *arrays),
+            lambda params, *arrays, length=sizes[-1]: prefill(params, model, compute, length, *self._stored[1:],
+                                                              *arrays),
             out_shardings=self._prefilled_shardings) for _, sizes in self.prefilled.values()]
         self._admit = jax.jit(admit, donate_argnums=0, out_shardings=state)
-        self._grow = {capacity: jax.jit(partial(grow_layer, capacity=capacity),
-                                        out_shardings=entry_sharding(model, mesh)) for capacity in self.buckets}
-        self._keep = jax.jit(keep_slots, out_shardings=state)
+        # The first layer of each kind stands for all that have rings like its own.
+        self._rings = {kind.form: layer for layer, kind in reversed([*enumerate(cached_kinds(model))])}
+        self._grow = {(capacity, form): jax.jit(partial(grow_layer, capacity=capacity),
+                                                out_shardings=entry_sharding(model, form, mesh))
+                      for capacity in self.buckets for form in self._rings}
+        self._keep = jax.jit(keep_slots, out_shardings=state._replace(cache=[]))
         # Two programs: one computes top-k, top-p and min-p, the other has nothing of them.
         self._decode = {truncate: jax.jit(
             lambda params, *arrays, truncate=truncate: decode_block(
@@ -321,8 +334,8 @@ class Sampler:
         # A layer at a time, and popped: no other holder of the state keeps an old layer in memory. Memories do not
         # grow, and move to fewer slots with the other arrays.
         old, cache = state.cache, []
-        while old:
-            cache.append(self._grow[wanted](old.pop(0), state.write_index, rows))
+        for kind in cached_kinds(self.model):
+            cache.append(self._grow[wanted, kind.form](old.pop(0), state.write_index, rows))
         write_index = jax.device_put(np.int32(capacity % wanted), state.write_index.sharding)
         if rows is not None:
             state = self._keep(state._replace(cache=[]), rows)
@@ -358,15 +371,16 @@ class Sampler:
                 out.append(Program(kind, (ring,), self._decode[truncate],
                                    (weights, state, np.int32(0), key, SamplingParams.of(PLAIN))))
             for old in self.buckets[:self.buckets.index(ring)]:
-                out.append(Program("grow", (ring, old), self._grow[ring],
-                                   (state_of[old].cache[0], state.write_index, None)))
+                out += [Program("grow", (ring, old), self._grow[ring, form],
+                                (state_of[old].cache[layer], state.write_index, None))
+                        for form, layer in self._rings.items()]
         # A tail has the longest ring, and moves there from any ring of all slots, or from a larger tail.
         longest, sources = self.buckets[-1], [(self.slots, ring, state) for ring, state in state_of.items()]
         for tail in self.tails:
             rows = np.zeros(tail, np.int32)
             for slots, ring, state in sources:
-                out.append(Program(TAIL_KINDS[0], (tail, slots, ring), self._grow[longest],
-                                   (state.cache[0], state.write_index, rows)))
+                out += [Program(TAIL_KINDS[0], (tail, slots, ring), self._grow[longest, form],
+                                (state.cache[layer], state.write_index, rows)) for form, layer in self._rings.items()]
             # The ring is left out, so one state of each size will do.
             for slots, state in {slots: state for slots, _, state in sources}.items():
                 out.append(Program(TAIL_KINDS[1], (tail, slots), self._keep, (state._replace(cache=[]), rows)))

@@ -54,6 +54,11 @@ def constrain(x, mesh: Mesh | None, *axes: str | None):
     return jax.lax.with_sharding_constraint(x, sharding(mesh, *axes))
 
 
+def platform_of(mesh: Mesh) -> str:
+    """cpu, gpu or tpu."""
+    return mesh.devices.flat[0].platform
+
+
 def data_parallel_size(mesh: Mesh) -> int:
     """Devices among which rows and slots are divided."""
     return math.prod(mesh.shape[axis] for axis in RULES["batch"])

@@ -1,6 +1,5 @@
 """Countdown: its reward against hostile text, its solutions against sympy and a published count, its worked answers."""
 import itertools
-import json
 import random
 import re
 from fractions import Fraction
@@ -152,8 +151,8 @@ def test_right_expressions_are_all_that_there_are():
 
 @pytest.fixture(scope="module", autouse=True)
 def _small_universe():
-    """Numbers up to 5: the whole universe takes ten seconds."""
-    before, countdown.LARGEST = countdown.LARGEST, 5
+    """Numbers up to 6: the whole universe takes ten seconds."""
+    before, countdown.LARGEST = countdown.LARGEST, 6
     countdown.universe.cache_clear()
     yield
     countdown.LARGEST = before
@@ -195,19 +194,41 @@ def test_the_reward_runs_in_workers():
     assert [each.outcome for each in found] == ["right", "wrong"] and found[0].extracted == "7*3+5-2"
 
 
-def test_the_base_is_made_with_its_log(tmp_path, monkeypatch):
-    """Tiny: a round of one update. The log tells what the regime is chosen by. A base that stays wrong is refused."""
+def test_the_study_makes_its_questions_and_its_base_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    commands = []
+    monkeypatch.setattr(countdown_base.subprocess, "run", lambda command, check: commands.append(command))
+    countdown_base.prepare()
+    assert [command[1:] for command in commands] == [["-m", "experiments.nano.countdown_base"]]
+    rows = {split: (countdown_base.DATA / f"{split}.jsonl").read_text().splitlines() for split in ("train", "heldout")}
+    assert rows["train"] and rows["heldout"] and not {*rows["train"]} & {*rows["heldout"]}
+    countdown_base.BASE.mkdir()
+    (countdown_base.BASE / countdown_base.LOG).write_text('{"round": 1}\n{"sha256": "0"}\n')
+    countdown_base.prepare()
+    assert len(commands) == 1
+
+
+def test_the_base_is_made_in_rounds_and_goes_on(tmp_path, monkeypatch):
+    """Tiny: rounds of one update. A base that stays wrong is refused, and its rounds are kept."""
     monkeypatch.setattr(countdown_base, "EXAMPLES", 8)
     monkeypatch.setattr(countdown_base, "ROWS", 8)
     monkeypatch.setattr(countdown_base, "MOST_ROUNDS", 1)
-    with pytest.raises(Halted) as ended:
-        countdown_base.make(tmp_path / "base", updates=1, questions=4, samples=4)
-    assert "MOST_ROUNDS" in str(ended.value) and "0.0%" in str(ended.value) and not (tmp_path / "base").exists()
+    folder = tmp_path / "base"
+
+    def made() -> list[dict]:
+        countdown_base.make(folder, updates=1, questions=4, samples=4)
+        return countdown_base.read_log(folder)
+
+    for _ in range(2):                                  # the second makes no round
+        with pytest.raises(Halted) as ended:
+            made()
+        assert "MOST_ROUNDS" in str(ended.value) and "0.0%" in str(ended.value)
+        assert not countdown_base.finished(countdown_base.read_log(folder))
     monkeypatch.setattr(countdown_base, "ENOUGH", 0.0)
-    countdown_base.make(tmp_path / "base", updates=1, questions=4, samples=4)
-    assert nft_jax.load(tmp_path / "base").config == nft_jax.load("nano").config
-    first, made, found = map(json.loads, (tmp_path / "base" / countdown_base.LOG).read_text().splitlines())
+    first, found = made()
+    assert made() == [first, found]
     assert (first["round"], first["split"], found["split"]) == (1, "train", "heldout")
-    assert len(made["sha256"]) == 64 and [*found["pass"]] == ["1", "2", "4"]
+    assert len(found["sha256"]) == 64 and [*found["pass"]] == ["1", "2", "4"]
     assert sum(found["questions by tenths of right answers"]) == 4
     assert sum(share for share, _ in found["styles"].values()) == pytest.approx(1, abs=0.01)
+    assert nft_jax.load(folder).config == nft_jax.load("nano").config

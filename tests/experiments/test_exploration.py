@@ -5,10 +5,13 @@ import pytest
 
 from experiments.harness import study
 from experiments.harness.results import ACCURACY, BESIDE, Measures, kept, read_run
+from experiments.harness.scales import SCALES
 from experiments.nano import countdown_base, write_questions
 from experiments.studies import exploration
 from experiments.studies.exploration import PASS, STUDY
+from experiments.sweep import plan
 from nft_jax.config import DataConfig, EvaluationConfig
+from nft_jax.preflight.devices import Topology
 from nft_jax.rollout.estimators import pass_at_k
 from nft_jax.train.loop import train
 from runs import use_devices
@@ -96,8 +99,18 @@ def test_a_run_measures_what_the_study_reads(tmp_path, small_run, monkeypatch):
     assert rows[0]["evaluation/entropy/wrong"] > 0 and "evaluation/entropy/right" not in rows[0]
 
 
+def test_a_dry_run_needs_no_base(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scale = SCALES["countdown"]
+    planned = plan(scale.experiment, scale.config, STUDY.arms_of(scale.config), 1, tmp_path)
+    text = study.dry_run("countdown", Topology.parse(scale.topology), scale.config, planned)
+    assert all(f"\n  {arm} " in text for arm in STUDY.arms) and "4 runs" in text
+
+
 def test_runs_without_their_measures_leave_gaps(table):
-    """Tables that were stored before these metrics were kept."""
+    """Tables that were stored before these metrics were kept, and arms that learnt nothing."""
+    flat = Measures.of(table[table["step"] == 0])
+    assert "where" not in exploration.tables(flat) and "no equal accuracy" in exploration.tables(flat)
     old = Measures.of(table.drop(columns=[*BESIDE.values(), *(name for k, name in PASS.items() if k > 1)]))
     assert cells(exploration.tables(old), "after 20 steps")["nft"][3:] == ["-"] * 9
     assert next(claim for claim in STUDY.claims if claim.measure == "solutions").of(old).count == 0

@@ -36,6 +36,7 @@ from experiments.studies import (
     ablate_ratio,
     ablate_rft,
     ablate_updates,
+    budget,
     check,
     controls,
     exploration,
@@ -306,7 +307,7 @@ def test_a_run_that_was_never_evaluated_cannot_be_compared(runs):
 # ---- every study ---------------------------------------------------------------------------------------------------
 
 MODULES = (main_table, ablate_prompt_weight, ablate_clamp, ablate_negative_weight, ablate_ratio, ablate_updates,
-           ablate_rft, ablate_optimizer, controls, factorial, exploration, longer, offline, order, real_model)
+           ablate_rft, ablate_optimizer, budget, controls, factorial, exploration, longer, offline, order, real_model)
 # Scales of one study each. The preset of Gemma has too few prompts in a step for the other studies' many updates.
 OWN = {"gemma": (real_model,), "countdown": (exploration,)}
 

@@ -3,8 +3,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nft_jax.model.attention import attend_cache
-from nft_jax.model.decoder import cache_entries
 from nft_jax.model.products import matmul
 from nft_jax.model.quantise import Quantized, quantise, quantise_matrices
 
@@ -34,19 +32,3 @@ def test_a_product_is_that_with_the_dequantised_matrix():
     heads = rng.normal(size=(2, 5, 12)).astype(np.float32)
     np.testing.assert_allclose(matmul(heads, layer["out"].reshape(-1, 8)), heads @ back(layer["out"]).reshape(-1, 8),
                                rtol=1e-5, atol=1e-5)
-
-
-def test_attention_against_a_quantised_cache_is_that_against_what_it_stands_for():
-    rng = np.random.default_rng(2)
-    q, (k, v) = rng.normal(size=(3, 2, 2, 8)).astype(np.float32), rng.normal(size=(2, 3, 2, 10, 8)).astype(np.float32)
-    valid = rng.random((3, 10)) < 0.6
-    valid[:, 4] = True
-    keys, values = cache_entries(jnp.asarray(k), jnp.asarray(v), True)
-    found = attend_cache(q, keys, values, valid, scale=0.3)
-    np.testing.assert_allclose(found, attend_cache(q, back(keys), back(values), valid, scale=0.3), atol=1e-5)
-    scores = np.where(valid[:, None, None], np.einsum("skgd,skcd->skgc", q, k).astype(np.float64) * 0.3, -np.inf)
-    weights = np.exp(scores - scores.max(-1, keepdims=True))
-    exact = np.einsum("skgc,skcd->skgd", weights / weights.sum(-1, keepdims=True), v)
-    np.testing.assert_allclose(attend_cache(q, *cache_entries(jnp.asarray(k), jnp.asarray(v), False), valid, scale=0.3),
-                               exact, atol=1e-5)
-    np.testing.assert_allclose(found, exact, atol=0.1)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from nft_jax.config import DecodingConfig, MeshConfig
-from nft_jax.model import decoder
+from nft_jax.model.entries import Rows, cache_entries, ring_axes
 from nft_jax.model.logprobs import token_logprobs
 from nft_jax.model.quantise import Quantized
 from nft_jax.record.metrics import mismatch_metrics
-from nft_jax.rollout.cache import RING_AXES, Prefilled, admit, attended, buckets_up_to, empty_state, grow_layer
+from nft_jax.rollout.cache import Prefilled, admit, attended, buckets_up_to, empty_state, grow_layer, ring_lengths
 from nft_jax.rollout.engine import Sampler
 from nft_jax.runtime.compilation import largest
 from nft_jax.runtime.mesh import make_mesh
@@ -24,39 +24,56 @@ def test_buckets():
     assert buckets_up_to(4095, 255) == (256, 512, 1024, 2048, 4096)
 
 
-def entries_of(state, slot):
-    """The keys and values that a slot attends to, oldest first, as numpy."""
+def test_rings_of_tpus_grow_in_smaller_steps():
+    assert ring_lengths(831, "cpu") == (128, 256, 512, 832)
+    assert ring_lengths(831, "tpu") == (128, 256, 416, 528, 624, 736, 832)
+    assert ring_lengths(4095, "gpu") == (256, 512, 1024, 2048, 4096)
+    assert ring_lengths(4095, "tpu") == (256, 512, 1024, 2048, 2560, 3072, 3584, 4096)
+    assert ring_lengths(20, "tpu") == (16, 24)
+
+
+def entries_of(state, slot, kv_heads):
+    """The keys and values that a slot attends to, oldest first, as numpy [layers, kv_heads, entries, head_dim]."""
     seen = np.array(attended(state.write_index, state.length, state.capacity))[slot]
     seen[int(state.write_index)] = False
     order = (np.arange(state.capacity) + int(state.write_index)) % state.capacity
     order = order[seen[order]]
-    return [np.stack([np.take(np.asarray(layer[part], np.float32)[slot], order, axis=axis - 1)
-                      if not isinstance(layer[part], Quantized) else
-                      np.take(np.asarray(layer[part].values * layer[part].scale)[slot], order, axis=axis - 1)
-                      for layer in state.cache]) for part, axis in enumerate(RING_AXES)]
+
+    def values_of(layer, part):
+        x = layer[part]
+        x, scale = (x.values, np.asarray(x.scale)[slot]) if isinstance(x, Quantized) else (x, 1.0)
+        x = np.asarray(x, np.float32)[slot]
+        if isinstance(layer, Rows):
+            x = x.reshape(len(x), x.shape[1], kv_heads // len(x), -1).swapaxes(1, 2)
+            x = x.reshape(kv_heads, x.shape[2], -1)
+        x = x * scale
+        return np.take(x if ring_axes(layer)[part] == 2 else x.swapaxes(1, 2), order, axis=1)
+
+    return [np.stack([values_of(layer, part) for layer in state.cache]) for part in (0, 1)]
 
 
-@pytest.mark.parametrize("quantised", [False, True])
+@pytest.mark.parametrize("quantised, heads", [(False, 0), (True, 0), (False, 2), (True, 2)])
 @pytest.mark.parametrize("write_index", [0, 5, 15])
-def test_admitted_entries_survive_growth(tiny_model, quantised, write_index):
+def test_admitted_entries_survive_growth(tiny_model, quantised, heads, write_index):
     """A prompt laid anywhere in the ring (also longer than what is kept of its padding) is found again, also after the
     ring has grown; other slots are left alone."""
     rng = np.random.default_rng(write_index)
-    state = empty_state(tiny_model, 4, 16, jnp.float32, quantised)._replace(write_index=jnp.int32(write_index))
+    state = empty_state(tiny_model, 4, 16, jnp.float32, quantised, lambda kind: heads)._replace(
+        write_index=jnp.int32(write_index))
     shape = (2, tiny_model.num_kv_heads, 20, tiny_model.head_dim)
     prompts = [(rng.normal(size=shape).astype(np.float32), rng.normal(size=shape).astype(np.float32))
                for _ in range(tiny_model.num_layers)]
-    entries = [decoder.cache_entries(jnp.asarray(k), jnp.asarray(v), quantised) for k, v in prompts]
+    entries = [cache_entries(jnp.asarray(k), jnp.asarray(v), quantised, heads) for k, v in prompts]
     length = np.array([6, 12, 0], np.int32)
     state = admit(state, Prefilled(entries, []), np.array([2, 0, 9]), np.array([1, 0, 0]), np.array([3, 4, 5]), length,
-                  np.zeros(3, np.uint32), np.ones(3, np.int32))
+                  np.zeros(3, np.int32), np.ones(3, np.int32), np.zeros(3, np.uint32), np.zeros(3, np.uint32))
     grown = state._replace(cache=[grow_layer(layer, state.write_index, capacity=24) for layer in state.cache],
                            write_index=jnp.int32(16))
     assert grown.capacity == 24 and state.active.tolist() == [True, False, True, False]
     for found in (state, grown):
+        assert all(isinstance(layer, Rows) == bool(heads) for layer in found.cache)
         for slot, prompt, n in ((2, 1, 6), (0, 0, 12)):
-            keys, values = entries_of(found, slot)
-            for got, part in ((np.swapaxes(keys, 2, 3), 0), (values, 1)):
+            for got, part in zip(entries_of(found, slot, tiny_model.num_kv_heads), (0, 1), strict=True):
                 expected = np.stack([layer[part][prompt][:, 20 - n:] for layer in prompts])
                 np.testing.assert_allclose(got, expected, atol=np.abs(expected).max() / 127 if quantised else 0)
 
@@ -80,6 +97,21 @@ def test_a_block_holds_the_cache_once(tiny_model, number_tokenizer, kv_dtype):
     assert cache == 12 * 2 * 32 * 2 * 512 * (16 * 4 if kv_dtype == "compute" else 16 + 4)
     assert memory.alias_size_in_bytes >= cache
     assert memory.temp_size_in_bytes <= (0.25 if kv_dtype == "compute" else 1.1) * cache
+
+
+def test_samples_do_not_depend_on_the_layout(tiny_model, tiny_params, number_tokenizer, monkeypatch):
+    """Rows of both heads, as on a TPU, through prefill, admission, growth and decode steps."""
+    rng = np.random.default_rng(0)
+    prompts = [Prompt(i, "", "", "", rng.integers(4, 32, n).astype(np.int32)) for i, n in enumerate((9, 3, 14))]
+    found = []
+    for heads in (0, 2):
+        monkeypatch.setattr("nft_jax.rollout.engine.heads_in_row", lambda model, mesh, kind, heads=heads: heads)
+        sampler = make(tiny_model, number_tokenizer, slots=4, block_size=8, max_new_tokens=24, buckets=(16, 40))
+        groups = dict(sampler.sample(sampler.cast(tiny_params), prompts, 2, jax.random.key(0), 0))
+        found.append([rollout for position in sorted(groups) for rollout in groups[position]])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one.tokens, other.tokens)
+        np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-5)
 
 
 @pytest.mark.parametrize("quantised", ["kv_dtype", "weight_dtype"])

@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nft_jax.config import SamplingConfig
-from nft_jax.rollout.sampling import SamplingParams, block_width, pick, sample_tokens, truncation_floor, uniforms
+from nft_jax.rollout.sampling import (
+    SamplingParams,
+    block_width,
+    pick,
+    sample_by_column,
+    sample_tokens,
+    truncation_floor,
+    uniforms,
+)
 
 
 def log_softmax(x):
@@ -153,3 +161,17 @@ def test_a_token_depends_on_stream_and_position_only():
     for order in ([5, 4, 3, 2, 1, 0], [2, 0, 5, 1, 4, 3]):
         again = draw(logits, stream[order], position[order], SamplingParams()).token
         np.testing.assert_array_equal(again, tokens[order])
+
+
+@pytest.mark.parametrize("vocabulary", [17, 512, 1000])       # parts of 1 token, of whole blocks, and of 8 tokens
+def test_sampling_by_column_is_sampling(vocabulary):
+    """The same tokens, log-probs and entropy, at temperatures 0, 0.7 and 1."""
+    logits = np.random.default_rng(vocabulary).normal(0, 3, (256, vocabulary)).astype(np.float32)
+    uniform = jax.random.uniform(jax.random.key(2), (256, 2))
+    by_slot, by_column = jax.jit(partial(sample_tokens, truncate=False)), jax.jit(sample_by_column)
+    for temperature in (0, 0.7, 1):
+        params = SamplingParams.of(SamplingConfig(temperature=temperature))
+        expected, found = by_slot(logits, uniform, params), by_column(logits, uniform, params)
+        np.testing.assert_array_equal(found.token, expected.token)
+        for one, other in zip(found[1:], expected[1:], strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5, rtol=0)
