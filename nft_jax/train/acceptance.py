@@ -51,5 +51,6 @@ class Share:
 
     def new_prompts(self, wanted: int, have: int, open_groups: int) -> int:
         """How many prompts a batch asks beside its open groups, if a step wants so many groups and has some."""
-        under_way = math.ceil(wanted * self.batches / self.asked) if self.asked else wanted
+        # Without a budget the quotient is exactly 1.
+        under_way = math.ceil(wanted * (self.batches / self.asked)) if self.asked else wanted
         return max(prompts_to_ask(under_way - have, self.accepted, self.asked) - open_groups, 0)

@@ -21,7 +21,7 @@ import numpy as np
 from nft_jax.config import Config
 from nft_jax.objectives.custom import adopt
 from nft_jax.objectives.registry import Objective, TokenLoss, find_objective
-from nft_jax.objectives.terms import answer_terms, answers_in_loss
+from nft_jax.objectives.terms import answer_terms
 from nft_jax.policy import save
 from nft_jax.record.metrics import budget_metrics, decided_by, mismatch_metrics, read_metrics
 from nft_jax.rollout.evaluation import evaluation_key, evaluation_metrics
@@ -37,7 +37,7 @@ from nft_jax.train.batch import deal, examples_of
 from nft_jax.train.opening import Finished, open_run
 from nft_jax.train.run import Run
 from nft_jax.train.saving import count_updates, finish_writing, save_if_due, save_last, write_rollouts, write_row
-from nft_jax.train.scoring import lacks, packed, score, score_open
+from nft_jax.train.scoring import lacks, packed, score, score_beside, score_open
 from nft_jax.train.state import Progress, TrainState, learning_rate
 from nft_jax.train.step import place_batch
 from nft_jax.train.step_metrics import Rollouts, Update, Updates
@@ -116,7 +116,7 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
     Raises StopRun, with `progress` as it was, where the run is to stop."""
     rollout = run.config.rollout
     key = jax.random.fold_in(jax.random.key(run.config.seed), TRAINING)
-    own, stored = run.config.on_policy, run.stored is not None
+    stored = run.stored is not None
     accepted, seen, open_groups, asked = list(progress.carried), [], progress.open, 0
     # Of earlier steps, as it stands in the progress, and of this one.
     share, use, weights = Share(progress.asked, progress.accepted, progress.batches), SlotUse(), None
@@ -156,13 +156,8 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
     if run.config.loss.all_wrong:
         wrong = [group for group in seen if group.all_wrong][:len(kept)]
         kept = sorted([*kept, *wrong], key=lambda group: group.prompt.index)
-    if own:
-        # The next step has other parameters. An update has no log-probs of answers outside its loss, nor those of the
-        # policies before.
-        left = [group for group in kept if group.old_logprobs is not None
-                or len(answers_in_loss(group, run.config.terms)) < len(group.rollouts)]
-        scored = {group.prompt.index: group for group in score(run, params, iter([*left, *carried]))}
-        kept, carried = ([scored.get(group.prompt.index, group) for group in part] for part in (kept, carried))
+    if run.config.on_policy:
+        kept, carried = score_beside(run, params, kept, carried)
     progress.carried, progress.open = carried, score_open(run, params, open_groups)
     # Nobody scores the rest of a group that teaches nothing.
     seen = [replace(group, old_logprobs=None) if group.old_logprobs and lacks(group, "old_logprobs") else group

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from nft_jax.objectives.terms import answers_in_loss
 from nft_jax.train.batch import Example, Place, choose_shape, learns, make_batch, unpack
 from nft_jax.train.run import Run
 from nft_jax.train.step import place_batch
@@ -39,6 +40,17 @@ def score_open(run: Run, params, groups: list[Group]) -> list[Group]:
     if run.config.rollout.old_logprobs != "trainer":
         return groups
     return scored(run, groups, {"old_logprobs": (run.score, params)}, takes=lambda group: True)
+
+
+def score_beside(run: Run, params, kept: list[Group], carried: list[Group]) -> tuple[list[Group], list[Group]]:
+    """The kept and the carried groups of a step whose only update computes old log-probs itself, with those that it
+    will not compute: the next step has other parameters, and an update has no log-probs of answers outside its loss,
+    nor those of the policies before."""
+    left = [group for group in kept if group.old_logprobs is not None
+            or len(answers_in_loss(group, run.config.terms)) < len(group.rollouts)]
+    found = {group.prompt.index: group for group in score(run, params, iter([*left, *carried]))}
+    kept, carried = ([found.get(group.prompt.index, group) for group in part] for part in (kept, carried))
+    return kept, carried
 
 
 def lacks(group: Group, field: str) -> bool:
