@@ -10,6 +10,7 @@ train     An optimizer update on rows of 4,096 tokens. The limit is the matrix u
 train_lora    The same with adapters of rank 32 beside the frozen model, which has no gradient: 4 x parameters x tokens.
 e2e       The rollout, a reward in Python, and one update on its answers.
 """
+import math
 import re
 import timeit
 from argparse import Namespace
@@ -72,8 +73,8 @@ def rollout_bytes(case: Case) -> float:
     lengths = case.limits.astype(np.float64)
     prompts = np.array([len(prompt.tokens) for prompt in case.prompts])[:, None]
     attended = float((lengths * prompts + lengths * (lengths - 1) / 2).sum())
-    return item * (steps * count_parameters(model)
-                   + attended * 2 * len(model.attention_layers) * model.num_kv_heads * model.head_dim)
+    entry = 2 * sum(math.prod(model.heads_of(model.kinds[layer])) for layer in model.attention_layers)
+    return item * (steps * count_parameters(model) + attended * entry)
 
 
 def step_flops(case: Case, adapter_parameters: int = 0) -> float:

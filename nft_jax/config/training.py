@@ -16,8 +16,9 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "mlp": ("gate", "up", "down"),
     "all": ("query", "key", "value", "out", "gate", "up", "down"),
     "delta": ("delta_query", "delta_key", "delta_value", "delta_gate", "delta_write", "delta_forget", "delta_out"),
+    "inputs": ("input_gate", "input_projection"),
 }
-PROJECTIONS = TARGETS["all"] + TARGETS["delta"]
+PROJECTIONS = TARGETS["all"] + TARGETS["delta"] + TARGETS["inputs"]
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ class AdapterConfig(Checked, prefix="adapter."):
 
     @property
     def projections(self) -> tuple[str, ...]:
-        """The projections that `targets` names, in the order of the layer. In a model with delta nets, "all" means
-        theirs too (`model.adapter.projections_of`)."""
+        """The projections that `targets` names, in the order of the layer. In a model with delta nets or inputs of the
+        layers, "all" means theirs too (`model.adapter.projections_of`)."""
         meant = {name for target in self.targets for name in TARGETS.get(target, (target,))}
         return tuple(name for name in PROJECTIONS if name in meant)
 

@@ -24,9 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from nft_jax.config import AdapterConfig
-from nft_jax.config.training import PROJECTIONS, TARGETS
+from nft_jax.config.training import PROJECTIONS
 from nft_jax.model.config import ModelConfig
-from nft_jax.model.parameters import FUSED, IN_LAYERS, fused, sizes_of
+from nft_jax.model.parameters import FUSED, IN_LAYERS, arrays_of_role, fused, sizes_of
 from nft_jax.model.quantise import Quantized, dequantise
 from nft_jax.types import InputError
 
@@ -59,12 +59,12 @@ class Adapter(NamedTuple):
 def projections_of(model: ModelConfig, config: AdapterConfig) -> tuple[str, ...]:
     """The projections of a model with an adapter, in the order of the layer. Raises InputError for a target that the
     model lacks, and for some of the matrices that are one."""
-    meant = {*config.projections, *(TARGETS["delta"] if "all" in config.targets and model.delta_layers else ())}
+    has = [name for name in PROJECTIONS if any(IN_LAYERS[array].present(model) for array in arrays_of_role(name))]
+    meant = {*config.projections, *(has if "all" in config.targets else ())}
     for names in fused(model):
         if 0 < len(set(names) & meant) < len(names):
             raise InputError(f"adapter.targets is {config.targets!r}, and in a {model.family} model {', '.join(names)} "
                              "are one matrix, whose adapter has one A: name all of them, or none.")
-    has = [name for name in PROJECTIONS if IN_LAYERS[name].present(model)]
     for name in PROJECTIONS:
         if name in meant and name not in has:
             why = " Adapters of experts are not implemented: PEFT names them in two ways." if model.num_experts else ""
@@ -76,7 +76,8 @@ def projections_of(model: ModelConfig, config: AdapterConfig) -> tuple[str, ...]
 def adapter_shapes(model: ModelConfig, config: AdapterConfig) -> dict:
     """The adapters of a model as jax.ShapeDtypeStruct, float32. Raises the InputErrors of `projections_of`."""
     found = {}
-    for name in projections_of(model, config):
+    names = [array for name in projections_of(model, config) for array in arrays_of_role(name)]
+    for name in (name for name in names if IN_LAYERS[name].present(model)):
         array = IN_LAYERS[name]
         sizes, cut, layers = sizes_of(array.axes, model), len(array.summed), len(array.layers(model))
         found[name] = {part: jax.ShapeDtypeStruct((layers, *shape), jnp.float32) for part, shape in (

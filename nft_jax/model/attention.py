@@ -9,7 +9,15 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from nft_jax.model.config import Attention, LinearRope, Llama3Rope, LongRope, RopeScaling, YarnRope
+from nft_jax.model.config import (
+    Attention,
+    LinearRope,
+    Llama3Rope,
+    LongRope,
+    ProportionalRope,
+    RopeScaling,
+    YarnRope,
+)
 from nft_jax.model.kernels import cudnn, splash
 
 # Finite, so that a row with nothing to attend to gives a number and not nan.
@@ -41,6 +49,9 @@ def scaled_frequencies(frequencies, theta: float, scaling: RopeScaling):
     slow = frequencies / scaling.factor
     if isinstance(scaling, LinearRope):
         return slow
+    if isinstance(scaling, ProportionalRope):
+        # By the angle 0, which changes nothing.
+        return jnp.where(jnp.arange(len(slow)) < int(scaling.partial_rotary_factor * len(slow)), slow, 0)
     if isinstance(scaling, Llama3Rope):
         # Turns of each frequency in the original context.
         turns = scaling.original_max_position_embeddings * frequencies / (2 * math.pi)

@@ -1,5 +1,6 @@
 """The shape of a decoder, and how its passes are computed. Families differ in data: see `model.hf.families`."""
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 from jax.sharding import Mesh
@@ -56,15 +57,37 @@ class LongRope:
     attention_factor: float | None = None      # None: follows from both lengths
 
 
-RopeScaling = LinearRope | Llama3Rope | YarnRope | LongRope
+@dataclass(frozen=True)
+class ProportionalRope:
+    """Rotates the pairs of a head with the largest frequencies, a share `partial_rotary_factor` of them, and leaves the
+    others as they are. Divides every frequency by `factor` (Gemma 4; `ROPE_INIT_FUNCTIONS` of transformers)."""
+    partial_rotary_factor: float = 1.0
+    factor: float = 1.0
+
+
+RopeScaling = LinearRope | Llama3Rope | YarnRope | LongRope | ProportionalRope
 
 
 class LayerKind(NamedTuple):
     """What sets a layer apart from the others. `local` and `rotated` are bools, or [] bool in a scan over layers that
-    differ in them."""
+    differ in them. Layers that differ in the other fields, which are always bools, have arrays of their own."""
     local: bool            # it sees a window
     rotated: bool          # its queries and keys have rotary positions
-    delta: bool = False    # it has a delta net in place of attention, and so other arrays: always a bool
+    delta: bool = False    # it has a delta net in place of attention
+    wide: bool = False     # its heads have the sizes `wide_head_dim` and `wide_kv_heads`
+    shared: bool = False   # it attends to the keys and values of an earlier layer
+
+    @property
+    def form(self) -> "LayerKind":
+        """Of all layers with the same arrays."""
+        return self._replace(local=False, rotated=True)
+
+
+class Stage(NamedTuple):
+    """Layers that follow each other and stack their arrays together."""
+    first: int
+    count: int
+    period: int            # after so many layers their forms come in the same order again
 
 
 @dataclass(frozen=True)
@@ -111,16 +134,28 @@ class ModelConfig:
     delta_key_dim: int = 0
     delta_value_dim: int = 0
     delta_conv: int = 0                # tokens that their convolutions see, the token itself included
+    # The rest is Gemma 4's.
+    value_norm: bool = False           # every head's value is divided by its root mean square
+    wide_head_dim: int = 0             # of the layers that are not local; 0: all heads have one size
+    wide_kv_heads: int = 0             # of the same layers
+    keys_are_values: bool = False      # in the same layers, one matrix makes both
+    shared_layers: int = 0             # the last layers attend to the keys and values of the last layer before them
+                                       # that is local, or is not, as they are
+    double_shared_mlp: bool = False    # the MLP of these layers has twice the feed-forward size
+    layer_input_size: int = 0          # numbers that every layer has for each token of the vocabulary; 0: none
+    layer_scale: bool = False          # a number that is not trained scales the output of each layer
 
     @property
     def queries_per_kv(self) -> int:
         return self.num_heads // self.num_kv_heads
 
-    @property
+    @cached_property
     def kinds(self) -> tuple[LayerKind, ...]:
         """Of each layer."""
-        delta = set(self.delta_layers)
-        return tuple(LayerKind(layer in self.local_layers, layer not in self.unrotated_layers, layer in delta)
+        delta, local = set(self.delta_layers), set(self.local_layers)
+        return tuple(LayerKind(layer in local, layer not in self.unrotated_layers, layer in delta,
+                               self.wide_head_dim > 0 and layer not in local,
+                               layer >= self.num_layers - self.shared_layers)
                      for layer in range(self.num_layers))
 
     @property
@@ -128,12 +163,29 @@ class ModelConfig:
         return tuple(layer for layer, kind in enumerate(self.kinds) if not kind.delta)
 
     @property
-    def period(self) -> int:
-        """After so many layers, delta nets and attention stand in the same order again; 1 where all layers are
-        alike in this."""
-        order = [kind.delta for kind in self.kinds]
-        return next(size for size in range(1, self.num_layers + 1)
-                    if self.num_layers % size == 0 and order == order[:size] * (self.num_layers // size))
+    def cached_layers(self) -> tuple[int, ...]:
+        """The layers with attention that have keys and values of their own."""
+        return tuple(layer for layer in self.attention_layers if layer < self.num_layers - self.shared_layers)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """All layers, and of a model with `shared_layers` first the others and then these."""
+        forms, found = [kind.form for kind in self.kinds], []
+        for first, count in ((0, self.num_layers - self.shared_layers),
+                             (self.num_layers - self.shared_layers, self.shared_layers)):
+            order = forms[first:first + count]
+            found += [Stage(first, count, size) for size in range(1, count + 1)
+                      if count % size == 0 and order == order[:size] * (count // size)][:1]
+        return tuple(found)
+
+    def heads_of(self, kind: LayerKind) -> tuple[int, int]:
+        """(kv heads, head size) of a layer with attention."""
+        return (self.wide_kv_heads, self.wide_head_dim) if kind.wide else (self.num_kv_heads, self.head_dim)
+
+    @property
+    def shared_feed_size(self) -> int:
+        """Feed-forward size of the layers that share keys and values."""
+        return self.intermediate_size * (2 if self.double_shared_mlp else 1)
 
     @property
     def query_size(self) -> int:

@@ -22,8 +22,9 @@ from nft_jax.model.block import Block, angles_by_kind
 from nft_jax.model.config import FLOAT32, Compute, ModelConfig
 from nft_jax.model.entries import attend_cache, write_entries
 from nft_jax.model.experts import Load, load_of
+from nft_jax.model.kernels import attention_of
 from nft_jax.model.parameters import ARRAYS, IN_LAYERS, OUTSIDE_LAYERS, arrays_of
-from nft_jax.model.products import rms_norm
+from nft_jax.model.products import matmul, rms_norm
 from nft_jax.model.sharded import layer_weights, look_up
 from nft_jax.model.stack import scan_layers
 from nft_jax.runtime.mesh import constrain, data_parallel_size, platform_of
@@ -42,9 +43,22 @@ KEPT = {
 
 def embed(params, config: ModelConfig, tokens, compute: Compute):
     """tokens [B, T] -> [B, T, D] of type `compute.dtype`."""
-    x = look_up(params["embed"], tokens, compute)
+    x = look_up(params, "embed", tokens, compute)
     # The factor is rounded to the type of x, as in transformers.
     return x * jnp.asarray(config.hidden_size ** 0.5, x.dtype) if config.scale_embeddings else x
+
+
+def layer_inputs(params, config: ModelConfig, tokens, x, compute: Compute):
+    """What every layer has for each token, [L, B, T, P], from the layers' own tables and from the embeddings x
+    [B, T, D] of `embed`. () in a model without."""
+    if not config.layer_input_size:
+        return ()
+    size = config.layer_input_size
+    own = look_up(params, "layer_embed", tokens, compute) * jnp.asarray(size ** 0.5, x.dtype)
+    weights = layer_weights({"layer_projection": params["layer_projection"]}, compute)["layer_projection"]
+    projected = matmul(x, weights.reshape(config.hidden_size, -1)) * config.hidden_size ** -0.5
+    projected = rms_norm(projected.reshape(own.shape), params["layer_norm"], config)
+    return jnp.moveaxis((projected + own) * 2 ** -0.5, 2, 0)
 
 
 def soft_cap(logits, cap: float):
@@ -68,7 +82,7 @@ def init(config: ModelConfig, key) -> dict:
     heads of a delta net decay at rates from 0.01 to 16, as far as transformers draws them."""
     leaves, tree = jax.tree.flatten_with_path(parameter_shapes(config))
     decays = np.log(np.linspace(0.01, 16, config.delta_value_heads, dtype=np.float32))
-    constants = [{"norm": 1.0 - config.norm_offset, "bias": 0.0, "gain": 1.0, "decay": decays}.get(
+    constants = [{"norm": 1.0 - config.norm_offset, "bias": 0.0, "gain": 1.0, "constant": 1.0, "decay": decays}.get(
         ARRAYS[path[-1].key].kind) for path, _ in leaves]
     # One draw for all matrices: XLA takes about half a second to compile each random generator.
     sizes = [leaf.size if constant is None else 0 for (_, leaf), constant in zip(leaves, constants, strict=True)]
@@ -83,9 +97,11 @@ def count_parameters(config: ModelConfig) -> int:
 
 
 def count_active_parameters(config: ModelConfig) -> int:
-    """The parameters that one token meets: all, without the experts that it does not pass."""
+    """The parameters that one token meets: all, without the experts that it does not pass, and without the layers'
+    own tables of tokens."""
     idle = config.num_layers * 3 * config.hidden_size * config.expert_size
-    return count_parameters(config) - idle * (config.num_experts - config.experts_per_token)
+    tables = config.num_layers * config.vocab_size * config.layer_input_size
+    return count_parameters(config) - idle * (config.num_experts - config.experts_per_token) - tables
 
 
 def told_parameters(config: ModelConfig) -> str:
@@ -117,35 +133,36 @@ def states_and_load(params, config: ModelConfig, tokens, positions, segment_ids,
 
     kept = partial(jax.checkpoint, prevent_cse=False, policy=KEPT[compute.remat])
 
-    def part(method, weights, *arguments, delta_net=False):
-        return Block(config, compute, mesh, delta_net).apply({"params": weights}, *arguments, method=method)
+    def part(method, weights, kind, *arguments):
+        return Block(config, compute, mesh, kind.form).apply({"params": weights}, *arguments, method=method)
 
     def left(x, routed):
         load = load_of(*routed, segment_ids > 0) if routed else None
         return constrain(x, mesh, "batch", "context", None), load
 
-    def layer(x, weights, kind):
+    def layer(x, weights, kind, layer_input, handed):
         x, weights = checkpoint_name(x, "layer_input"), layer_weights(weights, compute)
-        x, routed, _ = part("__call__", weights, x, angles, segment_ids, kind, delta_net=kind.delta)
-        return left(x, routed)
+        x, routed, entry = part("__call__", weights, kind, x, angles, segment_ids, kind, layer_input, handed)
+        return *left(x, routed), entry
 
-    def layer_around_kernel(x, weights, kind):
+    def layer_around_kernel(x, weights, kind, layer_input, handed):
         # What a kernel's backward pass needs has no name for `kept` to keep, so the kernel stays outside.
-        if kind.delta:
-            return kept(lambda x, weights: layer(x, weights, kind))(x, weights)
-        q, k, v, gate = kept(lambda x, weights: part("enter", layer_weights(weights, compute), x, angles, kind))(
-            x, weights)
-        attended = part("attend", weights, q, k, v, segment_ids, kind)
-        return left(*kept(lambda weights, *xs: part("finish", layer_weights(weights, compute), *xs))(
-            weights, x, attended, gate))
+        if kind.delta or attention_of(compute.attention, config.heads_of(kind)[1]) == "xla":
+            return kept(lambda x, weights, *given: layer(x, weights, kind, *given))(x, weights, layer_input, handed)
+        q, k, v, gate = kept(lambda x, weights, handed: part(
+            "enter", layer_weights(weights, compute), kind, x, angles, kind, handed))(x, weights, handed)
+        attended = part("attend", weights, kind, q, k, v, segment_ids, kind)
+        return *left(*kept(lambda weights, *xs: part("finish", layer_weights(weights, compute), kind, *xs))(
+            weights, x, attended, gate, layer_input)), (k, v)
 
     x = embed(params, config, tokens, compute)
+    inputs = layer_inputs(params, config, tokens, x, compute)
     # Where layers differ, cuDNN's mask would be kept once for each layer.
     differ = 0 < len(config.local_layers) < config.num_layers
     if compute.remat in ("none", "attention") and compute.attention in (("splash",) if differ else ("splash", "cudnn")):
-        x, load = scan_layers(layer_around_kernel, x, params, config)
+        x, load = scan_layers(layer_around_kernel, x, params, config, inputs=inputs)
     else:
-        x, load = scan_layers(layer, x, params, config, kept)
+        x, load = scan_layers(layer, x, params, config, kept, inputs)
     return rms_norm(x, params["final_norm"], config), load
 
 
@@ -169,8 +186,8 @@ def logits_by_column(params, config: ModelConfig, hidden):
 
 def prefill(params, config: ModelConfig, tokens, positions, segment_ids, compute: Compute = FLOAT32):
     """What prompts leave behind, tokens, positions, segment_ids [P, T] int32: a list of the keys and values, two of
-    [P, K, T, E], for each layer with attention; and of the memories after the last tokens, for each with a delta net.
-    params: of `stack.split_layers`."""
+    [P, K, T, E], for each layer that has its own; and of the memories after the last tokens, for each layer with a
+    delta net. params: of `stack.split_layers`."""
     # Prompts need not divide over a mesh, so XLA places them. A kernel, which XLA cannot divide, needs that they do.
     anywhere, mesh = replace(compute, mesh=None), compute.mesh
     angles, x = angles_by_kind(config, positions), embed(params, config, tokens, anywhere)
@@ -179,10 +196,15 @@ def prefill(params, config: ModelConfig, tokens, positions, segment_ids, compute
     elif len(tokens) % data_parallel_size(mesh) or tokens.shape[1] % mesh.shape["context"]:
         compute = replace(anywhere, attention="xla")
 
+    inputs = layer_inputs(params, config, tokens, x, anywhere)
+
     entries, memories = [], []
-    for weights, kind in zip(params["layers"], config.kinds, strict=True):
-        block = Block(config, compute, mesh, kind.delta)
-        x, _, left = block.apply({"params": weights}, x, angles, segment_ids, kind)
+    for layer, (weights, kind) in enumerate(zip(params["layers"], config.kinds, strict=True)):
+        if kind.shared:
+            # These layers and all after them leave nothing behind.
+            break
+        block, own = Block(config, compute, mesh, kind.form), inputs[layer] if config.layer_input_size else ()
+        x, _, left = block.apply({"params": weights}, x, angles, segment_ids, kind, own)
         (memories if kind.delta else entries).append(left)
     return entries, memories
 
@@ -193,7 +215,7 @@ def decode(params, config: ModelConfig, tokens, positions, cache, memories, writ
 
     params: of `stack.split_layers`. Activations have the type of the embedding.
     tokens, positions: [S] int32.
-    cache: per layer with attention its keys and values, as `entries.cache_entries` lays them out.
+    cache: its keys and values of each layer that has its own, as `entries.cache_entries` lays them out.
     memories: a `delta.Memory` per layer with a delta net.
     write_index: the cache index of this token's entries, the same for all slots, so that writing is one slice.
     valid: [S, C] bool, the entries that each slot attends to, the token itself included. Local layers attend to
@@ -201,21 +223,26 @@ def decode(params, config: ModelConfig, tokens, positions, cache, memories, writ
     mesh: that experts and slots lie on."""
     # The layers are unrolled: a scan that carries the cache in and out would copy all of it at every step.
     angles = angles_by_kind(config, positions[:, None])
-    x = embed(params, config, tokens[:, None], Compute(params["embed"].dtype.name))
-    capacity, new_cache, new_memories = valid.shape[1], [], []
+    compute, tokens = Compute(params["embed"].dtype.name), tokens[:, None]
+    x = embed(params, config, tokens, compute)
+    inputs = layer_inputs(params, config, tokens, x, compute)
+    capacity, new_cache, new_memories, latest = valid.shape[1], [], [], {}
     cache, memories = iter(cache), iter(memories)
     near = valid & ((write_index - jnp.arange(capacity)) % capacity < config.window)[None]
 
-    for weights, kind in zip(params["layers"], config.kinds, strict=True):
-        block = partial(Block(config, mesh=mesh, delta_net=kind.delta).apply, {"params": weights})
+    for layer, (weights, kind) in enumerate(zip(params["layers"], config.kinds, strict=True)):
+        block = partial(Block(config, mesh=mesh, form=kind.form).apply, {"params": weights})
         if kind.delta:
             x, _, memory = block(x, next(memories), method="remember_one")
             new_memories.append(memory)
             continue
-        q, k, v, gate = block(x, angles, kind, method="enter")
-        new_cache.append(write_entries(next(cache), k, v, write_index, mesh))
-        seen = near if kind.local else valid
-        attended = attend_cache(q[:, :, :, 0], new_cache[-1], seen, scale=config.attention_scale)
-        x, _ = block(x, attended[:, :, :, None], gate, method="finish")
+        q, k, v, gate = block(x, angles, kind, latest, method="enter")
+        if not kind.shared:
+            latest[kind.local] = write_entries(next(cache), k, v, write_index, mesh)
+            new_cache.append(latest[kind.local])
+        # A shared ring has the token already.
+        seen, own = near if kind.local else valid, inputs[layer] if config.layer_input_size else ()
+        attended = attend_cache(q[:, :, :, 0], latest[kind.local], seen, scale=config.attention_scale)
+        x, _ = block(x, attended[:, :, :, None], gate, own, method="finish")
     head = logits_by_column if mesh is not None and platform_of(mesh) == "tpu" else logits
     return head(params, config, rms_norm(x[:, 0], params["final_norm"], config)), new_cache, new_memories

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from nft_jax.model.attention import MASKED
-from nft_jax.model.config import ModelConfig
+from nft_jax.model.config import LayerKind, ModelConfig
 from nft_jax.model.kernels import LANES, write_row
 from nft_jax.model.quantise import Quantized, quantise
 from nft_jax.runtime.mesh import platform_of
@@ -28,14 +28,16 @@ class Rows(NamedTuple):
     values: Any
 
 
-def heads_in_row(config: ModelConfig, mesh: Mesh) -> int:
-    """P of `Rows`; 0 for the other layout: away from TPUs, and where heads do not fill the lanes of a row."""
-    heads = max(1, LANES // config.head_dim)
-    rows, tensor = config.num_kv_heads // heads, mesh.shape["tensor"]
-    if platform_of(mesh) != "tpu" or heads * config.head_dim % LANES or rows * heads < config.num_kv_heads:
+def heads_in_row(config: ModelConfig, mesh: Mesh, kind: LayerKind) -> int:
+    """P of `Rows` in layers of this kind; 0 for the other layout: away from TPUs, and where heads do not fill the lanes
+    of a row."""
+    kv_heads, head_dim = config.heads_of(kind)
+    heads = max(1, LANES // head_dim)
+    rows, tensor = kv_heads // heads, mesh.shape["tensor"]
+    if platform_of(mesh) != "tpu" or heads * head_dim % LANES or rows * heads < kv_heads:
         return 0
     # Heads of different devices share no row.
-    return 0 if config.num_kv_heads % tensor == 0 and rows % tensor else heads
+    return 0 if kv_heads % tensor == 0 and rows % tensor else heads
 
 
 def cache_entries(keys, values, quantised: bool, heads: int = 0):

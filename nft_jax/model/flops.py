@@ -14,7 +14,8 @@ def forward_flops(model: ModelConfig, tokens: float, seen: float) -> float:
     multiply, the scores and sums of attention, and the work of delta nets."""
     lookup = 0 if model.tie_embeddings else model.vocab_size * model.hidden_size
     weights = count_active_parameters(model) - lookup
-    attention = 4 * len(model.attention_layers) * model.num_heads * model.head_dim * seen
+    heads = sum(model.heads_of(model.kinds[layer])[1] for layer in model.attention_layers)
+    attention = 4 * heads * model.num_heads * seen
     return tokens * (2 * weights + attention + len(model.delta_layers) * delta.operations(model))
 
 

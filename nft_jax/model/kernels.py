@@ -13,6 +13,7 @@ from nft_jax.types import InputError
 
 LANES = 128                     # lengths and head sizes of the TPU kernel are multiples of it
 BLOCKS = (512, 256, LANES)      # tokens of a tile, by preference
+CUDNN_HEAD = 256                # the largest head of cuDNN's attention, on GPUs from H100 on
 
 
 def choose_attention(requested: str, platform: str, dtype: str, head_dim: int, *,
@@ -38,6 +39,11 @@ def choose_attention(requested: str, platform: str, dtype: str, head_dim: int, *
     if requested == kernel:
         raise InputError(f"policy.attention is {requested!r}, which cannot run here ({problem}): use auto or xla.")
     return "xla", f"cuDNN cannot: {problem}"
+
+
+def attention_of(attention: Attention, head_dim: int) -> Attention:
+    """What computes the layers with heads of this size, where `attention` is the run's choice."""
+    return "xla" if attention == "cudnn" and head_dim > CUDNN_HEAD else attention
 
 
 def compute_on(mesh: Mesh, dtype: str, model: ModelConfig) -> Compute:

@@ -4,18 +4,20 @@ The parameters are one plain dict of float32 arrays:
 
     {"embed": [V, D], "final_norm": [D], "head": [D, V], "layers": {"query": [layers, D, H, E], ...}}
 
-Arrays of a layer are stacked, on a leading axis, over the layers that have them. A tied model has no "head".
+Arrays of a layer are stacked, on a leading axis, over the layers that have them. Layers whose arrays have other sizes,
+and layers that share keys and values, have stacks of their own: "wide_query", "shared_query" and "shared_wide_query"
+are also a query, which is their role in the layer. A tied model has no "head".
 In place of a matrix may stand `quantise.Quantized` or `adapter.Adapted`, whose parts take their axes from the matrix.
 """
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from nft_jax.model.config import ModelConfig
+from nft_jax.model.config import LayerKind, ModelConfig
 from nft_jax.runtime.mesh import RULES, sharding
 from nft_jax.types import InputError
 
@@ -35,6 +37,12 @@ AXES: dict[str, tuple[str, str | None]] = {
     "I": ("delta_key_dim", None),
     "O": ("delta_value_dim", None),
     "W": ("delta_conv", None),
+    "e": ("wide_head_dim", None),
+    "k": ("wide_kv_heads", "kv_heads"),
+    "f": ("shared_feed_size", "mlp"),
+    "L": ("num_layers", None),
+    "P": ("layer_input_size", "embed"),
+    "p": ("layer_input_size", None),
 }
 
 
@@ -48,11 +56,14 @@ class Array:
     """One array, of one layer where it belongs to the layers.
 
     Matrices and biases are sharded by their axes. The other kinds are small: they lie whole on every device, and
-    every pass reads them in float32. "gain" begins at 1 whatever the model's norm_offset."""
+    every pass reads them in float32. "gain" begins at 1 whatever the model's norm_offset. "constant" is never trained:
+    transformers keeps it as a buffer."""
     layout: str                        # its axes; a product with a matrix sums over those before ">"; "X|" are several
-    kind: Literal["matrix", "router", "norm", "bias", "gain", "convolution", "decay"]
+    kind: Literal["matrix", "router", "norm", "bias", "gain", "convolution", "decay", "constant"]
     when: Callable[[ModelConfig], bool] = lambda config: True          # the models that have the array
     mixer: Literal["", "attention", "delta"] = ""      # the layers that have it: all, or those with one of the two
+    wide: bool = False                 # it belongs to the layers with wide heads
+    shared: bool = False               # it belongs to the layers that share keys and values
 
     @property
     def axes(self) -> str:
@@ -68,10 +79,14 @@ class Array:
         """Whether passes of all types read it in float32."""
         return self.kind not in ("matrix", "bias")
 
+    def belongs(self, kind: LayerKind) -> bool:
+        """Whether layers of this kind have the array."""
+        mixers = {"": True, "delta": kind.delta, "attention": not kind.delta and kind.wide == self.wide}
+        return mixers[self.mixer] and kind.shared == self.shared
+
     def layers(self, config: ModelConfig) -> tuple[int, ...]:
         """The numbers of the layers that have the array."""
-        return {"": tuple(range(config.num_layers)), "attention": config.attention_layers,
-                "delta": config.delta_layers}[self.mixer]
+        return tuple(layer for layer, kind in enumerate(config.kinds) if self.belongs(kind))
 
     def present(self, config: ModelConfig) -> bool:
         """Whether a model of this config has the array."""
@@ -86,6 +101,9 @@ OUTSIDE_LAYERS = {
     "embed": Array("V > D", "matrix"),
     "final_norm": Array("D", "norm"),
     "head": Array("D > V", "matrix", lambda config: not config.tie_embeddings),
+    "layer_embed": Array("VLP", "matrix", lambda config: config.layer_input_size > 0),
+    "layer_projection": Array("D > Lp", "matrix", lambda config: config.layer_input_size > 0),
+    "layer_norm": Array("p", "norm", lambda config: config.layer_input_size > 0),
 }
 IN_LAYERS = {
     "attention_norm": Array("D", "norm", lambda config: config.norms_before),
@@ -123,7 +141,43 @@ IN_LAYERS = {
     "expert_up": Array("X|D > M", "matrix", lambda config: config.num_experts > 0),
     "expert_down": Array("X|M > D", "matrix", lambda config: config.num_experts > 0),
     "post_mlp_norm": Array("D", "norm", lambda config: config.norms_after),
+    "input_gate": Array("D > p", "matrix", lambda config: config.layer_input_size > 0),
+    "input_projection": Array("p > D", "matrix", lambda config: config.layer_input_size > 0),
+    "input_norm": Array("D", "norm", lambda config: config.layer_input_size > 0),
+    "layer_scale": Array("", "constant", lambda config: config.layer_scale),
 }
+
+
+def _of_other_sizes() -> Iterator[tuple[str, Array]]:
+    """The arrays of wide layers, and of layers that share keys and values."""
+    for name in ("query", "key", "value", "query_norm", "key_norm", "out"):
+        array = IN_LAYERS[name]
+        has = {"value": lambda config: not config.keys_are_values}.get(name, array.when)
+        yield f"wide_{name}", replace(array, layout=array.layout.translate(str.maketrans("EKQ", "eke")), when=has,
+                                      wide=True)
+
+
+def _of_shared_layers() -> Iterator[tuple[str, Array]]:
+    """The arrays of the layers without keys and values of their own."""
+    for name in ("attention_norm", "query", "wide_query", "query_norm", "wide_query_norm", "out", "wide_out",
+                 "post_attention_norm", "mlp_norm", "gate", "up", "down", "post_mlp_norm", "input_gate",
+                 "input_projection", "input_norm", "layer_scale"):
+        array = IN_LAYERS[name]
+        yield f"shared_{name}", replace(array, layout=array.layout.replace("F", "f"), shared=True)
+
+
+def role_of(name: str) -> str:
+    """What an array is in its layer: "query" of "shared_wide_query"."""
+    return name.removeprefix("shared_").removeprefix("wide_")
+
+
+def arrays_of_role(role: str) -> list[str]:
+    """The names of all arrays that have this role in some layer."""
+    return [name for name in IN_LAYERS if role_of(name) == role]
+
+
+IN_LAYERS |= dict(_of_other_sizes())
+IN_LAYERS |= dict(_of_shared_layers())
 ARRAYS = OUTSIDE_LAYERS | IN_LAYERS
 # Matrices that are one in the files: of a model of `fused_projections`, and of every delta net.
 FUSED = (("query", "key", "value"), ("gate", "up"), ("delta_query", "delta_key", "delta_value"))
@@ -138,6 +192,15 @@ def fused(config: ModelConfig) -> tuple[tuple[str, ...], ...]:
     """The groups of `FUSED` that are one matrix in a model of this config."""
     return tuple(names for names in FUSED if IN_LAYERS[names[0]].present(config)
                  and (config.fused_projections or IN_LAYERS[names[0]].mixer == "delta"))
+
+
+def with_constants(params, old):
+    """The parameters, with the arrays of the kind "constant" as they were in `old`."""
+    def kept(path, new, old):
+        names = [key.key for key in path if getattr(key, "key", None) in ARRAYS]
+        return old if names and ARRAYS[names[-1]].kind == "constant" else new
+
+    return jax.tree_util.tree_map_with_path(kept, params, old)
 
 
 # ---- on a device mesh ------------------------------------------------------------------------------------------

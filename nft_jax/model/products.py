@@ -13,9 +13,14 @@ def rms_norm(x, scale, config: ModelConfig):
     """RMSNorm of x [..., n], times `scale` [n] + config.norm_offset: in float32, back to the type of x.
 
     Zhang & Sennrich, arXiv 1910.07467."""
-    x32, scale = x.astype(jnp.float32), scale.astype(jnp.float32)
-    normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + config.norm_eps)
-    return (normed * align(scale + config.norm_offset if config.norm_offset else scale, x)).astype(x.dtype)
+    scale = scale.astype(jnp.float32)
+    return (unit_rms(x, config) * align(scale + config.norm_offset if config.norm_offset else scale, x)).astype(x.dtype)
+
+
+def unit_rms(x, config: ModelConfig):
+    """x [..., n] over its root mean square, float32."""
+    x32 = x.astype(jnp.float32)
+    return x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + config.norm_eps)
 
 
 def matmul(x, weights):

@@ -16,12 +16,13 @@ from nft_jax.model.quantise import Quantized, dequantise
 from nft_jax.runtime.mesh import partition_spec, sharding
 
 
-def look_up(table, tokens, compute: Compute):
-    """Rows of the float32 `table` [V, D] for tokens [B, T] -> [B, T, D] of `compute.dtype`.
+def look_up(params, name: str, tokens, compute: Compute):
+    """Rows of the float32 table `name`, [V, D] or [V, L, P], for tokens [B, T] -> [B, T, D] or [B, T, L, P] of
+    `compute.dtype`.
 
     Each device looks up its fsdp group's tokens in its own slice; an all-to-all then exchanges slices for rows.
     Only activations travel. The table's gradient is summed in float32, in the table's place."""
-    mesh = compute.mesh
+    mesh, table = compute.mesh, params[name]
     if mesh is None or mesh.size == 1:
         return table[tokens].astype(compute.dtype)
 
@@ -29,12 +30,13 @@ def look_up(table, tokens, compute: Compute):
         tokens = jax.lax.all_gather(tokens, "fsdp", axis=0, tiled=True)
         index = tokens - jax.lax.axis_index("tensor") * piece.shape[0]
         mine = (index >= 0) & (index < piece.shape[0])
-        x = jnp.where(mine[:, :, None], piece[jnp.where(mine, index, 0)], 0).astype(compute.dtype)
-        return jax.lax.all_to_all(jax.lax.psum(x, "tensor"), "fsdp", split_axis=0, concat_axis=2, tiled=True)
+        x = jnp.where(jnp.expand_dims(mine, range(2, 1 + piece.ndim)), piece[jnp.where(mine, index, 0)], 0)
+        return jax.lax.all_to_all(jax.lax.psum(x.astype(compute.dtype), "tensor"), "fsdp", split_axis=0,
+                                  concat_axis=x.ndim - 1, tiled=True)
 
     rows = partition_spec(("batch", "context"))
-    return jax.shard_map(local, mesh=mesh, in_specs=(partition_spec(ARRAYS["embed"].logical_axes), rows),
-                         out_specs=partition_spec(("batch", "context", None)))(table, tokens)
+    return jax.shard_map(local, mesh=mesh, in_specs=(partition_spec(ARRAYS[name].logical_axes), rows),
+                         out_specs=partition_spec(("batch", "context", *(None,) * (table.ndim - 1))))(table, tokens)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))

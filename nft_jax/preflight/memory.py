@@ -4,6 +4,7 @@ It stands in for the compiler where the devices are GPUs, and tells how the temp
 grow with rows and slots. Arrays that stay on the devices are counted exactly, as the bytes of their shards.
 Temporaries are a model: a test holds it within a factor of `FACTOR` of XLA's own numbers.
 """
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,8 +13,8 @@ import jax.numpy as jnp
 
 from nft_jax.model import decoder, delta
 from nft_jax.model.adapter import projections_of
-from nft_jax.model.config import Attention
-from nft_jax.model.kernels import LANES
+from nft_jax.model.config import Attention, LayerKind
+from nft_jax.model.kernels import LANES, attention_of
 from nft_jax.model.logprobs import CHUNK_ELEMENTS
 from nft_jax.model.parameters import IN_LAYERS
 from nft_jax.rollout.engine import ADMISSIONS, PREFILLS, Sampler
@@ -108,9 +109,11 @@ class Work:
         model, mesh = plan.model, plan.mesh
         self.parallel, self.fsdp, tensor = data_parallel_size(mesh), mesh.shape["fsdp"], mesh.shape["tensor"]
         self.context, self.rows = mesh.shape["context"], plan.longest.rows
-        self.kv_heads = model.num_kv_heads / tensor if model.num_kv_heads % tensor == 0 else model.num_kv_heads
-        self.heads, self.vocab = model.num_heads / tensor, model.vocab_size / tensor
-        self.qkv = self.heads * model.query_size + 2 * self.kv_heads * model.head_dim
+        self.heads, self.vocab, self.tensor = model.num_heads / tensor, model.vocab_size / tensor, tensor
+        # Layers with attention of each form, and how many there are.
+        self.forms = Counter(kind.form for kind in model.kinds if not kind.delta)
+        self.qkv = max(self.products_of(form) for form in self.forms)
+        self.inputs = model.num_layers * model.layer_input_size
         # Of a delta net: a token's products with the matrices, and its work and memories in float32.
         keys, values = (model.delta_key_heads * model.delta_key_dim, model.delta_value_heads * model.delta_value_dim)
         self.delta_products = 2 * (keys + values + model.delta_value_heads) / tensor
@@ -120,17 +123,34 @@ class Work:
         # A token's inner activations of the MLP. With experts a device has room for all rows of a token, wherever
         # the experts lie.
         experts = model.experts_per_token * model.expert_size
-        self.feed = experts if model.num_experts else model.intermediate_size / tensor
+        self.feed = experts if model.num_experts else max(self.feed_of(form) for form in self.forms)
         # Activations of a token in a layer; with experts also each row's input and output.
         self.width = (4 + 2 * model.experts_per_token) * model.hidden_size + 3 * self.feed \
             + 2 * max(self.qkv, self.delta_products)
-        parameters, outside = decoder.count_parameters(model), model.vocab_size * model.hidden_size
+        tables = model.vocab_size * self.inputs
+        parameters, outside = decoder.count_parameters(model) - tables, model.vocab_size * model.hidden_size
         self.gradient, self.outside = sharded_bytes(plan.state.params), outside / tensor
         self.layer = (parameters - outside * (1 if model.tie_embeddings else 2)) / model.num_layers / tensor
         # The largest parameter.
         self.stack = model.num_layers * model.hidden_size * (
             model.num_experts * model.expert_size / tensor if model.num_experts else self.feed)
         self.adapter = plan.config.adapter
+
+    def kv_of(self, form: LayerKind) -> float:
+        """Numbers of a token's keys in a layer."""
+        kv_heads, head_dim = self.model.heads_of(form)
+        return head_dim * (kv_heads / self.tensor if kv_heads % self.tensor == 0 else kv_heads)
+
+    def products_of(self, form: LayerKind) -> float:
+        """Numbers that the products before attention make for a token."""
+        model = self.model
+        matrices = 0 if form.shared else 1 if form.wide and model.keys_are_values else 2
+        _, head_dim = model.heads_of(form)
+        return self.heads * model.query_size * head_dim / model.head_dim + matrices * self.kv_of(form)
+
+    def feed_of(self, form: LayerKind) -> float:
+        """A token's inner activations of a plain MLP."""
+        return (self.model.shared_feed_size if form.shared else self.model.intermediate_size) / self.tensor
 
     def gathered(self, gradients: bool) -> float:
         """Weights that fsdp brings together: two layers (one in use, one on its way) and the head. The backward
@@ -146,7 +166,10 @@ class Work:
     def row(self, gradients: bool) -> float:
         """One row, forward (and backward): what is kept of every layer, and the work of the layer in use."""
         m, tokens = self.model, self.config.row_length / self.parallel / self.context
-        kept = len(m.attention_layers) * self.kept() + len(m.delta_layers) * self.kept_around_delta()
+        kept = sum(count * self.kept(form) for form, count in self.forms.items()) \
+            + len(m.delta_layers) * self.kept_around_delta()
+        # What each layer has for the token, and its gradient.
+        kept += 2 * self.inputs * self.item
         # Every device of `context` computes all tokens of a delta net.
         mixing = max(self.scores(self.config.row_length, 10 if gradients else 4),
                      (4 if gradients else 1) * self.delta_work * self.context)
@@ -166,35 +189,42 @@ class Work:
         products = self.delta_products + m.hidden_size + 2 * self.feed + self.ranks("delta")
         return (remat != "offload") * m.hidden_size * self.item + (remat == "none") * products * self.item
 
-    def kept(self) -> float:
-        """What a layer with attention keeps of each token for its backward pass (`decoder.hidden_states`).
+    def kept(self, form: LayerKind) -> float:
+        """What a layer with attention of this form keeps of each token for its backward pass (`decoder.hidden_states`).
 
         With a kernel, remat "none" and "attention" keep its operands (splash pads the heads to its lanes), its
         output in its own and in the model's layout, and the logarithm of each head's sum. A gate of the output is kept
         beside them.
         """
-        m, remat, kernel = self.model, self.config.policy.remat, self.attention != "xla"
+        m, remat, (_, head_dim) = self.model, self.config.policy.remat, self.model.heads_of(form)
+        attention, kv_heads = attention_of(self.attention, head_dim), self.kv_of(form) / head_dim
+        kernel = attention != "xla"
         gate = self.heads * (m.query_size - m.head_dim) * self.item
-        head = -(-m.head_dim // LANES) * LANES if self.attention == "splash" else m.head_dim
-        around = (self.heads * (head + m.head_dim) + (self.heads + 2 * self.kv_heads) * head) * self.item \
+        head = -(-head_dim // LANES) * LANES if attention == "splash" else head_dim
+        around = (self.heads * (head + head_dim) + (self.heads + 2 * kv_heads * (not form.shared)) * head) * self.item \
             + 4 * self.heads
-        products = (1 + m.norms_after) * m.hidden_size + 2 * self.feed
+        feed = self.feed if m.num_experts else self.feed_of(form)
+        products = (1 + m.norms_after) * m.hidden_size + 2 * feed
+        if m.layer_input_size:
+            products += m.hidden_size + m.layer_input_size
         if not kernel:
-            products += self.qkv
+            products += self.products_of(form)
         elif m.qk_norm or m.qk_norm_all_heads:
-            products += self.heads * m.query_size + self.kv_heads * m.head_dim          # inputs of the two norms
+            # Inputs of the two norms.
+            products += self.heads * m.query_size * head_dim / m.head_dim + kv_heads * head_dim * (not form.shared)
         products += self.ranks("attention")
         block_input = 0 if remat == "offload" else m.hidden_size * self.item
         if remat == "none":
             return block_input + products * self.item + (around + gate) * kernel
         if remat == "attention":
-            return block_input + (around + gate if kernel else self.heads * m.head_dim * self.item)
+            return block_input + (around + gate if kernel else self.heads * head_dim * self.item)
         return block_input
 
     def scores(self, length: float, size: int) -> float:
         """What attention has for one token of a row: plain products `size` bytes for each head and token, cuDNN
         one mask for all heads (a byte, and the kernel's bias of two), splash nothing."""
-        return {"xla": size * self.heads * length, "cudnn": 3 * length}.get(self.attention, 0)
+        return max({"xla": size * self.heads * length, "cudnn": 3 * length}.get(
+            attention_of(self.attention, self.model.heads_of(form)[1]), 0) for form in self.forms)
 
     def head(self, gradients: bool) -> Split:
         """Logits of one chunk in float32, and what is made of them. They grow with the rows until a chunk is full."""
@@ -213,18 +243,19 @@ class Work:
     def decode(self, arrays: int) -> Split:
         """`arrays` of [S, V] float32 (logits and what sampling makes of them), scores against the cache, a layer."""
         scores = 2 * 4 * self.heads * self.sampler.buckets[-1]
-        return Split(0, (4 * arrays * self.vocab + scores + self.width * self.item + 2 * self.delta_memory)
+        return Split(0, (4 * arrays * self.vocab + scores + (self.width + self.inputs) * self.item
+                         + 2 * self.delta_memory)
                      / self.parallel)
 
     def prefill(self, count: int, sizes: tuple[int, ...]) -> Split:
         """`count` prompts that are prefilled together. XLA may place them anywhere, so they count on every device."""
         mixing = max(self.scores(sizes[-1], 4), self.delta_work)
-        return Split(count * sizes[-1] * (self.width * self.item + mixing), 0)
+        return Split(count * sizes[-1] * ((self.width + 2 * self.inputs) * self.item + mixing), 0)
 
     def admit(self) -> Split:
         """Rows of one layer's cache for the samples that are admitted together, a quarter of the slots; or of its
         memories."""
-        entries = self.kv_heads * self.model.head_dim * self.item * self.sampler.buckets[-1]
+        entries = max(map(self.kv_of, self.forms)) * self.item * self.sampler.buckets[-1]
         return Split(0, max(entries, self.delta_memory))
 
     def cast(self) -> Split:

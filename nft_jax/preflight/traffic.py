@@ -73,6 +73,10 @@ class Instruction(NamedTuple):
         """Bytes of the result in HBM."""
         return sum(array.bytes for array in self.arrays if array.in_hbm)
 
+    def called(self, role: str) -> str:
+        """The computation that it calls in this role: `calls` of a fusion, `body` of a loop."""
+        return group_of(rf"{role}=%?([^\s,)}}]+)", self.rest)
+
 
 Computation = dict[str, Instruction]
 
@@ -83,28 +87,40 @@ def hbm_bytes(text: str, steps: int = 1) -> float:
     A loop counts as often as it runs, and `steps` times where the text does not say: a block of decode steps. Of a
     conditional's branches the largest counts.
     """
-    lines, entry = computations_of(text)
-    computations: dict[str, Computation] = {}
+    program = Program(text, steps)
+    return program.total(program.entry)
 
-    def computation(name: str) -> Computation:
-        if name not in computations:
-            found = filter(None, map(_instruction, lines.get(name, ())))
-            computations[name] = {each.name: each for each in found}
-        return computations[name]
 
-    def of(name: str) -> float:
-        return sum(moved(each, computation(name)) for each in computation(name).values())
+class Program:
+    """The computations of a compiled program, each parsed when it is first needed."""
 
-    def moved(each: Instruction, here: Computation) -> float:
+    def __init__(self, text: str, steps: int):
+        self.lines, self.entry = computations_of(text)
+        self.steps = steps
+        self.parsed: dict[str, Computation] = {}
+
+    def computation(self, name: str) -> Computation:
+        if name not in self.parsed:
+            found = filter(None, map(_instruction, self.lines.get(name, ())))
+            self.parsed[name] = {each.name: each for each in found}
+        return self.parsed[name]
+
+    def total(self, name: str) -> float:
+        """Bytes that the computation `name` moves when it runs once."""
+        here = self.computation(name)
+        return sum(self.moved(each, here) for each in here.values())
+
+    def moved(self, each: Instruction, here: Computation) -> float:
+        """Bytes that an instruction of the computation `here` moves, with those of the computations that it calls."""
         code, operands = each.opcode, [here[name] for name in each.operands if name in here]
         if code in FREE or code.endswith("-done") or 'custom_call_target="ConcatBitcast"' in each.rest:
             return 0
         if code == "while":
-            return of(group_of(r"body=%?([^\s,)]+)", each.rest)) * trip_count(each.rest, lines, steps)
+            return self.total(each.called("body")) * trip_count(each.rest, self.lines, self.steps)
         if code == "conditional":
-            return max(map(of, branches_of(each.rest)), default=0)
+            return max(map(self.total, branches_of(each.rest)), default=0)
         if code == "call":
-            return of(group_of(r"to_apply=%?([^\s,)}]+)", each.rest))
+            return self.total(each.called("to_apply"))
         if code == "slice-start":
             source, taken = each.arrays[0], each.arrays[-2]
             return source.in_hbm * taken.elements + taken.in_hbm * taken.bytes
@@ -118,18 +134,18 @@ def hbm_bytes(text: str, steps: int = 1) -> float:
         if code == "custom-call" and (declared := group_of(r'"bytes_accessed":"?(\d+)', each.rest)):
             return float(declared)
         if code == "fusion":
-            inside = computation(group_of(r"calls=%?([^\s,)}]+)", each.rest))
-            return sum(min(operand.in_hbm, read(inside, place) * bool(operand.in_hbm))
-                       for place, operand in enumerate(operands)) + written(each, inside)
+            inside = self.computation(each.called("calls"))
+            return written(each, inside) + sum(min(operand.in_hbm, self.read(inside, place))
+                                               for place, operand in enumerate(operands) if operand.in_hbm)
         return sum(operand.in_hbm for operand in operands) + each.in_hbm
 
-    def read(inside: Computation, place: int) -> float:
-        """Bytes that a fusion reads of its operand at `place`, however large the operand is."""
-        parameter = next(each.name for each in inside.values()
-                         if each.opcode == "parameter" and each.rest.startswith(f"({place})"))
-        return read_of(inside, parameter)
+    def read(self, inside: Computation, place: int) -> float:
+        """Bytes that a fusion reads of its operand at `place`; infinite where it reads all of it."""
+        return self.read_of(inside, next(each.name for each in inside.values()
+                                         if each.opcode == "parameter" and each.rest.startswith(f"({place})")))
 
-    def read_of(inside: Computation, name: str) -> float:
+    def read_of(self, inside: Computation, name: str) -> float:
+        """Bytes that a fusion's computation reads of the array `name`."""
         total = 0.0
         for user in inside.values():
             if name not in user.operands:
@@ -138,32 +154,31 @@ def hbm_bytes(text: str, steps: int = 1) -> float:
             if user.opcode in TAKES and first:
                 total += user.arrays[0].elements
             elif user.opcode in RENAMES:
-                total += read_of(inside, user.name)
+                total += self.read_of(inside, user.name)
             elif user.opcode == "fusion":
-                called = computation(group_of(r"calls=%?([^\s,)}]+)", user.rest))
-                total += sum(read(called, place) for place, operand in enumerate(user.operands) if operand == name)
+                called = self.computation(user.called("calls"))
+                total += sum(self.read(called, place) for place, operand in enumerate(user.operands) if operand == name)
                 if all(each.opcode in ("parameter", "bitcast") for each in called.values()):
-                    total += read_of(inside, user.name)
+                    total += self.read_of(inside, user.name)
             elif not (user.opcode == "dynamic-update-slice" and first):
                 return math.inf
         return total
 
-    def written(each: Instruction, inside: Computation) -> float:
-        """Bytes that a fusion writes; of a result that is an update in place, the update."""
-        root = next(instruction for instruction in inside.values() if instruction.is_root)
-        names = root.operands if root.opcode == "tuple" else [root.name] * len(each.arrays)
-        total = 0.0
-        for name, array in zip(names, each.arrays, strict=True):
-            made = inside[name]
-            while made.opcode == "bitcast":
-                made = inside[made.operands[0]]
-            if made.opcode == "dynamic-update-slice" and array.in_hbm:
-                total += made.arrays[0]._replace(in_hbm=True).changed(inside[made.operands[1]].arrays[0])
-            else:
-                total += array.in_hbm * array.bytes
-        return total
 
-    return of(entry)
+def written(fusion: Instruction, inside: Computation) -> float:
+    """Bytes that a fusion writes; of a result that is an update in place, the update."""
+    root = next(instruction for instruction in inside.values() if instruction.is_root)
+    names = root.operands if root.opcode == "tuple" else [root.name] * len(fusion.arrays)
+    total = 0.0
+    for name, array in zip(names, fusion.arrays, strict=True):
+        made = inside[name]
+        while made.opcode == "bitcast":
+            made = inside[made.operands[0]]
+        if made.opcode == "dynamic-update-slice" and array.in_hbm:
+            total += made.arrays[0]._replace(in_hbm=True).changed(inside[made.operands[1]].arrays[0])
+        else:
+            total += array.in_hbm * array.bytes
+    return total
 
 
 def _instruction(line: str) -> Instruction | None:

@@ -10,6 +10,7 @@ admission overwrites it, and it does not grow.
 
 The sequence axis is never sharded: XLA drops a clamped update on a sharded axis (openxla/xla#49118).
 """
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from nft_jax.model import delta
-from nft_jax.model.config import ModelConfig
+from nft_jax.model.config import LayerKind, ModelConfig
 from nft_jax.model.entries import Rows, cache_entries, ring_axes
 from nft_jax.runtime.compilation import with_shardings
 from nft_jax.runtime.mesh import sharding
@@ -26,7 +27,7 @@ from nft_jax.runtime.mesh import sharding
 
 class DecodeState(NamedTuple):
     """S slots over a ring of C entries. Donated to every program that takes it."""
-    # per layer with attention: keys and values, in the layout of `model.entries`
+    # per layer that has its own: keys and values, in the layout of `model.entries`
     cache: list[tuple[Any, Any]]
     memories: list[delta.Memory]      # per layer with a delta net, of S sequences
     write_index: jax.Array            # [] int32: ring index that the next step writes
@@ -72,25 +73,41 @@ def ring_lengths(longest: int, platform: str) -> tuple[int, ...]:
     return (*(size for size in powers if size < upper[0]), *(size for size in upper if size < powers[-1]), powers[-1])
 
 
-def empty_layer(config: ModelConfig, slots: int, length: int, dtype, quantised: bool, heads: int = 0):
-    zeros = jnp.zeros((slots, config.num_kv_heads, length, config.head_dim), dtype)
+def no_rows(kind: LayerKind) -> int:
+    """No layer lies in rows (`model.entries`)."""
+    return 0
+
+
+def empty_layer(config: ModelConfig, kind: LayerKind, slots: int, length: int, dtype, quantised: bool, heads: int = 0):
+    kv_heads, head_dim = config.heads_of(kind)
+    zeros = jnp.zeros((slots, kv_heads, length, head_dim), dtype)
     return cache_entries(zeros, zeros, quantised, heads)
 
 
+def cached_kinds(config: ModelConfig) -> list[LayerKind]:
+    """Of the layers in the cache."""
+    return [config.kinds[layer] for layer in config.cached_layers]
+
+
 def empty_state(config: ModelConfig, slots: int, capacity: int, dtype, quantised: bool = False,
-                heads: int = 0) -> DecodeState:
-    """All slots free, over a ring of `capacity` entries. heads: as of `cache_entries`."""
+                heads: Callable[[LayerKind], int] = no_rows) -> DecodeState:
+    """All slots free, over a ring of `capacity` entries. heads: of a layer of this kind, as of `cache_entries`."""
     zeros = jnp.zeros(slots, jnp.int32)
-    cache = [empty_layer(config, slots, capacity, dtype, quantised, heads) for _ in config.attention_layers]
+    cache = [empty_layer(config, kind, slots, capacity, dtype, quantised, heads(kind)) for kind in cached_kinds(config)]
     memories = [delta.empty(config, slots, dtype) for _ in config.delta_layers]
     return DecodeState(cache, memories, write_index=jnp.int32(0), length=zeros, token=zeros, generated=zeros,
                        limit=zeros, stream=zeros.astype(jnp.uint32), rollout=zeros.astype(jnp.uint32),
                        active=zeros.astype(bool))
 
 
-def entry_sharding(config: ModelConfig, mesh: Mesh, slots: str | None = "batch"):
-    """Sharding of keys and values: slots over the data axes, kv heads over `tensor` where it divides them."""
-    return sharding(mesh, slots, None if config.num_kv_heads % mesh.shape["tensor"] else "kv_heads", None, None)
+def entry_sharding(config: ModelConfig, kind: LayerKind, mesh: Mesh, slots: str | None = "batch"):
+    """Sharding of a layer's keys and values: slots over the data axes, kv heads over `tensor` where it divides them."""
+    kv_heads, _ = config.heads_of(kind)
+    return sharding(mesh, slots, None if kv_heads % mesh.shape["tensor"] else "kv_heads", None, None)
+
+
+def cache_shardings(config: ModelConfig, mesh: Mesh, slots: str | None = "batch") -> list:
+    return [entry_sharding(config, kind, mesh, slots) for kind in cached_kinds(config)]
 
 
 def memory_sharding(mesh: Mesh, slots: str | None = "batch"):
@@ -101,12 +118,12 @@ def memory_sharding(mesh: Mesh, slots: str | None = "batch"):
 def state_shardings(config: ModelConfig, mesh: Mesh) -> DecodeState:
     """Shardings of a state: of the cache and the memories by their own; arrays [S] are split like the slots."""
     slots = sharding(mesh, "batch")
-    return DecodeState(entry_sharding(config, mesh), memory_sharding(mesh), sharding(mesh), *(slots,) * 7)
+    return DecodeState(cache_shardings(config, mesh), memory_sharding(mesh), sharding(mesh), *(slots,) * 7)
 
 
 def prefilled_shardings(config: ModelConfig, mesh: Mesh) -> Prefilled:
     """Prompts are whole on every device of the data axes."""
-    return Prefilled(entry_sharding(config, mesh, None), memory_sharding(mesh, None))
+    return Prefilled(cache_shardings(config, mesh, None), memory_sharding(mesh, None))
 
 
 def abstract_decode_state(config: ModelConfig, mesh: Mesh, *sizes) -> DecodeState:

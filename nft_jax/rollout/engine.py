@@ -32,7 +32,7 @@ from jax.sharding import Mesh
 from nft_jax.config import DecodingConfig, SamplingConfig
 from nft_jax.model import decoder
 from nft_jax.model.adapter import is_wrapped, merge
-from nft_jax.model.config import FLOAT32, Compute, ModelConfig
+from nft_jax.model.config import FLOAT32, Compute, LayerKind, ModelConfig
 from nft_jax.model.entries import cache_entries, heads_in_row
 from nft_jax.model.parameters import ARRAYS, parameter_shardings
 from nft_jax.model.quantise import quantise_matrices
@@ -44,6 +44,7 @@ from nft_jax.rollout.cache import (
     admit,
     attended,
     buckets_up_to,
+    cached_kinds,
     empty_state,
     entry_sharding,
     grow_layer,
@@ -98,9 +99,10 @@ def decode_weight_shardings(model: ModelConfig, mesh: Mesh, weight_dtype: Stored
         decoder.parameter_shapes(model)))
 
 
-def prefill(params, model: ModelConfig, compute: Compute, length: int, quantised: bool, heads: int, tokens, lengths):
-    """Step 1: what prompts leave behind; keys and values are padded on the left to `length` entries. heads: as of
-    `cache_entries`.
+def prefill(params, model: ModelConfig, compute: Compute, length: int, quantised: bool,
+            heads: Callable[[LayerKind], int], tokens, lengths):
+    """Step 1: what prompts leave behind; keys and values are padded on the left to `length` entries. heads: of a
+    layer of this kind, as of `cache_entries`.
 
     tokens [P, T]: left-padded prompts without their last tokens, which decoding feeds first. lengths [P]."""
     size = tokens.shape[1]
@@ -108,7 +110,8 @@ def prefill(params, model: ModelConfig, compute: Compute, length: int, quantised
     entries, memories = decoder.prefill(params, model, tokens, jnp.maximum(place, 0), (place >= 0).astype(jnp.int32),
                                         compute)
     pad = ((0, 0), (0, 0), (length - size, 0), (0, 0))
-    return Prefilled([cache_entries(jnp.pad(k, pad), jnp.pad(v, pad), quantised, heads) for k, v in entries], memories)
+    return Prefilled([cache_entries(jnp.pad(k, pad), jnp.pad(v, pad), quantised, heads(kind))
+                      for (k, v), kind in zip(entries, cached_kinds(model), strict=True)], memories)
 
 
 def decode_block(params, model: ModelConfig, mesh: Mesh, eos: tuple[int, ...], block_size: int, truncate: bool,
@@ -196,7 +199,7 @@ class Sampler:
         self.tails = tuple(size for size in (self.slots >> halvings for halvings in range(1, HALVINGS + 1))
                            if size >= SMALLEST_TAIL and size % data_parallel == 0)
         self.delay = delay if delay is not None else int(platform != "cpu")
-        self._stored = self.compute.dtype, decoding.kv_dtype == "int8", heads_in_row(model, self.mesh)
+        self._stored = self.compute.dtype, decoding.kv_dtype == "int8", partial(heads_in_row, model, self.mesh)
         self._compile(decoding.weight_dtype)
 
     def _compile(self, weight_dtype: Stored) -> None:
@@ -214,9 +217,12 @@ class Sampler:
                                                               *arrays),
             out_shardings=self._prefilled_shardings) for _, sizes in self.prefilled.values()]
         self._admit = jax.jit(admit, donate_argnums=0, out_shardings=state)
-        self._grow = {capacity: jax.jit(partial(grow_layer, capacity=capacity),
-                                        out_shardings=entry_sharding(model, mesh)) for capacity in self.buckets}
-        self._keep = jax.jit(keep_slots, out_shardings=state)
+        # The first layer of each kind stands for all that have rings like its own.
+        self._rings = {kind.form: layer for layer, kind in reversed([*enumerate(cached_kinds(model))])}
+        self._grow = {(capacity, form): jax.jit(partial(grow_layer, capacity=capacity),
+                                                out_shardings=entry_sharding(model, form, mesh))
+                      for capacity in self.buckets for form in self._rings}
+        self._keep = jax.jit(keep_slots, out_shardings=state._replace(cache=[]))
         # Two programs: one computes top-k, top-p and min-p, the other has nothing of them.
         self._decode = {truncate: jax.jit(
             lambda params, *arrays, truncate=truncate: decode_block(
@@ -328,8 +334,8 @@ class Sampler:
         # A layer at a time, and popped: no other holder of the state keeps an old layer in memory. Memories do not
         # grow, and move to fewer slots with the other arrays.
         old, cache = state.cache, []
-        while old:
-            cache.append(self._grow[wanted](old.pop(0), state.write_index, rows))
+        for kind in cached_kinds(self.model):
+            cache.append(self._grow[wanted, kind.form](old.pop(0), state.write_index, rows))
         write_index = jax.device_put(np.int32(capacity % wanted), state.write_index.sharding)
         if rows is not None:
             state = self._keep(state._replace(cache=[]), rows)
@@ -365,15 +371,16 @@ class Sampler:
                 out.append(Program(kind, (ring,), self._decode[truncate],
                                    (weights, state, np.int32(0), key, SamplingParams.of(PLAIN))))
             for old in self.buckets[:self.buckets.index(ring)]:
-                out.append(Program("grow", (ring, old), self._grow[ring],
-                                   (state_of[old].cache[0], state.write_index, None)))
+                out += [Program("grow", (ring, old), self._grow[ring, form],
+                                (state_of[old].cache[layer], state.write_index, None))
+                        for form, layer in self._rings.items()]
         # A tail has the longest ring, and moves there from any ring of all slots, or from a larger tail.
         longest, sources = self.buckets[-1], [(self.slots, ring, state) for ring, state in state_of.items()]
         for tail in self.tails:
             rows = np.zeros(tail, np.int32)
             for slots, ring, state in sources:
-                out.append(Program(TAIL_KINDS[0], (tail, slots, ring), self._grow[longest],
-                                   (state.cache[0], state.write_index, rows)))
+                out += [Program(TAIL_KINDS[0], (tail, slots, ring), self._grow[longest, form],
+                                (state.cache[layer], state.write_index, rows)) for form, layer in self._rings.items()]
             # The ring is left out, so one state of each size will do.
             for slots, state in {slots: state for slots, _, state in sources}.items():
                 out.append(Program(TAIL_KINDS[1], (tail, slots), self._keep, (state._replace(cache=[]), rows)))

@@ -3,6 +3,7 @@
 The functions `..._bytes` say what parameters, decoding weights, keys and values take on a device, to preflight too.
 """
 import os
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from nft_jax.config import DecodingConfig
 from nft_jax.model import decoder, delta
 from nft_jax.model.config import Compute, LongRope, ModelConfig
 from nft_jax.model.parameters import parameter_shardings
-from nft_jax.rollout.cache import buckets_up_to, empty_layer, entry_sharding, memory_sharding
+from nft_jax.rollout.cache import buckets_up_to, cached_kinds, empty_layer, entry_sharding, memory_sharding
 from nft_jax.rollout.engine import Stored, decode_weight_shardings, decode_weights, prefills_of
 from nft_jax.runtime.compilation import with_shardings
 from nft_jax.runtime.mesh import data_parallel_size, sharded_bytes
@@ -56,10 +57,13 @@ def entry_bytes(model: ModelConfig, mesh: Mesh, sequences: int, entries: int, dt
     """Bytes on one device of the keys and values of `entries` tokens in each of `sequences`, and of the memories of
     delta nets. `axis`: of the sequences; "batch" for the slots, None for prefilled prompts, which are whole on every
     device."""
-    layer = jax.eval_shape(partial(empty_layer, model, sequences, entries, dtype, kv_dtype == "int8"))
+    found = 0
+    # Layers with attention have rings of at most two sizes.
+    for kind, layers in Counter(kind.form for kind in cached_kinds(model)).items():
+        layer = jax.eval_shape(partial(empty_layer, model, kind, sequences, entries, dtype, kv_dtype == "int8"))
+        found += layers * sharded_bytes(with_shardings(layer, entry_sharding(model, kind, mesh, axis)))
     memory = jax.eval_shape(partial(delta.empty, model, sequences, dtype)) if model.delta_layers else ()
-    return len(model.attention_layers) * sharded_bytes(with_shardings(layer, entry_sharding(model, mesh, axis))) \
-        + len(model.delta_layers) * sharded_bytes(with_shardings(memory, memory_sharding(mesh, axis)))
+    return found + len(model.delta_layers) * sharded_bytes(with_shardings(memory, memory_sharding(mesh, axis)))
 
 
 def slot_bytes(model: ModelConfig, mesh: Mesh, entries: int, dtype: str, kv_dtype: Stored = "compute") -> int:

@@ -18,6 +18,7 @@ import numpy as np
 from nft_jax.config import Config, LossAgg, ObjectiveConfig, TermsConfig
 from nft_jax.model import delta
 from nft_jax.model.config import ModelConfig
+from nft_jax.model.decoder import count_active_parameters
 from nft_jax.objectives.all_wrong import prior_accuracies
 from nft_jax.objectives.registry import overlong_penalty, token_weights
 from nft_jax.objectives.terms import OFF, answers_in_loss, mismatch_weights
@@ -71,6 +72,9 @@ def token_cost(model: ModelConfig) -> float:
 
     The multiplications with the weights, over the multiplications of one pair in all heads and layers with attention.
     The elementwise work of a pair weighs SCORE_COST times its products."""
+    if model.wide_head_dim:
+        pairs = sum(model.num_heads * model.heads_of(kind)[1] for kind in model.kinds)
+        return count_active_parameters(model) / (2 * pairs * (1 + SCORE_COST))
     heads, gates = model.num_heads * model.head_dim, model.num_heads * (model.query_size - model.head_dim)
     feed = model.experts_per_token * model.expert_size if model.num_experts else model.intermediate_size
     feed = model.hidden_size * (3 * feed + model.num_experts)

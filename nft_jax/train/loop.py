@@ -37,7 +37,7 @@ from nft_jax.train.batch import deal, examples_of
 from nft_jax.train.opening import Finished, open_run
 from nft_jax.train.run import Run
 from nft_jax.train.saving import count_updates, finish_writing, save_if_due, save_last, write_rollouts, write_row
-from nft_jax.train.scoring import packed, score, score_open
+from nft_jax.train.scoring import lacks, packed, score, score_open
 from nft_jax.train.state import Progress, TrainState, learning_rate
 from nft_jax.train.step import place_batch
 from nft_jax.train.step_metrics import Rollouts, Update, Updates
@@ -163,8 +163,10 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
                 or len(answers_in_loss(group, run.config.terms)) < len(group.rollouts)]
         scored = {group.prompt.index: group for group in score(run, params, iter([*left, *carried]))}
         kept, carried = ([scored.get(group.prompt.index, group) for group in part] for part in (kept, carried))
-    open_groups = score_open(run, params, open_groups)
-    progress.carried, progress.open = carried, open_groups
+    progress.carried, progress.open = carried, score_open(run, params, open_groups)
+    # Nobody scores the rest of a group that teaches nothing.
+    seen = [replace(group, old_logprobs=None) if group.old_logprobs and lacks(group, "old_logprobs") else group
+            for group in seen]
     if stored:
         # All of them were sampled before the first step.
         tokens = 0 if progress.step else run.stored.report.tokens
@@ -173,7 +175,7 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
         tokens = use.tokens
         sources = decided_by(seen, run.config.verifier) | use.metrics()
         if rollout.budget:
-            sources |= budget_metrics(progress.step, [*seen, *open_groups], kept)
+            sources |= budget_metrics(progress.step, [*seen, *progress.open], kept)
     return Rollouts(kept, seen, tokens, sources | run.stream.metrics())
 
 

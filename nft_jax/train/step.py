@@ -28,7 +28,7 @@ from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.decoder import states_and_load
 from nft_jax.model.experts import balance_loss
 from nft_jax.model.logprobs import logprobs_of, token_logprobs
-from nft_jax.model.parameters import constrain_parameters
+from nft_jax.model.parameters import constrain_parameters, with_constants
 from nft_jax.objectives.registry import Objective, coefficients, find_objective, token_loss
 from nft_jax.objectives.terms import OFF, tally_terms, term_losses
 from nft_jax.runtime.mesh import hosts, place, sharding
@@ -187,6 +187,8 @@ def train_step(state: TrainState, batch: TrainBatch, learning_rate, temperature,
     def step(state):
         direction, opt_state = optimizer.update(gradient, state.opt_state, state.params, norm=norm)
         params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, direction)
+        # Weight decay reaches every parameter, and constants must stay.
+        params = with_constants(params, state.params)
         return state._replace(params=params, opt_state=opt_state, updates=state.updates + 1)
 
     # A branch works in place; `where` would keep the old state beside the new one.

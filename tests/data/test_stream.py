@@ -93,6 +93,26 @@ def test_the_order_by_accuracy_resumes_exactly_and_is_its_rule(size, seed, draws
     assert whole == by_the_rule(size, seed, draws, kinds)
 
 
+@given(st.integers(0, 2**40), st.lists(st.sampled_from(sorted(REWARDS)), min_size=1, max_size=5), st.integers(1, 6))
+@settings(max_examples=30, deadline=None)
+def test_groups_that_are_still_open_are_observed_after_a_resume(seed, kinds, late):
+    """With rollout.tokens_per_step a group is judged steps after its prompt was taken."""
+    def observe(stream, prompts):
+        stream.observe([judged(p, REWARDS[kinds[p.index % len(kinds)]]) for p in prompts])
+        return [(p.index, p.problem) for p in stream.take(9)]
+
+    stream, resumed = AccuracyStream(made(4), seed), AccuracyStream(made(4), seed)
+    prompts = stream.take(7)
+    stream.observe([judged(p, REWARDS["mixed"]) for p in prompts[late:]])
+    resumed.restore(json.loads(json.dumps(stream.state())))
+    assert observe(resumed, prompts[:late]) == observe(stream, prompts[:late])
+    # A fork to other questions goes on with the open groups; its stream knows none of them.
+    other = AccuracyStream(made(5), seed)
+    other.restore(stream.state())
+    other.observe([judged(p, REWARDS["right"]) for p in prompts[:late]])
+    assert {p.problem for p in other.take(5)} == {f"q{i}" for i in range(5)}
+
+
 def by_the_rule(size, seed, draws, kinds):
     """The order, written down a second time: of single questions, with their whole history of epochs and kinds."""
     history = {question: [] for question in range(size)}

@@ -89,6 +89,9 @@ def test_a_group_waits_for_all_its_answers_and_no_longer(whole):
         groups = groups_of(folder, step + 1)
         for rollout in (r for group in groups for r in group.rollouts):
             assert rollout.finish_reason in ("stop", "length") and (np.diff(rollout.steps) >= 0).all()
+        for row_of in pq.read_table(folder / "rollouts" / f"step_{step + 1:06d}.parquet").to_pylist():
+            assert row_of["old_logprobs"] is None or len(row_of["old_logprobs"]) == len(row_of["tokens"])
+            assert len(row_of["steps"]) == len(row_of["tokens"])
             longest = max(longest, len(rollout.tokens))
         told += row["tokens/generated"]
         ages = np.concatenate([step - r.steps for group in groups_of(folder, step + 1, kept=True)

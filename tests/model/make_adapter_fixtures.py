@@ -33,6 +33,11 @@ CASES = {       # base: options of LoraConfig
     "llama_untied_linear": {"r": 5, "lora_alpha": 10, "target_modules": EVERY, "exclude_modules": ["self_attn.v_proj"]},
     "phi3_tied_longrope": {"r": 3, "lora_alpha": 4, "target_modules": ["qkv_proj", "gate_up_proj", "down_proj"]},
     "qwen3_5_untied_sharded": {"r": 2, "lora_alpha": 3, "target_modules": "all-linear"},
+    "gemma4_tied": {"r": 2, "lora_alpha": 3,
+                    "target_modules": [*EVERY, "per_layer_input_gate", "per_layer_projection"]},
+    "mistral_untied": {"r": 2, "lora_alpha": 4, "target_modules": "all-linear"},
+    "smollm3_untied": {"r": 3, "lora_alpha": 2, "target_modules": EVERY},
+    "olmo3_untied": {"r": 2, "lora_alpha": 5, "target_modules": "all-linear"},
 }
 RATE, DECAY, CLIP, EPSILON, UPDATES = 1e-3, 0.1, 1.0, 1.0, 3
 REWARDS = ((1, 0, 0, 0), (1, 1, 0, 1), (0, 1, 0, 1))

@@ -35,6 +35,10 @@ def yarn(theta: float, **settings) -> dict:
     return {"rope_type": "yarn", "rope_theta": theta, **settings}
 
 
+def proportional(theta: float, share: float) -> dict:
+    return {"rope_type": "proportional", "rope_theta": theta, "partial_rotary_factor": share}
+
+
 def pattern(layers: int, every: int) -> list[str]:
     return ["full_attention" if (i + 1) % every == 0 else "sliding_attention" for i in range(layers)]
 
@@ -135,6 +139,31 @@ CASES = {       # name: (family, settings, largest file)
         "rms_norm_eps": 1e-6, "full_attention_interval": 2, "linear_num_key_heads": 1, "linear_num_value_heads": 2,
         "linear_key_head_dim": 6, "linear_value_head_dim": 6, "linear_conv_kernel_dim": 5,
         "rope_parameters": default(1e4)}, "1MB"),
+    "gemma4_tied": ("Gemma4", {
+        **NO_IDS, "vocab_size": 61, "vocab_size_per_layer_input": 61, "num_hidden_layers": 8, "head_dim": 10,
+        "global_head_dim": 14, "num_key_value_heads": 2, "num_kv_shared_layers": 4, "use_double_wide_mlp": True,
+        "hidden_size_per_layer_input": 5, "layer_types": pattern(8, 2), "sliding_window": 5,
+        "rms_norm_eps": 1e-3, "final_logit_softcapping": 6.0, "rope_parameters": {
+            "full_attention": {**proportional(700.0, 0.3), "factor": 1.5}, "sliding_attention": default(50.0)}}, "1MB"),
+    "gemma4_untied_sharded": ("Gemma4", {
+        **NO_IDS, "vocab_size": 53, "num_hidden_layers": 6, "head_dim": 6, "global_head_dim": 10,
+        "num_global_key_value_heads": 3, "attention_k_eq_v": True, "hidden_size_per_layer_input": 0,
+        "layer_types": pattern(6, 3), "sliding_window": 4, "rms_norm_eps": 1e-5, "tie_word_embeddings": False,
+        "rope_parameters": {"full_attention": proportional(90.0, 0.5), "sliding_attention": default(20.0)}}, "20KB"),
+    "gemma4_tied_shared": ("Gemma4", {
+        **NO_IDS, "vocab_size": 47, "vocab_size_per_layer_input": 47, "num_hidden_layers": 5, "head_dim": 14,
+        "global_head_dim": 10, "num_key_value_heads": 3, "num_kv_shared_layers": 3, "hidden_size_per_layer_input": 3,
+        "layer_types": ["full_attention", "sliding_attention", "sliding_attention", "sliding_attention",
+                        "full_attention"], "sliding_window": 6, "rms_norm_eps": 1e-4,
+        "rope_parameters": {"full_attention": default(300.0), "sliding_attention": default(80.0)}}, "1MB"),
+    "gemma4_unified_tied": ("Gemma4Unified", {
+        **NO_IDS, "vocab_size": 59, "num_hidden_layers": 4, "head_dim": 10, "global_head_dim": 18,
+        "num_global_key_value_heads": 1, "attention_k_eq_v": True, "layer_types": pattern(4, 2), "sliding_window": 5,
+        "rms_norm_eps": 1e-3, "final_logit_softcapping": 9.0}, "1MB"),
+    "gemma4_unified_untied": ("Gemma4Unified", {
+        **NO_IDS, "vocab_size": 43, "num_hidden_layers": 3, "head_dim": 6, "global_head_dim": 6,
+        "num_kv_shared_layers": 1, "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+        "sliding_window": 3, "rms_norm_eps": 1e-5, "tie_word_embeddings": False}, "1MB"),
 }
 LENGTHS = (17, 1, 9, 16)
 
@@ -143,18 +172,23 @@ def make(name: str, family: str, settings: dict, largest_file: str, seed: int) -
     """Write one folder: config.json, weights, and reference.npz (tokens, lengths, logits; rows padded on the right;
     with experts also the load-balancing loss over all tokens but padding)."""
     torch.manual_seed(seed)
-    text = f"{family}TextConfig" if family in ("Gemma3", "Qwen3_5") else f"{family}Config"
+    text = f"{family}TextConfig" if family in ("Gemma3", "Gemma4", "Gemma4Unified", "Qwen3_5") else f"{family}Config"
     make_config = getattr(transformers, text)
     config = make_config(**{**COMMON, **settings}, attn_implementation="eager")
     model = getattr(transformers, f"{family}ForCausalLM")(config).float().eval()
     if "Moe" in family:
         model.set_experts_implementation("eager")      # torch's grouped products refuse odd sizes
+    # Gemma 4 keeps the numbers that scale its layers as buffers.
+    numbers = [(name, buffer) for name, buffer in model.named_buffers() if name.endswith("layer_scalar")]
     with torch.no_grad():
-        for parameter_name, parameter in model.named_parameters():
+        for parameter_name, parameter in (*model.named_parameters(), *numbers):
             # Norms of Gemma and Qwen3.5 multiply by 1 + weight, but not those of delta nets.
             offset = family in ("Gemma3", "Qwen3_5") and "linear_attn" not in parameter_name
             middle = 0.0 if offset else 1.0
-            if "norm" in parameter_name:
+            if family.startswith("Gemma4") and parameter_name.endswith(("q_norm.weight", "k_norm.weight")):
+                # Its scores are not divided by anything, and large ones multiply rounding errors.
+                middle = 0.6
+            if "norm" in parameter_name or parameter_name.endswith("layer_scalar"):
                 parameter.uniform_(middle - 0.5, middle + 0.5)
             elif parameter_name.endswith("A_log"):
                 parameter.uniform_(-4.0, 1.0)

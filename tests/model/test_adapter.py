@@ -12,7 +12,7 @@ from nft_jax.config.training import PROJECTIONS, TARGETS
 from nft_jax.model import adapter, decoder
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.logprobs import token_logprobs
-from nft_jax.model.parameters import IN_LAYERS, parameter_shardings
+from nft_jax.model.parameters import IN_LAYERS, parameter_shardings, role_of
 from nft_jax.model.quantise import quantise_matrices
 from nft_jax.runtime.mesh import make_mesh
 from refusal import refused
@@ -47,8 +47,8 @@ def close(found, expected, rtol=1e-5):
 
 
 def test_targets_are_the_matrices_of_a_layer():
-    assert set(PROJECTIONS) == {name for name, array in IN_LAYERS.items()
-                                if array.kind == "matrix" and not name.startswith("expert_")}
+    assert set(PROJECTIONS) == {role_of(name) for name, array in IN_LAYERS.items()
+                                if array.kind == "matrix" and not role_of(name).startswith("expert_")}
     assert AdapterConfig(rank=1, targets=("down", "attention", "key")).projections == (
         "query", "key", "value", "out", "down")
 
@@ -65,7 +65,7 @@ def test_delta_nets_have_adapters_of_their_own_layers(tiny_model):
     model = replace(tiny_model, num_layers=3, delta_layers=(0, 2), delta_key_heads=2, delta_value_heads=4,
                     delta_key_dim=6, delta_value_dim=5, delta_conv=4)
     found = adapter.adapter_shapes(model, AdapterConfig(rank=2))["layers"]
-    assert set(found) == set(PROJECTIONS)
+    assert set(found) == {*TARGETS["all"], *TARGETS["delta"]}
     assert found["query"]["lora_b"].shape == (1, 2, 4, 8) and found["delta_out"]["lora_a"].shape == (2, 4, 5, 2)
     # One matrix in PEFT, and so one A.
     assert found["delta_query"]["lora_a"].shape == (2, 16, 2) and set(found["delta_key"]) == {"lora_b"}
@@ -76,6 +76,21 @@ def test_delta_nets_have_adapters_of_their_own_layers(tiny_model):
     with refused("adapter.targets", ("delta",), "delta_query", "query, key, value, out, gate, up, down"):
         adapter.adapter_shapes(tiny_model, AdapterConfig(rank=2, targets=("delta",)))
     assert "delta_query" not in adapter.adapter_shapes(tiny_model, AdapterConfig(rank=2))["layers"]
+
+
+def test_a_target_is_adapted_in_every_layer_that_has_it(tiny_model):
+    """Layers of other sizes, and layers that share keys and values (Gemma 4), have arrays of their own."""
+    model = replace(tiny_model, num_layers=4, local_layers=(0, 2), window=4, wide_head_dim=6, wide_kv_heads=1,
+                    keys_are_values=True, shared_layers=2, layer_input_size=3)
+
+    def adapted(*targets):
+        return set(adapter.adapter_shapes(model, AdapterConfig(rank=2, targets=targets))["layers"])
+
+    assert adapted("query", "key") == {"query", "wide_query", "shared_query", "shared_wide_query", "key", "wide_key"}
+    assert adapted("value") == {"value"} and adapted("down") == {"down", "shared_down"}
+    assert adapted("inputs") <= adapted("all") and len(adapted("inputs")) == 4
+    with refused("adapter.targets", ("inputs",), "input_gate"):
+        adapter.adapter_shapes(tiny_model, AdapterConfig(rank=2, targets=("inputs",)))
 
 
 def test_the_scale_is_alpha_over_the_rank_or_its_root():

@@ -11,7 +11,16 @@ from model_folders import CASES, FIXTURES
 from nft_jax.model import decoder, delta
 from nft_jax.model.adapter import is_wrapped
 from nft_jax.model.attention import attend
-from nft_jax.model.config import FLOAT32, Compute, LinearRope, Llama3Rope, LongRope, ModelConfig, YarnRope
+from nft_jax.model.config import (
+    FLOAT32,
+    Compute,
+    LinearRope,
+    Llama3Rope,
+    LongRope,
+    ModelConfig,
+    ProportionalRope,
+    YarnRope,
+)
 from nft_jax.model.entries import cache_entries
 from nft_jax.model.hf import load_params, read_config
 from nft_jax.model.hf.families import FAMILIES
@@ -58,10 +67,17 @@ def test_fixtures_cover_every_family_and_what_sets_it_apart():
     scalings = {(c.family, type(c.rope_scaling)) for c in configs if c.rope_scaling}
     assert scalings == {("llama", Llama3Rope), ("llama", LinearRope), ("gemma3_text", LinearRope),
                         ("smollm3", YarnRope), ("phi3", LongRope), ("olmo2", LinearRope),
-                        ("olmo3", YarnRope)}
+                        ("olmo3", YarnRope), ("gemma4_text", ProportionalRope),
+                        ("gemma4_unified_text", ProportionalRope)}
     kinds = {(c.family, len(c.local_layers) == c.num_layers) for c in configs if c.local_layers}
     assert kinds == {("gemma3_text", False), ("qwen2", False), ("qwen3", True), ("mistral", True),
-                     ("smollm3", False), ("qwen3_moe", True), ("phi3", True), ("olmo3", False)}
+                     ("smollm3", False), ("qwen3_moe", True), ("phi3", True), ("olmo3", False),
+                     ("gemma4_text", False), ("gemma4_unified_text", False)}
+    gemma4 = [c for c in configs if c.wide_head_dim]
+    # A layer may share keys and values, or have its own; one matrix may make both; stages may be one turn or several.
+    assert {(bool(c.shared_layers), c.keys_are_values, c.layer_input_size > 0) for c in gemma4} >= {
+        (True, False, True), (False, True, False)}
+    assert {stage.count // stage.period for c in gemma4 for stage in c.stages} >= {1, 2}
     assert {c.norm_topk_prob for c in configs if c.num_experts} == {True, False}
     assert any(c.final_softcap for c in configs)
 
@@ -88,10 +104,9 @@ def test_prefill_and_decode_steps_match_one_forward(case):
     split = split_layers(params, config)
     entries, memories = jax.jit(decoder.prefill, static_argnums=1)(
         split, config, tokens[:, :prompt], positions[:, :prompt], segment_ids[:, :prompt])
-    assert (len(entries), len(memories)) == (len(config.attention_layers), len(config.delta_layers))
-    empty = np.zeros((2, config.num_kv_heads, capacity - prompt, config.head_dim), np.float32)
-    cache = [cache_entries(*(np.concatenate([part, empty], axis=2) for part in pair), False)
-             for pair in entries]
+    assert (len(entries), len(memories)) == (len(config.cached_layers), len(config.delta_layers))
+    longer = ((0, 0), (0, 0), (0, capacity - prompt), (0, 0))
+    cache = [cache_entries(*(np.pad(part, longer) for part in pair), False) for pair in entries]
     step = jax.jit(partial(decoder.decode, split, config))
     for t in range(prompt, length):
         valid = np.arange(capacity)[None].repeat(2, 0) <= t
@@ -132,13 +147,13 @@ def test_logits_by_column_are_the_logits(tiny):
 PACKED = (((0, 9), (2, 5)), ((3, 7), (0, 7), (1, 1)), ((2, 9), (3, 8)), ((3, 16),))
 
 
-@pytest.mark.parametrize("case", ["olmo3_untied", "qwen3_5_untied_sharded"], indirect=True)
+@pytest.mark.parametrize("case", ["olmo3_untied", "qwen3_5_untied_sharded", "gemma4_tied"], indirect=True)
 def test_decoding_with_int8_weights_is_decoding_with_what_they_stand_for(case):
     config, params, reference = case
     quantised = params | {"layers": quantise_matrices(params["layers"])}
     tokens, start = reference["tokens"][:, 0], np.zeros(4, np.int32)
-    cache = [(np.zeros((4, config.num_kv_heads, config.head_dim, 3), np.float32),
-              np.zeros((4, config.num_kv_heads, 3, config.head_dim), np.float32))] * len(config.attention_layers)
+    heads = [config.heads_of(config.kinds[layer]) for layer in config.cached_layers]
+    cache = [cache_entries(*[np.zeros((4, count, 3, size), np.float32)] * 2, False) for count, size in heads]
     memories = [delta.empty(config, 4, np.float32) for _ in config.delta_layers]
     step = jax.jit(decoder.decode, static_argnums=1)
     found, expected = (step(split_layers(weights, config), config, tokens, start, cache, memories, 0,
@@ -188,7 +203,7 @@ def test_a_token_sees_what_precedes_it_and_nothing_else(tiny):
 
 
 @pytest.mark.parametrize("case", ["qwen2_tied", "qwen3_tied", "llama_tied", "gemma3_tied_softcap",
-                                  "phi3_tied_longrope", "olmo3_untied", "qwen3_5_tied"], indirect=True)
+                                  "phi3_tied_longrope", "olmo3_untied", "qwen3_5_tied", "gemma4_tied"], indirect=True)
 def test_bfloat16_is_close_to_float32(case):
     config, params, reference = case
     tokens, lengths = reference["tokens"], reference["lengths"]

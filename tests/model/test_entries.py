@@ -80,7 +80,8 @@ def test_rows_are_for_tpus_and_fill_their_lanes(tiny_model, monkeypatch):
     mesh = make_mesh(MeshConfig(data=-1, tensor=2), jax.devices()[:2])
 
     def of(kv_heads, head_dim):
-        return heads_in_row(replace(tiny_model, num_heads=kv_heads, num_kv_heads=kv_heads, head_dim=head_dim), mesh)
+        return heads_in_row(replace(tiny_model, num_heads=kv_heads, num_kv_heads=kv_heads, head_dim=head_dim), mesh,
+                            tiny_model.kinds[0])
 
     assert of(4, 64) == 0                                                            # a CPU
     monkeypatch.setattr(entries, "platform_of", lambda mesh: "tpu")
@@ -88,4 +89,7 @@ def test_rows_are_for_tpus_and_fill_their_lanes(tiny_model, monkeypatch):
     assert [of(3, 64), of(4, 96), of(4, 8)] == [0, 0, 0]
     # Two heads would share a row, and they are on two devices. Where no device has its own, they may.
     assert of(2, 64) == 0 and heads_in_row(replace(tiny_model, head_dim=64), make_mesh(
-        MeshConfig(data=-1, tensor=1), jax.devices()[:1])) == 2
+        MeshConfig(data=-1, tensor=1), jax.devices()[:1]), tiny_model.kinds[0]) == 2
+    # Wide heads have a layout of their own.
+    model = replace(tiny_model, head_dim=8, local_layers=(0,), window=4, wide_head_dim=64, wide_kv_heads=4)
+    assert [heads_in_row(model, mesh, kind) for kind in model.kinds] == [0, 2]

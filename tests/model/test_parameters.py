@@ -22,12 +22,20 @@ def test_a_model_with_everything_has_every_array(tiny_model):
     wide = parameter_shapes(replace(everything, qk_norm=False, qk_norm_all_heads=True))
     delta = parameter_shapes(replace(everything, output_gate=True, num_layers=3, delta_layers=(0, 2), delta_key_heads=2,
                                      delta_value_heads=4, delta_key_dim=6, delta_value_dim=5, delta_conv=7))
-    names = [{path[-1].key for path, _ in jax.tree.leaves_with_path(tree)} for tree in (shapes, experts, wide, delta)]
+    two_sizes = parameter_shapes(replace(
+        everything, num_layers=4, local_layers=(0, 2), window=4, wide_head_dim=6, wide_kv_heads=1, shared_layers=2,
+        double_shared_mlp=True, layer_input_size=3, layer_scale=True))
+    names = [{path[-1].key for path, _ in jax.tree.leaves_with_path(tree)}
+             for tree in (shapes, experts, wide, delta, two_sizes)]
     assert set().union(*names) == set(ARRAYS) and names[0] - names[1] == {"gate", "up", "down"}
     assert shapes["layers"]["out"].shape == (2, 4, 8, 16) and shapes["head"].shape == (16, 32)
     assert experts["layers"]["expert_down"].shape == (2, 6, 5, 16)
     assert {name: delta["layers"][name].shape for name in ("query", "delta_value", "delta_key_convolution", "up")} == {
         "query": (1, 16, 4, 16), "delta_value": (2, 16, 4, 5), "delta_key_convolution": (2, 2, 6, 7), "up": (3, 16, 32)}
+    layers = two_sizes["layers"]
+    assert {name: layers[name].shape for name in ("query", "wide_key", "shared_wide_out", "shared_up")} == {
+        "query": (1, 16, 4, 8), "wide_key": (1, 16, 1, 6), "shared_wide_out": (1, 4, 6, 16), "shared_up": (2, 16, 64)}
+    assert two_sizes["layer_embed"].shape == (32, 4, 3) and two_sizes["layers"]["shared_layer_scale"].shape == (2,)
     assert "head" not in parameter_shapes(tiny_model)
 
 

@@ -16,6 +16,7 @@ import pytest
 from experiments.presets import PRESETS
 from nft_jax.config import AdapterConfig, MeshConfig, OptimizerConfig, TermsConfig
 from nft_jax.model.adapter import adapter_shapes, wrap
+from nft_jax.model.block import PLAIN
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.decoder import hidden_states, parameter_shapes, told_parameters
 from nft_jax.model.flops import forward_flops
@@ -312,7 +313,7 @@ def test_experts_are_counted_where_they_are_work_and_where_they_are_memory(plann
             params, shape, tokens, tokens, tokens, Compute("bfloat16")), params)[1], parameter_shapes(shape), tokens))
         if leaf.shape[:1] == (67,) and {320, 640} & set(leaf.shape))
     work = Work(plan, plan.sampler(), "xla")
-    assert work.kept() == kept / 67 / 320
+    assert work.kept(PLAIN) == kept / 67 / 320
     assert work.stack == 67 * 128 * 6 * 48
     one = replace(shape, num_experts=2)
     router = 67 * 128 * (6 - 2)
@@ -340,7 +341,7 @@ def test_what_a_layer_keeps_is_what_autodiff_says(planned, attention, remat, qk_
     config = planned(MeshConfig(data=1), 1, 16, remat=remat, compute_dtype="bfloat16")
     plan = make_plan(config, shape, jax.devices("cpu")[:1])
     work = Work(plan, plan.sampler(), attention)
-    assert work.kept() == kept / 67 / 640
+    assert work.kept(shape.kinds[0].form) == kept / 67 / 640
 
 
 @pytest.fixture(scope="module")
@@ -367,7 +368,65 @@ def test_what_layers_with_delta_nets_keep_is_what_autodiff_says(planned, delta_m
     config = replace(planned(MeshConfig(data=1), 1, 16, remat=remat, compute_dtype="bfloat16"), adapter=adapter)
     plan = make_plan(config, shape, jax.devices("cpu")[:1])
     work = Work(plan, plan.sampler(), attention)
-    assert work.kept() + work.kept_around_delta() == pytest.approx(kept / 67 / 640, rel=0.02)
+    assert work.kept(PLAIN) + work.kept_around_delta() == pytest.approx(kept / 67 / 640, rel=0.02)
+
+
+@pytest.fixture(scope="module")
+def wide_model(model):
+    """Two turns of a local and a wide layer, and two turns that share their keys and values."""
+    return replace(model, family="gemma4_text", num_layers=8, local_layers=(0, 2, 4, 6), window=64,
+                   local_rope_theta=50.0, norms_after=True, value_norm=True, wide_head_dim=32, wide_kv_heads=2,
+                   shared_layers=4, double_shared_mlp=True, layer_input_size=8, layer_scale=True)
+
+
+@pytest.mark.parametrize(("attention", "remat"), [("splash", "none"), ("xla", "block")])
+def test_what_wide_and_shared_layers_keep_is_what_autodiff_says(planned, wide_model, attention, remat):
+    """67 turns of two layers of their own, and 67 of two that share; as the tests above."""
+    shape = replace(wide_model, num_layers=4 * 67, local_layers=tuple(range(0, 4 * 67, 2)), shared_layers=2 * 67,
+                    max_positions=1024)
+    tokens = jax.ShapeDtypeStruct((1, 640), jnp.int32)
+
+    def backward(params, tokens):
+        return jax.vjp(lambda params: hidden_states(params, shape, tokens, tokens, tokens,
+                                                    Compute("bfloat16", remat, attention)), params)[1]
+
+    kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(
+        jax.eval_shape(backward, parameter_shapes(shape), tokens)) if leaf.shape[:1] == (67,) and 640 in leaf.shape)
+    plan = make_plan(planned(MeshConfig(data=1), 1, 16, remat=remat, compute_dtype="bfloat16"), shape,
+                     jax.devices("cpu")[:1])
+    work = Work(plan, plan.sampler(), attention)
+    layers = sum(count * work.kept(form) for form, count in work.forms.items())
+    assert layers + 2 * work.inputs == pytest.approx(kept / 640, rel=0.03)
+
+
+def test_rings_of_two_sizes_are_counted_as_the_programs_have_them(planned, wide_model):
+    plan = make_plan(planned(MeshConfig(data=1, fsdp=4, tensor=2), 16, 128, compute_dtype="bfloat16"), wide_model)
+    sampler = plan.sampler()
+    memory, programs = analytic(plan, sampler, "xla"), largest(sampler.programs())
+    weights, state = programs["decode"].arguments[:2]
+    assert memory.weights == sharded_bytes(weights)
+    assert memory.cache == sharded_bytes(state.cache) and len(state.cache) == 4
+    assert memory.entries == sharded_bytes(programs["admit"].arguments[1])
+    # A pair costs two operations for each number of every head, in the product and in the sum.
+    assert forward_flops(wide_model, 1, 1000) - forward_flops(wide_model, 1, 0) == 4 * 4 * 8 * (16 + 32) * 1000
+    plain = replace(wide_model, layer_input_size=0)
+    # Of what layers have for their tokens, only three matrices multiply.
+    products = 128 * 8 * 8 + 2 * 8 * 128 * 8 + 8 + 8 * 128
+    assert forward_flops(wide_model, 1, 0) - forward_flops(plain, 1, 0) == 2 * products
+    assert token_cost(wide_model) > token_cost(replace(plain, double_shared_mlp=False))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mesh", "rows", "remat"), [
+    (MeshConfig(data=1, fsdp=4, tensor=2), 16, "block"), (MeshConfig(data=8), 32, "none")], ids=str)
+def test_the_memory_model_agrees_with_the_compiler_on_rings_of_two_sizes(planned, wide_model, mesh, rows, remat):
+    plan = make_plan(planned(mesh, rows, 128, remat=remat), wide_model)
+    sampler = plan.sampler()
+    memory, kinds = analytic(plan, sampler, "xla"), largest(programs_of(plan, sampler))
+    names = ("train step", "score", "decode", "prefill", "admit")
+    for name, compiled in zip(names, compile_programs([kinds[name] for name in names], 8), strict=True):
+        count = rows if name in ("train step", "score") else 128
+        assert 1 / FACTOR < memory.temporaries[name].at(count) / compiled.temporaries < FACTOR, name
 
 
 def test_memories_of_delta_nets_are_counted_as_the_programs_have_them(planned, delta_model):

@@ -36,6 +36,20 @@ def test_round_trip(old):
     assert from_bytes(to_bytes([])) == []
 
 
+def test_an_open_group_has_no_verdicts_and_the_steps_of_its_tokens():
+    """Its old log-probs may end before its tokens do. It stands among judged groups, and gives the table a column."""
+    closed, group = (make_group(i, [1, 0], rng=np.random.default_rng(i)) for i in (1, 2))
+    going = [replace(r, finish_reason="budget", steps=np.arange(len(r.tokens), dtype=np.int32)) for r in group.rollouts]
+    group = replace(group, rollouts=tuple(going), verdicts=(), old_logprobs=tuple(r.logprobs[:-1] for r in going))
+    found = from_bytes(to_bytes([closed, group]))
+    for a, b in zip(found, [closed, group], strict=True):
+        assert_equal(a, b)
+        for x, y in zip(a.rollouts, b.rollouts, strict=True):
+            assert x.steps is y.steps is None or ((x.steps == y.steps).all() and x.steps.dtype == y.steps.dtype)
+    assert found[1].is_open and not found[0].is_open
+    assert "steps" not in groups_to_table([closed]).column_names
+
+
 def test_columns_and_kept(tmp_path):
     groups = [make_group(i, [1, 0], rng=np.random.default_rng(1)) for i in (0, 1)]
     pq.write_table(groups_to_table(groups, frozenset({1})), tmp_path / "t.parquet")

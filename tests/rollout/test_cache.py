@@ -58,7 +58,8 @@ def test_admitted_entries_survive_growth(tiny_model, quantised, heads, write_ind
     """A prompt laid anywhere in the ring (also longer than what is kept of its padding) is found again, also after the
     ring has grown; other slots are left alone."""
     rng = np.random.default_rng(write_index)
-    state = empty_state(tiny_model, 4, 16, jnp.float32, quantised, heads)._replace(write_index=jnp.int32(write_index))
+    state = empty_state(tiny_model, 4, 16, jnp.float32, quantised, lambda kind: heads)._replace(
+        write_index=jnp.int32(write_index))
     shape = (2, tiny_model.num_kv_heads, 20, tiny_model.head_dim)
     prompts = [(rng.normal(size=shape).astype(np.float32), rng.normal(size=shape).astype(np.float32))
                for _ in range(tiny_model.num_layers)]
@@ -104,7 +105,7 @@ def test_samples_do_not_depend_on_the_layout(tiny_model, tiny_params, number_tok
     prompts = [Prompt(i, "", "", "", rng.integers(4, 32, n).astype(np.int32)) for i, n in enumerate((9, 3, 14))]
     found = []
     for heads in (0, 2):
-        monkeypatch.setattr("nft_jax.rollout.engine.heads_in_row", lambda model, mesh, heads=heads: heads)
+        monkeypatch.setattr("nft_jax.rollout.engine.heads_in_row", lambda model, mesh, kind, heads=heads: heads)
         sampler = make(tiny_model, number_tokenizer, slots=4, block_size=8, max_new_tokens=24, buckets=(16, 40))
         groups = dict(sampler.sample(sampler.cast(tiny_params), prompts, 2, jax.random.key(0), 0))
         found.append([rollout for position in sorted(groups) for rollout in groups[position]])

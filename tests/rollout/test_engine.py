@@ -110,7 +110,9 @@ def test_growth_and_admission_hold_little_beside_the_ring(make, tiny_params, pro
         return sum(array.nbytes for array in jax.live_arrays()
                    if array.ndim == 4 and array.shape[0] == rows and id(array) not in older)
 
-    def grow(layer, write_index, rows, grown=sampler._grow[32]):
+    (_, form), grown_to = next((key, grown) for key, grown in sampler._grow.items() if key[0] == 32)
+
+    def grow(layer, write_index, rows, grown=grown_to):
         new = grown(layer, write_index, rows)
         if rows is not None:
             return new
@@ -121,7 +123,7 @@ def test_growth_and_admission_hold_little_beside_the_ring(make, tiny_params, pro
         admitting.append((held(prefills), sum(x.nbytes for x in jax.tree.leaves(entries))))
         return admitted(state, entries, *rest)
 
-    sampler._grow[32], sampler._admit = grow, admit
+    sampler._grow[32, form], sampler._admit = grow, admit
     run(sampler, tiny_params, prompts)
     assert len(growing) == layers and len(admitting) >= 4
     for ring, entries, new, old in growing:

@@ -14,7 +14,8 @@ from made import make_step
 from nft_jax.config import AdapterConfig, MeshConfig, ObjectiveConfig, OptimizerConfig, TermsConfig
 from nft_jax.model import decoder
 from nft_jax.model.adapter import adapter_shapes
-from nft_jax.model.config import Compute, ModelConfig, YarnRope
+from nft_jax.model.config import Compute, ModelConfig, ProportionalRope, YarnRope
+from nft_jax.model.parameters import ARRAYS
 from nft_jax.model.quantise import quantise_matrices
 from nft_jax.objectives.registry import resolve
 from nft_jax.preflight.hlo import collectives
@@ -42,6 +43,12 @@ DELTA = ModelConfig("qwen3_5_text", VOCAB, HIDDEN, FEED, 4, HEADS, KV_HEADS, HEA
                     initializer_range=0.1, norm_offset=1.0, output_gate=True, partial_rotary_factor=0.5,
                     delta_layers=(0, 2), delta_key_heads=4, delta_value_heads=8, delta_key_dim=6,
                     delta_value_dim=10, delta_conv=4, norm_eps=1e-3)
+# Gemma 4's: two layers share the keys and values of the two before them, which come after one turn of their own.
+WIDE = ModelConfig("gemma4_text", VOCAB, HIDDEN, FEED, 6, HEADS, KV_HEADS, HEAD, max_positions=64, qk_norm=True,
+                   initializer_range=0.1, local_layers=(0, 2, 4), window=7, local_rope_theta=100.0, rope_theta=50.0,
+                   rope_scaling=ProportionalRope(0.5), activation="gelu_tanh", norms_after=True, scale_embeddings=True,
+                   final_softcap=3.0, query_pre_attn_scalar=1, value_norm=True, wide_head_dim=12, wide_kv_heads=4,
+                   shared_layers=2, double_shared_mlp=True, layer_input_size=24, layer_scale=True)
 MICRO, ROWS, LENGTH = 2, 8, 40
 ONE = (1, 1, 1, 1)
 MESHES = [(8, 1, 1, 1), (1, 8, 1, 1), (1, 2, 4, 1), (2, 2, 2, 1), (1, 2, 2, 2)]
@@ -101,7 +108,8 @@ def assert_same_step(result, one):
     """Adam's first moment is a tenth of the gradient."""
     (state, tally, norm, _), (expected, expected_tally, expected_norm, _) = result, one
     adam, expected_adam = (next(s for s in x.opt_state if hasattr(s, "mu")) for x in (state, expected))
-    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(expected_adam.mu))
+    for path, leaf in jax.tree.leaves_with_path(expected_adam.mu):
+        assert (np.abs(leaf).max() > 0) == (ARRAYS[path[-1].key].kind != "constant" if path[-1].key in ARRAYS else True)
     assert_close(adam.mu, expected_adam.mu)
     assert_close((tally, norm), (expected_tally, expected_norm))
     assert_close(state.params, expected.params)
@@ -122,6 +130,17 @@ def test_local_layers_soft_cap_and_a_head_of_its_own_on_meshes(sizes):
 @pytest.mark.slow
 def test_norms_over_all_heads_and_layers_of_several_kinds_on_a_mesh():
     assert_same_step(built((1, 2, 2, 2), OLMO).result, built(ONE, OLMO).result)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sizes", "remat"), [((1, 2, 2, 2), "none"), ((1, 8, 1, 1), "block"), ((1, 2, 4, 1), "block")])
+def test_heads_of_two_sizes_and_shared_keys_and_values_on_meshes(sizes, remat):
+    """The layers' own tables of tokens too. What scales a layer stays, whatever the decay."""
+    assert_same_step(built(sizes, WIDE, remat).result, built(ONE, WIDE).result)
+    assert OPTIMIZER.weight_decay > 0
+    state, *_ = built(sizes, WIDE, remat).result
+    for name, before in params(WIDE)["layers"].items():
+        assert (state.params["layers"][name] == before).all() == name.endswith("layer_scale"), name
 
 
 @pytest.mark.slow

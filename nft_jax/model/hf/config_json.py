@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
-from nft_jax.model.config import LinearRope, Llama3Rope, LongRope, RopeScaling, YarnRope
+from nft_jax.model.config import LinearRope, Llama3Rope, LongRope, ProportionalRope, RopeScaling, YarnRope
 from nft_jax.types import InputError
 
 FULL, SLIDING, LINEAR = "full_attention", "sliding_attention", "linear_attention"
@@ -20,7 +20,7 @@ LARGEST = 2.0**127        # float32, in which all is computed, has no room for t
 MOST_SHOWN = 200          # characters of a value in a message
 # rope_type -> the class with its settings
 ROPES: dict[str, type | None] = {"default": None, "linear": LinearRope, "llama3": Llama3Rope, "yarn": YarnRope,
-                                 "longrope": LongRope}
+                                 "longrope": LongRope, "proportional": ProportionalRope}
 # A spelling of the first Phi-3 models.
 OTHERWISE = {"su": "longrope"}
 
@@ -66,6 +66,7 @@ def local_layers(raw: Mapping, rule: str) -> tuple[int, tuple[int, ...]]:
         "last"       Qwen: the layers from max_window_layers on are local
         "unrotated"  SmolLM3: the layers without rotary positions are local
         "pattern"    Gemma: all layers are local but every sliding_window_pattern-th
+        "last_full"  Gemma 4: the same, every sixth, and the last one is never local
         "if_set"     Mistral: all layers are local, or none where sliding_window is null
         "if_used"    Qwen3-MoE: the same, where use_sliding_window is true
         ""           no layer is local
@@ -86,15 +87,19 @@ def local_layers(raw: Mapping, rule: str) -> tuple[int, tuple[int, ...]]:
     elif rule in SWITCHED and raw.get("use_sliding_window") and raw.get("sliding_window") is not None:
         local = unrotated_layers(raw) if rule == "unrotated" else \
             tuple(range(integer(raw, "max_window_layers", least=0), count))
-    elif rule == "pattern":
-        every = integer({"sliding_window_pattern": 6, **raw}, "sliding_window_pattern")
-        local = tuple(i for i in range(count) if (i + 1) % every)
+    elif rule in ("pattern", "last_full"):
+        every = integer({"sliding_window_pattern": 6, **raw}, "sliding_window_pattern") if rule == "pattern" else 6
+        local = tuple(i for i in range(count - (rule == "last_full")) if (i + 1) % every)
     else:
         local = ()
     expect(not local or rule not in SWITCHED or raw.get("use_sliding_window") is True, "use_sliding_window",
            raw.get("use_sliding_window"), f"layer_types names {SLIDING!r} layers, which need true and a window.")
+    expect(rule != "last_full" or count - 1 not in local, "layer_types", kinds, f"transformers makes the last layer "
+           f"{FULL!r} whatever stands here: write {FULL!r}.")
     window = integer(raw, "sliding_window") if local else 0
-    return (window, local) if 0 < window < integer(raw, "max_position_embeddings") else (0, ())
+    # In some families local layers differ in more than the window.
+    hides = 0 < window < integer(raw, "max_position_embeddings") or rule in ("pattern", "last_full")
+    return (window, local) if hides and local else (0, ())
 
 
 def ropes(raw: Mapping, kinds: Sequence[str], theta: float | None, local: str,
@@ -103,7 +108,8 @@ def ropes(raw: Mapping, kinds: Sequence[str], theta: float | None, local: str,
 
     kinds: the rope_types of the family.
     theta, local_theta: the family's values where config.json has none.
-    local: the field at the top with the base of local layers; "": they rotate like the others."""
+    local: the field at the top with the base of local layers; "rope_parameters": it stands there alone; "": they
+        rotate like the others."""
     parameters, top = raw.get("rope_parameters") or {}, {"rope_theta": raw.get("rope_theta")}
     expect(isinstance(parameters, dict), "rope_parameters", parameters, "it must be an object or null.")
     if not local:
@@ -113,7 +119,7 @@ def ropes(raw: Mapping, kinds: Sequence[str], theta: float | None, local: str,
     expect(set(parameters) <= {FULL, SLIDING}, "rope_parameters", parameters, f"it must hold {FULL!r} and {SLIDING!r}.")
     found = _rope(raw, kinds, {"": top, f"rope_parameters.{FULL}": parameters.get(FULL),
                                "rope_scaling": raw.get("rope_scaling")}, theta)
-    near = _rope(raw, kinds, {"": {"rope_theta": raw.get(local)},
+    near = _rope(raw, kinds, {"": {"rope_theta": None if local == "rope_parameters" else raw.get(local)},
                               f"rope_parameters.{SLIDING}": parameters.get(SLIDING)}, local_theta)
     expect(near[1] is None, f"rope_parameters.{SLIDING}", parameters.get(SLIDING),
            "a scaling of the local layers' rotary positions is not implemented.")
@@ -121,6 +127,48 @@ def ropes(raw: Mapping, kinds: Sequence[str], theta: float | None, local: str,
     expect(getattr(found[1], "truncate", True), f"rope_parameters.{FULL}.truncate", False, "only true is implemented "
            "where local layers rotate in their own way.")
     return {"rope_theta": found[0], "rope_scaling": found[1], "local_rope_theta": near[0]}
+
+
+def wide(raw: Mapping, local: tuple[int, ...]) -> dict[str, Any]:
+    """The fields of ModelConfig by which Gemma 4's layers differ in their arrays. `local`: of `local_layers`.
+
+    Heads of the layers that are not local have sizes of their own. They stand at the top of config.json, or (from
+    transformers 5.24 on) in per_layer_config, once for each of these layers."""
+    count, same = integer(raw, "num_hidden_layers"), boolean(raw, "attention_k_eq_v")
+    far = [str(layer) for layer in range(count) if layer not in local]
+    sizes = {"head_dim": integer({"global_head_dim": 512, **raw}, "global_head_dim")}
+    if same and raw.get("num_global_key_value_heads") is not None:
+        sizes["num_key_value_heads"] = integer(raw, "num_global_key_value_heads")
+    if (listed := raw.get("per_layer_config")) is not None:
+        found = {str(layer): one for layer, one in listed.items()} if isinstance(listed, dict) else {}
+        # transformers leaves out what is as at the top.
+        sizes = next(iter(found.values()), {})
+        sound = isinstance(listed, dict) and isinstance(sizes, dict) \
+            and set(sizes) <= {"head_dim", "num_key_value_heads"} and found in ({}, dict.fromkeys(far, sizes))
+        expect(sound, "per_layer_config", listed, "it must give head_dim and num_key_value_heads, the same ones, to "
+               f"the {FULL!r} layers {', '.join(far)}, and to no other.")
+        for top, name in (("global_head_dim", "head_dim"), ("num_global_key_value_heads", "num_key_value_heads")):
+            here = sizes.get(name, raw.get(name))
+            expect(raw.get(top) in (None, here), top, raw.get(top), f"by per_layer_config {name} is {here!r}; these "
+                   "must agree.")
+    head_dim, kv_heads = (integer({name: raw.get(name), **sizes}, name) for name in ("head_dim", "num_key_value_heads"))
+    heads = integer(raw, "num_attention_heads")
+    expect(heads % kv_heads == 0, "num_attention_heads", heads, f"it must be a multiple of {kv_heads} kv heads.")
+    expect(head_dim % 2 == 0, "global_head_dim", head_dim, "rotary positions need an even number.")
+    shared = integer({"num_kv_shared_layers": 0, **raw}, "num_kv_shared_layers", least=0)
+    kinds = [layer in local for layer in range(count)]
+    expect(shared < count and set(kinds[:count - shared]) == set(kinds), "num_kv_shared_layers", shared,
+           "before these layers must stand one of each of their kinds, whose keys and values they share.")
+    name = "hidden_size_per_layer_input"
+    size = 0 if raw.get(name) is None else integer(raw, name, least=0)
+    words = raw.get("vocab_size_per_layer_input", 262_144)
+    expect(size == 0 or words == raw["vocab_size"], "vocab_size_per_layer_input", words,
+           f"only the same as vocab_size, {raw['vocab_size']}, is implemented.")
+    # "vision": tokens of images see each other, and here are none.
+    expect(raw.get("use_bidirectional_attention") in (None, False, "vision"), "use_bidirectional_attention",
+           raw.get("use_bidirectional_attention"), "only null and 'vision' are implemented.")
+    return {"wide_head_dim": head_dim, "wide_kv_heads": kv_heads, "keys_are_values": same, "shared_layers": shared,
+            "double_shared_mlp": boolean(raw, "use_double_wide_mlp"), "layer_input_size": size}
 
 
 def unrotated_layers(raw: Mapping) -> tuple[int, ...]:
@@ -228,6 +276,8 @@ def _scaling(rope: dict, kind: str, prefix: str) -> RopeScaling | None:
         read = {bool: boolean, int: integer, tuple[float, ...]: numbers}.get(field.type, number)
         found[name] = read(rope, name, path=prefix)
     scaling = ROPES[kind](**found) if ROPES[kind] else None
+    expect(getattr(scaling, "partial_rotary_factor", 1) <= 1, f"{prefix}partial_rotary_factor",
+           rope.get("partial_rotary_factor"), "more than 1 is not possible.")
     for low, high in (("low_freq_factor", "high_freq_factor"), ("beta_slow", "beta_fast")):
         if hasattr(scaling, high):
             expect(getattr(scaling, low) < getattr(scaling, high), f"{prefix}{low}", getattr(scaling, low),

@@ -31,7 +31,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 
 from nft_jax.model.config import ModelConfig
-from nft_jax.model.hf.families import joined_shape, joined_tensors, tensors_of
+from nft_jax.model.hf.families import joined_shape, joined_tensors, tensors_of, unread_tensors
 from nft_jax.model.hf.tensors import Tensor
 from nft_jax.model.hf.translate import config_from_hf
 from nft_jax.runtime.tables import no_file
@@ -112,7 +112,8 @@ def check_weights(folder: str | os.PathLike, config: ModelConfig) -> dict[str, S
     Raises one InputError that lists every tensor that is missing, unexpected, wrongly shaped or typed, and every
     file that is missing or cut short."""
     folder = Path(folder)
-    found = _headers(folder)
+    unread = unread_tensors(config)
+    found = {name: told for name, told in _headers(folder).items() if name not in unread}
     numbers = [int(match[1]) for match in map(re.compile(r"model\.layers\.(\d+)\.").match, found) if match]
     # Otherwise every tensor of every layer would be named as missing.
     if numbers and max(numbers) + 1 != config.num_layers:
@@ -271,7 +272,7 @@ def _load_stacked(stored: dict[str, Stored], tensor: Tensor, config: ModelConfig
 
     def piece(layers: range) -> jax.Array:
         def part(index):
-            stacked, inner = index[:-len(one)], index[-len(one):]
+            stacked, inner = index[:len(index) - len(one)], index[len(index) - len(one):]
             chosen = [places[cut] for places, cut in zip((layers, *map(range, experts)), stacked, strict=True)]
             names = [tensor.named(config, *place) for place in itertools.product(*chosen)]
             read = np.stack([_read_part(stored[name].file, name, tensor, config, dtype, inner) for name in names])
@@ -312,6 +313,12 @@ def _read_part(file: Path, name: str, tensor: Tensor, config: ModelConfig, dtype
     wanted = {axis: range(size[axis])[cut] for axis, cut in zip(tensor.ours, index, strict=True)}
     merged = tensor.layout.split()
     order = "".join(merged).replace("1", "")
+    if not order:
+        # A single number.
+        with safe_open(file, "numpy") as handle:
+            part = handle.get_tensor(name)[0].astype(dtype)
+        require_finite(part, f"{file}: {name}")
+        return part
     part = np.empty([len(wanted[axis]) for axis in tensor.ours], dtype)
     target = part.transpose([tensor.ours.index(axis) for axis in order])
     widths = [math.prod(size[axis] for axis in axes[1:]) for axes in merged]

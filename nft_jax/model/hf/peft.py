@@ -25,7 +25,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from nft_jax.config import AdapterConfig
-from nft_jax.config.training import PROJECTIONS
+from nft_jax.config.training import PROJECTIONS, TARGETS
 from nft_jax.model.adapter import Adapter, adapter_shapes, projections_of
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.hf.families import tensors_of
@@ -46,7 +46,7 @@ from nft_jax.model.hf.load import (
     whole_model,
 )
 from nft_jax.model.hf.save import Piece, on_host, write_file
-from nft_jax.model.parameters import ARRAYS
+from nft_jax.model.parameters import ARRAYS, IN_LAYERS, role_of
 from nft_jax.runtime.files import make_folder, replaced
 from nft_jax.types import InputError
 
@@ -119,26 +119,30 @@ def base_of(settings: dict[str, Any], folder: str | os.PathLike) -> str:
 def adapter_config(settings: dict[str, Any], model: ModelConfig, folder: str | os.PathLike) -> AdapterConfig:
     """What `read_settings` of this folder means for a model. Raises InputError for targets that match nothing, that
     are no projections of a layer, or that are others in some of the layers."""
-    asked, found = settings["target_modules"], []
+    asked, found, modules_of = settings["target_modules"], [], {}
     for tensor in tensors_of(model):
-        if ARRAYS[tensor.array].kind != "matrix":
-            continue
-        modules = [name.removesuffix(".weight") for name in tensor.names(model)]
-        hits = [one for one in modules if _targeted(settings, one, tensor.layered, folder)]
-        if hits and tensor.array not in PROJECTIONS:
-            raise _refusal(folder, "target_modules", asked,
-                           f"it names {hits[0]}, and only the projections of the layers are implemented.")
+        if ARRAYS[tensor.array].kind == "matrix":
+            modules_of.setdefault(role_of(tensor.array), []).extend(
+                name.removesuffix(".weight") for name in tensor.names(model))
+    for role, modules in modules_of.items():
+        # The head is left out by all-linear, and an embedding is not linear.
+        linear = role in IN_LAYERS or role == "layer_projection"
+        hits = [one for one in modules if _targeted(settings, one, linear, folder)]
+        if hits and role not in PROJECTIONS:
+            raise _refusal(folder, "target_modules", asked, f"it names {hits[0]}, and only the projections of the "
+                           "layers are implemented; merge the adapter into its base with PEFT (merge_and_unload), and "
+                           "load the whole model.")
         if hits and hits != modules:
             other = next(one for one in modules if one not in hits)
             raise _refusal(folder, "target_modules", asked, f"it names {hits[0]} and not {other}; adapters in some of "
                            "the layers are not implemented.")
         if hits:
-            found.append(tensor.array)
+            found.append(role)
     if not found:
         raise _refusal(folder, "target_modules", asked, f"it names nothing of a {model.family} model, which has "
                        f"{', '.join(_modules(model).values())}.")
-    # With delta nets "all" means more than its list of names, so an adapter of everything is read as "all".
-    everything = model.delta_layers and set(found) == set(PROJECTIONS)
+    # In some models "all" means more than its list of names, so an adapter of everything is read as "all".
+    everything = set(found) == set(modules_of) & set(PROJECTIONS) > set(TARGETS["all"])
     targets = ("all",) if everything else tuple(name for name in PROJECTIONS if name in found)
     return AdapterConfig(rank=settings["r"], alpha=settings["lora_alpha"], rslora=settings.get("use_rslora", False),
                          targets=targets)
@@ -146,16 +150,15 @@ def adapter_config(settings: dict[str, Any], model: ModelConfig, folder: str | o
 
 def _modules(model: ModelConfig) -> dict[str, str]:
     """Projection -> the last part of its module's name, such as q_proj."""
-    return {tensor.array: tensor.name.removesuffix(".weight").rpartition(".")[2] for tensor in tensors_of(model)
-            if tensor.array in PROJECTIONS}
+    return {role_of(tensor.array): tensor.name.removesuffix(".weight").rpartition(".")[2]
+            for tensor in tensors_of(model) if role_of(tensor.array) in PROJECTIONS}
 
 
-def _targeted(settings: dict[str, Any], module: str, layered: bool, folder: str | os.PathLike) -> bool:
+def _targeted(settings: dict[str, Any], module: str, linear: bool, folder: str | os.PathLike) -> bool:
     asked, left_out = settings["target_modules"], settings.get("exclude_modules") or []
     if _matches(left_out, module, folder):
         return False
-    # The head is left out by all-linear, and an embedding is not linear.
-    return layered if asked == "all-linear" else _matches(asked, module, folder)
+    return linear if asked == "all-linear" else _matches(asked, module, folder)
 
 
 def _matches(asked: str | list[str], module: str, folder: str | os.PathLike) -> bool:

@@ -51,6 +51,23 @@ def _qwen3_5(hidden, intermediate, layers, heads, kv_heads, value_heads, *, tied
             "partial_rotary_factor": 0.25}})
 
 
+# https://huggingface.co/google. The text part: the checkpoints also have encoders of images, and of sounds.
+def _gemma4(hidden, layers, heads, kv_heads, *, every=6, shared=0, double=False, inputs=0, far_kv_heads=None,
+            positions=131_072, window=512, family="gemma4_text") -> ModelConfig:
+    return config_from_hf({
+        "model_type": family, "vocab_size": 262_144, "hidden_size": hidden, "intermediate_size": 4 * hidden,
+        "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": 256,
+        "global_head_dim": 512, "num_global_key_value_heads": far_kv_heads,
+        "attention_k_eq_v": far_kv_heads is not None, "max_position_embeddings": positions, "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": True, "num_kv_shared_layers": shared, "use_double_wide_mlp": double,
+        "hidden_size_per_layer_input": inputs, "vocab_size_per_layer_input": 262_144, "final_logit_softcapping": 30.0,
+        "sliding_window": window, "use_bidirectional_attention": "vision" if positions > 131_072 else None,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": 0.25},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}},
+        "layer_types": ["sliding_attention" if (layer + 1) % every else "full_attention" for layer in range(layers)]})
+
+
 # https://huggingface.co/allenai. Olmo 3 extends 8,192 tokens to 65,536 in its full layers.
 def _olmo2(hidden, intermediate, layers, heads, kv_heads=None) -> ModelConfig:
     return config_from_hf({
@@ -89,6 +106,11 @@ PUBLISHED: dict[str, ModelConfig] = {
     "Qwen/Qwen3.5-4B": _qwen3_5(2560, 9216, 32, 16, 4, 32, tied=True),
     "Qwen/Qwen3.5-9B": _qwen3_5(4096, 12_288, 32, 16, 4, 32, tied=False),
     "Qwen/Qwen3.5-27B": _qwen3_5(5120, 17_408, 64, 24, 4, 48, tied=False),
+    "google/gemma-4-E2B": _gemma4(1536, 35, 8, 1, every=5, shared=20, double=True, inputs=256),
+    "google/gemma-4-E4B": _gemma4(2560, 42, 8, 2, shared=18, inputs=256),
+    "google/gemma-4-12B": _gemma4(3840, 48, 16, 8, far_kv_heads=1, positions=262_144, window=1024,
+                                  family="gemma4_unified_text"),
+    "google/gemma-4-31B": _gemma4(5376, 60, 32, 16, far_kv_heads=4, positions=262_144, window=1024),
     "mistralai/Mistral-7B-Instruct-v0.3": _mistral(4096, 14_336, 32, vocab=32_768, positions=32_768, theta=1e6),
     "mistralai/Mistral-Nemo-Instruct-2407": _mistral(5120, 14_336, 40, vocab=131_072, positions=131_072, theta=1e6),
     "mistralai/Mistral-Small-24B-Instruct-2501": _mistral(5120, 32_768, 40, vocab=131_072, positions=32_768, theta=1e8),

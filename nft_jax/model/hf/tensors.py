@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nft_jax.model.config import ModelConfig
-from nft_jax.model.parameters import ARRAYS, sizes_of
+from nft_jax.model.parameters import ARRAYS, IN_LAYERS, role_of, sizes_of
 
 
 @dataclass(frozen=True)
@@ -122,3 +122,28 @@ NORMS_AFTER_NAMES = (
     Tensor("mlp_norm", LAYER + "pre_feedforward_layernorm.weight", "D"),
     Tensor("post_mlp_norm", LAYER + "post_feedforward_layernorm.weight", "D"),
 )
+
+
+def _of_every_form(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The tensors, and those of wide layers and of layers that share keys and values, which have the same names."""
+    roles = {tensor.array: tensor for tensor in tensors}
+    more = []
+    for name, array in IN_LAYERS.items():
+        if name not in roles and role_of(name) in roles:
+            tensor = roles[role_of(name)]
+            wide = str.maketrans("EKQ", "eke") if array.wide else {}
+            layout = tensor.layout.translate(wide).translate(str.maketrans("F", "f") if array.shared else {})
+            more.append(replace(tensor, array=name, layout=layout))
+    return (*tensors, *more)
+
+
+GEMMA4_NAMES = _of_every_form((
+    *NORMS_AFTER_NAMES,
+    Tensor("layer_embed", "model.embed_tokens_per_layer.weight", "V LP"),
+    Tensor("layer_projection", "model.per_layer_model_projection.weight", "Lp D"),
+    Tensor("layer_norm", "model.per_layer_projection_norm.weight", "p"),
+    Tensor("input_gate", LAYER + "per_layer_input_gate.weight", "p D"),
+    Tensor("input_projection", LAYER + "per_layer_projection.weight", "D p"),
+    Tensor("input_norm", LAYER + "post_per_layer_input_norm.weight", "D"),
+    Tensor("layer_scale", LAYER + "layer_scalar", "1"),
+))

@@ -19,6 +19,7 @@ from nft_jax.model.hf.config_json import (
     rope_to_json,
     ropes,
     unrotated_layers,
+    wide,
     without_grids,
 )
 from nft_jax.model.hf.families import FAMILIES, Family
@@ -31,9 +32,14 @@ INTEGERS = {"vocab_size": "vocab_size", "hidden_size": "hidden_size", "intermedi
 NUMBERS = {"rms_norm_eps": "norm_eps", "initializer_range": "initializer_range"}
 READ = frozenset([*INTEGERS, *NUMBERS, "tie_word_embeddings", "layer_types", "attention_dropout", "mlp_bias",
                   "rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor"])
+WIDE = frozenset("""
+    global_head_dim num_global_key_value_heads per_layer_config attention_k_eq_v num_kv_shared_layers
+    use_double_wide_mlp hidden_size_per_layer_input vocab_size_per_layer_input use_bidirectional_attention
+""".split())    # noqa: SIM905
 READ_FOR_WINDOWS = {"": (), "last": ("use_sliding_window", "sliding_window", "max_window_layers"),
                     "unrotated": ("use_sliding_window", "sliding_window"),
-                    "pattern": ("sliding_window", "sliding_window_pattern"), "if_set": ("sliding_window",),
+                    "pattern": ("sliding_window", "sliding_window_pattern"), "last_full": ("sliding_window",),
+                    "if_set": ("sliding_window",),
                     "if_used": ("use_sliding_window", "sliding_window")}
 # Fields of config.json that change nothing we compute. Any other field that is set and not read is
 # refused, because it may stand for a part that the decoder lacks. (Routers are balanced by `terms.balance_weight`.)
@@ -47,7 +53,8 @@ WITHOUT_EFFECT = frozenset("""
 """.split())   # noqa: SIM905
 # Checkpoints with an image encoder, and the model_type of the text model inside, where that is a family here.
 WITH_IMAGES = {"Gemma3ForConditionalGeneration": "gemma3_text", "Mistral3ForConditionalGeneration": "mistral",
-               "Qwen3_5ForConditionalGeneration": "qwen3_5_text"}
+               "Qwen3_5ForConditionalGeneration": "qwen3_5_text", "Gemma4ForConditionalGeneration": "gemma4_text",
+               "Gemma4UnifiedForConditionalGeneration": "gemma4_unified_text"}
 
 
 def config_from_hf(raw: dict) -> ModelConfig:
@@ -60,6 +67,8 @@ def config_from_hf(raw: dict) -> ModelConfig:
                f"it is the same as {name}, which is {raw.get(name)!r}; these must agree.")
     raw = {"initializer_range": 0.02, **family.defaults,
            **{name: raw[other] for other, name in family.spellings.items() if other in raw}, **raw}
+    if raw.get("rope_parameters") is None:
+        raw["rope_parameters"] = family.defaults.get("rope_parameters")
     if raw.get("head_dim") is None and family.split_head_dim:
         hidden, heads = integer(raw, "hidden_size"), integer(raw, "num_attention_heads")
         expect(hidden % heads == 0, "hidden_size", hidden, f"without head_dim it must be a multiple of {heads} heads.")
@@ -77,7 +86,8 @@ def config_from_hf(raw: dict) -> ModelConfig:
         **{ours: boolean(raw, name) for name, ours in family.booleans.items()},
         tie_embeddings=boolean(raw, "tie_word_embeddings"), window=window, local_layers=local,
         unrotated_layers=unrotated_layers(raw) if family.unrotated else (), delta_layers=delta,
-        partial_rotary_factor=partial_rotary_factor(raw, family.partial_rotary), **rope, **family.traits)
+        partial_rotary_factor=partial_rotary_factor(raw, family.partial_rotary), **rope, **family.traits,
+        **(wide(raw, local) if family.wide else {}))
     expect(config.num_heads % config.num_kv_heads == 0, "num_attention_heads", config.num_heads,
            f"it must be a multiple of {config.num_kv_heads} kv heads.")
     expect(not delta or config.delta_value_heads % config.delta_key_heads == 0, "linear_num_value_heads",
@@ -134,6 +144,14 @@ def config_to_hf(config: ModelConfig) -> dict:
     if family.local_rope:
         raw[family.local_rope] = config.local_rope_theta
         raw["rope_parameters"] = {FULL: rope, SLIDING: rope_to_json(config.local_rope_theta, None)}
+    if family.local_rope == "rope_parameters":
+        del raw["rope_theta"], raw["rope_scaling"]
+    if family.wide:
+        raw |= {"global_head_dim": config.wide_head_dim, "attention_k_eq_v": config.keys_are_values,
+                "num_global_key_value_heads": config.wide_kv_heads if config.keys_are_values else None,
+                "num_kv_shared_layers": config.shared_layers, "use_double_wide_mlp": config.double_shared_mlp}
+    if "hidden_size_per_layer_input" in family.defaults:
+        raw |= {"hidden_size_per_layer_input": config.layer_input_size, "vocab_size_per_layer_input": config.vocab_size}
     read = config_from_hf(raw)
     lost = {f.name: getattr(config, f.name) for f in fields(config)
             if getattr(read, f.name) != getattr(config, f.name)}
@@ -163,9 +181,12 @@ def _family(raw: dict) -> Family:
 def _text_part(architecture: str, raw: dict) -> str:
     """The way out of a checkpoint with an image encoder."""
     family = FAMILIES[WITH_IMAGES[architecture]]
-    inside = (raw.get("text_config") or {}).get("model_type", family.model_type)
-    if inside != family.model_type:
+    text = raw.get("text_config") or {}
+    if (inside := text.get("model_type", family.model_type)) != family.model_type:
         return f"its text model is a {inside!r}, which is not implemented: use another model."
+    if text.get("enable_moe_block"):
+        return f"its text model has experts (enable_moe_block), which are not implemented for {inside}: use a dense " \
+            "model of this family, or Qwen3-MoE."
     return (f"it has an image encoder, and the text model alone is needed. Load this folder with transformers: full = "
             f"{architecture}.from_pretrained(folder); text = {family.architecture}(full.config.text_config); "
             "text.model.load_state_dict(full.model.language_model.state_dict()); "
@@ -187,6 +208,8 @@ def _refuse_other_features(raw: dict, family: Family) -> None:
         read |= {"full_attention_interval"}
     if family.local_rope:
         read |= {family.local_rope}
+    if family.wide:
+        read |= WIDE
     for name in sorted(raw.keys() - read - WITHOUT_EFFECT):
         expect(not raw[name], name, raw[name], "this field is not known here, and may stand for a part of the model "
                "that is not implemented; remove it from config.json if it changes nothing in the forward pass.")

@@ -9,6 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from model_folders import CASES, FIXTURES
 from nft_jax.model import decoder
+from nft_jax.model.config import ProportionalRope, Stage
 from nft_jax.model.hf import load_params, read_config, save_params
 from nft_jax.model.hf.families import FAMILIES, tensors_of
 from nft_jax.model.hf.published import PUBLISHED
@@ -117,15 +118,44 @@ def test_qwen3_5_as_published_and_with_nothing_said():
     """transformers leaves the interval out of what it saves, and lists the layers."""
     listed = raw_config("qwen3_5_untied_interval")
     config = config_from_hf(listed)
-    assert (config.delta_layers, config.attention_layers, config.period) == ((0,), (1,), 2)
+    assert (config.delta_layers, config.attention_layers, config.stages) == ((0,), (1,), (Stage(0, 2, 2),))
     assert config_from_hf(raw_config("qwen3_5_untied_interval", layer_types=..., full_attention_interval=2)) == config
     assert config_from_hf({**listed, "full_attention_interval": 3}) == config          # the list goes before
     rope = {**listed["rope_parameters"], "mrope_interleaved": True, "mrope_section": [1, 1, 1]}
     del rope["partial_rotary_factor"]
     assert config_from_hf({**listed, "rope_parameters": rope}) == config and config.rotary_dim == 6
     bare = config_from_hf({"model_type": "qwen3_5_text"})
-    assert (bare.num_layers, bare.delta_value_heads, bare.rotary_dim, bare.period) == (32, 32, 64, 4)
+    assert (bare.num_layers, bare.delta_value_heads, bare.rotary_dim, bare.stages) == (32, 32, 64, (Stage(0, 32, 4),))
     assert bare.attention_layers == (3, 7, 11, 15, 19, 23, 27, 31)
+
+
+def test_gemma4_in_both_spellings_and_with_nothing_said():
+    """transformers 5.24 says the sizes of wide heads layer by layer. Versions before it said them once."""
+    for name, sizes in (("gemma4_tied", {"global_head_dim": 14}),
+                        ("gemma4_untied_sharded", {"global_head_dim": 10, "num_global_key_value_heads": 3}),
+                        ("gemma4_unified_untied", {"global_head_dim": 6})):
+        listed = raw_config(name)
+        config = config_from_hf(listed)
+        assert config_from_hf(raw_config(name, per_layer_config=..., **sizes)) == config
+        assert config_from_hf({**listed, **sizes}) == config
+        assert config_from_hf({**listed, "use_bidirectional_attention": "vision"}) == config
+        # Without one matrix for both, the kv heads are those of the other layers.
+        assert (config.wide_kv_heads == config.num_kv_heads) != config.keys_are_values
+    bare = config_from_hf({"model_type": "gemma4_text", "rope_parameters": None})
+    assert bare == config_from_hf({"model_type": "gemma4_text"})
+    assert (bare.num_layers, bare.head_dim, bare.wide_head_dim, bare.window, bare.attention_scale) == (
+        30, 256, 512, 512, 1)
+    assert (bare.rope_theta, bare.local_rope_theta, bare.rope_scaling) == (1e6, 1e4, ProportionalRope(0.25))
+    assert (bare.layer_input_size, bare.shared_layers, bare.stages) == (256, 0, (Stage(0, 30, 6),))
+    # The last layer is never local, and layers are local also where the window hides nothing.
+    short = config_from_hf({"model_type": "gemma4_text", "num_hidden_layers": 8, "max_position_embeddings": 512})
+    assert short.local_layers == (0, 1, 2, 3, 4, 6)
+
+
+@pytest.mark.parametrize("name", ["gemma3_untied", "olmo3_untied"])
+def test_local_layers_keep_their_rotary_base_where_the_window_hides_nothing(name):
+    config = config_from_hf(raw_config(name, sliding_window=128))
+    assert config.local_layers == config_from_hf(raw_config(name)).local_layers and config.window == 128
 
 
 def test_gemma3_in_both_spellings_and_with_nothing_said():
@@ -223,6 +253,8 @@ PARAMETERS = {
     "Qwen/Qwen3-235B-A22B": 235_093_634_560,
     "Qwen/Qwen3.5-0.8B": 752_393_024, "Qwen/Qwen3.5-2B": 1_881_825_088, "Qwen/Qwen3.5-4B": 4_205_751_296,
     "Qwen/Qwen3.5-9B": 8_953_803_264, "Qwen/Qwen3.5-27B": 26_895_998_464,
+    "google/gemma-4-E2B": 4_628_569_379, "google/gemma-4-E4B": 7_463_013_418, "google/gemma-4-12B": 11_907_350_320,
+    "google/gemma-4-31B": 30_697_345_340,
     "mistralai/Mistral-7B-Instruct-v0.3": 7_248_023_552, "mistralai/Mistral-Nemo-Instruct-2407": 12_247_782_400,
     "mistralai/Mistral-Small-24B-Instruct-2501": 23_572_403_200, "HuggingFaceTB/SmolLM3-3B": 3_075_098_624,
     "microsoft/phi-4": 14_659_507_200, "microsoft/Phi-4-mini-instruct": 3_836_021_760,
@@ -238,6 +270,9 @@ def test_shapes_to_plan_with_are_those_of_the_published_models():
         assert config_from_hf(config_to_hf(config)) == config
     # "30B-A3B": by the model's card 3.3 billion are active, of which 0.6 are the embedding and the head.
     assert decoder.count_active_parameters(PUBLISHED["Qwen/Qwen3-30B-A3B"]) == 3_353_032_704
+    # The cards say 2.3 and 4.5 billion "effective" ones, and 5.1 and 8 with these tables and the encoders.
+    assert decoder.count_active_parameters(PUBLISHED["google/gemma-4-E2B"]) == 2_279_759_139
+    assert decoder.count_active_parameters(PUBLISHED["google/gemma-4-E4B"]) == 4_644_441_130
     assert decoder.count_active_parameters(PUBLISHED["Qwen/Qwen2.5-32B"]) == PARAMETERS["Qwen/Qwen2.5-32B"]
 
 
@@ -316,6 +351,13 @@ ALONE = {
                      ("layer_types", ["linear_attention"] * 6), ("layer_types", ["sliding_attention"] * 6),
                      ("layer_types", ["full_attention"]), ("linear_num_value_heads", 5), ("linear_num_key_heads", 0),
                      ("linear_conv_kernel_dim", "4"), ("num_experts", 8), ("sliding_window", 4)],
+    "gemma4_tied": [("attention_bias", True), ("enable_moe_block", True), ("use_bidirectional_attention", "all"),
+                    ("vocab_size_per_layer_input", 262_144), ("num_kv_shared_layers", 8), ("num_kv_shared_layers", 7),
+                    ("num_kv_shared_layers", -1), ("layer_types", ["sliding_attention"] * 8),
+                    ("per_layer_config", {"1": {"head_dim": 14}}), ("per_layer_config", {"1": {"window": 4}}),
+                    ("global_head_dim", 12), ("num_global_key_value_heads", 1), ("hidden_size_per_layer_input", -1),
+                    ("sliding_window_pattern", 2), ("rope_local_base_freq", 5.0)],
+    "gemma4_unified_untied": [("hidden_size_per_layer_input", 8), ("num_experts", 8)],
     "smollm3_untied": [("attention_bias", True), ("mlp_bias", True), ("no_rope_layers", [1, 0]),
                        ("no_rope_layers", [1, 0, 2]), ("no_rope_layers", "1,0,1")],
 }
@@ -335,6 +377,12 @@ ALONE = {
     ("gemma3_untied", {"rope_parameters": {"full_attention": {**YARN, "truncate": False}}},
      ("rope_parameters.full_attention.truncate", "False")),
     ("gemma3_untied", {"rope_local_base_freq": 5.0}, ("rope_theta", "5.0", "20.0")),
+    ("gemma4_untied_sharded", {"per_layer_config": ..., "global_head_dim": 7}, ("global_head_dim", 7)),
+    ("gemma4_untied_sharded", {"per_layer_config": ..., "num_global_key_value_heads": 4},
+     ("num_attention_heads", 6, 4)),
+    ("gemma4_tied", {"rope_parameters": {"full_attention": {"rope_type": "proportional", "rope_theta": 5.0,
+                                                            "partial_rotary_factor": 1.5}}},
+     ("rope_parameters.full_attention.partial_rotary_factor", 1.5)),
     ("llama_tied", {"rope_parameters": {**LLAMA3, "factor": None}}, ("rope_parameters.factor", "None")),
     ("qwen3_tied", {"head_dim": ...}, ("head_dim", None)),
     ("qwen3_5_tied", {"rope_scaling": YARN}, ("rope_scaling.rope_type", "'yarn'")),
@@ -343,6 +391,10 @@ ALONE = {
         ({"architectures": ["Gemma3ForConditionalGeneration"]}, ("architectures", "text_config", "Gemma3ForCausalLM")),
         ({"architectures": ["Mistral3ForConditionalGeneration"]}, ("text_config", "MistralForCausalLM")),
         ({"architectures": ["Qwen3_5ForConditionalGeneration"]}, ("text_config", "Qwen3_5ForCausalLM")),
+        ({"architectures": ["Gemma4ForConditionalGeneration"]}, ("text_config", "Gemma4ForCausalLM")),
+        ({"architectures": ["Gemma4ForConditionalGeneration"], "text_config": {"enable_moe_block": True}},
+         ("architectures", "enable_moe_block")),
+        ({"architectures": ["Gemma4UnifiedForConditionalGeneration"]}, ("text_config", "Gemma4UnifiedForCausalLM")),
         ({"architectures": ["Mistral3ForConditionalGeneration"], "text_config": {"model_type": "ministral3"}},
          ("architectures", "'ministral3'")),
         ({"architectures": ["Qwen3ForCausalLM"]}, ("model_type", "'qwen2'")),
@@ -407,20 +459,24 @@ def test_transformers_reads_a_saved_config(name, tmp_path):
     theirs = AutoConfig.from_pretrained(save_params(load_params(FIXTURES / name), config, tmp_path / "out"))
     original = AutoConfig.from_pretrained(FIXTURES / name)
     assert type(theirs) is type(original)
+    # A config of heads of two sizes has no attribute for either.
+    theirs, original = theirs.to_dict(), original.to_dict()
     for field in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
                   "num_key_value_heads", "rms_norm_eps", "tie_word_embeddings", "max_position_embeddings", "hidden_act",
                   "layer_types", "use_sliding_window", "architectures", "hidden_activation",
                   "query_pre_attn_scalar", "final_logit_softcapping", "no_rope_layers", "num_experts",
                   "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob", "decoder_sparse_step",
                   "original_max_position_embeddings", "linear_num_key_heads", "linear_num_value_heads",
-                  "linear_key_head_dim", "linear_value_head_dim", "linear_conv_kernel_dim"):
-        assert getattr(theirs, field, None) == getattr(original, field, None), field
+                  "linear_key_head_dim", "linear_value_head_dim", "linear_conv_kernel_dim", "num_kv_shared_layers",
+                  "attention_k_eq_v", "use_double_wide_mlp", "hidden_size_per_layer_input", "per_layer_config"):
+        assert theirs.get(field) == original.get(field), field
     # transformers 4 reads the old name "type".
-    assert {key: value for key, value in theirs.rope_parameters.items() if key != "type"} == original.rope_parameters
-    assert theirs.head_dim == config.head_dim
+    theirs["rope_parameters"].pop("type", None)
+    assert theirs["rope_parameters"] == original["rope_parameters"]
+    assert theirs["head_dim"] == config.head_dim
     if config.local_layers:
-        assert theirs.sliding_window == config.window
-    assert config_from_hf(theirs.to_dict()) == config
+        assert theirs["sliding_window"] == config.window
+    assert config_from_hf(theirs) == config
 
 
 @pytest.mark.parametrize("name", CASES)
