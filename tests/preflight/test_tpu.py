@@ -88,9 +88,9 @@ for found, expected in (
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=3000)
 
 
-# What a decode step moves, over the bytes of the weights and of three quarters of the longest answers' entries, and the
-# slots of a chip. Measured with libtpu 0.0.42: 1.19 and 1.01 on v6e, 1.64 and 1.12 on v5p, which has no room in VMEM
-# for the scores of 256 slots and 14 heads.
+# What a decode step moves, over the bytes of the weights and of three quarters of the longest answers' entries, with so
+# many slots on a chip. libtpu 0.0.42: 1.19 and 1.01 on v6e, 1.64 and 1.12 on v5p, whose two cores exchange the scores
+# and activations of a layer through HBM.
 RATIOS = [("gsm8k", "v6e:1x1", 256, 1.25), ("gsm8k", "v5p:2x2x1", 256, 1.7),
           *(pytest.param("qwen2_5_math_7b", *row, marks=pytest.mark.slow)
             for row in (("v6e:1x1", 32, 1.25), ("v5p:2x2x1", 64, 1.25)))]

@@ -15,7 +15,7 @@ from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.slots import entry_bytes
 from nft_jax.runtime.compilation import largest
 from nft_jax.runtime.mesh import make_mesh, sharded_bytes
-from nft_jax.types import Prompt
+from nft_jax.types import Group, Prompt
 
 LONGEST, SAMPLES, PROMPTS = 24, 3, (1, 13, 2, 9, 5, 1, 11)
 
@@ -35,10 +35,11 @@ def params(model):
 
 @pytest.fixture(scope="module")
 def make(model, number_tokenizer):
-    def make(slots, mesh=None, block_size=4, buckets=None, **more):
+    def make(slots, mesh=None, block_size=4, buckets=None, begun_tokens=0, **more):
         mesh = mesh or make_mesh(MeshConfig(), jax.devices()[:1])
         return Sampler(model, number_tokenizer, (3,), DecodingConfig(max_new_tokens=LONGEST, slots=slots,
-                       block_size=block_size, **more), mesh=mesh, max_prompt_tokens=13, buckets=buckets)
+                       block_size=block_size, **more), mesh=mesh, max_prompt_tokens=13, buckets=buckets,
+                       begun_tokens=begun_tokens)
     return make
 
 
@@ -60,6 +61,21 @@ def reference(make, params):
 def test_logprobs_are_those_of_the_trainer(model, params, reference):
     for answer, expected in zip(reference, trainers_logprobs(params, model, reference), strict=True):
         np.testing.assert_allclose(answer.logprobs, expected, atol=3e-5)
+
+
+def test_an_answer_that_goes_on_has_its_memories_again(make, params, reference):
+    """The first prompts' answers in parts of at most 7 tokens, as `reference` has them at once."""
+    sampler, whole = make(8, buckets=(40,), begun_tokens=LONGEST - 1), reference[:2 * SAMPLES]
+    limits = np.array([len(rollout.tokens) for rollout in whole]).reshape(2, SAMPLES)
+    asked, steps = [group.prompt for group in whole[::SAMPLES]], range(2, 2 + -(-limits.max() // 7))
+    for step in steps:
+        groups = dict(sampler.sample(sampler.cast(params), asked, SAMPLES, jax.random.key(5), step, budget=7))
+        asked = [Group(rollouts[0].prompt, rollouts, ()) for _, rollouts in sorted(groups.items())]
+    assert len(steps) > 2
+    for found, expected in zip([r for group in asked for r in group.rollouts], whole, strict=True):
+        n = len(expected.tokens)
+        np.testing.assert_array_equal(found.tokens[:n], expected.tokens)
+        np.testing.assert_allclose(found.logprobs[:n], expected.logprobs, atol=1e-5)
 
 
 @pytest.mark.parametrize(("slots", "block_size", "buckets", "mesh"), [
