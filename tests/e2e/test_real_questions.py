@@ -98,7 +98,7 @@ def test_surplus_groups_are_carried_with_their_old_logprobs(small_run, tmp_path)
 
     run = small_run(tmp_path / "run", steps=3, evaluation=EvaluationConfig(questions=2, samples=2, every=0))
     run = dataclasses.replace(run, rollout=dataclasses.replace(run.rollout, prompts_per_step=7))
-    train(run, verifier=EveryThird(BY_LENGTH.reward), quiet=True)
+    train(run, verifier=EveryThird(BY_LENGTH.judged), quiet=True)
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")[1:]
     assert all(row["groups/kept"] == 7 for row in rows) and any(row["groups/carried"] for row in rows)
     kept = [sorted({row["prompt_index"] for row in pq.read_table(path).to_pylist() if row["kept"]})
