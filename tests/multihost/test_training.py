@@ -94,7 +94,7 @@ def test_a_run_on_stored_answers_does_not_depend_on_the_number_of_processes(tmp_
         output = launch(tmp_path / str(processes), processes, 8 // processes, "--mesh.data", "2", "--mesh.fsdp", "4",
                         # What a sampler or a stream of questions takes, and stored answers refuse.
                         "--data.order", "permutation", "--rollout.ema", "0", "--loss.all-wrong", "0",
-                        "--rollout.answers", str(answers))
+                        "--rollout.tokens-per-step", "0", "--rollout.answers", str(answers))
         assert output.count("stored answers: 9 groups with 36 answers are trained on") == 1
     assert_same_run(tmp_path / "2", tmp_path / "1")
 
