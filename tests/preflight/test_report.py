@@ -36,6 +36,7 @@ from nft_jax.runtime.mesh import sharded_bytes
 from nft_jax.train.batch import token_cost
 from nft_jax.train.plan import make_plan, settle
 from nft_jax.train.programs import programs_of, training_programs
+from nft_jax.train.step import NO_ADAPTER
 from nft_jax.types import InputError
 from refusal import refused
 
@@ -322,6 +323,19 @@ def test_experts_are_counted_where_they_are_work_and_where_they_are_memory(plann
     assert "of which a token meets" in told_parameters(shape) and "meets" not in told_parameters(model)
 
 
+def kept_by_autodiff(shape, attention, remat, adapter=NO_ADAPTER) -> int:
+    """Bytes of the residuals of 640 tokens that have an axis of 67 layers, by a trace: nothing is compiled."""
+    params, tokens = parameter_shapes(shape), jax.ShapeDtypeStruct((1, 640), jnp.int32)
+    trained = adapter_shapes(shape, adapter) if adapter.rank else params
+
+    def backward(trained, params, tokens):
+        return jax.vjp(lambda trained: hidden_states(wrap(params, trained, adapter), shape, tokens, tokens, tokens,
+                                                     Compute("bfloat16", remat, attention)), trained)[1]
+
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(
+        jax.eval_shape(backward, trained, params, tokens)) if leaf.shape[:1] == (67,) and 640 in leaf.shape)
+
+
 @pytest.mark.parametrize(("attention", "remat", "qk_norm"), [
     ("splash", "none", True), ("splash", "none", False), ("splash", "attention", True), ("splash", "block", True),
     ("xla", "none", False), ("xla", "block", False)])
@@ -330,14 +344,7 @@ def test_what_a_layer_keeps_is_what_autodiff_says(planned, attention, remat, qk_
     size is either."""
     shape = ModelConfig("qwen3", vocab_size=32, hidden_size=48, intermediate_size=136, num_layers=67, num_heads=8,
                         num_kv_heads=2, head_dim=64, max_positions=1024, qk_norm=qk_norm)
-    tokens = jax.ShapeDtypeStruct((1, 640), jnp.int32)
-
-    def backward(params, tokens):
-        return jax.vjp(lambda params: hidden_states(params, shape, tokens, tokens, tokens,
-                                                    Compute("bfloat16", remat, attention)), params)[1]
-
-    kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(
-        jax.eval_shape(backward, parameter_shapes(shape), tokens)) if leaf.shape[:1] == (67,) and 640 in leaf.shape)
+    kept = kept_by_autodiff(shape, attention, remat)
     config = planned(MeshConfig(data=1), 1, 16, remat=remat, compute_dtype="bfloat16")
     plan = make_plan(config, shape, jax.devices("cpu")[:1])
     work = Work(plan, plan.sampler(), attention)
@@ -355,16 +362,8 @@ def delta_model(model):
 def test_what_layers_with_delta_nets_keep_is_what_autodiff_says(planned, delta_model, attention, remat, rank):
     """67 periods of one of them and one with attention; as the test above."""
     shape = replace(delta_model, num_layers=134, delta_layers=tuple(range(0, 134, 2)), max_positions=1024)
-    tokens, adapter = jax.ShapeDtypeStruct((1, 640), jnp.int32), AdapterConfig(rank=rank)
-
-    def backward(trained, params, tokens):
-        return jax.vjp(lambda trained: hidden_states(wrap(params, trained, adapter) if rank else trained, shape, tokens,
-                                                     tokens, tokens, Compute("bfloat16", remat, attention)), trained)[1]
-
-    params = parameter_shapes(shape)
-    kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(
-        backward, adapter_shapes(shape, adapter) if rank else params, params, tokens))
-        if leaf.shape[:1] == (67,) and 640 in leaf.shape)
+    adapter = AdapterConfig(rank=rank)
+    kept = kept_by_autodiff(shape, attention, remat, adapter)
     config = replace(planned(MeshConfig(data=1), 1, 16, remat=remat, compute_dtype="bfloat16"), adapter=adapter)
     plan = make_plan(config, shape, jax.devices("cpu")[:1])
     work = Work(plan, plan.sampler(), attention)
@@ -384,14 +383,7 @@ def test_what_wide_and_shared_layers_keep_is_what_autodiff_says(planned, wide_mo
     """67 turns of two layers of their own, and 67 of two that share; as the tests above."""
     shape = replace(wide_model, num_layers=4 * 67, local_layers=tuple(range(0, 4 * 67, 2)), shared_layers=2 * 67,
                     max_positions=1024)
-    tokens = jax.ShapeDtypeStruct((1, 640), jnp.int32)
-
-    def backward(params, tokens):
-        return jax.vjp(lambda params: hidden_states(params, shape, tokens, tokens, tokens,
-                                                    Compute("bfloat16", remat, attention)), params)[1]
-
-    kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(
-        jax.eval_shape(backward, parameter_shapes(shape), tokens)) if leaf.shape[:1] == (67,) and 640 in leaf.shape)
+    kept = kept_by_autodiff(shape, attention, remat)
     plan = make_plan(planned(MeshConfig(data=1), 1, 16, remat=remat, compute_dtype="bfloat16"), shape,
                      jax.devices("cpu")[:1])
     work = Work(plan, plan.sampler(), attention)

@@ -5,12 +5,13 @@ import jax
 import numpy as np
 import pytest
 
+from made import mixed_prompts
 from nft_jax.config import DecodingConfig, MeshConfig, SamplingConfig
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.schedule import SlotUse
 from nft_jax.runtime.compilation import CompileCounter, compile_all
 from nft_jax.runtime.mesh import make_mesh
-from nft_jax.types import Group, Prompt
+from nft_jax.types import Group
 
 EOS, SAMPLES, PROMPTS, LONGEST, FIRST = 3, 4, 7, 20, 2
 KEY = 5
@@ -18,9 +19,7 @@ KEY = 5
 
 @pytest.fixture(scope="module")
 def prompts():
-    rng = np.random.default_rng(0)
-    return [Prompt(7 + i, "", "", "", rng.integers(4, 32, rng.integers(1, 13)).astype(np.int32))
-            for i in range(PROMPTS)]
+    return mixed_prompts(PROMPTS)
 
 
 @pytest.fixture(scope="module")

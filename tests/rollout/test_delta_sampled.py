@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from made import trainers_logprobs
+from made import trainers_gaps, trainers_logprobs
 from nft_jax.config import DecodingConfig, MeshConfig
 from nft_jax.model import decoder
 from nft_jax.rollout.cache import empty_state
@@ -104,8 +104,7 @@ def test_memories_and_weights_stay_on_their_devices_while_they_decode(make, mode
 
 def test_int8_rings_and_weights_are_close_to_the_trainer(make, model, params):
     found = answers(make(8, buckets=(40,), kv_dtype="int8", weight_dtype="int8"), params)
-    gaps = np.concatenate([np.abs(answer.logprobs - expected) for answer, expected in
-                           zip(found, trainers_logprobs(params, model, found), strict=True)])
+    gaps = trainers_gaps(params, model, found)
     assert 1e-4 < gaps.mean() < 0.1
 
 

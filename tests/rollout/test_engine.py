@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 
+from made import mixed_prompts
 from nft_jax.config import AdapterConfig, DecodingConfig, MeshConfig, SamplingConfig
 from nft_jax.model.adapter import adapter_shapes, merge, wrap
 from nft_jax.model.logprobs import token_logprobs
@@ -21,9 +22,7 @@ EOS, SAMPLES, PROMPTS, LONGEST = 3, 4, 11, 20
 
 @pytest.fixture(scope="module")
 def prompts():
-    rng = np.random.default_rng(0)
-    return [Prompt(7 + i, "", "", "", rng.integers(4, 32, rng.integers(1, 13)).astype(np.int32))
-            for i in range(PROMPTS)]
+    return mixed_prompts(PROMPTS)
 
 
 @pytest.fixture(scope="module")

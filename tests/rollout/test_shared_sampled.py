@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from made import trainers_logprobs
+from made import trainers_gaps, trainers_logprobs
 from nft_jax.config import DecodingConfig, MeshConfig
 from nft_jax.model import decoder
 from nft_jax.model.config import ProportionalRope
@@ -90,8 +90,7 @@ def test_samples_do_not_depend_on_the_mesh(make, params, reference):
 def test_int8_rings_and_weights_are_close_to_the_trainer(make, model, params):
     sampler = make(8, buckets=(40,), kv_dtype="int8", weight_dtype="int8")
     found = answers(sampler, sampler.cast(params))
-    gaps = np.concatenate([np.abs(answer.logprobs - expected) for answer, expected in
-                           zip(found, trainers_logprobs(params, model, found), strict=True)])
+    gaps = trainers_gaps(params, model, found)
     assert 1e-5 < gaps.mean() < 0.1
 
 

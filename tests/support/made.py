@@ -43,6 +43,18 @@ def trainers_logprobs(params, model, found) -> list[np.ndarray]:
     return [np.asarray(values)[row, len(r.prompt.tokens):len(wholes[row])] for row, r in enumerate(found)]
 
 
+def trainers_gaps(params, model, found) -> np.ndarray:
+    """|difference| of the tokens' log-probs from the trainer's, over all rollouts."""
+    expected = trainers_logprobs(params, model, found)
+    return np.concatenate([np.abs(r.logprobs - values) for r, values in zip(found, expected, strict=True)])
+
+
+def mixed_prompts(count: int) -> list[Prompt]:
+    """Prompts of 1 to 12 random tokens; their indices begin at 7."""
+    rng = np.random.default_rng(0)
+    return [Prompt(7 + i, "", "", "", rng.integers(4, 32, rng.integers(1, 13)).astype(np.int32)) for i in range(count)]
+
+
 def make_run(folder, *, rewards=((1, 0, 0, 0), (1, 1, 1, 0), (0, 0, 0, 0)), steps=2, objective="nft", rows=None,
              vocabulary=300, **fields):
     """A run's folder: its configuration with some fields changed, rows of metrics, and the same groups at every step,
