@@ -34,6 +34,7 @@ from nft_jax.runtime.stops import StopRun
 from nft_jax.runtime.terminal import output_guarded
 from nft_jax.train.acceptance import DECAY, MOST, Share
 from nft_jax.train.batch import deal, examples_of
+from nft_jax.train.compared_experts import Compared, compare
 from nft_jax.train.opening import Finished, open_run
 from nft_jax.train.run import Run
 from nft_jax.train.saving import count_updates, finish_writing, save_if_due, save_last, write_rollouts, write_row
@@ -120,6 +121,7 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
     accepted, seen, open_groups, asked = list(progress.carried), [], progress.open, 0
     # Of earlier steps, as it stands in the progress, and of this one.
     share, use, weights = Share(progress.asked, progress.accepted, progress.batches), SlotUse(), None
+    compared = Compared()
     run.watchdog.feed("collect", progress.step + 1)
     while (len(accepted) < rollout.prompts_per_step and (open_groups or asked < rollout.max_prompts)) or (
             open_groups and not use.batches):
@@ -138,6 +140,8 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
             progress.step, rollout, budget=rollout.budget, progress=run.alive, settled=run.stop.check,
             phase=run.clock.phase, use=use)
         groups = score(run, params, judged, old=run.config.scores)
+        if run.count_otherwise is not None:
+            groups = compare(run, params, groups, compared)
         open_groups = [group for group in groups if group.is_open]
         groups = [group for group in groups if not group.is_open]
         run.stream.observe(groups)
@@ -168,7 +172,7 @@ def collect(run: Run, params, progress: Progress) -> Rollouts:
         sources = {"answers/epoch": progress.stream["index"] / run.stream.size}
     else:
         tokens = use.tokens
-        sources = decided_by(seen, run.config.verifier) | use.metrics()
+        sources = decided_by(seen, run.config.verifier) | use.metrics() | compared.metrics()
         if rollout.budget:
             sources |= budget_metrics(progress.step, [*seen, *progress.open], kept)
     return Rollouts(kept, seen, tokens, sources | run.stream.metrics())

@@ -53,6 +53,7 @@ from nft_jax.runtime.terminal import Console, duration
 from nft_jax.runtime.watchdog import Watchdog
 from nft_jax.runtime.writing import Writing
 from nft_jax.train import adapters
+from nft_jax.train.compared_experts import KIND as COMPARE
 from nft_jax.train.identity import identity_of
 from nft_jax.train.plan import Plan, make_plan, settle
 from nft_jax.train.programs import SCORES, programs_of
@@ -372,7 +373,9 @@ def open_run(config: Config, *, fresh: bool, fork: str = "", verifier: Verifier 
             yield Run(
                 plan=plan, folder=folder, tokenizer=inputs.tokenizer, sampler=sampler, verifier=judge,
                 examiner=examiner or judge, stream=stream, stored=inputs.stored, held_out=held_out,
-                score=scores[0], score_reference=scores[-1], train_step=kinds["train step"].function,
+                score=scores[0], score_reference=scores[-1],
+                count_otherwise=kinds[COMPARE].function if COMPARE in kinds else None,
+                train_step=kinds["train step"].function,
                 average=kinds["average"].function if "average" in kinds else None, base=base, reference=reference,
                 checkpoints=checkpoints, writer=writer, compiles=compiles, console=console, stop=stop,
                 timeline=timeline, watchdog=watchdog, writing=writing,

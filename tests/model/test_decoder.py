@@ -120,7 +120,7 @@ def test_prefill_and_decode_steps_match_one_forward(case):
     step = jax.jit(partial(decoder.decode, split, config))
     for t in range(prompt, length):
         valid = np.arange(capacity)[None].repeat(2, 0) <= t
-        logits, cache, memories = step(tokens[:, t], positions[:, t], cache, memories, t, valid)
+        logits, cache, memories, _ = step(tokens[:, t], positions[:, t], cache, memories, t, valid)
         np.testing.assert_allclose(logits, expected[:, t], atol=2e-5, rtol=0)
 
 
