@@ -22,7 +22,7 @@ import nft_jax
 from experiments.harness.plots import looks_of
 from experiments.harness.results import ACCURACY
 from experiments.harness.scales import SCALES
-from experiments.studies.ablate_updates import STUDY
+from experiments.studies import ablate_updates
 from experiments.sweep import plan
 from nft_jax.config import Config
 from nft_jax.data.arithmetic import generate
@@ -36,6 +36,7 @@ from nft_jax.types import InputError
 FIGURES = Path(__file__).parents[1] / "figures"
 KINDS, REPLAYED = "failures.parquet", "failures_replayed.parquet"
 UPDATES, LAST = 32, 10                 # the last steps are counted together
+MOST_SEEDS = 64
 PLAIN = ("nft 32", "grpo 32")          # the arms whose runs are drawn by step
 LOST = "sum_equation"                  # 7x=41+43: the kind that the failing runs never learn
 
@@ -67,11 +68,11 @@ def by_kind(folder: Path) -> pd.DataFrame:
 
 def collected(workdir: Path) -> pd.DataFrame:
     """`by_kind` of every finished run with 32 updates, with its arm, seed, objective and last held-out accuracy."""
-    base = SCALES[STUDY.scale].config
-    arms = {arm: fields for arm, fields in STUDY.arms_of(base).items()
+    nano = SCALES["nano"]
+    arms = {arm: fields for arm, fields in ablate_updates.STUDY.arms_of(nano.config).items()
             if fields.get("batch.updates_per_step") == UPDATES}
     found = []
-    for each in plan(SCALES[STUDY.scale].experiment, base, arms, 64, workdir):
+    for each in plan(nano.experiment, nano.config, arms, MOST_SEEDS, workdir):
         if each.finished:
             heldout = pd.DataFrame(read_run(each.folder).rows).dropna(subset=ACCURACY)[ACCURACY].iloc[-1]
             found.append(by_kind(each.folder).assign(arm=each.arm, seed=each.config.seed, heldout=heldout,
