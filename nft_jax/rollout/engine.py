@@ -32,7 +32,7 @@ from jax.sharding import Mesh
 from nft_jax.config import DecodingConfig, SamplingConfig
 from nft_jax.model import decoder
 from nft_jax.model.adapter import is_wrapped, merge
-from nft_jax.model.config import FLOAT32, Compute, LayerKind, ModelConfig
+from nft_jax.model.config import FLOAT32, Attention, Compute, LayerKind, ModelConfig
 from nft_jax.model.entries import cache_entries, heads_in_row
 from nft_jax.model.parameters import ARRAYS, parameter_shardings
 from nft_jax.model.quantise import quantise_matrices
@@ -42,7 +42,6 @@ from nft_jax.rollout.cache import (
     Prefilled,
     abstract_decode_state,
     admit,
-    attended,
     buckets_up_to,
     cached_kinds,
     empty_state,
@@ -114,8 +113,8 @@ def prefill(params, model: ModelConfig, compute: Compute, length: int, quantised
                       for (k, v), kind in zip(entries, cached_kinds(model), strict=True)], memories)
 
 
-def decode_block(params, model: ModelConfig, mesh: Mesh, eos: tuple[int, ...], block_size: int, truncate: bool,
-                 state: DecodeState, steps, base_key, sampling: SamplingParams):
+def decode_block(params, model: ModelConfig, mesh: Mesh, attention: Attention, eos: tuple[int, ...], block_size: int,
+                 truncate: bool, state: DecodeState, steps, base_key, sampling: SamplingParams):
     """Step 3: `steps` <= `block_size` decode steps; the new state and a `Sampled` of arrays [block_size, S].
 
     `steps` is a value, so a shorter block compiles nothing. The token is INERT where a slot was not active, and in
@@ -131,9 +130,10 @@ def decode_block(params, model: ModelConfig, mesh: Mesh, eos: tuple[int, ...], b
 
     def one(step, carry):
         state, out = carry
-        valid = attended(state.write_index, state.length, capacity)
-        logits, cache, memories = decoder.decode(params, model, state.token, state.length, state.cache,
-                                                 state.memories, state.write_index, valid, mesh)
+        # An ended slot has nothing to attend to. A kernel then reads as little of its ring.
+        length = jnp.where(state.active, state.length, 0)
+        logits, cache, memories = decoder.decode(params, model, state.token, length, state.cache, state.memories,
+                                                 state.write_index, mesh, attention)
         sampled = sample(logits, uniform[step], sampling)
         generated = state.generated + 1
         ended = (sampled.token[:, None] == eos_ids[None]).any(-1) | (generated >= state.limit)
@@ -226,7 +226,7 @@ class Sampler:
         # Two programs: one computes top-k, top-p and min-p, the other has nothing of them.
         self._decode = {truncate: jax.jit(
             lambda params, *arrays, truncate=truncate: decode_block(
-                params, model, mesh, self.ends.ids, self.block_size, truncate, *arrays),
+                params, model, mesh, compute.attention, self.ends.ids, self.block_size, truncate, *arrays),
             donate_argnums=1, out_shardings=(state, outputs)) for truncate in (False, True)}
 
     def cast(self, params):
