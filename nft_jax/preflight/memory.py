@@ -181,7 +181,7 @@ class Work:
         if not self.adapter.rank:
             return 0
         names = projections_of(self.model, self.adapter)
-        return self.adapter.rank * sum(IN_LAYERS[name].mixer in ("", mixer) for name in names)
+        return self.adapter.rank * sum(IN_LAYERS[name].mixer in ("", mixer) for name in names if name in IN_LAYERS)
 
     def kept_around_delta(self) -> float:
         """`kept` of a layer with a delta net, whose own work is always computed again."""
@@ -263,6 +263,6 @@ class Work:
         matrix that is merged, in float32."""
         # Experts have no adapter.
         m = self.model
-        matrix = m.hidden_size * (self.heads * m.head_dim if m.num_experts else self.feed)
-        merged = 4 * matrix if self.adapter.rank else 0
+        size = self.heads * m.head_dim if m.num_experts else max(self.feed, self.inputs)
+        merged = 4 * m.hidden_size * size if self.adapter.rank else 0
         return Split(merged + (self.stack * self.item if self.fsdp > 1 else 0), 0)

@@ -73,13 +73,13 @@ BEGUN_SHORTER = 4             # the shortest padding of a prompt with an answer 
 def decode_weights(params, model: ModelConfig, compute: Compute, weight_dtype: Stored):
     """The parameters as decoding reads them: a dict of arrays for every layer, in the compute dtype.
 
-    Adapters are merged into their matrices in float32, a layer at a time. Norms and routers stay in float32, as in
+    Adapters are merged into their matrices in float32, each layer's apart. Norms and routers stay in float32, as in
     the trainer. With "int8" the layers' matrices are quantised."""
     def cast(path, x):
         return x if ARRAYS[path[-1].key].exact or is_wrapped(x) else x.astype(compute.dtype)
 
     weights = split_layers(jax.tree_util.tree_map_with_path(cast, params, is_leaf=is_wrapped), model)
-    weights["layers"] = [merge(layer, compute.dtype) for layer in weights["layers"]]
+    weights = merge(weights, compute.dtype)
     if weight_dtype == "int8":
         weights["layers"] = [quantise_matrices(layer) for layer in weights["layers"]]
     return weights

@@ -40,7 +40,7 @@ from nft_jax.record.trackers import require_writers
 from nft_jax.rollout.ends import Ends
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.evaluation import HeldOut, read_held_out
-from nft_jax.rollout.slots import require_positions
+from nft_jax.rollout.slots import position_lines, require_positions
 from nft_jax.rollout.stored import Stored, read_stored
 from nft_jax.rollout.stored_answers import StoredReport
 from nft_jax.runtime.clock import Timeline
@@ -92,7 +92,7 @@ def read_inputs(config: Config, today: str = "", *, weights: bool = True) -> Inp
     nothing is downloaded for them. Raises InputError, naming the field, for whatever is missing or wrong."""
     require_writers(config.writers)
     folder = hf.resolve_folder(config.policy.path, weights=weights)
-    model = hf.read_config(folder)
+    model = hf.read_config(folder).for_lengths(config.longest_sequence)
     # `make_plan` checks it as well. Here it is told before the questions are read.
     require_positions(model, config.data.max_prompt_tokens, config.rollout.max_new_tokens)
     tokenizer = hf.load_tokenizer(folder, config.data.chat_template)
@@ -294,6 +294,7 @@ def remarks(plan: Plan, sampler: Sampler, held_out: Sequence[HeldOut], asked_slo
     chosen = " (as the run began)" if remembered else " (chosen from the free memory)"
     yield f"rollout.slots: {slots}{'' if asked_slots else chosen}"
     yield from prompt_lines(sampler.ends.tokenizer)
+    yield from position_lines(plan.model)
     yield from sampler.ends.told()
     yield from truncation_remark(plan.config)
     if processes > 1:

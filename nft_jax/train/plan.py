@@ -120,6 +120,7 @@ def make_plan(config: Config, model: ModelConfig, devices: Sequence[jax.Device] 
     rollout, policy = config.rollout, config.policy
     config.terms.require(model.num_experts > 0 or not config.terms.balance_weight, "balance_weight",
                          f"a {model.family} model has no experts to balance; leave it at 0.")
+    model = model.for_lengths(config.longest_sequence)
     require_positions(model, config.data.max_prompt_tokens, rollout.max_new_tokens)
     mesh = make_mesh(config.mesh, devices)
     config = replace(config, mesh=MeshConfig(**mesh.shape))

@@ -48,12 +48,22 @@ def all_logits(params, config, tokens, positions, segment_ids, compute=FLOAT32):
     return decoder.logits(params, config, hidden)
 
 
-@pytest.fixture(scope="module", params=CASES)
+# LongRoPE where the reference's rows are longer than the original context.
+BEYOND = "phi3_tied_longrope, beyond"
+
+
+@pytest.fixture(scope="module", params=[*CASES, BEYOND])
 def case(request):
-    folder = FIXTURES / request.param
+    folder = FIXTURES / request.param.partition(",")[0]
     config = read_config(folder)
-    with np.load(folder / "reference.npz") as reference:
-        return config, load_params(folder, config), {key: reference[key] for key in reference.files}
+    with np.load(folder / "reference.npz") as file:
+        reference = {key: file[key] for key in file.files}
+    if request.param == BEYOND:
+        scaling = replace(config.rope_scaling, original_max_position_embeddings=8)
+        short, config = config, replace(config, rope_scaling=scaling, max_positions=8).for_lengths(9)
+        assert short.for_lengths(32) == short and config.stretches and config.max_positions == 128
+        reference["logits"] = reference.pop("long_logits")
+    return config, load_params(folder, config), reference
 
 
 @pytest.fixture(scope="module")

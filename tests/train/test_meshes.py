@@ -196,13 +196,13 @@ ADAPTER = AdapterConfig(rank=3, alpha=6.0)
 
 
 @cache
-def adapter_step(sizes, base_dtype) -> Any:
+def adapter_step(sizes, base_dtype, model=MODEL) -> Any:
     """One step of adapters that are random throughout, so that every gradient is there."""
     mesh = make_mesh(MeshConfig(*sizes), jax.devices()[:int(np.prod(sizes))])
-    rng, shapes = np.random.default_rng(2), adapter_shapes(MODEL, ADAPTER)
+    rng, shapes, base = np.random.default_rng(2), adapter_shapes(model, ADAPTER), params(model)
     adapters = jax.tree.map(lambda x: rng.normal(0, 0.1, x.shape).astype(np.float32), shapes)
-    base = params() if base_dtype == "compute" else params() | {"layers": quantise_matrices(params()["layers"])}
-    loss = Loss("nft", resolve("nft", ObjectiveConfig()), MODEL, Compute(), adapter=ADAPTER)
+    base = base if base_dtype == "compute" else base | {"layers": quantise_matrices(base["layers"])}
+    loss = Loss("nft", resolve("nft", ObjectiveConfig()), model, Compute(), adapter=ADAPTER)
     step, first = make_step(adapters, OPTIMIZER, loss, mesh, base)
     return jax.device_get(step(first(), batch(), np.float32(1e-2), np.float32(0.9), base))
 
@@ -211,6 +211,11 @@ def adapter_step(sizes, base_dtype) -> Any:
     ((1, 2, 2, 2), "int8"), pytest.param((1, 2, 4, 1), "compute", marks=pytest.mark.slow)])
 def test_a_step_of_adapters_does_not_depend_on_the_mesh(sizes, base_dtype):
     assert_same_step(adapter_step(sizes, base_dtype), adapter_step(ONE, base_dtype))
+
+
+@pytest.mark.slow
+def test_adapters_in_layers_of_every_form_and_outside_them_on_a_mesh():
+    assert_same_step(adapter_step((1, 2, 2, 2), "int8", WIDE), adapter_step(ONE, "int8", WIDE))
 
 
 @cache

@@ -14,7 +14,7 @@ from nft_jax.model.hf import load_params, read_config, save_params
 from nft_jax.model.hf.families import FAMILIES, tensors_of
 from nft_jax.model.hf.published import PUBLISHED
 from nft_jax.model.hf.translate import config_from_hf, config_to_hf
-from nft_jax.rollout.slots import require_positions
+from nft_jax.rollout.slots import position_lines, require_positions
 from refusal import refused
 
 LLAMA3 = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -89,12 +89,25 @@ def test_olmo3_scales_the_positions_of_its_full_layers_alone():
     assert unsaid.local_layers == (0, 1, 2, 4, 5, 6, 8) and unsaid.num_kv_heads == 6
 
 
-def test_longrope_is_for_sequences_of_the_original_context():
+def test_the_longest_sequence_chooses_the_factors_of_a_longrope():
     five = raw_config("phi3_tied_longrope")
     config = config_from_hf(five)
     assert (config.max_positions, config.rotary_dim, config.head_dim) == (32, 6, 8)
-    with refused("data.max_prompt_tokens + rollout.max_new_tokens", 33, 32, "long_factor"):
+    require_positions(config, 20, 12)
+    with refused("data.max_prompt_tokens + rollout.max_new_tokens", 33, 32, "max_tokens=33"):
         require_positions(config, 20, 13)
+    long = config.for_lengths(33)
+    require_positions(long, 20, 108)
+    with refused("data.max_prompt_tokens + rollout.max_new_tokens", 129, 128):
+        require_positions(long, 20, 109)
+    # A model once made for long sequences keeps its factors; folders do not tell which ones it had.
+    assert (config.for_lengths(32), long.for_lengths(5)) == (config, long)
+    assert config_to_hf(long) == config_to_hf(config)
+    assert config.for_lengths(1000) == long
+    other = read_config(FIXTURES / "smollm3_untied")
+    assert other.for_lengths(1000) is other
+    [short_line], [long_line] = position_lines(config), position_lines(long)
+    assert "32" in short_line and "32" in long_line and short_line != long_line and position_lines(other) == []
     lists = {name: five["rope_parameters"][name] for name in ("short_factor", "long_factor")}
     for kind in ("su", "longrope"):
         four = raw_config("phi3_tied_longrope", rope_parameters=..., rope_theta=700.0, partial_rotary_factor=0.75,
