@@ -20,6 +20,7 @@ from nft_jax.model.parameters import IN_LAYERS
 from nft_jax.rollout.engine import ADMISSIONS, PREFILLS, Sampler
 from nft_jax.rollout.slots import entry_bytes, weight_bytes
 from nft_jax.runtime.mesh import data_parallel_size, sharded_bytes
+from nft_jax.train.compared_experts import KIND as COMPARE
 from nft_jax.train.plan import Plan
 
 FACTOR = 2.5
@@ -62,7 +63,7 @@ class Model:
             "train step": -self.base,
             "average": self.moments - self.parameters,
             "cast": self.moments - self.base,
-            "score": self.moments + sampling - self.base,
+            **dict.fromkeys(("score", COMPARE), self.moments + sampling - self.base),
             "reference score": state + sampling - (self.reference or self.base),
             **dict.fromkeys(PREFILLS, state + self.cache),
             **dict.fromkeys(ADMISSIONS, state + self.weights),
@@ -97,6 +98,7 @@ def analytic(plan: Plan, sampler: Sampler, attention: Attention) -> Model:
             **dict.fromkeys(ADMISSIONS, work.admit()),
             "decode": work.decode(4), "decode, truncated": work.decode(6),
             "train step": work.rows_of(True), "score": work.rows_of(False), "reference score": work.rows_of(False),
+            COMPARE: work.compared(),
         })
 
 
@@ -239,6 +241,12 @@ class Work:
         head = self.head(gradients)
         return Split(gradients * 2 * self.gradient + self.gathered(gradients) + head.fixed,
                      self.row(gradients) + head.each)
+
+    def compared(self) -> Split:
+        """A score without logits. Of each token's experts it also has all pairs of a recorded one and a chosen one."""
+        m, tokens = self.model, self.config.row_length / self.parallel / self.context
+        pairs = m.num_layers * m.experts_per_token * (m.experts_per_token + 4)
+        return Split(self.gathered(False), self.row(False) + tokens * pairs)
 
     def decode(self, arrays: int) -> Split:
         """`arrays` of [S, V] float32 (logits and what sampling makes of them), scores against the cache, a layer."""

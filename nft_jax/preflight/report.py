@@ -17,11 +17,11 @@ from nft_jax.rollout.engine import ADMISSIONS, PREFILLS, TAIL_KINDS, Sampler, pr
 from nft_jax.runtime.compilation import largest
 from nft_jax.runtime.mesh import data_parallel_size
 from nft_jax.train.plan import Plan, make_plan
-from nft_jax.train.programs import SCORES, programs_of
+from nft_jax.train.programs import FORWARD, programs_of
 
 # Kinds of programs whose memory grows with rows, with slots, and with neither.
-ROWS = ("train step", *SCORES)
-SLOTS = ("empty cache", *PREFILLS, *ADMISSIONS, "decode", "decode, truncated", "grow", *SCORES)
+ROWS = ("train step", *FORWARD)
+SLOTS = ("empty cache", *PREFILLS, *ADMISSIONS, "decode", "decode, truncated", "grow", *FORWARD)
 UNSIZED = ("cast", "average")
 
 
@@ -197,7 +197,7 @@ def _most_slots(sketch: Sketch, lines: list[Line]) -> int:
     def peak(line: Line, count: int) -> float:
         more = count / slots
         prompts = max(prefills_of(count, sizes[-1], parallel) / now for now, sizes in sampler.prefilled.values())
-        if line.kind in SCORES:
+        if line.kind in FORWARD:
             return line.peak + memory.cache * (more - 1)
         if line.kind in PREFILLS:
             together = line.temporaries + line.results

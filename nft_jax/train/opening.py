@@ -53,6 +53,7 @@ from nft_jax.runtime.terminal import Console, duration
 from nft_jax.runtime.watchdog import Watchdog
 from nft_jax.runtime.writing import Writing
 from nft_jax.train import adapters
+from nft_jax.train.compared_experts import KIND as COMPARE
 from nft_jax.train.identity import identity_of
 from nft_jax.train.plan import Plan, make_plan, settle
 from nft_jax.train.programs import SCORES, programs_of
@@ -304,14 +305,17 @@ def remarks(plan: Plan, sampler: Sampler, held_out: Sequence[HeldOut], asked_slo
         yield "evaluation: none (set evaluation.source to measure accuracy on held-out questions)"
 
 
-@contextmanager
-def open_run(config: Config, *, fresh: bool, fork: str = "", verifier: Verifier | None = None, quiet: bool = False,
-             profile: bool = False) -> Iterator[tuple[Run, TrainState, Progress]]:
-    """An open run, with its state from the newest checkpoint (with `fork`, of that run) or from the model folder.
+class Planned(NamedTuple):
+    """A run that has read its inputs, and holds no weights."""
+    inputs: Inputs
+    plan: Plan
+    sampler: Sampler
+    programs: list[Program]
+    remembered: int                    # the slots of a run that goes on; else 0
 
-    Everything is closed when the block ends, except a `verifier` that was given. Raises InputError for bad input,
-    SharedError where the processes do not agree, and Finished where the run has nothing left to do."""
-    folder, asked_slots = Path(config.folder), config.rollout.slots
+
+def planned(config: Config, fresh: bool, fork: str) -> Planned:
+    """Raises InputError for bad input, in every process where one has it."""
     # One day for all processes: they may stand in several time zones.
     today = gather(date.today().isoformat())[0]
     with together("reading its inputs"):
@@ -326,9 +330,20 @@ def open_run(config: Config, *, fresh: bool, fork: str = "", verifier: Verifier 
         remembered = standing.remembered("rollout.slots", 0)
         plan = make_plan(config, inputs.model, slots=remembered)
         require_host_memory(config.policy.remat, plan.mesh)
-        config, held_out, stream = plan.config, inputs.held_out, inputs.stream
         sampler = plan.sampler(inputs.tokenizer, inputs.eos)
-        programs = programs_of(plan, sampler)
+        return Planned(inputs, plan, sampler, programs_of(plan, sampler), remembered)
+
+
+@contextmanager
+def open_run(config: Config, *, fresh: bool, fork: str = "", verifier: Verifier | None = None, quiet: bool = False,
+             profile: bool = False) -> Iterator[tuple[Run, TrainState, Progress]]:
+    """An open run, with its state from the newest checkpoint (with `fork`, of that run) or from the model folder.
+
+    Everything is closed when the block ends, except a `verifier` that was given. Raises InputError for bad input,
+    SharedError where the processes do not agree, and Finished where the run has nothing left to do."""
+    folder, asked_slots = Path(config.folder), config.rollout.slots
+    inputs, plan, sampler, programs, remembered = planned(config, fresh, fork)
+    config, held_out, stream = plan.config, inputs.held_out, inputs.stream
     require_one_run(plan, inputs)
     own_verifier = Verifier(config.verifier) if verifier is None else None
     other = config.evaluation.reward if held_out else ""
@@ -372,7 +387,9 @@ def open_run(config: Config, *, fresh: bool, fork: str = "", verifier: Verifier 
             yield Run(
                 plan=plan, folder=folder, tokenizer=inputs.tokenizer, sampler=sampler, verifier=judge,
                 examiner=examiner or judge, stream=stream, stored=inputs.stored, held_out=held_out,
-                score=scores[0], score_reference=scores[-1], train_step=kinds["train step"].function,
+                score=scores[0], score_reference=scores[-1],
+                count_otherwise=kinds[COMPARE].function if COMPARE in kinds else None,
+                train_step=kinds["train step"].function,
                 average=kinds["average"].function if "average" in kinds else None, base=base, reference=reference,
                 checkpoints=checkpoints, writer=writer, compiles=compiles, console=console, stop=stop,
                 timeline=timeline, watchdog=watchdog, writing=writing,

@@ -40,6 +40,7 @@ CASES = {       # base: options of LoraConfig
     "olmo3_untied": {"r": 2, "lora_alpha": 5, "target_modules": "all-linear"},
     "olmo2_tied": {"r": 3, "lora_alpha": 4, "target_modules": "all-linear"},
     "gemma4_tied_shared": {"r": 2, "lora_alpha": 5, "target_modules": "all-linear"},
+    "gemma4_unified_tied": {"r": 3, "lora_alpha": 4, "target_modules": "all-linear"},
 }
 RATE, DECAY, CLIP, EPSILON, UPDATES = 1e-3, 0.1, 1.0, 1.0, 3
 REWARDS = ((1, 0, 0, 0), (1, 1, 0, 1), (0, 1, 0, 1))

@@ -2,7 +2,7 @@
 
 The sizes of the model are such that every array that a collective could carry has a size of its own."""
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -49,6 +49,9 @@ WIDE = ModelConfig("gemma4_text", VOCAB, HIDDEN, FEED, 6, HEADS, KV_HEADS, HEAD,
                    rope_scaling=ProportionalRope(0.5), activation="gelu_tanh", norms_after=True, scale_embeddings=True,
                    final_softcap=3.0, query_pre_attn_scalar=1, value_norm=True, wide_head_dim=12, wide_kv_heads=4,
                    shared_layers=2, double_shared_mlp=True, layer_input_size=24, layer_scale=True)
+# As Gemma 4 12B: one matrix makes keys and values of the wide layers, for one head.
+UNIFIED = replace(WIDE, family="gemma4_unified_text", num_layers=4, local_layers=(0, 2), wide_kv_heads=1,
+                  keys_are_values=True, shared_layers=0, double_shared_mlp=False, layer_input_size=0)
 MICRO, ROWS, LENGTH = 2, 8, 40
 ONE = (1, 1, 1, 1)
 MESHES = [(8, 1, 1, 1), (1, 8, 1, 1), (1, 2, 4, 1), (2, 2, 2, 1), (1, 2, 2, 2)]
@@ -141,6 +144,12 @@ def test_heads_of_two_sizes_and_shared_keys_and_values_on_meshes(sizes, remat):
     state, *_ = built(sizes, WIDE, remat).result
     for name, before in params(WIDE)["layers"].items():
         assert (state.params["layers"][name] == before).all() == name.endswith("layer_scale"), name
+
+
+@pytest.mark.slow
+def test_one_matrix_for_keys_and_values_on_a_mesh():
+    """`tensor` exceeds the kv heads of all layers."""
+    assert_same_step(built((1, 2, 4, 1), UNIFIED).result, built(ONE, UNIFIED).result)
 
 
 @pytest.mark.slow

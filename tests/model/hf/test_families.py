@@ -248,6 +248,8 @@ def test_published_configs_have_the_published_number_of_parameters(name):
     config = config_from_hf(raw)
     assert decoder.count_parameters(config) == parameters
     assert config_from_hf(config_to_hf(config)) == config
+    if config.family in ("llama", "gemma3_text"):
+        assert config in PUBLISHED.values()
     if config.family == "gemma3_text":
         assert [i for i in range(config.num_layers) if i not in config.local_layers] == [
             5, 11, 17, 23][:config.num_layers // 6]
@@ -266,6 +268,9 @@ PARAMETERS = {
     "Qwen/Qwen3-235B-A22B": 235_093_634_560,
     "Qwen/Qwen3.5-0.8B": 752_393_024, "Qwen/Qwen3.5-2B": 1_881_825_088, "Qwen/Qwen3.5-4B": 4_205_751_296,
     "Qwen/Qwen3.5-9B": 8_953_803_264, "Qwen/Qwen3.5-27B": 26_895_998_464,
+    "google/gemma-3-270m": 268_098_176, "google/gemma-3-1b-it": 999_885_952,
+    "meta-llama/Llama-3.2-1B": 1_235_814_400, "meta-llama/Llama-3.2-3B": 3_212_749_824,
+    "meta-llama/Llama-3.1-8B": 8_030_261_248,
     "google/gemma-4-E2B": 4_628_569_379, "google/gemma-4-E4B": 7_463_013_418, "google/gemma-4-12B": 11_907_350_320,
     "google/gemma-4-31B": 30_697_345_340,
     "mistralai/Mistral-7B-Instruct-v0.3": 7_248_023_552, "mistralai/Mistral-Nemo-Instruct-2407": 12_247_782_400,
@@ -279,6 +284,7 @@ PARAMETERS = {
 
 def test_shapes_to_plan_with_are_those_of_the_published_models():
     assert {name: decoder.count_parameters(config) for name, config in PUBLISHED.items()} == PARAMETERS
+    assert {config.family for config in PUBLISHED.values()} == set(FAMILIES)
     for config in PUBLISHED.values():
         assert config_from_hf(config_to_hf(config)) == config
     # "30B-A3B": by the model's card 3.3 billion are active, of which 0.6 are the embedding and the head.

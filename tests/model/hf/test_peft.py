@@ -22,6 +22,7 @@ from nft_jax.model import adapter, decoder
 from nft_jax.model.adapter import is_wrapped, unwrap
 from nft_jax.model.config import FLOAT32
 from nft_jax.model.hf import peft, read_config
+from nft_jax.model.hf.families import FAMILIES
 from nft_jax.model.parameters import parameter_shardings
 from nft_jax.objectives.registry import resolve
 from nft_jax.record.weights import find_weights
@@ -55,6 +56,10 @@ def copy_of(tmp_path):
             save_file(arrays, folder / peft.WEIGHTS)
         return partial(find_weights, folder, base=FIXTURES / name)
     return make
+
+
+def test_every_family_has_an_adapter_of_peft():
+    assert {read_config(FIXTURES / name).family for name in CASES} == set(FAMILIES)
 
 
 @pytest.mark.parametrize("name", CASES)
