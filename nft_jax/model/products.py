@@ -62,7 +62,7 @@ def _sum_over_tokens(x_BTI, g_BTO):
 
 
 def _sum_by_the_narrower(x_BTI, g_BTO):
-    """`_sum_over_tokens`, bit for bit, as a core computes it faster."""
+    """`_sum_over_tokens`, as a core computes it faster."""
     if x_BTI.shape[-1] <= g_BTO.shape[-1]:
         return _sum_over_tokens(x_BTI, g_BTO)
     # XLA for CPUs first transposes the left side in memory, and recomputes it number by number on the way. For the
