@@ -60,7 +60,7 @@ class Policy:
 
 
 def load(path: str | os.PathLike, *, dtype="float32", mesh: Mesh | None = None,
-         step: int | str = LATEST, base: str | os.PathLike = "", ema: bool = False) -> Policy:
+         step: int | str = LATEST, base: str | os.PathLike = "", ema: bool = False, max_tokens: int = 0) -> Policy:
     """The policy in `path`: a Hugging Face folder, a hub name, "nano" (the embedded model), a run's folder, or the
     folder of an adapter of PEFT.
 
@@ -70,13 +70,17 @@ def load(path: str | os.PathLike, *, dtype="float32", mesh: Mesh | None = None,
     base: folder or hub name of the model under an adapter; "" is the one that its adapter_config.json names. The
         tokenizer is the base's.
     mesh: of `nft_jax.runtime.mesh.make_mesh`; the parameters are split over it as in training.
+    max_tokens: of the longest sequence that the policy will see. Beyond the original context of LongRoPE (Phi-3,
+        Phi-4-mini), the long factors hold for all sequences. 0: as in the run, else that context.
 
     Before weights are on a device, raises InputError for: no such folder; an architecture or feature that is not
     implemented; tensors missing or of the wrong shape; files cut short; whatever `load_tokenizer` refuses; sizes that
     the mesh does not divide; a run without such a checkpoint; `step` for a folder that is no run's; `ema` without
     rollout.ema; an adapter with an option that is not implemented, that does not fit its base, or that was trained on
     another one. Values that are not finite are refused as they are read."""
-    weights = find_weights(path, step, base, ema)
+    weights = find_weights(path, step, base, ema).for_lengths(max_tokens)
+    require(max_tokens <= weights.config.max_positions, "max_tokens", max_tokens,
+            f"the model has {weights.config.max_positions} positions: use at most so many.")
     tokenizer = load_tokenizer(weights.folder, weights.chat_template)
     return Policy(weights.config, weights.read(dtype, mesh), tokenizer, eos_token_ids(weights.folder, tokenizer), mesh,
                   weights.date, weights.adapter)

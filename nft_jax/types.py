@@ -65,6 +65,8 @@ class Rollout:
     finish_reason: Literal["stop", "length", "budget"]       # budget: it goes on in the next step
     mask: np.ndarray | None = None    # [n] bool: the tokens that are trained on; the others are context. None: all
     steps: np.ndarray | None = None   # [n] int32: the step that sampled each token, with rollout.tokens_per_step
+    experts: np.ndarray | None = None # [n, L, K]: in each layer, those of the token before each; see
+                                      # rollout.compare_experts
 
     @cached_property
     def trained(self) -> int:

@@ -6,7 +6,7 @@
    Of each, the number of operands is drawn, then a solution, then a style (`experiments.nano.countdown.attempts`).
 2. So the model cannot know which of several good ways to go. It is wrong because it is small, not because it was shown
    mistakes: its uncertainty is that of maximum likelihood.
-3. Training goes in rounds, until a fifth of the answers to questions that it has not seen are right. Each round is
+3. Training goes in rounds, until a tenth of the answers to questions that it has not seen are right. Each round is
    saved with its rows of the log.
 4. The log has the losses, and after every round what the regime is chosen by: pass@k, solutions per question,
    entropies, and how often each style comes and is right.
@@ -30,7 +30,7 @@ from nft_jax.types import Halted
 BASE, DATA = Path("runs/countdown_base"), Path("runs/countdown_data")
 LOG = "train_log.jsonl"
 UPDATES, RATE = 200, 2e-3                         # of a round
-ENOUGH, MOST_ROUNDS = 0.2, 20                     # accuracy that ends the training
+ENOUGH, MOST_ROUNDS = 0.1, 20                     # accuracy that ends the training
 EXAMPLES, ROWS, ROW_LENGTH = 72, 32, 128          # of one update
 TRAIN_QUESTIONS, HELD_OUT = 800, 128
 SAMPLES = 64                                      # answers to a held-out question, for pass@64

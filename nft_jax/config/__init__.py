@@ -114,7 +114,7 @@ class Config(Checked):
         self.require_least(1, "steps")
         self.require(len(set(self.writers)) == len(self.writers) and set(self.writers) <= set(get_args(WriterName)),
                      "writers", f"use each of {', '.join(get_args(WriterName))} at most once.")
-        longest = self.data.max_prompt_tokens + rollout.max_new_tokens
+        longest = self.longest_sequence
         self.require(row_length == 0 or row_length >= longest, "batch.row_length",
                      "the longest prompt and answer allowed (data.max_prompt_tokens + rollout.max_new_tokens = "
                      f"{longest}) must fit in one row; use 0 or at least {longest}.")
@@ -138,10 +138,14 @@ class Config(Checked):
                      "trainer: leave it off.")
 
     @property
+    def longest_sequence(self) -> int:
+        """Tokens of the longest prompt with its longest answer."""
+        return self.data.max_prompt_tokens + self.rollout.max_new_tokens
+
+    @property
     def row_length(self) -> int:
         """Tokens of the longest kind of packed row."""
-        longest = self.data.max_prompt_tokens + self.rollout.max_new_tokens
-        return self.batch.row_length or -(-longest // 64) * 64
+        return self.batch.row_length or -(-self.longest_sequence // 64) * 64
 
     @property
     def groups_per_update(self) -> int:

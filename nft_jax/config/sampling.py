@@ -144,6 +144,11 @@ class RolloutConfig(DecodingConfig, prefix="rollout."):
     Of rollout.answers: with trainer pi_old is the model that the run starts from; with sampler and truncated, the
     stored log-probs, and that model for answers without any. Either is computed once, and kept."""
 
+    compare_experts: bool = False
+    """Of a model with experts: record those of the first answer to each prompt as it is sampled, and count how many of
+    them the trainer chooses otherwise (mismatch/experts, mismatch/rerouted_tokens). The trainer passes over these
+    answers once more, and the host holds them with layers x experts per token bytes for each token."""
+
     ema: float = 0.0
     """Answers are sampled by, and pi_old is, an exponential moving average of the parameters, of which every step
     keeps this share and takes the rest of the trained parameters (DiffusionNFT, arXiv 2509.16117). 0 = off: the
@@ -156,6 +161,10 @@ class RolloutConfig(DecodingConfig, prefix="rollout."):
         self.require(not (self.tokens_per_step and self.answers), "tokens_per_step",
                      f"rollout.answers is {self.answers!r}, and nothing is sampled; leave it at 0.")
         self.require(0 <= self.ema < 1, "ema", "use a number in [0, 1): 0 is off, and 1 would never follow the policy.")
+        # Answers that go on were sampled by several policies, and stored ones by none that is here.
+        self.require(not (self.compare_experts and (self.budget or self.answers)), "compare_experts",
+                     f"rollout.tokens_per_step is {self.tokens_per_step} and rollout.answers is {self.answers!r}; "
+                     "leave it off, or leave both of these.")
         self.require(not (self.ema and self.answers), "ema", f"rollout.answers is {self.answers!r}, and nothing is "
                      "sampled; leave it at 0.")
         self.require(self.samples_per_prompt >= 2, "samples_per_prompt",

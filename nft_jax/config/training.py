@@ -10,13 +10,13 @@ PromptWeight = Literal["1", "1-r", "sqrt", "maxrl"]
 Ratio = Literal["token", "sequence", "sequence_mean"]
 LossAgg = Literal["token_mean", "seq_mean_token_mean", "constant"]
 Remat = Literal["none", "attention", "block", "offload"]
-# Names for several projections of a layer, for adapter.targets.
+# Names for several projections, for adapter.targets.
 TARGETS: dict[str, tuple[str, ...]] = {
     "attention": ("query", "key", "value", "out"),
     "mlp": ("gate", "up", "down"),
     "all": ("query", "key", "value", "out", "gate", "up", "down"),
     "delta": ("delta_query", "delta_key", "delta_value", "delta_gate", "delta_write", "delta_forget", "delta_out"),
-    "inputs": ("input_gate", "input_projection"),
+    "inputs": ("layer_projection", "input_gate", "input_projection"),
 }
 PROJECTIONS = TARGETS["all"] + TARGETS["delta"] + TARGETS["inputs"]
 
@@ -37,8 +37,9 @@ class PolicyConfig:
     the host's memory."""
     attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
     """Attention of whole sequences: splash (a TPU kernel), cudnn (an NVIDIA kernel, bfloat16), or xla
-    (runs anywhere, and keeps the scores of a layer in memory). auto: the kernel of the platform, where
-    it can run; the choice is printed."""
+    (runs anywhere, and keeps the scores of a layer in memory). With splash, kernels also write and read
+    the keys and values of a decode step. auto: the kernel of the platform, where it can run; the choice
+    is printed."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,9 @@ class AdapterConfig(Checked, prefix="adapter."):
     alpha: float = 32.0
     """The scale is alpha / rank."""
     targets: tuple[str, ...] = ("all",)
-    """Projections with an adapter: attention, mlp, delta (of delta nets), all, or any of query, key, value, out, gate,
-    up, down, delta_query, delta_key, delta_value, delta_gate, delta_write, delta_forget, delta_out."""
+    """Projections with an adapter: attention, mlp, delta (of delta nets), inputs (of Gemma 4's layers), all, or any of
+    query, key, value, out, gate, up, down, delta_query, delta_key, delta_value, delta_gate, delta_write, delta_forget,
+    delta_out, layer_projection, input_gate, input_projection."""
     rslora: bool = False
     """The scale is alpha / sqrt(rank) instead, which suits large ranks (rsLoRA, arXiv 2312.03732)."""
     path: str = ""
@@ -66,7 +68,7 @@ class AdapterConfig(Checked, prefix="adapter."):
         self.require_least(0, "rank")
         self.require(0 < self.alpha < math.inf, "alpha", "use a positive number.")
         self.require(len(self.targets) > 0 and set(self.targets) <= {*TARGETS, *PROJECTIONS}, "targets",
-                     f"nothing of a layer has such a name; use any of {', '.join([*TARGETS, *PROJECTIONS])}.")
+                     f"no projection has such a name; use any of {', '.join([*TARGETS, *PROJECTIONS])}.")
         # The folder of `path` has the rank, alpha and targets.
         free = ("path", "base_dtype") if self.path else ()
         for each in fields(self):

@@ -8,13 +8,14 @@ The decoder's product with a matrix knows `Adapted`, and so does the sharding ta
 asks whether it is frozen, and the sampler merges.
 
 A matrix [in, out] has A [in, r] and B [r, out], where `in` and `out` stand for all its axes: query [layers, D, H, E]
-has A [layers, D, r] and B [layers, r, H, E].
+has A [layers, D, r] and B [layers, r, H, E]. The adapter of a matrix outside the layers stands beside "layers".
 
 PEFT sees a fused matrix (`parameters.fused`) as one, with one A. Its parts share that A here: only the first one,
 such as query or gate, has a `lora_a`.
 """
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ import numpy as np
 from nft_jax.config import AdapterConfig
 from nft_jax.config.training import PROJECTIONS
 from nft_jax.model.config import ModelConfig
-from nft_jax.model.parameters import FUSED, IN_LAYERS, arrays_of_role, fused, sizes_of
+from nft_jax.model.parameters import ARRAYS, FUSED, IN_LAYERS, arrays_of_role, as_tree, by_name, fused, sizes_of
 from nft_jax.model.quantise import Quantized, dequantise
 from nft_jax.types import InputError
 
@@ -57,9 +58,9 @@ class Adapter(NamedTuple):
 
 
 def projections_of(model: ModelConfig, config: AdapterConfig) -> tuple[str, ...]:
-    """The projections of a model with an adapter, in the order of the layer. Raises InputError for a target that the
-    model lacks, and for some of the matrices that are one."""
-    has = [name for name in PROJECTIONS if any(IN_LAYERS[array].present(model) for array in arrays_of_role(name))]
+    """The projections of a model with an adapter, in the order of `PROJECTIONS`. Raises InputError for a target that
+    the model lacks, and for some of the matrices that are one."""
+    has = [name for name in PROJECTIONS if any(ARRAYS[array].present(model) for array in arrays_of_role(name))]
     meant = {*config.projections, *(has if "all" in config.targets else ())}
     for names in fused(model):
         if 0 < len(set(names) & meant) < len(names):
@@ -77,19 +78,20 @@ def adapter_shapes(model: ModelConfig, config: AdapterConfig) -> dict:
     """The adapters of a model as jax.ShapeDtypeStruct, float32. Raises the InputErrors of `projections_of`."""
     found = {}
     names = [array for name in projections_of(model, config) for array in arrays_of_role(name)]
-    for name in (name for name in names if IN_LAYERS[name].present(model)):
-        array = IN_LAYERS[name]
-        sizes, cut, layers = sizes_of(array.axes, model), len(array.summed), len(array.layers(model))
-        found[name] = {part: jax.ShapeDtypeStruct((layers, *shape), jnp.float32) for part, shape in (
+    for name in (name for name in names if ARRAYS[name].present(model)):
+        array = ARRAYS[name]
+        sizes, cut = sizes_of(array.axes, model), len(array.summed)
+        stacked = (len(array.layers(model)),) if name in IN_LAYERS else ()
+        found[name] = {part: jax.ShapeDtypeStruct((*stacked, *shape), jnp.float32) for part, shape in (
             ("lora_a", (*sizes[:cut], config.rank)), ("lora_b", (config.rank, *sizes[cut:])))}
         if any(name in names[1:] for names in fused(model)):
             del found[name]["lora_a"]
-    return {"layers": found}
+    return as_tree(found)
 
 
 def init(model: ModelConfig, config: AdapterConfig, key) -> dict:
     """Adapters that change nothing yet: A uniform in ±1 / sqrt(in), B zero, as in PEFT."""
-    shapes = adapter_shapes(model, config)["layers"]
+    shapes = by_name(adapter_shapes(model, config))
     made = {name: {"lora_b": jnp.zeros(parts["lora_b"].shape, parts["lora_b"].dtype)}
             for name, parts in shapes.items()}
     first = {name: parts["lora_a"] for name, parts in shapes.items() if "lora_a" in parts}
@@ -97,9 +99,9 @@ def init(model: ModelConfig, config: AdapterConfig, key) -> dict:
     # One draw for all: XLA takes about half a second to compile each random generator.
     drawn = jnp.split(jax.random.uniform(key, (sum(sizes),), minval=-1.0), np.cumsum(sizes)[:-1])
     for (name, lora_a), values in zip(first.items(), drawn, strict=True):
-        inputs = lora_a.size // (lora_a.shape[0] * config.rank)
+        inputs = math.prod(lora_a.shape[-1 - len(ARRAYS[name].summed):-1])
         made[name]["lora_a"] = values.reshape(lora_a.shape) / np.float32(inputs ** 0.5)
-    return {"layers": made}
+    return as_tree(made)
 
 
 def wrap(base, trained, config: AdapterConfig):
@@ -108,7 +110,7 @@ def wrap(base, trained, config: AdapterConfig):
     Both may be arrays, shapes or shardings. Nothing is computed."""
     if not config.rank:
         return trained
-    adapters = trained["layers"]
+    adapters = by_name(trained)
 
     def one(name: str, matrix):
         if name not in adapters:
@@ -117,7 +119,7 @@ def wrap(base, trained, config: AdapterConfig):
         owner = next(names[0] for names in FUSED if name in names) if shares else name
         return Adapted(matrix, adapters[owner]["lora_a"], adapters[name]["lora_b"], config.scale, shares)
 
-    return base | {"layers": {name: one(name, matrix) for name, matrix in base["layers"].items()}}
+    return as_tree({name: one(name, matrix) for name, matrix in by_name(base).items()})
 
 
 def is_wrapped(x) -> bool:
@@ -127,8 +129,8 @@ def is_wrapped(x) -> bool:
 
 def unwrap(params):
     """The adapters of wrapped parameters; the inverse of `wrap`."""
-    return {"layers": {name: {"lora_b": x.lora_b} if x.shares_a else {"lora_a": x.lora_a, "lora_b": x.lora_b}
-                       for name, x in params["layers"].items() if isinstance(x, Adapted)}}
+    return as_tree({name: {"lora_b": x.lora_b} if x.shares_a else {"lora_a": x.lora_a, "lora_b": x.lora_b}
+                    for name, x in by_name(params).items() if isinstance(x, Adapted)})
 
 
 def merge(params, dtype):
@@ -148,5 +150,5 @@ def _merged(x):
 
 
 def is_adapted(params) -> bool:
-    """Whether any matrix of the layers has an adapter."""
-    return any(isinstance(x, Adapted) for x in params["layers"].values())
+    """Whether any matrix has an adapter."""
+    return any(isinstance(x, Adapted) for x in by_name(params).values())

@@ -29,23 +29,26 @@ def align(weights, x):
     return weights.reshape((1,) * (x.ndim - weights.ndim) + weights.shape)
 
 
-def rotary_angles(positions, rotary_dim: int, theta: float, scaling: RopeScaling | None = None):
+def rotary_angles(positions, rotary_dim: int, theta: float, scaling: RopeScaling | None = None,
+                  stretches: bool = False):
     """positions [...] int32 -> cos and sin of the rotary embedding, two of [..., rotary_dim/2] float32.
+
+    stretches: whether the long factors of a LongRope hold.
 
     Su et al., arXiv 2104.09864, in the half-split layout of the Hugging Face Llama and Qwen models."""
     frequencies = theta ** (-jnp.arange(0, rotary_dim, 2, dtype=jnp.float32) / rotary_dim)
     if scaling is not None:
-        frequencies = scaled_frequencies(frequencies, theta, scaling)
+        frequencies = scaled_frequencies(frequencies, theta, scaling, stretches)
     angles = positions[..., None].astype(jnp.float32) * align(frequencies, positions[..., None])
     cos, sin, grown = jnp.cos(angles), jnp.sin(angles), attention_factor(scaling)
     return (cos, sin) if grown == 1 else (grown * cos, grown * sin)
 
 
-def scaled_frequencies(frequencies, theta: float, scaling: RopeScaling):
+def scaled_frequencies(frequencies, theta: float, scaling: RopeScaling, stretches: bool):
     """frequencies [rotary_dim/2], radians per token, of the base `theta` -> the frequencies stretched as the class of
     `scaling` describes."""
     if isinstance(scaling, LongRope):
-        return frequencies / jnp.array(scaling.short_factor)
+        return frequencies / jnp.array(scaling.long_factor if stretches else scaling.short_factor)
     slow = frequencies / scaling.factor
     if isinstance(scaling, LinearRope):
         return slow

@@ -22,7 +22,7 @@ ACTIVATIONS = {"silu": nn.silu, "gelu_tanh": partial(nn.gelu, approximate=True)}
 def angles_by_kind(config: ModelConfig, positions):
     """Rotary angles (cos, sin), [..., rotary_dim/2] each, of the layers that see everything and of the local layers."""
     everywhere = rotary_angles(positions, config.wide_head_dim or config.rotary_dim, config.rope_theta,
-                               config.rope_scaling)
+                               config.rope_scaling, config.stretches)
     if config.local_rope_theta is None or not config.local_layers:
         return everywhere, everywhere
     return everywhere, rotary_angles(positions, config.rotary_dim, config.local_rope_theta)

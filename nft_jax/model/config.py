@@ -1,5 +1,5 @@
 """The shape of a decoder, and how its passes are computed. Families differ in data: see `model.hf.families`."""
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -47,11 +47,10 @@ class YarnRope:
 
 @dataclass(frozen=True)
 class LongRope:
-    """LongRoPE (Ding et al., arXiv 2402.13753) of sequences within the original context: each frequency is divided by
-    its own number, and queries and keys grow by `attention_factor`. The numbers of longer sequences are not
-    implemented: transformers changes to them for a whole batch, by its longest row."""
-    short_factor: tuple[float, ...]
-    long_factor: tuple[float, ...]             # of longer sequences; kept for the files alone
+    """LongRoPE (Ding et al., arXiv 2402.13753): each frequency is divided by its own number, and queries and keys grow
+    by `attention_factor`. `ModelConfig.for_lengths` chooses between the two lists of numbers."""
+    short_factor: tuple[float, ...]            # of models for sequences within the original context
+    long_factor: tuple[float, ...]             # of models for longer ones
     original_max_position_embeddings: int
     max_position_embeddings: int               # with the long factors
     attention_factor: float | None = None      # None: follows from both lengths
@@ -101,7 +100,7 @@ class ModelConfig:
     num_heads: int
     num_kv_heads: int
     head_dim: int
-    max_positions: int                 # tokens of the longest sequence the model was made for
+    max_positions: int                 # tokens of the longest sequence; of LongRope see `for_lengths`
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-6
     tie_embeddings: bool = False
@@ -144,6 +143,23 @@ class ModelConfig:
     double_shared_mlp: bool = False    # the MLP of these layers has twice the feed-forward size
     layer_input_size: int = 0          # numbers that every layer has for each token of the vocabulary; 0: none
     layer_scale: bool = False          # a number that is not trained scales the output of each layer
+
+    def for_lengths(self, longest: int) -> "ModelConfig":
+        """The model for sequences of up to `longest` tokens: with LongRope, and more of them than its original context,
+        another function of every sequence. All other models stay as they are.
+
+        The longest sequence allowed decides, as in vLLM. transformers decides in every pass, by the longest row of the
+        batch: a long answer's first tokens would then have been sampled by another function than it is trained on."""
+        scaling = self.rope_scaling
+        if isinstance(scaling, LongRope) and longest > scaling.original_max_position_embeddings:
+            return replace(self, max_positions=scaling.max_position_embeddings)
+        return self
+
+    @property
+    def stretches(self) -> bool:
+        """Whether LongRope's long factors hold."""
+        scaling = self.rope_scaling
+        return isinstance(scaling, LongRope) and self.max_positions > scaling.original_max_position_embeddings
 
     @property
     def queries_per_kv(self) -> int:
@@ -207,7 +223,7 @@ class Compute:
     """How a pass is computed, whatever the model: static under jit, and without effect beyond rounding."""
     dtype: Literal["float32", "bfloat16"] = "float32"     # activations and matrix products
     remat: Remat = "none"                                 # what is kept for the backward pass: see `decoder.KEPT`
-    attention: Attention = "xla"                          # of whole sequences: see `kernels.choose_attention`
+    attention: Attention = "xla"                          # kernels: see `kernels.choose_attention`
     mesh: Mesh | None = None                              # places of the arrays; None: one device, or left to XLA
 
 

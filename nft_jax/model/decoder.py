@@ -9,8 +9,10 @@
 Shape suffixes: B batch, S slots, T tokens, C cache, D hidden, F feed-forward, H heads, K kv heads,
 G queries per kv head, V vocabulary, E head dimension, X experts.
 """
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +21,9 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 
 from nft_jax.model.block import Block, angles_by_kind
-from nft_jax.model.config import FLOAT32, Compute, ModelConfig
+from nft_jax.model.config import FLOAT32, Attention, Compute, ModelConfig
 from nft_jax.model.entries import attend_cache, write_entries
-from nft_jax.model.experts import Load, load_of
+from nft_jax.model.experts import load_of
 from nft_jax.model.kernels import attention_of
 from nft_jax.model.parameters import ARRAYS, IN_LAYERS, OUTSIDE_LAYERS, arrays_of
 from nft_jax.model.products import matmul, rms_norm
@@ -123,10 +125,12 @@ def hidden_states(params, config: ModelConfig, tokens, positions, segment_ids, c
     return states_and_load(params, config, tokens, positions, segment_ids, compute)[0]
 
 
-def states_and_load(params, config: ModelConfig, tokens, positions, segment_ids,
-                    compute: Compute = FLOAT32) -> tuple[jax.Array, Load | None]:
+def states_and_load(params, config: ModelConfig, tokens, positions, segment_ids, compute: Compute = FLOAT32,
+                    tell: Callable[..., Any] = load_of) -> tuple[jax.Array, Any]:
     """`hidden_states`, and the load of the experts in each layer over all tokens but padding: a `Load` of arrays with
-    a leading axis of the layers. None for a model without experts."""
+    a leading axis of the layers. None for a model without experts.
+
+    tell: what is told of a layer's router in place of `load_of`, from the same arguments."""
     mesh = compute.mesh
     segment_ids = constrain(segment_ids, mesh, "batch", None)
     angles = angles_by_kind(config, positions)
@@ -137,7 +141,7 @@ def states_and_load(params, config: ModelConfig, tokens, positions, segment_ids,
         return Block(config, compute, mesh, kind.form).apply({"params": weights}, *arguments, method=method)
 
     def left(x, routed):
-        load = load_of(*routed, segment_ids > 0) if routed else None
+        load = tell(*routed, segment_ids > 0) if routed else None
         return constrain(x, mesh, "batch", "context", None), load
 
     def layer(x, weights, kind, layer_input, handed):
@@ -209,40 +213,44 @@ def prefill(params, config: ModelConfig, tokens, positions, segment_ids, compute
     return entries, memories
 
 
-def decode(params, config: ModelConfig, tokens, positions, cache, memories, write_index, valid,
-           mesh: Mesh | None = None):
-    """Feed one token to every slot. Returns logits [S, V] float32, the new cache and the new memories.
+def decode(params, config: ModelConfig, tokens, positions, cache, memories, write_index,
+           mesh: Mesh | None = None, attention: Attention = "xla"):
+    """Feed one token to every slot. Returns logits [S, V] float32, the new cache, the new memories, and the experts of
+    the tokens [L, S, K] (None in a model without).
 
     params: of `stack.split_layers`. Activations have the type of the embedding.
-    tokens, positions: [S] int32.
+    tokens, positions: [S] int32. A token at position n attends to itself and to the n entries written before it; in
+        local layers to `window` - 1 of them.
     cache: its keys and values of each layer that has its own, as `entries.cache_entries` lays them out.
     memories: a `delta.Memory` per layer with a delta net.
     write_index: the cache index of this token's entries, the same for all slots, so that writing is one slice.
-    valid: [S, C] bool, the entries that each slot attends to, the token itself included. Local layers attend to
-        those written in the last `window` steps, so a slot's entries must lie side by side.
-    mesh: that experts and slots lie on."""
+    mesh: that experts and slots lie on. attention: as of `entries.attend_cache` and `write_entries`."""
     # The layers are unrolled: a scan that carries the cache in and out would copy all of it at every step.
     angles = angles_by_kind(config, positions[:, None])
     compute, tokens = Compute(params["embed"].dtype.name), tokens[:, None]
     x = embed(params, config, tokens, compute)
     inputs = layer_inputs(params, config, tokens, x, compute)
-    capacity, new_cache, new_memories, latest = valid.shape[1], [], [], {}
+    new_cache, new_memories, latest, experts = [], [], {}, []
     cache, memories = iter(cache), iter(memories)
-    near = valid & ((write_index - jnp.arange(capacity)) % capacity < config.window)[None]
+    near = jnp.minimum(positions, config.window - 1)
 
     for layer, (weights, kind) in enumerate(zip(params["layers"], config.kinds, strict=True)):
         block = partial(Block(config, mesh=mesh, form=kind.form).apply, {"params": weights})
         if kind.delta:
-            x, _, memory = block(x, next(memories), method="remember_one")
+            x, routed, memory = block(x, next(memories), method="remember_one")
             new_memories.append(memory)
+            experts += routed[1:]
             continue
         q, k, v, gate = block(x, angles, kind, latest, method="enter")
         if not kind.shared:
-            latest[kind.local] = write_entries(next(cache), k, v, write_index, mesh)
+            latest[kind.local] = write_entries(next(cache), k, v, write_index, mesh, attention)
             new_cache.append(latest[kind.local])
         # A shared ring has the token already.
-        seen, own = near if kind.local else valid, inputs[layer] if config.layer_input_size else ()
-        attended = attend_cache(q[:, :, :, 0], latest[kind.local], seen, scale=config.attention_scale)
-        x, _ = block(x, attended[:, :, :, None], gate, own, method="finish")
+        behind, own = near if kind.local else positions, inputs[layer] if config.layer_input_size else ()
+        attended = attend_cache(q[:, :, :, 0], latest[kind.local], write_index, behind, scale=config.attention_scale,
+                                attention=attention, mesh=mesh)
+        x, routed = block(x, attended[:, :, :, None], gate, own, method="finish")
+        experts += routed[1:]
     head = logits_by_column if mesh is not None and platform_of(mesh) == "tpu" else logits
-    return head(params, config, rms_norm(x[:, 0], params["final_norm"], config)), new_cache, new_memories
+    logits_SV = head(params, config, rms_norm(x[:, 0], params["final_norm"], config))
+    return logits_SV, new_cache, new_memories, jnp.stack(experts)[:, :, 0] if experts else None

@@ -86,6 +86,16 @@ def load_of(probability_BTX, expert_BTK, counted_BT) -> Load:
     return Load(over(hits_BTX), over(probability_BTX), (counted * entropy_BT).sum(), counted.sum())
 
 
+def chosen_otherwise(expert_BTK, other_BTK):
+    """Which of a token's experts are not among its `other` ones: bool [B, T, K]. The order says nothing."""
+    return (expert_BTK[..., :, None] != other_BTK[..., None, :]).all(-1)
+
+
+def number_dtype(config: ModelConfig) -> str:
+    """The smallest type that holds the number of an expert."""
+    return "uint8" if config.num_experts <= 256 else "uint16"
+
+
 def balance_loss(load: Load, chosen_X, tokens):
     """The load-balancing loss of the stacked `load`: X * sum over experts of (share of the tokens that chose it) *
     (mean probability). It is K when all experts are alike. Layers are pooled.

@@ -172,8 +172,8 @@ def role_of(name: str) -> str:
 
 
 def arrays_of_role(role: str) -> list[str]:
-    """The names of all arrays that have this role in some layer."""
-    return [name for name in IN_LAYERS if role_of(name) == role]
+    """The names of all arrays that have this role, in some layer or outside the layers."""
+    return [name for name in ARRAYS if role_of(name) == role]
 
 
 IN_LAYERS |= dict(_of_other_sizes())
@@ -181,6 +181,17 @@ IN_LAYERS |= dict(_of_shared_layers())
 ARRAYS = OUTSIDE_LAYERS | IN_LAYERS
 # Matrices that are one in the files: of a model of `fused_projections`, and of every delta net.
 FUSED = (("query", "key", "value"), ("gate", "up"), ("delta_query", "delta_key", "delta_value"))
+
+
+def by_name(tree: dict) -> dict:
+    """What a tree like the parameters has for each array, by the array's name."""
+    return {name: x for name, x in tree.items() if name != "layers"} | tree["layers"]
+
+
+def as_tree(found: dict) -> dict:
+    """The inverse of `by_name`."""
+    return {name: x for name, x in found.items() if name in OUTSIDE_LAYERS} | {
+        "layers": {name: x for name, x in found.items() if name in IN_LAYERS}}
 
 
 def arrays_of(table: dict[str, Array], config: ModelConfig) -> Iterator[tuple[str, Array, tuple[int, ...]]]:

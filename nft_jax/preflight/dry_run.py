@@ -10,7 +10,7 @@ from nft_jax.model.adapter import adapter_shapes, projections_of
 from nft_jax.model.config import ModelConfig
 from nft_jax.model.decoder import count_parameters, told_parameters
 from nft_jax.preflight.memory import analytic
-from nft_jax.rollout.slots import useful_slots
+from nft_jax.rollout.slots import position_lines, useful_slots
 from nft_jax.runtime.devices import GiB
 from nft_jax.train.batch import shapes_of
 from nft_jax.train.plan import make_plan
@@ -103,7 +103,8 @@ def describe(config: Config, model: ModelConfig) -> str:
     """The text of `--dry-run` for a settled configuration: the configuration, parameters, batch arithmetic, memory."""
     memory = memory_estimate(config, model)
     lines = ["configuration", json.dumps(config.to_dict(), indent=2), "",
-             f"model: {model.family}, {told_parameters(model)}", "", *adapter_lines(config, model)]
+             f"model: {model.family}, {told_parameters(model)}",
+             *position_lines(model.for_lengths(config.longest_sequence)), "", *adapter_lines(config, model)]
     lines += [f"{name + ':':32} {text}" for name, text in batch_arithmetic(config)]
     total = sum(size for _, size in memory)
     lines += ["", "memory over all devices (estimate)"]

@@ -11,6 +11,7 @@ from nft_jax.preflight.memory import Model
 from nft_jax.rollout.engine import Sampler
 from nft_jax.runtime.devices import Device
 from nft_jax.train.plan import Plan
+from nft_jax.train.programs import FORWARD
 
 # Shares of the makers' peaks that a run reaches. Compute and memory: what we measured on one H100, the middle of two
 # models of 0.5B and 1.5B (experiments/benchmark/README.md). An update reached 0.356 and 0.468 of the 812 TFLOP/s that
@@ -43,7 +44,7 @@ def flops(plan: Plan, sampler: Sampler) -> dict[str, float]:
     sizes = config.row_length, config.row_length / 2
     row, again = forward_flops(model, *sizes), 0 if config.policy.remat == "none" else 1
     decode = config.rollout.block_size * forward_flops(model, sampler.slots, sampler.buckets[-1])
-    return {"score": rows * row, "reference score": rows * row,
+    return {**dict.fromkeys(FORWARD, rows * row),
             "train step": rows * (train_flops(model, *sizes, plan.adapter_parameters) + again * row),
             "decode": decode, "decode, truncated": decode,
             **{kind: forward_flops(model, count * sizes[-1], sizes[-1] / 2)

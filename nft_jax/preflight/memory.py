@@ -5,7 +5,7 @@ grow with rows and slots. Arrays that stay on the devices are counted exactly, a
 Temporaries are a model: a test holds it within a factor of `FACTOR` of XLA's own numbers.
 """
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from nft_jax.model.parameters import IN_LAYERS
 from nft_jax.rollout.engine import ADMISSIONS, PREFILLS, Sampler
 from nft_jax.rollout.slots import entry_bytes, weight_bytes
 from nft_jax.runtime.mesh import data_parallel_size, sharded_bytes
+from nft_jax.train.compared_experts import KIND as COMPARE
 from nft_jax.train.plan import Plan
 
 FACTOR = 2.5
@@ -62,7 +63,7 @@ class Model:
             "train step": -self.base,
             "average": self.moments - self.parameters,
             "cast": self.moments - self.base,
-            "score": self.moments + sampling - self.base,
+            **dict.fromkeys(("score", COMPARE), self.moments + sampling - self.base),
             "reference score": state + sampling - (self.reference or self.base),
             **dict.fromkeys(PREFILLS, state + self.cache),
             **dict.fromkeys(ADMISSIONS, state + self.weights),
@@ -97,6 +98,7 @@ def analytic(plan: Plan, sampler: Sampler, attention: Attention) -> Model:
             **dict.fromkeys(ADMISSIONS, work.admit()),
             "decode": work.decode(4), "decode, truncated": work.decode(6),
             "train step": work.rows_of(True), "score": work.rows_of(False), "reference score": work.rows_of(False),
+            COMPARE: work.compared(),
         })
 
 
@@ -112,7 +114,6 @@ class Work:
         self.heads, self.vocab, self.tensor = model.num_heads / tensor, model.vocab_size / tensor, tensor
         # Layers with attention of each form, and how many there are.
         self.forms = Counter(kind.form for kind in model.kinds if not kind.delta)
-        self.qkv = max(self.products_of(form) for form in self.forms)
         self.inputs = model.num_layers * model.layer_input_size
         # Of a delta net: a token's products with the matrices, and its work and memories in float32.
         keys, values = (model.delta_key_heads * model.delta_key_dim, model.delta_value_heads * model.delta_value_dim)
@@ -120,13 +121,8 @@ class Work:
         self.delta_memory = 4 * model.delta_value_heads * model.delta_key_dim * model.delta_value_dim / tensor
         self.delta_work = 12 * (model.delta_value_heads * delta.CHUNK + keys + values) / tensor \
             + self.delta_memory / delta.CHUNK
-        # A token's inner activations of the MLP. With experts a device has room for all rows of a token, wherever
-        # the experts lie.
-        experts = model.experts_per_token * model.expert_size
-        self.feed = experts if model.num_experts else max(self.feed_of(form) for form in self.forms)
-        # Activations of a token in a layer; with experts also each row's input and output.
-        self.width = (4 + 2 * model.experts_per_token) * model.hidden_size + 3 * self.feed \
-            + 2 * max(self.qkv, self.delta_products)
+        self.feed = self.feed_in(self.forms)
+        self.width = self.width_in(self.forms)
         tables = model.vocab_size * self.inputs
         parameters, outside = decoder.count_parameters(model) - tables, model.vocab_size * model.hidden_size
         self.gradient, self.outside = sharded_bytes(plan.state.params), outside / tensor
@@ -135,6 +131,18 @@ class Work:
         self.stack = model.num_layers * model.hidden_size * (
             model.num_experts * model.expert_size / tensor if model.num_experts else self.feed)
         self.adapter = plan.config.adapter
+
+    def feed_in(self, forms: Collection[LayerKind]) -> float:
+        """A token's inner activations of the largest MLP. With experts a device has room for all rows of a token,
+        wherever the experts lie."""
+        experts = self.model.experts_per_token * self.model.expert_size
+        return experts or max(self.feed_of(form) for form in forms)
+
+    def width_in(self, forms: Collection[LayerKind]) -> float:
+        """Activations of a token in the widest layer; with experts also each row's input and output."""
+        products = max(self.products_of(form) for form in forms)
+        return (4 + 2 * self.model.experts_per_token) * self.model.hidden_size + 3 * self.feed_in(forms) \
+            + 2 * max(products, self.delta_products)
 
     def kv_of(self, form: LayerKind) -> float:
         """Numbers of a token's keys in a layer."""
@@ -181,7 +189,7 @@ class Work:
         if not self.adapter.rank:
             return 0
         names = projections_of(self.model, self.adapter)
-        return self.adapter.rank * sum(IN_LAYERS[name].mixer in ("", mixer) for name in names)
+        return self.adapter.rank * sum(IN_LAYERS[name].mixer in ("", mixer) for name in names if name in IN_LAYERS)
 
     def kept_around_delta(self) -> float:
         """`kept` of a layer with a delta net, whose own work is always computed again."""
@@ -240,6 +248,12 @@ class Work:
         return Split(gradients * 2 * self.gradient + self.gathered(gradients) + head.fixed,
                      self.row(gradients) + head.each)
 
+    def compared(self) -> Split:
+        """A score without logits. Of each token's experts it also has all pairs of a recorded one and a chosen one."""
+        m, tokens = self.model, self.config.row_length / self.parallel / self.context
+        pairs = m.num_layers * m.experts_per_token * (m.experts_per_token + 4)
+        return Split(self.gathered(False), self.row(False) + tokens * pairs)
+
     def decode(self, arrays: int) -> Split:
         """`arrays` of [S, V] float32 (logits and what sampling makes of them), scores against the cache, a layer."""
         scores = 2 * 4 * self.heads * self.sampler.buckets[-1]
@@ -250,7 +264,9 @@ class Work:
     def prefill(self, count: int, sizes: tuple[int, ...]) -> Split:
         """`count` prompts that are prefilled together. XLA may place them anywhere, so they count on every device."""
         mixing = max(self.scores(sizes[-1], 4), self.delta_work)
-        return Split(count * sizes[-1] * ((self.width + 2 * self.inputs) * self.item + mixing), 0)
+        # Layers without keys and values of their own leave nothing behind, and are skipped.
+        width = self.width_in([form for form in self.forms if not form.shared])
+        return Split(count * sizes[-1] * ((width + 2 * self.inputs) * self.item + mixing), 0)
 
     def admit(self) -> Split:
         """Rows of one layer's cache for the samples that are admitted together, a quarter of the slots; or of its
@@ -263,6 +279,6 @@ class Work:
         matrix that is merged, in float32."""
         # Experts have no adapter.
         m = self.model
-        matrix = m.hidden_size * (self.heads * m.head_dim if m.num_experts else self.feed)
-        merged = 4 * matrix if self.adapter.rank else 0
+        size = self.heads * m.head_dim if m.num_experts else max(self.feed, self.inputs)
+        merged = 4 * m.hidden_size * size if self.adapter.rank else 0
         return Split(merged + (self.stack * self.item if self.fsdp > 1 else 0), 0)

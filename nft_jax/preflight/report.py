@@ -6,20 +6,22 @@ from dataclasses import dataclass, replace
 
 from nft_jax.config import Config
 from nft_jax.model.config import Attention, ModelConfig
+from nft_jax.model.entries import heads_in_row
 from nft_jax.model.kernels import choose_attention
 from nft_jax.preflight.compiled import Compiled, compile_programs, demanded
 from nft_jax.preflight.devices import Topology
 from nft_jax.preflight.estimate import Assumptions, Estimate, estimate, flops
 from nft_jax.preflight.memory import Model, Split, analytic
+from nft_jax.rollout.cache import cached_kinds
 from nft_jax.rollout.engine import ADMISSIONS, PREFILLS, TAIL_KINDS, Sampler, prefills_of
 from nft_jax.runtime.compilation import largest
 from nft_jax.runtime.mesh import data_parallel_size
 from nft_jax.train.plan import Plan, make_plan
-from nft_jax.train.programs import SCORES, programs_of
+from nft_jax.train.programs import FORWARD, programs_of
 
 # Kinds of programs whose memory grows with rows, with slots, and with neither.
-ROWS = ("train step", *SCORES)
-SLOTS = ("empty cache", *PREFILLS, *ADMISSIONS, "decode", "decode, truncated", "grow", *SCORES)
+ROWS = ("train step", *FORWARD)
+SLOTS = ("empty cache", *PREFILLS, *ADMISSIONS, "decode", "decode, truncated", "grow", *FORWARD)
 UNSIZED = ("cast", "average")
 
 
@@ -80,6 +82,13 @@ class Report(Sketch):
     def decode(self) -> Line:
         """A block of decode steps over the longest ring."""
         return next(line for line in self.lines if line.kind.startswith("decode"))
+
+    @property
+    def reads_by_kernel(self) -> bool:
+        """Whether a decode step reads of each slot no more than it has (`model.entries.attend_cache`)."""
+        plan = self.plan
+        return plan.compute.attention == "splash" and plan.config.rollout.kv_dtype == "compute" and all(
+            heads_in_row(plan.model, plan.mesh, kind) for kind in cached_kinds(plan.model))
 
     def excess(self, entries: int) -> float:
         """Bytes that a decode step over the longest ring moves, as a multiple of what it needs (`Model.needed`) when
@@ -188,7 +197,7 @@ def _most_slots(sketch: Sketch, lines: list[Line]) -> int:
     def peak(line: Line, count: int) -> float:
         more = count / slots
         prompts = max(prefills_of(count, sizes[-1], parallel) / now for now, sizes in sampler.prefilled.values())
-        if line.kind in SCORES:
+        if line.kind in FORWARD:
             return line.peak + memory.cache * (more - 1)
         if line.kind in PREFILLS:
             together = line.temporaries + line.results

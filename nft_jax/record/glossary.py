@@ -95,6 +95,10 @@ SECTIONS: dict[str, tuple[Term, ...]] = {
              "rollout.old_logprobs trainer, and sampled answers"),
         Term("mismatch/outside_10_percent", "share of the tokens whose two probabilities differ by more than a tenth",
              "rollout.old_logprobs trainer, and sampled answers"),
+        Term("mismatch/experts", "share of the sampler's choices of an expert (token, layer) that the trainer does not "
+             "make, over the first answer to each prompt", "rollout.compare_experts"),
+        Term("mismatch/rerouted_tokens", "share of these tokens with another expert in some layer",
+             "rollout.compare_experts"),
         Term("objective/NAME", "mean over the trained tokens of a metric of an objective of your own",
              "an objective of your own"),
     ),

@@ -32,6 +32,10 @@ class Weights(NamedTuple):
     adapter: Adapter | None = None   # beside the model in `folder`
     ema: bool = False                # whether it is the average that samples (rollout.ema), not the trained parameters
 
+    def for_lengths(self, longest: int) -> "Weights":
+        """Of the model for sequences of up to `longest` tokens (`ModelConfig.for_lengths`)."""
+        return self._replace(config=self.config.for_lengths(longest))
+
     @property
     def date(self) -> str:
         """The day that the chat template wrote in training; "" where that is not known."""
@@ -127,7 +131,7 @@ def find_weights(path: str | os.PathLike, step: int | str = LATEST, base: str | 
     run = read_run(home, "path").config
     step = checkpoint_step(home, run.checkpoint, step)
     folder = resolve_folder(run.policy.path, weights=run.adapter.rank > 0)
-    model, adapter = read_config(folder), None
+    model, adapter = read_config(folder).for_lengths(run.longest_sequence), None
     if run.adapter.rank:
         with reading(home, run.checkpoint) as found:
             adapter = Adapter(run.adapter, run.policy.path, found.restore_counters(step)["base_digest"])

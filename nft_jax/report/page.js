@@ -96,6 +96,7 @@ const PANELS = [
   ["groups/accepted_share", "Groups with right and wrong answers", "share"],
   ["entropy/all", "Entropy", "nats per token"],
   ["grad_norm/mean", "Gradient norm", ""], ["mismatch/mean", "Sampler against trainer", "nats per token"],
+  ["mismatch/experts", "Experts that the trainer does not choose", "share"],
   ["ratio/effective_sample_size", "Effective sample size", "share"],
   ["share/clamped", "Wrong tokens at NFT's clamp", "share"],
   ["length/all", "Length of answers", "tokens"], ["length/right", "Length of right answers", "tokens"],

@@ -27,7 +27,7 @@ from nft_jax.rollout.ends import Ends
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.evaluation import HeldOut, evaluation_key
 from nft_jax.rollout.judged import judged_groups
-from nft_jax.rollout.slots import slots_that_fit
+from nft_jax.rollout.slots import position_lines, slots_that_fit
 from nft_jax.runtime.mesh import make_mesh
 from nft_jax.types import Prompt
 from nft_jax.verify import Verifier
@@ -89,7 +89,8 @@ def _fill(settings: AnswerConfig, weights: Weights, tokenizer, missing: Sequence
 
     eos = eos_token_ids(weights.folder, tokenizer)
     # Before the tables are claimed: stops that are refused bind nothing.
-    for line in (*prompt_lines(tokenizer), *Ends(tokenizer, eos, settings, weights.config.vocab_size).told()):
+    for line in (*prompt_lines(tokenizer), *position_lines(weights.config),
+                 *Ends(tokenizer, eos, settings, weights.config.vocab_size).told()):
         say(line)
     # All sizes are chosen before the weights take memory. A table that was begun keeps its sizes.
     chosen = [parts.claim(lambda samples=held.samples: choose(samples)) for held, parts in missing]

@@ -32,8 +32,9 @@ from jax.sharding import Mesh
 from nft_jax.config import DecodingConfig, SamplingConfig
 from nft_jax.model import decoder
 from nft_jax.model.adapter import is_wrapped, merge
-from nft_jax.model.config import FLOAT32, Compute, LayerKind, ModelConfig
+from nft_jax.model.config import FLOAT32, Attention, Compute, LayerKind, ModelConfig
 from nft_jax.model.entries import cache_entries, heads_in_row
+from nft_jax.model.experts import number_dtype
 from nft_jax.model.parameters import ARRAYS, parameter_shardings
 from nft_jax.model.quantise import quantise_matrices
 from nft_jax.model.stack import split_layers
@@ -42,7 +43,6 @@ from nft_jax.rollout.cache import (
     Prefilled,
     abstract_decode_state,
     admit,
-    attended,
     buckets_up_to,
     cached_kinds,
     empty_state,
@@ -74,13 +74,13 @@ BEGUN_SHORTER = 4             # the shortest padding of a prompt with an answer 
 def decode_weights(params, model: ModelConfig, compute: Compute, weight_dtype: Stored):
     """The parameters as decoding reads them: a dict of arrays for every layer, in the compute dtype.
 
-    Adapters are merged into their matrices in float32, a layer at a time. Norms and routers stay in float32, as in
+    Adapters are merged into their matrices in float32, each layer's apart. Norms and routers stay in float32, as in
     the trainer. With "int8" the layers' matrices are quantised."""
     def cast(path, x):
         return x if ARRAYS[path[-1].key].exact or is_wrapped(x) else x.astype(compute.dtype)
 
     weights = split_layers(jax.tree_util.tree_map_with_path(cast, params, is_leaf=is_wrapped), model)
-    weights["layers"] = [merge(layer, compute.dtype) for layer in weights["layers"]]
+    weights = merge(weights, compute.dtype)
     if weight_dtype == "int8":
         weights["layers"] = [quantise_matrices(layer) for layer in weights["layers"]]
     return weights
@@ -114,9 +114,10 @@ def prefill(params, model: ModelConfig, compute: Compute, length: int, quantised
                       for (k, v), kind in zip(entries, cached_kinds(model), strict=True)], memories)
 
 
-def decode_block(params, model: ModelConfig, mesh: Mesh, eos: tuple[int, ...], block_size: int, truncate: bool,
-                 state: DecodeState, steps, base_key, sampling: SamplingParams):
-    """Step 3: `steps` <= `block_size` decode steps; the new state and a `Sampled` of arrays [block_size, S].
+def decode_block(params, model: ModelConfig, mesh: Mesh, attention: Attention, eos: tuple[int, ...], block_size: int,
+                 truncate: bool, record_experts: bool, state: DecodeState, steps, base_key, sampling: SamplingParams):
+    """Step 3: `steps` <= `block_size` decode steps; the new state, a `Sampled` of arrays [block_size, S], and with
+    `record_experts` the experts [block_size, L, S, K] of the tokens that were fed, else None.
 
     `steps` is a value, so a shorter block compiles nothing. The token is INERT where a slot was not active, and in
     the rows beyond `steps`."""
@@ -131,9 +132,10 @@ def decode_block(params, model: ModelConfig, mesh: Mesh, eos: tuple[int, ...], b
 
     def one(step, carry):
         state, out = carry
-        valid = attended(state.write_index, state.length, capacity)
-        logits, cache, memories = decoder.decode(params, model, state.token, state.length, state.cache,
-                                                 state.memories, state.write_index, valid, mesh)
+        # An ended slot has nothing to attend to. A kernel then reads as little of its ring.
+        length = jnp.where(state.active, state.length, 0)
+        logits, cache, memories, experts = decoder.decode(params, model, state.token, length, state.cache,
+                                                          state.memories, state.write_index, mesh, attention)
         sampled = sample(logits, uniform[step], sampling)
         generated = state.generated + 1
         ended = (sampled.token[:, None] == eos_ids[None]).any(-1) | (generated >= state.limit)
@@ -142,10 +144,13 @@ def decode_block(params, model: ModelConfig, mesh: Mesh, eos: tuple[int, ...], b
             length=state.length + state.active, token=sampled.token, generated=generated, limit=state.limit,
             stream=state.stream, rollout=state.rollout, active=state.active & ~ended)
         shown = sampled._replace(token=jnp.where(state.active, sampled.token, INERT))
+        shown = shown, experts.astype(number_dtype(model)) if record_experts else None
         return after, jax.tree.map(lambda rows, row: rows.at[step].set(row), out, shown)
 
     blank = Sampled(jnp.full((block_size, slots), INERT, jnp.int32), nothing, nothing, nothing)
-    return jax.lax.fori_loop(0, steps, one, (state, blank))
+    fed = jnp.zeros((block_size, model.num_layers, slots, model.experts_per_token), number_dtype(model)) \
+        if record_experts else None
+    return jax.lax.fori_loop(0, steps, one, (state, (blank, fed)))
 
 
 def prefills_of(slots: int, longest: int, data_parallel: int) -> int:
@@ -167,14 +172,15 @@ class Sampler:
     delay: blocks asked for ahead of reading. None: 1 on an accelerator; 0 on CPU, which shares its cores with the
     host, so that a delay would only decode ended answers for longer.
     buckets: lengths of the ring. None: `ring_lengths`.
-    begun_tokens: the most tokens of an answer that `sample` goes on with. 0: it has no programs for that."""
+    begun_tokens: the most tokens of an answer that `sample` goes on with. 0: it has no programs for that.
+    record_experts: whether the first answer to each prompt has `Rollout.experts`."""
 
     def __init__(self, model: ModelConfig, tokenizer, eos: tuple[int, ...], decoding: DecodingConfig, *, mesh: Mesh,
                  max_prompt_tokens: int, compute: Compute = FLOAT32, delay: int | None = None,
-                 buckets: tuple[int, ...] | None = None, begun_tokens: int = 0):
+                 buckets: tuple[int, ...] | None = None, begun_tokens: int = 0, record_experts: bool = False):
         decoding.require(decoding.slots >= 1, "slots", "a sampler needs 1 or more.")
         self.params_mesh, self.mesh = mesh, host_mesh(mesh)
-        self.model, self.eos = model, eos
+        self.model, self.eos, self.record_experts = model, eos, record_experts
         self.compute = compute if self.mesh is mesh else replace(compute, mesh=self.mesh)
         self.ends = Ends(tokenizer, eos, decoding, model.vocab_size)
         self.block_size, self.max_new_tokens = decoding.block_size, decoding.max_new_tokens
@@ -207,7 +213,7 @@ class Sampler:
         model, mesh, compute = self.model, self.mesh, self.compute
         state, self._prefilled_shardings = state_shardings(model, mesh), prefilled_shardings(model, mesh)
         self._weight_shardings = decode_weight_shardings(model, mesh, weight_dtype)
-        outputs = sharding(mesh, None, "batch")
+        outputs = sharding(mesh, None, "batch"), sharding(mesh, None, None, "batch") if self.record_experts else None
         self._cast = jax.jit(partial(decode_weights, model=model, compute=compute, weight_dtype=weight_dtype),
                              out_shardings=decode_weight_shardings(model, self.params_mesh, weight_dtype))
         self._empty = {capacity: jax.jit(partial(empty_state, model, self.slots, capacity, *self._stored),
@@ -226,7 +232,8 @@ class Sampler:
         # Two programs: one computes top-k, top-p and min-p, the other has nothing of them.
         self._decode = {truncate: jax.jit(
             lambda params, *arrays, truncate=truncate: decode_block(
-                params, model, mesh, self.ends.ids, self.block_size, truncate, *arrays),
+                params, model, mesh, compute.attention, self.ends.ids, self.block_size, truncate, self.record_experts,
+                *arrays),
             donate_argnums=1, out_shardings=(state, outputs)) for truncate in (False, True)}
 
     def cast(self, params):
@@ -295,8 +302,8 @@ class Sampler:
             # A block is read once `delay` more are asked for, or when there is nothing left to ask for.
             if len(unread) > self.delay or not steps:
                 block, outputs = unread.popleft()
-                tokens, *numbers = jax.device_get(outputs)
-                count, groups = schedule.collect(block, tokens, numbers)
+                (tokens, *numbers), experts = jax.device_get(outputs)
+                count, groups = schedule.collect(block, tokens, numbers, experts)
                 use.tokens += count
                 if progress is not None:
                     progress(count)

@@ -177,6 +177,7 @@ def evaluate(given: Arguments) -> str:
     # The flags are checked before a model of the hub is downloaded.
     verifier, asked = verifier_of(given, config), sets_asked(given, config)
     weights = find_weights(given.model, given.step, ema=given.ema)
+    weights = weights.for_lengths(given.max_prompt_tokens + given.max_new_tokens)
     require_positions(weights.config, given.max_prompt_tokens, given.max_new_tokens,
                       fields=("--max-prompt-tokens", "--max-new-tokens"))
     out = given.out or (Path("runs/evaluations") / (weights.home or weights.folder).name if weights.run is None else

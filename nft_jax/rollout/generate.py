@@ -69,7 +69,8 @@ def generate(given: Arguments) -> Path:
     from nft_jax.rollout.slots import require_positions
     from nft_jax.runtime.compilation import use_compilation_cache
     use_compilation_cache()
-    weights = find_weights(given.model, given.step, ema=given.ema)
+    weights = find_weights(given.model, given.step, ema=given.ema).for_lengths(
+        given.max_prompt_tokens + given.max_new_tokens)
     tokenizer = load_tokenizer(weights.folder, given.chat_template or weights.chat_template)
     # A prompt that leaves no positions for an answer is skipped, like a prompt that is too long.
     positions = weights.config.max_positions - given.max_new_tokens

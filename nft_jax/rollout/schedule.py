@@ -106,6 +106,9 @@ class Schedule:
         width = int(limits.max(initial=0)) + block_size
         self.tokens = np.zeros((slots, width), np.int32)
         self.numbers = np.zeros((3, slots, width), np.float32)
+        # Slots with the first answer to a prompt -> the experts of its tokens, an array [n, L, K] for each block. One
+        # array for all slots would hold hundreds of bytes for each token that an answer may have.
+        self.experts: dict[int, list[np.ndarray]] = {}
 
     @property
     def finished(self) -> bool:
@@ -129,6 +132,7 @@ class Schedule:
         rows = np.full(slots, -1, np.int32)
         rows[:len(live)] = live
         self.owner = {slot: self.owner[old] for slot, old in enumerate(live)}
+        self.experts = {slot: self.experts[old] for slot, old in enumerate(live) if old in self.experts}
         self.free = list(range(len(live), slots))
         for name in ("since", "prompt_entries", "limit", "steps", "count", "tokens"):
             setattr(self, name, getattr(self, name)[rows])
@@ -199,9 +203,10 @@ class Schedule:
             out.rollout[i] = self.rollout_index if begun is None else begun.steps[0]
         return out
 
-    def collect(self, block: int, tokens, numbers) -> tuple[int, list[tuple[int, tuple[Rollout, ...]]]]:
-        """Reads the outputs of a block, [steps, S] each. Returns its number of tokens and the completed groups.
-        Raises Halted for a log-prob that is not finite."""
+    def collect(self, block: int, tokens, numbers,
+                experts=None) -> tuple[int, list[tuple[int, tuple[Rollout, ...]]]]:
+        """Reads the outputs of a block, [steps, S] each, and experts [steps, L, S, K] where they are recorded. Returns
+        its number of tokens and the completed groups. Raises Halted for a log-prob that is not finite."""
         # Where the slot's sample was admitted after the block was asked for, the tokens belong to a cut answer.
         owned = np.zeros(self.slots, bool)
         owned[list(self.owner)] = True
@@ -212,6 +217,11 @@ class Schedule:
         for buffer, values in zip(self.numbers, numbers, strict=True):
             buffer[rows, columns] = values.T
         self.count += (tokens != INERT).sum(0)
+        if experts is not None:
+            for slot, (_, sample) in self.owner.items():
+                if sample == 0:
+                    new = self.count[slot] - before[slot]
+                    self.experts.setdefault(slot, []).append(experts[:new, :, slot].copy())
         self._require_finite(before, np.argwhere((tokens != INERT) & ~np.isfinite(numbers[0])))
         stopped = self.ends.find(self.tokens, before, self.count, self.owner)
         ended = [slot for slot in self.owner if stopped[slot] or self.count[slot] >= self.limit[slot]]
@@ -241,7 +251,8 @@ class Schedule:
             group[sample] = Rollout(
                 self.prompts[position], sample, text, self.tokens[slot, :n].copy(),
                 *(buffer[slot, :n].copy() for buffer in self.numbers), finish_reason=reason,
-                steps=self._steps(self.so_far.get((position, sample)), n) if self.whole else None)
+                steps=self._steps(self.so_far.get((position, sample)), n) if self.whole else None,
+                experts=np.concatenate(self.experts.pop(slot))[:n] if slot in self.experts else None)
             self.free.append(slot)
             if len(group) == self.samples:
                 del self.groups[position]

@@ -33,10 +33,20 @@ def require_positions(model: ModelConfig, max_prompt_tokens: int, max_new_tokens
     two lengths in the caller's words."""
     longest = max_prompt_tokens + max_new_tokens
     if longest > model.max_positions:
-        beyond = f" Up to {model.rope_scaling.max_position_embeddings} it needs its rotary long_factor, which is not " \
-            "implemented." if isinstance(model.rope_scaling, LongRope) else ""
+        stretched = model.for_lengths(longest)
+        beyond = "" if longest > stretched.max_positions else \
+            f" Or load it with max_tokens={longest}: LongRoPE's long factors then hold for all of its sequences."
         raise InputError(f"{' + '.join(fields)} is {longest} ({max_prompt_tokens} + {max_new_tokens}), more than the "
                          f"model's {model.max_positions} positions: lower one of them.{beyond}")
+
+
+def position_lines(model: ModelConfig) -> list[str]:
+    """One line on the choice that `for_lengths` made, for a model whose positions depend on it."""
+    if not isinstance(scaling := model.rope_scaling, LongRope):
+        return []
+    factors, which = ("long", "more") if model.stretches else ("short", "no more")
+    return [f"LongRoPE: the {factors} factors hold for every sequence, as the longest one allowed has {which} tokens "
+            f"than the original context, {scaling.original_max_position_embeddings:,}"]
 
 
 def parameter_bytes(model: ModelConfig, mesh: Mesh) -> int:

@@ -18,7 +18,7 @@ import numpy as np
 from nft_jax.config import Config, LossAgg, ObjectiveConfig, TermsConfig
 from nft_jax.model import delta
 from nft_jax.model.config import ModelConfig
-from nft_jax.model.decoder import count_active_parameters
+from nft_jax.model.flops import multiplied, multiplied_outside
 from nft_jax.objectives.all_wrong import prior_accuracies
 from nft_jax.objectives.registry import overlong_penalty, token_weights
 from nft_jax.objectives.terms import OFF, answers_in_loss, mismatch_weights
@@ -72,19 +72,11 @@ def token_cost(model: ModelConfig) -> float:
 
     The multiplications with the weights, over the multiplications of one pair in all heads and layers with attention.
     The elementwise work of a pair weighs SCORE_COST times its products."""
-    if model.wide_head_dim:
-        pairs = sum(model.num_heads * model.heads_of(kind)[1] for kind in model.kinds)
-        return count_active_parameters(model) / (2 * pairs * (1 + SCORE_COST))
-    heads, gates = model.num_heads * model.head_dim, model.num_heads * (model.query_size - model.head_dim)
-    feed = model.experts_per_token * model.expert_size if model.num_experts else model.intermediate_size
-    feed = model.hidden_size * (3 * feed + model.num_experts)
-    layer = model.hidden_size * (2 * heads + gates + 2 * model.num_kv_heads * model.head_dim) + feed
-    others = model.hidden_size * model.vocab_size
-    if model.delta_layers:
-        keys, values = (model.delta_key_heads * model.delta_key_dim, model.delta_value_heads * model.delta_value_dim)
-        products = model.hidden_size * (2 * keys + 3 * values + 2 * model.delta_value_heads)
-        others += len(model.delta_layers) * (products + feed + delta.operations(model) / 2)
-    return (layer + others / len(model.attention_layers)) / (2 * heads * (1 + SCORE_COST))
+    layers, rest = model.attention_layers, model.delta_layers
+    heads = sum(model.num_heads * model.heads_of(model.kinds[layer])[1] for layer in layers) / len(layers)
+    others = multiplied_outside(model) + multiplied(model, rest) + len(rest) * delta.operations(model) / 2
+    # One quotient of the sum would round otherwise in its last bit, and rows of equal cost might change places.
+    return (multiplied(model, layers) / len(layers) + others / len(layers)) / (2 * heads * (1 + SCORE_COST))
 
 
 def choose_shape(lengths: Sequence[int], shapes: Sequence[BatchShape]) -> tuple[BatchShape, list[list[int]]]:

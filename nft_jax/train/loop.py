@@ -13,7 +13,7 @@ import json
 import shlex
 import sys
 from contextlib import ExitStack, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import jax
 import numpy as np
@@ -34,6 +34,7 @@ from nft_jax.runtime.stops import StopRun
 from nft_jax.runtime.terminal import output_guarded
 from nft_jax.train.acceptance import DECAY, MOST, Share
 from nft_jax.train.batch import deal, examples_of
+from nft_jax.train.compared_experts import Compared, compare
 from nft_jax.train.opening import Finished, open_run
 from nft_jax.train.run import Run
 from nft_jax.train.saving import count_updates, finish_writing, save_if_due, save_last, write_rollouts, write_row
@@ -101,74 +102,94 @@ def train(config: Config, *, objective: Objective | TokenLoss | None = None, fre
     return summary
 
 
+@dataclass
+class Asked:
+    """What the batches of a step brought, beside the groups that were carried over."""
+    accepted: list[Group]      # to learn from, the carried ones first
+    open: list[Group]          # an answer of theirs goes on in the next step
+    share: Share               # of the groups that were judged, in earlier steps and in this one
+    seen: list[Group] = field(default_factory=list)        # that ended in this step
+    use: SlotUse = field(default_factory=SlotUse)
+    compared: Compared = field(default_factory=Compared)   # their experts, with rollout.compare_experts
+
+
+def ask(run: Run, params, progress: Progress) -> Asked:
+    """Batches of prompts, each judged and scored, until prompts_per_step groups have unequal rewards.
+
+    A batch is as large as the share of groups accepted so far calls for (`Share`); more follow if it falls short. A
+    step asks at most max_generation_batches * prompts_per_step prompts. With rollout.tokens_per_step, every step has a
+    batch, which begins with the open groups; those that are open at its end go on in the next step. `progress` stays
+    as it is. Raises StopRun where the run is to stop."""
+    rollout = run.config.rollout
+    key = jax.random.fold_in(jax.random.key(run.config.seed), TRAINING)
+    found = Asked(list(progress.carried), progress.open, Share(progress.asked, progress.accepted, progress.batches))
+    weights, prompts_asked = None, 0
+    while (len(found.accepted) < rollout.prompts_per_step and (found.open or prompts_asked < rollout.max_prompts)) or (
+            found.open and not found.use.batches):
+        # Cast once for all batches, and not at all where the carried groups are enough.
+        if weights is None and run.stored is None:
+            with run.clock.phase("rollout"):
+                weights = run.sampler.cast(params)
+        run.stop.check()
+        wanted = found.share.new_prompts(rollout.prompts_per_step, len(found.accepted), len(found.open))
+        prompts = run.stream.take(min(wanted, MOST * rollout.prompts_per_step, rollout.max_prompts - prompts_asked))
+        prompts_asked += len(prompts)
+        # A further batch is sized only after this one is judged, so slots idle while the longest answers finish. To
+        # fill them with prompts that may not be needed would make the rollouts depend on which answer ended first.
+        judged = (prompt.group for prompt in prompts) if run.stored is not None else judged_groups(
+            run.sampler, run.verifier, weights, [*found.open, *prompts], rollout.samples_per_prompt, key,
+            progress.step, rollout, budget=rollout.budget, progress=run.alive, settled=run.stop.check,
+            phase=run.clock.phase, use=found.use)
+        groups = score(run, params, judged, old=run.config.scores)
+        if run.count_otherwise is not None:
+            groups = compare(run, params, groups, found.compared)
+        found.open = [group for group in groups if group.is_open]
+        ended = [group for group in groups if not group.is_open]
+        run.stream.observe(ended)
+        found.seen += ended
+        found.accepted += [group for group in ended if group.has_signal]
+        found.share.add(ended, rollout.budget)
+        found.use.batches += 1
+    return found
+
+
 def collect(run: Run, params, progress: Progress) -> Rollouts:
     """The first prompts_per_step groups with unequal rewards, in the order of the prompt stream.
 
     Stored answers take the sampler's place: the stream's prompts carry theirs (`StoredPrompt`).
 
-    First come the groups carried over. Then a batch of new prompts follows, as large as the share of groups accepted
-    so far calls for (`Share`); more follow if it falls short. A step asks at most max_generation_batches *
-    prompts_per_step prompts. Surplus groups are carried to the next step. With rollout.tokens_per_step, every step has
-    a batch, which begins with the open groups; those that are open at its end go on in the next step. With
-    loss.all_wrong, the first groups of wrong answers are kept too, at most as many. Every group's old log-probs are of
-    the parameters that sampled it: scored here, or left to the only update of the step, if there is only one.
+    First come the groups carried over, then those of new batches (`ask`). Surplus groups are carried to the next step.
+    With loss.all_wrong, the first groups of wrong answers are kept too, at most as many. Every group's old log-probs
+    are of the parameters that sampled it: scored here, or left to the only update of the step, if there is only one.
 
     Raises StopRun, with `progress` as it was, where the run is to stop."""
-    rollout = run.config.rollout
-    key = jax.random.fold_in(jax.random.key(run.config.seed), TRAINING)
-    stored = run.stored is not None
-    accepted, seen, open_groups, asked = list(progress.carried), [], progress.open, 0
-    # Of earlier steps, as it stands in the progress, and of this one.
-    share, use, weights = Share(progress.asked, progress.accepted, progress.batches), SlotUse(), None
+    config, rollout = run.config, run.config.rollout
     run.watchdog.feed("collect", progress.step + 1)
-    while (len(accepted) < rollout.prompts_per_step and (open_groups or asked < rollout.max_prompts)) or (
-            open_groups and not use.batches):
-        # Cast once for all batches, and not at all where the carried groups are enough.
-        if weights is None and not stored:
-            with run.clock.phase("rollout"):
-                weights = run.sampler.cast(params)
-        run.stop.check()
-        wanted = share.new_prompts(rollout.prompts_per_step, len(accepted), len(open_groups))
-        prompts = run.stream.take(min(wanted, MOST * rollout.prompts_per_step, rollout.max_prompts - asked))
-        asked += len(prompts)
-        # A further batch is sized only after this one is judged, so slots idle while the longest answers finish. To
-        # fill them with prompts that may not be needed would make the rollouts depend on which answer ended first.
-        judged = (prompt.group for prompt in prompts) if stored else judged_groups(
-            run.sampler, run.verifier, weights, [*open_groups, *prompts], rollout.samples_per_prompt, key,
-            progress.step, rollout, budget=rollout.budget, progress=run.alive, settled=run.stop.check,
-            phase=run.clock.phase, use=use)
-        groups = score(run, params, judged, old=run.config.scores)
-        open_groups = [group for group in groups if group.is_open]
-        groups = [group for group in groups if not group.is_open]
-        run.stream.observe(groups)
-        seen += groups
-        accepted += [group for group in groups if group.has_signal]
-        share.add(groups, rollout.budget)
-        use.batches += 1
+    found = ask(run, params, progress)
     run.stop.check()
-    if seen:
+    if found.seen:
         progress.asked, progress.accepted, progress.batches = (
-            DECAY * count for count in (share.asked, share.accepted, share.batches))
+            DECAY * count for count in (found.share.asked, found.share.accepted, found.share.batches))
     progress.stream = run.stream.state()
     # The oldest first: a group that was open may be older than one that was carried.
-    accepted.sort(key=lambda group: group.prompt.index)
+    accepted = sorted(found.accepted, key=lambda group: group.prompt.index)
     kept, carried = accepted[:rollout.prompts_per_step], accepted[rollout.prompts_per_step:]
-    if run.config.loss.all_wrong:
-        wrong = [group for group in seen if group.all_wrong][:len(kept)]
+    if config.loss.all_wrong:
+        wrong = [group for group in found.seen if group.all_wrong][:len(kept)]
         kept = sorted([*kept, *wrong], key=lambda group: group.prompt.index)
-    if run.config.on_policy:
+    if config.on_policy:
         kept, carried = score_beside(run, params, kept, carried)
-    progress.carried, progress.open = carried, score_open(run, params, open_groups)
+    progress.carried, progress.open = carried, score_open(run, params, found.open)
     # Nobody scores the rest of a group that teaches nothing.
     seen = [replace(group, old_logprobs=None) if group.old_logprobs and lacks(group, "old_logprobs") else group
-            for group in seen]
-    if stored:
+            for group in found.seen]
+    if run.stored is not None:
         # All of them were sampled before the first step.
         tokens = 0 if progress.step else run.stored.report.tokens
         sources = {"answers/epoch": progress.stream["index"] / run.stream.size}
     else:
-        tokens = use.tokens
-        sources = decided_by(seen, run.config.verifier) | use.metrics()
+        tokens = found.use.tokens
+        sources = decided_by(seen, config.verifier) | found.use.metrics() | found.compared.metrics()
         if rollout.budget:
             sources |= budget_metrics(progress.step, [*seen, *progress.open], kept)
     return Rollouts(kept, seen, tokens, sources | run.stream.metrics())

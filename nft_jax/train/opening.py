@@ -40,7 +40,7 @@ from nft_jax.record.trackers import require_writers
 from nft_jax.rollout.ends import Ends
 from nft_jax.rollout.engine import Sampler
 from nft_jax.rollout.evaluation import HeldOut, read_held_out
-from nft_jax.rollout.slots import require_positions
+from nft_jax.rollout.slots import position_lines, require_positions
 from nft_jax.rollout.stored import Stored, read_stored
 from nft_jax.rollout.stored_answers import StoredReport
 from nft_jax.runtime.clock import Timeline
@@ -53,6 +53,7 @@ from nft_jax.runtime.terminal import Console, duration
 from nft_jax.runtime.watchdog import Watchdog
 from nft_jax.runtime.writing import Writing
 from nft_jax.train import adapters
+from nft_jax.train.compared_experts import KIND as COMPARE
 from nft_jax.train.identity import identity_of
 from nft_jax.train.plan import Plan, make_plan, settle
 from nft_jax.train.programs import SCORES, programs_of
@@ -92,7 +93,7 @@ def read_inputs(config: Config, today: str = "", *, weights: bool = True) -> Inp
     nothing is downloaded for them. Raises InputError, naming the field, for whatever is missing or wrong."""
     require_writers(config.writers)
     folder = hf.resolve_folder(config.policy.path, weights=weights)
-    model = hf.read_config(folder)
+    model = hf.read_config(folder).for_lengths(config.longest_sequence)
     # `make_plan` checks it as well. Here it is told before the questions are read.
     require_positions(model, config.data.max_prompt_tokens, config.rollout.max_new_tokens)
     tokenizer = hf.load_tokenizer(folder, config.data.chat_template)
@@ -294,6 +295,7 @@ def remarks(plan: Plan, sampler: Sampler, held_out: Sequence[HeldOut], asked_slo
     chosen = " (as the run began)" if remembered else " (chosen from the free memory)"
     yield f"rollout.slots: {slots}{'' if asked_slots else chosen}"
     yield from prompt_lines(sampler.ends.tokenizer)
+    yield from position_lines(plan.model)
     yield from sampler.ends.told()
     yield from truncation_remark(plan.config)
     if processes > 1:
@@ -303,14 +305,17 @@ def remarks(plan: Plan, sampler: Sampler, held_out: Sequence[HeldOut], asked_slo
         yield "evaluation: none (set evaluation.source to measure accuracy on held-out questions)"
 
 
-@contextmanager
-def open_run(config: Config, *, fresh: bool, fork: str = "", verifier: Verifier | None = None, quiet: bool = False,
-             profile: bool = False) -> Iterator[tuple[Run, TrainState, Progress]]:
-    """An open run, with its state from the newest checkpoint (with `fork`, of that run) or from the model folder.
+class Planned(NamedTuple):
+    """A run that has read its inputs, and holds no weights."""
+    inputs: Inputs
+    plan: Plan
+    sampler: Sampler
+    programs: list[Program]
+    remembered: int                    # the slots of a run that goes on; else 0
 
-    Everything is closed when the block ends, except a `verifier` that was given. Raises InputError for bad input,
-    SharedError where the processes do not agree, and Finished where the run has nothing left to do."""
-    folder, asked_slots = Path(config.folder), config.rollout.slots
+
+def planned(config: Config, fresh: bool, fork: str) -> Planned:
+    """Raises InputError for bad input, in every process where one has it."""
     # One day for all processes: they may stand in several time zones.
     today = gather(date.today().isoformat())[0]
     with together("reading its inputs"):
@@ -325,9 +330,20 @@ def open_run(config: Config, *, fresh: bool, fork: str = "", verifier: Verifier 
         remembered = standing.remembered("rollout.slots", 0)
         plan = make_plan(config, inputs.model, slots=remembered)
         require_host_memory(config.policy.remat, plan.mesh)
-        config, held_out, stream = plan.config, inputs.held_out, inputs.stream
         sampler = plan.sampler(inputs.tokenizer, inputs.eos)
-        programs = programs_of(plan, sampler)
+        return Planned(inputs, plan, sampler, programs_of(plan, sampler), remembered)
+
+
+@contextmanager
+def open_run(config: Config, *, fresh: bool, fork: str = "", verifier: Verifier | None = None, quiet: bool = False,
+             profile: bool = False) -> Iterator[tuple[Run, TrainState, Progress]]:
+    """An open run, with its state from the newest checkpoint (with `fork`, of that run) or from the model folder.
+
+    Everything is closed when the block ends, except a `verifier` that was given. Raises InputError for bad input,
+    SharedError where the processes do not agree, and Finished where the run has nothing left to do."""
+    folder, asked_slots = Path(config.folder), config.rollout.slots
+    inputs, plan, sampler, programs, remembered = planned(config, fresh, fork)
+    config, held_out, stream = plan.config, inputs.held_out, inputs.stream
     require_one_run(plan, inputs)
     own_verifier = Verifier(config.verifier) if verifier is None else None
     other = config.evaluation.reward if held_out else ""
@@ -371,7 +387,9 @@ def open_run(config: Config, *, fresh: bool, fork: str = "", verifier: Verifier 
             yield Run(
                 plan=plan, folder=folder, tokenizer=inputs.tokenizer, sampler=sampler, verifier=judge,
                 examiner=examiner or judge, stream=stream, stored=inputs.stored, held_out=held_out,
-                score=scores[0], score_reference=scores[-1], train_step=kinds["train step"].function,
+                score=scores[0], score_reference=scores[-1],
+                count_otherwise=kinds[COMPARE].function if COMPARE in kinds else None,
+                train_step=kinds["train step"].function,
                 average=kinds["average"].function if "average" in kinds else None, base=base, reference=reference,
                 checkpoints=checkpoints, writer=writer, compiles=compiles, console=console, stop=stop,
                 timeline=timeline, watchdog=watchdog, writing=writing,

@@ -70,7 +70,8 @@ class Plan:
         end-of-sequence ids. Without them the sampler can be compiled, but it must not sample."""
         return Sampler(self.model, tokenizer, eos, self.config.rollout, mesh=self.mesh,
                        max_prompt_tokens=self.config.data.max_prompt_tokens, compute=self.compute,
-                       begun_tokens=self.config.rollout.begun_tokens)
+                       begun_tokens=self.config.rollout.begun_tokens,
+                       record_experts=self.config.rollout.compare_experts)
 
 
 def settle(config: Config) -> Config:
@@ -120,6 +121,9 @@ def make_plan(config: Config, model: ModelConfig, devices: Sequence[jax.Device] 
     rollout, policy = config.rollout, config.policy
     config.terms.require(model.num_experts > 0 or not config.terms.balance_weight, "balance_weight",
                          f"a {model.family} model has no experts to balance; leave it at 0.")
+    rollout.require(model.num_experts > 0 or not rollout.compare_experts, "compare_experts",
+                    f"a {model.family} model has no experts to compare; leave it off.")
+    model = model.for_lengths(config.longest_sequence)
     require_positions(model, config.data.max_prompt_tokens, rollout.max_new_tokens)
     mesh = make_mesh(config.mesh, devices)
     config = replace(config, mesh=MeshConfig(**mesh.shape))

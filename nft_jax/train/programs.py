@@ -8,6 +8,7 @@ from nft_jax.config import Config
 from nft_jax.objectives.registry import find_objective
 from nft_jax.rollout.engine import Sampler
 from nft_jax.runtime.compilation import Program
+from nft_jax.train import compared_experts
 from nft_jax.train.batch import BatchShape
 from nft_jax.train.plan import Plan
 from nft_jax.train.state import compile_average, make_optimizer
@@ -15,12 +16,20 @@ from nft_jax.train.step import Loss, compile_score, compile_step, place_batch
 from nft_jax.types import TrainBatch
 
 SCORES = ("score", "reference score")      # kinds of programs that score; they are one function
+FORWARD = (*SCORES, compared_experts.KIND)       # that pass over rows of answers while the sampler keeps its slots
 
 
 def programs_of(plan: Plan, sampler: Sampler) -> list[Program]:
     """Every program of a run: the sampler's first, then the trainer's."""
     decoding = truncations(plan.config)
-    return (sampler.programs(decoding, plan.params) if decoding else []) + training_programs(plan)
+    programs = (sampler.programs(decoding, plan.params) if decoding else []) + training_programs(plan)
+    if plan.config.rollout.compare_experts:
+        shape = compared_experts.one_micro_batch(plan)
+        count = compared_experts.compile_count(plan.mesh, jax.tree.map(lambda x: x.sharding, plan.params),
+                                               model=plan.model, compute=plan.compute)
+        programs.append(Program(compared_experts.KIND, (shape.row_length,), count, (
+            plan.params, _batch(plan, shape), compared_experts.abstract_experts(plan))))
+    return programs
 
 
 def truncations(config: Config) -> list[bool]:

@@ -38,6 +38,7 @@ class Run:
     held_out: list[HeldOut]
     score: Any                                 # jitted: `train.step.score`; None where nothing is scored
     score_reference: Any                       # the same, of the reference's parameters
+    count_otherwise: Any                       # jitted: `train.compared_experts`; None where no experts are compared
     train_step: Any                            # jitted: `train.step.train_step`
     average: Any                               # jitted: `train.state.averaged`; None without rollout.ema
     base: Any                                  # frozen parameters under the adapters; None without adapters

@@ -146,14 +146,15 @@ def matrices_of(params):
     sums over and the others. Layers and experts have a matrix each. None for all other parameters."""
     def axes(path, leaf):
         keys = [key.key for key in path]
-        array = ARRAYS[keys[1]] if keys[0] == "layers" else None
-        if array is None or array.kind != "matrix":
+        stacked = int(keys[0] == "layers")
+        array, part = ARRAYS[keys[stacked]], keys[-1]
+        if array.kind != "matrix" or not (stacked or part in ("lora_a", "lora_b")):
             return None
-        inner = tuple(1 + axis for axis in array.summed)
-        if keys[-1] == "lora_a":
+        inner = tuple(stacked + axis for axis in array.summed)
+        if part == "lora_a":
             return optax.contrib.MuonDimensionNumbers(inner, (leaf.ndim - 1,))
-        if keys[-1] == "lora_b":
-            return optax.contrib.MuonDimensionNumbers((1,), tuple(range(2, leaf.ndim)))
+        if part == "lora_b":
+            return optax.contrib.MuonDimensionNumbers((stacked,), tuple(range(stacked + 1, leaf.ndim)))
         return optax.contrib.MuonDimensionNumbers(inner, tuple(range(inner[-1] + 1, leaf.ndim)))
 
     return jax.tree_util.tree_map_with_path(axes, params)

@@ -1,15 +1,19 @@
-"""A model without a chat template: training, going on, sampling and evaluating give it the same whole prompts."""
+"""A model without a chat template: training, going on, sampling and evaluating give it the same whole prompts. It has
+LongRoPE, and the longest prompt and answer exceed its original context."""
 import json
 from dataclasses import replace
 
 import jax
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 import nft_jax
 from nft_jax.config import DataConfig, EvaluationConfig, PolicyConfig, RolloutConfig
 from nft_jax.model import decoder
-from nft_jax.model.config import ModelConfig
+from nft_jax.model.config import LongRope, ModelConfig
+from nft_jax.model.hf import read_config
+from nft_jax.record.metrics import read_metrics
 from nft_jax.rollout import generate
 from nft_jax.train import opening
 from nft_jax.train.loop import train
@@ -24,15 +28,17 @@ BOS = 2
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     """The folder of what a run reads: a small base model whose tokenizer begins texts with a token, and questions."""
+    scaling = LongRope(short_factor=(1.0, 1.5, 2.0, 3.0), long_factor=(4.0, 0.5, 9.0, 7.0),
+                       original_max_position_embeddings=32, max_position_embeddings=64)
     from tokenizers import processors
     folder = tmp_path_factory.mktemp("inputs")
     nano = nft_jax.load("nano")
     nano.tokenizer.chat_template = None
     nano.tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         "<bos> $A <end>", special_tokens=[("<bos>", BOS), ("<end>", 1)])
-    config = ModelConfig("qwen3", vocab_size=nano.config.vocab_size, hidden_size=16, intermediate_size=32, num_layers=1,
-                         num_heads=4, num_kv_heads=2, head_dim=8, max_positions=64, tie_embeddings=True, qk_norm=True,
-                         initializer_range=0.3)
+    config = ModelConfig("phi3", vocab_size=nano.config.vocab_size, hidden_size=16, intermediate_size=32, num_layers=1,
+                         num_heads=4, num_kv_heads=2, head_dim=8, max_positions=32, tie_embeddings=True,
+                         fused_projections=True, rope_scaling=scaling, initializer_range=0.3)
     nft_jax.save(replace(nano, config=config, params=decoder.init(config, jax.random.key(0))), folder / "model")
     (folder / "chat.jinja").write_text("{{ messages[-1].content[-4:] }}<|assistant|>")
     rows = [{"problem": f"{i}+{i}", "answer": str(2 * i)} for i in range(20)]
@@ -81,6 +87,22 @@ def test_the_start_and_the_dry_run_say_what_a_prompt_and_an_end_are(folder, sett
         assert any(line == "answers end with: '<|end|>' (1)" for line in lines)
 
 
+def test_the_long_factors_of_the_run_hold_for_all_that_is_loaded_from_it(folder, inputs):
+    row = read_metrics(folder / "metrics.jsonl")[1]
+    assert row["mismatch/p95"] < 1e-5 and row["compiles"] == 0
+    policies = [nft_jax.load(folder), nft_jax.load(folder / "model", max_tokens=33), nft_jax.load(folder / "model")]
+    assert [policy.config.stretches for policy in policies] == [True, True, False]
+    assert read_config(folder / "model") == read_config(inputs / "model") == policies[2].config
+    tokens = np.arange(3, 13, dtype=np.int32)[None]
+    long, same, short = (np.asarray(nft_jax.logits(policy, tokens, [10])) for policy in policies)
+    np.testing.assert_array_equal(long, same)
+    assert np.abs(long - short).max() > 0.01
+    with refused("max_new_tokens", "max_tokens=40"):
+        nft_jax.sample(policies[2], ["1+1"], max_new_tokens=40 - 1 - len("1+1"))
+    with refused("max_tokens", 65, 64):
+        nft_jax.load(folder / "model", max_tokens=65)
+
+
 def test_another_template_is_another_run(folder, settings, inputs):
     for name, changes in (("data.template", {"template": "{problem}"}),
                           ("data.chat_template", {"chat_template": str(inputs / "chat.jinja")})):
@@ -96,8 +118,8 @@ def test_another_template_is_another_run(folder, settings, inputs):
 
 def test_the_run_its_model_and_the_command_line_continue_a_text_alike(folder, inputs, tmp_path):
     found = []
-    for place in (folder, folder / "model"):
-        policy = nft_jax.load(place)
+    for place, longest in ((folder, 0), (folder / "model", 48)):
+        policy = nft_jax.load(place, max_tokens=longest)
         assert policy.tokenizer.chat_template is None
         found += nft_jax.sample(policy, ["3*3 = 9.\n1+1 ="], max_new_tokens=8, temperature=0)
     (tmp_path / "one.jsonl").write_text('{"problem": "1+1"}\n')

@@ -35,8 +35,8 @@ def folders(tmp_path_factory, small_run, base, compiled_once):
     straight, resumed = (tmp_path_factory.mktemp("experts") / name for name in ("straight", "resumed"))
 
     def run(folder):
-        train(small_run(folder, policy=PolicyConfig(path=str(base)), terms=TermsConfig(balance_weight=0.01)),
-              verifier=EVERY_OTHER, quiet=True)
+        config = small_run(folder, policy=PolicyConfig(path=str(base)), terms=TermsConfig(balance_weight=0.01))
+        train(replace(config, rollout=replace(config.rollout, compare_experts=True)), verifier=EVERY_OTHER, quiet=True)
 
     run(straight)
     shutil.copytree(straight, resumed)
@@ -56,6 +56,8 @@ def test_the_row_says_how_the_experts_are_loaded(folders):
         assert 1 / 4 <= row["router/fullest_share"] <= row["router/fullest_max"] <= 1 / 2      # two of four a token
         assert row["loss/balance"] == pytest.approx(0.01 * row["router/balance"], rel=0.01)
         assert row["mismatch/p95"] < 1e-5 and row["mismatch/outside_10_percent"] == 0
+        # Of thousands of choices a tie may be broken otherwise.
+        assert row["mismatch/experts"] <= row["mismatch/rerouted_tokens"] < 0.01
 
 
 def test_the_trained_model_is_a_folder_of_its_family(folders, base):
@@ -67,6 +69,12 @@ def test_the_trained_model_is_a_folder_of_its_family(folders, base):
     assert json.loads((folders[0] / "model" / "config.json").read_text())["num_experts"] == 4
 
 
-def test_a_balance_of_experts_that_are_not_there_is_refused(small_run, tmp_path):
+def test_what_needs_experts_is_refused_without(small_run, tmp_path):
     with refused("terms.balance_weight", 0.01, "no experts"):
         train(small_run(tmp_path / "run", terms=TermsConfig(balance_weight=0.01)), quiet=True)
+    config = small_run(tmp_path / "run")
+    with refused("rollout.compare_experts", True, "no experts"):
+        train(replace(config, rollout=replace(config.rollout, compare_experts=True)), quiet=True)
+    for other in ({"tokens_per_step": 8}, {"answers": "answers.parquet"}):
+        with refused("rollout.compare_experts", True, *other.values()):
+            replace(config.rollout, compare_experts=True, **other)

@@ -13,8 +13,7 @@ from experiments.presets import PRESETS, gsm8k, olmo3_7b, qwen2_5_32b, qwen2_5_m
 from nft_jax.config import flat
 from nft_jax.data import templates
 from nft_jax.data.prompts import load_questions
-from nft_jax.model.decoder import count_active_parameters, count_parameters
-from nft_jax.model.flops import forward_flops
+from nft_jax.model.decoder import count_parameters
 from nft_jax.model.hf import config_of
 from nft_jax.model.hf.published import PUBLISHED
 from nft_jax.objectives.registry import token_weights
@@ -145,10 +144,7 @@ def test_every_published_shape_can_be_planned(name, no_hub):
     preset = replace(gsm8k.PRESET, policy=replace(gsm8k.PRESET.policy, path=name))
     topology = Topology.parse("gpu:1xH100")
     sketch = estimate_of(preset, config_of(name), topology)
-    parameters = count_parameters(PUBLISHED[name])
-    assert sketch.memory.parameters == 4 * parameters
-    active = count_active_parameters(PUBLISHED[name])
-    assert forward_flops(PUBLISHED[name], 1, 0) / (2 * active) == pytest.approx(1, abs=0.2)
+    assert sketch.memory.parameters == 4 * count_parameters(PUBLISHED[name])
     assert 0 < sketch.estimate.step < sketch.estimate.device_hours * 3600
 
 

@@ -38,6 +38,9 @@ CASES = {       # base: options of LoraConfig
     "mistral_untied": {"r": 2, "lora_alpha": 4, "target_modules": "all-linear"},
     "smollm3_untied": {"r": 3, "lora_alpha": 2, "target_modules": EVERY},
     "olmo3_untied": {"r": 2, "lora_alpha": 5, "target_modules": "all-linear"},
+    "olmo2_tied": {"r": 3, "lora_alpha": 4, "target_modules": "all-linear"},
+    "gemma4_tied_shared": {"r": 2, "lora_alpha": 5, "target_modules": "all-linear"},
+    "gemma4_unified_tied": {"r": 3, "lora_alpha": 4, "target_modules": "all-linear"},
 }
 RATE, DECAY, CLIP, EPSILON, UPDATES = 1e-3, 0.1, 1.0, 1.0, 3
 REWARDS = ((1, 0, 0, 0), (1, 1, 0, 1), (0, 1, 0, 1))

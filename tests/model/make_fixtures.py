@@ -166,11 +166,13 @@ CASES = {       # name: (family, settings, largest file)
         "sliding_window": 3, "rms_norm_eps": 1e-5, "tie_word_embeddings": False}, "1MB"),
 }
 LENGTHS = (17, 1, 9, 16)
+BEYOND = 8         # fewer tokens than the longest row
 
 
 def make(name: str, family: str, settings: dict, largest_file: str, seed: int) -> None:
     """Write one folder: config.json, weights, and reference.npz (tokens, lengths, logits; rows padded on the right;
-    with experts also the load-balancing loss over all tokens but padding)."""
+    with experts also the load-balancing loss over all tokens but padding; with LongRoPE also the logits where the
+    original context is BEYOND tokens)."""
     torch.manual_seed(seed)
     text = f"{family}TextConfig" if family in ("Gemma3", "Gemma4", "Gemma4Unified", "Qwen3_5") else f"{family}Config"
     make_config = getattr(transformers, text)
@@ -197,10 +199,19 @@ def make(name: str, family: str, settings: dict, largest_file: str, seed: int) -
     lengths = torch.tensor(LENGTHS)
     mask = (torch.arange(max(LENGTHS))[None] < lengths[:, None]).long()
     tokens = torch.randint(0, config.vocab_size, mask.shape)
+    more = {}
+    if config.rope_parameters.get("rope_type") == "longrope":
+        # The same weights where the longest row is beyond the original context.
+        less = make_config(**{**COMMON, **settings, "original_max_position_embeddings": BEYOND},
+                           attn_implementation="eager")
+        other = getattr(transformers, f"{family}ForCausalLM")(less).float().eval()
+        other.load_state_dict(model.state_dict())
+        with torch.no_grad():
+            more["long_logits"] = other(tokens, attention_mask=mask).logits.numpy()
     with torch.no_grad():
         logits = model(tokens, attention_mask=mask).logits
-        more = {} if "Moe" not in family else {
-            "balance_loss": model(tokens, attention_mask=mask, output_router_logits=True).aux_loss.numpy()}
+        if "Moe" in family:
+            more["balance_loss"] = model(tokens, attention_mask=mask, output_router_logits=True).aux_loss.numpy()
     model.save_pretrained(FOLDER / name, max_shard_size=largest_file)
     (FOLDER / name / "generation_config.json").unlink(missing_ok=True)
     np.savez_compressed(FOLDER / name / "reference.npz", tokens=tokens.numpy().astype(np.int32),

@@ -12,8 +12,9 @@ from nft_jax.config.training import PROJECTIONS, TARGETS
 from nft_jax.model import adapter, decoder
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.logprobs import token_logprobs
-from nft_jax.model.parameters import IN_LAYERS, parameter_shardings, role_of
+from nft_jax.model.parameters import ARRAYS, IN_LAYERS, parameter_shardings, role_of
 from nft_jax.model.quantise import quantise_matrices
+from nft_jax.rollout.engine import decode_weights
 from nft_jax.runtime.mesh import make_mesh
 from refusal import refused
 
@@ -46,9 +47,9 @@ def close(found, expected, rtol=1e-5):
         np.testing.assert_allclose(a, b, atol=rtol * float(np.abs(b).max()), rtol=0, err_msg=jax.tree_util.keystr(path))
 
 
-def test_targets_are_the_matrices_of_a_layer():
-    assert set(PROJECTIONS) == {role_of(name) for name, array in IN_LAYERS.items()
-                                if array.kind == "matrix" and not role_of(name).startswith("expert_")}
+def test_targets_are_all_matrices_but_tables_of_tokens_the_head_and_experts():
+    assert set(PROJECTIONS) == {role_of(name) for name, array in ARRAYS.items() if array.kind == "matrix"} - {
+        "embed", "layer_embed", "head", "expert_gate", "expert_up", "expert_down"}
     assert AdapterConfig(rank=1, targets=("down", "attention", "key")).projections == (
         "query", "key", "value", "out", "down")
 
@@ -89,8 +90,27 @@ def test_a_target_is_adapted_in_every_layer_that_has_it(tiny_model):
     assert adapted("query", "key") == {"query", "wide_query", "shared_query", "shared_wide_query", "key", "wide_key"}
     assert adapted("value") == {"value"} and adapted("down") == {"down", "shared_down"}
     assert adapted("inputs") <= adapted("all") and len(adapted("inputs")) == 4
-    with refused("adapter.targets", ("inputs",), "input_gate"):
+    with refused("adapter.targets", ("inputs",), "layer_projection"):
         adapter.adapter_shapes(tiny_model, AdapterConfig(rank=2, targets=("inputs",)))
+
+
+def test_a_matrix_outside_the_layers_has_one_adapter(tiny_model):
+    """Made, wrapped, merged for sampling, and taken off again like the others; alone and beside them."""
+    model = replace(tiny_model, layer_input_size=3)
+    params = decoder.init(model, jax.random.key(0))
+    for targets in (("layer_projection",), ("all",)):
+        config = AdapterConfig(rank=64, targets=targets)
+        made = adapter.init(model, config, jax.random.key(1))
+        parts = made["layer_projection"]
+        assert parts["lora_a"].shape == (16, 64) and parts["lora_b"].shape == (64, 2, 3)
+        assert 0.9 / 4 < np.abs(parts["lora_a"]).max() <= 1 / 4
+        made["layer_projection"]["lora_b"] = jax.random.normal(jax.random.key(2), (64, 2, 3))
+        wrapped = adapter.wrap(params, made, config)
+        assert adapter.is_adapted(wrapped) and not adapter.is_adapted(params)
+        jax.tree.map(np.testing.assert_array_equal, adapter.unwrap(wrapped), made)
+        a, b = (np.asarray(part, np.float64) for part in (parts["lora_a"], made["layer_projection"]["lora_b"]))
+        found = decode_weights(wrapped, model, Compute(), "compute")["layer_projection"]
+        np.testing.assert_allclose(found, params["layer_projection"] + config.scale * np.tensordot(a, b, 1), atol=1e-5)
 
 
 def test_the_scale_is_alpha_over_the_rank_or_its_root():

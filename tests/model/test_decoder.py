@@ -1,4 +1,5 @@
 """The decoder against transformers' logits, and its passes against each other."""
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -24,6 +25,7 @@ from nft_jax.model.config import (
 from nft_jax.model.entries import cache_entries
 from nft_jax.model.hf import load_params, read_config
 from nft_jax.model.hf.families import FAMILIES
+from nft_jax.model.parameters import ARRAYS, by_name
 from nft_jax.model.quantise import dequantise, quantise_matrices
 from nft_jax.model.stack import split_layers
 
@@ -48,12 +50,22 @@ def all_logits(params, config, tokens, positions, segment_ids, compute=FLOAT32):
     return decoder.logits(params, config, hidden)
 
 
-@pytest.fixture(scope="module", params=CASES)
+# LongRoPE where the reference's rows are longer than the original context.
+BEYOND = "phi3_tied_longrope, beyond"
+
+
+@pytest.fixture(scope="module", params=[*CASES, BEYOND])
 def case(request):
-    folder = FIXTURES / request.param
+    folder = FIXTURES / request.param.partition(",")[0]
     config = read_config(folder)
-    with np.load(folder / "reference.npz") as reference:
-        return config, load_params(folder, config), {key: reference[key] for key in reference.files}
+    with np.load(folder / "reference.npz") as file:
+        reference = {key: file[key] for key in file.files}
+    if request.param == BEYOND:
+        scaling = replace(config.rope_scaling, original_max_position_embeddings=8)
+        short, config = config, replace(config, rope_scaling=scaling, max_positions=8).for_lengths(9)
+        assert short.for_lengths(32) == short and config.stretches and config.max_positions == 128
+        reference["logits"] = reference.pop("long_logits")
+    return config, load_params(folder, config), reference
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +122,7 @@ def test_prefill_and_decode_steps_match_one_forward(case):
     step = jax.jit(partial(decoder.decode, split, config))
     for t in range(prompt, length):
         valid = np.arange(capacity)[None].repeat(2, 0) <= t
-        logits, cache, memories = step(tokens[:, t], positions[:, t], cache, memories, t, valid)
+        logits, cache, memories, _ = step(tokens[:, t], positions[:, t], cache, memories, t, valid)
         np.testing.assert_allclose(logits, expected[:, t], atol=2e-5, rtol=0)
 
 
@@ -228,6 +240,23 @@ def test_remat_gives_the_same_gradients():
     kept, recomputed = gradients("none"), gradients("block")
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), recomputed, kept)
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(kept))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", {re.sub("_(un)?tied.*", "", name): name for name in CASES}.values(), indirect=True)
+def test_every_array_has_a_gradient_and_padding_leaves_it_finite(case):
+    """A case of each family; the rows end in padding, and one has a single token."""
+    config, params, reference = case
+    layout = rows(reference["lengths"], reference["tokens"].shape[1])
+
+    def loss(params):
+        logits = all_logits(params, config, reference["tokens"], *layout)
+        return jnp.sum(jnp.sin(logits) * layout[1][..., None])
+
+    found = by_name(jax.jit(jax.grad(loss))(params))
+    assert found.keys() == by_name(params).keys()
+    for name, gradient in found.items():
+        assert np.isfinite(gradient).all() and (np.abs(gradient).max() > 0) == (ARRAYS[name].kind != "constant"), name
 
 
 def test_gradient_matches_a_finite_difference():

@@ -2,7 +2,7 @@
 
 The sizes of the model are such that every array that a collective could carry has a size of its own."""
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -49,6 +49,9 @@ WIDE = ModelConfig("gemma4_text", VOCAB, HIDDEN, FEED, 6, HEADS, KV_HEADS, HEAD,
                    rope_scaling=ProportionalRope(0.5), activation="gelu_tanh", norms_after=True, scale_embeddings=True,
                    final_softcap=3.0, query_pre_attn_scalar=1, value_norm=True, wide_head_dim=12, wide_kv_heads=4,
                    shared_layers=2, double_shared_mlp=True, layer_input_size=24, layer_scale=True)
+# As Gemma 4 12B: one matrix makes keys and values of the wide layers, for one head.
+UNIFIED = replace(WIDE, family="gemma4_unified_text", num_layers=4, local_layers=(0, 2), wide_kv_heads=1,
+                  keys_are_values=True, shared_layers=0, double_shared_mlp=False, layer_input_size=0)
 MICRO, ROWS, LENGTH = 2, 8, 40
 ONE = (1, 1, 1, 1)
 MESHES = [(8, 1, 1, 1), (1, 8, 1, 1), (1, 2, 4, 1), (2, 2, 2, 1), (1, 2, 2, 2)]
@@ -144,12 +147,17 @@ def test_heads_of_two_sizes_and_shared_keys_and_values_on_meshes(sizes, remat):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sizes", [(1, 2, 2, 1), (1, 2, 1, 2)])
-def test_a_step_with_delta_nets_does_not_depend_on_the_mesh(sizes):
-    """The gradient, with heads or the tokens of a row on two devices; every block computed again in the backward pass.
+def test_one_matrix_for_keys_and_values_on_a_mesh():
+    """`tensor` exceeds the kv heads of all layers."""
+    assert_same_step(built((1, 2, 4, 1), UNIFIED).result, built(ONE, UNIFIED).result)
 
-    The norms of small outputs multiply rounding errors, so it agrees to 1e-4. Four devices: eight share the threads of
-    a small machine, where XLA's exchanges can wait for each other for ever."""
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(1, 2, 2, 1), (1, 2, 2, 2)])
+def test_a_step_with_delta_nets_does_not_depend_on_the_mesh(sizes):
+    """The gradient, with heads and the tokens of a row on two devices; every block computed again in the backward pass.
+
+    The norms of small outputs multiply rounding errors, so it agrees to 1e-4."""
     (state, tally, *_), (one, expected_tally, *_) = built(sizes, DELTA, "block").result, built(ONE, DELTA).result
     found, expected = (next(s.mu for s in x.opt_state if hasattr(s, "mu")) for x in (state, one))
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(expected))
@@ -196,13 +204,13 @@ ADAPTER = AdapterConfig(rank=3, alpha=6.0)
 
 
 @cache
-def adapter_step(sizes, base_dtype) -> Any:
+def adapter_step(sizes, base_dtype, model=MODEL) -> Any:
     """One step of adapters that are random throughout, so that every gradient is there."""
     mesh = make_mesh(MeshConfig(*sizes), jax.devices()[:int(np.prod(sizes))])
-    rng, shapes = np.random.default_rng(2), adapter_shapes(MODEL, ADAPTER)
+    rng, shapes, base = np.random.default_rng(2), adapter_shapes(model, ADAPTER), params(model)
     adapters = jax.tree.map(lambda x: rng.normal(0, 0.1, x.shape).astype(np.float32), shapes)
-    base = params() if base_dtype == "compute" else params() | {"layers": quantise_matrices(params()["layers"])}
-    loss = Loss("nft", resolve("nft", ObjectiveConfig()), MODEL, Compute(), adapter=ADAPTER)
+    base = base if base_dtype == "compute" else base | {"layers": quantise_matrices(base["layers"])}
+    loss = Loss("nft", resolve("nft", ObjectiveConfig()), model, Compute(), adapter=ADAPTER)
     step, first = make_step(adapters, OPTIMIZER, loss, mesh, base)
     return jax.device_get(step(first(), batch(), np.float32(1e-2), np.float32(0.9), base))
 
@@ -211,6 +219,11 @@ def adapter_step(sizes, base_dtype) -> Any:
     ((1, 2, 2, 2), "int8"), pytest.param((1, 2, 4, 1), "compute", marks=pytest.mark.slow)])
 def test_a_step_of_adapters_does_not_depend_on_the_mesh(sizes, base_dtype):
     assert_same_step(adapter_step(sizes, base_dtype), adapter_step(ONE, base_dtype))
+
+
+@pytest.mark.slow
+def test_adapters_in_layers_of_every_form_and_outside_them_on_a_mesh():
+    assert_same_step(adapter_step((1, 2, 2, 2), "int8", WIDE), adapter_step(ONE, "int8", WIDE))
 
 
 @cache

@@ -1,4 +1,5 @@
 """Muon, as an optimizer of a run (optimizer.name)."""
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -8,6 +9,7 @@ import pytest
 
 from nft_jax.config import AdapterConfig, CheckpointConfig, MeshConfig, OptimizerConfig
 from nft_jax.model.adapter import adapter_shapes
+from nft_jax.model.decoder import parameter_shapes
 from nft_jax.model.parameters import ARRAYS, parameter_shardings
 from nft_jax.record.checkpoint import Checkpoints
 from nft_jax.runtime.compilation import with_shardings
@@ -59,6 +61,11 @@ def test_parts_of_adapters_are_matrices_too(tiny_model):
     found = matrices_of({"layers": shapes})["layers"]
     assert found["query"]["lora_a"] == ((1,), (2,)) and found["query"]["lora_b"] == ((1,), (2, 3))
     assert found["out"]["lora_a"] == ((1, 2), (3,)) and found["out"]["lora_b"] == ((1,), (2,))
+    # Outside the layers, there is no axis of layers before them. The matrix itself is AdamW's.
+    model = replace(tiny_model, layer_input_size=3)
+    outside = matrices_of(adapter_shapes(model, AdapterConfig(rank=2)))["layer_projection"]
+    assert outside == {"lora_a": ((0,), (1,)), "lora_b": ((0,), (1, 2))}
+    assert matrices_of(parameter_shapes(model))["layer_projection"] is None
 
 
 def test_its_state_lies_where_the_parameters_lie_and_is_saved(tiny_params, tmp_path):

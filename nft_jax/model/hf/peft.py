@@ -46,7 +46,7 @@ from nft_jax.model.hf.load import (
     whole_model,
 )
 from nft_jax.model.hf.save import Piece, on_host, write_file
-from nft_jax.model.parameters import ARRAYS, IN_LAYERS, role_of
+from nft_jax.model.parameters import ARRAYS, IN_LAYERS, as_tree, by_name, role_of
 from nft_jax.runtime.files import make_folder, replaced
 from nft_jax.types import InputError
 
@@ -118,7 +118,7 @@ def base_of(settings: dict[str, Any], folder: str | os.PathLike) -> str:
 
 def adapter_config(settings: dict[str, Any], model: ModelConfig, folder: str | os.PathLike) -> AdapterConfig:
     """What `read_settings` of this folder means for a model. Raises InputError for targets that match nothing, that
-    are no projections of a layer, or that are others in some of the layers."""
+    are no projections, or that are others in some of the layers."""
     asked, found, modules_of = settings["target_modules"], [], {}
     for tensor in tensors_of(model):
         if ARRAYS[tensor.array].kind == "matrix":
@@ -126,11 +126,11 @@ def adapter_config(settings: dict[str, Any], model: ModelConfig, folder: str | o
                 name.removesuffix(".weight") for name in tensor.names(model))
     for role, modules in modules_of.items():
         # The head is left out by all-linear, and an embedding is not linear.
-        linear = role in IN_LAYERS or role == "layer_projection"
+        linear = role in IN_LAYERS or role in PROJECTIONS
         hits = [one for one in modules if _targeted(settings, one, linear, folder)]
         if hits and role not in PROJECTIONS:
-            raise _refusal(folder, "target_modules", asked, f"it names {hits[0]}, and only the projections of the "
-                           "layers are implemented; merge the adapter into its base with PEFT (merge_and_unload), and "
+            raise _refusal(folder, "target_modules", asked, f"it names {hits[0]}, and only the projections are "
+                           "implemented; merge the adapter into its base with PEFT (merge_and_unload), and "
                            "load the whole model.")
         if hits and hits != modules:
             other = next(one for one in modules if one not in hits)
@@ -183,7 +183,7 @@ class AdapterPiece(NamedTuple):
     arrays: tuple[str, ...]
     rows: tuple[int, ...]              # of each array
     columns: int
-    layer: int
+    place: tuple[int, ...]             # of the layer; () outside the layers
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -195,22 +195,21 @@ class AdapterPiece(NamedTuple):
 
     def join(self, leaves: Sequence) -> np.ndarray:
         """PEFT's tensor, of our arrays, in which the axes of `in` and `out` are apart."""
-        return np.concatenate([on_host(leaf[self.layer]).reshape(self.columns, rows).T
+        return np.concatenate([on_host(leaf[self.place]).reshape(self.columns, rows).T
                                for leaf, rows in zip(leaves, self.rows, strict=True)])
 
 
 def _pieces(model: ModelConfig, config: AdapterConfig) -> Iterator[AdapterPiece]:
     """Of every tensor of an adapter's file."""
-    shapes = adapter_shapes(model, config)["layers"]
+    shapes = by_name(adapter_shapes(model, config))
     for name, tensors, place in hf_order(model):
         arrays = tuple(tensor.array for tensor in tensors)
         if arrays[0] not in shapes:
             continue
-        layer, = place
         sizes = [tensor.shapes(model)[1] for tensor in tensors]
         outs, inputs, module = tuple(out for out, _ in sizes), sizes[0][1], PREFIX + name.removesuffix(".weight")
-        yield AdapterPiece(f"{module}.lora_A.weight", "lora_a", arrays[:1], (config.rank,), inputs, layer)
-        yield AdapterPiece(f"{module}.lora_B.weight", "lora_b", arrays, outs, config.rank, layer)
+        yield AdapterPiece(f"{module}.lora_A.weight", "lora_a", arrays[:1], (config.rank,), inputs, place)
+        yield AdapterPiece(f"{module}.lora_B.weight", "lora_b", arrays, outs, config.rank, place)
 
 
 def check_adapters(folder: str | os.PathLike, model: ModelConfig, config: AdapterConfig) -> dict[str, np.dtype]:
@@ -250,7 +249,8 @@ def load_adapters(folder: str | os.PathLike, model: ModelConfig, config: Adapter
     `check_adapters`, and refuses values that are not finite.
 
     shardings: a dict like the adapters; None: the default device."""
-    kinds, shapes = check_adapters(folder, model, config), adapter_shapes(model, config)["layers"]
+    kinds, shapes = check_adapters(folder, model, config), by_name(adapter_shapes(model, config))
+    places = shardings and by_name(shardings)
     parts: dict[tuple[str, str], list[tuple[str, np.ndarray]]] = {}
     with safe_open(Path(folder) / WEIGHTS, "numpy") as handle:
         for piece in _pieces(model, config):
@@ -258,13 +258,12 @@ def load_adapters(folder: str | os.PathLike, model: ModelConfig, config: Adapter
             require_finite(tensor, f"{Path(folder) / WEIGHTS}: {piece.name}")
             for array, value in piece.split(tensor):
                 parts.setdefault((array, piece.part), []).append((piece.name, value))
-    layers: dict[str, dict[str, jax.Array]] = {name: {} for name in shapes}
+    found: dict[str, dict[str, jax.Array]] = {name: {} for name in shapes}
     for (array, part), tensors in parts.items():
         kind = np.dtype(reduce(jnp.promote_types, (kinds[name] for name, _ in tensors)))
         value = np.stack([x.astype(kind) for _, x in tensors]).reshape(shapes[array][part].shape)
-        where = shardings and shardings["layers"][array][part]
-        layers[array][part] = placed(value.shape, where, value.__getitem__)
-    return {"layers": layers}
+        found[array][part] = placed(value.shape, places and places[array][part], value.__getitem__)
+    return as_tree(found)
 
 
 def save_adapters(adapters, model: ModelConfig, adapter: Adapter, folder: str | os.PathLike) -> None:
@@ -272,9 +271,9 @@ def save_adapters(adapters, model: ModelConfig, adapter: Adapter, folder: str | 
     writes. Raises InputError for arrays that do not fit, types that model files do not hold, and a place where no
     folder can be made."""
     folder, config = Path(folder), adapter.config
-    shapes, pieces = adapter_shapes(model, config)["layers"], []
+    arrays, shapes, pieces = by_name(adapters), by_name(adapter_shapes(model, config)), []
     for piece in _pieces(model, config):
-        leaves = [adapters["layers"][array][piece.part] for array in piece.arrays]
+        leaves = [arrays[array][piece.part] for array in piece.arrays]
         for array, leaf in zip(piece.arrays, leaves, strict=True):
             if leaf.shape != (expected := shapes[array][piece.part].shape):
                 raise InputError(f"params {array}.{piece.part} has shape {leaf.shape}: the adapter's configuration "

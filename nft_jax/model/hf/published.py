@@ -20,6 +20,25 @@ def _qwen3(hidden, intermediate, layers, heads, *, tied=False) -> ModelConfig:
                        tie_embeddings=tied, qk_norm=True)
 
 
+# https://huggingface.co/meta-llama
+def _llama3(hidden, intermediate, layers, heads, *, head_dim=128, factor=32.0, tied=True) -> ModelConfig:
+    return config_from_hf({
+        "model_type": "llama", "vocab_size": 128_256, "hidden_size": hidden, "intermediate_size": intermediate,
+        "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": 8, "head_dim": head_dim,
+        "max_position_embeddings": 131_072, "rms_norm_eps": 1e-5, "rope_theta": 500_000.0, "tie_word_embeddings": tied,
+        "rope_scaling": {"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                         "original_max_position_embeddings": 8192}})
+
+
+# https://huggingface.co/google. Models of 4B and more also have an image encoder.
+def _gemma3(hidden, intermediate, layers) -> ModelConfig:
+    return config_from_hf({
+        "model_type": "gemma3_text", "vocab_size": 262_144, "hidden_size": hidden, "intermediate_size": intermediate,
+        "num_hidden_layers": layers, "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256,
+        "max_position_embeddings": 32_768, "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-6, "rope_theta": 1e6,
+        "rope_local_base_freq": 1e4, "sliding_window": 512, "sliding_window_pattern": 6})
+
+
 def _mistral(hidden, intermediate, layers, *, vocab, positions, theta) -> ModelConfig:
     return config_from_hf({
         "model_type": "mistral", "vocab_size": vocab, "hidden_size": hidden, "intermediate_size": intermediate,
@@ -106,11 +125,16 @@ PUBLISHED: dict[str, ModelConfig] = {
     "Qwen/Qwen3.5-4B": _qwen3_5(2560, 9216, 32, 16, 4, 32, tied=True),
     "Qwen/Qwen3.5-9B": _qwen3_5(4096, 12_288, 32, 16, 4, 32, tied=False),
     "Qwen/Qwen3.5-27B": _qwen3_5(5120, 17_408, 64, 24, 4, 48, tied=False),
+    "google/gemma-3-270m": _gemma3(640, 2048, 18),
+    "google/gemma-3-1b-it": _gemma3(1152, 6912, 26),
     "google/gemma-4-E2B": _gemma4(1536, 35, 8, 1, every=5, shared=20, double=True, inputs=256),
     "google/gemma-4-E4B": _gemma4(2560, 42, 8, 2, shared=18, inputs=256),
     "google/gemma-4-12B": _gemma4(3840, 48, 16, 8, far_kv_heads=1, positions=262_144, window=1024,
                                   family="gemma4_unified_text"),
     "google/gemma-4-31B": _gemma4(5376, 60, 32, 16, far_kv_heads=4, positions=262_144, window=1024),
+    "meta-llama/Llama-3.2-1B": _llama3(2048, 8192, 16, 32, head_dim=64),
+    "meta-llama/Llama-3.2-3B": _llama3(3072, 8192, 28, 24),
+    "meta-llama/Llama-3.1-8B": _llama3(4096, 14_336, 32, 32, factor=8.0, tied=False),
     "mistralai/Mistral-7B-Instruct-v0.3": _mistral(4096, 14_336, 32, vocab=32_768, positions=32_768, theta=1e6),
     "mistralai/Mistral-Nemo-Instruct-2407": _mistral(5120, 14_336, 40, vocab=131_072, positions=131_072, theta=1e6),
     "mistralai/Mistral-Small-24B-Instruct-2501": _mistral(5120, 32_768, 40, vocab=131_072, positions=32_768, theta=1e8),

@@ -110,6 +110,9 @@ def config_from_hf(raw: dict) -> ModelConfig:
 def config_to_hf(config: ModelConfig) -> dict:
     """ModelConfig -> the contents of a config.json that transformers 4 and 5 read alike. Raises InputError for a
     config that its family cannot express."""
+    # Folders do not say which factors of a LongRope hold: the lengths of a run do.
+    if isinstance(scaling := config.rope_scaling, LongRope):
+        config = replace(config, max_positions=min(config.max_positions, scaling.original_max_position_embeddings))
     family = FAMILIES.get(config.family)
     expect(family is not None, "family", config.family, f"known families: {', '.join(FAMILIES)}.")
     rope = rope_to_json(config.rope_theta, config.rope_scaling)

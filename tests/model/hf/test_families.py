@@ -14,7 +14,7 @@ from nft_jax.model.hf import load_params, read_config, save_params
 from nft_jax.model.hf.families import FAMILIES, tensors_of
 from nft_jax.model.hf.published import PUBLISHED
 from nft_jax.model.hf.translate import config_from_hf, config_to_hf
-from nft_jax.rollout.slots import require_positions
+from nft_jax.rollout.slots import position_lines, require_positions
 from refusal import refused
 
 LLAMA3 = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -89,12 +89,25 @@ def test_olmo3_scales_the_positions_of_its_full_layers_alone():
     assert unsaid.local_layers == (0, 1, 2, 4, 5, 6, 8) and unsaid.num_kv_heads == 6
 
 
-def test_longrope_is_for_sequences_of_the_original_context():
+def test_the_longest_sequence_chooses_the_factors_of_a_longrope():
     five = raw_config("phi3_tied_longrope")
     config = config_from_hf(five)
     assert (config.max_positions, config.rotary_dim, config.head_dim) == (32, 6, 8)
-    with refused("data.max_prompt_tokens + rollout.max_new_tokens", 33, 32, "long_factor"):
+    require_positions(config, 20, 12)
+    with refused("data.max_prompt_tokens + rollout.max_new_tokens", 33, 32, "max_tokens=33"):
         require_positions(config, 20, 13)
+    long = config.for_lengths(33)
+    require_positions(long, 20, 108)
+    with refused("data.max_prompt_tokens + rollout.max_new_tokens", 129, 128):
+        require_positions(long, 20, 109)
+    # A model once made for long sequences keeps its factors; folders do not tell which ones it had.
+    assert (config.for_lengths(32), long.for_lengths(5)) == (config, long)
+    assert config_to_hf(long) == config_to_hf(config)
+    assert config.for_lengths(1000) == long
+    other = read_config(FIXTURES / "smollm3_untied")
+    assert other.for_lengths(1000) is other
+    [short_line], [long_line] = position_lines(config), position_lines(long)
+    assert "32" in short_line and "32" in long_line and short_line != long_line and position_lines(other) == []
     lists = {name: five["rope_parameters"][name] for name in ("short_factor", "long_factor")}
     for kind in ("su", "longrope"):
         four = raw_config("phi3_tied_longrope", rope_parameters=..., rope_theta=700.0, partial_rotary_factor=0.75,
@@ -235,6 +248,8 @@ def test_published_configs_have_the_published_number_of_parameters(name):
     config = config_from_hf(raw)
     assert decoder.count_parameters(config) == parameters
     assert config_from_hf(config_to_hf(config)) == config
+    if config.family in ("llama", "gemma3_text"):
+        assert config in PUBLISHED.values()
     if config.family == "gemma3_text":
         assert [i for i in range(config.num_layers) if i not in config.local_layers] == [
             5, 11, 17, 23][:config.num_layers // 6]
@@ -253,6 +268,9 @@ PARAMETERS = {
     "Qwen/Qwen3-235B-A22B": 235_093_634_560,
     "Qwen/Qwen3.5-0.8B": 752_393_024, "Qwen/Qwen3.5-2B": 1_881_825_088, "Qwen/Qwen3.5-4B": 4_205_751_296,
     "Qwen/Qwen3.5-9B": 8_953_803_264, "Qwen/Qwen3.5-27B": 26_895_998_464,
+    "google/gemma-3-270m": 268_098_176, "google/gemma-3-1b-it": 999_885_952,
+    "meta-llama/Llama-3.2-1B": 1_235_814_400, "meta-llama/Llama-3.2-3B": 3_212_749_824,
+    "meta-llama/Llama-3.1-8B": 8_030_261_248,
     "google/gemma-4-E2B": 4_628_569_379, "google/gemma-4-E4B": 7_463_013_418, "google/gemma-4-12B": 11_907_350_320,
     "google/gemma-4-31B": 30_697_345_340,
     "mistralai/Mistral-7B-Instruct-v0.3": 7_248_023_552, "mistralai/Mistral-Nemo-Instruct-2407": 12_247_782_400,
@@ -266,6 +284,7 @@ PARAMETERS = {
 
 def test_shapes_to_plan_with_are_those_of_the_published_models():
     assert {name: decoder.count_parameters(config) for name, config in PUBLISHED.items()} == PARAMETERS
+    assert {config.family for config in PUBLISHED.values()} == set(FAMILIES)
     for config in PUBLISHED.values():
         assert config_from_hf(config_to_hf(config)) == config
     # "30B-A3B": by the model's card 3.3 billion are active, of which 0.6 are the embedding and the head.

@@ -1,0 +1,195 @@
+"""Why does a run with 32 updates a step fall behind? Its answers by kind of question, and its steps computed again.
+
+    python -m experiments.studies.failures                      reads runs/study; writes figures/failures*
+    python -m experiments.studies.failures --replay RUN ...     also replays these runs; they kept every checkpoint
+    python -m experiments.studies.failures --draw               table and figure again, from the stored numbers
+
+1. The runs are those of `ablate_updates` with 32 updates. Every answer that a run was trained on stands in its folder,
+   so accuracy is counted for each step and each of the six kinds of question.
+2. A replayed step meets the policy after the step (`nft_jax.replay`): how far 32 updates moved its right and its wrong
+   answers, and how many of their tokens GRPO's clip let go of.
+"""
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from matplotlib.ticker import PercentFormatter
+
+import nft_jax
+from experiments.harness.plots import looks_of
+from experiments.harness.results import ACCURACY
+from experiments.harness.scales import SCALES
+from experiments.studies import ablate_updates
+from experiments.sweep import plan
+from nft_jax.config import Config
+from nft_jax.data.arithmetic import generate
+from nft_jax.data.sources import GENERATED
+from nft_jax.record.folder import read_run
+from nft_jax.record.pictures import MARKERS, canvas, curve, describe, label_ends, scale
+from nft_jax.runtime.files import make_folder
+from nft_jax.runtime.terminal import markdown, one_paragraph_errors
+from nft_jax.types import InputError
+
+FIGURES = Path(__file__).parents[1] / "figures"
+KINDS, REPLAYED = "failures.parquet", "failures_replayed.parquet"
+UPDATES, LAST = 32, 10                 # the last steps are counted together
+MOST_SEEDS = 64
+PLAIN = ("nft 32", "grpo 32")          # the arms whose runs are drawn by step
+LOST = "sum_equation"                  # 7x=41+43: the kind that the failing runs never learn
+
+
+def kinds_of(config: Config) -> dict[str, str]:
+    """Problem -> kind, of the questions that a run of `config` trains on."""
+    data = config.data
+    return {question.problem: question.kind
+            for question in generate(data.split, data.limit or GENERATED, data.seed or 0, data.source)}
+
+
+def by_kind(folder: Path) -> pd.DataFrame:
+    """A row for every step and kind: `answers`, `right`, `groups`, `mixed` (groups with right and wrong answers).
+    Raises InputError where the run kept no answers."""
+    paths = sorted((folder / "rollouts").glob("step_*.parquet"))
+    if not paths:
+        raise InputError(f"RUN is {str(folder)!r}, which has no rollouts/: give the folder of a finished run.")
+    kinds, found = kinds_of(read_run(folder).config), []
+    for path in paths:
+        answers = pq.read_table(path, columns=["prompt_index", "problem", "reward"]).to_pandas()
+        groups = answers.assign(kind=answers["problem"].map(kinds)).groupby(["kind", "prompt_index"])["reward"].agg(
+            ["size", "sum"])
+        groups["mixed"] = (groups["sum"] > 0) & (groups["sum"] < groups["size"])
+        found.append(groups.groupby("kind").agg(answers=("size", "sum"), right=("sum", "sum"), groups=("size", "size"),
+                                                mixed=("mixed", "sum")).reset_index().assign(
+            step=int(path.stem.removeprefix("step_"))))
+    return pd.concat(found, ignore_index=True)
+
+
+def collected(workdir: Path) -> pd.DataFrame:
+    """`by_kind` of every finished run with 32 updates, with its arm, seed, objective and last held-out accuracy."""
+    nano = SCALES["nano"]
+    arms = {arm: fields for arm, fields in ablate_updates.STUDY.arms_of(nano.config).items()
+            if fields.get("batch.updates_per_step") == UPDATES}
+    found = []
+    for each in plan(nano.experiment, nano.config, arms, MOST_SEEDS, workdir):
+        if each.finished:
+            heldout = pd.DataFrame(read_run(each.folder).rows).dropna(subset=ACCURACY)[ACCURACY].iloc[-1]
+            found.append(by_kind(each.folder).assign(arm=each.arm, seed=each.config.seed, heldout=heldout,
+                                                     objective=each.config.objective))
+    if not found:
+        raise InputError(f"workdir is {str(workdir)!r}, without a finished run of {', '.join(arms)}: run "
+                         "experiments.studies.ablate_updates.")
+    return pd.concat(found, ignore_index=True)
+
+
+def replayed(folder: Path) -> pd.DataFrame:
+    """A row for every step, kind and reward of a run that kept every checkpoint: the number of answers, the mean of
+    their log-ratio (sum over the tokens, after the step), and the share of their tokens past the clip."""
+    run, found = read_run(folder), []
+    kinds = kinds_of(run.config)
+    for step, path in sorted(run.tables.items()):
+        problems = pq.read_table(path, columns=["prompt_index", "problem"]).to_pandas().drop_duplicates()
+        tokens = nft_jax.replay(path, policy=nft_jax.load(folder, step=step)).table()
+        tokens["kind"] = tokens["prompt_index"].map(problems.set_index("prompt_index")["problem"].map(kinds))
+        tokens["log_ratio"] = np.log(tokens["ratio"])
+        answers = tokens.groupby(["kind", "reward", "prompt_index", "sample"]).agg(
+            log_ratio=("log_ratio", "sum"), clipped=("clipped", "mean"))
+        found.append(answers.groupby(["kind", "reward"]).agg(
+            answers=("log_ratio", "size"), log_ratio=("log_ratio", "mean"), clipped=("clipped", "mean")).reset_index()
+            .assign(step=step))
+    return pd.concat(found, ignore_index=True).assign(objective=run.config.objective, seed=run.config.seed)
+
+
+# ---- what is shown -------------------------------------------------------------------------------------------------
+
+
+def accuracy_of(rows: pd.DataFrame) -> float:
+    return rows["right"].sum() / max(rows["answers"].sum(), 1)
+
+
+def text_of(frame: pd.DataFrame, moved: pd.DataFrame | None) -> str:
+    """The tables, as Markdown."""
+    last = frame[frame["step"] > frame["step"].max() - LAST]
+    kinds = sorted(frame["kind"].unique())
+    rows = []
+    for (arm, seed), run in last.groupby(["arm", "seed"], sort=False):
+        lost = run[run["kind"] == LOST]
+        rows.append([arm, f"{seed}", f"{100 * run['heldout'].iloc[0]:.1f}",
+                     *(f"{100 * accuracy_of(run[run['kind'] == kind]):.0f}" for kind in kinds),
+                     f"{lost['mixed'].sum() / max(lost['groups'].sum(), 1):.0%}"])
+    ends = last.groupby(["arm", "seed"]).apply(lambda run: pd.Series({
+        "heldout": run["heldout"].iloc[0], **{kind: accuracy_of(run[run["kind"] == kind]) for kind in kinds}}),
+        include_groups=False)
+    told = [[kind, f"{ends[kind].std() * 100:.1f}",
+             f"{ends[kind].corr(ends['heldout']):+.2f}" if ends[kind].std() else "-"] for kind in kinds]
+    parts = [
+        "# Runs with 32 updates a step, by kind of question (nano)",
+        markdown(["arm", "seed", "held-out", *kinds, f"mixed groups, {LOST}"], rows),
+        f"Held-out accuracy at the end, and accuracy of the answers of the last {LAST} steps, in per cent.",
+        markdown(["kind", "deviation over the runs, points", "correlation with held-out accuracy"], told)]
+    if moved is not None:
+        rows = []
+        for (objective, seed, right), part in moved[moved["kind"] == LOST].groupby(["objective", "seed", "reward"]):
+            count = part["answers"].sum()
+            rows.append([objective, f"{seed}", "right" if right else "wrong", f"{count}",
+                         f"{np.exp((part['log_ratio'] * part['answers']).sum() / count):.2f}",
+                         f"{(part['clipped'] * part['answers']).sum() / count:.1%}"])
+        parts += [
+            markdown(["objective", "seed", f"answers to {LOST}", "trained on", "likelihood after the step, times",
+                      "tokens past GRPO's clip"], rows),
+            "Replayed with the policy after each step. The factor is the geometric mean over the answers."]
+    return "\n\n".join([*parts, "Written by `python -m experiments.studies.failures --draw`."]) + "\n"
+
+
+def draw(frame: pd.DataFrame, path: Path) -> None:
+    """The kind that is lost, by step, and held-out accuracy by what became of it: every run on its own."""
+    figure, panels = canvas(1, 2, (11, 4.2), "Runs with 32 updates a step")
+    arms = {arm: [run for _, run in runs.groupby("seed")] for arm, runs in frame.groupby("arm", sort=False)}
+    styles = looks_of(arms)
+    for arm, runs in arms.items():
+        ends = []
+        for index, run in enumerate(runs):
+            last = run[(run["step"] > run["step"].max() - LAST) & (run["kind"] == LOST)]
+            ends.append((accuracy_of(last), run["heldout"].iloc[0]))
+            if arm not in PLAIN:
+                continue
+            rows = run[run["kind"] == LOST].set_index("step")[["right", "answers"]]
+            smooth = rows.reindex(range(1, run["step"].max() + 1), fill_value=0).rolling(5, min_periods=1).sum()
+            share = smooth["right"] / smooth["answers"].clip(lower=1)
+            curve(panels[0], share.index, share, styles[arm], arm if not index else f"_{arm}", marked=False, width=1.2)
+        panels[1].plot(*zip(*ends, strict=True), MARKERS[styles[arm].marker], ls="", color=styles[arm].light, label=arm)
+    describe(panels[0], f"Right answers to {LOST}", "five steps together", "step")
+    scale(panels[0], share=True)
+    label_ends(panels[0])
+    describe(panels[1], "Held-out accuracy at the end", "", f"right answers to {LOST}, last {LAST} steps")
+    scale(panels[1], share=True, steps=False)
+    panels[1].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    panels[1].legend(fontsize=8, frameon=False)
+    figure.save(path)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser("python -m experiments.studies.failures", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=Path, default=Path("runs/study"), help="folder of the study's runs")
+    parser.add_argument("--replay", type=Path, nargs="+", metavar="RUN", default=[])
+    parser.add_argument("--draw", action="store_true")
+    with one_paragraph_errors("the stored numbers are as they were"):
+        given = parser.parse_args(arguments)
+        if not given.draw:
+            frame, moved = collected(given.workdir), [replayed(folder) for folder in given.replay]
+            make_folder(FIGURES, "experiments/figures")
+            frame.to_parquet(FIGURES / KINDS, compression="zstd")
+            if moved:
+                pd.concat(moved, ignore_index=True).to_parquet(FIGURES / REPLAYED, compression="zstd")
+        frame = pd.read_parquet(FIGURES / KINDS)
+        moved = pd.read_parquet(FIGURES / REPLAYED) if (FIGURES / REPLAYED).exists() else None
+    draw(frame, FIGURES / "failures.png")
+    text = text_of(frame, moved)
+    (FIGURES / "failures.md").write_text(text)
+    print(text, end="")
+
+
+if __name__ == "__main__":
+    main()

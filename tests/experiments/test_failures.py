@@ -1,0 +1,64 @@
+"""Why a run falls behind: its answers by kind of question, and its steps replayed with the policy after them."""
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+import nft_jax
+from experiments.studies import failures
+from made import make_run
+from model_folders import NANO
+from nft_jax.data.arithmetic import generate
+from nft_jax.record.rollouts import groups_to_table, table_to_groups
+from refusal import refused
+
+KINDS = {0: "sum_equation", 1: "sum_equation", 2: "equation"}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Two equal steps of three groups: 1 of 4 right and 0 of 4 of one kind, 3 of 4 of another."""
+    folder = make_run(tmp_path / "run", rewards=((1, 0, 0, 0), (0, 0, 0, 0), (1, 1, 1, 0)), vocabulary=100, steps=2,
+                      data__source="arithmetic-hard", batch__updates_per_step=1)
+    problems = {kind: [q.problem for q in generate("train", 200, 0, "arithmetic-hard") if q.kind == kind]
+                for kind in set(KINDS.values())}
+    for path in (folder / "rollouts").glob("step_*.parquet"):
+        groups = table_to_groups(pq.read_table(path))
+        told = [replace(group, prompt=replace(group.prompt, problem=problems[KINDS[i]][i]),
+                        rollouts=tuple(replace(r, prompt=replace(group.prompt, problem=problems[KINDS[i]][i]))
+                                       for r in group.rollouts)) for i, group in enumerate(groups)]
+        pq.write_table(groups_to_table(told, frozenset(g.prompt.index for g in told if g.has_signal)), path)
+    return folder
+
+
+def test_answers_are_counted_by_kind(run, tmp_path):
+    found = failures.by_kind(run).set_index(["step", "kind"]).sort_index()
+    assert found.loc[(1, "sum_equation")].to_dict() == {"answers": 8, "right": 1, "groups": 2, "mixed": 1}
+    assert found.loc[(2, "equation")].to_dict() == {"answers": 4, "right": 3, "groups": 1, "mixed": 1}
+    (tmp_path / "other").mkdir()
+    with refused("RUN", tmp_path / "other"):
+        failures.by_kind(tmp_path / "other")
+
+
+def test_a_replayed_step_meets_the_policy_after_it(run, monkeypatch):
+    asked, policy = [], nft_jax.load(NANO)
+    monkeypatch.setattr(nft_jax, "load", lambda folder, step: asked.append((folder, step)) or policy)
+    found = failures.replayed(run).set_index(["step", "kind", "reward"])
+    assert asked == [(run, 1), (run, 2)]
+    # The group without a right answer was not trained on.
+    assert found.loc[(1, "sum_equation", 0.0), "answers"] == 3
+    table = nft_jax.replay(run / "rollouts" / "step_000001.parquet", policy=policy).table()
+    one = table[(table["prompt_index"] == 10) & (table["reward"] == 1)]
+    assert found.loc[(1, "sum_equation", 1.0), "log_ratio"] == pytest.approx(np.log(one["ratio"]).sum(), rel=1e-5)
+
+
+def test_the_tables_tell_which_kind_sets_runs_apart(run):
+    once = failures.by_kind(run)
+    better = once.assign(right=np.where(once["kind"] == "sum_equation", 6, once["right"]))
+    frame = pd.concat([each.assign(arm="grpo 32", seed=seed, heldout=accuracy)
+                       for seed, (each, accuracy) in enumerate(((once, 0.5), (better, 0.6)))])
+    text = failures.text_of(frame, None)
+    assert "| grpo 32 | 0 | 50.0 | 75 | 12 | 50% |" in text and "| grpo 32 | 1 | 60.0 | 75 | 75 | 50% |" in text
+    assert "| sum_equation | 44.2 | +1.00 |" in text and "| equation | 0.0 | - |" in text
