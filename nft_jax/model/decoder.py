@@ -220,7 +220,8 @@ def decode(params, config: ModelConfig, tokens, positions, cache, memories, writ
 
     params: of `stack.split_layers`. Activations have the type of the embedding.
     tokens, positions: [S] int32.
-    cache: its keys and values of each layer that has its own, as `entries.cache_entries` lays them out.
+    cache: its keys and values of each layer that has its own, as `entries.cache_entries` lays them out; it may be
+        `entries.without_heads`.
     memories: a `delta.Memory` per layer with a delta net.
     write_index: the cache index of this token's entries, the same for all slots, so that writing is one slice.
     valid: [S, C] bool, the entries that each slot attends to, the token itself included. Local layers attend to

@@ -8,7 +8,15 @@ import pytest
 
 from nft_jax.config import MeshConfig
 from nft_jax.model import entries
-from nft_jax.model.entries import Rows, attend_cache, cache_entries, heads_in_row, write_entries
+from nft_jax.model.entries import (
+    Rows,
+    attend_cache,
+    cache_entries,
+    heads_in_row,
+    with_heads,
+    without_heads,
+    write_entries,
+)
 from nft_jax.model.kernels import write_row
 from nft_jax.runtime.mesh import make_mesh
 
@@ -60,6 +68,24 @@ def test_a_written_entry_takes_one_place(case, heads, quantised):
     k[:, :, 7], v[:, :, 7] = v[:, :, 0], k[:, :, 0]
     jax.tree.map(np.testing.assert_array_equal, written,
                  cache_entries(jnp.asarray(k), jnp.asarray(v), quantised, heads))
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+def test_a_layer_of_one_head_does_without_its_axis(case, quantised):
+    q, k, v, valid, _ = case
+    q, k, v = jnp.asarray(q[:, :1]), jnp.asarray(k[:, :1]), jnp.asarray(v[:, :1])
+    layer = cache_entries(k, v, quantised)
+    less = without_heads(layer)
+    assert {x.ndim for x in jax.tree.leaves(less)} == {3}
+    jax.tree.map(np.testing.assert_array_equal, with_heads(less), layer)
+    written = write_entries(layer, v[:, :, :1], k[:, :, :1], 7, None)
+    jax.tree.map(np.testing.assert_array_equal, with_heads(write_entries(less, v[:, :, :1], k[:, :, :1], 7, None)),
+                 written)
+    np.testing.assert_allclose(attend_cache(q, less, valid, scale=0.3), attend_cache(q, layer, valid, scale=0.3),
+                               atol=1e-6)
+    # Layers of more heads, and rows of several, stay as they are.
+    for other in (cache_entries(*[jnp.ones((S, K, C, E))] * 2, quantised), cache_entries(k, v, quantised, 1)):
+        assert without_heads(other) is other
 
 
 @pytest.mark.parametrize("dtype, entries, devices", [("float32", 24, 1), ("bfloat16", 40, 1), ("int8", 40, 1),
