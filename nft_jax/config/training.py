@@ -37,8 +37,9 @@ class PolicyConfig:
     the host's memory."""
     attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
     """Attention of whole sequences: splash (a TPU kernel), cudnn (an NVIDIA kernel, bfloat16), or xla
-    (runs anywhere, and keeps the scores of a layer in memory). auto: the kernel of the platform, where
-    it can run; the choice is printed."""
+    (runs anywhere, and keeps the scores of a layer in memory). With splash, kernels also write and read
+    the keys and values of a decode step. auto: the kernel of the platform, where it can run; the choice
+    is printed."""
 
 
 @dataclass(frozen=True)

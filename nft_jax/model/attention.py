@@ -130,7 +130,10 @@ def attend(q_BKGTD, k_BKSD, v_BKSD, segment_ids_BS, *, scale: float, window: int
     # the T x S weights. Both save passes over the largest arrays of the layer.
     q_BKND = q_BKGTD.reshape(batch, kv_heads, group * length, head_dim) * scale
     scores = jnp.einsum("bknd,bksd->bkns", q_BKND, k_BKSD, preferred_element_type=jnp.float32)
-    scores = jnp.where(jnp.tile(seen_BTS, (1, group, 1))[:, None], scores, MASKED)
+    # Added to a score, MASKED leaves nothing of it: the same bits as a choice. XLA for CPUs keeps the added array, the
+    # same for all layers and heads, and fuses the sum into the softmax.
+    unseen = jnp.tile(jnp.where(seen_BTS, 0.0, MASKED), (1, group, 1))[:, None]
+    scores += unseen
     exponents = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
     total = checkpoint_name(exponents.sum(axis=-1, keepdims=True), "attended")
     weighted = checkpoint_name(jnp.einsum("bkns,bksd->bknd", exponents.astype(v_BKSD.dtype), v_BKSD,

@@ -223,7 +223,7 @@ class Compute:
     """How a pass is computed, whatever the model: static under jit, and without effect beyond rounding."""
     dtype: Literal["float32", "bfloat16"] = "float32"     # activations and matrix products
     remat: Remat = "none"                                 # what is kept for the backward pass: see `decoder.KEPT`
-    attention: Attention = "xla"                          # of whole sequences: see `kernels.choose_attention`
+    attention: Attention = "xla"                          # kernels: see `kernels.choose_attention`
     mesh: Mesh | None = None                              # places of the arrays; None: one device, or left to XLA
 
 

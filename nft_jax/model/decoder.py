@@ -21,7 +21,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 
 from nft_jax.model.block import Block, angles_by_kind
-from nft_jax.model.config import FLOAT32, Compute, ModelConfig
+from nft_jax.model.config import FLOAT32, Attention, Compute, ModelConfig
 from nft_jax.model.entries import attend_cache, write_entries
 from nft_jax.model.experts import load_of
 from nft_jax.model.kernels import attention_of
@@ -213,28 +213,27 @@ def prefill(params, config: ModelConfig, tokens, positions, segment_ids, compute
     return entries, memories
 
 
-def decode(params, config: ModelConfig, tokens, positions, cache, memories, write_index, valid,
-           mesh: Mesh | None = None):
+def decode(params, config: ModelConfig, tokens, positions, cache, memories, write_index,
+           mesh: Mesh | None = None, attention: Attention = "xla"):
     """Feed one token to every slot. Returns logits [S, V] float32, the new cache, the new memories, and the experts of
     the tokens [L, S, K] (None in a model without).
 
     params: of `stack.split_layers`. Activations have the type of the embedding.
-    tokens, positions: [S] int32.
+    tokens, positions: [S] int32. A token at position n attends to itself and to the n entries written before it; in
+        local layers to `window` - 1 of them.
     cache: its keys and values of each layer that has its own, as `entries.cache_entries` lays them out; it may be
         `entries.without_heads`.
     memories: a `delta.Memory` per layer with a delta net.
     write_index: the cache index of this token's entries, the same for all slots, so that writing is one slice.
-    valid: [S, C] bool, the entries that each slot attends to, the token itself included. Local layers attend to
-        those written in the last `window` steps, so a slot's entries must lie side by side.
-    mesh: that experts and slots lie on."""
+    mesh: that experts and slots lie on. attention: as of `entries.attend_cache` and `write_entries`."""
     # The layers are unrolled: a scan that carries the cache in and out would copy all of it at every step.
     angles = angles_by_kind(config, positions[:, None])
     compute, tokens = Compute(params["embed"].dtype.name), tokens[:, None]
     x = embed(params, config, tokens, compute)
     inputs = layer_inputs(params, config, tokens, x, compute)
-    capacity, new_cache, new_memories, latest, experts = valid.shape[1], [], [], {}, []
+    new_cache, new_memories, latest, experts = [], [], {}, []
     cache, memories = iter(cache), iter(memories)
-    near = valid & ((write_index - jnp.arange(capacity)) % capacity < config.window)[None]
+    near = jnp.minimum(positions, config.window - 1)
 
     for layer, (weights, kind) in enumerate(zip(params["layers"], config.kinds, strict=True)):
         block = partial(Block(config, mesh=mesh, form=kind.form).apply, {"params": weights})
@@ -245,11 +244,12 @@ def decode(params, config: ModelConfig, tokens, positions, cache, memories, writ
             continue
         q, k, v, gate = block(x, angles, kind, latest, method="enter")
         if not kind.shared:
-            latest[kind.local] = write_entries(next(cache), k, v, write_index, mesh)
+            latest[kind.local] = write_entries(next(cache), k, v, write_index, mesh, attention)
             new_cache.append(latest[kind.local])
         # A shared ring has the token already.
-        seen, own = near if kind.local else valid, inputs[layer] if config.layer_input_size else ()
-        attended = attend_cache(q[:, :, :, 0], latest[kind.local], seen, scale=config.attention_scale)
+        behind, own = near if kind.local else positions, inputs[layer] if config.layer_input_size else ()
+        attended = attend_cache(q[:, :, :, 0], latest[kind.local], write_index, behind, scale=config.attention_scale,
+                                attention=attention, mesh=mesh)
         x, routed = block(x, attended[:, :, :, None], gate, own, method="finish")
         experts += routed[1:]
     head = logits_by_column if mesh is not None and platform_of(mesh) == "tpu" else logits

@@ -82,7 +82,7 @@ def mix(inputs: Inputs, weights: dict[str, Any], segment_ids_BT, mesh: Mesh | No
 
     def local(inputs, weights, segment_ids):
         if context > 1:
-            # In one exchange: XLA may run several at a time, and on CPUs they then wait for each other's threads.
+            # In one exchange, which waits for the other devices once.
             flat = jnp.concatenate([x.reshape(*x.shape[:2], -1) for x in inputs], -1)
             whole = jax.lax.all_gather(flat, "context", axis=1, tiled=True)
             parts = jnp.split(whole, np.cumsum([x[0, 0].size for x in inputs])[:-1], axis=-1)
@@ -182,6 +182,16 @@ def _local(inputs: Inputs, weights, segment_ids_BT):
     return out, Memory(heads, *(past for _, past in mixed))
 
 
+_solve = partial(jax.lax.linalg.triangular_solve, left_side=True, lower=True, unit_diagonal=True)
+
+
+def _solve_each(system, right):
+    """`_solve`, one system after another. Before jax 0.11 LAPACK's kernel shares a batch of them among the threads that
+    run the devices, and waits: with a device on every thread, nobody is left to do the work."""
+    flat = jax.lax.map(lambda pair: _solve(*pair), tuple(x.reshape(-1, *x.shape[-2:]) for x in (system, right)))
+    return flat.reshape(right.shape)
+
+
 def chunked(query_BTNI, key_BTNI, value_BTUO, write_BTU, log_decay_BTU, segment_ids_BT):
     """The heads' outputs [B, T, U, O], and their memories [B, U, I, O] after the last token of each row, which are 0
     where that token is padding.
@@ -217,7 +227,7 @@ def chunked(query_BTNI, key_BTNI, value_BTUO, write_BTU, log_decay_BTU, segment_
     attention = exact(query, transposed) * decay
     # Each token's change: without the memory of the chunks before, and what that memory adds for each of its numbers.
     right = jnp.concatenate([write[..., None] * value, (write * from_start)[..., None] * key], -1)
-    solved = jax.lax.linalg.triangular_solve(system, right, left_side=True, lower=True, unit_diagonal=True)
+    solved = jax.lax.platform_dependent(system, right, cpu=_solve_each, default=_solve)
     change, reads = solved[..., :value_dim], solved[..., value_dim:]
 
     def one(heads, chunk):

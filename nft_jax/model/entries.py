@@ -16,9 +16,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from nft_jax.model.attention import MASKED
-from nft_jax.model.config import LayerKind, ModelConfig
-from nft_jax.model.kernels import LANES, write_row
+from nft_jax.model.config import Attention, LayerKind, ModelConfig
+from nft_jax.model.kernels import LANES
 from nft_jax.model.quantise import Quantized, quantise
+from nft_jax.model.ring_kernels import attend_rows, write_row
 from nft_jax.runtime.mesh import platform_of
 
 
@@ -78,9 +79,11 @@ def with_heads(layer):
     return jax.tree.map(lambda x: jnp.expand_dims(x, 1) if x.ndim == 3 else x, layer)
 
 
-def write_entries(layer, keys, values, index, mesh: Mesh | None):
+def write_entries(layer, keys, values, index, mesh: Mesh | None = None, attention: Attention = "xla"):
     """The layer with one more entry of each slot, keys and values [S, K, 1, E], at the ring index `index`. It may be
-    `without_heads`."""
+    `without_heads`.
+
+    attention: with "splash" a kernel for TPU writes the entries of `Rows`."""
     quantised, rows = isinstance(layer[0], Quantized), isinstance(layer, Rows)
     heads = keys.shape[1] // jax.tree.leaves(layer)[0].shape[1] if rows else 0
     entries = cache_entries(keys, values, quantised, heads)
@@ -89,7 +92,7 @@ def write_entries(layer, keys, values, index, mesh: Mesh | None):
 
     def write(ring, entry, axis):
         entry = entry.astype(ring.dtype)
-        if rows and ring.shape[3] % LANES == 0:
+        if attention == "splash" and rows and ring.shape[3] % LANES == 0:
             return write_row(ring, entry, index, mesh)
         return jax.lax.dynamic_update_slice_in_dim(ring, entry, index, axis)
 
@@ -98,14 +101,25 @@ def write_entries(layer, keys, values, index, mesh: Mesh | None):
     return Rows(*written) if rows else tuple(written)
 
 
-def attend_cache(q_SKGD, layer, valid_SC, *, scale: float):
-    """One query per slot against the slot's entries.
+def attended(write_index, length, capacity: int):
+    """[S, C] bool: the entry being written and the `length` entries of the slot behind it."""
+    behind = (write_index - jnp.arange(capacity)) % capacity
+    return behind[None] <= length[:, None]
 
-    q [S, kv_heads, queries_per_kv, head_dim], layer of `cache_entries` or `without_heads`, valid [S, C] bool -> like q.
-    Scales of `Quantized` keys and values multiply the scores and the weights, not the cache. The softmax is taken in
-    float32."""
+
+def attend_cache(q_SKGD, layer, write_index, length, *, scale: float, attention: Attention = "xla",
+                 mesh: Mesh | None = None):
+    """One query per slot against the slot's entries: the one at `write_index`, and the `length` [S] behind it.
+
+    q [S, kv_heads, queries_per_kv, head_dim], layer of `cache_entries` or `without_heads` -> like q. Scales of
+    `Quantized` keys and values multiply the scores and the weights, not the cache. The softmax is taken in float32.
+
+    attention: with "splash" a kernel for TPU reads `Rows` that are not `Quantized`."""
     (k, k_scale), (v, v_scale) = (x if isinstance(x, Quantized) else (x, None) for x in layer)
     dtype, rows, head = q_SKGD.dtype, isinstance(layer, Rows), "k" if k.ndim == 4 else ""
+    if attention == "splash" and rows and k_scale is None:
+        return attend_rows(q_SKGD, k, v, length, write_index, mesh, scale=scale)
+    valid_SC = attended(write_index, length, v.shape[-2])
     k_scale, v_scale = with_heads((k_scale, v_scale))
     if rows:
         scores = jnp.einsum("srqd,srcd->srqc", beside_zeros(q_SKGD, k.shape[1]), k.astype(dtype),

@@ -1,6 +1,5 @@
-"""Kernels of accelerators. Those of attention, and the choice among them: neither writes the scores [T, S] to memory.
-`write_row` writes an entry of every slot."""
-import math
+"""Attention of whole sequences by kernels of accelerators, and the choice among them. Neither writes the scores [T, S]
+to memory. `ring_kernels` has those of a decode step."""
 from functools import partial
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from nft_jax.model.config import Attention, Compute, ModelConfig
-from nft_jax.runtime.mesh import partition_spec, platform_of
+from nft_jax.runtime.mesh import platform_of
 from nft_jax.types import InputError
 
 LANES = 128                     # lengths and head sizes of the TPU kernel are multiples of it
@@ -138,44 +137,3 @@ def splash_kernel(start: int, q_BHTD, k_BKSD, v_BKSD, asking_BT, segment_ids_BS,
                                      q_seq_shards=1, residual_checkpoint_name="attended", interpret=interpret)
     return jax.vmap(lambda q, k, v, asking, ids: kernel(q, k, v, library.SegmentIds(asking, ids)))(
         q_BHTD, k_BKSD, v_BKSD, asking_BT, segment_ids_BS)
-
-
-def write_row(ring, entry, index, mesh: Mesh | None):
-    """ring [S, R, C, L] with entry [S, R, 1, L] in place of row `index` of every slot: a kernel for TPU, in place.
-
-    XLA would fetch a ring that fits VMEM, update it there, and write all of it back. A kernel's operand stays in HBM,
-    and only the tiles with the row move. Away from TPUs the kernel is interpreted."""
-    if mesh is None or mesh.size == 1:
-        return _write_row(ring, entry, index, mesh is None or platform_of(mesh) != "tpu")
-    heads = None if ring.shape[1] % mesh.shape["tensor"] else "kv_heads"
-    place = partition_spec(("batch", heads, None, None))
-    return jax.shard_map(partial(_write_row, interpret=platform_of(mesh) != "tpu"), mesh=mesh,
-                         in_specs=(place, place, partition_spec(())), out_specs=place, check_vma=False)(
-        ring, entry, index)
-
-
-def _write_row(ring, entry, index, interpret: bool):
-    # Slow to import, and only for TPUs.
-    from jax.experimental import pallas as pl
-    from jax.experimental.pallas import tpu as pltpu
-
-    slots, heads, _, lanes = ring.shape
-    item = ring.dtype.itemsize
-    tile = 32 // item                                              # rows that are packed together
-    together = math.gcd(slots, max(1, 2**19 // (heads * tile * lanes * item)))
-
-    def kernel(index, entry, before, after):
-        row = jax.lax.broadcasted_iota(jnp.int32, before.shape, 2)
-        after[...] = jnp.where(row == jax.lax.rem(index[0], tile), entry[...], before[...])
-
-    tiles = pl.BlockSpec((together, heads, tile, lanes), lambda i, index: (i, 0, jax.lax.div(index[0], tile), 0))
-    if not interpret:
-        ring = pltpu.with_memory_space_constraint(ring, pltpu.HBM)
-    moved = (2 * tile + 1) * slots * heads * lanes * item
-    grid = pltpu.PrefetchScalarGridSpec(
-        num_scalar_prefetch=1, grid=(slots // together,), out_specs=tiles,
-        in_specs=[pl.BlockSpec((together, heads, 1, lanes), lambda i, index: (i, 0, 0, 0)), tiles])
-    return pl.pallas_call(
-        kernel, out_shape=jax.ShapeDtypeStruct(ring.shape, ring.dtype), grid_spec=grid, interpret=interpret,
-        input_output_aliases={2: 0}, cost_estimate=pl.CostEstimate(flops=0, transcendentals=0, bytes_accessed=moved))(
-        jnp.reshape(index, 1).astype(jnp.int32), entry, ring)

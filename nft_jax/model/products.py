@@ -51,8 +51,23 @@ def _product_backward(operands, g_BTO):
     dx_BTI = jnp.einsum("bto,io->bti", g_BTO, weights.astype(g_BTO.dtype))
     if x_BTI is None:
         return dx_BTI, None
-    # The weights' gradient is summed in float32: autodiff would round each device's part to the type of x first.
-    return dx_BTI, jnp.einsum("bti,bto->io", x_BTI, g_BTO, preferred_element_type=jnp.float32).astype(weights.dtype)
+    summed = jax.lax.platform_dependent(x_BTI, g_BTO, cpu=_sum_by_the_narrower, default=_sum_over_tokens)
+    return dx_BTI, summed.astype(weights.dtype)
+
+
+def _sum_over_tokens(x_BTI, g_BTO):
+    """The weights' gradient [in, out], summed in float32."""
+    # Autodiff would round each device's part to the type of x first.
+    return jnp.einsum("bti,bto->io", x_BTI, g_BTO, preferred_element_type=jnp.float32)
+
+
+def _sum_by_the_narrower(x_BTI, g_BTO):
+    """`_sum_over_tokens`, as a core computes it faster."""
+    if x_BTI.shape[-1] <= g_BTO.shape[-1]:
+        return _sum_over_tokens(x_BTI, g_BTO)
+    # XLA for CPUs first transposes the left side in memory, and recomputes it number by number on the way. For the
+    # MLP's last matrix that took longer than the product. The barrier keeps XLA from swapping the sides back.
+    return jax.lax.optimization_barrier(_sum_over_tokens(g_BTO, x_BTI)).T
 
 
 _product.defvjp(_product_forward, _product_backward, symbolic_zeros=True)

@@ -5,7 +5,7 @@ grow with rows and slots. Arrays that stay on the devices are counted exactly, a
 Temporaries are a model: a test holds it within a factor of `FACTOR` of XLA's own numbers.
 """
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -114,7 +114,6 @@ class Work:
         self.heads, self.vocab, self.tensor = model.num_heads / tensor, model.vocab_size / tensor, tensor
         # Layers with attention of each form, and how many there are.
         self.forms = Counter(kind.form for kind in model.kinds if not kind.delta)
-        self.qkv = max(self.products_of(form) for form in self.forms)
         self.inputs = model.num_layers * model.layer_input_size
         # Of a delta net: a token's products with the matrices, and its work and memories in float32.
         keys, values = (model.delta_key_heads * model.delta_key_dim, model.delta_value_heads * model.delta_value_dim)
@@ -122,13 +121,8 @@ class Work:
         self.delta_memory = 4 * model.delta_value_heads * model.delta_key_dim * model.delta_value_dim / tensor
         self.delta_work = 12 * (model.delta_value_heads * delta.CHUNK + keys + values) / tensor \
             + self.delta_memory / delta.CHUNK
-        # A token's inner activations of the MLP. With experts a device has room for all rows of a token, wherever
-        # the experts lie.
-        experts = model.experts_per_token * model.expert_size
-        self.feed = experts if model.num_experts else max(self.feed_of(form) for form in self.forms)
-        # Activations of a token in a layer; with experts also each row's input and output.
-        self.width = (4 + 2 * model.experts_per_token) * model.hidden_size + 3 * self.feed \
-            + 2 * max(self.qkv, self.delta_products)
+        self.feed = self.feed_in(self.forms)
+        self.width = self.width_in(self.forms)
         tables = model.vocab_size * self.inputs
         parameters, outside = decoder.count_parameters(model) - tables, model.vocab_size * model.hidden_size
         self.gradient, self.outside = sharded_bytes(plan.state.params), outside / tensor
@@ -137,6 +131,18 @@ class Work:
         self.stack = model.num_layers * model.hidden_size * (
             model.num_experts * model.expert_size / tensor if model.num_experts else self.feed)
         self.adapter = plan.config.adapter
+
+    def feed_in(self, forms: Collection[LayerKind]) -> float:
+        """A token's inner activations of the largest MLP. With experts a device has room for all rows of a token,
+        wherever the experts lie."""
+        experts = self.model.experts_per_token * self.model.expert_size
+        return experts or max(self.feed_of(form) for form in forms)
+
+    def width_in(self, forms: Collection[LayerKind]) -> float:
+        """Activations of a token in the widest layer; with experts also each row's input and output."""
+        products = max(self.products_of(form) for form in forms)
+        return (4 + 2 * self.model.experts_per_token) * self.model.hidden_size + 3 * self.feed_in(forms) \
+            + 2 * max(products, self.delta_products)
 
     def kv_of(self, form: LayerKind) -> float:
         """Numbers of a token's keys in a layer."""
@@ -258,7 +264,9 @@ class Work:
     def prefill(self, count: int, sizes: tuple[int, ...]) -> Split:
         """`count` prompts that are prefilled together. XLA may place them anywhere, so they count on every device."""
         mixing = max(self.scores(sizes[-1], 4), self.delta_work)
-        return Split(count * sizes[-1] * ((self.width + 2 * self.inputs) * self.item + mixing), 0)
+        # Layers without keys and values of their own leave nothing behind, and are skipped.
+        width = self.width_in([form for form in self.forms if not form.shared])
+        return Split(count * sizes[-1] * ((width + 2 * self.inputs) * self.item + mixing), 0)
 
     def admit(self) -> Split:
         """Rows of one layer's cache for the samples that are admitted together, a quarter of the slots; or of its

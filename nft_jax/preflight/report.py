@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 
 from nft_jax.config import Config
 from nft_jax.model.config import Attention, ModelConfig
+from nft_jax.model.entries import heads_in_row
 from nft_jax.model.kernels import choose_attention
 from nft_jax.preflight.compiled import Compiled, compile_programs, demanded
 from nft_jax.preflight.devices import Topology
 from nft_jax.preflight.estimate import Assumptions, Estimate, estimate, flops
 from nft_jax.preflight.memory import Model, Split, analytic
+from nft_jax.rollout.cache import cached_kinds
 from nft_jax.rollout.engine import ADMISSIONS, PREFILLS, TAIL_KINDS, Sampler, prefills_of
 from nft_jax.runtime.compilation import largest
 from nft_jax.runtime.mesh import data_parallel_size
@@ -80,6 +82,13 @@ class Report(Sketch):
     def decode(self) -> Line:
         """A block of decode steps over the longest ring."""
         return next(line for line in self.lines if line.kind.startswith("decode"))
+
+    @property
+    def reads_by_kernel(self) -> bool:
+        """Whether a decode step reads of each slot no more than it has (`model.entries.attend_cache`)."""
+        plan = self.plan
+        return plan.compute.attention == "splash" and plan.config.rollout.kv_dtype == "compute" and all(
+            heads_in_row(plan.model, plan.mesh, kind) for kind in cached_kinds(plan.model))
 
     def excess(self, entries: int) -> float:
         """Bytes that a decode step over the longest ring moves, as a multiple of what it needs (`Model.needed`) when

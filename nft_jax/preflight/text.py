@@ -77,7 +77,8 @@ def _traffic(r: Report) -> list[str]:
              f"{r.excess(ring):.2f} times the weights and all {ring:,} entries of each slot"]
     if len(r.sampler.buckets) > 1:
         fewest = r.sampler.buckets[-2] + 1
-        lines.append(f"{r.excess(fewest):.2f} times the weights and {fewest:,} entries, the fewest that need this ring")
+        lines.append(f"{r.excess(fewest):.2f} times the weights and {fewest:,} entries, the fewest that need this ring"
+                     + (" (less by the kernel, which is counted as if slots were full)" if r.reads_by_kernel else ""))
     return ["", *lines]
 
 

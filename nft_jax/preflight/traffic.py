@@ -8,7 +8,9 @@ VMEM, and no `S` is HBM. Counted, for each array in HBM:
 - A dynamic-update-slice writes the tiles that it changes, and also reads those that it changes in part. The rest of its
   array stays in place: where it cannot, the compiler writes a copy that is counted as such.
 - An asynchronous copy (prefetch into VMEM, or back from it) counts where it starts.
-- A kernel moves the bytes that its `pl.CostEstimate` declares, or else its operands and results.
+- A kernel moves the bytes that its `pl.CostEstimate` declares, or else its operands and results. Attention declares
+  each block of its queries, rings and results once, as if all slots were full (`model/ring_kernels.py`). It fetches
+  less where they are not, but how much is known to the run alone.
 
 Not seen: an operand that a product reads several times, a gather's rows that share no burst, what a kernel does inside,
 and time, since reads may wait for each other or for the cores. So the bytes are a floor, and no speed.

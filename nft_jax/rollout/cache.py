@@ -131,12 +131,6 @@ def abstract_decode_state(config: ModelConfig, mesh: Mesh, *sizes) -> DecodeStat
     return with_shardings(jax.eval_shape(partial(empty_state, config, *sizes)), state_shardings(config, mesh))
 
 
-def attended(write_index, length, capacity: int):
-    """[S, C] bool: the entry being written and the `length` entries of the slot behind it."""
-    behind = (write_index - jnp.arange(capacity)) % capacity
-    return behind[None] <= length[:, None]
-
-
 def each_part(change, layer, *others):
     """The layer with `change(ring, ..., axis)` of its keys and of its values; `axis` is that of the ring. `others` are
     layers too, whose keys or values `change` takes beside."""

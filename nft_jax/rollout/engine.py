@@ -32,7 +32,7 @@ from jax.sharding import Mesh
 from nft_jax.config import DecodingConfig, SamplingConfig
 from nft_jax.model import decoder
 from nft_jax.model.adapter import is_wrapped, merge
-from nft_jax.model.config import FLOAT32, Compute, LayerKind, ModelConfig
+from nft_jax.model.config import FLOAT32, Attention, Compute, LayerKind, ModelConfig
 from nft_jax.model.entries import cache_entries, heads_in_row, with_heads, without_heads
 from nft_jax.model.experts import number_dtype
 from nft_jax.model.parameters import ARRAYS, parameter_shardings
@@ -43,7 +43,6 @@ from nft_jax.rollout.cache import (
     Prefilled,
     abstract_decode_state,
     admit,
-    attended,
     buckets_up_to,
     cached_kinds,
     empty_state,
@@ -115,8 +114,8 @@ def prefill(params, model: ModelConfig, compute: Compute, length: int, quantised
                       for (k, v), kind in zip(entries, cached_kinds(model), strict=True)], memories)
 
 
-def decode_block(params, model: ModelConfig, mesh: Mesh, eos: tuple[int, ...], block_size: int, truncate: bool,
-                 record_experts: bool, state: DecodeState, steps, base_key, sampling: SamplingParams):
+def decode_block(params, model: ModelConfig, mesh: Mesh, attention: Attention, eos: tuple[int, ...], block_size: int,
+                 truncate: bool, record_experts: bool, state: DecodeState, steps, base_key, sampling: SamplingParams):
     """Step 3: `steps` <= `block_size` decode steps; the new state, a `Sampled` of arrays [block_size, S], and with
     `record_experts` the experts [block_size, L, S, K] of the tokens that were fed, else None.
 
@@ -133,9 +132,10 @@ def decode_block(params, model: ModelConfig, mesh: Mesh, eos: tuple[int, ...], b
 
     def one(step, carry):
         state, out = carry
-        valid = attended(state.write_index, state.length, capacity)
-        logits, cache, memories, experts = decoder.decode(params, model, state.token, state.length, state.cache,
-                                                          state.memories, state.write_index, valid, mesh)
+        # An ended slot has nothing to attend to. A kernel then reads as little of its ring.
+        length = jnp.where(state.active, state.length, 0)
+        logits, cache, memories, experts = decoder.decode(params, model, state.token, length, state.cache,
+                                                          state.memories, state.write_index, mesh, attention)
         sampled = sample(logits, uniform[step], sampling)
         generated = state.generated + 1
         ended = (sampled.token[:, None] == eos_ids[None]).any(-1) | (generated >= state.limit)
@@ -234,7 +234,8 @@ class Sampler:
         # Two programs: one computes top-k, top-p and min-p, the other has nothing of them.
         self._decode = {truncate: jax.jit(
             lambda params, *arrays, truncate=truncate: decode_block(
-                params, model, mesh, self.ends.ids, self.block_size, truncate, self.record_experts, *arrays),
+                params, model, mesh, compute.attention, self.ends.ids, self.block_size, truncate, self.record_experts,
+                *arrays),
             donate_argnums=1, out_shardings=(state, outputs)) for truncate in (False, True)}
 
     def cast(self, params):

@@ -81,9 +81,9 @@ def sample_tokens(logits, uniform, params: SamplingParams, *, truncate: bool) ->
 
 
 def sample_by_column(logits, uniform, params: SamplingParams) -> Sampled:
-    """`sample_tokens` without truncation and with its tokens, up to rounding, for TPUs: it reads all logits once, and
-    once more for greedy answers. Of `sample_tokens` XLA makes ten passes there, since logits lie by slots and sums of
-    their blocks want them by tokens."""
+    """`sample_tokens` without truncation and with its tokens, up to rounding, for TPUs: it reads all logits once. Of
+    `sample_tokens` XLA makes ten passes there, since logits lie by slots and sums of their blocks want them by
+    tokens."""
     slots, vocabulary = logits.shape
     columns, greedy = logits.T, params.temperature == 0
     inverse, largest = 1 / jnp.where(greedy, 1.0, params.temperature), columns.max(axis=0)
@@ -91,7 +91,8 @@ def sample_by_column(logits, uniform, params: SamplingParams) -> Sampled:
     # Parts of blocks that need no padding. The array is divided before anything is computed of it: XLA then reads it
     # where it is.
     part = math.gcd(width, vocabulary)
-    shifted = (columns.reshape(-1, part, slots) - largest[None, None]) * inverse
+    parts = columns.reshape(-1, part, slots)
+    shifted = (parts - largest[None, None]) * inverse
     exponents = jnp.exp(shifted)
 
     def by_block(parts):
@@ -102,17 +103,18 @@ def sample_by_column(logits, uniform, params: SamplingParams) -> Sampled:
     total = masses.sum(axis=-1)
     entropy = jnp.log(total) - by_block((exponents * shifted).sum(axis=1)).sum(axis=-1) / total
 
-    def shifted_of(tokens):
-        return (jnp.take_along_axis(columns, tokens, axis=0) - largest[None]) * inverse
+    def logits_of(tokens):
+        return jnp.take_along_axis(columns, tokens, axis=0)
 
-    def draw():
-        block = pick(masses, uniform[:, 0])
-        tokens = jnp.arange(width, dtype=jnp.int32)[:, None] + block[None] * width
-        inside = jnp.exp(shifted_of(jnp.minimum(tokens, vocabulary - 1)))
-        return block * width + pick(jnp.where(tokens < vocabulary, inside, 0.0).T, uniform[:, 1])
-
-    token = jax.lax.cond(greedy, lambda: jnp.argmax(columns, axis=0).astype(jnp.int32), draw)
-    logprob = shifted_of(token[None])[0] - jnp.log(total)
+    # A greedy answer is drawn from the largest logits, with 0: the first of them. `argmax` would be another pass.
+    masses = jnp.where(greedy, by_block((parts == largest[None, None]).astype(jnp.float32).sum(axis=1)), masses)
+    uniform = jnp.where(greedy, 0, uniform)
+    block = pick(masses, uniform[:, 0])
+    tokens = jnp.arange(width, dtype=jnp.int32)[:, None] + block[None] * width
+    inside = logits_of(jnp.minimum(tokens, vocabulary - 1))
+    weights = jnp.where(greedy, inside == largest[None], jnp.exp((inside - largest[None]) * inverse))
+    token = block * width + pick(jnp.where(tokens < vocabulary, weights, 0.0).T, uniform[:, 1])
+    logprob = (logits_of(token[None])[0] - largest) * inverse - jnp.log(total)
     return Sampled(token, logprob, logprob, entropy)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from attention_reference import attention_float64
 from nft_jax.model import decoder, kernels
-from nft_jax.model.attention import attend
+from nft_jax.model.attention import MASKED, attend
 from nft_jax.model.config import Compute, ModelConfig
 from nft_jax.model.kernels import choose_attention, splash
 from nft_jax.model.logprobs import token_logprobs
@@ -74,6 +74,12 @@ def test_every_implementation_is_attention(monkeypatch, name, window):
     got = by(jax.numpy_rank_promotion("allow")(IMPLEMENTATIONS[name]), *arrays, window)
     for ours, wanted in zip(got, expected, strict=True):
         np.testing.assert_allclose(ours, wanted, atol=2e-5)
+
+
+def test_an_unseen_score_leaves_nothing():
+    """`attend` adds MASKED to a score in place of choosing between the two, which must be the same bits."""
+    scores = np.float32([0, -0.0, 1e-30, 3.7, -3.7, 6e4, -6e4, 1e20, -1e20])
+    assert (scores + np.float32(MASKED) == np.float32(MASKED)).all()
 
 
 GATED = {"output_gate": True, "qk_norm": True, "qkv_bias": False, "delta_layers": (0,), "delta_key_heads": 1,

@@ -1,4 +1,5 @@
 """Delta nets against a recurrence in float64, one token at a time."""
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -168,3 +169,13 @@ def test_operations_are_about_those_that_xla_counts():
     segments = jax.ShapeDtypeStruct((1, delta.CHUNK), jnp.int32)
     counted = mix.lower(inputs, weights, segments).compile().cost_analysis()["flops"] / delta.CHUNK
     assert 0.6 < delta.operations(config) / counted < 1.4
+
+
+def test_lapack_is_given_one_system_at_a_time():
+    """Of a batch, jax 0.10 hands parts to the threads that run the devices, and with eight devices waits for ever."""
+    def loss(inputs):
+        return delta.mix(inputs, WEIGHTS, np.ones((B, T), np.int32), None)[0].sum()
+
+    text = jax.jit(jax.grad(loss)).lower(made()).compile().as_text()
+    found = re.findall(r"= f32\[([\d,]*)\]\S* custom-call\([^\n]*lapack_strsm", text)
+    assert len(found) >= 2 and all(np.prod([*map(int, dims.split(","))][:-2]) == 1 for dims in found), found

@@ -17,7 +17,6 @@ from nft_jax.model.entries import (
     without_heads,
     write_entries,
 )
-from nft_jax.model.kernels import write_row
 from nft_jax.runtime.mesh import make_mesh
 
 S, K, G, C, E = 3, 4, 2, 10, 8
@@ -25,35 +24,36 @@ S, K, G, C, E = 3, 4, 2, 10, 8
 
 @pytest.fixture(scope="module")
 def case():
-    """Queries [S, K, G, E], keys and values [S, K, C, E], valid [S, C], and the exact result of attention."""
+    """Queries [S, K, G, E], keys and values [S, K, C, E], how many entries behind the sixth each slot has [S], and the
+    exact result of attention."""
     rng = np.random.default_rng(2)
     q, (k, v) = rng.normal(size=(S, K, G, E)).astype(np.float32), rng.normal(size=(2, S, K, C, E)).astype(np.float32)
-    valid = rng.random((S, C)) < 0.6
-    valid[:, 4] = True
+    length = np.array([0, 3, 8], np.int32)
+    valid = (5 - np.arange(C)) % C <= length[:, None]
     scores = np.where(valid[:, None, None], np.einsum("skgd,skcd->skgc", q, k).astype(np.float64) * 0.3, -np.inf)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
-    return q, k, v, valid, np.einsum("skgc,skcd->skgd", weights / weights.sum(-1, keepdims=True), v)
+    return q, k, v, length, np.einsum("skgc,skcd->skgd", weights / weights.sum(-1, keepdims=True), v)
 
 
 @pytest.mark.parametrize("heads", [0, 1, 2, 4])
 def test_attention_in_every_layout(case, heads):
-    q, k, v, valid, exact = case
+    q, k, v, length, exact = case
     layer = cache_entries(jnp.asarray(k), jnp.asarray(v), False, heads)
     assert isinstance(layer, Rows) == bool(heads)
     assert layer[1].shape == ((S, K // heads, C, heads * E) if heads else (S, K, C, E))
-    np.testing.assert_allclose(attend_cache(q, layer, valid, scale=0.3), exact, atol=1e-5)
+    np.testing.assert_allclose(attend_cache(q, layer, 5, length, scale=0.3), exact, atol=1e-5)
 
 
 @pytest.mark.parametrize("heads", [0, 2])
 def test_attention_against_int8_is_that_against_what_it_stands_for(case, heads):
-    q, k, v, valid, exact = case
+    q, k, v, length, exact = case
 
     def back(x):
         return jnp.asarray(np.asarray(x.values, np.float32) * np.asarray(x.scale))
 
     keys, values = cache_entries(jnp.asarray(k), jnp.asarray(v), True)
-    stands_for = attend_cache(q, (back(keys), back(values)), valid, scale=0.3)
-    found = attend_cache(q, cache_entries(jnp.asarray(k), jnp.asarray(v), True, heads), valid, scale=0.3)
+    stands_for = attend_cache(q, (back(keys), back(values)), 5, length, scale=0.3)
+    found = attend_cache(q, cache_entries(jnp.asarray(k), jnp.asarray(v), True, heads), 5, length, scale=0.3)
     np.testing.assert_allclose(found, stands_for, atol=1e-5)
     np.testing.assert_allclose(found, exact, atol=0.1)
 
@@ -63,7 +63,7 @@ def test_attention_against_int8_is_that_against_what_it_stands_for(case, heads):
 def test_a_written_entry_takes_one_place(case, heads, quantised):
     _, k, v, *_ = case
     layer = cache_entries(jnp.asarray(k), jnp.asarray(v), quantised, heads)
-    written = write_entries(layer, jnp.asarray(v[:, :, :1]), jnp.asarray(k[:, :, :1]), 7, None)
+    written = write_entries(layer, jnp.asarray(v[:, :, :1]), jnp.asarray(k[:, :, :1]), 7)
     k, v = k.copy(), v.copy()
     k[:, :, 7], v[:, :, 7] = v[:, :, 0], k[:, :, 0]
     jax.tree.map(np.testing.assert_array_equal, written,
@@ -72,34 +72,19 @@ def test_a_written_entry_takes_one_place(case, heads, quantised):
 
 @pytest.mark.parametrize("quantised", [False, True])
 def test_a_layer_of_one_head_does_without_its_axis(case, quantised):
-    q, k, v, valid, _ = case
-    q, k, v = jnp.asarray(q[:, :1]), jnp.asarray(k[:, :1]), jnp.asarray(v[:, :1])
+    q, k, v, length, _ = case
+    q, k, v = (jnp.asarray(x[:, :1]) for x in (q, k, v))
     layer = cache_entries(k, v, quantised)
     less = without_heads(layer)
     assert {x.ndim for x in jax.tree.leaves(less)} == {3}
     jax.tree.map(np.testing.assert_array_equal, with_heads(less), layer)
-    written = write_entries(layer, v[:, :, :1], k[:, :, :1], 7, None)
-    jax.tree.map(np.testing.assert_array_equal, with_heads(write_entries(less, v[:, :, :1], k[:, :, :1], 7, None)),
-                 written)
-    np.testing.assert_allclose(attend_cache(q, less, valid, scale=0.3), attend_cache(q, layer, valid, scale=0.3),
-                               atol=1e-6)
-    # Layers of more heads, and rows of several, stay as they are.
+    written, found = (write_entries(each, v[:, :, :1], k[:, :, :1], 7) for each in (layer, less))
+    jax.tree.map(np.testing.assert_array_equal, with_heads(found), written)
+    np.testing.assert_allclose(attend_cache(q, less, 5, length, scale=0.3),
+                               attend_cache(q, layer, 5, length, scale=0.3), atol=1e-6)
+    # Layers of more heads, and rows, stay as they are.
     for other in (cache_entries(*[jnp.ones((S, K, C, E))] * 2, quantised), cache_entries(k, v, quantised, 1)):
         assert without_heads(other) is other
-
-
-@pytest.mark.parametrize("dtype, entries, devices", [("float32", 24, 1), ("bfloat16", 40, 1), ("int8", 40, 1),
-                                                     ("bfloat16", 32, 4)])
-def test_the_kernel_writes_one_row(dtype, entries, devices):
-    """Interpreted: also where the last tile is cut off, and slots and heads lie on several devices."""
-    mesh = make_mesh(MeshConfig(data=-1, tensor=2 if devices > 1 else 1), jax.devices()[:devices])
-    rng = np.random.default_rng(0)
-    ring, entry = (jnp.asarray(rng.integers(-9, 9, (4, 2, size, 128)), dtype) for size in (entries, 1))
-    write = jax.jit(lambda ring, entry, index: write_row(ring, entry, index, mesh))
-    for index in (0, 17, entries - 1):
-        expected = np.array(ring, np.float32)
-        expected[:, :, index] = np.asarray(entry, np.float32)[:, :, 0]
-        np.testing.assert_array_equal(np.asarray(write(ring, entry, np.int32(index)), np.float32), expected)
 
 
 def test_rows_are_for_tpus_and_fill_their_lanes(tiny_model, monkeypatch):

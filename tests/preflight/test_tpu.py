@@ -89,16 +89,16 @@ for found, expected in (
 
 
 # What a decode step moves, over the bytes of the weights and of three quarters of the longest answers' entries, with so
-# many slots on a chip. libtpu 0.0.42: 1.19 and 1.01 on v6e, 1.64 and 1.12 on v5p, whose two cores exchange the scores
-# and activations of a layer through HBM.
-RATIOS = [("gsm8k", "v6e:1x1", 256, 1.25), ("gsm8k", "v5p:2x2x1", 256, 1.7),
+# many slots on a chip. By libtpu 0.0.42 (`nft_jax/preflight/README.md` has the figures).
+RATIOS = [("gsm8k", "v6e:1x1", 256, 1.15), ("gsm8k", "v5p:2x2x1", 256, 1.25),
           *(pytest.param("qwen2_5_math_7b", *row, marks=pytest.mark.slow)
-            for row in (("v6e:1x1", 32, 1.25), ("v5p:2x2x1", 64, 1.25)))]
+            for row in (("v6e:1x1", 32, 1.05), ("v5p:2x2x1", 64, 1.05)))]
 
 
 @pytest.mark.parametrize("preset, topology, slots, most", RATIOS)
 def test_a_decode_step_moves_little_more_than_it_needs(preset, topology, slots, most):
-    """Rings are written in place, and no larger part of them is read than the next of the eighths."""
+    """Rings are written in place, no larger part of them is read than the next of the eighths, and no scores go through
+    HBM."""
     code = f"""
 from dataclasses import replace
 from nft_jax.preflight.devices import Topology

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 
 from nft_jax.config import DecodingConfig, MeshConfig
-from nft_jax.model.entries import Rows, cache_entries, ring_axes
+from nft_jax.model.entries import Rows, attended, cache_entries, ring_axes
 from nft_jax.model.logprobs import token_logprobs
 from nft_jax.model.quantise import Quantized
 from nft_jax.record.metrics import mismatch_metrics
-from nft_jax.rollout.cache import Prefilled, admit, attended, buckets_up_to, empty_state, grow_layer, ring_lengths
+from nft_jax.rollout.cache import Prefilled, admit, buckets_up_to, empty_state, grow_layer, ring_lengths
 from nft_jax.rollout.engine import Sampler
 from nft_jax.runtime.compilation import largest
 from nft_jax.runtime.mesh import make_mesh
 from nft_jax.types import Group, Prompt, Verdict
+from rows import use_rows
 
 
 def test_buckets():
@@ -112,18 +113,20 @@ def test_a_block_writes_each_entry_once(tiny_model, number_tokenizer):
 
 
 def test_samples_do_not_depend_on_the_layout(tiny_model, tiny_params, number_tokenizer, monkeypatch):
-    """Rows of both heads, as on a TPU, through prefill, admission, growth and decode steps."""
+    """Rows of both heads, as on a TPU, through prefill, admission, growth and decode steps; read by XLA, and by the
+    kernel in chunks of 16 entries."""
     rng = np.random.default_rng(0)
     prompts = [Prompt(i, "", "", "", rng.integers(4, 32, n).astype(np.int32)) for i, n in enumerate((9, 3, 14))]
     found = []
-    for heads in (0, 2):
-        monkeypatch.setattr("nft_jax.rollout.engine.heads_in_row", lambda model, mesh, kind, heads=heads: heads)
+    for heads, attention in ((0, "xla"), (2, "xla"), (2, "splash")):
+        use_rows(monkeypatch, heads, attention)
         sampler = make(tiny_model, number_tokenizer, slots=4, block_size=8, max_new_tokens=24, buckets=(16, 40))
         groups = dict(sampler.sample(sampler.cast(tiny_params), prompts, 2, jax.random.key(0), 0))
         found.append([rollout for position in sorted(groups) for rollout in groups[position]])
-    for one, other in zip(*found, strict=True):
-        np.testing.assert_array_equal(one.tokens, other.tokens)
-        np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-5)
+    for one, *others in zip(*found, strict=True):
+        for other in others:
+            np.testing.assert_array_equal(one.tokens, other.tokens)
+            np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-5)
 
 
 @pytest.mark.parametrize("quantised", ["kv_dtype", "weight_dtype"])

@@ -16,6 +16,7 @@ from nft_jax.rollout.slots import entry_bytes
 from nft_jax.runtime.compilation import CompileCounter, compile_all
 from nft_jax.runtime.mesh import make_mesh, sharded_bytes
 from nft_jax.types import Prompt
+from rows import use_rows
 
 LONGEST, SAMPLES, PROMPTS = 24, 2, (1, 13, 2, 9, 5)
 
@@ -74,6 +75,15 @@ def test_samples_do_not_depend_on_the_schedule_and_nothing_compiles_but_what_was
     assert counter.take() == 0
     grown = [program for program in sampler.programs() if program.kind == "grow"]
     assert len(grown) == 2 and len({program.arguments[0][0].shape for program in grown}) == 2
+
+
+def test_samples_do_not_depend_on_the_kernel(make, params, reference, monkeypatch):
+    """On a mesh whose `tensor` divides the kv heads of local layers alone. Slots are taken again, both rings grow."""
+    use_rows(monkeypatch, 1)
+    sampler = make(4, make_mesh(MeshConfig(data=2, tensor=2), jax.devices()[:4]), 3, (16, 40))
+    for found, expected in zip(answers(sampler, sampler.cast(params)), reference, strict=True):
+        np.testing.assert_array_equal(found.tokens, expected.tokens)
+        np.testing.assert_allclose(found.logprobs, expected.logprobs, atol=1e-5)
 
 
 @pytest.mark.slow
