@@ -221,7 +221,8 @@ def decode(params, config: ModelConfig, tokens, positions, cache, memories, writ
     params: of `stack.split_layers`. Activations have the type of the embedding.
     tokens, positions: [S] int32. A token at position n attends to itself and to the n entries written before it; in
         local layers to `window` - 1 of them.
-    cache: its keys and values of each layer that has its own, as `entries.cache_entries` lays them out.
+    cache: its keys and values of each layer that has its own, as `entries.cache_entries` lays them out; it may be
+        `entries.without_heads`.
     memories: a `delta.Memory` per layer with a delta net.
     write_index: the cache index of this token's entries, the same for all slots, so that writing is one slice.
     mesh: that experts and slots lie on. attention: as of `entries.attend_cache` and `write_entries`."""

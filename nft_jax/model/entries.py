@@ -62,15 +62,33 @@ def cache_entries(keys, values, quantised: bool, heads: int = 0):
 
 def ring_axes(layer) -> tuple[int, int]:
     """The axes of the entries, of a layer's keys and of its values."""
-    return (2, 2) if isinstance(layer, Rows) else (3, 2)
+    before = jax.tree.leaves(layer)[0].ndim - 2
+    return (before, before) if isinstance(layer, Rows) else (before + 1, before)
+
+
+def without_heads(layer):
+    """A layer of one kv head without the axis of heads: [S, E, C] and [S, C, E]. `Rows`, and layers of more heads, as
+    they are. For the loop over decode steps: XLA's CPU compiler drops an axis of size 1 of a product's operand, and
+    then writes the entry twice, into two copies of the ring."""
+    heads = jax.tree.leaves(layer)[0].shape[1]
+    return layer if isinstance(layer, Rows) or heads > 1 else jax.tree.map(lambda x: jnp.squeeze(x, 1), layer)
+
+
+def with_heads(layer):
+    """The inverse of `without_heads`."""
+    return jax.tree.map(lambda x: jnp.expand_dims(x, 1) if x.ndim == 3 else x, layer)
 
 
 def write_entries(layer, keys, values, index, mesh: Mesh | None = None, attention: Attention = "xla"):
-    """The layer with one more entry of each slot, keys and values [S, K, 1, E], at the ring index `index`.
+    """The layer with one more entry of each slot, keys and values [S, K, 1, E], at the ring index `index`. It may be
+    `without_heads`.
 
     attention: with "splash" a kernel for TPU writes the entries of `Rows`."""
     quantised, rows = isinstance(layer[0], Quantized), isinstance(layer, Rows)
     heads = keys.shape[1] // jax.tree.leaves(layer)[0].shape[1] if rows else 0
+    entries = cache_entries(keys, values, quantised, heads)
+    if jax.tree.leaves(layer)[0].ndim == 3:
+        entries = without_heads(entries)
 
     def write(ring, entry, axis):
         entry = entry.astype(ring.dtype)
@@ -79,7 +97,7 @@ def write_entries(layer, keys, values, index, mesh: Mesh | None = None, attentio
         return jax.lax.dynamic_update_slice_in_dim(ring, entry, index, axis)
 
     written = [jax.tree.map(partial(write, axis=axis), ring, entry) for axis, ring, entry in zip(
-        ring_axes(layer), layer, cache_entries(keys, values, quantised, heads), strict=True)]
+        ring_axes(layer), layer, entries, strict=True)]
     return Rows(*written) if rows else tuple(written)
 
 
@@ -93,21 +111,23 @@ def attend_cache(q_SKGD, layer, write_index, length, *, scale: float, attention:
                  mesh: Mesh | None = None):
     """One query per slot against the slot's entries: the one at `write_index`, and the `length` [S] behind it.
 
-    q [S, kv_heads, queries_per_kv, head_dim], layer of `cache_entries` -> like q. Scales of `Quantized` keys and values
-    multiply the scores and the weights, not the cache. The softmax is taken in float32.
+    q [S, kv_heads, queries_per_kv, head_dim], layer of `cache_entries` or `without_heads` -> like q. Scales of
+    `Quantized` keys and values multiply the scores and the weights, not the cache. The softmax is taken in float32.
 
     attention: with "splash" a kernel for TPU reads `Rows` that are not `Quantized`."""
     (k, k_scale), (v, v_scale) = (x if isinstance(x, Quantized) else (x, None) for x in layer)
-    dtype, rows = q_SKGD.dtype, isinstance(layer, Rows)
+    dtype, rows, head = q_SKGD.dtype, isinstance(layer, Rows), "k" if k.ndim == 4 else ""
     if attention == "splash" and rows and k_scale is None:
         return attend_rows(q_SKGD, k, v, length, write_index, mesh, scale=scale)
-    valid_SC = attended(write_index, length, v.shape[2])
+    valid_SC = attended(write_index, length, v.shape[-2])
+    k_scale, v_scale = with_heads((k_scale, v_scale))
     if rows:
         scores = jnp.einsum("srqd,srcd->srqc", beside_zeros(q_SKGD, k.shape[1]), k.astype(dtype),
                             preferred_element_type=jnp.float32).reshape(*q_SKGD.shape[:3], -1) * scale
         k_scale = None if k_scale is None else jnp.swapaxes(k_scale, 2, 3)
     else:
-        scores = jnp.einsum("skgd,skdc->skgc", q_SKGD, k.astype(dtype), preferred_element_type=jnp.float32) * scale
+        scores = jnp.einsum(f"skgd,s{head}dc->skgc", q_SKGD, k.astype(dtype),
+                            preferred_element_type=jnp.float32) * scale
     scores = jnp.where(valid_SC[:, None, None], scores if k_scale is None else scores * k_scale, MASKED)
     exponents = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
     total = exponents.sum(axis=-1, keepdims=True)
@@ -116,7 +136,7 @@ def attend_cache(q_SKGD, layer, write_index, length, *, scale: float, attention:
         weighted = own(jnp.einsum("srqc,srcd->srqd", weights.reshape(len(weights), v.shape[1], -1, v.shape[2]),
                                   v.astype(dtype), preferred_element_type=jnp.float32), q_SKGD.shape)
     else:
-        weighted = jnp.einsum("skgc,skcd->skgd", weights, v.astype(dtype), preferred_element_type=jnp.float32)
+        weighted = jnp.einsum(f"skgc,s{head}cd->skgd", weights, v.astype(dtype), preferred_element_type=jnp.float32)
     return (weighted / total).astype(dtype)
 
 

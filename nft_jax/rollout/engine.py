@@ -33,7 +33,7 @@ from nft_jax.config import DecodingConfig, SamplingConfig
 from nft_jax.model import decoder
 from nft_jax.model.adapter import is_wrapped, merge
 from nft_jax.model.config import FLOAT32, Attention, Compute, LayerKind, ModelConfig
-from nft_jax.model.entries import cache_entries, heads_in_row
+from nft_jax.model.entries import cache_entries, heads_in_row, with_heads, without_heads
 from nft_jax.model.experts import number_dtype
 from nft_jax.model.parameters import ARRAYS, parameter_shardings
 from nft_jax.model.quantise import quantise_matrices
@@ -150,7 +150,9 @@ def decode_block(params, model: ModelConfig, mesh: Mesh, attention: Attention, e
     blank = Sampled(jnp.full((block_size, slots), INERT, jnp.int32), nothing, nothing, nothing)
     fed = jnp.zeros((block_size, model.num_layers, slots, model.experts_per_token), number_dtype(model)) \
         if record_experts else None
-    return jax.lax.fori_loop(0, steps, one, (state, (blank, fed)))
+    begun = state._replace(cache=[without_heads(layer) for layer in state.cache])
+    state, out = jax.lax.fori_loop(0, steps, one, (begun, (blank, fed)))
+    return state._replace(cache=[with_heads(layer) for layer in state.cache]), out
 
 
 def prefills_of(slots: int, longest: int, data_parallel: int) -> int:

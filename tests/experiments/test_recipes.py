@@ -19,6 +19,7 @@ from experiments.studies.real_model import unpack
 from experiments.tables import hardware, meshes
 from nft_jax.cli import parse
 from nft_jax.config import Config, flat
+from nft_jax.preflight.__main__ import parse as parse_preflight
 from nft_jax.preflight.devices import Topology
 from refusal import refused
 
@@ -217,8 +218,7 @@ def test_every_case_is_a_command_of_preflight_and_in_the_table(case):
 @pytest.mark.parametrize("path", sorted(meshes.TABLE.parent.glob("preflight_*.txt")), ids=lambda path: path.stem)
 def test_every_output_of_preflight_begins_with_its_command(path):
     first, *_, last = path.read_text().splitlines()
-    *command, preset, option, topology = shlex.split(first)[:7]
-    assert [*command, option] == ["$", "python", "-m", "nft_jax.preflight", "--topology"]
+    *command, preset = shlex.split(first)[:5]
+    assert command == ["$", "python", "-m", "nft_jax.preflight"]
     assert last.endswith("among them") and f"({path.name})" in (path.parent / "README.md").read_text()
-    Topology.parse(topology)
-    parse(PRESETS[preset], "", shlex.split(first)[7:])
+    Topology.parse(parse_preflight(PRESETS[preset], "", shlex.split(first)[5:], "preflight").topology)

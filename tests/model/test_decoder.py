@@ -121,13 +121,13 @@ def test_prefill_and_decode_steps_match_one_forward(case):
     cache = [cache_entries(*(np.pad(part, longer) for part in pair), False) for pair in entries]
     step = jax.jit(partial(decoder.decode, split, config))
     for t in range(prompt, length):
-        valid = np.arange(capacity)[None].repeat(2, 0) <= t
-        logits, cache, memories, _ = step(tokens[:, t], positions[:, t], cache, memories, t, valid)
+        logits, cache, memories, _ = step(tokens[:, t], positions[:, t], cache, memories, t)
         np.testing.assert_allclose(logits, expected[:, t], atol=2e-5, rtol=0)
 
 
-def test_decode_ignores_what_is_not_valid_and_where_it_is_written(tiny):
-    """Slots keep their own positions: a shared write index and holes in the cache change nothing."""
+@pytest.mark.parametrize("first", [9, 20])
+def test_decode_ignores_other_entries_and_where_its_own_are_written(tiny, first):
+    """Slots keep their own positions: a shared write index changes nothing. The second entries go around the end."""
     tokens = np.arange(8, dtype=np.int32)[None] % TINY.vocab_size
     positions, segment_ids = rows([8], 8)
     expected = all_logits(tiny, TINY, tokens, positions, segment_ids)[0, -1]
@@ -137,12 +137,11 @@ def test_decode_ignores_what_is_not_valid_and_where_it_is_written(tiny):
     noise = np.random.default_rng(5).normal(0, 1e3, (1, TINY.num_kv_heads, 24, TINY.head_dim)).astype(np.float32)
 
     def in_noise(part):
-        return np.concatenate([noise[:, :, :9], part, noise[:, :, 16:]], axis=2)
+        return np.roll(np.concatenate([part, noise[:, :, 7:]], axis=2), first, axis=2)
 
     cache = [cache_entries(*map(in_noise, pair), False) for pair in entries]
-    valid = np.zeros((1, 24), bool)
-    valid[0, 9:16] = valid[0, 20] = True
-    logits, *_ = jax.jit(partial(decoder.decode, split, TINY))(tokens[:, 7], positions[:, 7], cache, [], 20, valid)
+    logits, *_ = jax.jit(partial(decoder.decode, split, TINY))(tokens[:, 7], positions[:, 7], cache, [],
+                                                               (first + 7) % 24)
     np.testing.assert_allclose(logits[0], expected, atol=2e-5, rtol=0)
 
 
@@ -159,7 +158,8 @@ def test_logits_by_column_are_the_logits(tiny):
 PACKED = (((0, 9), (2, 5)), ((3, 7), (0, 7), (1, 1)), ((2, 9), (3, 8)), ((3, 16),))
 
 
-@pytest.mark.parametrize("case", ["olmo3_untied", "qwen3_5_untied_sharded", "gemma4_tied"], indirect=True)
+@pytest.mark.parametrize("case", ["olmo3_untied", "qwen3_5_untied_sharded", "gemma4_tied", "qwen3_moe_untied",
+                                  "smollm3_tied_local", BEYOND], indirect=True)
 def test_decoding_with_int8_weights_is_decoding_with_what_they_stand_for(case):
     config, params, reference = case
     quantised = params | {"layers": quantise_matrices(params["layers"])}
@@ -168,8 +168,7 @@ def test_decoding_with_int8_weights_is_decoding_with_what_they_stand_for(case):
     cache = [cache_entries(*[np.zeros((4, count, 3, size), np.float32)] * 2, False) for count, size in heads]
     memories = [delta.empty(config, 4, np.float32) for _ in config.delta_layers]
     step = jax.jit(decoder.decode, static_argnums=1)
-    found, expected = (step(split_layers(weights, config), config, tokens, start, cache, memories, 0,
-                            np.eye(4, 3, dtype=bool))[0]
+    found, expected = (step(split_layers(weights, config), config, tokens, start, cache, memories, 0)[0]
                        for weights in (quantised, jax.tree.map(dequantise, quantised, is_leaf=is_wrapped)))
     np.testing.assert_allclose(found[:1], expected[:1], atol=1e-4)
     np.testing.assert_allclose(expected[:1], reference["logits"][:1, 0], atol=0.5)

@@ -8,7 +8,15 @@ import pytest
 
 from nft_jax.config import MeshConfig
 from nft_jax.model import entries
-from nft_jax.model.entries import Rows, attend_cache, cache_entries, heads_in_row, write_entries
+from nft_jax.model.entries import (
+    Rows,
+    attend_cache,
+    cache_entries,
+    heads_in_row,
+    with_heads,
+    without_heads,
+    write_entries,
+)
 from nft_jax.runtime.mesh import make_mesh
 
 S, K, G, C, E = 3, 4, 2, 10, 8
@@ -60,6 +68,23 @@ def test_a_written_entry_takes_one_place(case, heads, quantised):
     k[:, :, 7], v[:, :, 7] = v[:, :, 0], k[:, :, 0]
     jax.tree.map(np.testing.assert_array_equal, written,
                  cache_entries(jnp.asarray(k), jnp.asarray(v), quantised, heads))
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+def test_a_layer_of_one_head_does_without_its_axis(case, quantised):
+    q, k, v, length, _ = case
+    q, k, v = (jnp.asarray(x[:, :1]) for x in (q, k, v))
+    layer = cache_entries(k, v, quantised)
+    less = without_heads(layer)
+    assert {x.ndim for x in jax.tree.leaves(less)} == {3}
+    jax.tree.map(np.testing.assert_array_equal, with_heads(less), layer)
+    written, found = (write_entries(each, v[:, :, :1], k[:, :, :1], 7) for each in (layer, less))
+    jax.tree.map(np.testing.assert_array_equal, with_heads(found), written)
+    np.testing.assert_allclose(attend_cache(q, less, 5, length, scale=0.3),
+                               attend_cache(q, layer, 5, length, scale=0.3), atol=1e-6)
+    # Layers of more heads, and rows, stay as they are.
+    for other in (cache_entries(*[jnp.ones((S, K, C, E))] * 2, quantised), cache_entries(k, v, quantised, 1)):
+        assert without_heads(other) is other
 
 
 def test_rows_are_for_tpus_and_fill_their_lanes(tiny_model, monkeypatch):

@@ -1,4 +1,5 @@
 """The decode state: its ring, its memory, and int8 in it."""
+import re
 from dataclasses import replace
 
 import jax
@@ -98,6 +99,17 @@ def test_a_block_holds_the_cache_once(tiny_model, number_tokenizer, kv_dtype):
     assert cache == 12 * 2 * 32 * 2 * 512 * (16 * 4 if kv_dtype == "compute" else 16 + 4)
     assert memory.alias_size_in_bytes >= cache
     assert memory.temp_size_in_bytes <= (0.25 if kv_dtype == "compute" else 1.1) * cache
+
+
+def test_a_block_writes_each_entry_once(tiny_model, number_tokenizer):
+    """Also into rings of one head, which XLA's CPU compiler would keep twice."""
+    for heads in (1, 2):
+        model = replace(tiny_model, num_kv_heads=heads, head_dim=16, num_layers=3)
+        sampler = make(model, number_tokenizer, slots=32, block_size=4, max_new_tokens=497, buckets=(512,))
+        program = largest(sampler.programs())["decode"]
+        text = program.function.lower(*program.arguments).compile().as_text()
+        rings = rf"f32\[32,({heads},)?(16,512|512,16)\]"
+        assert len(re.findall(rf"= {rings}\S* dynamic-update-slice\(", text)) == 2 * 3, heads
 
 
 def test_samples_do_not_depend_on_the_layout(tiny_model, tiny_params, number_tokenizer, monkeypatch):
