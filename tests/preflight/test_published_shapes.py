@@ -109,3 +109,19 @@ def test_the_dry_run_of_gemma_4_and_of_its_adapters(name):
     told = describe(on_gsm8k(name, adapter=AdapterConfig(rank=16)), model)
     assert f"{GEMMA4[name][1]:,} trained parameters" in told
     assert ("layer_projection" in told) == (model.layer_input_size > 0)
+
+
+@pytest.mark.parametrize("name", [
+    "Qwen/Qwen3-30B-A3B", "Qwen/Qwen3.5-4B", "mistralai/Mistral-7B-Instruct-v0.3", "HuggingFaceTB/SmolLM3-3B",
+    "microsoft/Phi-4-mini-instruct", "allenai/OLMo-2-1124-7B", "allenai/Olmo-3-1025-7B"])
+def test_the_dry_run_of_a_published_shape(name):
+    """Of LongRoPE (Phi-4-mini) it says which factors hold."""
+    model, preset = PUBLISHED[name], PRESETS["gsm8k"]
+    config = settle(replace(preset, policy=replace(preset.policy, path=name)))
+    parameters = decoder.count_parameters(model)
+    told = describe(config, model)
+    assert f"{parameters:,} parameters" in told and f"{4 * parameters / 2**20:,.1f} MiB" in told
+    if name == "microsoft/Phi-4-mini-instruct":
+        longer = replace(config, rollout=replace(config.rollout, max_new_tokens=8192),
+                         batch=replace(config.batch, row_length=0))
+        assert "the short factors" in told and "the long factors" in describe(longer, model)
