@@ -237,6 +237,14 @@ def test_only_lines_of_one_platform_and_machine_are_compared():
     assert text.index("A (NVIDIA H100)") < text.index("| half rollout | bandwidth_share | 0.700 | ≥ 0.6, met |")
 
 
+@pytest.mark.parametrize(("machine", "target"), [("AMD EPYC 9R14, 1 core", "≥ 2 ×, not met"),
+                                               ("Intel(R) Xeon(R) Processor, 1 core", "≥ 1.5 ×, met")])
+def test_a_machine_may_have_targets_of_its_own(machine, target):
+    lines = [line(peer, "nano", "e2e", value, platform="cpu", machine=machine)
+             for peer, value in (("nft_jax", 160.0), ("hf", 100.0))]
+    assert f"| nano e2e | hf (plain) | 100 | 160 | 1.60 × | {target} |" in compare(lines)
+
+
 def test_one_failure_does_not_stop_the_others(monkeypatch, capsys, tmp_path):
     def measure(model, task, options):
         if task == "train":
