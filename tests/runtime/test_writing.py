@@ -3,6 +3,7 @@ import errno
 import os
 import resource
 import signal
+from contextlib import contextmanager
 
 import pytest
 
@@ -11,25 +12,29 @@ from nft_jax.types import Halted
 from refusal import refused
 
 
-@pytest.fixture
+@contextmanager
 def small_files():
-    """No file may grow over 100 bytes, as if the disk were full there."""
+    """No file may grow over 100 bytes, as if the disk were full there. Not a fixture: pytest writes its own log before
+    it tears one down."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_line_is_there_as_a_whole_or_not_at_all(tmp_path, small_files):
+def test_a_line_is_there_as_a_whole_or_not_at_all(tmp_path):
     path = tmp_path / "lines"
-    append(path, b"a" * 79 + b"\n")
-    with pytest.raises(OSError) as caught:
-        append(path, b"b" * 79 + b"\n")                      # 20 bytes of it would fit
+    with small_files():
+        append(path, b"a" * 79 + b"\n")
+        with pytest.raises(OSError) as caught:
+            append(path, b"b" * 79 + b"\n")                      # 20 bytes of it would fit
+        assert path.read_bytes() == b"a" * 79 + b"\n"
+        append(path, b"c" * 20)
     assert caught.value.errno == errno.EFBIG
-    assert path.read_bytes() == b"a" * 79 + b"\n"
-    append(path, b"c" * 20)
     assert path.stat().st_size == 100
 
 
