@@ -158,8 +158,8 @@ def test_logits_by_column_are_the_logits(tiny):
 PACKED = (((0, 9), (2, 5)), ((3, 7), (0, 7), (1, 1)), ((2, 9), (3, 8)), ((3, 16),))
 
 
-@pytest.mark.parametrize("case", ["olmo3_untied", "qwen3_5_untied_sharded", "gemma4_tied", "qwen3_moe_untied",
-                                  "smollm3_tied_local", BEYOND], indirect=True)
+@pytest.mark.parametrize("case", ["olmo2_tied", "olmo3_untied", "mistral_tied_local", "qwen3_5_untied_sharded",
+                                  "gemma4_tied", "qwen3_moe_untied", "smollm3_tied_local", BEYOND], indirect=True)
 def test_decoding_with_int8_weights_is_decoding_with_what_they_stand_for(case):
     config, params, reference = case
     quantised = params | {"layers": quantise_matrices(params["layers"])}

@@ -36,6 +36,9 @@ OLMO = ModelConfig("olmo3", VOCAB, HIDDEN, FEED, LAYERS, HEADS, KV_HEADS, HEAD, 
                    norms_before=False, norms_after=True, qk_norm_all_heads=True, rope_theta=50.0,
                    rope_scaling=YarnRope(4.0, 16), partial_rotary_factor=0.5, local_layers=(0,), window=7,
                    local_rope_theta=50.0, unrotated_layers=(2,))
+# Every layer sees a window, as in Mistral's first models.
+LOCAL = ModelConfig("mistral", VOCAB, HIDDEN, FEED, LAYERS, HEADS, KV_HEADS, HEAD, max_positions=64,
+                    initializer_range=0.1, local_layers=tuple(range(LAYERS)), window=7, local_rope_theta=10_000.0)
 EXPERTS = ModelConfig("qwen3_moe", VOCAB, HIDDEN, FEED, LAYERS, HEADS, KV_HEADS, HEAD, max_positions=64, qk_norm=True,
                       initializer_range=0.1, num_experts=8, experts_per_token=3, expert_size=20, norm_topk_prob=True)
 # Two periods of a layer with a delta net and one with attention, whose heads `tensor` divides.
@@ -131,8 +134,9 @@ def test_local_layers_soft_cap_and_a_head_of_its_own_on_meshes(sizes):
 
 
 @pytest.mark.slow
-def test_norms_over_all_heads_and_layers_of_several_kinds_on_a_mesh():
-    assert_same_step(built((1, 2, 2, 2), OLMO).result, built(ONE, OLMO).result)
+@pytest.mark.parametrize("model", [OLMO, LOCAL], ids=lambda model: model.family)
+def test_layers_of_several_kinds_and_of_a_window_alone_on_a_mesh(model):
+    assert_same_step(built((1, 2, 2, 2), model).result, built(ONE, model).result)
 
 
 @pytest.mark.slow
