@@ -24,7 +24,7 @@ from nft_jax.record.weights import find_weights
 from nft_jax.train.loop import train
 from nft_jax.train.plan import settle
 from refusal import refused
-from runs import EVERY_OTHER, assert_same_run
+from runs import EVERY_OTHER, assert_same_run, straight_and_resumed
 
 ADAPTER = AdapterConfig(rank=4, alpha=8.0)
 
@@ -47,13 +47,7 @@ def settings(small_run, base):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory, settings, compiled_once):
     """Two steps, and the second of them again from the checkpoint of the first."""
-    folder = tmp_path_factory.mktemp("adapters")
-    straight, resumed = folder / "straight", folder / "resumed"
-    train(settings(straight), quiet=True)
-    shutil.copytree(straight, resumed)
-    shutil.rmtree(resumed / "checkpoints" / "2")
-    train(settings(resumed), quiet=True)
-    return straight, resumed
+    return straight_and_resumed(lambda folder: train(settings(folder), quiet=True), tmp_path_factory.mktemp("adapters"))
 
 
 def test_a_run_resumes_exactly_and_compiles_nothing_more(folders):

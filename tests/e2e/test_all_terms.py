@@ -1,5 +1,4 @@
 """A run with every term on: its metrics, its tables, and an exact resume."""
-import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,7 +9,7 @@ from nft_jax.config import TermsConfig
 from nft_jax.record.glossary import MEANINGS, meaning
 from nft_jax.record.metrics import read_metrics
 from nft_jax.record.rollouts import table_to_groups
-from runs import assert_same_run
+from runs import assert_same_run, straight_and_resumed
 
 ALL = TermsConfig(kl_weight=0.1, kl_estimator="k3", kl_ratio=True, entropy_weight=0.01, mismatch="token",
                   mismatch_cap=1.0, mask_truncated=True)
@@ -19,13 +18,8 @@ ALL = TermsConfig(kl_weight=0.1, kl_estimator="k3", kl_ratio=True, entropy_weigh
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory, small_run):
     """Two steps, and the second of them again from the checkpoint of the first."""
-    folder = tmp_path_factory.mktemp("terms")
-    straight, resumed = folder / "straight", folder / "resumed"
-    nft_jax.train(small_run(straight, terms=ALL), quiet=True)
-    shutil.copytree(straight, resumed)
-    shutil.rmtree(resumed / "checkpoints" / "2")
-    nft_jax.train(small_run(resumed, terms=ALL), quiet=True)
-    return straight, resumed
+    return straight_and_resumed(lambda folder: nft_jax.train(small_run(folder, terms=ALL), quiet=True),
+                                tmp_path_factory.mktemp("terms"))
 
 
 def test_a_run_with_every_term_resumes_exactly(folders):

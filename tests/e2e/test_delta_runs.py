@@ -1,18 +1,16 @@
 """A run of a model with delta nets: its sampler beside its trainer, and an exact resume."""
-import shutil
 from dataclasses import replace
 
-import jax
 import numpy as np
 import pytest
 
 import nft_jax
-from model_folders import NANO
+from model_folders import NANO, save_random
 from nft_jax.config import PolicyConfig
-from nft_jax.model import decoder, hf
+from nft_jax.model import hf
 from nft_jax.record.metrics import read_metrics
 from nft_jax.train.loop import train
-from runs import EVERY_OTHER, assert_same_run
+from runs import EVERY_OTHER, assert_same_run, straight_and_resumed
 
 
 @pytest.mark.slow
@@ -20,19 +18,12 @@ def test_a_run_resumes_exactly_compiles_nothing_more_and_samples_what_it_trains(
     model = replace(hf.read_config(NANO), family="qwen3_5_text", hidden_size=32, num_layers=2, initializer_range=0.1,
                     norm_offset=1.0, output_gate=True, partial_rotary_factor=0.5, delta_layers=(0,), delta_key_heads=2,
                     delta_value_heads=4, delta_key_dim=6, delta_value_dim=5, delta_conv=4)
-    base = hf.save_params(decoder.init(model, jax.random.key(0)), model, tmp_path / "base")
-    for file in NANO.iterdir():
-        if not (base / file.name).exists():
-            shutil.copy(file, base)
-    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    base = save_random(model, tmp_path / "base")
 
     def run(folder):
         train(small_run(folder, policy=PolicyConfig(path=str(base))), verifier=EVERY_OTHER, quiet=True)
 
-    run(straight)
-    shutil.copytree(straight, resumed)
-    shutil.rmtree(resumed / "checkpoints" / "2")
-    run(resumed)
+    straight, resumed = straight_and_resumed(run, tmp_path)
     assert_same_run(straight, resumed)
     for row in read_metrics(straight / "metrics.jsonl")[1:]:
         assert row["compiles"] == 0 and row["mismatch/p95"] < 2e-5 and row["mismatch/outside_10_percent"] == 0

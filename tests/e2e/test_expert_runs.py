@@ -1,20 +1,18 @@
 """A run of a model with experts: its metrics, its sampler beside its trainer, and an exact resume."""
 import json
-import shutil
 from dataclasses import replace
 
-import jax
 import numpy as np
 import pytest
 
 import nft_jax
-from model_folders import NANO
+from model_folders import NANO, save_random
 from nft_jax.config import PolicyConfig, TermsConfig
-from nft_jax.model import decoder, hf
+from nft_jax.model import hf
 from nft_jax.record.metrics import read_metrics
 from nft_jax.train.loop import train
 from refusal import refused
-from runs import EVERY_OTHER, assert_same_run
+from runs import EVERY_OTHER, assert_same_run, straight_and_resumed
 
 
 @pytest.fixture(scope="module")
@@ -22,27 +20,17 @@ def base(tmp_path_factory):
     """A random model with four experts, and the embedded model's tokenizer."""
     model = replace(hf.read_config(NANO), family="qwen3_moe", hidden_size=32, num_layers=1, num_experts=4,
                     experts_per_token=2, expert_size=24, initializer_range=0.1, norm_topk_prob=True)
-    folder = hf.save_params(decoder.init(model, jax.random.key(0)), model, tmp_path_factory.mktemp("base") / "model")
-    for file in NANO.iterdir():
-        if not (folder / file.name).exists():
-            shutil.copy(file, folder)
-    return folder
+    return save_random(model, tmp_path_factory.mktemp("base") / "model")
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory, small_run, base, compiled_once):
     """Two steps, and the second of them again from the checkpoint of the first."""
-    straight, resumed = (tmp_path_factory.mktemp("experts") / name for name in ("straight", "resumed"))
-
     def run(folder):
         config = small_run(folder, policy=PolicyConfig(path=str(base)), terms=TermsConfig(balance_weight=0.01))
         train(replace(config, rollout=replace(config.rollout, compare_experts=True)), verifier=EVERY_OTHER, quiet=True)
 
-    run(straight)
-    shutil.copytree(straight, resumed)
-    shutil.rmtree(resumed / "checkpoints" / "2")
-    run(resumed)
-    return straight, resumed
+    return straight_and_resumed(run, tmp_path_factory.mktemp("experts"))
 
 
 def test_a_run_resumes_exactly_and_compiles_nothing_more(folders):

@@ -1,21 +1,19 @@
 """Runs of a model whose last layers share keys and values (Gemma 4): its sampler beside its trainer, exact resumes."""
-import shutil
 from dataclasses import replace
 
-import jax
 import numpy as np
 import pytest
 
 import nft_jax
-from model_folders import NANO
+from model_folders import NANO, save_random
 from nft_jax.config import AdapterConfig, PolicyConfig
-from nft_jax.model import decoder, hf
+from nft_jax.model import hf
 from nft_jax.model.adapter import unwrap
 from nft_jax.model.config import ProportionalRope
 from nft_jax.model.parameters import ARRAYS, by_name
 from nft_jax.record.metrics import read_metrics
 from nft_jax.train.loop import train
-from runs import EVERY_OTHER, assert_same_run
+from runs import EVERY_OTHER, assert_same_run, straight_and_resumed
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +26,7 @@ def base(tmp_path_factory):
                     value_norm=True, wide_head_dim=12, shared_layers=2, double_shared_mlp=True, layer_input_size=4,
                     layer_scale=True, tie_embeddings=True)
     model = replace(model, wide_kv_heads=model.num_kv_heads)
-    folder = hf.save_params(decoder.init(model, jax.random.key(0)), model, tmp_path_factory.mktemp("base") / "model")
-    for file in NANO.iterdir():
-        if not (folder / file.name).exists():
-            shutil.copy(file, folder)
-    return folder
+    return save_random(model, tmp_path_factory.mktemp("base") / "model")
 
 
 @pytest.mark.slow
@@ -40,16 +34,11 @@ def base(tmp_path_factory):
 def test_a_run_resumes_exactly_compiles_nothing_more_and_samples_what_it_trains(
         tmp_path, base, small_run, compiled_once, rank):
     """With all parameters, and with adapters of all projections. What is trained moves, and nothing else."""
-    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
-
     def run(folder):
         train(small_run(folder, policy=PolicyConfig(path=str(base)), adapter=AdapterConfig(rank=rank)),
               verifier=EVERY_OTHER, quiet=True)
 
-    run(straight)
-    shutil.copytree(straight, resumed)
-    shutil.rmtree(resumed / "checkpoints" / "2")
-    run(resumed)
+    straight, resumed = straight_and_resumed(run, tmp_path)
     assert_same_run(straight, resumed)
     for row in read_metrics(straight / "metrics.jsonl")[1:]:
         assert row["compiles"] == 0 and row["mismatch/p95"] < 2e-5 and row["mismatch/outside_10_percent"] == 0

@@ -1,4 +1,5 @@
 """Whole runs in tests: judges that stand in for a verifier, one device, and whether two runs are the same run."""
+import shutil
 from concurrent.futures import Future
 
 import jax
@@ -43,6 +44,16 @@ def comparable(row: dict) -> dict:
     """A row without times, speeds, memory and compilations. An exact resume reproduces the rest bit for bit."""
     return {key: value for key, value in row.items()
             if not key.startswith(("seconds/", "tokens_per_second/", "memory/", "compiles"))}
+
+
+def straight_and_resumed(run, parent):
+    """The folders of two steps that `run(folder)` makes, and of the second again from the checkpoint of the first."""
+    straight, resumed = parent / "straight", parent / "resumed"
+    run(straight)
+    shutil.copytree(straight, resumed)
+    shutil.rmtree(resumed / "checkpoints" / "2")
+    run(resumed)
+    return straight, resumed
 
 
 def assert_same_run(folder, expected):
