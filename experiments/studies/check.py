@@ -1,14 +1,15 @@
 """Every claim of every study, from the stored results: effect, 95% interval, seeds, verdict.
 
     python -m experiments.studies.check             prints the claims; fails where a page says something else
-    python -m experiments.studies.check --draw      writes figures/claims_SCALE.md: what the paper claims, one by one
+    python -m experiments.studies.check --draw      writes the table of the paper's claims into experiments/README.md
 
 A page under experiments/ may quote a row of a study's table. The row must be the table's own, word for word. A
-table in figures/ must be what its stored results give.
+table in figures/, and the table of the paper's claims, must be what the stored results give.
 
 Exit status: 0; 1 where a page or a table differs from the stored results.
 """
 import argparse
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -24,6 +25,7 @@ from experiments.harness.study import COLUMNS, FIGURES, Study, page, row
 from nft_jax.runtime.terminal import markdown
 
 PAGES = Path(studies.__file__).parents[1]
+HEAD = ("the paper", *COLUMNS[:4], COLUMNS[5], "study")
 
 
 def all_studies() -> list[Study]:
@@ -47,27 +49,34 @@ def rows_of(scale: str) -> Iterator[tuple[Study, list[list[str]]]]:
         yield study, [row(claim, claim.of(measures)) for claim in study.claims]
 
 
-def paper_table(scale: str) -> str:
-    """What the paper claims, one by one, beside what was measured."""
-    found = [[claim.paper, *cells[:4], cells[5], f"`experiments.studies.{study.name}`"]
+def paper_table() -> str:
+    """What the paper claims, one by one, beside what was measured, at every scale."""
+    found = [[claim.paper, *cells[:4], re.sub(r" with \d+ seeds?", "", cells[5]), f"`{study.name}`"] for scale in SCALES
              for study, rows in rows_of(scale) for claim, cells in zip(study.claims, rows, strict=True) if claim.paper]
-    return "\n\n".join([
-        f"# What the paper claims ({scale})",
-        markdown(["the paper", *COLUMNS[:4], COLUMNS[5], "study"], found),
-        "± is half of the 95% interval over seeds, paired by seed. Written by `python -m experiments.studies.check "
-        "--draw`."]) + "\n"
+    return markdown(HEAD, found)
 
 
-def differences(scale: str) -> list[str]:
+def with_paper_table(text: str) -> str:
+    """A page with its table of the paper's claims made again. Raises ValueError for one without."""
+    lines = text.splitlines()
+    first = next((i for i, line in enumerate(lines) if line.startswith(f"| {HEAD[0]} |")), None)
+    if first is None:
+        raise ValueError(f"the page has no table that begins with {HEAD[0]!r}.")
+    last = next((i for i in range(first, len(lines)) if not lines[i].startswith("|")), len(lines))
+    return "\n".join([*lines[:first], paper_table(), *lines[last:]]) + "\n"
+
+
+def differences() -> list[str]:
     """Where a table is not what its stored results give, or a page quotes a row that no table has."""
-    found, tables = [], {"claims": paper_table(scale)}
-    for study, measures in measured(scale):
-        tables[study.name] = page(study, scale, measures)
-    for name, text in tables.items():
-        path = FIGURES / f"{name}_{scale}.md"
-        if not path.exists() or path.read_text() != text:
-            found.append(f"{path.name} is not what the stored results give: run it again with --draw")
-    known = {line for text in tables.values() for line in text.splitlines()}
+    found, known, summary = [], set(paper_table().splitlines()), PAGES / "README.md"
+    for scale in SCALES:
+        for study, measures in measured(scale):
+            path, text = FIGURES / f"{study.name}_{scale}.md", page(study, scale, measures)
+            known.update(text.splitlines())
+            if not path.exists() or path.read_text() != text:
+                found.append(f"{path.name} is not what the stored results give: run it again with --draw")
+    if summary.read_text() != with_paper_table(summary.read_text()):
+        found.append("README.md has another table of the paper's claims: run experiments.studies.check --draw")
     for path in sorted(PAGES.rglob("*.md")):
         if path.parent != FIGURES:
             found += [f"{path.relative_to(PAGES)} quotes a row that no table has: {line}"
@@ -83,14 +92,15 @@ def _is_claim(line: str) -> bool:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m experiments.studies.check", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale", default="nano", choices=tuple(SCALES), help="the scale of the studies")
     parser.add_argument("--draw", action="store_true", help="write the table of the paper's claims")
     given = parser.parse_args(arguments)
     if given.draw:
-        (FIGURES / f"claims_{given.scale}.md").write_text(paper_table(given.scale))
-    for study, rows in rows_of(given.scale):
-        print(f"{study.name}\n{markdown(COLUMNS, rows)}\n")
-    wrong = differences(given.scale)
+        summary = PAGES / "README.md"
+        summary.write_text(with_paper_table(summary.read_text()))
+    for scale in SCALES:
+        for study, rows in rows_of(scale):
+            print(f"{study.name} ({scale})\n{markdown(COLUMNS, rows)}\n")
+    wrong = differences()
     print("\n".join(wrong) or "every page and table says what the stored results give")
     return 1 if wrong else 0
 

@@ -108,7 +108,9 @@ STUDY = Study(
     name="exploration",
     title="Do wrong answers keep a policy exploring?",
     paper="negatives make the policy explore: entropy falls under RFT, and does not under NFT.",
-    arms={name: {"objective": name} for name in ("nft", "rft", "grpo", "naive_contrast")},
+    arms={**{name: {"objective": name} for name in ("nft", "rft", "grpo", "naive_contrast")},
+          # After the others had been run: NFT differs from RFT in its negatives and in its prompt weight.
+          "nft 1": {"objective": "nft", "loss.prompt_weight": "1"}},
     claims=(
         Claim("nft", "rft", "steps", "above", "table 1: +3.4"),
         Claim("nft", "rft", "pass@64", "above", "negatives help exploration", paper="negatives help exploration"),
@@ -125,6 +127,8 @@ STUDY = Study(
         Claim("nft", "", "pass@64"),
         Claim("rft", "", "pass@64", "below", "arXiv 2504.13837: pass@k of the trained falls below the base's"),
         Claim("grpo", "", "pass@64", "below", "arXiv 2504.13837: pass@k of the trained falls below the base's"),
+        *(Claim("nft 1", than, measure, "", told) for than, told in (("rft", "the negatives"), ("nft", "the weight"))
+          for measure in ("steps", "pass@64", "solutions", "entropy")),
     ),
     scale="countdown", prepare=countdown_base.prepare, more=tables, picture=draw,
 )

@@ -4,8 +4,8 @@
     python -m experiments.studies.failures --replay RUN ...     also replays these runs; they kept every checkpoint
     python -m experiments.studies.failures --draw               table and figure again, from the stored numbers
 
-1. The runs are those of `ablate_updates` with 32 updates. Every answer that a run was trained on stands in its folder,
-   so accuracy is counted for each step and each of the six kinds of question.
+1. The runs are those of `ablate_updates` with 32 updates. Accuracy is counted for each step and each of the six kinds
+   of question (`experiments.studies.kinds`).
 2. A replayed step meets the policy after the step (`nft_jax.replay`): how far 32 updates moved its right and its wrong
    answers, and how many of their tokens GRPO's clip let go of.
 """
@@ -20,67 +20,25 @@ from matplotlib.ticker import PercentFormatter
 
 import nft_jax
 from experiments.harness.plots import looks_of
-from experiments.harness.results import ACCURACY
 from experiments.harness.scales import SCALES
 from experiments.studies import ablate_updates
-from experiments.sweep import plan
-from nft_jax.config import Config
-from nft_jax.data.arithmetic import generate
-from nft_jax.data.sources import GENERATED
+from experiments.studies.kinds import FIGURES, LAST, accuracy_of, collected, ends_of, kinds_of, last_steps, spread_table
 from nft_jax.record.folder import read_run
 from nft_jax.record.pictures import MARKERS, canvas, curve, describe, label_ends, scale
 from nft_jax.runtime.files import make_folder
 from nft_jax.runtime.terminal import markdown, one_paragraph_errors
-from nft_jax.types import InputError
 
-FIGURES = Path(__file__).parents[1] / "figures"
 KINDS, REPLAYED = "failures.parquet", "failures_replayed.parquet"
-UPDATES, LAST = 32, 10                 # the last steps are counted together
-MOST_SEEDS = 64
+UPDATES = 32
 PLAIN = ("nft 32", "grpo 32")          # the arms whose runs are drawn by step
 LOST = "sum_equation"                  # 7x=41+43: the kind that the failing runs never learn
 
 
-def kinds_of(config: Config) -> dict[str, str]:
-    """Problem -> kind, of the questions that a run of `config` trains on."""
-    data = config.data
-    return {question.problem: question.kind
-            for question in generate(data.split, data.limit or GENERATED, data.seed or 0, data.source)}
-
-
-def by_kind(folder: Path) -> pd.DataFrame:
-    """A row for every step and kind: `answers`, `right`, `groups`, `mixed` (groups with right and wrong answers).
-    Raises InputError where the run kept no answers."""
-    paths = sorted((folder / "rollouts").glob("step_*.parquet"))
-    if not paths:
-        raise InputError(f"RUN is {str(folder)!r}, which has no rollouts/: give the folder of a finished run.")
-    kinds, found = kinds_of(read_run(folder).config), []
-    for path in paths:
-        answers = pq.read_table(path, columns=["prompt_index", "problem", "reward"]).to_pandas()
-        groups = answers.assign(kind=answers["problem"].map(kinds)).groupby(["kind", "prompt_index"])["reward"].agg(
-            ["size", "sum"])
-        groups["mixed"] = (groups["sum"] > 0) & (groups["sum"] < groups["size"])
-        found.append(groups.groupby("kind").agg(answers=("size", "sum"), right=("sum", "sum"), groups=("size", "size"),
-                                                mixed=("mixed", "sum")).reset_index().assign(
-            step=int(path.stem.removeprefix("step_"))))
-    return pd.concat(found, ignore_index=True)
-
-
-def collected(workdir: Path) -> pd.DataFrame:
-    """`by_kind` of every finished run with 32 updates, with its arm, seed, objective and last held-out accuracy."""
-    nano = SCALES["nano"]
-    arms = {arm: fields for arm, fields in ablate_updates.STUDY.arms_of(nano.config).items()
-            if fields.get("batch.updates_per_step") == UPDATES}
-    found = []
-    for each in plan(nano.experiment, nano.config, arms, MOST_SEEDS, workdir):
-        if each.finished:
-            heldout = pd.DataFrame(read_run(each.folder).rows).dropna(subset=ACCURACY)[ACCURACY].iloc[-1]
-            found.append(by_kind(each.folder).assign(arm=each.arm, seed=each.config.seed, heldout=heldout,
-                                                     objective=each.config.objective))
-    if not found:
-        raise InputError(f"workdir is {str(workdir)!r}, without a finished run of {', '.join(arms)}: run "
-                         "experiments.studies.ablate_updates.")
-    return pd.concat(found, ignore_index=True)
+def runs_with_many_updates(workdir: Path) -> pd.DataFrame:
+    """`kinds.collected` of every finished run with 32 updates."""
+    arms = ablate_updates.STUDY.arms_of(SCALES["nano"].config)
+    return collected({arm: fields for arm, fields in arms.items()
+                      if fields.get("batch.updates_per_step") == UPDATES}, workdir)
 
 
 def replayed(folder: Path) -> pd.DataFrame:
@@ -104,30 +62,19 @@ def replayed(folder: Path) -> pd.DataFrame:
 # ---- what is shown -------------------------------------------------------------------------------------------------
 
 
-def accuracy_of(rows: pd.DataFrame) -> float:
-    return rows["right"].sum() / max(rows["answers"].sum(), 1)
-
-
 def text_of(frame: pd.DataFrame, moved: pd.DataFrame | None) -> str:
     """The tables, as Markdown."""
-    last = frame[frame["step"] > frame["step"].max() - LAST]
-    kinds = sorted(frame["kind"].unique())
-    rows = []
-    for (arm, seed), run in last.groupby(["arm", "seed"], sort=False):
-        lost = run[run["kind"] == LOST]
-        rows.append([arm, f"{seed}", f"{100 * run['heldout'].iloc[0]:.1f}",
-                     *(f"{100 * accuracy_of(run[run['kind'] == kind]):.0f}" for kind in kinds),
+    ends, last, rows = ends_of(frame), last_steps(frame), []
+    kinds = [name for name in ends if name != "heldout"]
+    for (arm, seed), run in ends.iterrows():
+        lost = last[(last["arm"] == arm) & (last["seed"] == seed) & (last["kind"] == LOST)]
+        rows.append([arm, f"{seed}", f"{100 * run['heldout']:.1f}", *(f"{100 * run[kind]:.0f}" for kind in kinds),
                      f"{lost['mixed'].sum() / max(lost['groups'].sum(), 1):.0%}"])
-    ends = last.groupby(["arm", "seed"]).apply(lambda run: pd.Series({
-        "heldout": run["heldout"].iloc[0], **{kind: accuracy_of(run[run["kind"] == kind]) for kind in kinds}}),
-        include_groups=False)
-    told = [[kind, f"{ends[kind].std() * 100:.1f}",
-             f"{ends[kind].corr(ends['heldout']):+.2f}" if ends[kind].std() else "-"] for kind in kinds]
     parts = [
         "# Runs with 32 updates a step, by kind of question (nano)",
         markdown(["arm", "seed", "held-out", *kinds, f"mixed groups, {LOST}"], rows),
         f"Held-out accuracy at the end, and accuracy of the answers of the last {LAST} steps, in per cent.",
-        markdown(["kind", "deviation over the runs, points", "correlation with held-out accuracy"], told)]
+        spread_table(ends)]
     if moved is not None:
         rows = []
         for (objective, seed, right), part in moved[moved["kind"] == LOST].groupby(["objective", "seed", "reward"]):
@@ -150,7 +97,7 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
     for arm, runs in arms.items():
         ends = []
         for index, run in enumerate(runs):
-            last = run[(run["step"] > run["step"].max() - LAST) & (run["kind"] == LOST)]
+            last = last_steps(run)[lambda rows: rows["kind"] == LOST]
             ends.append((accuracy_of(last), run["heldout"].iloc[0]))
             if arm not in PLAIN:
                 continue
@@ -178,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with one_paragraph_errors("the stored numbers are as they were"):
         given = parser.parse_args(arguments)
         if not given.draw:
-            frame, moved = collected(given.workdir), [replayed(folder) for folder in given.replay]
+            frame, moved = runs_with_many_updates(given.workdir), [replayed(folder) for folder in given.replay]
             make_folder(FIGURES, "experiments/figures")
             frame.to_parquet(FIGURES / KINDS, compression="zstd")
             if moved:

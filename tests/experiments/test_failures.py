@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import nft_jax
-from experiments.studies import failures
+from experiments.studies import failures, kinds
 from made import make_run
 from model_folders import NANO
 from nft_jax.data.arithmetic import generate
@@ -34,12 +34,12 @@ def run(tmp_path):
 
 
 def test_answers_are_counted_by_kind(run, tmp_path):
-    found = failures.by_kind(run).set_index(["step", "kind"]).sort_index()
+    found = kinds.by_kind(run).set_index(["step", "kind"]).sort_index()
     assert found.loc[(1, "sum_equation")].to_dict() == {"answers": 8, "right": 1, "groups": 2, "mixed": 1}
     assert found.loc[(2, "equation")].to_dict() == {"answers": 4, "right": 3, "groups": 1, "mixed": 1}
     (tmp_path / "other").mkdir()
     with refused("RUN", tmp_path / "other"):
-        failures.by_kind(tmp_path / "other")
+        kinds.by_kind(tmp_path / "other")
 
 
 def test_a_replayed_step_meets_the_policy_after_it(run, monkeypatch):
@@ -55,10 +55,22 @@ def test_a_replayed_step_meets_the_policy_after_it(run, monkeypatch):
 
 
 def test_the_tables_tell_which_kind_sets_runs_apart(run):
-    once = failures.by_kind(run)
+    once = kinds.by_kind(run)
     better = once.assign(right=np.where(once["kind"] == "sum_equation", 6, once["right"]))
     frame = pd.concat([each.assign(arm="grpo 32", seed=seed, heldout=accuracy)
                        for seed, (each, accuracy) in enumerate(((once, 0.5), (better, 0.6)))])
     text = failures.text_of(frame, None)
     assert "| grpo 32 | 0 | 50.0 | 75 | 12 | 50% |" in text and "| grpo 32 | 1 | 60.0 | 75 | 75 | 50% |" in text
-    assert "| sum_equation | 44.2 | +1.00 |" in text and "| equation | 0.0 | - |" in text
+    assert "| sum_equation | 44.2 | +1.00 | 100% |" in text and "| equation | 0.0 | - | 0% |" in text
+
+
+def test_a_study_tells_which_kinds_set_its_seeds_apart(run):
+    once = kinds.by_kind(run)
+    better = once.assign(right=np.where(once["kind"] == "sum_equation", 6, once["right"]))
+    frame = pd.concat([each.assign(arm=arm, seed=seed, heldout=accuracy) for arm, each, seed, accuracy in (
+        ("nft", once, 0, 0.5), ("nft", better, 1, 0.6), ("rft", better, 0, 0.6), ("rft", better, 1, 0.6))])
+    text = kinds.text_of("main_table", frame)
+    assert "| nft | 2 | 55 (50 to 60) | 75 (75 to 75) | 44 (12 to 75) |" in text
+    assert "| rft | 2 | 60 (60 to 60) | 75 (75 to 75) | 75 (75 to 75) |" in text
+    # Between the arms the kind differs too; only what sets an arm's own seeds apart counts.
+    assert "| sum_equation | 36.1 | +1.00 | 100% |" in text

@@ -1,0 +1,146 @@
+"""Which kinds of question did each run learn? The answers of a study's runs on nano, counted by kind.
+
+    python -m experiments.studies.kinds main_table            reads runs/study; writes figures/kinds_main_table*
+    python -m experiments.studies.kinds main_table --draw     tables again, from the stored counts
+
+Every answer that a run was trained on stands in its folder. The questions of nano are of six kinds, so accuracy is
+counted for each step and kind. Where seeds differ by more than the noise of an evaluation, it is seen which kinds some
+learnt and others did not.
+"""
+import argparse
+from collections.abc import Collection, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+from experiments.harness.results import ACCURACY
+from experiments.harness.scales import SCALES
+from experiments.sweep import plan
+from nft_jax.config import Config
+from nft_jax.data.arithmetic import generate
+from nft_jax.data.sources import GENERATED
+from nft_jax.record.folder import read_run
+from nft_jax.runtime.files import make_folder
+from nft_jax.runtime.terminal import markdown, one_paragraph_errors
+from nft_jax.types import InputError
+
+FIGURES = Path(__file__).parents[1] / "figures"
+LAST = 10                              # the last steps are counted together
+MOST_SEEDS = 64
+
+
+def kinds_of(config: Config) -> dict[str, str]:
+    """Problem -> kind, of the questions that a run of `config` trains on."""
+    data = config.data
+    return {question.problem: question.kind
+            for question in generate(data.split, data.limit or GENERATED, data.seed or 0, data.source)}
+
+
+def by_kind(folder: Path) -> pd.DataFrame:
+    """A row for every step and kind: `answers`, `right`, `groups`, `mixed` (groups with right and wrong answers).
+    Raises InputError where the run kept no answers."""
+    paths = sorted((folder / "rollouts").glob("step_*.parquet"))
+    if not paths:
+        raise InputError(f"RUN is {str(folder)!r}, which has no rollouts/: give the folder of a finished run.")
+    kinds, found = kinds_of(read_run(folder).config), []
+    for path in paths:
+        answers = pq.read_table(path, columns=["prompt_index", "problem", "reward"]).to_pandas()
+        groups = answers.assign(kind=answers["problem"].map(kinds)).groupby(["kind", "prompt_index"])["reward"].agg(
+            ["size", "sum"])
+        groups["mixed"] = (groups["sum"] > 0) & (groups["sum"] < groups["size"])
+        found.append(groups.groupby("kind").agg(answers=("size", "sum"), right=("sum", "sum"), groups=("size", "size"),
+                                                mixed=("mixed", "sum")).reset_index().assign(
+            step=int(path.stem.removeprefix("step_"))))
+    return pd.concat(found, ignore_index=True)
+
+
+def collected(arms: Mapping[str, Mapping[str, object]], workdir: Path,
+              seeds: Collection[int] = range(MOST_SEEDS)) -> pd.DataFrame:
+    """`by_kind` of the finished runs of these arms on nano, with arm, seed, objective and last held-out accuracy.
+    Raises InputError where there is none."""
+    nano, found = SCALES["nano"], []
+    for each in plan(nano.experiment, nano.config, arms, max(seeds) + 1, workdir):
+        if each.finished and each.config.seed in seeds:
+            heldout = pd.DataFrame(read_run(each.folder).rows).dropna(subset=ACCURACY)[ACCURACY].iloc[-1]
+            found.append(by_kind(each.folder).assign(arm=each.arm, seed=each.config.seed, heldout=heldout,
+                                                     objective=each.config.objective))
+    if not found:
+        raise InputError(f"workdir is {str(workdir)!r}, without a finished run of {', '.join(arms)}: run their study "
+                         "first.")
+    return pd.concat(found, ignore_index=True)
+
+
+# ---- what is shown -------------------------------------------------------------------------------------------------
+
+
+def accuracy_of(rows: pd.DataFrame) -> float:
+    return rows["right"].sum() / max(rows["answers"].sum(), 1)
+
+
+def last_steps(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[frame["step"] > frame["step"].max() - LAST]
+
+
+def ends_of(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row for every run, by (arm, seed): `heldout`, and the accuracy of each kind over the last steps."""
+    kinds = sorted(frame["kind"].unique())
+    return pd.DataFrame({key: {"heldout": run["heldout"].iloc[0], **{
+        kind: accuracy_of(run[run["kind"] == kind]) for kind in kinds}}
+        for key, run in last_steps(frame).groupby(["arm", "seed"], sort=False)}).T
+
+
+def spread_table(ends: pd.DataFrame) -> str:
+    """How far each kind sets runs apart: deviation, correlation with the held-out accuracy, and its share of the
+    variance of the mean over kinds (the shares add up to 1)."""
+    kinds = ends.drop(columns="heldout")
+    mean, rows = kinds.mean(axis=1), []
+    for kind in kinds:
+        varies = kinds[kind].std() > 0
+        rows.append([kind, f"{100 * kinds[kind].std():.1f}",
+                     f"{kinds[kind].corr(ends['heldout']):+.2f}" if varies else "-",
+                     f"{kinds[kind].cov(mean) / len(kinds.columns) / mean.var():.0%}" if mean.var() else "-"])
+    return markdown(["kind", "deviation over the runs, points", "correlation with held-out accuracy",
+                     "share of the spread"], rows)
+
+
+def text_of(study: str, frame: pd.DataFrame) -> str:
+    """The tables of a study, as Markdown."""
+    ends = ends_of(frame)
+    kinds = [name for name in ends if name != "heldout"]
+    rows = [[arm, f"{len(runs)}", *(f"{100 * runs[name].mean():.0f} ({100 * runs[name].min():.0f} to "
+                                    f"{100 * runs[name].max():.0f})" for name in ("heldout", *kinds))]
+            for arm, runs in ends.groupby(level=0, sort=False)]
+    within = ends - ends.groupby(level=0).transform("mean")
+    return "\n\n".join([
+        f"# By kind of question: {study} (nano)",
+        markdown(["arm", "seeds", "held-out", *kinds], rows),
+        f"Held-out accuracy at the end, and accuracy of the answers of the last {LAST} steps, in per cent: mean over "
+        "seeds\n(lowest and highest).",
+        spread_table(within),
+        "Every run less the mean of its arm: what sets seeds apart.",
+        f"Written by `python -m experiments.studies.kinds {study} --draw`."]) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser("python -m experiments.studies.kinds", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", help="a study of this folder that ran on nano")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/study"), help="folder of the study's runs")
+    parser.add_argument("--draw", action="store_true")
+    with one_paragraph_errors("the stored numbers are as they were"):
+        given = parser.parse_args(arguments)
+        path = FIGURES / f"kinds_{given.study}.parquet"
+        if not given.draw:
+            study = import_module(f"{__package__}.{given.study}").STUDY
+            frame = collected(study.arms_of(SCALES["nano"].config), given.workdir)
+            make_folder(FIGURES, "experiments/figures")
+            frame.to_parquet(path, compression="zstd")
+        text = text_of(given.study, pd.read_parquet(path))
+    path.with_suffix(".md").write_text(text)
+    print(text, end="")
+
+
+if __name__ == "__main__":
+    main()
