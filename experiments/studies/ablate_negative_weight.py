@@ -8,6 +8,8 @@ of LENS (arXiv 2510.08696), and with K times that.
 """
 from experiments.harness.study import Claim, Study, run
 
+WITH = ("0.25", "0.5", "1", "1.5", "2")
+
 STUDY = Study(
     name="ablate_negative_weight",
     title="NFT: the weight of wrong answers",
@@ -23,6 +25,7 @@ STUDY = Study(
     claims=(
         Claim("1", "0", "steps", "above", "NFT above RFT"),
         Claim("1", "0", "entropy", "above", "negatives keep the entropy up", paper="negatives keep the entropy up"),
+        *(Claim(WITH, "0", measure, "", "asked after the runs") for measure in ("steps", "tokens", "entropy")),
         Claim("1", "negatives only", "steps"),
         Claim("all wrong 0.25/K", "1", "steps", "above", "2510.08696, table 1: +1.5 to +2.5 (GRPO)"),
         Claim("all wrong 0.25", "1", "steps"),

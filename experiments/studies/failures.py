@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 import nft_jax
 from experiments.harness.plots import looks_of
@@ -111,6 +111,7 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
     label_ends(panels[0])
     describe(panels[1], "Held-out accuracy at the end", "", f"right answers to {LOST}, last {LAST} steps")
     scale(panels[1], share=True, steps=False)
+    panels[1].xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
     panels[1].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     panels[1].legend(fontsize=8, frameon=False)
     figure.save(path)

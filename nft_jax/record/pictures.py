@@ -162,6 +162,8 @@ def scale(axes: Axes, share: bool = False, steps: bool = True) -> None:
         if share and high <= 1 and high * 1.06 > 1:
             axes.set_ylim(0, 1.015)
     if share:
+        # No steps of 2.5%, which their labels would round.
+        axes.yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 

@@ -79,6 +79,16 @@ def test_a_small_change_looks_small():
     assert rare.get_ylim()[1] >= 0.1                       # one answer of a thousand is no peak
 
 
+@pytest.mark.parametrize("high", [0.08, 0.13, 0.2, 0.27, 0.6, 1.0])
+def test_the_labels_of_shares_are_their_values(high):
+    figure, (axes,) = canvas(1, 1, (5, 3), "")
+    curve(axes, [0, 10], [0, high], looks(["nft"])[0], "nft")
+    scale(axes, share=True)
+    figure.canvas.draw()
+    told = {tick: label.get_text() for tick, label in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)}
+    assert len(told) > 3 and all(float(text.rstrip("%")) == pytest.approx(100 * tick) for tick, text in told.items())
+
+
 def test_curves_carry_their_names_and_no_legend_hides_them():
     figure, (axes,) = canvas(1, 1, (4, 3), "title")
     for index, look in enumerate(looks(["nft", "rft", "grpo"])):
