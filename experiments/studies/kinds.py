@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 
-from experiments.harness.results import ACCURACY
+from experiments.harness.results import ACCURACY, Mean
 from experiments.harness.scales import SCALES
 from experiments.sweep import plan
 from nft_jax.config import Config
@@ -28,6 +28,7 @@ from nft_jax.types import InputError
 
 FIGURES = Path(__file__).parents[1] / "figures"
 LAST = 10                              # the last steps are counted together
+STEADY = 0.05                          # seeds of an arm agree on a kind that deviates by less
 MOST_SEEDS = 64
 
 
@@ -105,21 +106,36 @@ def spread_table(ends: pd.DataFrame) -> str:
                      "share of the spread"], rows)
 
 
+def steady_table(ends: pd.DataFrame, within: pd.DataFrame) -> tuple[list[str], str]:
+    """The kinds that the seeds of an arm agree on, and every arm's mean accuracy over them, with its difference from
+    the first arm by seed: ± half of the 95% interval."""
+    kinds = [name for name in within if name != "heldout" and within[name].std() < STEADY]
+    mean = ends[kinds].mean(axis=1).unstack(0)
+    arms = list(dict.fromkeys(ends.index.get_level_values(0)))
+    rows = [[arm, Mean.of(mean[arm]).text(), *(["-", ""] if arm == arms[0] else [
+        (less := Mean.of(mean[arm] - mean[arms[0]])).text(sign=True), str(less.count)])] for arm in arms]
+    return kinds, markdown(["arm", "steady kinds", f"less `{arms[0]}`", "seeds of both"], rows)
+
+
 def text_of(study: str, frame: pd.DataFrame) -> str:
     """The tables of a study, as Markdown."""
     ends = ends_of(frame)
-    kinds = [name for name in ends if name != "heldout"]
+    names = list(ends)
     rows = [[arm, f"{len(runs)}", *(f"{100 * runs[name].mean():.0f} ({100 * runs[name].min():.0f} to "
-                                    f"{100 * runs[name].max():.0f})" for name in ("heldout", *kinds))]
+                                    f"{100 * runs[name].max():.0f})" for name in names)]
             for arm, runs in ends.groupby(level=0, sort=False)]
     within = ends - ends.groupby(level=0).transform("mean")
+    steady, table = steady_table(ends, within)
     return "\n\n".join([
         f"# By kind of question: {study} (nano)",
-        markdown(["arm", "seeds", "held-out", *kinds], rows),
+        markdown(["arm", "seeds", "held-out", *names[1:]], rows),
         f"Held-out accuracy at the end, and accuracy of the answers of the last {LAST} steps, in per cent: mean over "
         "seeds\n(lowest and highest).",
         spread_table(within),
         "Every run less the mean of its arm: what sets seeds apart.",
+        *([table, f"Mean accuracy of {', '.join(steady)}: the kinds that deviate\nby less than {100 * STEADY:.0f} "
+           "points between the seeds of an arm. ± is half of the 95% interval, differences are paired by seed."]
+          if steady else []),
         f"Written by `python -m experiments.studies.kinds {study} --draw`."]) + "\n"
 
 

@@ -73,4 +73,6 @@ def test_a_study_tells_which_kinds_set_its_seeds_apart(run):
     assert "| nft | 2 | 55 (50 to 60) | 75 (75 to 75) | 44 (12 to 75) |" in text
     assert "| rft | 2 | 60 (60 to 60) | 75 (75 to 75) | 75 (75 to 75) |" in text
     # Between the arms the kind differs too; only what sets an arm's own seeds apart counts.
-    assert "| sum_equation | 36.1 | +1.00 | 100% |" in text
+    assert "| sum_equation | 25.5 | +1.00 | 100% |" in text
+    # The other kind is steady: 3 of 4 right in every run.
+    assert "| rft | 75.0 ± 0.0 | +0.0 ± 0.0 | 2 |" in text and "Mean accuracy of equation:" in text
