@@ -1,6 +1,7 @@
 """Parameters by path: of a folder in Hugging Face layout, of a hub model, of an adapter's folder, of a run's
 checkpoint."""
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from nft_jax.config import Config
+from nft_jax.data.stream import hash_of
 from nft_jax.model import decoder
 from nft_jax.model.adapter import Adapter, adapter_shapes, merge, wrap
 from nft_jax.model.config import ModelConfig
@@ -20,6 +22,24 @@ from nft_jax.record.checkpoint import LATEST, checkpoint_step, reading
 from nft_jax.record.folder import is_run, read_run
 from nft_jax.runtime.compilation import with_shardings
 from nft_jax.types import InputError
+
+SAMPLES, SAMPLE = 64, 1 << 12        # pieces of a file of weights that are read, and bytes of each
+
+
+def digest_of_weights(folder: Path, pattern: str = "*.safetensors") -> str:
+    """Of names, sizes and evenly spread pieces of the files: another training changes weights everywhere, and a large
+    model takes minutes to read. A copy has the same digest."""
+    return hash_of(part for path in sorted(folder.glob(pattern)) if path.is_file()
+                   for part in _pieces(path, str(path.relative_to(folder))))
+
+
+def _pieces(path: Path, name: str) -> Iterator[bytes]:
+    size = path.stat().st_size
+    yield f"{name} {size}".encode()
+    with path.open("rb") as file:
+        for start in sorted({i * max(size - SAMPLE, 0) // (SAMPLES - 1) for i in range(SAMPLES)}):
+            file.seek(start)
+            yield file.read(SAMPLE)
 
 
 class Weights(NamedTuple):
@@ -49,8 +69,8 @@ class Weights(NamedTuple):
         return own_chat_template(self.home) if self.home is not None else ""
 
     @property
-    def files(self) -> list[list]:
-        """Name, bytes and time of change of every file. They tell weights apart without reading them."""
+    def digests(self) -> list[str]:
+        """`digest_of_weights` of every folder that is read."""
         found = []
         if self.run is not None:
             found = [(self.home / "checkpoints" / str(self.step), "**/*")]
@@ -58,9 +78,7 @@ class Weights(NamedTuple):
             found = [(self.home, "adapter_*")]
         if self.run is None or self.adapter is not None:
             found.append((self.folder, "*.safetensors"))
-        stats = [(str(file.relative_to(folder)), file.stat()) for folder, pattern in found
-                 for file in sorted(folder.glob(pattern)) if file.is_file()]
-        return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+        return [digest_of_weights(folder, pattern) for folder, pattern in found]
 
     def read(self, dtype="float32", mesh: Mesh | None = None) -> Any:
         """The parameters in `dtype`, split over `mesh` as in training; None leaves them on the default device.

@@ -44,7 +44,7 @@ def identity(settings: AnswerConfig, weights: Weights, **more: str) -> dict[str,
              if each.name not in SPEED + OF_SETS and (each.name not in OPTIONAL or getattr(settings, each.name))}
     if weights.step is not None:
         found["step"] = weights.step
-    return found | more | {"weights": weights.files}
+    return found | more | {"weights": weights.digests}
 
 
 def dated_as_begun(data: DataConfig, tokenizer, out: Path) -> DataConfig:

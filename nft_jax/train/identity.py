@@ -3,7 +3,7 @@
 `nft_jax.record.claim` keeps them in the run's folder and compares them when the run continues. Several processes
 compare theirs at the start."""
 import importlib.util
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nft_jax.config import Config
@@ -12,11 +12,10 @@ from nft_jax.model import hf
 from nft_jax.model.hf.tokenizer import tokenizer_files
 from nft_jax.objectives.source import digest_of, record_of
 from nft_jax.record.folder import OBJECTIVE_SOURCE
+from nft_jax.record.weights import digest_of_weights
 from nft_jax.rollout.evaluation import HeldOut
 from nft_jax.rollout.stored import Stored
 from nft_jax.verify.rewards.registry import lookup
-
-SAMPLES, SAMPLE = 64, 1 << 12        # pieces of a file of weights that are read, and bytes of each
 
 
 def identity_of(config: Config, folder: Path, tokenizer, eos: Sequence[int], stream: PromptStream,
@@ -34,12 +33,12 @@ def identity_of(config: Config, folder: Path, tokenizer, eos: Sequence[int], str
     found["chat template"] = hash_of([str(tokenizer.chat_template).encode()])
     found["ids that end an answer"] = str(sorted(eos))
     if weights:
-        found["weights of policy.path"] = _of_weights(folder)
+        found["weights of policy.path"] = digest_of_weights(folder)
         if config.adapter.path:
-            found["weights of adapter.path"] = _of_weights(Path(config.adapter.path).expanduser())
+            found["weights of adapter.path"] = digest_of_weights(Path(config.adapter.path).expanduser())
         if config.terms.kl_weight and config.terms.reference:
             reference = hf.resolve_folder(config.terms.reference, field="terms.reference")
-            found["weights of terms.reference"] = _of_weights(reference)
+            found["weights of terms.reference"] = digest_of_weights(reference)
     for field, name in (("verifier.reward", config.verifier.reward), ("evaluation.reward", config.evaluation.reward)):
         if source := _source_of_reward(name, field):
             found[f"source of {field}"] = _of_files([source])
@@ -62,18 +61,3 @@ def _source_of_reward(name: str, field: str) -> Path | None:
 def _of_files(paths: Iterable[Path]) -> str:
     """Of names and contents."""
     return hash_of(part for path in sorted(paths) for part in (path.name.encode(), path.read_bytes()))
-
-
-def _of_weights(folder: Path) -> str:
-    """Of names, sizes and evenly spread pieces of the files: another training changes weights everywhere, and a large
-    model takes minutes to read."""
-    return hash_of(part for path in sorted(folder.glob("*.safetensors")) for part in _pieces(path))
-
-
-def _pieces(path: Path) -> Iterator[bytes]:
-    size = path.stat().st_size
-    yield f"{path.name} {size}".encode()
-    with path.open("rb") as file:
-        for start in sorted({i * max(size - SAMPLE, 0) // (SAMPLES - 1) for i in range(SAMPLES)}):
-            file.seek(start)
-            yield file.read(SAMPLE)

@@ -146,6 +146,6 @@ def test_the_date_that_a_template_writes_is_of_the_first_start(tmp_path):
 
 
 def test_answers_of_an_average_are_others_and_older_tables_are_as_before(command, tmp_path):
-    weights = types.SimpleNamespace(step=3, files=[])
+    weights = types.SimpleNamespace(step=3, digests=[])
     plain, average = (identity(parse(command(tmp_path / "out.parquet", *more)), weights) for more in ((), ("--ema",)))
     assert average == plain | {"ema": True}
