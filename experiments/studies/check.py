@@ -22,6 +22,7 @@ from experiments import studies
 from experiments.harness.results import Measures
 from experiments.harness.scales import SCALES
 from experiments.harness.study import COLUMNS, FIGURES, Study, page, row
+from experiments.studies import kinds
 from nft_jax.runtime.terminal import markdown
 
 PAGES = Path(studies.__file__).parents[1]
@@ -75,6 +76,11 @@ def differences() -> list[str]:
             known.update(text.splitlines())
             if not path.exists() or path.read_text() != text:
                 found.append(f"{path.name} is not what the stored results give: run it again with --draw")
+    for path in sorted(FIGURES.glob("kinds_*.parquet")):
+        study = path.stem.removeprefix("kinds_")
+        if path.with_suffix(".md").read_text() != kinds.text_of(study, pd.read_parquet(path)):
+            found.append(f"{path.stem}.md is not what the stored answers give: run experiments.studies.kinds {study} "
+                         "--draw")
     if summary.read_text() != with_paper_table(summary.read_text()):
         found.append("README.md has another table of the paper's claims: run experiments.studies.check --draw")
     for path in sorted(PAGES.rglob("*.md")):
