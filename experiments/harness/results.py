@@ -153,12 +153,17 @@ class Measures:
 
     def paired(self, measure: str, arms: Sequence[str], than: Sequence[str], its: str) -> Mean:
         """Differences by seed, the mean of `measure` over `arms` less that of `its` (a measure too) over `than`, of the
-        seeds that all of them have."""
+        seeds that all of them have. Equal tokens are the least of these arms' runs: no other arm counts."""
         if not {*arms, *than} <= set(self.runs):
             return Mean(math.nan, math.nan, 0)
+        numbers, chosen = self.numbers, [run for arm in {*arms, *than} for run in self.runs[arm]]
+        tokens = min(run.dropna(subset=ACCURACY)["tokens"].iloc[-1] for run in chosen)
+        there = pd.Series({(run["arm"].iloc[0], run["seed"].iloc[0]): at(run, ACCURACY, tokens, "tokens")
+                           for run in chosen})
 
         def mean(name: str, some: Sequence[str]) -> pd.Series:
-            return self.numbers[name].unstack("arm")[list(some)].mean(axis=1, skipna=False)
+            values = there.rename_axis(["arm", "seed"]) if name == "tokens" else numbers[name]
+            return values.unstack("arm")[list(some)].mean(axis=1, skipna=False)
 
         return Mean.of(mean(measure, arms) - mean(its, than))
 

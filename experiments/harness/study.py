@@ -266,7 +266,8 @@ def page(study: Study, scale: str, measures: Measures) -> str:
         "intervals.\nMinutes are of the machine that made the run, with whatever else it did.",
         *([study.more(measures)] if study.more is not None else []),
         markdown(COLUMNS, [row(claim, claim.of(measures)) for claim in study.claims]),
-        "Differences are paired by seed. `experiments/harness/study.py` says what the verdicts mean.",
+        "Differences are paired by seed; equal tokens are the least that a run of the two sides generated.\n"
+        "`experiments/harness/study.py` says what the verdicts mean.",
         f"Written by `python -m experiments.studies.{study.name} --scale {scale} --draw`."]) + "\n"
 
 

@@ -8,7 +8,7 @@ counted for each step and kind. Where seeds differ by more than the noise of an 
 learnt and others did not.
 """
 import argparse
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -57,13 +57,12 @@ def by_kind(folder: Path) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)
 
 
-def collected(arms: Mapping[str, Mapping[str, object]], workdir: Path,
-              seeds: Collection[int] = range(MOST_SEEDS)) -> pd.DataFrame:
-    """`by_kind` of the finished runs of these arms on nano, with arm, seed, objective and last held-out accuracy.
-    Raises InputError where there is none."""
+def collected(arms: Mapping[str, Mapping[str, object]], workdir: Path) -> pd.DataFrame:
+    """`by_kind` of the finished runs of these arms on nano, with arm, seed, objective and last held-out accuracy. Runs
+    on stored answers are left out: they are another policy's. Raises InputError where there is none."""
     nano, found = SCALES["nano"], []
-    for each in plan(nano.experiment, nano.config, arms, max(seeds) + 1, workdir):
-        if each.finished and each.config.seed in seeds:
+    for each in plan(nano.experiment, nano.config, arms, MOST_SEEDS, workdir):
+        if each.finished and not each.config.rollout.answers:
             heldout = pd.DataFrame(read_run(each.folder).rows).dropna(subset=ACCURACY)[ACCURACY].iloc[-1]
             found.append(by_kind(each.folder).assign(arm=each.arm, seed=each.config.seed, heldout=heldout,
                                                      objective=each.config.objective))
@@ -81,7 +80,9 @@ def accuracy_of(rows: pd.DataFrame) -> float:
 
 
 def last_steps(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame[frame["step"] > frame["step"].max() - LAST]
+    """The last steps that every run has."""
+    end = frame.groupby(["arm", "seed"])["step"].max().min()
+    return frame[frame["step"].between(end - LAST + 1, end)]
 
 
 def ends_of(frame: pd.DataFrame) -> pd.DataFrame:

@@ -375,6 +375,18 @@ def test_main_effects_are_means_over_the_other_factor():
     assert abs(both.value - together / 2) < 0.015
 
 
+def test_an_arm_with_few_tokens_does_not_shorten_the_comparison_of_others():
+    """Equal tokens are the least of the two arms that a claim compares."""
+    slopes = {"a": (0.004, 100), "b": (0.002, 80), "short": (0.001, 10)}          # accuracy a token; tokens at the end
+    measures = Measures.of(pd.concat([pd.DataFrame({
+        "run": f"{arm}{seed}", "arm": arm, "seed": seed, "objective": "nft", "step": [0, 8], "tokens": [0, end],
+        ACCURACY: [0.1, 0.1 + slope * end]}) for arm, (slope, end) in slopes.items() for seed in range(3)]))
+    assert measures.tokens == 10
+    assert Claim("a", "b", "tokens").of(measures).value == pytest.approx(80 * (0.004 - 0.002), abs=1e-6)
+    assert Claim("a", "short", "tokens").of(measures).value == pytest.approx(10 * (0.004 - 0.001), abs=1e-6)
+    assert Claim("a", "", "tokens").of(measures).value == pytest.approx(0.4, abs=1e-6)
+
+
 def test_many_updates_keep_the_warm_up_in_steps():
     base = SCALES["nano"].config
     arms = ablate_updates.STUDY.arms_of(base)
