@@ -12,6 +12,7 @@ import argparse
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -41,7 +42,13 @@ def measured(scale: str) -> Iterator[tuple[Study, Measures]]:
     for study in all_studies():
         path = FIGURES / f"{study.name}_{scale}.parquet"
         if path.exists():
-            yield study, Measures.of(pd.read_parquet(path))
+            yield study, _measures(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _measures(path: Path, changed: int) -> Measures:
+    """Of a stored table, which is read again when it changed."""
+    return Measures.of(pd.read_parquet(path))
 
 
 def rows_of(scale: str) -> Iterator[tuple[Study, list[list[str]]]]:

@@ -1,4 +1,6 @@
 """Why a run falls behind: its answers by kind of question, and its steps replayed with the policy after them."""
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -76,3 +78,24 @@ def test_a_study_tells_which_kinds_set_its_seeds_apart(run):
     assert "| sum_equation | 25.5 | +1.00 | 100% |" in text
     # The other kind is steady: 3 of 4 right in every run.
     assert "| rft | 75.0 ± 0.0 | +0.0 ± 0.0 | 2 |" in text and "Mean accuracy of equation:" in text
+
+
+def test_runs_of_different_lengths_are_counted_over_the_steps_that_all_have():
+    frame = pd.DataFrame([{"arm": arm, "seed": 0, "step": step} for arm, end in (("short", 20), ("long", 40))
+                          for step in range(1, end + 1)])
+    steps = kinds.last_steps(frame).groupby("arm")["step"].agg(["min", "max"])
+    assert (steps == [20 - kinds.LAST + 1, 20]).all(axis=None)
+
+
+def test_runs_on_stored_answers_are_left_out(tmp_path, run):
+    """Of two finished runs, the one that sampled its own answers counts."""
+    base = kinds.SCALES["nano"].config
+    arms = {"sampled": {}, "stored": {"rollout.answers": "answers.parquet"}}
+    for each in kinds.plan(kinds.SCALES["nano"].experiment, base, arms, 1, tmp_path / "study"):
+        shutil.copytree(run, each.folder)
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        (each.folder / "metrics.jsonl").write_text("".join(
+            json.dumps(row | {"evaluation/accuracy/all": 0.5}) + "\n" for row in rows))
+        (each.folder / "summary.json").write_text(json.dumps({"finished": True, "steps": base.steps}))
+    found = kinds.collected(arms, tmp_path / "study")
+    assert set(found["arm"]) == {"sampled"} and set(found["kind"]) == {"sum_equation", "equation"}
