@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,16 +156,19 @@ class Measures:
         seeds that all of them have. Equal tokens are the least of these arms' runs: no other arm counts."""
         if not {*arms, *than} <= set(self.runs):
             return Mean(math.nan, math.nan, 0)
-        numbers, chosen = self.numbers, [run for arm in {*arms, *than} for run in self.runs[arm]]
-        tokens = min(run.dropna(subset=ACCURACY)["tokens"].iloc[-1] for run in chosen)
-        there = pd.Series({(run["arm"].iloc[0], run["seed"].iloc[0]): at(run, ACCURACY, tokens, "tokens")
-                           for run in chosen})
 
         def mean(name: str, some: Sequence[str]) -> pd.Series:
-            values = there.rename_axis(["arm", "seed"]) if name == "tokens" else numbers[name]
+            values = self._at_equal_tokens({*arms, *than}) if name == "tokens" else self.numbers[name]
             return values.unstack("arm")[list(some)].mean(axis=1, skipna=False)
 
         return Mean.of(mean(measure, arms) - mean(its, than))
+
+    def _at_equal_tokens(self, arms: Collection[str]) -> pd.Series:
+        """Accuracy by (arm, seed), at the least number of tokens that a run of these arms had generated."""
+        runs = [run for arm in arms for run in self.runs[arm]]
+        tokens = min(run.dropna(subset=ACCURACY)["tokens"].iloc[-1] for run in runs)
+        return pd.Series({(run["arm"].iloc[0], run["seed"].iloc[0]): at(run, ACCURACY, tokens, "tokens")
+                          for run in runs}).rename_axis(["arm", "seed"])
 
 
 def _numbers(run: pd.DataFrame, step: float, tokens: float, level: float) -> dict[str, float]:
