@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from experiments.harness.results import ACCURACY, ENTROPY, Mean, Measures, at, tokens_text
 from nft_jax.record.pictures import (
@@ -18,6 +17,7 @@ from nft_jax.record.pictures import (
     label_ends,
     looks,
     scale,
+    whole_ticks,
     widen_covered,
 )
 
@@ -90,7 +90,7 @@ def draw_intervals(axes: Axes, measures: Measures) -> None:
     axes.set_ylim(len(styles) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
     axes.grid(axis="x", color=GRID, lw=0.9)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, steps=[1, 2, 5, 10]))
+    whole_ticks(axes.xaxis)
     axes.xaxis.set_major_formatter("{x:.0f}%")
     axes.margins(x=0.08)
     describe(axes, "Held-out accuracy at equal steps and equal tokens",

@@ -4,6 +4,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -67,8 +68,9 @@ def kept(frame: pd.DataFrame) -> pd.DataFrame:
 
 def at(run: pd.DataFrame, metric: str, place: float, axis: str = "step") -> float:
     """The metric of one run at a place of the axis ("step" or "tokens"), linear between measurements; NaN without."""
-    measured = run.dropna(subset=metric)
-    return float(np.interp(place, measured[axis], measured[metric])) if len(measured) else math.nan
+    places, values = run[axis].to_numpy(), run[metric].to_numpy()
+    measured = run[metric].notna().to_numpy()
+    return float(np.interp(place, places[measured], values[measured])) if measured.any() else math.nan
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Mean:
         return value if math.isnan(self.half) else f"{value} ± {self.half * scale:.{digits}f}"
 
 
+@cache
 def _quantile(count: int) -> float:
     """Standard errors in half of a 95% interval of `count` values; NaN for fewer than two."""
     return float(scipy.stats.t.ppf(0.975, count - 1)) if count > 1 else math.nan
@@ -157,9 +160,12 @@ class Measures:
         if not {*arms, *than} <= set(self.runs):
             return Mean(math.nan, math.nan, 0)
 
+        numbers = self.numbers
+        if measure == "tokens":
+            numbers = numbers.assign(tokens=self._at_equal_tokens({*arms, *than}))
+
         def mean(name: str, some: Sequence[str]) -> pd.Series:
-            values = self._at_equal_tokens({*arms, *than}) if name == "tokens" else self.numbers[name]
-            return values.unstack("arm")[list(some)].mean(axis=1, skipna=False)
+            return numbers[name].unstack("arm")[list(some)].mean(axis=1, skipna=False)
 
         return Mean.of(mean(measure, arms) - mean(its, than))
 

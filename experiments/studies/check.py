@@ -64,19 +64,20 @@ def paper_table() -> str:
     return markdown(HEAD, found)
 
 
-def with_paper_table(text: str) -> str:
-    """A page with its table of the paper's claims made again. Raises ValueError for one without."""
+def with_paper_table(text: str, table: str) -> str:
+    """A page whose table of the paper's claims is `table`. Raises ValueError for a page without one."""
     lines = text.splitlines()
     first = next((i for i, line in enumerate(lines) if line.startswith(f"| {HEAD[0]} |")), None)
     if first is None:
         raise ValueError(f"the page has no table that begins with {HEAD[0]!r}.")
     last = next((i for i in range(first, len(lines)) if not lines[i].startswith("|")), len(lines))
-    return "\n".join([*lines[:first], paper_table(), *lines[last:]]) + "\n"
+    return "\n".join([*lines[:first], table, *lines[last:]]) + "\n"
 
 
 def differences() -> list[str]:
     """Where a table is not what its stored results give, or a page quotes a row that no table has."""
-    found, known, summary = [], set(paper_table().splitlines()), PAGES / "README.md"
+    found, table, summary = [], paper_table(), (PAGES / "README.md").read_text()
+    known = set(table.splitlines())
     for scale in SCALES:
         for study, measures in measured(scale):
             path, text = FIGURES / f"{study.name}_{scale}.md", page(study, scale, measures)
@@ -88,7 +89,7 @@ def differences() -> list[str]:
         if path.with_suffix(".md").read_text() != kinds.text_of(study, pd.read_parquet(path)):
             found.append(f"{path.stem}.md is not what the stored answers give: run experiments.studies.kinds {study} "
                          "--draw")
-    if summary.read_text() != with_paper_table(summary.read_text()):
+    if summary != with_paper_table(summary, table):
         found.append("README.md has another table of the paper's claims: run experiments.studies.check --draw")
     for path in sorted(PAGES.rglob("*.md")):
         if path.parent != FIGURES:
@@ -109,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.draw:
         summary = PAGES / "README.md"
-        summary.write_text(with_paper_table(summary.read_text()))
+        summary.write_text(with_paper_table(summary.read_text(), paper_table()))
     for scale in SCALES:
         for study, rows in rows_of(scale):
             print(f"{study.name} ({scale})\n{markdown(COLUMNS, rows)}\n")

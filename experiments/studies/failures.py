@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 import nft_jax
 from experiments.harness.plots import looks_of
@@ -24,7 +23,7 @@ from experiments.harness.scales import SCALES
 from experiments.studies import ablate_updates
 from experiments.studies.kinds import FIGURES, LAST, accuracy_of, collected, ends_of, kinds_of, last_steps, spread_table
 from nft_jax.record.folder import read_run
-from nft_jax.record.pictures import MARKERS, canvas, curve, describe, label_ends, scale
+from nft_jax.record.pictures import MARKERS, canvas, curve, describe, label_ends, scale, whole_ticks
 from nft_jax.runtime.files import make_folder
 from nft_jax.runtime.terminal import markdown, one_paragraph_errors
 
@@ -111,8 +110,7 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
     label_ends(panels[0])
     describe(panels[1], "Held-out accuracy at the end", "", f"right answers to {LOST}, last {LAST} steps")
     scale(panels[1], share=True, steps=False)
-    panels[1].xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
-    panels[1].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    whole_ticks(panels[1].xaxis, share=True)
     panels[1].legend(fontsize=8, frameon=False)
     figure.save(path)
 

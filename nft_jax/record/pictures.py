@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
@@ -148,12 +149,19 @@ def describe(axes: Axes, title: str, unit: str = "", x: str = "") -> None:
         axes.set_xlabel(x, fontsize=9, color=QUIET)
 
 
+def whole_ticks(axis: Axis, share: bool = False) -> None:
+    """Ticks at whole numbers, or at whole per cent of a share. The labels have no decimals: they would round 2.5%."""
+    axis.set_major_locator(MaxNLocator(integer=not share, nbins=10 if share else 8, steps=[1, 2, 5, 10]))
+    if share:
+        axis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+
 def scale(axes: Axes, share: bool = False, steps: bool = True) -> None:
     """Whole steps; shares in per cent; from 0, so that a small change looks small.
 
     An axis of shares spans at least 10 points. Values below 0 keep matplotlib's own limits."""
     if steps:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, steps=[1, 2, 5, 10]))
+        whole_ticks(axes.xaxis)
     # Of the curves: the band of a value that cannot be negative may reach below 0.
     low = min((np.min(line.get_ydata()) for line in axes.get_lines() if len(line.get_ydata())), default=np.nan)
     high = axes.dataLim.ymax
@@ -162,9 +170,7 @@ def scale(axes: Axes, share: bool = False, steps: bool = True) -> None:
         if share and high <= 1 and high * 1.06 > 1:
             axes.set_ylim(0, 1.015)
     if share:
-        # No steps of 2.5%, which their labels would round.
-        axes.yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        whole_ticks(axes.yaxis, share=True)
 
 
 def curve(axes: Axes, x: Sequence[float], y: Sequence[float], look: Look, label: str, *,

@@ -104,7 +104,7 @@ def test_a_dry_run_needs_no_base(tmp_path, monkeypatch):
     scale = SCALES["countdown"]
     planned = plan(scale.experiment, scale.config, STUDY.arms_of(scale.config), 1, tmp_path)
     text = study.dry_run("countdown", Topology.parse(scale.topology), scale.config, planned)
-    assert all(f"\n  {arm} " in text for arm in STUDY.arms) and f"{len(exploration.STUDY.arms)} runs" in text
+    assert all(f"\n  {arm} " in text for arm in STUDY.arms) and "5 runs" in text
 
 
 def test_runs_without_their_measures_leave_gaps(table):

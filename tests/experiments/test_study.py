@@ -417,7 +417,7 @@ def test_a_page_that_says_something_else_fails(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(check, "PAGES", tmp_path)
     quoted = next(cells for each, rows in check.rows_of("nano") if each.name == "main_table" for cells in rows)
     line = f"| {' | '.join(quoted)} |"
-    (tmp_path / "README.md").write_text(check.with_paper_table("| the paper |\n\nThe end.\n"))
+    (tmp_path / "README.md").write_text(check.with_paper_table("| the paper |\n\nThe end.\n", check.paper_table()))
     assert (tmp_path / "README.md").read_text().endswith("|\n\nThe end.\n")
     (tmp_path / "page.md").write_text(f"{line}\nnot a row: `nft` less `rft`\n")
     assert check.main([]) == 0
