@@ -55,29 +55,30 @@ def draw_bands(axes: Axes, arms: Mapping[str, Sequence[pd.DataFrame]], metric: s
                   half=half if bands else None, marked=axis == "step")
 
 
-def draw(measures: Measures, path: Path, title: str) -> None:
-    """Accuracy over steps and over generated tokens, entropy over steps, and every arm's accuracy at equal steps and
-    at equal tokens, with its interval. Bands are drawn for up to `MOST_BANDS` arms."""
-    bands, arms = len(measures.runs) <= MOST_BANDS, len(measures.runs)
-    figure, panels = canvas(2, 2, (11, max(7.0, 4.6 + 0.3 * arms)), title)
+def draw(measures: Measures, path: Path, title: str, curves: Sequence[str] = ()) -> None:
+    """Accuracy over steps and over generated tokens and entropy over steps, of the arms in `curves` (of all, where none
+    of them was run), and every arm's accuracy at equal steps and at equal tokens, with its interval. Bands are drawn
+    for up to `MOST_BANDS` curves."""
+    drawn = {arm: runs for arm, runs in measures.runs.items() if arm in curves} or measures.runs
+    bands = len(drawn) <= MOST_BANDS
+    figure, panels = canvas(2, 2, (11, max(7.0, 4.6 + 0.3 * len(measures.runs))), title)
     shown = (("Held-out accuracy by step", "", ACCURACY, "step", "step"),
              ("Held-out accuracy by tokens", "", ACCURACY, "tokens", "million tokens generated for training"),
              ("Entropy of the training answers", "nats per token", ENTROPY, "step", "step"))
     for axes, (name, unit, metric, axis, label) in zip(panels, shown, strict=False):
-        draw_bands(axes, measures.runs, metric, axis, bands)
+        draw_bands(axes, drawn, metric, axis, bands)
         describe(axes, name, unit, label)
         scale(axes, share=metric == ACCURACY, steps=axis == "step")
         widen_covered(axes)
         label_ends(axes)
-    draw_intervals(panels[3], measures)
+    draw_intervals(panels[3], measures, looks_of(measures.runs) | looks_of(drawn))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.save(path)
 
 
-def draw_intervals(axes: Axes, measures: Measures) -> None:
+def draw_intervals(axes: Axes, measures: Measures, styles: Mapping[str, Look]) -> None:
     """A row for every arm, the first at the top: accuracy at equal steps (circle) and at equal tokens (diamond). A mark
     is open where a run of the arm has no evaluation: its accuracy is linear between two of them."""
-    styles = looks_of(measures.runs)
     some_open = False
     for index, (arm, look) in enumerate(styles.items()):
         for shift, measure, marker in ((-0.14, "steps", "o"), (0.14, "tokens", "D")):

@@ -86,6 +86,7 @@ class Study:
     arms: name -> the fields that this arm sets, by dotted names. A value that is a function is called with the
         scale's base configuration.
     prepare: makes what the arms read, from the base configuration, before the first run starts.
+    curves: the arms whose curves are drawn; empty is all. Every arm has its row in the panel of intervals.
     more: a part of the page beside the tables, from what was measured.
     picture: draws a second figure, NAME_SCALE_more.png.
     """
@@ -96,6 +97,7 @@ class Study:
     claims: tuple[Claim, ...]
     scale: str = "nano"            # of its command, unless --scale says another
     prepare: Callable[[Config], None] | None = None
+    curves: tuple[str, ...] = ()
     more: Callable[[Measures], str] | None = None
     picture: Callable[[Measures, Path], None] | None = None
 
@@ -244,7 +246,7 @@ def stored(study: Study, scale: str) -> pd.DataFrame:
 def report(study: Study, scale: str, table: pd.DataFrame, folder: Path) -> None:
     """Draws and prints the results, and writes NAME_SCALE.png and NAME_SCALE.md into `folder`."""
     path, measures = folder / f"{study.name}_{scale}.png", Measures.of(table)
-    draw(measures, path, f"{study.title} ({scale})")
+    draw(measures, path, f"{study.title} ({scale})", study.curves)
     if study.picture is not None:
         study.picture(measures, folder / f"{study.name}_{scale}_more.png")
     text = page(study, scale, measures)

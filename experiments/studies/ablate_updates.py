@@ -50,6 +50,7 @@ STUDY = Study(
         Claim("nsr 16", "", "entropy", "above", "RLVR-Decomposed#6: negatives raise the entropy"),
         Claim("nsr 16 unclipped", "", "entropy"),
     ),
+    curves=tuple(f"{name} {count}" for count in COUNTS for name in OBJECTIVES),
 )
 
 if __name__ == "__main__":

@@ -54,6 +54,7 @@ STUDY = Study(
         Claim("offline nft", "offline rft", "steps"),
     ),
     prepare=offline.make_answers,
+    curves=RFT + NFT,
 )
 
 if __name__ == "__main__":

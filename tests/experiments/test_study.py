@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from experiments import compare
 from experiments.harness import study
-from experiments.harness.plots import draw_intervals
+from experiments.harness.plots import draw, draw_intervals, looks_of
 from experiments.harness.results import (
     ACCURACY,
     Mean,
@@ -139,9 +139,32 @@ def test_runs_that_were_evaluated_at_other_steps():
     apart = measured(([0, 5, 10, 12], [0.4, 0.7, 0.9, 0.6]), ([0, 3], [0.4, 0.5]))
     assert apart.step == 3 and not apart.interpolated("steps", "rft")
     assert "| nft | 1 | 40.0 | ~58.0 | ~" in accuracy_table(apart, marked=True)
-    draw_intervals(axes := canvas(1, 1, (4, 3))[1][0], apart)
+    draw_intervals(axes := canvas(1, 1, (4, 3))[1][0], apart, looks_of(apart.runs))
     faces = [line.get_markerfacecolor() for line in axes.get_lines() if line.get_marker() in ("o", "D")]
     assert [face == "white" for face in faces] == [True, True, False, False]
+
+
+def test_curves_are_of_the_arms_that_a_study_names(tmp_path, monkeypatch):
+    """Every arm has a row of intervals. An arm has one colour in all panels."""
+    measures = Measures.of(pd.concat([pd.DataFrame({
+        "run": arm, "arm": arm, "seed": 0, "objective": "nft", "step": [0, 1], "tokens": [0, 9],
+        ACCURACY: [0.2, 0.6]}) for arm in "abcd"]))
+    made = []
+    monkeypatch.setattr("experiments.harness.plots.canvas", lambda *given: made.append(canvas(*given)) or made[-1])
+
+    def colours(curves):
+        """Panel of accuracy: arm -> colour of its curve. Panel of intervals: arm -> colours of its marks."""
+        draw(measures, tmp_path / "figure.png", "", curves)
+        lines, _, _, rows = made[-1][1]
+        names = [text.get_text() for text in rows.get_yticklabels()]
+        return ({line.get_label(): line.get_color() for line in lines.get_lines()},
+                {names[round(line.get_ydata()[0])]: line.get_color() for line in rows.get_lines()
+                 if line.get_marker() in ("o", "D")})
+
+    drawn, marks = colours(("b", "d"))
+    assert set(drawn) == {"b", "d"} and list(marks) == ["a", "b", "c", "d"]
+    assert all(marks[arm] == colour for arm, colour in drawn.items())
+    assert set(colours(())[0]) == set(colours(("not run",))[0]) == {*"abcd"}
 
 
 def test_the_common_level_is_that_of_the_arms_that_learn():
