@@ -160,7 +160,7 @@ def main(study: Study, documentation: str, arguments: Sequence[str] | None = Non
             print(dry_run(given.scale, topology, base, planned))
             return 0
         known, folder = stored_runs(given.scale), given.workdir if given.arms else FIGURES
-        missing = [each for each in planned if _digest(each.folder.name) not in known]
+        missing = [each for each in planned if digest_of(each.folder.name) not in known]
         print(f"{len(planned) - len(missing)} of {len(planned)} runs are in the tables of {FIGURES}")
         all_ended = False
         if missing and study.prepare is not None:
@@ -170,7 +170,7 @@ def main(study: Study, documentation: str, arguments: Sequence[str] | None = Non
         finally:
             # Also of a study that was stopped: its finished runs need not be made again.
             kept = plan(scale.experiment, base, arms, max(given.seeds, stored_seeds(study, given.scale)), given.workdir)
-            done = [each for each in kept if each.finished or _digest(each.folder.name) in known]
+            done = [each for each in kept if each.finished or digest_of(each.folder.name) in known]
             if done:
                 table = collect(done, known)
                 make_folder(folder, "--workdir")
@@ -215,7 +215,7 @@ def fields_of(changes: Mapping[str, object]) -> str:
 def stored_runs(scale: str) -> dict[str, pd.DataFrame]:
     """Digest of a run -> its rows, of every run of this scale in the tables of `FIGURES`."""
     tables = [pd.read_parquet(path) for path in sorted(FIGURES.glob(f"*_{scale}.parquet"))]
-    return {_digest(name): rows for table in tables for name, rows in table.groupby("run")}
+    return {digest_of(name): rows for table in tables for name, rows in table.groupby("run")}
 
 
 def stored_seeds(study: Study, scale: str) -> int:
@@ -224,7 +224,7 @@ def stored_seeds(study: Study, scale: str) -> int:
     return 1 + int(pd.read_parquet(path, columns=["seed"])["seed"].max()) if path.exists() else 0
 
 
-def _digest(run: str) -> str:
+def digest_of(run: str) -> str:
     """What ends the name of a run: the hash of what it computes."""
     return run.rpartition("-")[2]
 
@@ -232,7 +232,7 @@ def _digest(run: str) -> str:
 def collect(done: Sequence[Planned], known: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """The tidy table of runs that are finished or known."""
     return pd.concat([kept(tidy([(read_run(each.folder), {"arm": each.arm})])) if each.finished
-                      else known[_digest(each.folder.name)].assign(arm=each.arm) for each in done], ignore_index=True)
+                      else known[digest_of(each.folder.name)].assign(arm=each.arm) for each in done], ignore_index=True)
 
 
 def stored(study: Study, scale: str) -> pd.DataFrame:

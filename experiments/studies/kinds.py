@@ -6,6 +6,8 @@
 Every answer that a run was trained on stands in its folder. The questions of nano are of six kinds, so accuracy is
 counted for each step and kind. Where seeds differ by more than the noise of an evaluation, it is seen which kinds some
 learnt and others did not.
+
+Counts that are stored in a table of experiments/figures serve a run that is not in the folder, as in a study.
 """
 import argparse
 from collections.abc import Mapping, Sequence
@@ -17,6 +19,7 @@ import pyarrow.parquet as pq
 
 from experiments.harness.results import ACCURACY, Mean
 from experiments.harness.scales import SCALES
+from experiments.harness.study import FIGURES, digest_of
 from experiments.sweep import plan
 from nft_jax.config import Config
 from nft_jax.data.arithmetic import generate
@@ -26,7 +29,6 @@ from nft_jax.runtime.files import make_folder
 from nft_jax.runtime.terminal import markdown, one_paragraph_errors
 from nft_jax.types import InputError
 
-FIGURES = Path(__file__).parents[1] / "figures"
 LAST = 10                              # the last steps are counted together
 STEADY = 0.05                          # seeds of an arm agree on a kind that deviates by less
 MOST_SEEDS = 64
@@ -57,15 +59,26 @@ def by_kind(folder: Path) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)
 
 
+def counted() -> dict[str, pd.DataFrame]:
+    """Digest of a run -> its counts, of every run in the stored tables."""
+    tables = [pd.read_parquet(path) for path in sorted(FIGURES.glob("kinds_*.parquet"))]
+    return {digest_of(name): rows for table in tables for name, rows in table.groupby("run")}
+
+
 def collected(arms: Mapping[str, Mapping[str, object]], workdir: Path) -> pd.DataFrame:
-    """`by_kind` of the finished runs of these arms on nano, with arm, seed, objective and last held-out accuracy. Runs
-    on stored answers are left out: they are another policy's. Raises InputError where there is none."""
-    nano, found = SCALES["nano"], []
+    """`by_kind` of the finished or counted runs of these arms on nano, with run, arm, seed, objective and last held-out
+    accuracy. Runs on stored answers are left out: they are another policy's. Raises InputError where there is none."""
+    nano, known, found = SCALES["nano"], counted(), []
     for each in plan(nano.experiment, nano.config, arms, MOST_SEEDS, workdir):
-        if each.finished and not each.config.rollout.answers:
+        digest = digest_of(each.folder.name)
+        if each.config.rollout.answers:
+            continue
+        if each.finished:
             heldout = pd.DataFrame(read_run(each.folder).rows).dropna(subset=ACCURACY)[ACCURACY].iloc[-1]
-            found.append(by_kind(each.folder).assign(arm=each.arm, seed=each.config.seed, heldout=heldout,
-                                                     objective=each.config.objective))
+            found.append(by_kind(each.folder).assign(run=each.folder.name, arm=each.arm, seed=each.config.seed,
+                                                     heldout=heldout, objective=each.config.objective))
+        elif digest in known:
+            found.append(known[digest].assign(arm=each.arm))
     if not found:
         raise InputError(f"workdir is {str(workdir)!r}, without a finished run of {', '.join(arms)}: run their study "
                          "first.")

@@ -87,8 +87,9 @@ def test_runs_of_different_lengths_are_counted_over_the_steps_that_all_have():
     assert (steps == [20 - kinds.LAST + 1, 20]).all(axis=None)
 
 
-def test_runs_on_stored_answers_are_left_out(tmp_path, run):
+def test_runs_on_stored_answers_are_left_out_and_counted_runs_serve(tmp_path, monkeypatch, run):
     """Of two finished runs, the one that sampled its own answers counts."""
+    monkeypatch.setattr(kinds, "FIGURES", tmp_path)
     base = kinds.SCALES["nano"].config
     arms = {"sampled": {}, "stored": {"rollout.answers": "answers.parquet"}}
     for each in kinds.plan(kinds.SCALES["nano"].experiment, base, arms, 1, tmp_path / "study"):
@@ -99,3 +100,9 @@ def test_runs_on_stored_answers_are_left_out(tmp_path, run):
         (each.folder / "summary.json").write_text(json.dumps({"finished": True, "steps": base.steps}))
     found = kinds.collected(arms, tmp_path / "study")
     assert set(found["arm"]) == {"sampled"} and set(found["kind"]) == {"sum_equation", "equation"}
+
+    # The counts serve on a machine without the folder, under the name that an arm of another study has there.
+    found.to_parquet(tmp_path / "kinds_other.parquet")
+    again = kinds.collected({"here": {}, "never ran": {"objective": "rft"}}, tmp_path / "empty")
+    pd.testing.assert_frame_equal(again.assign(arm="sampled"), found)
+    assert set(again["arm"]) == {"here"}
