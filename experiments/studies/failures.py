@@ -6,7 +6,8 @@
 
 1. The runs are those of `ablate_updates` with 32 updates. Accuracy is counted for each step and each of the six kinds
    of question (`experiments.studies.kinds`).
-2. A replayed step meets the policy after the step (`nft_jax.replay`): how far 32 updates moved its right and its wrong
+2. Another machine rounds otherwise. Where its counts of `ablate_updates` are stored, the same seeds are compared.
+3. A replayed step meets the policy after the step (`nft_jax.replay`): how far 32 updates moved its right and its wrong
    answers, and how many of their tokens GRPO's clip let go of.
 """
 import argparse
@@ -27,7 +28,8 @@ from nft_jax.record.pictures import MARKERS, canvas, curve, describe, label_ends
 from nft_jax.runtime.files import make_folder
 from nft_jax.runtime.terminal import markdown, one_paragraph_errors
 
-KINDS, REPLAYED = "failures.parquet", "failures_replayed.parquet"
+KINDS, REPLAYED, TWICE = "failures.parquet", "failures_replayed.parquet", "kinds_ablate_updates.parquet"
+AGAIN = " again"
 UPDATES = 32
 PLAIN = ("nft 32", "grpo 32")          # the arms whose runs are drawn by step
 LOST = "sum_equation"                  # 7x=41+43: the kind that the failing runs never learn
@@ -61,7 +63,24 @@ def replayed(folder: Path) -> pd.DataFrame:
 # ---- what is shown -------------------------------------------------------------------------------------------------
 
 
-def text_of(frame: pd.DataFrame, moved: pd.DataFrame | None) -> str:
+def twice_text(ends: pd.DataFrame, again: pd.DataFrame) -> list[str]:
+    """The runs of both tables by arm, seed by seed: held-out accuracy and accuracy of the lost kind. And the
+    correlation of the held-out accuracy, of every run less the mean of its arm. Runs that one table took from the other
+    are left out; nothing where no other is in both."""
+    both = ends.join(again.add_suffix(AGAIN), how="inner")
+    both = both[both["heldout"] != both["heldout" + AGAIN]]
+    if both.empty:
+        return []
+    within = both - both.groupby(level=0).transform("mean")
+    rows = [[arm, *(", ".join(f"{100 * value:.0f}" for value in runs[name + which])
+                    for name in ("heldout", LOST) for which in ("", AGAIN))]
+            for arm, runs in both.groupby(level=0, sort=False)]
+    return [markdown(["arm", "held-out, by seed", "again", f"{LOST}, by seed", "again"], rows),
+            "The same seeds on two machines, whose rounding differs. Correlation of the held-out accuracy, every run"
+            f"\nless the mean of its arm: {within['heldout'].corr(within['heldout' + AGAIN]):+.2f}."]
+
+
+def text_of(frame: pd.DataFrame, moved: pd.DataFrame | None, again: pd.DataFrame | None = None) -> str:
     """The tables, as Markdown."""
     ends, last, rows = ends_of(frame), last_steps(frame), []
     kinds = [name for name in ends if name != "heldout"]
@@ -74,6 +93,8 @@ def text_of(frame: pd.DataFrame, moved: pd.DataFrame | None) -> str:
         markdown(["arm", "seed", "held-out", *kinds, f"mixed groups, {LOST}"], rows),
         f"Held-out accuracy at the end, and accuracy of the answers of the last {LAST} steps, in per cent.",
         spread_table(ends)]
+    if again is not None:
+        parts += twice_text(ends, ends_of(again))
     if moved is not None:
         rows = []
         for (objective, seed, right), part in moved[moved["kind"] == LOST].groupby(["objective", "seed", "reward"]):
@@ -130,9 +151,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if moved:
                 pd.concat(moved, ignore_index=True).to_parquet(FIGURES / REPLAYED, compression="zstd")
         frame = pd.read_parquet(FIGURES / KINDS)
-        moved = pd.read_parquet(FIGURES / REPLAYED) if (FIGURES / REPLAYED).exists() else None
+        moved, again = (pd.read_parquet(FIGURES / name) if (FIGURES / name).exists() else None
+                        for name in (REPLAYED, TWICE))
     draw(frame, FIGURES / "failures.png")
-    text = text_of(frame, moved)
+    text = text_of(frame, moved, again)
     (FIGURES / "failures.md").write_text(text)
     print(text, end="")
 
