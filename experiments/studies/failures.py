@@ -63,21 +63,26 @@ def replayed(folder: Path) -> pd.DataFrame:
 # ---- what is shown -------------------------------------------------------------------------------------------------
 
 
-def twice_text(ends: pd.DataFrame, again: pd.DataFrame) -> list[str]:
-    """The runs of both tables by arm, seed by seed: held-out accuracy and accuracy of the lost kind. And the
-    correlation of the held-out accuracy, of every run less the mean of its arm. Runs that one table took from the other
-    are left out; nothing where no other is in both."""
-    both = ends.join(again.add_suffix(AGAIN), how="inner")
-    both = both[both["heldout"] != both["heldout" + AGAIN]]
+def twice_text(frame: pd.DataFrame, again: pd.DataFrame) -> list[str]:
+    """The runs of both tables by arm, seed by seed: the first step with other counts, held-out accuracy and accuracy of
+    the lost kind. And the correlation of the held-out accuracy, of every run less the mean of its arm. Runs that are
+    the same throughout are left out; nothing where no other is in both."""
+    run, counts = ["arm", "seed"], ["answers", "right"]
+    steps = frame.merge(again, on=[*run, "step", "kind"], how="left", suffixes=("", AGAIN))
+    other = (steps[counts] != steps[[name + AGAIN for name in counts]].to_numpy()).any(axis=1)
+    parted = steps[other].groupby(run)["step"].min()
+    both = pd.concat([ends_of(frame), ends_of(again).add_suffix(AGAIN), parted], axis=1, join="inner")
     if both.empty:
         return []
     within = both - both.groupby(level=0).transform("mean")
-    rows = [[arm, *(", ".join(f"{100 * value:.0f}" for value in runs[name + which])
-                    for name in ("heldout", LOST) for which in ("", AGAIN))]
+    rows = [[arm, ", ".join(f"{seed}" for _, seed in runs.index), ", ".join(f"{step:.0f}" for step in runs["step"]),
+             *(", ".join(f"{100 * value:.0f}" for value in runs[name + which])
+               for name in ("heldout", LOST) for which in ("", AGAIN))]
             for arm, runs in both.groupby(level=0, sort=False)]
-    return [markdown(["arm", "held-out, by seed", "again", f"{LOST}, by seed", "again"], rows),
-            "The same seeds on two machines, whose rounding differs. Correlation of the held-out accuracy, every run"
-            f"\nless the mean of its arm: {within['heldout'].corr(within['heldout' + AGAIN]):+.2f}."]
+    return [markdown(["arm", "seeds", "part at step", "held-out", "again", LOST, "again"], rows),
+            "The same seeds on two machines, whose rounding differs. Runs that are the same to the last answer are left"
+            "\nout. Correlation of the held-out accuracy, every run less the mean of its arm: "
+            f"{within['heldout'].corr(within['heldout' + AGAIN]):+.2f} over {len(both)} runs."]
 
 
 def text_of(frame: pd.DataFrame, moved: pd.DataFrame | None, again: pd.DataFrame | None = None) -> str:
@@ -94,7 +99,7 @@ def text_of(frame: pd.DataFrame, moved: pd.DataFrame | None, again: pd.DataFrame
         f"Held-out accuracy at the end, and accuracy of the answers of the last {LAST} steps, in per cent.",
         spread_table(ends)]
     if again is not None:
-        parts += twice_text(ends, ends_of(again))
+        parts += twice_text(frame, again)
     if moved is not None:
         rows = []
         for (objective, seed, right), part in moved[moved["kind"] == LOST].groupby(["objective", "seed", "reward"]):
