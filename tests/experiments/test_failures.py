@@ -87,6 +87,15 @@ def test_a_study_tells_which_kinds_set_its_seeds_apart(run):
     assert "| rft | 75.0 ± 0.0 | +0.0 ± 0.0 | 2 |" in text and "Mean accuracy of equation:" in text
 
 
+def test_a_run_that_breaks_down_leaves_the_steady_kinds_as_they_are():
+    """Two of three arms agree on additions, no arm on equations."""
+    ends = pd.DataFrame({"heldout": 0.5, "sum": [0.8, 0.8, 0.8, 0.82, 0.8, 0.0], "equation": [0.2, 0.8] * 3},
+                        index=pd.MultiIndex.from_product([("nft", "grpo", "nsr"), (0, 1)]))
+    steady, table = kinds.steady_table(ends, ends - ends.groupby(level=0).transform("mean"))
+    assert steady == ["sum"]
+    assert "| nft | 80.0 ± 0.0 |" in table and "| grpo | 81.0 ± 12.7 | +1.0 ± 12.7 | 2 |" in table
+
+
 def test_runs_of_different_lengths_are_counted_over_the_steps_that_all_have():
     frame = pd.DataFrame([{"arm": arm, "seed": 0, "step": step} for arm, end in (("short", 20), ("long", 40))
                           for step in range(1, end + 1)])
