@@ -11,7 +11,7 @@ table to make its runs again.
 Exit status: 0; 1 when a run failed; 2 for bad input.
 """
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -214,8 +214,12 @@ def fields_of(changes: Mapping[str, object]) -> str:
 
 def stored_runs(scale: str) -> dict[str, pd.DataFrame]:
     """Digest of a run -> its rows, of every run of this scale in the tables of `FIGURES`."""
-    tables = [pd.read_parquet(path) for path in sorted(FIGURES.glob(f"*_{scale}.parquet"))]
-    return {digest_of(name): rows for table in tables for name, rows in table.groupby("run")}
+    return by_digest(FIGURES.glob(f"*_{scale}.parquet"))
+
+
+def by_digest(paths: Iterable[Path]) -> dict[str, pd.DataFrame]:
+    """Digest of a run -> its rows, of every run in these tables."""
+    return {digest_of(name): rows for path in sorted(paths) for name, rows in pd.read_parquet(path).groupby("run")}
 
 
 def stored_seeds(study: Study, scale: str) -> int:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from experiments.harness.results import ACCURACY, Mean
 from experiments.harness.scales import SCALES
-from experiments.harness.study import FIGURES, digest_of
+from experiments.harness.study import FIGURES, by_digest, digest_of
 from experiments.sweep import plan
 from nft_jax.config import Config
 from nft_jax.data.arithmetic import generate
@@ -59,16 +59,10 @@ def by_kind(folder: Path) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)
 
 
-def counted() -> dict[str, pd.DataFrame]:
-    """Digest of a run -> its counts, of every run in the stored tables."""
-    tables = [pd.read_parquet(path) for path in sorted(FIGURES.glob("kinds_*.parquet"))]
-    return {digest_of(name): rows for table in tables for name, rows in table.groupby("run")}
-
-
 def collected(arms: Mapping[str, Mapping[str, object]], workdir: Path) -> pd.DataFrame:
     """`by_kind` of the finished or counted runs of these arms on nano, with run, arm, seed, objective and last held-out
     accuracy. Runs on stored answers are left out: they are another policy's. Raises InputError where there is none."""
-    nano, known, found = SCALES["nano"], counted(), []
+    nano, known, found = SCALES["nano"], by_digest(FIGURES.glob("kinds_*.parquet")), []
     for each in plan(nano.experiment, nano.config, arms, MOST_SEEDS, workdir):
         digest = digest_of(each.folder.name)
         if each.config.rollout.answers:
