@@ -2,6 +2,9 @@
 
     nano       the embedded model on generated arithmetic, for CPU cores
     countdown  `experiments.nano.countdown_base.COUNTDOWN`, a base that can go several ways, for a CPU core
+    code       `experiments.presets.code`, programs that hidden tests judge, for a CPU core
+    constraints
+               `experiments.nano.constraints.CONSTRAINTS`, rewards between 0 and 1, for a CPU core
     gemma      `experiments.presets.gemma3_270m`, a real model with LoRA, for a CPU core
     gsm8k      `experiments.presets.gsm8k`, one accelerator
     7b         `experiments.presets.qwen2_5_math_7b`, the paper's setting
@@ -49,6 +52,8 @@ class Scale:
 SCALES: dict[str, Scale] = {
     "nano": Scale("experiments.harness.scales:NANO", "cpu:1"),
     "countdown": Scale("experiments.nano.countdown_base:COUNTDOWN", "cpu:1", "nano"),
+    "code": Scale("code", "cpu:1", "nano"),
+    "constraints": Scale("experiments.nano.constraints:CONSTRAINTS", "cpu:1"),
     "gemma": Scale("gemma3_270m", "cpu:1"),
     "gsm8k": Scale("gsm8k", "gpu:1xH100"),
     "7b": Scale("qwen2_5_math_7b", "gpu:8xH100"),

@@ -122,7 +122,7 @@ def updates(count: int) -> dict[str, object]:
 @dataclass(frozen=True)
 class Options:
     """The command line of a study."""
-    scale: Literal["nano", "countdown", "gemma", "gsm8k", "7b"]
+    scale: Literal["nano", "countdown", "code", "constraints", "gemma", "gsm8k", "7b"]
     """The base configuration: experiments/harness/scales.py."""
     seeds: int = 3
     """Seeds 0 .. SEEDS-1 of every arm."""

@@ -1,11 +1,12 @@
-"""Which kinds of question did each run learn? The answers of a study's runs on nano, counted by kind.
+"""What did each run learn? The answers of a study's runs, counted by kind of question or by rule.
 
     python -m experiments.studies.kinds main_table            reads runs/study; writes figures/kinds_main_table*
     python -m experiments.studies.kinds main_table --draw     tables again, from the stored counts
 
 Every answer that a run was trained on stands in its folder. The questions of nano are of six kinds, so accuracy is
 counted for each step and kind. Where seeds differ by more than the noise of an evaluation, it is seen which kinds some
-learnt and others did not.
+learnt and others did not. Where answers are scored by rules (`soft_rewards`), a rule is counted like a kind, and an
+answer by its score.
 
 Counts that are stored in a table of experiments/figures serve a run that is not in the folder, as in a study.
 """
@@ -19,7 +20,8 @@ import pyarrow.parquet as pq
 
 from experiments.harness.results import ACCURACY, Mean
 from experiments.harness.scales import SCALES
-from experiments.harness.study import FIGURES, by_digest, digest_of
+from experiments.harness.study import FIGURES, Study, by_digest, digest_of
+from experiments.nano import constraints
 from experiments.sweep import plan
 from nft_jax.config import Config
 from nft_jax.data.arithmetic import generate
@@ -41,17 +43,26 @@ def kinds_of(config: Config) -> dict[str, str]:
             for question in generate(data.split, data.limit or GENERATED, data.seed or 0, data.source)}
 
 
+def by_rule(answers: pd.DataFrame) -> pd.DataFrame:
+    """A row for every answer and rule of its question: `kind` is the rule, `reward` its score."""
+    return pd.DataFrame([{"prompt_index": each.prompt_index, "kind": rule, "reward": score}
+                         for each in answers.itertuples()
+                         for rule, score in constraints.scores_of(each.problem, each.text).items()])
+
+
 def by_kind(folder: Path) -> pd.DataFrame:
     """A row for every step and kind: `answers`, `right`, `groups`, `mixed` (groups with right and wrong answers).
     Raises InputError where the run kept no answers."""
     paths = sorted((folder / "rollouts").glob("step_*.parquet"))
     if not paths:
         raise InputError(f"RUN is {str(folder)!r}, which has no rollouts/: give the folder of a finished run.")
-    kinds, found = kinds_of(read_run(folder).config), []
+    config, found = read_run(folder).config, []
+    ruled = config.verifier.reward == constraints.CONSTRAINTS.verifier.reward
+    kinds = {} if ruled else kinds_of(config)
     for path in paths:
-        answers = pq.read_table(path, columns=["prompt_index", "problem", "reward"]).to_pandas()
-        groups = answers.assign(kind=answers["problem"].map(kinds)).groupby(["kind", "prompt_index"])["reward"].agg(
-            ["size", "sum"])
+        answers = pq.read_table(path, columns=["prompt_index", "problem", "text", "reward"]).to_pandas()
+        told = by_rule(answers) if ruled else answers.assign(kind=answers["problem"].map(kinds))
+        groups = told.groupby(["kind", "prompt_index"])["reward"].agg(["size", "sum"])
         groups["mixed"] = (groups["sum"] > 0) & (groups["sum"] < groups["size"])
         found.append(groups.groupby("kind").agg(answers=("size", "sum"), right=("sum", "sum"), groups=("size", "size"),
                                                 mixed=("mixed", "sum")).reset_index().assign(
@@ -59,11 +70,11 @@ def by_kind(folder: Path) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)
 
 
-def collected(arms: Mapping[str, Mapping[str, object]], workdir: Path) -> pd.DataFrame:
-    """`by_kind` of the finished or counted runs of these arms on nano, with run, arm, seed, objective and last held-out
+def collected(arms: Mapping[str, Mapping[str, object]], workdir: Path, scale: str = "nano") -> pd.DataFrame:
+    """`by_kind` of the finished or counted runs of these arms, with run, arm, seed, objective and last held-out
     accuracy. Runs on stored answers are left out: they are another policy's. Raises InputError where there is none."""
-    nano, known, found = SCALES["nano"], by_digest(FIGURES.glob("kinds_*.parquet")), []
-    for each in plan(nano.experiment, nano.config, arms, MOST_SEEDS, workdir):
+    base, known, found = SCALES[scale], by_digest(FIGURES.glob("kinds_*.parquet")), []
+    for each in plan(base.experiment, base.config, arms, MOST_SEEDS, workdir):
         digest = digest_of(each.folder.name)
         if each.config.rollout.answers:
             continue
@@ -80,6 +91,10 @@ def collected(arms: Mapping[str, Mapping[str, object]], workdir: Path) -> pd.Dat
 
 
 # ---- what is shown -------------------------------------------------------------------------------------------------
+
+
+def study_of(name: str) -> Study:
+    return import_module(f"{__package__}.{name}").STUDY
 
 
 def accuracy_of(rows: pd.DataFrame) -> float:
@@ -134,13 +149,15 @@ def text_of(study: str, frame: pd.DataFrame) -> str:
     rows = [[arm, f"{len(runs)}", *(f"{100 * runs[name].mean():.0f} ({100 * runs[name].min():.0f} to "
                                     f"{100 * runs[name].max():.0f})" for name in names)]
             for arm, runs in ends.groupby(level=0, sort=False)]
+    first = frame[frame["step"] == frame["step"].min()].groupby("kind")[["right", "answers"]].sum()
+    rows.insert(0, ["first step", "", "", *(f"{100 * share:.0f}" for share in first["right"] / first["answers"])])
     within = ends - ends.groupby(level=0).transform("mean")
     steady, table = steady_table(ends, within)
     return "\n\n".join([
-        f"# By kind of question: {study} (nano)",
+        f"# By kind: {study} ({study_of(study).scale})",
         markdown(["arm", "seeds", "held-out", *names[1:]], rows),
         f"Held-out accuracy at the end, and accuracy of the answers of the last {LAST} steps, in per cent: mean over "
-        "seeds\n(lowest and highest).",
+        "seeds\n(lowest and highest). The answers of the first step are the base's.",
         spread_table(within),
         "Every run less the mean of its arm: what sets seeds apart.",
         *([table, f"Mean accuracy of {', '.join(steady)}: the kinds that deviate\nby less than {100 * STEADY:.0f} "
@@ -153,15 +170,15 @@ def text_of(study: str, frame: pd.DataFrame) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m experiments.studies.kinds", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", help="a study of this folder that ran on nano")
+    parser.add_argument("study", help="a study of this folder that ran on nano, or soft_rewards")
     parser.add_argument("--workdir", type=Path, default=Path("runs/study"), help="folder of the study's runs")
     parser.add_argument("--draw", action="store_true")
     with one_paragraph_errors("the stored numbers are as they were"):
         given = parser.parse_args(arguments)
         path = FIGURES / f"kinds_{given.study}.parquet"
         if not given.draw:
-            study = import_module(f"{__package__}.{given.study}").STUDY
-            frame = collected(study.arms_of(SCALES["nano"].config), given.workdir)
+            study = study_of(given.study)
+            frame = collected(study.arms_of(SCALES[study.scale].config), given.workdir, study.scale)
             make_folder(FIGURES, "experiments/figures")
             frame.to_parquet(path, compression="zstd")
         text = text_of(given.study, pd.read_parquet(path))

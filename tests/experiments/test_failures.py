@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import nft_jax
+from experiments.nano import constraints
 from experiments.studies import failures, kinds
 from made import make_run
 from model_folders import NANO
@@ -42,6 +43,26 @@ def test_answers_are_counted_by_kind(run, tmp_path):
     (tmp_path / "other").mkdir()
     with refused("RUN", tmp_path / "other"):
         kinds.by_kind(tmp_path / "other")
+
+
+def test_answers_scored_by_rules_are_counted_by_rule(tmp_path):
+    """A group of four answers to a question with a word, and one to a question without: scores are added up."""
+    folder = make_run(tmp_path / "run", rewards=((1, 0, 0, 0), (0, 0, 0, 0)), vocabulary=100, steps=1,
+                      verifier__reward=constraints.CONSTRAINTS.verifier.reward)
+    told = (("length 8, use 7+, end ;, word sum", ("sum7+12;", "7+7+7+7;", "7", "")),
+            ("length 4, use 7, end }", ("12}", "12}", "7777", "7777")))
+    path = folder / "rollouts" / "step_000001.parquet"
+    groups = [replace(group, prompt=(asked := replace(group.prompt, problem=problem)),
+                      rollouts=tuple(replace(r, prompt=asked, text=text)
+                                     for r, text in zip(group.rollouts, texts, strict=True)))
+              for group, (problem, texts) in zip(table_to_groups(pq.read_table(path)), told, strict=True)]
+    pq.write_table(groups_to_table(groups, frozenset()), path)
+    found = kinds.by_kind(folder).set_index("kind")
+    assert found["answers"].to_dict() == {"right-length": 8, "uses-characters": 8, "right-end": 8, "all rules": 8,
+                                          "has-word": 4}
+    assert found["right"].to_dict() == pytest.approx({
+        "right-length": 1 + 1 + 1 / 8 + 0 + 3 / 4 + 3 / 4 + 1 + 1, "uses-characters": 1 + 1 + 1 / 2 + 0 + 2,
+        "right-end": 4, "all rules": 1, "has-word": 1})
 
 
 def test_a_replayed_step_meets_the_policy_after_it(run, monkeypatch):
@@ -81,6 +102,8 @@ def test_a_study_tells_which_kinds_set_its_seeds_apart(run):
     text = kinds.text_of("main_table", frame)
     assert "| nft | 2 | 55 (50 to 60) | 75 (75 to 75) | 44 (12 to 75) |" in text
     assert "| rft | 2 | 60 (60 to 60) | 75 (75 to 75) | 75 (75 to 75) |" in text
+    # One run has 1 of 8 right at its first step, three have 6 of 8.
+    assert "| first step |  |  | 75 | 59 |" in text
     # Between the arms the kind differs too; only what sets an arm's own seeds apart counts.
     assert "| sum_equation | 25.5 | +1.00 | 100% |" in text
     # The other kind is steady: 3 of 4 right in every run.

@@ -31,6 +31,19 @@ def test_stack_machine(program, value):
     assert stack_programs.run_program(program, INPUTS) == value
 
 
+def test_questions_that_stand_there_are_not_written_again(tmp_path):
+    """Another run may be reading them. Others replace them."""
+    path, rows = tmp_path / "made" / "train.jsonl", constraints.questions(3, seed=0)
+    write_questions(path, rows)
+    path.chmod(0o400)
+    before = path.stat()
+    write_questions(path, rows)
+    assert path.stat() == before
+    write_questions(path, rows[:2])
+    assert [json.loads(line) for line in path.read_text().splitlines()] == rows[:2]
+    assert [each.name for each in path.parent.iterdir()] == ["train.jsonl"]
+
+
 def test_expressions_mean_what_they_say():
     """Python reads the infix text as we do, and the postfix text computes it."""
     for problem, tree in islice(stack_programs.expressions("train", 0), 500):

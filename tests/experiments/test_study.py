@@ -41,11 +41,13 @@ from experiments.studies import (
     controls,
     exploration,
     factorial,
+    hidden_tests,
     longer,
     main_table,
     offline,
     order,
     real_model,
+    soft_rewards,
 )
 from experiments.sweep import plan
 from nft_jax.cli import parse
@@ -330,9 +332,10 @@ def test_a_run_that_was_never_evaluated_cannot_be_compared(runs):
 # ---- every study ---------------------------------------------------------------------------------------------------
 
 MODULES = (main_table, ablate_prompt_weight, ablate_clamp, ablate_negative_weight, ablate_ratio, ablate_updates,
-           ablate_rft, ablate_optimizer, budget, controls, factorial, exploration, longer, offline, order, real_model)
+           ablate_rft, ablate_optimizer, budget, controls, factorial, exploration, hidden_tests, longer, offline, order,
+           real_model, soft_rewards)
 # Scales of one study each. The preset of Gemma has too few prompts in a step for the other studies' many updates.
-OWN = {"gemma": (real_model,), "countdown": (exploration,)}
+OWN = {"gemma": (real_model,), "countdown": (exploration,), "code": (hidden_tests,), "constraints": (soft_rewards,)}
 
 
 @pytest.mark.parametrize("scale", SCALES)
