@@ -7,6 +7,7 @@
 1. The runs are those of `ablate_updates` with 32 updates. Accuracy is counted for each step and each of the six kinds
    of question (`experiments.studies.kinds`).
 2. Another machine rounds otherwise. Where its counts of `ablate_updates` are stored, the same seeds are compared.
+   A run that is in figures/failures.parquet keeps its counts: they are the first machine's.
 3. A replayed step meets the policy after the step (`nft_jax.replay`): how far 32 updates moved its right and its wrong
    answers, and how many of their tokens GRPO's clip let go of.
 """
@@ -36,10 +37,15 @@ LOST = "sum_equation"                  # 7x=41+43: the kind that the failing run
 
 
 def runs_with_many_updates(workdir: Path) -> pd.DataFrame:
-    """`kinds.collected` of every finished run with 32 updates."""
+    """`kinds.collected` of every finished run with 32 updates. A run that is stored keeps its counts."""
     arms = ablate_updates.STUDY.arms_of(SCALES["nano"].config)
-    return collected({arm: fields for arm, fields in arms.items()
-                      if fields.get("batch.updates_per_step") == UPDATES}, workdir)
+    found = collected({arm: fields for arm, fields in arms.items()
+                       if fields.get("batch.updates_per_step") == UPDATES}, workdir)
+    if not (FIGURES / KINDS).exists():
+        return found
+    stored, run = pd.read_parquet(FIGURES / KINDS), ["arm", "seed"]
+    other = ~found.set_index(run).index.isin(stored.set_index(run).index)
+    return pd.concat([stored, found[other]], ignore_index=True)
 
 
 def replayed(folder: Path) -> pd.DataFrame:

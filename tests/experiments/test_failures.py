@@ -94,6 +94,17 @@ def test_the_tables_tell_which_kind_sets_runs_apart(run):
     assert failures.text_of(frame, None, frame) == failures.text_of(frame, None)
 
 
+def test_a_stored_run_keeps_the_counts_of_the_first_machine(run, tmp_path, monkeypatch):
+    once = kinds.by_kind(run).assign(arm="grpo 32", heldout=0.5, objective="grpo")
+    here = pd.concat([once.assign(seed=seed, right=0) for seed in (0, 1)], ignore_index=True)
+    monkeypatch.setattr(failures, "FIGURES", tmp_path)
+    monkeypatch.setattr(failures, "collected", lambda arms, workdir: here)
+    pd.testing.assert_frame_equal(failures.runs_with_many_updates(tmp_path), here)
+    once.assign(seed=0).to_parquet(tmp_path / failures.KINDS)
+    both = pd.concat([once.assign(seed=0), here[here["seed"] == 1]], ignore_index=True)
+    pd.testing.assert_frame_equal(failures.runs_with_many_updates(tmp_path), both)
+
+
 def test_a_study_tells_which_kinds_set_its_seeds_apart(run):
     once = kinds.by_kind(run)
     better = once.assign(right=np.where(once["kind"] == "sum_equation", 6, once["right"]))
