@@ -4,7 +4,7 @@
     python -m experiments.studies.real_model.unpack runs/gemma3_270m_base
 
 Command: python -m experiments.train gemma3_270m
-Hardware: a CPU core and 4 GB of memory (13 GB for --adapter.rank 0); no network after the weights are there.
+Hardware: a CPU core and 4 GiB of memory (15 for --adapter.rank 0); no network after the weights are there.
 Hours: 0.2, measured (experiments/studies/real_model).
 Expected: held-out accuracy from 24% to 70%, mean of three seeds (source: experiments/studies/real_model, these runs).
 
